@@ -229,7 +229,10 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[replay]\ntiers_s = []", "replay.tiers_s: must be whole seconds"),
         ("[replay]\ntiers_s = [3600, 864000]", "topics.wait_days: must be at least twice"),
         ("[shares]\nbulk = 0.6\nretry = 0.5", "shares: bulk + retry must stay below 1"),
-        ("[http]\nworker_port = 9102", "http: worker_port, replay_port, gateway_port and gateway_ops_port must differ"),
+        (
+            "[http]\nworker_port = 9102",
+            "http: worker_port, replay_port, gateway_port, gateway_ops_port and trace_port must differ",
+        ),
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 8", "workspaces.acme.partition = 8: must be from 0 to 7"),
         ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),

@@ -69,20 +69,23 @@ class Common:
     json: Annotated[bool, Parameter(group=_COMMON)] = False
     """one JSON document on stdout; the rest on stderr"""
 
-    def settings(self, *, clay: bool = False, gateway: bool = False, api: bool = False) -> "Settings":
+    def settings(
+        self, *, clay: bool = False, gateway: bool = False, api: bool = False, trace: bool = False
+    ) -> "Settings":
         """Load the configuration.
 
         Args:
             clay: Read the webhooks' secrets.
             gateway: Read the callbacks' secrets.
             api: Read the secrets of the look-up API.
+            trace: Read the secrets of the OTLP receiver.
 
         Raises:
             SettingsError: The configuration is wrong, or a secret is missing.
         """
         from stream_app.config import load_settings
 
-        return load_settings(self.config, os.environ, clay=clay, gateway=gateway, api=api)
+        return load_settings(self.config, os.environ, clay=clay, gateway=gateway, api=api, trace=trace)
 
 
 COMMON: Final = Common()

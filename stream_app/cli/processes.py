@@ -1,4 +1,4 @@
-"""`stream-app worker`, `gateway` and `sim`: processes that run until SIGTERM or SIGINT."""
+"""`stream-app worker`, `gateway`, `trace` and `sim`: processes that run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -48,6 +48,20 @@ def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     from stream_app.services.gateway import run_gateway
 
     return run_process(log, run_gateway(common.settings(gateway=True, api=True)))
+
+
+def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+    """Send traces of leads to an OpenTelemetry receiver by OTLP, from the events on leads.status.
+
+    example:
+      stream-app trace --config stream_app.toml
+
+    Args:
+        log: format of the log on stderr (default: console on a terminal, else json)
+    """
+    from stream_app.services.trace import run_trace
+
+    return run_process(log, run_trace(common.settings(trace=True)))
 
 
 def sim(

@@ -20,6 +20,7 @@ from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
+from stream_app.domain.trace import headers_of
 from stream_app.domain.webhook import proxy_problem, setup_id, token_problem, webhook_id, webhook_problem
 
 DEFAULT_PATH = Path("stream_app.toml")
@@ -27,7 +28,13 @@ _LANES: Final = frozenset({"workspace_defaults", "workspaces", "destinations"})
 
 
 def load_settings(
-    path: Path | None, environ: Mapping[str, str], *, clay: bool = True, gateway: bool = False, api: bool = False
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    clay: bool = True,
+    gateway: bool = False,
+    api: bool = False,
+    trace: bool = False,
 ) -> Settings:
     """Load the configuration.
 
@@ -40,6 +47,7 @@ def load_settings(
         clay: Require the webhooks and tokens. Only a worker needs them.
         gateway: Require the keys and secrets of callbacks.
         api: Require the token of the look-up API. It is kept wherever it is set.
+        trace: Require the headers of the OTLP receiver.
 
     Raises:
         SettingsError: Lists every error of the file and of the environment.
@@ -48,8 +56,8 @@ def load_settings(
     reader = TableReader()
     settings = _read(reader, _parse(path))
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
-    named = list(_named(settings, clay=clay, gateway=gateway, api=api))
-    every = (name for _, name in _named(settings, clay=True, gateway=True, api=True))
+    named = list(_named(settings, clay=clay, gateway=gateway, api=api, trace=trace))
+    every = (name for _, name in _named(settings, clay=True, gateway=True, api=True, trace=True))
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
     found += unreadable
@@ -57,7 +65,7 @@ def load_settings(
         found += _missing(named, environ, settings.secrets_dir)
     if clay and reader.knows("allowed_hosts"):
         found += _webhook_problems(settings, environ)
-    found += [*_guessable(settings, environ), *_redis_problems(settings, environ)]
+    found += [*_guessable(settings, environ), *_redis_problems(settings, environ), *_header_problems(settings, environ)]
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
@@ -124,7 +132,7 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     return msgspec.structs.replace(settings, workspaces=workspaces, destinations=destinations)
 
 
-def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool) -> Iterator[tuple[str, str]]:
+def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool, trace: bool) -> Iterator[tuple[str, str]]:
     """(place in the file, environment variable) of each secret that is needed."""
     security = settings.kafka.security
     optional = [
@@ -135,6 +143,8 @@ def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool) -> Itera
     ]
     if api:
         optional.append(("gateway.api_token_env", settings.gateway.api_token_env))
+    if trace:
+        optional.append(("trace.headers_env", settings.trace.headers_env))
     if clay:
         optional.append(("egress.proxy_env", settings.egress.proxy_env))
     if clay or gateway:
@@ -188,6 +198,16 @@ def _redis_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]
 
     problem = redis_problem(url)
     return [f"environment variable {settings.redis.url_env}: {problem}"] if problem else []
+
+
+def _header_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    if not (text := environ.get(settings.trace.headers_env or "")):
+        return []
+    try:
+        headers_of(text)
+    except ValueError as error:
+        return [f"environment variable {settings.trace.headers_env}: {error}"]
+    return []
 
 
 def _webhook_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:

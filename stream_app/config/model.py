@@ -20,6 +20,7 @@ from stream_app.domain.policy import DeliveryPolicy, Destination, Plan, Shares, 
 from stream_app.domain.ranges import Range
 from stream_app.domain.result.cache_entry import CachePolicy
 from stream_app.domain.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
+from stream_app.domain.trace import Sampling, headers_of
 
 _FreePort = Annotated[int, Range(0, 65_535)]
 _Port = Annotated[int, Range(1, 65_535)]
@@ -103,6 +104,7 @@ class Http(msgspec.Struct, frozen=True):
         replay_port: The same for replay.
         gateway_port: Callbacks, the look-up API and /healthz.
         gateway_ops_port: As `worker_port`, for the gateway.
+        trace_port: As `worker_port`, for the trace process.
     """
 
     host: str = "127.0.0.1"
@@ -110,6 +112,7 @@ class Http(msgspec.Struct, frozen=True):
     replay_port: _FreePort = 9102
     gateway_port: _Port = 9103
     gateway_ops_port: _FreePort = 9104
+    trace_port: _FreePort = 9105
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -133,6 +136,20 @@ class Gateway(msgspec.Struct, frozen=True):
     api_token_env: str | None = None
     api_url: str | None = None
     read_model_path: str | None = None
+
+
+class Trace(Sampling, frozen=True):
+    """Traces of leads (docs/traces.md).
+
+    Attributes:
+        endpoint: The OTLP receiver's URL for traces. Absent: there are no traces.
+        headers_env: The variable with the receiver's headers, as `name=value`, several separated by commas.
+        settle_s: A lead without an event for so long is sent as far as it has come.
+    """
+
+    endpoint: str | None = None
+    headers_env: str | None = None
+    settle_s: Annotated[float, Range(1, 604_800)] = 3_600.0
 
 
 class Privacy(msgspec.Struct, frozen=True):
@@ -194,6 +211,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     http: Http = Http()
     gateway: Gateway = Gateway()
     privacy: Privacy = Privacy()
+    trace: Trace = Trace()
     secrets: Secrets = Secrets({})
     path: Path | None = None
     stamp: Stamp = ()
@@ -213,6 +231,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
             app=__version__,
             callback_keys=self.callback_keys if self.secrets.have(self.gateway.token_keys_env) else None,
             cache=self.cache,
+            traces=self.trace.endpoint is not None,
         )
 
     @property
@@ -249,6 +268,12 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         """The bearer token of the look-up API, if the configuration was read with it."""
         name = self.gateway.api_token_env
         return None if name is None else self.secrets[name]
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """The headers of the OTLP receiver, if the configuration was read with them."""
+        name = self.trace.headers_env
+        return {} if name is None else headers_of(self.secrets[name])
 
     def home(self, workspace: str) -> int:
         """The home partition of a workspace."""

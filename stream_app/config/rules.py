@@ -19,7 +19,8 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
 _REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
-_RANGED: Final = ("kafka", "delivery", "shares", "replay", "http", "gateway", "redis", "egress")
+_RANGED: Final = ("kafka", "delivery", "shares", "replay", "http", "gateway", "redis", "egress", "trace")
+_PORTS: Final = ("worker_port", "replay_port", "gateway_port", "gateway_ops_port", "trace_port")
 _TOO_LONG: Final = "is longer than the longest delay tier; replay.tiers_s ends at "
 
 
@@ -133,13 +134,16 @@ def _retention(settings: Settings) -> Iterator[str]:
 
 def _processes(settings: Settings) -> Iterator[str]:
     http = settings.http
-    ports = [port for port in (http.worker_port, http.replay_port, http.gateway_port, http.gateway_ops_port) if port]
+    ports = [getattr(http, name) for name in _PORTS if getattr(http, name)]
     if len(set(ports)) < len(ports):
-        yield "http: worker_port, replay_port, gateway_port and gateway_ops_port must differ"
+        yield f"http: {', '.join(_PORTS[:-1])} and {_PORTS[-1]} must differ"
     yield from (f"cache.{line}" for line in cache_entry.problems(settings.cache))
     yield from _env_name("redis.url_env", settings.redis.url_env)
     yield from _env_name("egress.proxy_env", settings.egress.proxy_env)
     yield from _env_names("privacy.pepper_env", settings.privacy.pepper_env)
+    yield from _env_name("trace.headers_env", settings.trace.headers_env)
+    if settings.trace.endpoint is not None and not _is_base(settings.trace.endpoint):
+        yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
     yield from _gateway(settings)
 
 

@@ -102,6 +102,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         app: The version that wrote the event.
         actions: As `credits`, in Actions.
         saved: The estimated credits that were saved because an earlier result answered the lead.
+        parent_id: Of the first event: the span in the `traceparent` of the input record, 16 hexadecimal digits.
+        sampled: Of the first event: true if that `traceparent` says so.
     """
 
     id: str
@@ -126,6 +128,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     day: str = ""
     month: str = ""
     saved: int | None = None
+    parent_id: str = ""
+    sampled: bool = False
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -220,6 +220,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         callback_keys: The keys that sign callback tokens; None if no table echoes a token.
         cache: How long cached results count.
         sizes: Limits of records and requests.
+        traces: True if each row for Clay carries the lead's `traceparent`.
     """
 
     topics: TopicNames
@@ -234,6 +235,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     callback_keys: Keys | None = None
     cache: CachePolicy = CachePolicy()
     sizes: Sizes = Sizes()
+    traces: bool = False
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
         """Return the destination, or None if the workspace does not have it. Another workspace may."""

@@ -127,6 +127,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             configs=every,
             look_at_groups=frozenset({names.worker_app}),
         ),
+        "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(

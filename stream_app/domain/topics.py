@@ -157,6 +157,11 @@ class TopicNames(msgspec.Struct, frozen=True):
         """App id and consumer group of `stream-app replay`."""
         return self._name("stream-app-replay")
 
+    @property
+    def trace_group(self) -> str:
+        """Consumer group of `stream-app trace`."""
+        return self._name("stream-app-trace")
+
 
 class TopicPlan(msgspec.Struct, frozen=True):
     """The wanted settings of one topic. `config` uses Kafka's own names and spelling."""

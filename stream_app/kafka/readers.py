@@ -90,6 +90,17 @@ class Reader:
             found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
         return found
 
+    async def committed(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the offsets that were committed for the reader's group, of those partitions that have one."""
+        with self._errors():
+            found = {place: await self._consumer.committed(place) for place in places}
+        return {place: offset for place, offset in found.items() if offset is not None}
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit offsets for the reader's group. The group has no members."""
+        with self._errors():
+            await self._consumer.commit(dict(offsets))
+
     async def position(self, tp: TopicPartition) -> int:
         """Return the offset of the next record of a partition that is being read."""
         with self._errors():

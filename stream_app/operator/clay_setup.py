@@ -83,7 +83,7 @@ def clay_setup(settings: Settings, alias: str) -> ClaySetup:
             url_variables=list(there.webhooks_env),
             token_header="x-clay-webhook-auth" if there.token_env else None,
             token_variable=there.token_env,
-            columns=[*_lead_columns(there), *_our_columns(there, signs=signs)],
+            columns=[*_lead_columns(there), *_our_columns(settings, there, signs=signs)],
         ),
         dedupe_column="callback_token" if signs else "lead_id",
         dedupe_advice=(
@@ -101,12 +101,14 @@ def _lead_columns(there: Destination) -> list[Column]:
     return [Column(name, f"the lead's {name}, where it has one") for name in USUAL_FIELDS]
 
 
-def _our_columns(there: Destination, *, signs: bool) -> list[Column]:
+def _our_columns(settings: Settings, there: Destination, *, signs: bool) -> list[Column]:
     columns = [Column("lead_id", "the lead id; sent back with the result")]
     if there.callbacks:
         columns.append(Column("callback_url", "the URL to which the HTTP column sends the result"))
     if signs:
         columns.append(Column("callback_token", "proves that the result belongs to this lead"))
+    if settings.trace.endpoint is not None:
+        columns.append(Column("traceparent", "the lead's trace, for an HTTP API column that continues it"))
     return columns
 
 

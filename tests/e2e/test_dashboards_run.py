@@ -25,6 +25,7 @@ WINDOW = "30s"
 AFTER_TROUBLE_ONLY = {
     "Dead letters": "there are none",
     "Records moved": "nothing is replayed",
+    "Spans": "there is no trace process",
     "Repaired callbacks and cut connections": "all callbacks are valid",
     "Lost to retention": "retention removes nothing",
     "Calls to Redis": "no lane is held long enough to ask the cache",

@@ -93,6 +93,16 @@ MACHINE_ROOM: Final = Dashboard(
                 24,
             ),
         ),
+        "Trace process": (
+            Panel(
+                "Spans",
+                "Spans that were sent to the OpenTelemetry receiver, and that it refused.",
+                "ops",
+                {"{{result}}": rate("stream_app_trace_spans_total", PODS, "result")},
+                "stack",
+                24,
+            ),
+        ),
         "Gateway": (
             Panel(
                 "Responses",

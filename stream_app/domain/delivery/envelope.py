@@ -66,7 +66,8 @@ HEADERS: Final[dict[str, str]] = {
 }
 """Field of `Envelope` -> header name on the wire. domain/dead_letter/headers.py has the meaning of each."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_SAMPLED: Final = 1
 _MAX_TEXT = 400
 _FIT: Final[dict[str, Callable[[str], object]]] = {
     **dict.fromkeys(("lead_id", "destination", "reason", "trace_id", "app"), is_plain_id),
@@ -105,6 +106,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         letter: The dead letter that an input was copied from. Its own history has ended, or it had none.
         trace_id: The W3C trace id.
         app: The version that wrote the record.
+        parent_id: The caller's span, from `traceparent`. Only of an input record: it is in no header of ours.
+        sampled: True if the caller has sampled its span. As `parent_id`.
     """
 
     origin: str = ""
@@ -131,6 +134,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     dead_letter: str = ""
     trace_id: str = ""
     app: str = ""
+    parent_id: str = ""
+    sampled: bool = False
 
     def onward(self, **changes: object) -> Envelope:
         """Return the envelope of the next record of the history.
@@ -159,8 +164,16 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of an input record. Its origin is its own place. Of its headers only `traceparent` counts."""
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if trace is None:
+        return Envelope(origin=consumed.record_id, origin_ms=consumed.timestamp_ms)
+    trace_id, parent_id, flags = trace.groups()
+    sampled = bool(int(flags, 16) & _SAMPLED)
     return Envelope(
-        origin=consumed.record_id, origin_ms=consumed.timestamp_ms, trace_id=trace.group(1) if trace else ""
+        origin=consumed.record_id,
+        origin_ms=consumed.timestamp_ms,
+        trace_id=trace_id,
+        parent_id=parent_id,
+        sampled=sampled,
     )
 
 

@@ -44,6 +44,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 NO_REASON: Final = Reason()
+_NO_CALLER: Final = Envelope()
 
 
 def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:
@@ -163,6 +164,7 @@ class DeliveryRecorder:
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None) -> None:
         """Record the event of the row's present state."""
         row, resolved = self.row, self.resolved
+        caller = resolved.envelope if row.seq == 1 else _NO_CALLER
         self._events.append(
             StatusEvent(
                 id=f"{row.origin}#{row.seq}",
@@ -187,6 +189,8 @@ class DeliveryRecorder:
                 day=spent.day if spent else "",
                 month=spent.month if spent else "",
                 saved=why.saved,
+                parent_id=caller.parent_id,
+                sampled=caller.sampled,
             )
         )
 
@@ -279,6 +283,8 @@ def brief(
         text=why.text,
         trace_id=envelope.trace_id or trace_of(envelope.origin),
         app=plan.app,
+        parent_id=envelope.parent_id,
+        sampled=envelope.sampled,
     )
     return WriteBatch(
         [(mark_key(consumed.record_id), b"1"), *(rows or [])], [event_record(plan, event), *records], [event]

@@ -23,6 +23,7 @@ from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.trace import traceparent
 
 _json: Final = msgspec.json.Encoder()
 
@@ -120,12 +121,14 @@ def resolve_lead(
     place = workspace.name, destination.alias
     known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
     lead_id = next(known, who.lead_id)
+    if not envelope.trace_id:
+        envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
     echo = {"lead_id": lead_id, **_way_back(plan, destination, lead_id, forced_origin)}
+    if plan.traces:
+        echo["traceparent"] = traceparent(envelope.trace_id, envelope.origin)
     body = body_of(lead, destination.columns, echo, plan.sizes.payload)
     if isinstance(body, Unreadable):
         return body
-    if not envelope.trace_id:
-        envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
     identity, firm = _known_by(destination, lead, who.person, lead_id)
     former = (person_key(*place, each) for under in who.former for each in identifiers(under))
     # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.

@@ -45,7 +45,17 @@ def test_a_producers_headers_change_nothing(topic: str, headers: list[tuple[str,
 def test_a_producers_traceparent_counts_beside_any_other_header(headers: list[tuple[str, bytes]]) -> None:
     traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode())
     envelope = lead_envelope(record(NAMES.leads, (*headers, traceparent)), NAMES.inputs)
-    assert envelope == Envelope(origin="t.leads/0/9", origin_ms=5, trace_id=TRACE_ID)
+    assert envelope == Envelope("t.leads/0/9", 5, trace_id=TRACE_ID, parent_id="b" * 16, sampled=True)
+
+
+def test_a_caller_that_did_not_sample_its_span_is_no_reason_to_sample_ours() -> None:
+    traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-00".encode())
+    assert not lead_envelope(record(NAMES.leads, (traceparent,)), NAMES.inputs).sampled
+
+
+def test_the_callers_span_is_in_no_header_of_ours() -> None:
+    called = Envelope("t.leads/0/9", 5, trace_id=TRACE_ID, parent_id="b" * 16, sampled=True)
+    assert called.to_headers() == Envelope("t.leads/0/9", 5, trace_id=TRACE_ID).to_headers()
 
 
 def test_headers_of_our_processes_on_retry_are_trusted() -> None:

@@ -1,0 +1,210 @@
+"""The spans of a lead, computed from its events on `leads.status`.
+
+    lead people                     from the first event to the last one, child of the caller's span
+      process leads                 the worker reads the lead and decides
+      wait lane                     the lane holds the lead
+      POST                          the request to Clay
+      clay                          Clay works, until its callback
+      wait replay                   the lead waits in a delay topic or as a dead letter
+      process leads.retry           it has come back; a link leads to the span in which it waited
+
+An event begins a span, and the next event of the same input record ends it. A span's id is a hash of the record and of
+the number of the event that begins it. So every run of the exporter makes the same spans.
+
+Names and attributes are those of OpenTelemetry's semantic conventions for HTTP and messaging; what is ours begins with
+`stream_app.`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from itertools import pairwise
+from typing import Annotated, Final, Literal
+from urllib.parse import unquote
+
+import msgspec
+
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.ranges import Range
+
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+Kind = Literal["internal", "client", "consumer"]
+Value = str | int
+
+_WAITS: Final[dict[Status, str]] = {
+    "held_budget": "wait lane",
+    "held_paused": "wait lane",
+    "held_outage": "wait lane",
+    "refused": "wait lane",
+    "deferred": "wait replay",
+    "dead_lettered": "wait replay",
+    "send_uncertain": "wait replay",
+    "parked": "wait replay",
+    "accepted": "clay",
+    "callback_overdue": "clay",
+    "credits_exhausted_suspected": "clay",
+    "partial": "clay",
+}
+_PROCESSED: Final[dict[Status, str]] = {"received": "process", "rerouted": "process", "replayed": "process retry"}
+_FAILED: Final[frozenset[Status]] = frozenset(
+    {"dead_lettered", "parked", "rejected_invalid", "enrich_error", "expired", "send_uncertain", "refused"}
+)
+_RESTING: Final[frozenset[Status]] = frozenset(
+    {
+        *("enriched", "no_data", "enrich_error", "duplicate", "rejected_invalid", "expired", "suppressed"),
+        *("served_from_cache", "callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "parked"),
+    }
+)
+
+
+class Span(msgspec.Struct, frozen=True):
+    """One span. Times are epoch ms; ids are lower-case hexadecimal.
+
+    Attributes:
+        trace_id: 32 digits.
+        span_id: 16 digits.
+        parent_id: 16 digits; empty for a root without a caller.
+        error: Why it failed; empty if it did not.
+        link_id: The span of the same trace that led to this one; empty for none.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    kind: Kind
+    start_ms: int
+    end_ms: int
+    attributes: dict[str, Value]
+    error: str = ""
+    link_id: str = ""
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """Which leads are traced. The decision is made when a lead rests, so it knows how the lead ended.
+
+    Attributes:
+        ratio: The part of ordinary leads, 0 to 1. The trace id decides, so all exporters decide alike.
+        always: Statuses; a lead that had one of them is always traced.
+        slow_s: A lead that took longer is always traced; 0 for no such limit.
+    """
+
+    ratio: Annotated[float, Range(0, 1)] = 0.01
+    always: tuple[Status, ...] = ("parked", "dead_lettered", "send_uncertain", "enrich_error")
+    slow_s: Annotated[float, Range(0, 2_592_000)] = 0.0
+
+
+def span_id(origin: str, seq: int) -> str:
+    """Return the id of the span that an event begins; 0 is the root."""
+    return sha256(f"{origin}#{seq}".encode()).hexdigest()[:16]
+
+
+def traceparent(trace_id: str, origin: str) -> str:
+    """Return the `traceparent` of whatever continues the trace of a lead: its root span is the parent."""
+    return f"00-{trace_id}-{span_id(origin, 0)}-01"
+
+
+def headers_of(text: str) -> dict[str, str]:
+    """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS has them.
+
+    Raises:
+        ValueError: The text has another form.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (equals and value and _HEADER_NAME.fullmatch(name)):
+            raise ValueError("must be name=value, several separated by commas")
+        found[name.lower()] = unquote(value)
+    return found
+
+
+def is_at_rest(event: StatusEvent) -> bool:
+    """True if nothing continues the lead by itself after this event, except a late callback."""
+    return event.status in _RESTING
+
+
+def is_sampled(sampling: Sampling, events: Sequence[StatusEvent]) -> bool:
+    """Return whether the lead of these events is traced. A caller that sampled its own span is always followed."""
+    if any(event.sampled or event.status in sampling.always for event in events):
+        return True
+    if sampling.slow_s and events[-1].at_ms - events[0].at_ms > sampling.slow_s * 1000:
+        return True
+    return int(events[0].trace_id[:8], 16) < sampling.ratio * 2**32
+
+
+def spans_of(events: Sequence[StatusEvent]) -> list[Span]:
+    """Return the spans of one input record.
+
+    Args:
+        events: Its events in sequence, without gaps. The root is among the spans if the first event is.
+    """
+    spans = [_root(events)] if events[0].seq == 1 else []
+    waited = ""
+    for event, after in pairwise(events):
+        if (span := _between(event, after, waited)) is not None:
+            spans.append(span)
+        waited = span_id(event.origin, event.seq) if _WAITS.get(event.status) == "wait replay" else ""
+    return spans
+
+
+def _root(events: Sequence[StatusEvent]) -> Span:
+    first, last = events[0], events[-1]
+    named = next((event for event in events if event.destination), first)
+    attributes: dict[str, Value] = {
+        **_of_record(first),
+        "stream_app.lead_id": last.lead_id,
+        "stream_app.workspace": named.workspace,
+        "stream_app.destination": named.destination,
+        "stream_app.status": last.status,
+        "stream_app.replay": last.replay,
+        "stream_app.credits": sum(event.credits or 0 for event in events),
+    }
+    error = (last.reason or last.status) if last.status in _FAILED else ""
+    name = f"lead {named.destination}".strip()
+    times = (first.at_ms, max(event.at_ms for event in events))
+    root = span_id(first.origin, 0)
+    return Span(first.trace_id, root, first.parent_id, name, "internal", *times, _with(attributes, error), error)
+
+
+def _between(event: StatusEvent, after: StatusEvent, waited: str) -> Span | None:
+    """Return the span from an event to the next one; None if nothing was done or waited for."""
+    place = (event.trace_id, span_id(event.origin, event.seq), span_id(event.origin, 0))
+    times = (event.at_ms, max(event.at_ms, after.at_ms))
+    if event.status == "sending":
+        attributes: dict[str, Value] = {"http.request.method": "POST"}
+        if after.http_status is not None:
+            attributes["http.response.status_code"] = after.http_status
+        if event.attempt or event.replay:
+            attributes["http.request.resend_count"] = event.attempt + event.replay
+        error = (after.reason or after.status) if after.status in _FAILED else ""
+        return Span(*place, "POST", "client", *times, _with(attributes, error), error)
+    if event.status in _PROCESSED:
+        topic, _, _ = event.origin.rsplit("/", 2)
+        name = f"process {topic}" if event.status != "replayed" else "process leads.retry"
+        return Span(*place, name, "consumer", *times, _of_record(event), link_id=waited)
+    if (name := _WAITS.get(event.status, "")) == "":
+        return None
+    reasons: dict[str, Value] = {"stream_app.status": event.status}
+    if event.reason:
+        reasons["stream_app.reason"] = event.reason
+    return Span(*place, name, "internal", *times, reasons)
+
+
+def _of_record(event: StatusEvent) -> dict[str, Value]:
+    topic, partition, offset = event.origin.rsplit("/", 2)
+    return {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": topic,
+        "messaging.destination.partition.id": partition,
+        "messaging.kafka.offset": int(offset),
+    }
+
+
+def _with(attributes: dict[str, Value], error: str) -> dict[str, Value]:
+    return attributes | ({"error.type": error} if error else {})

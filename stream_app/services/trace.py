@@ -1,0 +1,108 @@
+"""The trace process: follows `leads.status` and sends spans, from the oldest event that is not exported yet."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+import msgspec
+from aiokafka import TopicPartition
+from prometheus_client import Counter
+from structlog.typing import FilteringBoundLogger
+
+from stream_app import __version__
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.errors import BrokerUnavailable, SettingsError
+from stream_app.domain.messages import StatusEvent
+from stream_app.kafka.readers import Reader
+from stream_app.ops import logs as log
+from stream_app.ops.clock import SystemClock
+from stream_app.ops.process_metrics import process_registry
+from stream_app.services.gateway import stop_signal
+from stream_app.services.process import serve_ops
+from stream_app.tasks import cancel
+from stream_app.trace.exporter import Exporter, Placed
+from stream_app.trace.otlp import OtlpClient
+
+_PAUSE_S: Final = 5.0
+_events: Final = msgspec.json.Decoder(StatusEvent)
+
+
+async def run_trace(settings: Settings) -> None:
+    """Run `stream-app trace` until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: The configuration names no receiver.
+    """
+    trace, logger = settings.trace, log.get("trace")
+    if trace.endpoint is None:
+        raise SettingsError(["trace.endpoint is not set: name the OTLP receiver, e.g. http://127.0.0.1:4318/v1/traces"])
+    registry = process_registry()
+    spans = Counter("stream_app_trace_spans", "Spans, by what became of them.", ("result",), registry=registry)
+    await kafka_ready(settings, "trace", lambda text: logger.warning("waiting_for_kafka", text=text))
+    trouble = ""
+
+    async def not_ready() -> str | None:
+        return trouble or None
+
+    def count(result: str, number: int) -> None:
+        spans.labels(result).inc(number)
+
+    async def follow() -> None:
+        nonlocal trouble
+        async with OtlpClient(
+            trace.endpoint or "", settings.trace_headers, __version__, socket.gethostname()
+        ) as client:
+            while True:
+                try:
+                    await _export(settings, client, count, logger)
+                except BrokerUnavailable as error:
+                    trouble = str(error)
+                    logger.warning("kafka_away", because=trouble)
+                    await asyncio.sleep(_PAUSE_S)
+                    trouble = ""
+
+    with stop_signal() as stop:
+        async with serve_ops(settings.http.host, settings.http.trace_port, registry, not_ready) as port:
+            logger.info("trace_started", version=__version__, metrics_port=port, endpoint=trace.endpoint)
+            following, stopped = asyncio.create_task(follow()), asyncio.create_task(stop.wait())
+            await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+            await cancel([following, stopped])
+    logger.info("trace_stopped")
+
+
+async def _export(
+    settings: Settings, client: OtlpClient, count: Callable[[str, int], None], logger: FilteringBoundLogger
+) -> None:
+    """Export until Kafka stops answering. It starts where the last exporter committed."""
+    names, trace = settings.names, settings.trace
+    places = [TopicPartition(names.status, number) for number in range(settings.kafka.partitions)]
+    async with Reader(connection_of(settings), group_id=names.trace_group, fetch_max_wait_ms=500) as reader:
+
+        async def commit(done: dict[int, int]) -> None:
+            await reader.commit({TopicPartition(names.status, number): offset for number, offset in done.items()})
+
+        exporter = Exporter(trace, int(trace.settle_s * 1000), client, commit, count, SystemClock().now_ms, logger)
+        starts = await reader.begins(places) | await reader.committed(places)
+        await exporter.run(_batches(reader, starts, logger))
+
+
+async def _batches(
+    reader: Reader, starts: dict[TopicPartition, int], logger: FilteringBoundLogger
+) -> AsyncIterator[Sequence[Placed]]:
+    async for got in reader.follow(starts, pass_unreadable=True):
+        batch: list[Placed] = []
+        for place, records in got.items():
+            for record in records:
+                try:
+                    batch.append((place.partition, record.offset, _events.decode(record.value)))
+                except msgspec.DecodeError as error:
+                    logger.warning(
+                        "event_unreadable", partition=place.partition, offset=record.offset, because=str(error)
+                    )
+        yield batch

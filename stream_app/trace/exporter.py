@@ -1,0 +1,140 @@
+"""Collects the events of leads, and sends the spans of those that rest.
+
+An event's offset counts as done when the spans of its lead are sent or sampled out. After a crash the exporter starts
+at the oldest event that is not done. It then makes the same spans with the same ids again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final, Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.trace import Sampling, Span, is_at_rest, is_sampled, spans_of
+from stream_app.trace.otlp import ReceiverUnavailable, SpansRefused
+
+_AT_ONCE: Final = 500
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 60.0
+
+Placed = tuple[int, int, StatusEvent]
+"""Partition, offset and event."""
+
+
+class Receiver(Protocol):
+    """Takes spans."""
+
+    async def send(self, spans: Sequence[Span]) -> None:
+        """Send them. Raises ReceiverUnavailable or SpansRefused."""
+
+
+class Lead:
+    """The events of one input record that are not exported yet.
+
+    Attributes:
+        partition: The partition of its events.
+        offset: The offset of the first of them.
+        last_ms: When the last of them was read.
+    """
+
+    __slots__ = ("events", "last_ms", "offset", "partition")
+
+    def __init__(self, partition: int, offset: int, event: StatusEvent, now_ms: int) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.events = [event]
+        self.last_ms = now_ms
+
+
+class Exporter:
+    """Turns events into spans.
+
+    Args:
+        sampling: Which leads are traced.
+        settle_ms: A lead without an event for so long is exported as far as it has come. Its later spans follow with
+            the same parent.
+        receiver: Takes the spans.
+        commit: Saves how far each partition is done, by partition.
+        count: Called with `sent` or `refused`, and a number of spans.
+        now_ms: Returns the time, epoch ms.
+        log: The log.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        settle_ms: int,
+        receiver: Receiver,
+        commit: Callable[[dict[int, int]], Awaitable[None]],
+        count: Callable[[str, int], None],
+        now_ms: Callable[[], int],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._sampling = sampling
+        self._settle_ms = settle_ms
+        self._receiver = receiver
+        self._commit = commit
+        self._count = count
+        self._now_ms = now_ms
+        self._log = log
+        self._leads: dict[str, Lead] = {}
+        self._ends: dict[int, int] = {}
+
+    async def run(self, batches: AsyncIterator[Sequence[Placed]]) -> None:
+        """Export until the batches end. An empty batch gives the chance to export leads that rest."""
+        async for batch in batches:
+            for placed in batch:
+                self._note(*placed)
+            resting = list(self._resting())
+            spans = [span for lead in resting for span in self._spans_of(lead)]
+            for first in range(0, len(spans), _AT_ONCE):
+                await self._send(list(islice(spans, first, first + _AT_ONCE)))
+            for lead in resting:
+                del self._leads[lead.events[0].origin]
+            if batch or resting:
+                await self._commit(self.done())
+
+    def done(self) -> dict[int, int]:
+        """Return the offset by partition from which an exporter would have to start now."""
+        offsets = dict(self._ends)
+        for lead in self._leads.values():
+            offsets[lead.partition] = min(offsets[lead.partition], lead.offset)
+        return offsets
+
+    def _note(self, partition: int, offset: int, event: StatusEvent) -> None:
+        self._ends[partition] = offset + 1
+        lead = self._leads.get(event.origin)
+        if lead is None:
+            self._leads[event.origin] = Lead(partition, offset, event, self._now_ms())
+        elif event.seq > lead.events[-1].seq:
+            lead.events.append(event)
+            lead.last_ms = self._now_ms()
+
+    def _resting(self) -> Iterator[Lead]:
+        quiet_since_ms = self._now_ms() - self._settle_ms
+        return (lead for lead in self._leads.values() if is_at_rest(lead.events[-1]) or lead.last_ms <= quiet_since_ms)
+
+    def _spans_of(self, lead: Lead) -> list[Span]:
+        return spans_of(lead.events) if is_sampled(self._sampling, lead.events) else []
+
+    async def _send(self, spans: list[Span]) -> None:
+        """Send spans; wait while the receiver is away. Kafka keeps the events meanwhile."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                await self._receiver.send(spans)
+            except ReceiverUnavailable as error:
+                self._log.warning("traces_wait", because=str(error), pause_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+            except SpansRefused as error:
+                self._log.error("traces_refused", because=str(error), spans=len(spans))
+                self._count("refused", len(spans))
+                return
+            else:
+                self._count("sent", len(spans))
+                return

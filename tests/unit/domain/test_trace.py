@@ -1,0 +1,142 @@
+"""The spans of a lead: one tree from its events, the same each time, with the names of the conventions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.semconv._incubating.attributes import messaging_attributes
+from opentelemetry.semconv.attributes import error_attributes, http_attributes
+
+from stream_app.domain.delivery.state_machine import NEXT
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.trace import Sampling, Span, is_sampled, span_id, spans_of
+
+ORIGIN, TRACE_ID, CALLER = "leads/3/7", "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def history(*steps: tuple[Status, int] | tuple[Status, int, dict[str, Any]], **first: Any) -> list[StatusEvent]:
+    """The events of one lead: status, time and further fields of each."""
+    return [
+        StatusEvent(
+            f"{ORIGIN}#{seq}",
+            "crm-17",
+            status,
+            seq,
+            at_ms,
+            ORIGIN,
+            "acme",
+            "people",
+            trace_id=TRACE_ID,
+            **(more[0] if more else {}),
+            **(first if seq == 1 else {}),
+        )
+        for seq, (status, at_ms, *more) in enumerate(steps, 1)
+    ]
+
+
+REPLAYED = history(
+    ("received", 0),
+    ("sending", 5),
+    ("refused", 105, {"reason": "http_503", "http_status": 503}),
+    ("sending", 600, {"attempt": 1}),
+    ("dead_lettered", 700, {"reason": "http_503", "http_status": 503, "attempt": 2}),
+    ("replayed", 10_000, {"replay": 1}),
+    ("sending", 10_010, {"replay": 1}),
+    ("accepted", 10_100, {"http_status": 200, "replay": 1}),
+    ("enriched", 70_000, {"credits": 6, "replay": 1}),
+    parent_id=CALLER,
+    sampled=True,
+)
+
+
+def by_start(spans: list[Span]) -> list[tuple[str, int, int]]:
+    return [(span.name, span.start_ms, span.end_ms) for span in spans[1:]]
+
+
+def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
+    root, *others = spans_of(REPLAYED)
+    assert (root.name, root.kind, root.parent_id) == ("lead people", "internal", CALLER)
+    assert (root.start_ms, root.end_ms, root.error) == (0, 70_000, "")
+    assert root.attributes["stream_app.credits"] == 6
+    assert {span.parent_id for span in others} == {root.span_id}
+    assert {span.trace_id for span in (root, *others)} == {TRACE_ID}
+    assert by_start([root, *others]) == [
+        ("process leads", 0, 5),
+        ("POST", 5, 105),
+        ("wait lane", 105, 600),
+        ("POST", 600, 700),
+        ("wait replay", 700, 10_000),
+        ("process leads.retry", 10_000, 10_010),
+        ("POST", 10_010, 10_100),
+        ("clay", 10_100, 70_000),
+    ]
+
+
+def test_a_replay_links_to_the_span_in_which_the_dead_letter_waited() -> None:
+    spans = {span.name: span for span in spans_of(REPLAYED)}
+    assert spans["process leads.retry"].link_id == spans["wait replay"].span_id == span_id(ORIGIN, 5)
+
+
+def test_a_post_has_the_attributes_of_an_http_client() -> None:
+    first, second, third = [span for span in spans_of(REPLAYED) if span.name == "POST"]
+    assert first.attributes == {
+        http_attributes.HTTP_REQUEST_METHOD: "POST",
+        http_attributes.HTTP_RESPONSE_STATUS_CODE: 503,
+        error_attributes.ERROR_TYPE: "http_503",
+    }
+    assert second.attributes[http_attributes.HTTP_REQUEST_RESEND_COUNT] == 1
+    assert (first.kind, first.error) == ("client", "http_503")
+    assert (third.error, third.attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE]) == ("", 200)
+
+
+def test_attributes_are_those_of_the_conventions_or_ours() -> None:
+    modules = (http_attributes, error_attributes, messaging_attributes)
+    known = {value for module in modules for name, value in vars(module).items() if name.isupper()}
+    used = {name for span in spans_of(REPLAYED) for name in span.attributes}
+    assert {name for name in used if not name.startswith("stream_app.")} <= known
+
+
+def test_a_record_that_is_no_lead_has_a_root_with_its_error() -> None:
+    (root,) = spans_of(history(("rejected_invalid", 5, {"reason": "not_json"})))
+    assert (root.name, root.error, root.start_ms, root.end_ms) == ("lead people", "not_json", 5, 5)
+
+
+@given(st.data())
+def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObject) -> None:
+    status: Status | None = None
+    steps: list[tuple[Status, int]] = []
+    for at_ms in data.draw(st.lists(st.integers(0, 10**9), min_size=1, max_size=12)):
+        if status is not None and status not in NEXT:
+            break
+        following: Status = data.draw(st.sampled_from(sorted(NEXT[status])))
+        steps.append((following, at_ms))
+        status = following
+    events = history(*steps)
+    spans = spans_of(events)
+    assert spans == spans_of(events)
+    assert len({span.span_id for span in spans}) == len(spans)
+    assert all(span.start_ms <= span.end_ms for span in spans)
+    for cut in range(1, len(events)):  # exported in two parts: no span is another one than in the whole
+        parts = {span.span_id: span.name for part in (events[:cut], events[cut:]) for span in spans_of(part)}
+        assert parts.items() <= {span.span_id: span.name for span in spans}.items()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "first", "last", "sampled"),
+    [
+        (Sampling(ratio=0), {}, ("enriched", 10), False),
+        (Sampling(ratio=1), {}, ("enriched", 10), True),
+        (Sampling(ratio=0), {"sampled": True}, ("enriched", 10), True),
+        (Sampling(ratio=0), {}, ("parked", 10), True),
+        (Sampling(ratio=0, always=()), {}, ("parked", 10), False),
+        (Sampling(ratio=0, slow_s=60), {}, ("enriched", 60_001), True),
+        (Sampling(ratio=0, slow_s=60), {}, ("enriched", 60_000), False),
+        (Sampling(ratio=0x4BF92F36 / 2**32), {}, ("enriched", 10), True),
+        (Sampling(ratio=0x4BF92F35 / 2**32), {}, ("enriched", 10), False),
+    ],
+)
+def test_what_is_sampled(sampling: Sampling, first: Any, last: Any, sampled: bool) -> None:
+    assert is_sampled(sampling, history(("received", 0), last, **first)) is sampled

@@ -1,0 +1,176 @@
+"""The exporter: what it sends, when, and where it starts again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from structlog.testing import capture_logs
+
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.trace import Sampling, Span, spans_of
+from stream_app.ops import logs
+from stream_app.trace.exporter import Exporter, Placed
+from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
+from tests.unit.domain.test_trace import REPLAYED
+
+ALL = Sampling(ratio=1)
+
+
+class Collector:
+    """Keeps the spans, after some failures."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.spans: list[Span] = []
+
+    async def send(self, spans: Sequence[Span]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.spans += spans
+
+
+class Bench:
+    """An exporter with a clock and its commits."""
+
+    def __init__(self, collector: Collector, sampling: Sampling = ALL) -> None:
+        self.now_ms = 0
+        self.committed: list[dict[int, int]] = []
+        self.counts: Counter[str] = Counter()
+        self.exporter = Exporter(
+            sampling, 60_000, collector, self.commit, self.count, lambda: self.now_ms, logs.get("test")
+        )
+
+    async def commit(self, offsets: dict[int, int]) -> None:
+        self.committed.append(offsets)
+
+    def count(self, result: str, number: int) -> None:
+        self.counts[result] += number
+
+    async def run(self, *batches: Sequence[Placed]) -> None:
+        async def fed() -> AsyncIterator[Sequence[Placed]]:
+            for batch in batches:
+                yield batch
+
+        await self.exporter.run(fed())
+
+
+def placed(events: Sequence[StatusEvent], offset: int = 0, partition: int = 0) -> list[Placed]:
+    return [(partition, offset + number, event) for number, event in enumerate(events)]
+
+
+async def test_a_lead_is_exported_when_it_rests_and_not_before() -> None:
+    collector = Collector()
+    bench = Bench(collector)
+    await bench.run(placed(REPLAYED[:-1], 100))
+    assert collector.spans == []
+    assert bench.committed == [{0: 100}], "after a crash its first event is read again"
+    await bench.run(placed(REPLAYED[-1:], 108))
+    assert collector.spans == spans_of(REPLAYED)
+    assert bench.committed[-1] == {0: 109}
+
+
+async def test_a_lead_that_waits_long_is_exported_in_parts() -> None:
+    collector = Collector()
+    bench = Bench(collector)
+    await bench.run(placed(REPLAYED[:5]))
+    bench.now_ms = 60_000
+    await bench.run([])
+    assert collector.spans == spans_of(REPLAYED[:5])
+    assert bench.committed[-1] == {0: 5}
+    await bench.run(placed(REPLAYED[5:], 5))
+    root = collector.spans[0]
+    assert {span.parent_id for span in collector.spans[1:]} == {root.span_id}
+    assert [span.name for span in collector.spans].count(root.name) == 1
+
+
+async def test_a_second_exporter_sends_the_same_spans() -> None:
+    one, other = Collector(), Collector()
+    await Bench(one).run(placed(REPLAYED))
+    await Bench(other).run(placed(REPLAYED[:4]), placed(REPLAYED[2:], 2))
+    assert one.spans == other.spans
+
+
+async def test_what_is_not_sampled_is_not_sent_and_done() -> None:
+    collector = Collector()
+    bench = Bench(collector, Sampling(ratio=0, always=()))
+    events = [event for event in REPLAYED if event.seq > 1]
+    await bench.run(placed(events, 1))
+    assert (collector.spans, bench.committed) == ([], [{0: 9}])
+
+
+async def test_a_receiver_that_is_away_stops_the_exporter_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr("stream_app.trace.exporter.asyncio.sleep", sleep)
+    collector = Collector(*(ReceiverUnavailable("away") for _ in range(8)))
+    bench = Bench(collector)
+    with capture_logs() as said:
+        await bench.run(placed(REPLAYED))
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert collector.spans == spans_of(REPLAYED)
+    assert {line["event"] for line in said} == {"traces_wait"}
+
+
+async def test_spans_that_are_refused_are_counted_and_do_not_stop_the_others() -> None:
+    collector = Collector(SpansRefused("HTTP 400"))
+    bench = Bench(collector)
+    with capture_logs() as said:
+        await bench.run(placed(REPLAYED))
+    assert (bench.counts, bench.committed) == ({"refused": 9}, [{0: 9}])
+    assert said[0]["event"] == "traces_refused"
+
+
+def test_the_body_is_otlp() -> None:
+    spans = spans_of(REPLAYED)
+    raw = OtlpClient("http://x/v1/traces", {}, "1.2.3", "host").encoded(spans)
+    request = json_format.Parse(
+        # OTLP's JSON has ids as hexadecimal digits, protobuf's own as base64.
+        raw,
+        ExportTraceServiceRequest(),
+    )
+    (scope,) = request.resource_spans[0].scope_spans
+    assert [span.name for span in scope.spans] == [span.name for span in spans]
+    assert [span.start_time_unix_nano for span in scope.spans] == [span.start_ms * 10**6 for span in spans]
+    assert [span.kind for span in scope.spans][:3] == [1, 5, 3]
+    assert scope.spans[2].status.message == "http_503"
+    assert len(scope.spans[6].links) == 1
+    assert {each.key for each in request.resource_spans[0].resource.attributes} == {
+        *("service.name", "service.version", "service.instance.id")
+    }
+
+
+async def test_the_client_tells_a_receiver_that_is_away_from_one_that_refuses() -> None:
+    answers = [503, 429, 400, 200]
+    got: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(
+            next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")).split()[1]
+        )
+        got.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}" % answers.pop(0))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
+    async with server, OtlpClient(url, {"x-token": "secret"}, "1", "host") as client:
+        for _ in range(2):
+            with pytest.raises(ReceiverUnavailable, match="later"):
+                await client.send(spans_of(REPLAYED))
+        with pytest.raises(SpansRefused, match="HTTP 400"):
+            await client.send(spans_of(REPLAYED))
+        await client.send(spans_of(REPLAYED))
+    assert b"x-token: secret" in got[0]
+    async with OtlpClient("http://127.0.0.1:1/v1/traces", {}, "1", "host") as client:
+        with pytest.raises(ReceiverUnavailable, match=r"check trace\.endpoint"):
+            await client.send(spans_of(REPLAYED))
