@@ -10,16 +10,15 @@ from tests.chaos.__main__ import complaints, table
 from tests.chaos.campaign import Goal, Result, run_campaign
 from tests.chaos.schedule import MEANING
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
-@pytest.mark.timeout(240)
+
 async def test_a_minute_of_chaos_loses_no_lead_and_pays_for_none_twice() -> None:
     result = await _run(resend=False)
     assert result.held_by_budget > 0, "two budgets were used up"
     assert not result.resent
 
 
-@pytest.mark.long
-@pytest.mark.timeout(240)
 async def test_a_minute_of_chaos_with_resend_counts_each_lead_sent_again() -> None:
     result = await _run(resend=True)
     assert result.resent > 0

@@ -50,7 +50,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
     workspace: str
     partition: int
-    version: int = LANE_VERSION
+    version: int = msgspec.field(default_factory=lambda: LANE_VERSION)  # a plain default would be left out of the row
     breaker: breaker.Breaker = breaker.Breaker()
     health: window.Window = window.Window()
     window: window.Window = window.Window()
