@@ -186,10 +186,10 @@ def causes(evidence: Evidence) -> str:
         found.insert(0, f"the callback URL cannot be reached from here ({evidence.callback_url}): is the gateway up?")
     else:
         found.append("the callback URL answers from here, so look at what stands between it and Clay last")
-    there = f"of {evidence.destination}"
+    of_it = f"of {evidence.destination}"
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(found, 1))
     return (
-        f"{count(evidence.overdue, f'lead {there} is', f'leads {there} are')} overdue and no callback of it came since "
+        f"{count(evidence.overdue, f'lead {of_it} is', f'leads {of_it} are')} overdue and no callback of it came since "
         f"{_utc(evidence.oldest_ms)}, while its webhook takes every lead. Likely, in this order: {numbered}"
     )
 

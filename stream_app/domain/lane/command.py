@@ -49,7 +49,7 @@ def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
         return _unreadable(consumed, str(error))
     if not 0 < len(command.id) <= _MAX_ID:
         return _unreadable(consumed, f"its id must have 1 to {_MAX_ID} characters")
-    # Why it is asked is told wherever the lane is, in the log, too.
+    # The reason appears in events, views and the log.
     who, why, workspace = command.who[:_MAX_ID], scrub(command.why, MAX_TEXT), command.workspace[:_MAX_ID]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 

@@ -10,25 +10,11 @@ import msgspec
 
 from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE
+from stream_app.domain.lane.view import lifts
 from stream_app.domain.messages import Actor, LaneView, PartHold
 from stream_app.domain.text import count
 from stream_app.domain.topics import TopicNames
 
-_RESUME: Final = (
-    'mend the cause, then: stream-app lanes resume {} --why "..."; a probe tries by itself at the time above'
-)
-_LIFTS: Final = {
-    "paused": 'stream-app lanes resume {} --why "..."',
-    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
-    'back: stream-app lanes quota {} --webhook ID --use --why "..."',
-    "rate_limited": "time: Clay said when",
-    "breaker_open": "next, a few leads go as probes, at the time above; the lane moves again when Clay takes them. "
-    'At once: stream-app lanes reset {} --why "..."',
-    "no_answer": "the next answer; where none comes, the circuit breaker, once the requests have timed out",
-    "forced_open": 'stream-app lanes auto {} --why "..."',
-    "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
-}
-_BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
 _OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _START_WORKER: Final = "stream-app worker"
@@ -117,8 +103,8 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     if facts.replay_paused is not None:
         by = facts.replay_paused
         what = f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
-        lifts = "stream-app replay resume"
-        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=lifts, waiting=facts.coming_back)
+        resume = "stream-app replay resume"
+        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=facts.coming_back)
     if not facts.replay.members and facts.coming_back:
         what = "no replay process runs: dead letters and deferred leads do not come back"
         yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)
@@ -136,8 +122,8 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         return
     if view.partition != lane.partition:
         what = f"its lane lives in partition {view.partition}, the configuration says {lane.partition}"
-        lifts = f"set workspaces.{lane.workspace}.partition = {view.partition}"
-        yield Finding("moved", what, lane.workspace, lifts=lifts, waiting=waiting)
+        pin = f"set workspaces.{lane.workspace}.partition = {view.partition}"
+        yield Finding("moved", what, lane.workspace, lifts=pin, waiting=waiting)
         return
     if view.holds and not _is_over(view, facts.at_ms):
         code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
@@ -145,7 +131,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         what, since_ms = view.text, view.since_ms
         if code in _OUTAGE and view.outage is not None:
             what, since_ms = f"{outage_text(view.outage)}; {view.text}", view.outage.since_ms
-        yield Finding(code, what, lane.workspace, True, since_ms, until_ms, _lifts(code, view), waiting)
+        yield Finding(code, what, lane.workspace, True, since_ms, until_ms, lifts(code, view.workspace), waiting)
         yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
         yield from _suspended_webhooks(lane, view, (view.text, *(part.text for part in view.partly)))
         return
@@ -196,8 +182,8 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
     what, waiting = f"leads of {names}: {part.text}", _behind(lane)
     if part.bulk:
         what, waiting = f"bulk leads of {names}: {part.text}", _of_bulk(lane)
-    lifts = _lifts(part.holds, view)
-    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, lifts, waiting)
+    ends = lifts(part.holds, view.workspace)
+    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, ends, waiting)
 
 
 def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:
@@ -205,12 +191,8 @@ def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]
     for webhook_id, webhook in view.webhooks.items():
         if webhook.suspension is None or any(webhook_id in text for text in named_in):
             continue
-        since_ms, until_ms, lifts = (
-            webhook.suspension.since_ms,
-            webhook.suspension.probe_at_ms,
-            _lifts(WEBHOOK_GONE, view),
-        )
-        yield Finding(WEBHOOK_GONE, webhook.suspension.text, lane.workspace, False, since_ms, until_ms, lifts)
+        gone, ends = webhook.suspension, lifts(WEBHOOK_GONE, view.workspace)
+        yield Finding(WEBHOOK_GONE, gone.text, lane.workspace, False, gone.since_ms, gone.probe_at_ms, ends)
 
 
 def _of_bulk(lane: LaneFacts) -> int:
@@ -220,15 +202,6 @@ def _of_bulk(lane: LaneFacts) -> int:
 def _is_over(view: LaneView, now_ms: int) -> bool:
     """Return True if the end of the hold has passed. The lane itself reports that within a minute."""
     return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
-
-
-def _lifts(code: str, view: LaneView) -> str:
-    if code in _LIFTS:
-        return _LIFTS[code].format(view.workspace)
-    meter, _, period = code.removeprefix("budget_").partition("_")
-    if code.startswith("budget_"):
-        return _BUDGET.format(period, view.workspace, f"{meter}-per-{period}")
-    return _RESUME.format(view.workspace)
 
 
 def _behind(lane: LaneFacts) -> int:

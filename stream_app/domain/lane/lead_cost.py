@@ -58,8 +58,8 @@ def cost_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
     if command.kind != "correct" or not isinstance(lead_id, str):
         return ()
     name, keys = command.workspace, list[bytes]()
-    for there in plan.destinations_of(name):
-        lead = (name, there.alias, row_id(lead_id))
+    for destination in plan.destinations_of(name):
+        lead = (name, destination.alias, row_id(lead_id))
         keys.append(delivery_key(*lead))
         forced = row(forced_key(*lead))
         keys += [forced] if forced is not None else []

@@ -82,22 +82,19 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     day = next((period for period in state.days if period.id == now.day), Period(now.day))
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month
-    found: dict[MeterName, Meter] = {}
-    rows: tuple[tuple[MeterName, int | None, Period, int, int], ...] = (
-        ("credits_day", policy.credits_per_day, day, now.day_end_ms, 0),
-        ("actions_day", policy.actions_per_day, day, now.day_end_ms, 0),
-        ("credits_month", policy.credits_per_month, month, now.month_end_ms, policy.opening_credits * opens),
-        ("actions_month", policy.actions_per_month, month, now.month_end_ms, policy.opening_actions * opens),
-    )
-    for name, cap, period, ends_ms, opening in rows:
-        sums = (
-            (period.credits_spent, period.credits_reserved, period.credits_elsewhere, period.credits_warned)
-            if name.startswith("credits")
-            else (period.actions_spent, period.actions_reserved, period.actions_elsewhere, period.actions_warned)
+
+    def meter(kind: str, period: Period, ends_ms: int, cap: int | None, opening: int = 0) -> Meter:
+        spent, reserved, elsewhere, warned = (
+            getattr(period, f"{kind}_{sum_of}") for sum_of in ("spent", "reserved", "elsewhere", "warned")
         )
-        spent, reserved, elsewhere, warned = sums
-        found[name] = Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening, warned)
-    return found
+        return Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening * opens, warned)
+
+    return {
+        "credits_day": meter("credits", day, now.day_end_ms, policy.credits_per_day),
+        "actions_day": meter("actions", day, now.day_end_ms, policy.actions_per_day),
+        "credits_month": meter("credits", month, now.month_end_ms, policy.credits_per_month, policy.opening_credits),
+        "actions_month": meter("actions", month, now.month_end_ms, policy.actions_per_month, policy.opening_actions),
+    }
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:

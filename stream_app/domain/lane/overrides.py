@@ -245,9 +245,9 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
         state = quota.revive(state, webhook_id) if order.use else quota.mark_dead(state, webhook_id, byline(by))
     if order.count is not None:
         state = quota.set_count(state, webhook_id, order.count)
-    there = state.webhooks[webhook_id]
-    use = f"out of use ({there.dead})" if there.dead else "suspended (404)" if there.suspension else "in use"
-    text = f"webhook {webhook_id}: {count(there.count, 'submission')}, {use}"
+    webhook = quota.of(state, webhook_id)
+    use = f"out of use ({webhook.dead})" if webhook.dead else "suspended (404)" if webhook.suspension else "in use"
+    text = f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}"
     return Answer(msgspec.structs.replace(lane, quota=state), text)
 
 

@@ -259,6 +259,6 @@ def _denial_text(lane: Lane, grant: Grant, outcome: Denied) -> str:
     destination, sent = grant.destination, ""
     token = f" (token: {destination.token_env})" if destination.token_env else " (no token)"
     if outcome.http_status == 403:
-        webhook = lane.quota.webhooks.get(grant.webhook_id, quota.Webhook())
+        webhook = quota.of(lane.quota, grant.webhook_id)
         sent = f", webhook {grant.webhook_id} after {count(webhook.count, 'submission')}"
     return f"destination {destination.alias}{token}{sent}: {outcome.text}"

@@ -21,19 +21,21 @@ from stream_app.domain.messages import Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.policy import Destination, Workspace, in_force
 from stream_app.domain.text import count
 
+_RESUME: Final = 'repair the cause, then: stream-app lanes resume {} --why "..."'
 _LIFTS: Final = {
-    "paused": "stream-app lanes resume",
-    "no_webhook": "a new webhook in the pool, then stream-app lanes reload; or stream-app lanes quota --use",
-    WEBHOOK_GONE: "a probe that Clay takes, a new webhook in the pool, or stream-app lanes resume",
-    "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
-    "no_callbacks": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
-    "over_ceiling": "a probe's callback that tells of less, or (after mending the cause) stream-app lanes resume",
-    "breaker_open": "probes that Clay takes, or stream-app lanes reset",
-    "no_answer": "Clay's next answer; where none comes, the breaker, once the requests have timed out",
-    "forced_open": "stream-app lanes auto, close or reset",
+    "paused": 'stream-app lanes resume {} --why "..."',
+    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
+    'back: stream-app lanes quota {} --webhook ID --use --why "..."',
+    WEBHOOK_GONE: f"a probe that Clay accepts, or a new webhook in the pool; or {_RESUME}",
+    "no_callbacks": f"the callback of a probe; or {_RESUME}",
+    "over_ceiling": f"a probe whose callback reports a lower cost; or {_RESUME}",
+    "breaker_open": 'a few leads that go as probes and that Clay accepts; or: stream-app lanes reset {} --why "..."',
+    "no_answer": "the next answer; if none comes, the circuit breaker opens when the requests time out",
+    "forced_open": 'stream-app lanes auto {} --why "..."',
     "rate_limited": "time: Clay said when",
-    "budget": "the next day or month, or stream-app lanes budget",
+    "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
 }
+_BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
 _BY_HAND: Final = frozenset({"paused", "no_webhook"})
 _PASSING: Final = frozenset({"rate", "in_flight"})  # waits of a lane that moves
 
@@ -61,7 +63,7 @@ def view(
     latency = window.latency(policy.health, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown = meters(policy.budget, lane.budget, now_ms)
     day, month = shown["credits_day"], shown["credits_month"]
-    answers = {there.alias: _answer(policy, lane, there, now_ms, stall) for there in destinations}
+    answers = {each.alias: _answer(policy, lane, each, now_ms, stall) for each in destinations}
     held = _held(policy, lane, answers)
     seen = LaneView(
         workspace=lane.workspace,
@@ -82,14 +84,14 @@ def view(
         credits_cap_month=month.cap,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
         since_ms=_since_ms(lane, held, before, now_ms, stall),
-        lifts=_lifts(lane, held),
+        lifts=lifts(_code(lane, held), lane.workspace) if held else "",
         mode=mode_of(policy, lane),
         mode_by=lane.forced.by if lane.forced else None,
         paused_by=lane.pause,
         changes=lane.changes,
         meters=shown,
         estimates={
-            there.alias: lane.estimates.get(there.alias) or first_estimate(there.estimate) for there in destinations
+            each.alias: lane.estimates.get(each.alias) or first_estimate(each.estimate) for each in destinations
         },
         webhooks=lane.quota.webhooks,
         calls=counts.calls,
@@ -99,9 +101,7 @@ def view(
         concurrency=concurrency.current(policy.concurrency, lane.concurrency),
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
-        submissions_left={
-            there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
-        },
+        submissions_left={each.alias: quota.left(policy.quota, lane.quota, each.webhook_ids) for each in destinations},
         outage=lane.outage if lane.breaker.phase != "closed" else None,
         partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, stall)),
     )
@@ -109,16 +109,16 @@ def view(
 
 
 def _answer(
-    policy: Workspace, lane: Lane, there: Destination, now_ms: int, stall: StallDetector, hot: bool = True
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, stall: StallDetector, hot: bool = True
 ) -> Held | None:
     """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
-    _, answer = admit(policy, lane, there, now_ms, 0, hot, stall)
+    _, answer = admit(policy, lane, destination, now_ms, 0, hot, stall)
     if (
         isinstance(answer, Grant)
         and answer.webhook_probe is not None
-        and not quota.has_one_in_use(policy.quota, lane.quota, there.webhook_ids)
+        and not quota.has_one_in_use(policy.quota, lane.quota, destination.webhook_ids)
     ):
-        return without_webhook(lane, there, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
+        return without_webhook(lane, destination, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
     return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
 
 
@@ -138,12 +138,12 @@ def _partly(
 ) -> Iterator[PartHold]:
     """Yield what holds only the leads of some destinations, or only bulk leads."""
     found: dict[Held, list[str]] = {}
-    for there in destinations:
-        answer = answers[there.alias]
+    for each in destinations:
+        answer = answers[each.alias]
         if answer is None and policy.budget.hot_share:
-            answer = _answer(policy, lane, there, now_ms, stall, hot=False)
+            answer = _answer(policy, lane, each, now_ms, stall, hot=False)
         if answer is not None and (whole is None or answer.reason != whole.reason):
-            found.setdefault(answer, []).append(there.alias)
+            found.setdefault(answer, []).append(each.alias)
     for held, aliases in found.items():
         yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
 
@@ -178,14 +178,19 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
     return before.since_ms if before is not None and before.holds == held.reason else now_ms
 
 
-def _lifts(lane: Lane, held: Held | None) -> str:
-    if held is None:
-        return ""
-    if lane.suspension is not None and held.reason == lane.suspension.reason:
-        return _LIFTS.get(held.reason) or _LIFTS["stopped"]
-    if held.reason == "breaker_open" and lane.forced is not None and lane.forced.mode == "open":
-        return _LIFTS["forced_open"]
-    return _LIFTS.get(held.reason) or _LIFTS["budget"]
+def lifts(code: str, workspace: str) -> str:
+    """Return what ends a hold. `code`: its reason, or `forced_open`."""
+    if code in _LIFTS:
+        return _LIFTS[code].format(workspace)
+    if code.startswith("budget_"):
+        meter, _, period = code.removeprefix("budget_").partition("_")
+        return _BUDGET.format(period, workspace, f"{meter}-per-{period}")
+    return f"a probe that Clay accepts; or {_RESUME}".format(workspace)
+
+
+def _code(lane: Lane, held: Held) -> str:
+    is_forced = lane.forced is not None and lane.forced.mode == "open"
+    return "forced_open" if is_forced and held.reason == "breaker_open" else held.reason
 
 
 def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:

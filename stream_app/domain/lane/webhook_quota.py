@@ -78,7 +78,7 @@ def pick(
         if webhook.suspension is None:
             return state, Picked(webhook_id)
         stopped, answer = suspension.permit(probes, webhook.suspension, now_ms)
-        state = _with_suspension(state, webhook_id, stopped)
+        state = _changed(state, webhook_id, suspension=stopped)
         if not isinstance(answer, Wait):
             return state, Picked(webhook_id, answer)
         until_ms.append(answer.until_ms)
@@ -87,27 +87,23 @@ def pick(
 
 def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> bool:
     """Return True if a lead can be sent without being a probe."""
-    there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
-    return any(not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at for webhook in there)
+    webhooks = (of(state, webhook_id) for webhook_id in pool)
+    return any(not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at for webhook in webhooks)
 
 
 def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
     """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    return _with_suspension(state, webhook_id, suspension.suspend(probes, webhook.suspension, fresh, probe))
+    suspended = suspension.suspend(probes, of(state, webhook_id).suspension, fresh, probe)
+    return _changed(state, webhook_id, suspension=suspended)
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
     """Return the state after a probe that was not a 404: the webhook is in use again if Clay accepted the lead."""
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    if webhook.suspension is None:
+    suspended = of(state, webhook_id).suspension
+    if suspended is None:
         return state
-    after = (
-        suspension.lift(webhook.suspension, probe)
-        if is_accepted
-        else suspension.release_probe(webhook.suspension, probe, now_ms)
-    )
-    return _with_suspension(state, webhook_id, after)
+    after = suspension.lift(suspended, probe) if is_accepted else suspension.release_probe(suspended, probe, now_ms)
+    return _changed(state, webhook_id, suspension=after)
 
 
 def resumed(state: Quota) -> Quota:
@@ -120,7 +116,7 @@ def reconfigured(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
     for webhook_id, stopped in suspended(state).items():
         setup_id = setups.get(stopped.destination, stopped.setup_id)
         if setup_id != stopped.setup_id:
-            state = _with_suspension(state, webhook_id, suspension.probe_now(stopped, setup_id, now_ms))
+            state = _changed(state, webhook_id, suspension=suspension.probe_now(stopped, setup_id, now_ms))
     return state
 
 
@@ -131,8 +127,7 @@ def suspended(state: Quota) -> dict[str, Suspension]:
 
 def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     """Return why no webhook of the pool is left, in words."""
-    there = ((webhook_id, state.webhooks.get(webhook_id, Webhook())) for webhook_id in pool)
-    return ", ".join(f"{webhook_id}: {_end(webhook)}" for webhook_id, webhook in there) or "its pool is empty"
+    return ", ".join(f"{webhook_id}: {_end(of(state, webhook_id))}" for webhook_id in pool) or "its pool is empty"
 
 
 def _end(webhook: Webhook) -> str:
@@ -141,36 +136,36 @@ def _end(webhook: Webhook) -> str:
     return "404" if webhook.suspension is not None else texts.count(webhook.count, "submission")
 
 
-def _with_suspension(state: Quota, webhook_id: str, stopped: Suspension | None) -> Quota:
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead, stopped)})
-
-
 def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
     """Return how many submissions the pool still accepts."""
-    there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
-    return sum(max(0, policy.rotate_at - webhook.count) for webhook in there if not webhook.dead)
+    webhooks = (of(state, webhook_id) for webhook_id in pool)
+    return sum(max(0, policy.rotate_at - webhook.count) for webhook in webhooks if not webhook.dead)
 
 
 def count(state: Quota, webhook_id: str) -> Quota:
     """Count one submission."""
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count + 1, webhook.dead, webhook.suspension)})
+    return _changed(state, webhook_id, count=of(state, webhook_id).count + 1)
 
 
 def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
     """Take the webhook out of use. The first reason stays."""
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead or reason, webhook.suspension)})
+    return _changed(state, webhook_id, dead=of(state, webhook_id).dead or reason)
 
 
 def revive(state: Quota, webhook_id: str) -> Quota:
     """Put the webhook back into use."""
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count)})
+    return _changed(state, webhook_id, dead="", suspension=None)
 
 
 def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
     """Set the number of submissions, for example if others use the webhook too or its count was lost."""
-    webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(submissions, webhook.dead, webhook.suspension)})
+    return _changed(state, webhook_id, count=submissions)
+
+
+def of(state: Quota, webhook_id: str) -> Webhook:
+    """Return the state of a webhook."""
+    return state.webhooks.get(webhook_id) or Webhook()
+
+
+def _changed(state: Quota, webhook_id: str, **changes: object) -> Quota:
+    return Quota({**state.webhooks, webhook_id: msgspec.structs.replace(of(state, webhook_id), **changes)})

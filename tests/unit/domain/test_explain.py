@@ -122,7 +122,7 @@ def test_in_an_outage_it_says_what_clay_answers_since_when_and_what_comes_next()
     assert finding.what == ("Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures")
     assert finding.since_ms == NOW_MS, "the first call that failed, not the last opening of the breaker"
     assert finding.until_ms == lane.breaker.until_ms > now_ms
-    assert "next, a few leads go as probes, at the time above" in finding.lifts
+    assert "a few leads that go as probes and that Clay accepts" in finding.lifts
     _, other = outage(5, "http_503", "read_timeout")
     view = view_of(policy, other, [Destination("people", "acme", ("hook",))], now_ms)
     assert view.outage is not None

@@ -307,7 +307,7 @@ def test_a_lane_that_only_probes_is_still_held() -> None:
     lane = _call(LANE, Denied(401, 50, "refused"))
     seen = view(POLICY, lane, [PEOPLE], NOW_MS + 300_000)
     assert (seen.holds, seen.since_ms) == ("http_401", NOW_MS)
-    assert seen.lifts.startswith("a probe that Clay takes")
+    assert seen.lifts.startswith("a probe that Clay accepts")
 
 
 def test_a_row_of_an_older_version_is_read() -> None:
