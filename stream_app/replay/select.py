@@ -22,7 +22,7 @@ from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.errors import Fenced, StreamAppError
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import MAX_CARRIED_BYTES
-from stream_app.kafka.readers import TopicReader
+from stream_app.kafka.readers import TopicReader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.plan import Chosen
@@ -143,6 +143,4 @@ async def dead_letters_at(
 def consumed_records(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
     """Convert aiokafka's records, and restore the workspace as their key."""
     for record in records:
-        headers = tuple((name, value or b"") for name, value in record.headers)
-        record_id = (record.topic, record.partition, record.offset)
-        yield ConsumedRecord(*record_id, keys.restore(record.key), record.value, headers, record.timestamp)
+        yield msgspec.structs.replace(consumed(record), key=keys.restore(record.key))
