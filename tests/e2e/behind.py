@@ -1,4 +1,4 @@
-"""How far groups are behind on their topics, seen from outside."""
+"""How many records each group still has to pass, seen from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def caught_up(line: Pipeline, timeout_s: float = 40) -> None:
 
 
 async def eventually(missing: Callable[[], Awaitable[object]], timeout_s: float) -> None:
-    """Wait until nothing is missing any more, or fail with what is."""
+    """Wait until `missing()` is empty, or fail with its last answer."""
     deadline = time.monotonic() + timeout_s
     while found := await missing():
         assert time.monotonic() < deadline, found
@@ -30,7 +30,7 @@ async def eventually(missing: Callable[[], Awaitable[object]], timeout_s: float)
 
 
 async def behind(line: Pipeline, topics: dict[str, list[str]]) -> dict[str, int]:
-    """By topic, how many committed records its group has still to pass; `topics`: of each group."""
+    """Return by topic how many committed records its group still has to pass. `topics`: the topics of each group."""
     bootstrap = line.settings.kafka.bootstrap
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
@@ -50,7 +50,7 @@ async def behind(line: Pipeline, topics: dict[str, list[str]]) -> dict[str, int]
 
 
 async def _records(consumer: AIOKafkaConsumer, tp: TopicPartition, begin: int, end: int) -> int:
-    """Records from `begin` to before `end`: a marker of a transaction is none."""
+    """Count the records from `begin` to before `end`, without the markers of transactions."""
     if begin >= end:
         return 0
     consumer.assign([tp])

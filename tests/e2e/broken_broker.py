@@ -1,4 +1,4 @@
-"""A worker under load while its broker fails, and what must be true afterwards; and brokers that can be lost."""
+"""A worker under load while its broker fails, the checks afterwards, and a second broker that a test may lose."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ delay_s = 0.05
 
 @asynccontextmanager
 async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says: str = "") -> AsyncIterator[Fleet]:
-    """A worker under load while the block runs; then it must go on by itself, and everything must be in order.
+    """Keep a worker under load while the block runs. Afterwards it must continue by itself, and everything must
+    balance.
 
-    says: a pattern of what a worker must have told as the reason of its trouble.
+    says: a pattern that one of the reported causes must match.
     """
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
         worker = line.join(bootstrap=bootstrap)
@@ -64,13 +65,13 @@ async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says
 
 
 async def goes_on(line: Fleet, within_s: float) -> None:
-    """Leads of each workspace reach Clay that did not before."""
+    """Wait until Clay accepts more leads."""
     seen = line.last()["accepted"]
     await line.until(lambda: line.last()["accepted"] >= seen + PER_S, within_s, "it goes on")
 
 
 async def nothing_is_acked(line: Fleet) -> None:
-    """Once what was under way has come to rest, no lead passes any more, in Kafka's books or in Clay's."""
+    """Wait until the requests in flight have ended, then check that no lead passes any more, on Kafka or at Clay."""
     await asyncio.sleep(1.5)
     group = line.settings.names.worker_app
     acked, sent = await committed(line.bootstrap, group), len(line.requests())
@@ -80,19 +81,19 @@ async def nothing_is_acked(line: Fleet) -> None:
 
 
 def tells(member: Member) -> None:
-    """All that it said of its trouble are a few lines of warning."""
+    """Check that the worker reported its trouble in a few warnings."""
     assert not member.last_words()
     assert not [line for line in member.logged() if line["level"] == "error"]
     assert len(recoveries(member)) <= 12, recoveries(member)
 
 
 def recoveries(member: Member) -> list[str]:
-    """Why it took a partition over again."""
+    """Return why the worker recovered a partition."""
     return [line["because"] for line in member.logged() if line["event"] == "partition_recovered"]
 
 
 async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
-    """Change one setting of a running topic; returns what the plan says of it."""
+    """Change one setting of an existing topic. Return the planned value."""
     config = next(plan.config for plan in line.settings.topic_plan() if plan.name == topic)
     async with admin(line.bootstrap) as client:
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {**config, key: value})])
@@ -100,7 +101,7 @@ async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
 
 
 async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[int]) -> None:
-    """Say which brokers have a running topic."""
+    """Assign the replicas of an existing topic."""
     numbers = range(line.settings.kafka.partitions)
     await reassign(
         line, kafka, [{"topic": topic, "partition": number, "replicas": replicas} for number in numbers], "--additional"
@@ -114,7 +115,7 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
 
 
 def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
-    """Another broker of the same cluster; once it was started, it can be a topic's replica, gone or not."""
+    """Another broker of the same cluster. Once started, it can hold a replica of a topic, even after it stopped."""
     listener = f"PLAINTEXT://{LOOPBACK}:{free_port()}"
     overrides = {
         "process.roles": "broker",
@@ -133,7 +134,9 @@ def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
 
 @asynccontextmanager
 async def to_lose(first: LocalKafka, directory: Path, *topics: str, partitions: int = 1) -> AsyncIterator[LocalKafka]:
-    """A second broker with these topics, and nothing of Kafka's own: that is made before it is there."""
+    """Start a second broker that holds only these topics. Kafka's internal topics are created on the first one
+    before.
+    """
     async with AIOKafkaProducer(bootstrap_servers=first.bootstrap, transactional_id="first"):
         pass
     async with second_broker(first, directory) as second, admin(first.bootstrap) as client:

@@ -65,7 +65,9 @@ _result: Final = msgspec.json.Decoder(Result)
 def pipeline(
     bootstrap: str, namespace: str, redis_url: str, *, degrade: bool = False, cache_first: bool = False, more: str = ""
 ) -> Pipeline:
-    """With Redis and callbacks; the simulator finds one title for everybody. `more`: of [redis]."""
+    """A pipeline with Redis and callbacks. The simulator finds the same title for everyone. `more`: lines for
+    [redis].
+    """
     os.environ["CACHE_URL"] = redis_url
     return Pipeline(
         bootstrap,
@@ -84,14 +86,14 @@ def fields_of(number: int) -> dict[str, Scalar]:
 
 
 def lead(line: Pipeline, number: int, prefix: str = "lead", **fields: Scalar) -> Record:
-    """A lead of that person, in one of the workspaces. `fields`: what else is known of him."""
+    """A lead of this person in one of the workspaces. `fields`: other data of the person."""
     name = line.names[number % len(line.names)]
     value = msgspec.json.encode(Lead({**fields_of(number), **fields}, lead_id=f"{prefix}-{number}", workspace=name))
     return Record(line.settings.names.leads, name.encode(), value, (), line.settings.home(name))
 
 
 def known(line: Pipeline, number: int, days: float) -> Record:
-    """What an earlier life of the system published of that person, under another id."""
+    """A result that was published for this person earlier, under another lead id."""
     name, fields = line.names[number % len(line.names)], fields_of(number)
     made = Result(
         lead_id=f"before-{number}",
@@ -110,7 +112,7 @@ def known(line: Pipeline, number: int, days: float) -> Record:
 
 
 async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -> None:
-    """Wait until the worker has put so many people's entries into Redis."""
+    """Wait until the worker has put the entries of this many people into Redis."""
     deadline = time.monotonic() + within_s
     async with redis.asyncio.from_url(url) as client:
         while True:
@@ -122,7 +124,7 @@ async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -
 
 
 async def results(line: Pipeline, prefix: str = "lead") -> dict[str, list[tuple[int, Result]]]:
-    """All results of leads so called, with their record's time."""
+    """Return the results of the leads whose id has this prefix, each with the time of its record."""
     found: dict[str, list[tuple[int, Result]]] = defaultdict(list)
     for record in await line.read(line.settings.names.enriched):
         if record.value is not None and (result := _result.decode(record.value)).lead_id.startswith(f"{prefix}-"):
@@ -132,7 +134,7 @@ async def results(line: Pipeline, prefix: str = "lead") -> dict[str, list[tuple[
 
 @dataclass
 class Outage:
-    """What came of it."""
+    """The outcome."""
 
     leads: int
     first: Counter[str] = field(default_factory=Counter)
@@ -149,8 +151,8 @@ class Outage:
 
 
 async def outage(line: Pipeline, server: LocalRedis, leads: int, per_s: float, say: Callable[[str], None]) -> Outage:
-    """Seed, break Clay, publish, flush and stop Redis meanwhile, mend Clay, wait; then compare what is on Kafka and in
-    the simulator.
+    """Fill the cache, break Clay, publish, flush and stop Redis, repair Clay, wait. Then compare Kafka with the
+    simulator.
     """
     fresh, stale = leads * 3 // 10, leads * 3 // 10
     await line.publish([known(line, number, 2 if number < fresh else 40) for number in range(fresh + stale)])

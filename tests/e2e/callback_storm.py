@@ -45,7 +45,7 @@ Disturbance = Literal["kafka", "gateway"]
 
 @dataclass(frozen=True)
 class Plan:
-    """`burst` at once, then `per_s` for `seconds`; the disturbance comes in the middle of these."""
+    """`burst` callbacks at once, then `per_s` for `seconds`. The disturbance comes in the middle of the second part."""
 
     burst: int = 3_000
     per_s: float = 200.0
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass
 class Storm:
-    """What came of it. Times in seconds on one monotonic clock."""
+    """The outcome. Times are seconds on one monotonic clock."""
 
     sent: int = 0
     acknowledged: set[str] = field(default_factory=set)
@@ -68,22 +68,22 @@ class Storm:
 
     @property
     def lost(self) -> set[str]:
-        """Acknowledged, and not on Kafka."""
+        """Return the callbacks that were acknowledged and are not on Kafka."""
         return self.acknowledged - self.stored.keys()
 
     def times(self, *, during: bool) -> list[float]:
-        """Of the requests that overlap the disturbance, or of the others."""
+        """Return the times of the requests that overlap the disturbance, or of the others."""
         first, last = self.disturbed
         return sorted(ended - began for began, ended, _ in self.attempts if (began < last and ended > first) == during)
 
     def p(self, share: float, *, during: bool = False) -> float:
-        """The time within which this share of the requests were answered."""
+        """Return the time within which this share of the requests were answered."""
         times = self.times(during=during) or [0.0]
         return times[min(len(times) - 1, int(share * len(times)))]
 
 
 async def storm(plan: Plan) -> Storm:
-    """Make one."""
+    """Run one."""
     found, children = Storm(), ChildProcesses("callback-storm")
     kafka = LocalKafka()
     try:
@@ -117,7 +117,7 @@ async def _stream(
     gateway: subprocess.Popen[bytes],
     children: ChildProcesses,
 ) -> subprocess.Popen[bytes]:
-    """Each callback at its time, whatever becomes of those before it."""
+    """Send each callback at its time, whether or not earlier ones were answered."""
 
     async def disturb() -> subprocess.Popen[bytes]:
         await asyncio.sleep(plan.seconds / 2)
@@ -149,7 +149,7 @@ async def _stream(
 
 
 async def _deliver(settings: Settings, found: Storm) -> None:
-    """One callback, until it is acknowledged."""
+    """Send one callback until it is acknowledged."""
     number = found.sent
     found.sent += 1
     workspace, lead_id = f"w{number % WORKSPACES}", f"lead-{number}"
@@ -180,7 +180,7 @@ def _request(method: str, path: str, body: bytes = b"") -> bytes:
 
 
 async def _status(settings: Settings, request: bytes) -> int:
-    """The status of the answer, 0: there was none. A connection each; no library, whose time would be measured too."""
+    """Return the status of the answer, or 0 if there is none. Without a library, whose time would be measured too."""
     try:
         async with asyncio.timeout(_REQUEST_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", settings.http.gateway_port)

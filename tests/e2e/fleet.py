@@ -28,7 +28,7 @@ REFUSED: Final = frozenset({*range(300, 500), 503}) - {408}
 
 
 class Request(msgspec.Struct, tag_field="kind", tag="request"):
-    """A line of the simulator's ledger: a request, and how it ended. `at_ms` is its arrival."""
+    """A request in the simulator's ledger and how it ended. `at_ms` is when it arrived."""
 
     seq: int
     at_ms: int
@@ -60,7 +60,7 @@ class Member:
         return self.alive and psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL."""
         self.process.kill()
         self.process.wait(10)
 
@@ -71,28 +71,28 @@ class Member:
         self.process.send_signal(signal.SIGCONT)
 
     async def ended(self, within_s: float) -> int:
-        """Its exit code."""
+        """Wait for its end. Return its exit code."""
         return await asyncio.to_thread(self.process.wait, within_s)
 
     def said(self) -> list[str]:
-        """What it wrote to stderr, line by line."""
+        """Return the lines of its stderr."""
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
 
     def logged(self) -> list[dict[str, Any]]:
-        """Its log: what it said, without what was for people."""
+        """Return its log events, without the lines for people."""
         return [json.loads(line) for line in self.said() if line.startswith("{")]
 
     def last_words(self) -> list[str]:
-        """What it said for people; the log is JSON, a line an event."""
+        """Return its lines for people; each log event is a line of JSON."""
         return [line for line in self.said() if not line.startswith("{")]
 
     def answers(self) -> bool:
-        """Whether it is so far that it serves its metrics."""
+        """True if it serves its metrics."""
         with socket.socket() as probe:
             return probe.connect_ex((LOOPBACK, self.port)) == 0
 
     def ready(self) -> bool:
-        """Whether it has partitions and serves them."""
+        """True if it has partitions and serves them."""
         try:
             with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/readyz", timeout=1) as answer:
                 return bool(answer.status == 200)
@@ -100,14 +100,14 @@ class Member:
             return False
 
     async def joined(self, within_s: float) -> None:
-        """Its part of the partitions is assigned: it says that it is ready."""
+        """Wait until its partitions are assigned: it reports that it is ready."""
         deadline = time.monotonic() + within_s
         while not await asyncio.to_thread(self.ready):
             assert time.monotonic() < deadline, f"no partition within {within_s} s: {self.said()[-3:]}"
             await asyncio.sleep(0.1)
 
     def sent(self) -> dict[str, float]:
-        """Leads written ahead by this worker, by workspace, as its metrics tell; empty when it does not answer."""
+        """Return the leads that it wrote ahead, by workspace, from its metrics. Empty if it does not answer."""
         try:
             with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/metrics", timeout=1) as answer:
                 return {name: float(count) for name, count in _SENT.findall(answer.read().decode())}
@@ -116,7 +116,7 @@ class Member:
 
 
 class Fleet(Pipeline):
-    """Workers by name of their number; all that ever ran are in `members`."""
+    """A pipeline with several workers. `members` has all that ever ran."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -125,16 +125,18 @@ class Fleet(Pipeline):
         self._ledger_read = 0
 
     def join(self, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")) -> Member:
-        """One more worker."""
+        """Start another worker."""
         self.members.append(self.member(self.start("worker", bootstrap=bootstrap, program=program)))
         return self.members[-1]
 
     def member(self, process: subprocess.Popen[bytes]) -> Member:
-        """A process that was started here."""
+        """Wrap a process that was started here."""
         return Member(process, self.ports[process.pid], self.logs[process.pid])
 
     async def owners(self, within_s: float = 10) -> dict[str, Member]:
-        """Who sends the leads of each workspace: whoever's count rises. All workspaces must have a load."""
+        """Return which member sends the leads of each workspace: its count rises. All workspaces must have leads to
+        send.
+        """
         first = await self._counts()
         found: dict[str, Member] = {}
         deadline = time.monotonic() + within_s
@@ -148,7 +150,7 @@ class Fleet(Pipeline):
         return found
 
     async def spread(self, members: Iterable[Member], within_s: float) -> dict[str, Member]:
-        """Wait until each of these, and nobody else, sends for some workspace."""
+        """Wait until each of these members sends for some workspace, and no other member does."""
         wanted, deadline = set(members), time.monotonic() + within_s
         while set((owners := await self.owners(within_s)).values()) != wanted:
             if time.monotonic() > deadline:
@@ -162,7 +164,7 @@ class Fleet(Pipeline):
     # ------------------------------------------------------------------------------------------- Clay's own account
 
     def requests(self) -> list[Request]:
-        """All requests to Clay so far, from the simulator's ledger file."""
+        """Return all requests to Clay so far, from the simulator's ledger file."""
         with (self.directory / "ledger.jsonl").open("rb") as file:
             file.seek(self._ledger_read)
             for line in file:
@@ -174,7 +176,7 @@ class Fleet(Pipeline):
         return self._requests
 
     async def first_request(self, workspaces: Iterable[str], after_ms: int, within_s: float) -> dict[str, int]:
-        """When (ms after `after_ms`) the first request of each workspace came in."""
+        """Return when the first request of each workspace arrived, in ms after `after_ms`."""
         missing, found = set(workspaces), dict[str, int]()
         deadline = time.monotonic() + within_s
         seen = 0
@@ -190,7 +192,7 @@ class Fleet(Pipeline):
         return found
 
     def posted_again(self) -> dict[str, list[Request]]:
-        """Leads with a POST after one that was not refused: what must never happen."""
+        """Return the leads that were sent again after a POST that was not refused. This must never happen."""
         by_lead: dict[str, list[Request]] = defaultdict(list)
         for request in self.requests():
             if request.lead_id is not None:
@@ -204,9 +206,9 @@ class Fleet(Pipeline):
     # ----------------------------------------------------------------------------------------------------- verdicts
 
     async def until_rest(self, count: int, timeout_s: float, *, duplicates: int = 0) -> None:
-        """Wait until so many records came to rest, and check that nothing was lost, sent twice or told wrongly.
+        """Wait until this many records are finished. Check that none was lost, sent twice or reported wrongly.
 
-        They are good leads of different people, but for `duplicates`: each is sent, or parked for it may have been.
+        They are good leads of different people, except `duplicates` of them. Each is accepted, or parked as uncertain.
         """
         rest = OVER - {"rerouted"}
         await self.until(
@@ -229,7 +231,7 @@ class Fleet(Pipeline):
                 assert history[-2].status == "send_uncertain", f"parked for nothing: {self.tell(history[-1].lead_id)}"
 
     def tell(self, lead_id: str) -> str:
-        """All that is known of a lead, for a person."""
+        """Return everything that is known of a lead, as text."""
         lines = [
             f"{event.at_ms} {event.origin}#{event.seq} {event.status} {event.reason}"
             for history in self.histories.values()
@@ -245,5 +247,5 @@ class Fleet(Pipeline):
 
 
 def now_ms() -> int:
-    """Epoch ms, the simulator's clock."""
+    """Return the time of the simulator's clock, epoch ms."""
     return time.time_ns() // 1_000_000

@@ -41,7 +41,7 @@ Freeze = Callable[[str], None]
 
 
 def install(station: str, directory: Path) -> None:
-    """Patch the worker so that it freezes there, once."""
+    """Patch the worker so that it freezes at that step, once."""
 
     def freeze(lead_id: str) -> None:
         here = directory / f"{station}.lead"

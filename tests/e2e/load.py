@@ -1,4 +1,4 @@
-"""A steady load of leads, good and bad, so that whatever happens to the system happens to leads at every station."""
+"""A steady load of good and bad leads, so that a fault hits leads at every step."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _CODECS: Final = (None, None, None, None, "gzip", "snappy", "lz4", "zstd")
 
 
 class Load:
-    """`async with Load(...)`: publishes until the block ends; then all of it is on Kafka.
+    """`async with Load(...)` publishes until the block ends. Then all records are on Kafka.
 
-    per_s: records a second, over all workspaces. mixed: the shares of `MIXED` are among them; some records have headers
-    as other programs may write them, and batches are compressed with every codec of Kafka.
+    per_s: records a second over all workspaces. mixed: add the shares of `MIXED`, headers of other programs on some
+    records, and every codec of Kafka.
     """
 
     def __init__(self, line: Pipeline, per_s: float, *, mixed: bool = False, seed: int = 1) -> None:
@@ -117,7 +117,7 @@ class Load:
         return record
 
     def _lead(self, number: int, workspace: str) -> Record:
-        """A good lead. In a mixed load some have two strong identifiers."""
+        """Return a good lead. In a mixed load some have two strong identifiers."""
         if not self._shares or number % _LINKED_EVERY:
             return self._line.lead(number, workspace)
         fields: dict[str, Scalar] = {
@@ -128,7 +128,7 @@ class Load:
         return self._line.lead(number, workspace, fields=fields)
 
     def _same_person(self, record: Record) -> Record:
-        """The person of a record under a new id, known by any non-empty choice of the strong identifiers."""
+        """Return a lead of the same person under a new id, with some of the person's strong identifiers."""
         lead = msgspec.json.decode(record.value or b"", type=Lead)
         strong = [name for name in ("email", "linkedin_url") if name in lead.fields]
         kept = self._rng.sample(strong, self._rng.randint(1, len(strong)))

@@ -1,4 +1,4 @@
-"""The whole system as real processes on a namespace of its own, judged from outside: topics and the ledger of Clay."""
+"""The whole system as real processes in a namespace of its own, checked from outside: topics and Clay's ledger."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OVER: frozenset[Status] = frozenset(
 
 
 class Pipeline:
-    """`async with Pipeline(...) as line:` has the simulator and the topics; workers are started by the test."""
+    """`async with Pipeline(...) as line:` starts the simulator and creates the topics. The test starts the workers."""
 
     def __init__(
         self,
@@ -158,9 +158,9 @@ read_model_path = "{self.directory}/model.sqlite"
     def start(
         self, command: str, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")
     ) -> subprocess.Popen[bytes]:
-        """`stream-app worker` or `replay` as a process of its own, with ports of its own.
+        """Start `stream-app worker`, `replay` or `gateway` as a process with ports of its own.
 
-        bootstrap: another way to the same broker. program: another one that takes the same arguments.
+        bootstrap: another address of the same broker. program: another program that takes the same arguments.
         """
         number = len(self._logs)
         config = self.directory / f"{command}-{number}.toml"
@@ -178,12 +178,12 @@ read_model_path = "{self.directory}/model.sqlite"
         return process
 
     async def stop(self, process: subprocess.Popen[bytes], grace_s: float = 40) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM. Return the exit code."""
         await asyncio.to_thread(end, process, grace_s=grace_s)
         return process.returncode
 
     async def get(self, process: subprocess.Popen[bytes], path: str) -> str:
-        """What a process answers on its port for operations. Raises OSError for anything but 200."""
+        """Return what a process answers on its port for operations. Raises OSError for any status but 200."""
 
         def ask() -> str:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[process.pid]}{path}", timeout=10) as answer:
@@ -192,7 +192,7 @@ read_model_path = "{self.directory}/model.sqlite"
         return await asyncio.to_thread(ask)
 
     async def run(self, *argv: str) -> tuple[int, str]:
-        """A command of the CLI: exit code and stdout."""
+        """Run a command of the CLI. Return its exit code and its output."""
         ran = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "stream_app", argv[0], "--config", str(self._config), *argv[1:]],
@@ -207,7 +207,7 @@ read_model_path = "{self.directory}/model.sqlite"
     # --------------------------------------------------------------------------------------------- in and out
 
     async def publish(self, records: Iterable[Record]) -> None:
-        """Raw records, each to the partition that it names."""
+        """Write raw records, each to the partition that it names."""
         producer = kafka_producer(bootstrap_servers=self.bootstrap, enable_idempotence=True, max_request_size=4 * 2**20)
         await producer.start()
         try:
@@ -219,7 +219,7 @@ read_model_path = "{self.directory}/model.sqlite"
             await producer.stop()
 
     def lead(self, number: int, workspace: str, **changes: Any) -> Record:
-        """A good lead as a record of `leads`, in its home partition."""
+        """Return a good lead as a record of `leads`, in its home partition."""
         fields: dict[str, Scalar] = {
             "email": f"person{number}@example.com",
             "first_name": "Ada",
@@ -230,11 +230,11 @@ read_model_path = "{self.directory}/model.sqlite"
         return Record(self.settings.names.leads, workspace.encode(), value, (), self.settings.home(workspace))
 
     def leads(self, count: int) -> list[Record]:
-        """Good leads, dealt to the workspaces in turn."""
+        """Return good leads, one workspace after the other."""
         return [self.lead(number, self.names[number % len(self.names)]) for number in range(count)]
 
     async def until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Wait for it, or fail with what was seen instead."""
+        """Wait for the condition, or fail with the statuses that were seen."""
         deadline = time.monotonic() + timeout_s
         while not done():
             if time.monotonic() > deadline:
@@ -244,7 +244,7 @@ read_model_path = "{self.directory}/model.sqlite"
             await asyncio.sleep(0.05)
 
     async def until_over(self, count: int, timeout_s: float) -> None:
-        """Wait until that many histories rest."""
+        """Wait until this many histories are finished."""
         await self.until(
             lambda: sum(history[-1].status in OVER for history in list(self.histories.values())) >= count,
             timeout_s,
@@ -252,16 +252,16 @@ read_model_path = "{self.directory}/model.sqlite"
         )
 
     def last(self) -> Counter[str]:
-        """How many histories stand at which status."""
+        """Count the histories by their last status."""
         return Counter(history[-1].status for history in list(self.histories.values()))
 
     def summary(self) -> dict[str, Any]:
-        """The simulator's own account: `leads` has how many rows it made of each lead."""
+        """Return the simulator's own account. `leads` has how many rows it made of each lead."""
         with urllib.request.urlopen(f"{self._control}/ledger/summary?leads=all", timeout=30) as answer:
             return dict(json.load(answer))
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
-        """Tell the simulator; see `stream-app sim --help`."""
+        """Send a control request to the simulator; see `stream-app sim --help`."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self._control}{path}", data, method=method)
         request.add_header("content-type", "application/json")
@@ -269,13 +269,13 @@ read_model_path = "{self.directory}/model.sqlite"
             return json.load(answer)
 
     async def read(self, topic: str) -> list[Any]:
-        """All records of a topic as a read_committed consumer sees them."""
+        """Return all committed records of a topic."""
         return await read_topic(self.bootstrap, topic, self.settings.kafka.partitions)
 
     # -------------------------------------------------------------------------------------------------- judges
 
     def check_histories(self) -> None:
-        """Invariant 6: the events of each origin are a legal path, in sequence, each once."""
+        """Check that the events of each input are a legal path, in sequence, each once."""
         for origin, history in self.histories.items():
             assert [event.seq for event in history] == list(range(1, len(history) + 1)), (origin, history)
             before: Status | None = None
@@ -284,7 +284,7 @@ read_model_path = "{self.directory}/model.sqlite"
                 before = event.status
 
     def check_logs(self) -> None:
-        """Invariant 8: no process of ours wrote down whom its leads are about."""
+        """Check that no process wrote an address of its leads to its log."""
         for log in self.logs.values():
             assert not [line for line in _lines(log) if "@example.com" in line], log.name
 
@@ -328,7 +328,7 @@ read_model_path = "{self.directory}/model.sqlite"
 
 
 async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
-    """All records of a topic as a read_committed consumer sees them."""
+    """Return all committed records of a topic."""
     consumer = _consumer(bootstrap)
     await consumer.start()
     try:

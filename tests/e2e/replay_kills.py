@@ -46,7 +46,7 @@ say = Console(stderr=True).print
 
 
 def bad(line: Pipeline) -> list[Record]:
-    """Inputs that are refused before Clay hears of them, for three reasons."""
+    """Inputs that are rejected before they reach Clay, for three reasons."""
     names, home = line.settings.names, line.settings.home("w0")
     values = [b"{", json.dumps({"fields": {"title": "x"}}).encode()]
     values.append(json.dumps({"destination": "nowhere", "fields": {"email": "a@example.com"}}).encode())
@@ -54,14 +54,14 @@ def bad(line: Pipeline) -> list[Record]:
 
 
 def foreign(line: Pipeline) -> list[Record]:
-    """Letters that another program wrote, half of the leads among them with force."""
+    """Dead letters that another program wrote. Half of their leads have `force`."""
     names, home = line.settings.names, line.settings.home("w0")
     leads = [line.lead(10_000 + number, "w0", force=number % 2 == 0).value for number in range(FOREIGN - NO_LEADS)]
     return [Record(names.dlq, None, value, (), home) for value in (*leads, *[b"no lead"] * NO_LEADS)]
 
 
 async def kill_often(line: Pipeline, kills: int, rng: random.Random) -> None:
-    """A replay process after the other, each killed at a random moment; the last one stays until all is passed."""
+    """Run one replay process after the other, each killed at a random moment. The last one stays until all is done."""
     for _ in range(kills):
         replay = line.start("replay")
         await asyncio.sleep(rng.uniform(2.5, 10))
@@ -79,7 +79,7 @@ async def kill_often(line: Pipeline, kills: int, rng: random.Random) -> None:
 
 
 async def reset_when_empty(kafka: Broker, line: Pipeline, *how: str) -> None:
-    """A process that was killed counts as at work until its session has timed out."""
+    """Reset the offsets. A killed process counts as a member of the group until its session times out."""
 
     async def refused() -> str:
         try:
@@ -92,7 +92,7 @@ async def reset_when_empty(kafka: Broker, line: Pipeline, *how: str) -> None:
 
 
 def judge(line: Pipeline) -> None:
-    """What must hold at any time of rest."""
+    """Check what must hold whenever nothing is under way."""
     line.check_histories()
     for history in line.histories.values():
         steps = Counter((event.status, event.epoch) for event in history)
@@ -105,8 +105,8 @@ def judge(line: Pipeline) -> None:
 
 
 def each_once(line: Pipeline, total: int) -> None:
-    """Each record has told its history. A killed process publishes some letters again, and of another program's, which
-    belong to no history, each copy begins one of its own: it is a duplicate, or refused as its letter was.
+    """Check that each record has one history. A killed process publishes some dead letters again. A copy of another
+    program's dead letter belongs to no history and begins its own: a duplicate, or refused as its dead letter was.
     """
     told = Counter(history[0].lead_id for history in line.histories.values() if history[-1].status != "duplicate")
     leads = {lead_id: times for lead_id, times in told.items() if not lead_id.startswith("record:")}
@@ -161,7 +161,7 @@ async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
 
 
 def uncertain_in(line: Pipeline) -> int:
-    """Leads that are parked because they may be at Clay."""
+    """Return the leads that are parked because Clay may have them."""
     return sum(
         history[-1].status == "parked" and any(event.status == "send_uncertain" for event in history)
         for history in line.histories.values()

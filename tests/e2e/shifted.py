@@ -1,4 +1,4 @@
-"""A worker whose wall clock is another one: `python tests/e2e/shifted.py SHIFT_MS worker --config ...`."""
+"""A worker with a shifted wall clock: `python tests/e2e/shifted.py SHIFT_MS worker --config ...`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream_app.ops.clock import SystemClock
 
 
 def install(shift_ms: int) -> None:
-    """Every look at the clock is that much later."""
+    """Shift the clock that the worker reads."""
 
     def now_ms(self: SystemClock) -> int:
         return time.time_ns() // 1_000_000 + shift_ms

@@ -1,4 +1,4 @@
-"""Any bytes, any size, any JSON: each becomes one rejected or duplicate lead, and the next one goes through."""
+"""Any bytes, any size, any JSON: each becomes one rejected or duplicate lead, and the next lead is processed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
 
 
 def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
-    """JSON alone, a line for each rejected record with its lead id and trace id, and nothing personal."""
+    """The log is JSON only, has a line for each rejected record with lead id and trace id, and no personal data."""
     lines = [json.loads(text) for text in said.splitlines()]
     rejected = [event for event in ends.values() if event.status == "rejected_invalid"]
     told = sorted((line["lead_id"], line["trace_id"]) for line in lines if line["event"] == "rejected_invalid")
@@ -118,7 +118,7 @@ def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
 
 
 async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:
-    """Each rejected record is one dead letter: its raw bytes (cut where they are too many), all else in headers."""
+    """Each rejected record is one dead letter: its raw bytes (cut if there are too many), the rest in headers."""
     rejected = {name for name, event in ends.items() if event.status == "rejected_invalid"}
     dead_letters = {
         dict(record.headers)["stream-app-origin"].decode(): record
@@ -142,7 +142,7 @@ async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dic
 
 
 async def _publish_compressed(bootstrap: str, topic: str, partition: int, value: bytes) -> None:
-    """A batch that is small on the wire and larger than any topic takes once it is unpacked."""
+    """Publish a batch that is small on the wire and larger than any topic accepts once it is unpacked."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=8 * 2**20)
     await producer.start()
     try:
@@ -152,7 +152,7 @@ async def _publish_compressed(bootstrap: str, topic: str, partition: int, value:
 
 
 async def _publish_nothing(bootstrap: str, topic: str, partition: int) -> None:
-    """A record with neither key nor value, as other clients may write it."""
+    """Publish a record with neither key nor value, as other clients may write it."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
     try:

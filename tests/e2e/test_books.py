@@ -1,4 +1,4 @@
-"""The books on real Kafka: right at every moment of a busy line, and not silent about a lead that is lost."""
+"""The books on real Kafka: they balance at every moment of a busy pipeline, and name a lead that is lost."""
 
 from __future__ import annotations
 

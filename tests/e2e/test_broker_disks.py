@@ -1,4 +1,4 @@
-"""A broker whose disk is full, and what Kafka itself forgets while one of its brokers is away."""
+"""A broker whose disk is full, and transactions that Kafka leaves open while a broker is away."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
-    """KAFKA_STORAGE_ERROR: the events are alone on a disk that is full; the broker's other disk is not.
+    """KAFKA_STORAGE_ERROR: only the status topic is on the disk that is full.
 
-    Kafka takes a disk that failed back when it is started again, no earlier.
+    Kafka uses a disk that failed again only after a restart.
     """
     status = f"{namespace}leads.status"
     told = rf"{status}/\d (did not take it: KafkaStorageError, its log cannot be written|has no leader): look at"
@@ -59,7 +59,7 @@ async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tm
 
 @pytest.mark.long
 async def test_the_only_disk_is_full(broker: ProxiedKafka, namespace: str) -> None:
-    """A broker that cannot write anywhere ends. One worker waits for it, another is started meanwhile."""
+    """A broker that cannot write anywhere exits. One worker waits for it, another one starts meanwhile."""
     await no_write_succeeds(broker, namespace)
 
 
@@ -68,9 +68,9 @@ async def test_the_only_disk_is_full(broker: ProxiedKafka, namespace: str) -> No
 async def test_a_transaction_that_kafka_left_open_ends_as_the_coordinator_decided(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, how: str
 ) -> None:
-    """Its partitions have no leader when it ends: Kafka calls it ended, and hides all that is there for ever.
+    """Its partitions have no leader when it ends: Kafka reports it as ended, and never shows its records.
 
-    One that is still open is not fenced meanwhile, for Kafka would forget the same of that.
+    One that is still open is not fenced meanwhile, because Kafka would leave that end out, too.
     """
     state, events = f"{namespace}state", f"{namespace}events"
     async with to_lose(broker, tmp_path / "second", state, events) as second:
@@ -100,7 +100,7 @@ async def test_a_transaction_that_kafka_left_open_ends_as_the_coordinator_decide
 async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
     broker: ProxiedKafka, namespace: str, tmp_path: Path
 ) -> None:
-    """Kafka told that it was committed; were the next transaction begun, its abort would take it back."""
+    """Kafka reported the commit. An abort of the next transaction would take the committed records back."""
     state, events = f"{namespace}state", f"{namespace}events"
     async with to_lose(broker, tmp_path / "second", events) as second:
         async with admin(broker.bootstrap) as client:
@@ -128,7 +128,7 @@ async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
 
 
 async def no_write_succeeds(kafka: LocalKafka, namespace: str) -> None:
-    """All of the broker's fail, as on a full disk (EFBIG instead of ENOSPC), until it is started again."""
+    """Let all writes of the broker fail, as on a full disk (EFBIG instead of ENOSPC), until it is started again."""
     # The coordinator's own log is on that disk, so the broker may also give the transactions up before it ends.
     told = r"the transaction failed \((no answer within 2 s|.*: look at|.*NotCoordinatorForGroupError)"
     async with loaded(kafka, namespace, says=told) as line:
@@ -142,7 +142,7 @@ async def no_write_succeeds(kafka: LocalKafka, namespace: str) -> None:
 
 
 async def keep_apart(line: Fleet, kafka: LocalKafka, topic: str, disk: Path, others: Path) -> None:
-    """Say on which of a broker's two disks a running topic is, alone; all others are on the other one."""
+    """Put one topic alone on one of a broker's two disks, and all others on the other disk."""
     async with admin(kafka.bootstrap) as client:
         partitions = [
             {
@@ -165,5 +165,5 @@ def ledger_of(kafka: LocalKafka, state: str, events: str, take_over_s: float = 2
 
 
 def logs_on(disk: Path) -> set[str]:
-    """The partitions there, and those on their way to it; not those that Kafka will delete in a while."""
+    """Return the partitions on this disk and those on their way to it, without those that Kafka will delete."""
     return {path.name for path in disk.iterdir() if path.is_dir() and not path.name.endswith("-delete")}

@@ -1,6 +1,6 @@
-"""The broker fails in every way in the middle of a load: the worker waits, says so, and goes on by itself.
+"""The broker fails in many ways under load: the worker waits, reports it, and continues by itself.
 
-Judged afterwards from outside: nothing lost, nothing sent twice, every history legal, and the books balance.
+Checked afterwards from outside: nothing lost, nothing sent twice, every history legal, and the books balance.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def test_a_broker_restarts(broker: ProxiedKafka, namespace: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_a_broker_is_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
-    """Nobody can take over meanwhile, but whoever is told to stop can."""
+    """No worker can take over meanwhile, but a worker can be stopped."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
         worker, other = line.members[0], line.join()
         await line.spread([worker, other], 30)
@@ -57,7 +57,7 @@ async def test_connections_are_reset_repeatedly(broker: ProxiedKafka, namespace:
 
 @pytest.mark.long
 async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
-    """NOT_ENOUGH_REPLICAS: the events' topic has a replica on a broker that is gone, and wants both."""
+    """NOT_ENOUGH_REPLICAS: the status topic has a replica on a broker that is gone, and needs both."""
     where = rf"{namespace}leads\.status/\d did not take it: NotEnoughReplicasError, fewer of its replicas are in sync"
     async with loaded(broker, namespace, says=where) as line:
         status = line.settings.names.status
@@ -74,7 +74,7 @@ async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: 
 
 @pytest.mark.long
 async def test_records_are_too_large(broker: ProxiedKafka, namespace: str) -> None:
-    """MESSAGE_TOO_LARGE, for whatever the line says: it tries again, and ever more rarely."""
+    """MESSAGE_TOO_LARGE for every record: the worker tries again, less and less often."""
     async with loaded(broker, namespace, says="did not take it: MessageSizeTooLargeError") as line:
         status = line.settings.names.status
         was = await alter(line, status, "max.message.bytes", "100")

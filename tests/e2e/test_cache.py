@@ -1,4 +1,4 @@
-"""What is remembered, on a real Kafka and a real Redis: outages bridged, credits saved, no cache ever needed."""
+"""The cache on a real Kafka and a real Redis: outages bridged, credits saved, and the cache never required."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.mark.long
 async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(kafka: Broker, namespace: str) -> None:
-    """Redis loses everything in the middle of it, and then itself: that costs nothing but hits."""
+    """Redis is flushed and then stopped in its middle, which costs only hits."""
     with LocalRedis() as server:
         async with pipeline(kafka.bootstrap, namespace, server.url, degrade=True, more=PATIENT) as line:
             seen = await outage(line, server, 1_000, 250, lambda text: None)
@@ -137,7 +137,7 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
 
 
 async def looked_up(line: Pipeline, who: str, results: int | None = None) -> list[FoundLead]:
-    """What the gateway says of a lead or person, once it knows of so many results of his."""
+    """Return the gateway's answer about a lead or person, once it has this many results."""
     deadline = time.monotonic() + 60
     while True:
         found = (await asyncio.to_thread(find, line.settings, who)).leads
@@ -148,7 +148,7 @@ async def looked_up(line: Pipeline, who: str, results: int | None = None) -> lis
 
 
 async def gone(line: Pipeline, url: str, entries: int) -> None:
-    """Wait until there are only so many people's entries in Redis."""
+    """Wait until Redis has the entries of only this many people."""
     async with redis.asyncio.from_url(url) as client:
         pattern = f"{line.settings.kafka.namespace}*:person:*"
         deadline = time.monotonic() + 60

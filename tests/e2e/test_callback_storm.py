@@ -1,4 +1,4 @@
-"""A short storm of callbacks in each run; the long one, with its times, by `python -m tests.e2e.callback_storm`."""
+"""A short storm of callbacks. `python -m tests.e2e.callback_storm` runs the long one and prints its times."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Three brokers, one of which goes, comes or hangs: every lane goes on within the session timeout and 10 s.
+"""Three brokers, one of which stops, starts or hangs: every lane continues within the session timeout and 10 s.
 
-All leads are on Kafka before the first fault, so a lane that POSTs nothing stands. Nothing is lost or sent twice.
+All leads are on Kafka before the first fault, so a lane without a POST is a stopped lane. Nothing is lost or sent
+twice.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_processes_and_commands_start_while_a_broker_hangs(cluster: LocalCluster, namespace: str) -> None:
-    """Processes and commands alike: the coordinator of the worker's group hangs, and stays so."""
+    """The coordinator of the worker's group hangs all the time."""
     async with Fleet(
         cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S
     ) as line:

@@ -1,4 +1,4 @@
-"""Deferred, dead and parked letters have the same tools, and all leave out people who are on the suppression list."""
+"""Deferred, dead and parked records have the same tools, and all of them leave out suppressed people."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
 
 
 async def suppress(line: Pipeline, *numbers: int) -> None:
-    """Put these leads' people on the list; each partition knows when this returns."""
+    """Suppress the people of these leads. Each partition knows them when this returns."""
     people = [f"person{number}@example.com" for number in numbers]
     code, said = await line.run("suppress", "add", *people, "--why", "objected")
     assert code == 0, said
 
 
 async def shown(line: Pipeline, topic: str) -> None:
-    """`dlq show` of the topic's letters: the value of nobody who is on the list, whoever asks for it."""
+    """`dlq show` of the topic's records: it shows the value of no suppressed person."""
     seen: dict[bool, dict[str, Any]] = {}
     for dead_letter in (await line.read(topic))[:3]:
         place = f"{topic}/{dead_letter.partition}/{dead_letter.offset}"

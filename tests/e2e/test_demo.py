@@ -1,4 +1,4 @@
-"""The demo as a user runs it: it ends by itself with books that balance, and leaves nothing behind, Ctrl-C included."""
+"""The demo as a user runs it: it ends with books that balance and leaves nothing behind, also after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ ARGV = [sys.executable, "-m", "stream_app", "demo"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Of a user without a broker, whose temporary files are all in one place; that place must be empty afterwards."""
+    """The environment of a user without a broker. All temporary files are in one folder, which must be empty at the
+    end.
+    """
     place = Path(tempfile.mkdtemp(dir=tmp_path))
     yield {**{k: v for k, v in os.environ.items() if k != "KAFKA_BOOTSTRAP"}, "TMPDIR": str(place)}
     assert list(left_files(place)) == [], "files are left behind"
@@ -35,7 +37,7 @@ def left_files(place: Path) -> Iterator[Path]:
 
 
 def users_of(place: Path) -> list[str]:
-    """Command lines of the processes that work in that place or name it."""
+    """Return the command lines of the processes that work in that folder or name it."""
     found = []
     for process in psutil.process_iter():
         try:

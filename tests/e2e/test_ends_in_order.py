@@ -1,4 +1,4 @@
-"""How processes end: with one line that says why, and never with a traceback for what an operator did."""
+"""How processes end: with one line that gives the cause, and without a traceback for what an operator did."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 async def test_a_process_that_is_stopped_together_with_kafka_ends_cleanly(broker: ProxiedKafka, namespace: str) -> None:
-    """As `kill $KAFKA $REPLAY` does. Seen: "crashed", critical, for the replay checkpoint could not be saved."""
+    """As `kill $KAFKA $REPLAY` does. It once logged a critical "crashed", because the checkpoint could not be saved."""
     async with Fleet(broker.bootstrap, namespace, 1) as line:
         members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway")}
         for name in ("worker", "replay"):
@@ -49,5 +49,5 @@ async def test_a_workspace_that_was_moved_is_refused_in_one_line(kafka: Broker, 
 
 
 def is_calm(member: Member) -> bool:
-    """Whether it said nothing that looks like a bug."""
+    """True if its log has nothing that looks like a bug."""
     return not any("Traceback" in text or '"critical"' in text for text in member.said())

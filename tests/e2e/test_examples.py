@@ -32,7 +32,7 @@ title = "{{title}}"
 
 
 async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[str]:
-    """The lines that an example prints, on stderr where it fails."""
+    """Return the lines that an example prints. Fails with its stderr."""
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP": line.bootstrap,
@@ -72,7 +72,7 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
 
 
 async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
-    """Both clients see the same events; after a reset the same group sees them again."""
+    """Both clients see the same events. After a reset the same group sees them again."""
     group, other = f"{status}-group", f"{status}-other"
     events = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
     assert len(events) == int(count)
@@ -94,7 +94,7 @@ async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
 
 
 async def by_the_api(line: Pipeline) -> None:
-    """What the examples do not call, and the forms without an event loop."""
+    """Call what the examples do not call, and the forms without an event loop."""
     config = str(line.directory / "stream_app.toml")
     async with follow_status(config, lead_id="crm-17", from_beginning=True, idle_timeout_s=5) as events:
         statuses = [event.status async for event in events if event.lead_id == "crm-17"]
@@ -109,6 +109,6 @@ async def by_the_api(line: Pipeline) -> None:
 
 
 def statuses_in(config: str) -> list[str]:
-    """The same without an event loop."""
+    """Return the statuses, without an event loop."""
     with follow_status_sync(config, lead_id="crm-17", from_beginning=True, idle_timeout_s=5) as events:
         return [event.status for event in events]

@@ -1,4 +1,4 @@
-"""Headers of other programs: any names, any number, any size. Each lead goes through once, and the books balance."""
+"""Headers of other programs, of any name, number and size: each lead is sent once, and the books balance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORGED = Envelope(origin="web/1/1", seq=3, way="replayed", destination="nowhere
 
 
 def foreign(topic: str, home: int) -> dict[str, Headers]:
-    """Headers by what is foreign about them."""
+    """Return headers by what is unusual about them."""
     return {
         "no_way": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),
         "no_way_again": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),

@@ -1,4 +1,4 @@
-"""The gateway as a process, on a real Kafka: what it acknowledged is there, and it stops in order."""
+"""The gateway as a process on a real Kafka: acknowledged callbacks are there, and it stops cleanly."""
 
 from __future__ import annotations
 

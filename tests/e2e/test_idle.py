@@ -1,4 +1,4 @@
-"""Processes that have nothing to do: they complain of nothing, and they notice that Kafka is gone."""
+"""Idle processes: they report no trouble, and they notice that Kafka is gone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FAUST_LOOKS_S = 1.25
 
 
 async def test_an_idle_process_is_healthy(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faust looks for partitions of which nothing was fetched, after five minutes: those of the rows, which it is not
-    to read, are such for ever. Here after a second.
+    """After five minutes Faust complains of partitions without a fetch. The state's partitions are never fetched by it.
+    Here it complains after a second.
     """
     monkeypatch.setenv("STREAM_PROCESSING_TIMEOUT", "1")
     async with Fleet(kafka.bootstrap, namespace, 1) as line:

@@ -1,4 +1,4 @@
-"""A budget on real Kafka: exact over the turn of the day and through a rebalance."""
+"""Budgets on real Kafka: exact over midnight and through a rebalance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAD = "estimate_credits = 20\nceiling_credits = 20"
 
 @pytest.mark.long
 async def test_budgets_are_renewed_at_midnight_under_load(kafka: Broker, namespace: str) -> None:
-    """60 leads a day, 150 are there, 6 a second go out: a day's are spent while the next one begins."""
+    """A budget of 60 leads a day, 150 leads, 6 a second: the first day's budget is used up when the next day begins."""
     budget = "budget = { credits_per_day = 1200 }"
     async with Fleet(kafka.bootstrap, namespace, 1, workspace=budget, destination=LEAD, rate_per_s=6, burst=1) as line:
         midnight_ms = now_ms() + 30_000  # a busy machine takes long to start a worker
@@ -41,7 +41,7 @@ async def test_budgets_are_renewed_at_midnight_under_load(kafka: Broker, namespa
 
 
 def _accepted(line: Fleet, from_ms: int) -> int:
-    """Leads whose POST was let through from then on, and that Clay took."""
+    """Return the leads whose POST was sent from then on, and that Clay took."""
     shift_ms = DAY_MS - from_ms % DAY_MS if from_ms else 0
     return sum(
         history[-1].status == "accepted" and history[-2].at_ms >= from_ms + shift_ms

@@ -1,4 +1,4 @@
-"""Clay in trouble: an outage wastes few calls and no lead, Retry-After is kept, a refused token loses nothing."""
+"""Clay in trouble: an outage costs few calls and no lead, Retry-After is kept, a refused token loses no lead."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_an_outage_of_one_webhook_costs_few_calls_and_no_lead(kafka: Broke
 
 
 async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: str) -> None:
-    """Half of all requests are answered 429 for a while, with Retry-After: 2; nothing is sent within these 2 s."""
+    """Half of all requests are answered 429 with Retry-After: 2 for a while. Nothing is sent within these 2 s."""
     async with Fleet(kafka.bootstrap, namespace, 2, rate_per_s=20, burst=5) as line:
         await line.publish(line.leads(120))
         line.join()
@@ -85,8 +85,8 @@ async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: s
 
 
 async def test_a_refused_token_loses_no_lead(kafka: Broker, namespace: str) -> None:
-    """vectordotdev/vector#24543: a sink that drops what is answered with 401. Here the lane stops, says whose token it
-    is, sends nothing more, and goes on at once when a worker comes up with the right one.
+    """A sink that drops what is answered 401 loses data (vectordotdev/vector#24543). Here the lane is suspended, names
+    the token, sends nothing more, and continues when a worker with the right token starts.
     """
     token = 'token_env = "TOKEN"'
     script = '[webhooks."w0--crm"]\ntoken = "the right one"\n'

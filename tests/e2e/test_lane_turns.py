@@ -1,4 +1,6 @@
-"""Who goes first: hot leads pass a backfill that gets its share, and a lane that is held delays no other."""
+"""Order between lanes and leads: hot leads overtake a backfill that keeps its share, and a held lane delays no
+other.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ async def test_hot_leads_overtake_a_backfill_that_keeps_its_share(kafka: Broker,
 
 
 def _took(line: Fleet, published: dict[str, int]) -> dict[str, int]:
-    """Lead -> ms from its publication to `accepted`."""
+    """Return by lead the ms from its publication to `accepted`."""
     return {
         history[-1].lead_id: history[-1].at_ms - published[history[-1].lead_id]
         for history in list(line.histories.values())
@@ -46,7 +48,7 @@ def _took(line: Fleet, published: dict[str, int]) -> dict[str, int]:
 
 
 async def test_a_held_lane_delays_no_other(kafka: Broker, namespace: str) -> None:
-    """w0 is refused its token; w1 has a partition of its own, w2 and w3 share w0's and w1's."""
+    """Clay refuses the token of w0. w1 has a partition of its own; w2 and w3 share those of w0 and w1."""
     async with Fleet(kafka.bootstrap, namespace, 4, partitions=2, rate_per_s=50, burst=10) as line:
         line.control("POST", "/control/faults", {"kind": "unauthorized", "workspace": "w0"})
         line.join()
@@ -67,5 +69,5 @@ async def test_a_held_lane_delays_no_other(kafka: Broker, namespace: str) -> Non
 
 
 def _more(line: Fleet, number: int) -> list[Record]:
-    """More of the held lane's, before and behind the others'."""
+    """More leads of the held lane, before and after those of the others."""
     return [line.lead(2_000 + number, "w0")]

@@ -1,4 +1,4 @@
-"""The main job on real Kafka, with real processes: what goes in reaches Clay once, and its history comes out."""
+"""The pipeline on real Kafka with real processes: each lead reaches Clay once, and its history comes out."""
 
 from __future__ import annotations
 

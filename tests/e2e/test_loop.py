@@ -1,4 +1,4 @@
-"""The closed loop on a real Kafka: worker, replay, gateway and a Clay that calls back, badly or not at all any more."""
+"""Callbacks on a real Kafka: worker, replay process, gateway, and a Clay that calls back, wrongly or not at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Loop(Fleet):
     """A fleet whose histories end with Clay's answer."""
 
     def ended(self) -> dict[str, Any]:
-        """The last event of each input record that rests."""
+        """Return the last event of each input record that is finished."""
         last = [history[-1] for history in list(self.histories.values())]
         of_leads = [event for event in last if event.origin.startswith(f"{self.settings.names.leads}/")]
         return {event.origin: event for event in of_leads if event.status in ANSWERED | {"parked"}}
@@ -79,7 +79,7 @@ class Loop(Fleet):
         return sum(event.status in ANSWERED for event in self.ended().values())
 
     def charged(self) -> Counter[str]:
-        """What Clay took for each lead, in credits, less what it gave back."""
+        """Return the credits that Clay charged for each lead, less refunds."""
         found: Counter[str] = Counter()
         for line in self.ledger():
             if line["kind"] in ("charge", "refund"):
@@ -87,7 +87,7 @@ class Loop(Fleet):
         return found
 
     def booked(self) -> Counter[str]:
-        """What the events say that each lead did cost, in credits."""
+        """Return the credits that the events report for each lead."""
         found: Counter[str] = Counter()
         for history in self.histories.values():
             for event in history:
@@ -98,7 +98,7 @@ class Loop(Fleet):
         return [json.loads(line) for line in (self.directory / "ledger.jsonl").read_bytes().splitlines()]
 
     async def until_clay_rests(self, within_s: float) -> None:
-        """No row runs and no callback is to come: what is told after that is all that will ever be told."""
+        """Wait until no row runs and no callback is due: no further event can come."""
 
         def rests() -> bool:
             state = self.control("GET", "/control")
@@ -115,7 +115,9 @@ class Loop(Fleet):
 async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
     kafka: Broker, namespace: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway die. Redis remembers."""
+    """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway are killed. Redis is the
+    cache.
+    """
     monkeypatch.setenv("CACHE_URL", redis_url)
     async with Loop(
         kafka.bootstrap,
@@ -186,8 +188,8 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
 
 @pytest.mark.parametrize("cause", ["credits", pytest.param("auto-run", marks=pytest.mark.long)])
 async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: str, cause: str) -> None:
-    """The credits are used up, or auto-run is off: Clay says 2xx to every lead, and calls back about none. Once that is
-    mended, all goes on.
+    """The credits are used up, or auto-run is off: Clay answers 2xx to every lead and calls back about none. When that
+    is repaired, the lane continues.
     """
     deadline_s, overdue, rate_per_s, burst, leads = 3, 5, 10, 5, 110
     async with Loop(

@@ -1,4 +1,4 @@
-"""Operating lanes live on real Kafka: commands, their answers, and what the leads do from then on."""
+"""Commands to lanes on real Kafka: their answers, and what happens to the leads from then on."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, n
 
 
 def sendings(line: Pipeline, workspace: str) -> list[int]:
-    """When the leads of a workspace were let through."""
+    """Return when the leads of a workspace were sent."""
     steps = (event for history in list(line.histories.values()) for event in history)
     return sorted(step.at_ms for step in steps if step.status == "sending" and step.workspace == workspace)
 
 
 def of_w0(line: Pipeline) -> list[str]:
-    """Leads of the first workspace (even numbers) that Clay has."""
+    """Return the leads of the first workspace (even numbers) that Clay has."""
     return [lead for lead in line.summary()["leads"] if int(lead.removeprefix("lead-")) % 2 == 0]
 
 

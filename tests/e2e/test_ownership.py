@@ -1,4 +1,4 @@
-"""A worker that lost its partitions POSTs nothing that its successor also POSTs, wherever it was stopped."""
+"""A worker that lost its partitions sends no lead that its successor also sends, wherever it was stopped."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ EAGER_CLEANER = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "del
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[ProxiedKafka]:
-    """A broker that can be reached through a proxy, too."""
+    """A broker that can also be reached through a proxy."""
     with ProxiedKafka() as broker:
         yield broker
 
 
 async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka: Broker, namespace: str) -> None:
-    """One worker for each station, all frozen past their session; one more takes all their lanes over."""
+    """One worker is frozen at each step, all past their session. One more worker takes over all their lanes."""
     count = len(STATIONS) + 1
     async with Fleet(kafka.bootstrap, namespace, count, partitions=count, config=CONFIG, script=SLOW) as line:
         script = str(Path(freezing.__file__))
@@ -88,7 +88,9 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka:
 async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
     how: str, own: ProxiedKafka, namespace: str
 ) -> None:
-    """Its broker is gone, Clay is still there. Another takes its lanes over, and it harms none when it is back."""
+    """It cannot reach its broker but can reach Clay. Another worker takes over its lanes and is not disturbed when it
+    returns.
+    """
     async with own.proxy() as proxy, Fleet(own.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line:
         alone, other = line.join(bootstrap=proxy.address), line.join()
         async with Load(line, 80) as load:
@@ -109,7 +111,7 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
 
 @pytest.mark.long
 async def test_compaction_removes_no_row_that_a_guarantee_needs(own: ProxiedKafka, namespace: str) -> None:
-    """Forced while leads are uncertain, and again when all is done: the same leads are duplicates for ever after."""
+    """Compaction runs while leads are uncertain, and again at the end: the same leads are still duplicates."""
     async with Fleet(own.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
         leads = line.leads(600)
         await line.publish(leads)
@@ -130,7 +132,7 @@ async def test_compaction_removes_no_row_that_a_guarantee_needs(own: ProxiedKafk
 
 
 async def _fence(line: Fleet) -> None:
-    """As a successor that dies at once: else what its predecessor left open would keep the log cleaner away."""
+    """Fence as a successor that dies at once. An open transaction would keep the log cleaner away."""
     names = line.settings.names
     for number in range(line.settings.kafka.partitions):
         ledger = TransactionalState(
@@ -141,7 +143,7 @@ async def _fence(line: Fleet) -> None:
 
 
 async def _force_cleaner(line: Fleet) -> None:
-    """Return when each row of the state is there once, but for the newest segment; then as it was before."""
+    """Run the log cleaner until each row is there once, except in the newest segment. Then restore the settings."""
     topic = line.settings.names.state
     await _configure(line, COMPACTED | EAGER_CLEANER)
     await asyncio.sleep(2 * int(EAGER_CLEANER["segment.ms"]) / 1000)
@@ -164,7 +166,7 @@ async def _configure(line: Fleet, config: dict[str, str]) -> None:
 
 
 async def _end_of(member: Member, within_s: float) -> int | None:
-    """The exit code of a worker that ends by itself; None for one that joined the group again, and serves."""
+    """Return the exit code of a worker that ends by itself, or None for one that rejoined the group."""
     try:
         return await member.ended(within_s)
     except subprocess.TimeoutExpired:
@@ -173,7 +175,7 @@ async def _end_of(member: Member, within_s: float) -> int | None:
 
 
 def _check_words(station: str, member: Member, code: int | None) -> None:
-    """A fenced worker says so in one line, and its exit code is not 0."""
+    """A fenced worker reports it in one line and exits with a code other than 0."""
     words = member.last_words()
     assert not any("Traceback" in line for line in member.said()), (station, member.said())
     if code is None:
@@ -185,7 +187,7 @@ def _check_words(station: str, member: Member, code: int | None) -> None:
 
 
 def _check_ends(line: Fleet, leads: dict[str, str]) -> None:
-    """What became of the very lead at which each worker was frozen."""
+    """Check what happened to the leads at which the workers were frozen."""
     by_lead = {history[-1].lead_id: history[-1] for history in line.histories.values()}
     sent = Counter(request.lead_id for request in line.requests())
     where = {station: f"{station}: {line.tell(lead)}" for station, lead in leads.items()}

@@ -1,4 +1,4 @@
-"""Workers come and go under load: nothing is lost, nothing is POSTed twice, and lanes move soon."""
+"""Workers join and leave under load: nothing is lost, nothing is sent twice, and lanes move soon."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
 
 
 async def _moved(line: Fleet, owners: dict[str, Member], gone: Member, at_ms: int, within_s: float) -> float:
-    """Seconds until all lanes of `gone` were served by another worker."""
+    """Return the seconds until another worker served all lanes of `gone`."""
     lanes = [name for name, owner in owners.items() if owner is gone]
     assert lanes
     await gone.ended(within_s)  # what it still sends on its way out is its own
@@ -61,7 +61,7 @@ async def _moved(line: Fleet, owners: dict[str, Member], gone: Member, at_ms: in
 
 
 async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker, namespace: str) -> None:
-    """One lane is stopped by 401, one by its breaker; the third goes on, whoever comes and goes."""
+    """One lane is suspended by 401, one held by its breaker. The third continues while workers join and leave."""
     async with Fleet(kafka.bootstrap, namespace, 3, partitions=3, lane=HELD_FOR_LONG, script=SLOW) as line:
         first, second = line.join(), line.join()
         async with Load(line, 60) as load:

@@ -1,4 +1,4 @@
-"""Dead letters that come back, on real Kafka, rewound by Kafka's own tool."""
+"""Dead letters that return, on real Kafka, rewound by Kafka's own tool."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOWN = {"kind": "status_before", "status": 503}
 
 
 def reset(kafka: Broker, line: Pipeline, *how: str) -> str:
-    """What a user runs."""
+    """Reset the offsets as a user would."""
     names = line.settings.names
     tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
     return kafka.run_tool(tool, "--group", names.replay_app, "--topic", names.dlq, "--reset-offsets", *how, "--execute")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(150)
 
 
 async def ask(line: Pipeline, *argv: str) -> tuple[int, Any]:
-    """A command with --json: its exit code and its document."""
+    """Run a command with --json. Return its exit code and its document."""
     code, said = await line.run(*argv, "--json")
     start, end = said.find("{"), said.rfind("}")
     assert start >= 0, said
@@ -109,13 +109,13 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
 
 
 async def caught_up_line(line: Pipeline) -> None:
-    """The worker has passed all that is in leads.retry."""
+    """The worker has passed all records of leads.retry."""
     names = line.settings.names
     await eventually(lambda: behind(line, {names.worker_app: [names.retry]}), 30)
 
 
 async def rewound(line: Pipeline) -> None:
-    """A replay process has said that it was rewound."""
+    """A replay process has logged the rewind."""
 
     async def silent() -> bool:
         return not any('"rewound"' in log.read_text() for log in line.directory.glob("replay-*.log"))
@@ -124,7 +124,7 @@ async def rewound(line: Pipeline) -> None:
 
 
 async def look_at_the_poison(line: Pipeline) -> None:
-    """Count, show and export: what it is, and nobody's data unless asked."""
+    """Count, show and export: what it is, and personal data only on request."""
     code, counted = await ask(line, "dlq")
     causes = {(each["kind"], each["reason"]): each["count"] for each in counted["causes"]}
     assert (code, causes) == (0, {("failed", "http_503"): 60, ("poison", "invalid_lead"): 2})

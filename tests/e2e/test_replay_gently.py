@@ -1,4 +1,4 @@
-"""Replays in company, on real Kafka: while the lane is held, beside hot leads, by several processes at once."""
+"""Replays on real Kafka while the lane is held, beside hot leads, and by several processes at once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ open_s = 1
 
 @pytest.mark.long
 async def test_replays_do_not_delay_hot_leads(kafka: Broker, namespace: str) -> None:
-    """A lane of 20 a second, 160 dead letters that are all due, 10 hot leads a second: these do not wait."""
+    """A lane of 20 a second, 160 due dead letters and 10 hot leads a second, which must not wait."""
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE, rate_per_s=20) as line:
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(160))

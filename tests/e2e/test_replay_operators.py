@@ -1,4 +1,4 @@
-"""Operators of replays on real Kafka: interrupted by Ctrl-C, two at once, against the budget, before retention."""
+"""Replays by operators on real Kafka: interrupted by Ctrl-C, two at once, against the budget, before retention."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_interrupted_and_concurrent_selections_send_each_dead_letter_once(
 
 
 def operator(line: Pipeline, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """`stream-app replay select --yes` as somebody runs it at a terminal, and what it says."""
+    """Run `stream-app replay select --yes` at a terminal. Return its output."""
     log = line.directory / f"select-{len(list(line.directory.glob('select-*')))}.log"
     config = str(line.directory / "stream_app.toml")
     argv = [sys.executable, "-c", _AT_A_TERMINAL, "replay", "select", "--yes", "--config", config, *more]
@@ -82,7 +82,7 @@ def operator(line: Pipeline, *more: str) -> tuple[subprocess.Popen[bytes], Path]
 
 
 async def ask_in_vain(line: Pipeline) -> None:
-    """What cannot be meant or paid is told, and nothing goes."""
+    """A selection that is wrong or too expensive is refused, and nothing is sent."""
     for argv, code, words in (
         (("plan", "--reason", "no_such_reason"), 1, "0 dead letters match"),
         (("select", "--lead", "nobody", "--yes"), 1, "nothing to send back"),
@@ -109,7 +109,7 @@ async def ask_in_vain(line: Pipeline) -> None:
 
 
 async def rewind_past_what_is_kept(kafka: Broker, line: Pipeline) -> None:
-    """A rewind to a time or an offset before retention goes as far as letters are kept, and says so."""
+    """A rewind to before retention goes back to the oldest dead letter, and reports it."""
     names, home = line.settings.names, line.settings.home("w0")
     replay = line.start("replay")
     await caught_up(line)

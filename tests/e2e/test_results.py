@@ -1,4 +1,4 @@
-"""Results from a real Kafka: the last one of each lead, alone and joined to the file that was published."""
+"""Results from a real Kafka: the last one of each lead, alone and joined to the published file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Kafka as it is run in production: what it refuses is said at once, and the rights that the docs list are enough."""
+"""A secured Kafka: refusals are reported at once, and the documented rights are enough."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROGRAMS: Final = tuple(rights_of(TopicNames(), TIERS_S))
 
 
 def user_of(program: str) -> str:
-    """The SCRAM user that has the rights of this process or command, and no other."""
+    """Return the SCRAM user that has only the rights of this process or command."""
     return program.replace(" ", "_").replace("()", "_function")
 
 
@@ -71,7 +71,7 @@ def tls(authority: Path, certificate: Path | None = None) -> ssl.SSLContext:
 
 
 async def said(kafka: SecureKafka, listener: str, protocol: str, **security: Any) -> str:
-    """What is said of a client with these settings; empty when Kafka takes it."""
+    """Return the error for a client with these settings. Empty if Kafka accepts it."""
     host, _, port = kafka.addresses[listener].rpartition(":")
     found = await diagnose({"security_protocol": protocol, **security}, [(host, int(port))])
     if found is None:
@@ -201,7 +201,7 @@ def test_each_process_and_command_reports_a_refusal_at_once(
 async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
     secure: SecureKafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after a password was changed: the process goes on trying, since it may be changed back."""
+    """As after a change of the password: the process keeps trying, because it may be changed back."""
     options = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram(plain_password="wrong")}
     connection = KafkaConnection(secure.addresses["SASL_SSL"], options)
     names = TopicNames("x.")
@@ -228,7 +228,7 @@ _PREFIXED, _LITERAL, _ALLOW = 4, 3, 3
 
 
 async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
-    """These rights to these users."""
+    """Give these rights to these users."""
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.broker.bootstrap)
     await admin.start()
     try:
@@ -315,7 +315,7 @@ class Secured(Pipeline):
         self._namespace = namespace
 
     def config_of(self, program: str, namespace: str = "") -> Path:
-        """The configuration of one program. `namespace`: another one than the pipeline's."""
+        """Return the configuration of one program. `namespace`: another one than the pipeline's."""
         config = self.directory / f"{user_of(program)}.toml"
         toml = self._toml.replace(self.bootstrap, self._kafka.addresses["SASL_SSL"])
         toml = toml.replace(f'"{self._namespace}"', f'"{namespace or self._namespace}"')
@@ -343,7 +343,7 @@ gateway_ops_port = 0
         return started
 
     async def command(self, program: str, argv: list[str], namespace: str = "") -> tuple[int, str]:
-        """Its exit code and what it printed."""
+        """Run it. Return its exit code and its output."""
         ran = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "stream_app", *on_its_own(argv, self.config_of(program, namespace))],

@@ -1,4 +1,4 @@
-"""Rows that cannot be used, leads that retention took, topics made anew, leads that stand still: each has an answer."""
+"""Unusable rows, leads lost to retention, recreated topics and stalls: each is reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ BAD_ROWS: list[tuple[bytes, bytes, str]] = [
 
 
 async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker, namespace: str) -> None:
-    """One after the other, each taken away again; then the same leads go through, and what is unknown is left alone."""
+    """Each bad row is written and deleted in turn. Then the same leads are processed, and unknown rows are left
+    alone.
+    """
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
         state = line.settings.names.state
         # All in the partition of the bad row: a POST of another one may be under way when its worker stops.
@@ -81,7 +83,7 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
 
 
 async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
-    """Also where Kafka has forgotten the group's offset, as it does when a group is away for long."""
+    """Also if Kafka has deleted the group's offset, as it does when a group is away for long."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         leads, names = line.leads(60), line.settings.names
         log = TopicPartition(names.leads, 0)
@@ -136,7 +138,7 @@ async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, n
 
 @pytest.mark.parametrize(("which", "command"), [("leads", "worker"), ("state", "worker"), ("dlq", "replay")])
 async def test_a_recreated_topic_stops_the_process(which: str, command: str, kafka: Broker, namespace: str) -> None:
-    """Though it is filled again at once, beyond where it ended; and the leads that come again are not sent again."""
+    """Even if it is filled at once beyond its former end. The leads that come again are not sent again."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         names = line.settings.names
         topic = getattr(names, which)
@@ -172,7 +174,7 @@ async def test_a_recreated_topic_stops_the_process(which: str, command: str, kaf
     ],
 )
 async def test_a_stall_is_reported(command: str, patch: str, says: str, kafka: Broker, namespace: str) -> None:
-    """A process in which one thing hangs says so in /readyz and in its metrics, and goes on saying so."""
+    """A process in which one part hangs reports it in /readyz and in its metrics, for as long as it lasts."""
     owner, _, method = patch.rpartition(".")
     program = (
         "import asyncio, sys; from stream_app.cli.main import main\n"
@@ -205,7 +207,7 @@ def member(line: Fleet, command: str, program: Sequence[str] = ("-m", "stream_ap
 
 
 async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:
-    """Ask again and again."""
+    """Wait until the condition holds."""
     async with asyncio.timeout(within_s):
         while True:
             if await true():
@@ -214,24 +216,24 @@ async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:
 
 
 def told(member: Member, event: str) -> list[dict[str, Any]]:
-    """What it logged under that name."""
+    """Return what it logged under that name."""
     return [line for line in member.logged() if line["event"] == event]
 
 
 def lost(member: Member) -> list[tuple[str, int, int, int]]:
-    """What it said that retention took: topic, first and last offset, and how many records at most."""
+    """Return what it reported as lost to retention: topic, first and last offset, and the most records that can be."""
     events = told(member, "lost_to_retention")
     return [(event["topic"], event["first"], event["last"], event["at_most"]) for event in events]
 
 
 async def remove(bootstrap: str, log: TopicPartition, before: int) -> None:
-    """As retention does."""
+    """Delete records as retention does."""
     async with admin(bootstrap) as client:
         await client.delete_records({log: RecordsToDelete(before_offset=before)})
 
 
 async def forget(bootstrap: str, group: str) -> None:
-    """Its offsets, as Kafka does when nobody was in it for long."""
+    """Delete the group's offsets, as Kafka does when the group was empty for long."""
     async with admin(bootstrap) as client:
         coordinator = await client.find_coordinator(group)
         answer = await client._client.send(coordinator, DeleteGroupsRequest([group]))
@@ -239,7 +241,7 @@ async def forget(bootstrap: str, group: str) -> None:
 
 
 def get(member: Member, path: str) -> str:
-    """The status and the body."""
+    """Return the status and the body."""
     try:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{member.port}{path}", timeout=5) as answer:
             return f"{answer.status} {answer.read().decode()}"

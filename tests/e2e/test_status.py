@@ -1,4 +1,4 @@
-"""Where is my lead? Asked at the command line and over HTTP, of a gateway on a real Kafka with a worker at work."""
+"""Where is my lead? Asked at the command line and over HTTP, with a gateway and a worker on a real Kafka."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
 
 
 async def at_the_command_line(line: Pipeline) -> None:
-    """By id, by e-mail however it is written, by the id of the copy, by workspace; in words and as JSON."""
+    """By id, by e-mail in any spelling, by the id of the copy, by workspace; as text and as JSON."""
     code, said = await line.run("status", "lead-0")
     assert code == 0, said
     assert "received" in said
@@ -74,7 +74,7 @@ async def at_the_command_line(line: Pipeline) -> None:
 
 
 async def up_to_date(client: httpx.AsyncClient) -> None:
-    """Return when all that is on Kafka now is in the model."""
+    """Wait until the model has all that is on Kafka now."""
     now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + 30
     while ((await client.get("/lanes")).json()["as_of_ms"] or 0) < now_ms:
         assert time.monotonic() < deadline, "the model is not up to date"
@@ -82,7 +82,7 @@ async def up_to_date(client: httpx.AsyncClient) -> None:
 
 
 async def test_status_finds_a_waiting_lead_and_what_holds_it(kafka: Broker, namespace: str) -> None:
-    """Without a worker, and behind a lane that an operator has paused."""
+    """Without a worker, and in a lane that an operator has paused."""
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2) as line:
         line.start("gateway")
         home = line.settings.home("w0")

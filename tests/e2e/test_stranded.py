@@ -1,7 +1,7 @@
-"""Transactions that Kafka left open, and take-overs that are interrupted at each of their requests.
+"""Transactions that Kafka left open, and takeovers that are interrupted at each of their requests.
 
-One broker goes while many transactions are open in partitions that only it has. Then the coordinator ends them, and
-writes no marker. Each is taken over once the broker is back.
+One broker stops while many transactions are open in partitions that only it has. Then the coordinator ends them and
+writes no marker. Each partition is taken over once the broker is back.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LIMITS: Final = StateStoreLimits(take_over_s=200, transact_s=60)
 
 
 class Partition(NamedTuple):
-    """One partition of the topics, with its transactional id and what its last transaction came to."""
+    """One partition of the topics, with its transactional id and the outcome of its last transaction."""
 
     broker: LocalKafka
     state: str
@@ -65,7 +65,7 @@ class Partition(NamedTuple):
         return TransactionalState(*own, writes_to=[(self.events, self.number)])
 
     async def check(self, rows: dict[bytes, bytes]) -> None:
-        """The transaction is what it was, and the next ones change nothing about it."""
+        """Check that the transaction has its outcome, and that the next ones do not change it."""
         before = [(b"lead", b"row")] if self.ending == "committed" else []
         assert rows == dict(before), self
         ledger = self.ledger()
@@ -79,7 +79,7 @@ class Partition(NamedTuple):
 
 
 class Interruptions:
-    """Breaks take-overs at their n-th request to Kafka, counted over all attempts of one transactional id."""
+    """Break takeovers at their n-th request to Kafka, counted over all attempts of one transactional id."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: dict[str, list[str]] = {}
@@ -109,7 +109,7 @@ class Interruptions:
         monkeypatch.setattr(BoundedClient, "send", send)
 
     async def take_over(self, partition: Partition, kind: Kind = "lost", at: Sequence[int] = ()) -> dict[bytes, bytes]:
-        """With interruptions at these requests. Another process takes over after each cancelled attempt."""
+        """Take over with interruptions at these requests. Another process takes over after each cancelled attempt."""
         name = partition.transactional_id
         self._at[name] = kind, frozenset(at)
         ledgers: list[TransactionalState] = []
@@ -129,7 +129,7 @@ class Interruptions:
 async def stranded(
     broker: LocalKafka, namespace: str, directory: Path, each: int
 ) -> AsyncIterator[dict[Ending, list[Partition]]]:
-    """So many partitions of each ending. "open": its owner is gone, and nothing was decided."""
+    """Make this many partitions of each ending. "open": the owner is gone, and nothing was decided."""
     state, events = f"{namespace}state", f"{namespace}events"
     endings = [ending for ending in ENDINGS for _ in range(each)]
     async with to_lose(broker, directory, state, events, partitions=len(endings)) as second:
@@ -147,7 +147,7 @@ async def stranded(
 
 
 async def begun(partition: Partition) -> AIOKafkaProducer:
-    """The partition's producer, with a transaction that has a record in each of its topics."""
+    """Return the partition's producer, in a transaction that has a record in each topic."""
     producer = AIOKafkaProducer(
         bootstrap_servers=partition.broker.bootstrap,
         transactional_id=partition.transactional_id,
@@ -165,7 +165,7 @@ async def begun(partition: Partition) -> AIOKafkaProducer:
 async def test_a_transaction_keeps_its_outcome_wherever_takeovers_are_interrupted(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each request of a take-over is lost, its answer is, or the take-over is cancelled while it is on its way."""
+    """Each request of a takeover is lost, or its answer is, or the takeover is cancelled while it is on its way."""
     interrupted = Interruptions(monkeypatch)
     async with stranded(broker, namespace, tmp_path / "second", EACH) as partitions:
         for ending, free in partitions.items():
@@ -198,7 +198,7 @@ async def one_interruption(interrupted: Interruptions, partition: Partition, kin
 async def test_a_takeover_stops_until_the_operator_has_decided(
     broker: ProxiedKafka, namespace: str, tmp_path: Path
 ) -> None:
-    """Kafka's own tool does what the errors say."""
+    """Kafka's own tool does what the errors ask for."""
     tool = "org.apache.kafka.tools.TransactionsCommand"
     async with stranded(broker, namespace, tmp_path / "second", 1) as partitions:
         (unknown,), (other,) = partitions["committed"], partitions["aborted"]

@@ -1,4 +1,4 @@
-"""A batch that is damaged on the broker's disk stops its partition, by name, until an operator gives it up."""
+"""A batch that is damaged on the broker's disk stops its partition until an operator skips it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.e2e.pipeline import Pipeline
 
 
 async def produce(bootstrap: str, records: list[Record], codec: str | None = None) -> None:
-    """As one batch a record."""
+    """Write one batch for each record."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
         for record in records:
             await producer.send_and_wait(record.topic, record.value, record.key, partition=record.partition)
 
 
 def damage(kafka: LocalKafka, topic: str, partition: int, text: bytes) -> None:
-    """Change one byte of the log, under a broker that runs: as a disk would."""
+    """Change one byte of the log under a running broker, as a bad disk would."""
     (log,) = Path(kafka.properties["log.dirs"]).glob(f"{topic}-{partition}/*.log")
     with log.open("r+b") as file:
         at = file.read().index(text)

@@ -1,4 +1,4 @@
-"""Many letters that wait hold up nothing that is due, and cost no memory (benchmarks/waiting.py has the million)."""
+"""Many waiting dead letters delay none that is due, and cost no memory (benchmarks/waiting.py has the million)."""
 
 from __future__ import annotations
 

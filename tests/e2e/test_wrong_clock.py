@@ -1,4 +1,4 @@
-"""A worker on a machine whose clock is hours off says so, at its start and while Kafka refuses its records."""
+"""A worker whose clock is hours off reports it at its start and while Kafka refuses its records."""
 
 from __future__ import annotations
 

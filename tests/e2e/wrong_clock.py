@@ -1,4 +1,4 @@
-"""A process of a machine whose clock is wrong: `python tests/e2e/wrong_clock.py SHIFT_S worker --config ...`."""
+"""A process whose clock is wrong: `python tests/e2e/wrong_clock.py SHIFT_S worker --config ...`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 def install(shift_s: int) -> None:
-    """All code that is imported from now on reads a clock that is so far ahead (below 0: behind)."""
+    """Let all code that is imported from now on read a clock that is ahead by so much (below 0: behind)."""
     now, now_ns = time.time, time.time_ns
 
     def time_s() -> float:
