@@ -125,7 +125,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             | leads,
             write=frozenset({names.callbacks}),
             configs=every,
-            look_at_groups=frozenset({names.worker_app}),
+            look_at_groups=groups,
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),

@@ -46,21 +46,26 @@ class Access:
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
                 text = "Send the header Authorization: Bearer <token> with the token of gateway.api_token_env"
                 raise Refused(401, "no_token", text)
-        elif not self._loopback:
+        else:
+            self.check_without_token(request)
+        if request.method not in ("GET", "HEAD"):
+            raise Refused(405, "read_only", "The look-up API only reads: use GET")
+
+    def check_without_token(self, request: Request) -> None:
+        """Raise Refused unless the request was made directly to a loopback address."""
+        if not self._loopback:
             text = (
                 "The gateway listens on a public address without gateway.api_token_env: set it to use the look-up API"
             )
             raise Refused(403, "token_not_set", text)
-        elif not is_loopback(_host_of(request)) or _is_forwarded(request):
+        if not is_loopback(host_of(request)) or _is_forwarded(request):
             # A proxy on this machine could forward it, or a web page whose own host name resolves to this
             # machine.
             text = "Without gateway.api_token_env only direct requests to http://127.0.0.1 are allowed"
             raise Refused(403, "not_loopback", text)
-        if request.method not in ("GET", "HEAD"):
-            raise Refused(405, "read_only", "The look-up API only reads: use GET")
 
 
-def _host_of(request: Request) -> str:
+def host_of(request: Request) -> str:
     """The host that the request names, without port; "" unless there is exactly one valid Host header."""
     hosts = [value for name, value in request.scope["headers"] if name == b"host"]
     found = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None

@@ -20,6 +20,7 @@ from stream_app.domain.messages import Lead
 from stream_app.gateway.lookup_answers import Answer, FoundLead, LeadAnswer, LeadsAnswer, Refusal, WaitingAnswer
 
 _WITHIN_S = 30.0
+_RECORD = "record:"  # a rejected record has its position as its name
 
 T = TypeVar("T")
 
@@ -63,19 +64,23 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
 
 def paths_of(who: str) -> list[str]:
     """Return the API paths to try, in order, without personal data. Raises SettingsError."""
-    text = who.strip()
-    if text.startswith("record:"):
-        return [f"/leads/{quote(text, safe='/:')}"]  # a rejected record has its position as its name
-    persons, lead_ids = _hashed(text)
+    persons, lead_ids = names_of(who)
     paths = [f"/leads?person={person}" for person in persons]
-    paths += [f"/leads/{quote(lead_id, safe=':')}" for lead_id in lead_ids]
+    paths += [f"/leads/{quote(lead_id, safe='/:' if lead_id.startswith(_RECORD) else ':')}" for lead_id in lead_ids]
     if not paths:
         raise SettingsError(["no lead given: pass a lead id, an e-mail or a LinkedIn URL"])
     return paths
 
 
-def _hashed(text: str) -> tuple[list[str], list[str]]:
-    """Return the person hashes and the lead ids that a text may mean. Those of previous peppers come last."""
+def names_of(who: str) -> tuple[list[str], list[str]]:
+    """Return the person hashes and the lead ids that a text may mean. Those of previous peppers come last.
+
+    Args:
+        who: A lead id, an e-mail or a LinkedIn URL.
+    """
+    text = who.strip()
+    if text.startswith(_RECORD):
+        return [], [text]
     fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
     known = identify(Lead({name: value for name, value in fields.items() if value}))
     persons = [] if known is None else [known.person or "", *(each for under in known.former for each in under)]
@@ -86,9 +91,9 @@ def _hashed(text: str) -> tuple[list[str], list[str]]:
 def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) -> WaitingAnswer | None:
     """Search among the records that no worker has processed. An e-mail or URL means a person."""
     text = who.strip()
-    if text.startswith("record:"):
+    if text.startswith(_RECORD):
         return None
-    persons, lead_ids = _hashed(text)
+    persons, lead_ids = names_of(text)
     asked = {"person": persons[0]} if persons else {"lead_id": lead_ids[0]}
     if workspace is not None:
         asked["workspace"] = workspace

@@ -155,10 +155,10 @@ class Lookup:
         person = "" if lead_id else _person(asked.get("person", ""))
         search = await self._waiting.find(lead_id, person, asked.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self._queries.lanes)
-        views = {view.workspace: view for view in lanes}
+        views, now_ms = {view.workspace: view for view in lanes}, SystemClock().now_ms()
         return WaitingAnswer(
             **msgspec.structs.asdict(standing),
-            leads=[waiting_lead(search, each, views.get(each.workspace)) for each in search.found],
+            leads=[waiting_lead(search, each, views.get(each.workspace), now_ms) for each in search.found],
             searched=search.searched,
             left=search.left,
             problem=search.problem,
@@ -204,13 +204,13 @@ def _person(person: str) -> str:
     return person
 
 
-def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None) -> WaitingLead:
+def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None, now_ms: int) -> WaitingLead:
     """A waiting record and what blocks it."""
     waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == found.partition}
     blocked = "" if found.blocked is None else str(found.blocked)
     partition = view.partition if view else found.partition
     lane = LaneFacts(found.workspace, partition, view, waiting, unreadable=blocked)
-    findings = explain(Facts(SystemClock().now_ms(), search.worker, Group("", 1), [lane]))
+    findings = explain(Facts(now_ms, search.worker, Group("", 1), [lane]))
     origin = f"{found.topic}/{found.partition}/{found.offset}"
     return WaitingLead(found.lead_id, found.workspace, origin, found.since_ms, found.ahead, findings)
 

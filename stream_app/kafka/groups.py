@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
@@ -16,6 +17,7 @@ from stream_app.domain.lane.explain import Group
 from stream_app.kafka.connection import KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import TopicReader
+from stream_app.tasks import cancel
 
 _PATIENCE_S: Final = 20.0
 """Longer than a broker that hangs counts as alive. Only then does its group get another coordinator."""
@@ -71,37 +73,77 @@ async def move_group(
         await stop_consumer(consumer)
 
 
-class Backlog:
-    """Counts the records of topics that a group has not committed yet. Asks Kafka every 5 s at most."""
+class Consumption(msgspec.Struct, frozen=True):
+    """The groups, and the records by topic and partition that the workers' group has not committed."""
 
-    def __init__(self, connection: KafkaConnection, group: str, topics: Sequence[str], partitions: int) -> None:
+    worker: Group
+    replay: Group
+    waiting: dict[tuple[str, int], int]
+
+
+class Backlog:
+    """Counts the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most.
+
+    Args:
+        connection: How to reach Kafka.
+        worker: The workers' group.
+        replay: The group of the replay processes.
+        topics: The lead topics.
+        partitions: The number of partitions of each topic.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, worker: str, replay: str, topics: Sequence[str], partitions: int
+    ) -> None:
         self._connection = connection
-        self._group = group
+        self._worker, self._replay = worker, replay
         self._topics = topics
         self._partitions = partitions
-        self._turn = asyncio.Lock()
-        self._known: dict[str, int] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._known: Consumption | None = None
         self._known_s = -_FRESH_S
 
     async def read(self) -> dict[str, int] | None:
         """Return the waiting records by topic, an upper bound if many wait. None if Kafka does not answer."""
-        async with self._turn:
-            if time.monotonic() - self._known_s >= _FRESH_S:
-                try:
-                    async with asyncio.timeout(_BACKLOG_WITHIN_S):
-                        self._known = await self._ask()
-                except (BrokerUnavailable, KafkaRefused, TimeoutError):
-                    self._known = None
-                self._known_s = time.monotonic()
-            return self._known
-
-    async def _ask(self) -> dict[str, int]:
+        known = await self.look(2 * _BACKLOG_WITHIN_S)
+        if known is None:
+            return None
         left = dict.fromkeys(self._topics, 0)
-        async with open_admin(self._connection) as admin, TopicReader(self._connection, self._partitions) as reader:
-            _, committed = await _look_at(admin, self._group)
-            for (topic, _), records in (await reader.count(self._topics, committed)).items():
-                left[topic] += records
+        for (topic, _), records in known.waiting.items():
+            left[topic] += records
         return left
+
+    async def look(self, within_s: float) -> Consumption | None:
+        """Return what is known. None if Kafka does not answer.
+
+        Args:
+            within_s: If Kafka takes longer to answer, in seconds, return its last answer.
+        """
+        if self._asking is None and time.monotonic() - self._known_s >= _FRESH_S:
+            self._asking = asyncio.create_task(self._refresh())
+        if self._asking is not None:
+            await asyncio.wait([self._asking], timeout=within_s)
+        return self._known
+
+    async def close(self) -> None:
+        """End an open question to Kafka."""
+        if self._asking is not None:
+            await cancel([self._asking])
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(_BACKLOG_WITHIN_S):
+                self._known = await self._ask()
+        except (BrokerUnavailable, KafkaRefused, TimeoutError):
+            self._known = None
+        finally:
+            self._known_s, self._asking = time.monotonic(), None
+
+    async def _ask(self) -> Consumption:
+        async with open_admin(self._connection) as admin, TopicReader(self._connection, self._partitions) as reader:
+            worker, committed = await _look_at(admin, self._worker)
+            replay, _ = await _look_at(admin, self._replay)
+            return Consumption(worker, replay, dict(await reader.count(self._topics, committed)))
 
 
 async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:

@@ -15,6 +15,9 @@ from prometheus_client import CollectorRegistry, Gauge
 from starlette.routing import Route
 
 from stream_app import __version__
+from stream_app.board.access import BoardAccess
+from stream_app.board.app import Board
+from stream_app.board.site import site_of
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.gateway.access import Access
@@ -22,8 +25,8 @@ from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.erased_leads import ErasedLeads
 from stream_app.gateway.http.server import serve_http
 from stream_app.gateway.lookup import Lookup
+from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.follow import Projection
-from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.results import ResultFetcher
 from stream_app.gateway.read_model.store import Sources
 from stream_app.gateway.receiver import Limits, Receiver, Table
@@ -66,7 +69,7 @@ async def run_gateway(settings: Settings) -> None:
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             inbox = await stack.enter_async_context(callback_inbox(connection))
-            routes, erasures = await stack.enter_async_context(lookup_api(settings, connection, registry, logger))
+            routes, erasures = await stack.enter_async_context(lookups(settings, connection, registry, logger))
             receiver = Receiver(
                 tables,
                 settings.callback_keys if gateway.token_keys_env else None,
@@ -99,10 +102,10 @@ async def run_gateway(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def lookup_api(
+async def lookups(
     settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
 ) -> AsyncIterator[tuple[list[Route], ErasedLeads]]:
-    """Yield the look-up API's routes and the erased leads. The read model follows Kafka until the block ends."""
+    """Yield the routes of look-up API and board, and the erased leads. The read model follows Kafka meanwhile."""
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
     projection = Projection(
@@ -119,22 +122,40 @@ async def lookup_api(
     )
     as_of.set_function(lambda: (projection.lag.as_of_ms or 0) / 1000)
     results = ResultFetcher(connection, names.enriched, partitions)
-    queries = Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
+    lead_topics = (names.leads, names.retry, names.bulk)
+    backlog = Backlog(connection, names.worker_app, names.replay_app, lead_topics, partitions)
+    waiting = WaitingLeads(connection, names.worker_app, lead_topics, partitions)
+    queries = BoardQueries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
     lookup = Lookup(
         queries,
         lambda: projection.lag,
         results,
-        Backlog(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions).read,
+        backlog.read,
         Access(settings.api_token, settings.http.host),
         names.dlq,
         names.parked,
-        WaitingLeads(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions),
+        waiting,
+    )
+    clock = SystemClock()
+    board = Board(
+        site_of(settings, queries),
+        BoardAccess(settings.api_token, settings.http.host, lambda: clock.now_ms() // 1000),
+        lambda: projection.lag,
+        backlog,
+        results,
+        waiting,
+        clock.now_ms,
     )
     following = asyncio.create_task(projection.run())
     try:
-        yield lookup.routes(), ErasedLeads(queries, lambda: projection.lag, settings.topics.status_days)
+        yield (
+            [*lookup.routes(), *board.routes()],
+            ErasedLeads(queries, lambda: projection.lag, settings.topics.status_days),
+        )
     finally:
         await cancel([following])
+        board.close()
+        await backlog.close()
         await results.close()
 
 

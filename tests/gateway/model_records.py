@@ -53,7 +53,7 @@ def result(names: TopicNames, lead_id: str, version: int = 1, **more: Any) -> Ma
 
 def lane(names: TopicNames, workspace: str = "acme", **more: Any) -> Made:
     values: dict[str, Any] = {"breaker": "closed", "health": "healthy", "score": 100, "rate_per_s": 8, "at_ms": NOW_MS}
-    view = LaneView(workspace=workspace, partition=0, **(values | more))
+    view = LaneView(workspace=workspace, **({"partition": 0} | values | more))
     return Made(names.lanes, workspace.encode(), msgspec.json.encode(view))
 
 

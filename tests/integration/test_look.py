@@ -151,7 +151,7 @@ async def test_transaction_markers_are_no_waiting_records(kafka: Broker, namespa
     lanes = {lane.workspace: lane for lane in seen.facts.lanes}
     assert lanes["busy"].waiting["leads.retry"] == 0, "the group stands at 3, the marker at 3 is the last offset"
     assert seen.facts.coming_back == 1, "a record and two markers"
-    backlog = Backlog(connection_of(settings), names.worker_app, (names.leads, names.retry), 2)
+    backlog = Backlog(connection_of(settings), names.worker_app, names.replay_app, (names.leads, names.retry), 2)
     assert await backlog.read() == {names.leads: 0, names.retry: 0}
 
 

@@ -121,26 +121,31 @@ class Queries:
                     unreadable += 1
             return found, unreadable
 
-    def status_counts(self) -> list[StatusCount]:
-        """Return the number of records by workspace, destination and status."""
+    def status_counts(self, workspace: str | None = None) -> list[StatusCount]:
+        """Return the number of records by workspace, destination and status: of one workspace, or of all for None."""
         with self._reading() as db:
             rows = db.execute(
-                """SELECT workspace, destination, status, records FROM status_counts WHERE records > 0
-                   ORDER BY workspace, destination, status"""
+                f"""SELECT workspace, destination, status, records FROM status_counts
+                    WHERE {"" if workspace is None else "workspace = ? AND"} records > 0
+                    ORDER BY workspace, destination, status""",
+                () if workspace is None else (workspace,),
             )
             return [
                 StatusCount(workspace, destination, status, column(status, final=destination in self._final), records)
                 for workspace, destination, status, records in rows
             ]
 
-    def dead_letters(self, topic: str) -> DeadLetters:
-        """Return the dead letters of a topic, by cause."""
+    def dead_letters(self, topic: str, workspace: str | None = None) -> DeadLetters:
+        """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
+        where, values = (
+            ("topic = ?", [topic]) if workspace is None else ("topic = ? AND workspace = ?", [topic, workspace])
+        )
         with self._reading() as db:
-            total = db.execute("SELECT coalesce(sum(count), 0) FROM causes WHERE topic = ?", (topic,)).fetchone()[0]
+            total = db.execute(f"SELECT coalesce(sum(count), 0) FROM causes WHERE {where}", values).fetchone()[0]
             rows = db.execute(
-                """SELECT kind, workspace, destination, reason, http_status, count, first_ms, last_ms FROM causes
-                   WHERE topic = ? ORDER BY count DESC LIMIT ?""",
-                (topic, MOST_CAUSES),
+                f"""SELECT kind, workspace, destination, reason, http_status, count, first_ms, last_ms FROM causes
+                    WHERE {where} ORDER BY count DESC LIMIT ?""",
+                (*values, MOST_CAUSES),
             )
             return DeadLetters(total, [Cause(*row) for row in rows])
 

@@ -1,0 +1,208 @@
+"""How long each page of the board takes with many lanes and leads.
+
+`python -m benchmarks.board [--leads 1000000] [--lanes 1000] [--json]`. The records are made up in memory and go into
+a read model as the gateway writes it. Each page is then asked for many times, one after the other, from the request to
+the last byte of HTML; lists also at their pages deep inside. Exits with 1 when a page's p95 is 100 ms or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+from rich.console import Console
+from starlette.applications import Starlette
+
+from stream_app.board.access import BoardAccess
+from stream_app.board.app import Board
+from stream_app.board.site import site_of
+from stream_app.config import Settings, load_settings
+from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.lane.explain import Group
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.messages import LaneView, Status, StatusEvent
+from stream_app.gateway.lookup_answers import FoundResult
+from stream_app.gateway.read_model.board_query import BoardQueries
+from stream_app.gateway.read_model.follow import ProjectionLag
+from stream_app.gateway.read_model.query import FoundResultAt
+from stream_app.gateway.read_model.store import Position, ReadModel, Sources
+from stream_app.gateway.waiting_leads import Search
+from stream_app.kafka.groups import Consumption
+
+PARTITIONS: Final = 64
+MAX_P95_MS: Final = 100.0
+_AT_ONCE: Final = 5_000
+_ENDS: Final[tuple[Status, ...]] = ("enriched", "enriched", "enriched", "no_data", "accepted", "held_budget", "parked")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Made(msgspec.Struct, gc=False):
+    """A record as aiokafka gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp: int
+
+
+class Elsewhere:
+    """Everything that the board asks Kafka for."""
+
+    async def look(self, within_s: float) -> Consumption | None:
+        waiting = {("leads", number): 10 * number for number in range(PARTITIONS)}
+        return Consumption(Group("Stable", 4), Group("Stable", 1), waiting)
+
+    async def fill(self, found: FoundResultAt) -> FoundResult:
+        return found.result
+
+    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
+        return Search()
+
+
+def settings_of(folder: Path, lanes: int) -> Settings:
+    text = f"[kafka]\npartitions = {PARTITIONS}\n"
+    for number in range(lanes):
+        text += f'[workspaces.w{number:04}]\n[destinations.people{number:04}]\nworkspace = "w{number:04}"\n'
+        text += f'webhooks_env = ["HOOK{number}"]\ncallbacks = false\n'
+    path = folder / "stream_app.toml"
+    path.write_text(text)
+    return load_settings(path, {}, clay=False)
+
+
+def records(settings: Settings, lanes: int, leads: int, now_ms: int) -> Iterator[Made]:
+    """Lanes, a tenth of which are held; leads of the last day in seven states; dead letters of three causes a lane."""
+    names = settings.names
+    for number in range(lanes):
+        name = f"w{number:04}"
+        meter = Meter("p", now_ms + 3_600_000, 10_000, 4_000 + number, 100)
+        view = LaneView(
+            name,
+            number % PARTITIONS,
+            now_ms,
+            "closed",
+            "healthy",
+            99.0,
+            9.5,
+            holds="" if number % 10 else "paused",
+            text="" if number % 10 else "paused by jane: a test",
+            meters={"credits_day": meter, "credits_month": meter},
+            calls=99,
+        )
+        yield Made(names.lanes, number % PARTITIONS, number, name.encode(), _encode(view), (), now_ms)
+        for reason in ("http_503", "http_422", "not_json"):
+            headers = {"disposition": "failed", "reason": reason, "destination": f"people{number:04}"}
+            pairs = tuple((HEADERS[field], text.encode()) for field, text in headers.items())
+            yield Made(names.dlq, number % PARTITIONS, number, name.encode(), b"{}", pairs, now_ms - number * 60_000)
+    for number in range(leads):
+        lane = number * 7_919 % lanes
+        origin, at_ms = f"{names.leads}/{lane % PARTITIONS}/{number}", now_ms - (leads - number) * 86_000_000 // leads
+        steps: tuple[Status, ...] = ("sending", _ENDS[number % len(_ENDS)])
+        for seq, status in enumerate(steps, 1):
+            event = StatusEvent(
+                f"{origin}#{seq}",
+                f"crm-{number}",
+                status,
+                seq,
+                at_ms + seq,
+                origin,
+                f"w{lane:04}",
+                f"people{lane:04}",
+                credits=6,
+            )
+            yield Made(names.status, lane % PARTITIONS, number, b"", _encode(event), (), at_ms)
+
+
+def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) -> None:
+    sources = Sources(settings.names, PARTITIONS, settings.topics, frozenset(settings.workspaces))
+    model = ReadModel(path, sources)
+    batch: dict[str, list[Made]] = {}
+    waiting = 0
+    for record in records(settings, lanes, leads, now_ms):
+        batch.setdefault(record.topic, []).append(record)
+        waiting += 1
+        if waiting == _AT_ONCE:
+            model.apply(batch, {(settings.names.status, 0): Position(record.offset)}, now_ms)
+            batch, waiting = {}, 0
+    model.apply(batch, {(settings.names.status, 0): Position(leads)}, now_ms)
+    model.sweep(now_ms)
+    model.close()
+
+
+async def measure(board: Board, leads: int, times: int, now_ms: int) -> dict[str, list[float]]:
+    """Milliseconds of each request, by page, sorted."""
+    deep = f"{now_ms - 43_000_000}-{1 << 50}"
+    pages = {
+        "now": "/board",
+        "lanes": "/board/lanes",
+        "lanes, the last page": "/board/lanes?after=w0949",
+        "lane": "/board/lanes/w0500",
+        "leads": "/board/leads",
+        "leads, deep inside": f"/board/leads?after={deep}",
+        "leads of a column": "/board/leads?column=enriched",
+        "leads of a column, deep inside": f"/board/leads?column=parked&after={deep}",
+        "lead": f"/board/leads/crm-{leads // 2}",
+        "dead letters": "/board/dead",
+        "books": "/board/books",
+        "audit": "/board/audit",
+        "system": "/board/system",
+    }
+    took: dict[str, list[float]] = {}
+    app = httpx.ASGITransport(Starlette(routes=board.routes()))
+    async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:9103") as client:
+        for name, url in pages.items():
+            found = []
+            for _ in range(times):
+                began = time.perf_counter()
+                answer = await client.get(url)
+                found.append((time.perf_counter() - began) * 1000)
+                answer.raise_for_status()
+            took[name] = sorted(found)
+    return took
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--leads", type=int, default=1_000_000)
+    parser.add_argument("--lanes", type=int, default=1_000)
+    parser.add_argument("--times", type=int, default=40, help="requests for each page (%(default)s)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    now_ms = time.time_ns() // 1_000_000
+    with tempfile.TemporaryDirectory(prefix="board-") as folder:
+        settings = settings_of(Path(folder), args.lanes)
+        path, elsewhere = Path(folder) / "model.sqlite", Elsewhere()
+        fill(path, settings, args.lanes, args.leads, now_ms)
+        access = BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000)
+        lag = ProjectionLag(now_ms, 0)
+        site = site_of(settings, BoardQueries(path, set()))
+        board = Board(site, access, lambda: lag, elsewhere, elsewhere, elsewhere, lambda: now_ms)
+        took = asyncio.run(measure(board, args.leads, args.times, now_ms))
+        board.close()
+        size_mb = path.stat().st_size / 1e6
+    p95 = {name: round(times[len(times) * 95 // 100], 1) for name, times in took.items()}
+    slow = [f"{name}: p95 {ms} ms, not below {MAX_P95_MS:.0f}" for name, ms in p95.items() if ms >= MAX_P95_MS]
+    if args.json:
+        figures = {"lanes": args.lanes, "leads": args.leads, "file_mb": round(size_mb), "p95_ms": p95, "missed": slow}
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        for name, times in took.items():
+            Console().print(f"{name:32} p50 {times[len(times) // 2]:7.1f} ms   p95 {p95[name]:7.1f} ms")
+    if slow:
+        raise SystemExit("; ".join(slow))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

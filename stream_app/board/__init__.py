@@ -1,0 +1,1 @@
+"""The board: the read model as web pages, served by the gateway. Read only."""

@@ -1,0 +1,170 @@
+"""The geometry of the charts. Templates draw it as SVG that stretches; labels are text beside it and stay readable.
+
+Coordinates are percent of the width and the height. Each chart also has its numbers as a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+_TICKS: Final = 4
+
+
+class Area(msgspec.Struct, frozen=True):
+    """One series of a stacked chart. `points`: its polygon; `key` is also its CSS class."""
+
+    key: str
+    label: str
+    points: str
+    total: int
+
+
+class Band(msgspec.Struct, frozen=True):
+    """A span of time with a tone (a CSS class) and what it means."""
+
+    x: float
+    width: float
+    tone: str
+    text: str
+
+
+class Stack(msgspec.Struct, frozen=True):
+    """A stacked chart over time.
+
+    Attributes:
+        areas: From the bottom.
+        ticks: Labels of the y axis, from the top, at equal distances.
+        times_ms: Labels of the x axis, at equal distances.
+        rows: The numbers: begin of the slot (epoch ms), and a value for each area.
+        bands: Spans to shade.
+    """
+
+    areas: list[Area]
+    ticks: list[int]
+    times_ms: list[int]
+    rows: list[tuple[int, list[int]]]
+    bands: list[Band] = []
+
+    @property
+    def total(self) -> int:
+        return sum(area.total for area in self.areas)
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line that rises over time, with a limit and a forecast.
+
+    Attributes:
+        points: The polyline.
+        forecast: The polyline of the forecast; '' if there is none.
+        limit_y: The position of the limit; None if there is none.
+        ticks: Labels of the y axis, from the top.
+        times_ms: Labels of the x axis.
+        rows: (epoch ms, value).
+    """
+
+    points: str
+    forecast: str
+    limit_y: float | None
+    ticks: list[int]
+    times_ms: list[int]
+    rows: list[tuple[int, int]]
+
+
+def stack(
+    series: Sequence[tuple[str, str]],
+    values: Mapping[int, Mapping[str, int]],
+    begin_s: int,
+    step_s: int,
+    slots: int,
+    labels: int,
+) -> Stack:
+    """Return a stacked chart.
+
+    Args:
+        series: Key and label, from the bottom.
+        values: Slot (epoch s) -> key -> value.
+        begin_s: The first slot, epoch s.
+        step_s: Seconds of a slot.
+        slots: How many slots.
+        labels: How many labels the x axis has.
+    """
+    table = [[values.get(begin_s + n * step_s, {}).get(key, 0) for key, _ in series] for n in range(slots)]
+    top = nice(max((sum(row) for row in table), default=0))
+    areas: list[Area] = []
+    below = [0] * slots
+    for index, (key, label) in enumerate(series):
+        above = [under + row[index] for under, row in zip(below, table, strict=True)]
+        if any(row[index] for row in table):
+            points = _steps(above, top) + list(reversed(_steps(below, top)))
+            areas.append(Area(key, label, " ".join(points), sum(row[index] for row in table)))
+        below = above
+    shown = [index for index, (key, _) in enumerate(series) if any(area.key == key for area in areas)]
+    rows = [((begin_s + n * step_s) * 1000, [row[index] for index in shown]) for n, row in enumerate(table)]
+    return Stack(areas, _ticks(top), times(begin_s, slots * step_s, labels), rows)
+
+
+def line(
+    rows: Sequence[tuple[int, int]], begin_s: int, end_s: int, limit: int | None, until: tuple[int, int] | None
+) -> Line:
+    """Return a rising line from `begin_s` to `end_s`.
+
+    Args:
+        rows: (epoch ms, value), oldest first.
+        begin_s: Left end, epoch s.
+        end_s: Right end, epoch s.
+        limit: A value to mark; None for none.
+        until: Where the forecast ends: (epoch ms, value); None for no forecast.
+    """
+    top = nice(max([value for _, value in rows] + [limit or 0, until[1] if until else 0]))
+
+    def point(at_ms: int, value: float) -> str:
+        x = (at_ms / 1000 - begin_s) / (end_s - begin_s) * 100
+        return f"{min(100, max(0, x)):.2f},{100 - value / top * 100:.2f}"
+
+    foreseen = f"{point(*rows[-1])} {point(*until)}" if rows and until else ""
+    points = " ".join(point(at_ms, value) for at_ms, value in rows)
+    limit_y = None if limit is None else 100 - limit / top * 100
+    return Line(points, foreseen, limit_y, _ticks(top), times(begin_s, end_s - begin_s, 5), list(rows))
+
+
+def spark(values: Sequence[float]) -> str:
+    """Return a polyline without axes; '' if there is nothing to see."""
+    top = max(values, default=0)
+    if not top or len(values) < 2:
+        return ""
+    step = 100 / (len(values) - 1)
+    return " ".join(f"{n * step:.1f},{96 - value / top * 92:.1f}" for n, value in enumerate(values))
+
+
+def times(begin_s: int, length_s: int, labels: int) -> list[int]:
+    """Return times at equal distances, epoch ms."""
+    return [(begin_s + length_s * n // (labels - 1)) * 1000 for n in range(labels)]
+
+
+def nice(value: float) -> int:
+    """Return a round number that is not below the value and divisible by three."""
+    if value <= 3:
+        return 3
+    unit: float = 10.0 ** math.floor(math.log10(value / 3))
+    for factor in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10):
+        third = math.ceil(factor * unit)
+        if third * 3 >= value:
+            return third * 3
+    raise AssertionError("ten units are always enough")
+
+
+def _ticks(top: int) -> list[int]:
+    return [top - top * n // (_TICKS - 1) for n in range(_TICKS)]
+
+
+def _steps(values: Sequence[int], top: int) -> list[str]:
+    """Return the outline of one column a slot."""
+    width, found = 100 / len(values), []
+    for n, value in enumerate(values):
+        y = 100 - value / top * 100
+        found += [f"{n * width:.2f},{y:.2f}", f"{(n + 1) * width:.2f},{y:.2f}"]
+    return found

@@ -1,0 +1,1 @@
+"""One module a page: it reads the model and returns what the page's template shows."""

@@ -1,0 +1,33 @@
+"""Audit: which commands operators gave, why, and what became of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.board.site import Moment, Site
+from stream_app.gateway.read_model.board_query import Order
+
+ROWS: Final = 50
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """What the page shows. `after`: the last one of this page if there are more."""
+
+    orders: list[Order]
+    workspace: str
+    after: tuple[int, int, int] | None
+
+
+def audit_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int, int] | None) -> AuditPage:
+    """Return the page.
+
+    Args:
+        site: What all pages share.
+        moment: What the request sees.
+        workspace: Only of this workspace; '' for all.
+        after: The last one of the page before.
+    """
+    found = site.queries.audit(workspace, after, ROWS + 1)
+    return AuditPage(found[:ROWS], workspace, found[ROWS - 1].place if len(found) > ROWS else None)

@@ -1,0 +1,100 @@
+"""Dead letters by cause, with the last day of each."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.board.charts import Stack, spark, stack
+from stream_app.board.site import Moment, Site
+from stream_app.gateway.lookup_answers import Cause
+
+Which = Literal["dlq", "parked"]
+
+ROWS: Final = 50
+_COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
+"""CSS classes of the most frequent causes; the last one is for all others."""
+_HOUR_S: Final = 3_600
+
+
+class CauseRow(msgspec.Struct, frozen=True):
+    """A cause. `share`: percent of all of them; `spark`: those of each hour of the last day, as a polyline.
+
+    Attributes:
+        last_day: Dead letters of the last day.
+        command: The command that shows what sending them back costs.
+    """
+
+    cause: Cause
+    share: float
+    spark: str
+    last_day: int
+    command: str
+
+
+class DeadPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        dead_letters: Those of `which`; `others`: those of the other topic.
+        rows: The most frequent causes; `causes`: how many there are.
+        hours: Those of the last day by cause.
+        deferred: Leads that return by themselves.
+    """
+
+    which: Which
+    dead_letters: int
+    others: int
+    rows: list[CauseRow]
+    causes: int
+    hours: Stack
+    workspace: str
+    deferred: int
+
+
+def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadPage:
+    """Return the page.
+
+    Args:
+        site: What all pages share.
+        moment: What the request sees.
+        which: The dead letters, or the leads that wait for a person.
+        workspace: Only of this workspace; '' for all.
+    """
+    queries, names, now_s = site.queries, site.settings.names, moment.now_ms // 1000
+    topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
+    found = queries.dead_letters(topic, workspace or None)
+    shown = found.causes[:ROWS]
+    begin_s = now_s // _HOUR_S * _HOUR_S - 23 * _HOUR_S
+    rows: list[CauseRow] = []
+    by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for cause, hours in zip(shown, queries.dead_letter_hours(topic, shown, begin_s), strict=True):
+        by_hour = dict(hours)
+        last = [by_hour.get(begin_s + n * _HOUR_S, 0) for n in range(24)]
+        key = _COLOURS[min(len(rows), len(_COLOURS) - 1)]
+        for at_s, count in hours:
+            by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
+        share = round(cause.dead_letters / found.dead_letters * 100, 1)
+        rows.append(CauseRow(cause, share, spark(last), sum(last), _command(cause, which)))
+    named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
+    hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, _HOUR_S, 24, 7)
+    deferred = sum(each.records for each in queries.status_counts(workspace or None) if each.status == "deferred")
+    others = queries.dead_letters(other, workspace or None).dead_letters
+    return DeadPage(which, found.dead_letters, others, rows, len(found.causes), hours_chart, workspace, deferred)
+
+
+def _label(cause: Cause) -> str:
+    where = " / ".join(filter(None, (cause.workspace, cause.destination)))
+    return f"{cause.reason or 'no reason'}{f' ({where})' if where else ''}"
+
+
+def _command(cause: Cause, which: Which) -> str:
+    if cause.kind == "foreign":
+        return ""  # the headers of another program have no reason to select by
+    words = ["stream-app", "replay", "plan", "--from", which, "--disposition", cause.kind]
+    for option, value in (("reason", cause.reason), ("workspace", cause.workspace), ("destination", cause.destination)):
+        words += [f"--{option}", value] if value else []
+    return shlex.join(words)

@@ -1,0 +1,155 @@
+"""Lane: everything about one workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from stream_app.board.charts import Band, Line, Stack, line, spark
+from stream_app.board.pages.now import Span, throughput
+from stream_app.board.site import HOUR_S, Bar, Lane, Moment, Site, Tone, bars_of, forecasts_of, one_lane
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.policy import Workspace
+from stream_app.gateway.lookup_answers import StatusCount
+from stream_app.gateway.read_model.board_query import News, Slot
+from stream_app.gateway.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
+
+MOST_NEWS: Final = 30
+_HOURS: Final = 24
+_BREAKER: Final[dict[str, Tone]] = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
+
+
+class Burn(msgspec.Struct, frozen=True):
+    """The credits of a day or month so far, with the cap and the forecast."""
+
+    bar: Bar
+    line: Line
+
+
+class LanePage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        burns: Of the day and of the month.
+        breaker: The last day's circuit breaker as spans; `holds`: the same for holds.
+        health: Health over the last day as a polyline, `latency` the p95.
+        worst: The lowest health and the highest p95 of that time.
+        statuses: Records by status.
+        dead_letters: Of this workspace.
+        partition: Where its records are.
+        zone: The time zone of its budget.
+    """
+
+    lane: Lane
+    policy: Workspace | None
+    chart: Stack
+    span: Span
+    ended_day: int
+    bars: list[Bar]
+    burns: list[Burn]
+    breaker: list[Band]
+    holds: list[Band]
+    health: str
+    latency: str
+    worst: tuple[float, int] | None
+    times_ms: list[int]
+    news: list[News]
+    statuses: list[StatusCount]
+    dead_letters: int
+    partition: int
+    zone: str
+
+
+def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> LanePage | None:
+    """Return the page; None if there is no such workspace."""
+    lane = one_lane(site, moment, workspace)
+    if lane is None:
+        return None
+    queries, now_ms, now_s = site.queries, moment.now_ms, moment.now_ms // 1000
+    policy = site.settings.workspaces.get(workspace)
+    chart, span, ended = throughput(site, workspace, now_ms, span)
+    minutes = queries.history([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
+    quarters = queries.history([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
+    days = queries.history([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
+    bars: list[Bar] = []
+    burns: list[Burn] = []
+    if lane.view is not None:
+        bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms)
+        for name, slots, length_s in (("credits_day", quarters, DAY_S), ("credits_month", days, 31 * DAY_S)):
+            meter = lane.view.meters.get(name)  # type: ignore[call-overload]  # the names are those of meters
+            bar = next((bar for bar in bars if bar.name == name), None)
+            if meter is not None and bar is not None and now_ms < meter.ends_ms:
+                burns.append(Burn(bar, _burn(slots, meter, bar, length_s, now_ms)))
+    news = queries.news(workspace)
+    begin_ms = now_ms - _HOURS * HOUR_S * 1000
+    marks = [mark for mark in queries.marks(workspace) if mark.at_s * 1000 >= begin_ms]
+    begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, _HOURS * HOUR_S // MARK_S
+    scores, latencies = {mark.at_s: mark.score for mark in marks}, {mark.at_s: mark.p95_ms for mark in marks}
+    slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
+    return LanePage(
+        lane=lane,
+        policy=policy,
+        chart=chart,
+        span=span,
+        ended_day=ended,
+        bars=bars,
+        burns=burns,
+        breaker=_bands(news, _BREAKER, begin_ms, now_ms),
+        holds=_bands(news, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
+        health=spark(_filled(scores, slot_times)) if len(scores) > 1 else "",
+        latency=spark(_filled(latencies, slot_times)) if len(latencies) > 1 else "",
+        worst=(min(scores.values()), max(latencies.values())) if marks else None,
+        times_ms=[begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
+        news=news[:MOST_NEWS],
+        statuses=queries.status_counts(workspace),
+        dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
+        partition=site.homes.get(workspace, lane.view.partition if lane.view else 0),
+        zone=policy.time_zone if policy else "UTC",
+    )
+
+
+def _burn(slots: Sequence[Slot], meter: Meter, bar: Bar, length_s: int, now_ms: int) -> Line:
+    """Return the credits booked since the period began. The last point is the lane's own sum."""
+    end_s = meter.ends_ms // 1000
+    begin_s = end_s - length_s
+    rows, total = [(begin_s * 1000, 0)], 0
+    for at_s in sorted({slot.at_s for slot in slots if begin_s <= slot.at_s}):
+        total += sum(slot.credits for slot in slots if slot.at_s == at_s)
+        rows.append((max(at_s, begin_s) * 1000, total))
+    used = meter.spent + meter.elsewhere
+    missing = used - total  # an opening balance, a correction, or what is older than the history
+    rows = [(at_ms, max(0, value + missing)) for at_ms, value in rows] if missing > 0 else rows
+    rows.append((now_ms, used))
+    until = None
+    if bar.says and meter.cap is not None:
+        until = (bar.empty_at_ms, meter.cap) if bar.empty_at_ms else None
+    return line(rows, begin_s, end_s, meter.cap, until)
+
+
+def _bands(news: Iterable[News], kinds: dict[str, Tone], begin_ms: int, now_ms: int) -> list[Band]:
+    """Return what the news say, as spans from one change to the next, oldest first."""
+    found: list[Band] = []
+    end_ms = now_ms
+    for each in news:  # newest first
+        tone = kinds.get(each.change.kind)
+        if tone is None:
+            continue
+        at_ms = max(each.at_ms, begin_ms)
+        x, width = (at_ms - begin_ms) / (now_ms - begin_ms) * 100, (end_ms - at_ms) / (now_ms - begin_ms) * 100
+        found.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, each.change.text))
+        end_ms = at_ms
+        if each.at_ms <= begin_ms:
+            break
+    return found[::-1]
+
+
+def _filled(values: dict[int, float] | dict[int, int], slots: Sequence[int]) -> list[float]:
+    """Return a value for each slot: a lane that sends nothing keeps its last one."""
+    found: list[float] = []
+    last: float = values[min(values)]
+    for at_s in slots:
+        last = values.get(at_s, last)
+        found.append(last)
+    return found

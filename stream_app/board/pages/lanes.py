@@ -1,0 +1,54 @@
+"""Lanes: all of them in pages, by name, with a filter by state."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.board.site import Lane, Moment, Site, overview, with_sparks
+
+ROWS: Final = 50
+STATES: Final = ("held", "moves", "idle")
+"""The filters. `held` are all that stand still."""
+
+
+class LanesPage(msgspec.Struct, frozen=True):
+    """What the page shows. `after`: the last name of this page if there are more; `counts`: lanes by filter."""
+
+    lanes: list[Lane]
+    counts: dict[str, int]
+    state: str
+    begins: str
+    matches: int
+    after: str
+    unreadable: int
+
+
+def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> LanesPage:
+    """Return the page.
+
+    Args:
+        site: What all pages share.
+        moment: What the request sees.
+        state: One of `STATES`, or '' for all.
+        begins: Only lanes whose names begin with this.
+        after: The last name of the page before.
+    """
+    seen = overview(site, moment)
+    counts = dict.fromkeys(STATES, 0)
+    for lane in seen.lanes:
+        counts[_filter_of(lane)] += 1
+    matching = [
+        lane
+        for lane in seen.lanes
+        if state in ("", _filter_of(lane)) and lane.workspace.lower().startswith(begins.lower())
+    ]
+    rest = [lane for lane in matching if lane.workspace > after]
+    page = with_sparks(site, moment, rest[:ROWS])
+    more = page[-1].workspace if len(rest) > ROWS else ""
+    return LanesPage(page, counts, state, begins, len(matching), more, seen.unreadable)
+
+
+def _filter_of(lane: Lane) -> str:
+    return {"ok": "moves", "idle": "idle"}.get(lane.tone, "held")

@@ -1,0 +1,90 @@
+"""Lead: each step of each of its records; its results; what blocks it while it waits on Kafka."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stream_app.board.formats import tone
+from stream_app.board.site import Moment, Site
+from stream_app.domain.books.columns import MEANING
+from stream_app.domain.messages import LaneView
+from stream_app.gateway.lookup import waiting_lead
+from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingLead
+from stream_app.gateway.read_model.query import FoundResultAt
+from stream_app.gateway.waiting_leads import Search
+
+_NOT_A_LEAD = "a callback or a command about the lead; the books do not count it"
+
+
+class StepRow(msgspec.Struct, frozen=True):
+    """One event. `gap_ms`: since the one before; None for the first."""
+
+    event: Event
+    gap_ms: int | None
+    tone: str
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """One record of the lead. `meaning`: of its column in the books; `credits`: what was booked in all."""
+
+    history: RecordHistory
+    steps: list[StepRow]
+    meaning: str
+    credits: int
+    length_ms: int
+
+
+class LeadPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        lead: The lead; None if the model does not know it.
+        histories: Newest first.
+        results: Its results; without their data unless `shown`.
+        shown: True if the personal data is on the page.
+    """
+
+    lead_id: str
+    lead: FoundLead | None
+    histories: list[Timeline]
+    results: list[FoundResult]
+    shown: bool
+
+
+class WaitingPage(msgspec.Struct, frozen=True):
+    """The search among the records that no worker has taken. `lead_id` or `person`: what is searched for."""
+
+    lead_id: str
+    person: str
+    leads: list[WaitingLead]
+    searched: int
+    left: int
+    problem: str
+
+
+def lead_page(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage, list[FoundResultAt]]:
+    """Return the page without personal data, and where the results are on Kafka."""
+    lead = site.queries.lead(lead_id)
+    places = site.queries.results(lead_id) if lead is not None else []
+    histories = [_timeline(each) for each in lead.histories] if lead else []
+    return LeadPage(lead_id, lead, histories, [place.result for place in places], shown=False), places
+
+
+def waiting_page(site: Site, moment: Moment, search: Search, lead_id: str, person: str) -> WaitingPage:
+    """Return the result of a search, with what blocks each record."""
+    views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
+    leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
+    return WaitingPage(lead_id, person, leads, search.searched, search.left, search.problem)
+
+
+def _timeline(history: RecordHistory) -> Timeline:
+    steps: list[StepRow] = []
+    before_ms: int | None = None
+    for event in history.events:
+        gap_ms = None if before_ms is None else event.at_ms - before_ms
+        steps.append(StepRow(event, gap_ms, tone(event.status)))
+        before_ms = event.at_ms
+    meanings: dict[str, str] = {"": _NOT_A_LEAD} | {str(name): meaning for name, meaning in MEANING.items()}
+    length_ms = history.events[-1].at_ms - history.events[0].at_ms if history.events else 0
+    booked = sum(event.credits or 0 for event in history.events)
+    return Timeline(history, steps, meanings.get(history.column, "unknown to this version"), booked, length_ms)

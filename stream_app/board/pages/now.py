@@ -1,0 +1,166 @@
+"""Now: what stands still and why, the four numbers that matter, and the last day."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.board.charts import Stack, stack
+from stream_app.board.site import Bar, Lane, Moment, Overview, Site, Tone, overview, with_sparks
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.text import count
+from stream_app.gateway.read_model.board_query import Slot
+from stream_app.gateway.read_model.history import MINUTE_S, QUARTER_S
+
+Span = Literal["hour", "day"]
+
+MOST_LANES: Final = 20
+_OUTCOMES: Final = {
+    "enriched": ("enriched", "partial"),
+    "cache": ("served_from_cache", "served_locally"),
+    "nodata": ("no_data",),
+    "failed": ("enrich_error", "dead_lettered", "parked"),
+    "refused": ("rejected_invalid", "suppressed", "expired", "duplicate"),
+}
+SERIES: Final = (
+    ("enriched", "enriched"),
+    ("cache", "answered from cache"),
+    ("nodata", "no data found"),
+    ("failed", "failed or parked"),
+    ("refused", "not to be sent"),
+)
+_SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for status in statuses}
+
+
+class NowPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        heading: The answer to "does it work?".
+        tone: Of the heading.
+        everywhere: What concerns all lanes.
+        held: The lanes that stand still, at most as many as `MOST_LANES`.
+        held_count: How many there are.
+        ended_day: Leads that ended in the last day, by series.
+        credits: The sum of all lanes' credits of the day.
+        budgets: How many lanes have a cap for the day.
+        waiting: Records on Kafka that no worker has taken; None if unknown.
+        dead_letters: Dead letters; `of_top_cause` of them are of one cause.
+    """
+
+    heading: str
+    tone: Tone
+    everywhere: list[Finding]
+    held: list[Lane]
+    held_count: int
+    lanes: list[Lane]
+    lane_count: int
+    chart: Stack
+    span: Span
+    ended_day: int
+    credits: Bar
+    budgets: int
+    saved: int
+    waiting: int | None
+    held_leads: int
+    under_way: int
+    parked: int
+    dead_letters: int
+    of_top_cause: int
+    causes: int
+
+
+def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
+    """Return the page.
+
+    Args:
+        site: What all pages share.
+        moment: What the request sees.
+        span: The time that the chart covers; None: the day, or the hour if nothing is older.
+    """
+    seen = overview(site, moment)
+    queries, names = site.queries, site.settings.names
+    chart, span, ended = throughput(site, "", moment.now_ms, span)
+    dead = queries.dead_letters(names.dlq)
+    held = seen.held
+    moving = sorted((lane for lane in seen.lanes if lane not in held), key=lambda lane: (-lane.waiting, lane.workspace))
+    heading, tone = _heading(seen, moment)
+    known = moment.kafka is not None
+    return NowPage(
+        heading=heading,
+        tone=tone,
+        everywhere=seen.everywhere,
+        held=held[:MOST_LANES],
+        held_count=len(held),
+        lanes=with_sparks(site, moment, [*held, *moving][:MOST_LANES]),
+        lane_count=len(seen.lanes),
+        chart=chart,
+        span=span,
+        ended_day=ended,
+        credits=_credits(seen),
+        budgets=sum(lane.view is not None and lane.view.credits_cap_day is not None for lane in seen.lanes),
+        saved=queries.totals().saved,
+        waiting=sum(moment.kafka.waiting.values()) if moment.kafka and known else None,
+        held_leads=seen.in_columns("held"),
+        under_way=seen.in_columns("under_way"),
+        parked=seen.in_columns("parked"),
+        dead_letters=dead.dead_letters,
+        of_top_cause=dead.causes[0].dead_letters if dead.causes else 0,
+        causes=len(dead.causes),
+    )
+
+
+def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tuple[Stack, Span, int]:
+    """Return the chart of leads that ended, the time that it covers, and how many ended in the last day."""
+    now_s = now_ms // 1000
+    day_s = now_s // QUARTER_S * QUARTER_S - 95 * QUARTER_S
+    quarters = site.queries.history([workspace], QUARTER_S, day_s)[workspace]
+    ended = sum(slot.events for slot in quarters if slot.status in _SERIES_OF)
+    if span is None:
+        oldest_s = min((slot.at_s for slot in quarters), default=0)
+        span = "hour" if oldest_s > now_s - 3_600 else "day"
+    if span == "day":
+        return stack(SERIES, _by_slot(quarters), day_s, QUARTER_S, 96, 9), span, ended
+    begin_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
+    minutes = site.queries.history([workspace], MINUTE_S, begin_s)[workspace]
+    return stack(SERIES, _by_slot(minutes), begin_s, MINUTE_S, 60, 7), span, ended
+
+
+def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
+    found: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for slot in slots:
+        if (key := _SERIES_OF.get(slot.status)) is not None:
+            found[slot.at_s][key] = found[slot.at_s].get(key, 0) + slot.events
+    return found
+
+
+def _heading(seen: Overview, moment: Moment) -> tuple[str, Tone]:
+    lanes, held = len(seen.lanes), len(seen.held)
+    if any(finding.code == "no_worker" for finding in seen.everywhere):
+        return "Nothing is sent: no worker runs", "bad"
+    if not lanes:
+        return "No workspace is configured", "idle"
+    if held:
+        return f"{held:,} of {count(lanes, 'lane stands still', 'lanes stand still')}", "bad"
+    if all(lane.view is None for lane in seen.lanes):
+        return "Ready: no lead has come yet", "idle"
+    return ("The lane moves" if lanes == 1 else f"All {lanes:,} lanes move"), "ok"
+
+
+def _credits(seen: Overview) -> Bar:
+    """Return the sum of the day's credits. The bar is of the lanes that have a cap."""
+    used = reserved = cap = capped = 0
+    for lane in seen.lanes:
+        for bar in lane.bars:
+            if bar.name == "credits_day":
+                used, reserved = used + bar.used, reserved + bar.reserved
+                if bar.cap is not None:
+                    cap, capped = cap + bar.cap, capped + bar.used
+    spent_share = min(100.0, capped / cap * 100) if cap else 0.0
+    reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
+    tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
+    return Bar(
+        "credits_day", "credits today", used, reserved, cap or None, spent_share, reserved_share, tone, "", None, 0
+    )

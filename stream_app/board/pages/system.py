@@ -1,0 +1,101 @@
+"""System: who consumes, how far the read model is, and the configuration in force, without secrets."""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from stream_app import __version__
+from stream_app.board.site import Moment, Site, Tone
+from stream_app.domain.text import count
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line: what, in which state, and what to do."""
+
+    name: str
+    tone: Tone
+    state: str
+    says: str
+
+
+class SystemPage(msgspec.Struct, frozen=True):
+    """What the page shows. `config`: table -> key and value."""
+
+    checks: list[Check]
+    versions: list[tuple[str, str]]
+    size_bytes: int
+    unreadable: dict[str, int]
+    config: list[tuple[str, list[tuple[str, str]]]]
+    workspaces: int
+    destinations: int
+
+
+def system_page(site: Site, moment: Moment) -> SystemPage:
+    """Return the page."""
+    versions = [("stream-app", __version__), ("Python", platform.python_version()), ("SQLite", sqlite3.sqlite_version)]
+    settings = site.settings
+    return SystemPage(
+        checks=list(_checks(moment)),
+        versions=versions,
+        size_bytes=site.queries.size_bytes(),
+        unreadable=site.queries.unreadable(),
+        config=list(_config(settings)),
+        workspaces=len(settings.workspaces),
+        destinations=len(settings.destinations),
+    )
+
+
+def _checks(moment: Moment) -> Iterator[Check]:
+    kafka = moment.kafka
+    if kafka is None:
+        yield Check("Kafka", "bad", "does not answer", "What waits and who consumes is not known.")
+    else:
+        yield Check("Kafka", "ok", "answers", "")
+        for name, group, start in (
+            ("workers", kafka.worker, "stream-app worker"),
+            ("replay processes", kafka.replay, "stream-app replay"),
+        ):
+            if not group.members:
+                yield Check(name, "bad", "none runs", f"Start one: {start}")
+            elif group.state != "Stable":
+                yield Check(name, "warn", group.state, "Partitions are being handed over.")
+            else:
+                yield Check(name, "ok", count(group.members, "member"), "")
+    lag = moment.lag
+    if lag.trouble:
+        yield Check("read model", "bad", "does not progress", lag.trouble)
+    elif lag.as_of_ms is None:
+        yield Check(
+            "read model", "warn", "reads Kafka", f"{count(lag.lag, 'record is', 'records are')} still to be read."
+        )
+    else:
+        yield Check("read model", "ok", "complete", f"{count(lag.lag, 'record is', 'records are')} still to be read.")
+
+
+def _config(settings: msgspec.Struct) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield the tables of the configuration. They hold names of environment variables, and no secret."""
+    for table in settings.__struct_fields__:
+        value = getattr(settings, table)
+        if isinstance(value, msgspec.Struct):
+            yield table, list(_flat("", msgspec.to_builtins(value)))
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else str(name), inner)
+    else:
+        yield prefix, _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,281 @@
+"""What all pages are made from, and the state of each lane in words."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.board import charts
+from stream_app.config import Settings
+from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
+from stream_app.domain.messages import LaneView
+from stream_app.gateway.lookup_answers import StatusCount
+from stream_app.gateway.read_model.board_query import BoardQueries, Slot
+from stream_app.gateway.read_model.follow import ProjectionLag
+from stream_app.gateway.read_model.history import MINUTE_S
+from stream_app.kafka.groups import Consumption
+
+Tone = Literal["ok", "warn", "bad", "idle"]
+
+STALE_MS: Final = 30_000
+HOUR_S: Final = 3_600
+_SPARK_S: Final = 300
+METERS: Final[dict[MeterName, str]] = {
+    "credits_day": "credits today",
+    "credits_month": "credits this month",
+    "actions_day": "actions today",
+    "actions_month": "actions this month",
+}
+_HELD: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
+_ENDED: Final = frozenset(
+    {"enriched", "partial", "no_data", "enrich_error", "served_from_cache", "served_locally"}
+    | {"rejected_invalid", "suppressed", "expired", "duplicate", "parked"}
+)
+"""Statuses that count in the small charts: a lead is done with."""
+
+
+class Site(msgspec.Struct, frozen=True):
+    """What does not change while the gateway runs. `homes`: workspace -> partition; `shared`: partition -> names."""
+
+    settings: Settings
+    queries: BoardQueries
+    homes: dict[str, int]
+    shared: dict[int, tuple[str, ...]]
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What a request sees.
+
+    Attributes:
+        now_ms: The time, epoch ms.
+        lag: How far the read model is.
+        kafka: What Kafka says beside the topics; None if it does not answer.
+        who: Who asks.
+    """
+
+    now_ms: int
+    lag: ProjectionLag
+    kafka: Consumption | None
+    who: str
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """A budget as a bar.
+
+    Attributes:
+        spent_share: In percent of the cap, as `reserved_share`.
+        says: The forecast in words.
+        empty_at_ms: When it is used up at this pace, epoch ms; None if the day or month ends first, at `ends_ms`.
+    """
+
+    name: str
+    label: str
+    used: int
+    reserved: int
+    cap: int | None
+    spent_share: float
+    reserved_share: float
+    tone: Tone
+    says: str
+    empty_at_ms: int | None
+    ends_ms: int
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """A lane in a list.
+
+    Attributes:
+        state: One word, such as `moves`; `tone` is its colour and shape.
+        says: Why, in a few words.
+        findings: What `stream-app explain` reports of it.
+        waiting: Records on Kafka that no worker has taken.
+        spark: Leads that ended in every five minutes of the last hour, as a polyline.
+    """
+
+    workspace: str
+    state: str
+    tone: Tone
+    says: str
+    view: LaneView | None
+    findings: list[Finding]
+    waiting: int
+    bars: list[Bar]
+    spark: str = ""
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """All lanes. `everywhere`: what concerns all of them; `counts`: leads by workspace, destination and status."""
+
+    lanes: list[Lane]
+    everywhere: list[Finding]
+    counts: list[StatusCount]
+    unreadable: int
+
+    @property
+    def held(self) -> list[Lane]:
+        """The lanes that stand still, the worst first."""
+        found = [lane for lane in self.lanes if lane.tone in ("bad", "warn")]
+        return sorted(found, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
+
+    def in_columns(self, *columns: str) -> int:
+        """Return the number of leads in these columns of the books."""
+        return sum(each.records for each in self.counts if each.column in columns)
+
+
+def site_of(settings: Settings, queries: BoardQueries) -> Site:
+    """Return what all pages share."""
+    homes = {name: settings.home(name) for name in settings.workspaces}
+    shared: defaultdict[int, list[str]] = defaultdict(list)
+    for name, home in homes.items():
+        shared[home].append(name)
+    return Site(settings, queries, homes, {home: tuple(names) for home, names in shared.items()})
+
+
+def overview(site: Site, moment: Moment) -> Overview:
+    """Read the state of all lanes."""
+    views, unreadable = site.queries.lanes()
+    counts = site.queries.status_counts()
+    by_name: dict[str, LaneView | None] = dict.fromkeys(site.homes) | {view.workspace: view for view in views}
+    facts = [lane_facts(site, moment, name, view) for name, view in sorted(by_name.items())]
+    back = sum(each.records for each in counts if each.status in ("dead_lettered", "deferred"))
+    findings: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in explain(_facts(moment, facts, back)):
+        findings[finding.workspace].append(finding)
+    lanes = [lane_of(each, findings[each.workspace], moment) for each in facts]
+    return Overview(lanes, findings[""], counts, unreadable)
+
+
+def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
+    """Read the state of one lane. None if it is neither configured nor known."""
+    view = site.queries.lane(workspace)
+    if view is None and workspace not in site.homes:
+        return None
+    facts = lane_facts(site, moment, workspace, view, with_others=True)
+    findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
+    return lane_of(facts, findings, moment)
+
+
+def lane_facts(
+    site: Site, moment: Moment, workspace: str, view: LaneView | None, *, with_others: bool = False
+) -> LaneFacts:
+    """Return what `explain` needs. `with_others`: name the workspaces in the same partition, unless they are many."""
+    home = site.homes.get(workspace, view.partition if view else 0)
+    waiting, prefix = {}, site.settings.names.namespace
+    if moment.kafka is not None:
+        counts = moment.kafka.waiting
+        waiting = {topic.removeprefix(prefix): left for (topic, number), left in counts.items() if number == home}
+    others = tuple(other for other in site.shared.get(home, ()) if other != workspace) if with_others else ()
+    return LaneFacts(workspace, home, view, waiting, others if len(others) <= 5 else ())
+
+
+def _facts(moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
+    unknown = Group("Stable", 1)  # nothing is claimed of a group that Kafka does not describe
+    worker, replay = (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
+    return Facts(moment.now_ms, worker, replay, lanes, coming_back)
+
+
+def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
+    """Return a lane in words."""
+    view, waiting = facts.view, sum(facts.waiting.values())
+    hold = next((finding for finding in findings if finding.holds), None)
+    state: str
+    tone: Tone
+    if hold is not None:
+        state, tone = _state(hold.code)
+        says = hold.what
+    elif view is None:
+        state, tone, says = "idle", "idle", "nothing was ever sent for it"
+    elif moment.kafka is not None and not moment.kafka.worker.members:
+        state, tone, says = "waits", "warn", "no worker runs"
+    elif waiting or view.calls:
+        state, tone, says = "moves", "ok", ""
+    else:
+        state, tone, says = "idle", "idle", "nothing to send"
+    return Lane(facts.workspace, state, tone, says, view, findings, waiting, bars_of(view, {}, moment.now_ms))
+
+
+def _state(code: str) -> tuple[str, Tone]:
+    if code == "paused":
+        return "paused", "warn"
+    return ("held", "warn") if code in _HELD or code.startswith("budget_") else ("stopped", "bad")
+
+
+def bars_of(view: LaneView | None, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
+    """Return the budgets of a lane that have a cap, or in which something was used."""
+    found: list[Bar] = []
+    for name, label in METERS.items():
+        meter = view.meters.get(name) if view else None
+        if meter is None:
+            continue
+        if now_ms >= meter.ends_ms:  # a new day or month has begun, without a lead so far
+            meter = Meter("", meter.ends_ms, meter.cap)
+        if meter.cap is None and not meter.used:
+            continue
+        cap = meter.cap or 0
+        spent = (meter.spent + meter.elsewhere) / cap * 100 if cap else 0.0
+        reserved = meter.reserved / cap * 100 if cap else 0.0
+        share = spent + reserved
+        tone: Tone = "bad" if meter.cap is not None and share >= 100 else "warn" if share >= 80 else "ok"
+        foreseen = forecasts.get(name)
+        found.append(
+            Bar(
+                name=name,
+                label=label,
+                used=meter.spent + meter.elsewhere,
+                reserved=meter.reserved,
+                cap=meter.cap,
+                spent_share=round(min(100.0, spent), 2),
+                reserved_share=round(min(100.0, reserved), 2),
+                tone=tone,
+                says=_forecast_words(foreseen, meter),
+                empty_at_ms=foreseen.empty_at_ms if foreseen else None,
+                ends_ms=meter.ends_ms,
+            )
+        )
+    return found
+
+
+def _forecast_words(foreseen: Forecast | None, meter: Meter) -> str:
+    if meter.cap is not None and meter.left == 0:
+        return "used up"
+    return f"{foreseen.per_hour:,.0f} an hour" if foreseen is not None and foreseen.per_hour else ""
+
+
+def forecasts_of(view: LaneView, minutes: Iterable[Slot], now_ms: int) -> dict[str, Forecast]:
+    """Forecast the credits of a lane from what was booked in the last hour."""
+    found: dict[str, Forecast] = {}
+    booked = sum(slot.credits for slot in minutes if slot.at_s * 1000 > now_ms - HOUR_S * 1000)
+    for name in ("credits_day", "credits_month"):
+        meter = view.meters.get(name)
+        if meter is None:
+            continue
+        before = msgspec.structs.replace(meter, spent=meter.spent - booked)
+        foreseen = forecast([Sample(now_ms - HOUR_S * 1000, before), Sample(now_ms, meter)], now_ms)
+        if foreseen is not None:
+            found[name] = foreseen
+    return found
+
+
+def with_sparks(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
+    """Return the lanes of one page with the last hour of each."""
+    shown = list(lanes)
+    begin_s = moment.now_ms // 1000 // MINUTE_S * MINUTE_S - HOUR_S + MINUTE_S
+    history = site.queries.history([lane.workspace for lane in shown], MINUTE_S, begin_s)
+    found = []
+    for lane in shown:
+        slots = history[lane.workspace]
+        ended: Counter[int] = Counter()
+        for slot in slots:
+            if slot.status in _ENDED:
+                ended[(slot.at_s - begin_s) // _SPARK_S] += slot.events
+        spark = charts.spark([ended[n] for n in range(HOUR_S // _SPARK_S)])
+        bars = lane.bars
+        if lane.view is not None:
+            bars = bars_of(lane.view, forecasts_of(lane.view, slots, moment.now_ms), moment.now_ms)
+        found.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
+    return found

@@ -1,0 +1,74 @@
+// What JavaScript adds: local times, an age that counts, and a refresh that can be paused and takes nothing away.
+"use strict";
+(() => {
+  const STORED = "stream-app-board-paused";
+  const short = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  const exact = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const day = new Intl.DateTimeFormat("sv-SE");
+  let loaded = performance.now();
+
+  function localTimes(root) {
+    const today = day.format(new Date());
+    for (const each of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(each.dateTime);
+      each.title = at.toISOString();
+      if ("ago" in each.dataset) continue;
+      if ("axis" in each.dataset) {
+        each.textContent = each.dataset.axis === "date" ? day.format(at).slice(5) : short.format(at);
+        continue;
+      }
+      const clock = "secondsToo" in each.dataset ? exact : short;
+      const date = day.format(at);
+      each.textContent = (date === today ? "" : date + " ") + clock.format(at);
+    }
+    for (const each of document.querySelectorAll("[data-zone]")) {
+      each.textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    }
+  }
+
+  function grow() {
+    const age = document.getElementById("age");
+    const shown = age && age.querySelector("[data-seconds]");
+    if (!shown) return;
+    const seconds = Math.floor((Number(age.dataset.age) + performance.now() - loaded) / 1000);
+    shown.textContent = seconds < 120 ? `${seconds} s` : `${Math.floor(seconds / 60)} min`;
+    if (seconds > 30) age.classList.add("stale");
+  }
+
+  function isBusy(main) {
+    const focused = document.activeElement;
+    const types = main.contains(focused) && focused.matches("input, textarea, select");
+    const filled = [...main.querySelectorAll("input:not([type=hidden])")].some((each) => each.value !== each.defaultValue);
+    const selected = !document.getSelection().isCollapsed;
+    return types || filled || selected || main.querySelector("details[open], dialog[open], .u-over:hover") !== null;
+  }
+
+  const isPaused = () => localStorage.getItem(STORED) === "yes";
+  const pause = document.getElementById("pause");
+  if (pause) {
+    const show = () => {
+      pause.setAttribute("aria-pressed", String(isPaused()));
+      pause.textContent = isPaused() ? "Paused" : "Pause";
+    };
+    pause.hidden = false;
+    show();
+    pause.addEventListener("click", () => {
+      localStorage.setItem(STORED, isPaused() ? "no" : "yes");
+      show();
+    });
+  }
+
+  document.addEventListener("htmx:before:request", (event) => {
+    const main = document.getElementById("content");
+    if (event.target === main && (isPaused() || document.hidden || isBusy(main))) event.preventDefault();
+  });
+  document.addEventListener("htmx:after:swap", () => {
+    loaded = performance.now();
+    localTimes(document);
+    grow();
+    window.drawCharts?.();
+  });
+  localTimes(document);
+  grow();
+  setInterval(grow, 1000);
+})();

@@ -1,0 +1,100 @@
+// Large charts: uPlot draws the numbers of the table below a chart, with values under the pointer and a zoom.
+"use strict";
+(() => {
+  const HEIGHT = 190;
+  const drawn = new Map();
+
+  // A canvas knows no light-dark(): let the browser compute the colour.
+  function computed(name) {
+    const probe = document.createElement("i");
+    probe.className = `key ${name}`;
+    document.body.append(probe);
+    const value = getComputedStyle(probe, "::before").backgroundColor;
+    probe.remove();
+    return value;
+  }
+
+  function numbers(figure) {
+    const heads = [...figure.querySelectorAll("thead th")].slice(1);
+    const rows = [...figure.querySelectorAll("tbody tr")];
+    const times = rows.map((row) => Date.parse(row.querySelector("time").dateTime) / 1000);
+    const values = heads.map((_, n) => rows.map((row) => Number(row.cells[n + 1].textContent.replaceAll(",", ""))));
+    return { heads, times, values };
+  }
+
+  function clock(at_s, times) {
+    const long = times[times.length - 1] - times[0] > 2 * 86400;
+    const options = long ? { month: "2-digit", day: "2-digit" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+    return new Intl.DateTimeFormat("sv-SE", options).format(new Date(at_s * 1000));
+  }
+
+  // The numbers under the pointer stand in the legend; without a pointer it has the sums.
+  function say(figure, times, values, cursor) {
+    const index = cursor == null ? null : Math.min(cursor, times.length - 1);
+    const sums = [...figure.querySelectorAll("figcaption b")];
+    sums.forEach((each, n) => {
+      each.dataset.sum ??= each.textContent;
+      each.textContent = index == null ? each.dataset.sum : values[n][index].toLocaleString("en");
+    });
+    const at = figure.querySelector("figcaption .at");
+    if (at) at.textContent = index == null ? "" : clock(times[index], times);
+  }
+
+  function draw(figure) {
+    const plot = figure.querySelector(".plot");
+    const { heads, times, values } = numbers(figure);
+    if (!heads.length) return;
+    const known = drawn.get(figure.id);
+    if (known && known.root.isConnected) known.destroy();
+    // Each series is drawn on top of those below it, from the back to the front.
+    const sums = [];
+    values.forEach((series, n) => sums.push(series.map((value, i) => value + (n ? sums[n - 1][i] : 0))));
+    // A column ends where the next one begins, so the last one needs an end, too.
+    const ends = [...times, 2 * times[times.length - 1] - times[times.length - 2]];
+    for (const each of sums) each.push(each[each.length - 1]);
+    const order = heads.map((_, n) => n).reverse();
+    const soft = getComputedStyle(figure.querySelector("figcaption")).color;
+    const line = getComputedStyle(figure.querySelector(".grid")).stroke;
+    const axis = { stroke: soft, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11.5px system-ui" };
+    const stepped = uPlot.paths.stepped({ align: 1 });
+    const options = {
+      width: plot.clientWidth,
+      height: HEIGHT,
+      padding: [8, 14, 0, 0],
+      cursor: { points: { show: false } },
+      legend: { show: false },
+      hooks: { setCursor: [(chart) => say(figure, times, values, chart.cursor.idx)] },
+      axes: [{ ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => clock(tick, times)) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
+      scales: { y: { range: (_, __, max) => [0, Math.max(3, max)] } },
+      series: [
+        { label: "From" },
+        ...order.map((n) => ({
+          label: heads[n].textContent,
+          stroke: computed(heads[n].dataset.key),
+          fill: computed(heads[n].dataset.key),
+          width: 0,
+          paths: stepped,
+          points: { show: false },
+        })),
+      ],
+    };
+    plot.classList.add("drawn");
+    const chart = new uPlot(options, [ends, ...order.map((n) => sums[n])], plot);
+    chart.root.setAttribute("aria-hidden", "true");
+    drawn.set(figure.id, chart);
+  }
+
+  window.drawCharts = () => {
+    for (const figure of document.querySelectorAll("figure[data-chart=stack]")) draw(figure);
+  };
+  if (window.uPlot) {
+    window.drawCharts();
+    addEventListener("resize", () => {
+      for (const [id, chart] of drawn) {
+        const plot = document.querySelector(`#${CSS.escape(id)} .plot`);
+        if (plot) chart.setSize({ width: plot.clientWidth, height: HEIGHT });
+      }
+    });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", window.drawCharts);
+  }
+})();

@@ -1,0 +1,82 @@
+"""`stream-app board`: open the board in a browser, or print how to reach it from another machine."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import httpx
+
+from stream_app.cli.base import COMMON, OK, Common, show, show_json
+from stream_app.domain.errors import GatewayUnavailable
+from stream_app.domain.hosts import is_loopback
+
+_WITHIN_S = 5.0
+
+
+def board(*, common: Common = COMMON) -> int:
+    """Open the board in a browser: lanes, leads, dead letters, books and commands, live.
+
+    Where there is no browser, it prints the command that makes the board reachable from your own machine.
+
+    example:
+      stream-app board
+    """
+    settings = common.settings()
+    url = f"{settings.api_url}/board"
+    _check(settings.api_url)
+    here = is_loopback(urlsplit(url).hostname or "")
+    tunnel = tunnel_to(url, os.environ) if here else ""
+    opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
+    if common.json:
+        show_json({"url": url, "tunnel": tunnel})
+    else:
+        show(f"The board: {url}")
+        if tunnel and not opened:
+            show(f"From your own machine: {tunnel}")
+            show("then open the same address there.")
+    return OK
+
+
+def tunnel_to(url: str, environ: Mapping[str, str]) -> str:
+    """Return the ssh command that forwards the board's port to the machine of the operator.
+
+    Args:
+        url: The board's address on this machine.
+        environ: The environment variables. SSH_CONNECTION has the address that the operator reached.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    words = environ.get("SSH_CONNECTION", "").split()
+    server = words[2] if len(words) == 4 else socket.gethostname()
+    inside = f"[{host}]" if ":" in host else host
+    return f"ssh -N -L {port}:{inside}:{port} {getpass.getuser()}@{server}"
+
+
+def _has_browser(environ: Mapping[str, str]) -> bool:
+    """Return True if a browser would open on the operator's own screen."""
+    screen = sys.platform == "darwin" or environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")
+    if not screen or "SSH_CONNECTION" in environ:
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def _check(url: str) -> None:
+    """Raise GatewayUnavailable if no gateway answers."""
+    try:
+        answer = httpx.get(f"{url}/healthz", timeout=_WITHIN_S, trust_env=not is_loopback(urlsplit(url).hostname or ""))
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise GatewayUnavailable(
+            f"the gateway at {url} does not respond ({type(error).__name__}): start it with: stream-app gateway; "
+            "if it runs elsewhere, set gateway.api_url"
+        ) from error

@@ -1,0 +1,224 @@
+"""The queries of the board: lists in pages, and what happened over time. No query grows with the number of leads.
+
+Lists are read by key: a page begins after the last row of the page before, so page 1,000 costs what page 1 costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.messages import LaneChange, LaneView
+from stream_app.gateway.lookup_answers import Cause
+from stream_app.gateway.read_model.history import DAY_S
+from stream_app.gateway.read_model.project import record_numbers
+from stream_app.gateway.read_model.query import Queries
+
+_HOUR_S: Final = 3_600
+_lane: Final = msgspec.json.Decoder(LaneView)
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """The events of one status in one slot of time. `at_s`: its begin."""
+
+    at_s: int
+    status: str
+    events: int
+    credits: int
+    saved: int
+    resent: int
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The worst health and latency of a lane in five minutes."""
+
+    at_s: int
+    score: float
+    p95_ms: int
+
+
+class News(msgspec.Struct, frozen=True):
+    """A change of a lane and when it was published."""
+
+    at_ms: int
+    change: LaneChange
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The position of a record in the list: the next page begins after it."""
+
+    at_ms: int
+    record: int
+
+
+class RecordRow(msgspec.Struct, frozen=True):
+    """One record in the list."""
+
+    place: Place
+    lead_id: str
+    workspace: str
+    destination: str
+    status: str
+    at_ms: int
+    origin: str
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A command and its answer. `place`: its position in the list."""
+
+    place: tuple[int, int, int]
+    at_ms: int
+    id: str
+    kind: str
+    workspace: str
+    who: str
+    why: str
+    applied: bool
+    reason: str
+    text: str
+    asked_at_ms: int
+    people: int
+
+
+class BoardQueries(Queries):
+    """Runs the queries. Every method may raise sqlite3.Error."""
+
+    def lane(self, workspace: str) -> LaneView | None:
+        """Return one lane; None if it never published anything that this version can read."""
+        with self._reading() as db:
+            found = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
+        try:
+            return None if found is None else _lane.decode(found[0])
+        except msgspec.DecodeError:
+            return None
+
+    def history(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+        """Return the events per slot, by workspace ('' is the sum of all), oldest first.
+
+        Args:
+            workspaces: The workspaces.
+            step_s: A key of `history.KEPT_S`.
+            since_s: Begin of the first slot, epoch s.
+        """
+        sql = """SELECT slot, status, events, credits, saved, resent FROM history
+                 WHERE workspace = ? AND step_s = ? AND slot >= ? ORDER BY slot"""
+        with self._reading() as db:
+            return {name: [Slot(*row) for row in db.execute(sql, (name, step_s, since_s))] for name in workspaces}
+
+    def totals(self) -> Slot:
+        """Return what was saved and resent within the days that are kept."""
+        sql = """SELECT 0, '', sum(events), sum(credits), coalesce(sum(saved), 0), coalesce(sum(resent), 0) FROM history
+                 WHERE workspace = '' AND step_s = ?"""
+        with self._reading() as db:
+            return Slot(*db.execute(sql, (DAY_S,)).fetchone())
+
+    def marks(self, workspace: str) -> list[Mark]:
+        """Return the health of a lane over the last day, oldest first."""
+        with self._reading() as db:
+            found = db.execute(
+                "SELECT slot, score, p95_ms FROM lane_marks WHERE workspace = ? ORDER BY slot", [workspace]
+            )
+            return [Mark(*row) for row in found]
+
+    def news(self, workspace: str) -> list[News]:
+        """Return what happened to a lane, newest first."""
+        sql = "SELECT at_ms, kind, text FROM lane_news WHERE workspace = ? ORDER BY at_ms DESC, number DESC"
+        with self._reading() as db:
+            return [News(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
+
+    def records(
+        self,
+        workspace: str,
+        statuses: Collection[str],
+        after: Place | None,
+        limit: int,
+        destinations: Collection[str] = (),
+    ) -> list[RecordRow]:
+        """Return the records with these last statuses, newest first.
+
+        Args:
+            workspace: Only of this workspace; '' for all.
+            statuses: The statuses; empty for all.
+            after: The last record of the page before.
+            limit: How many at most.
+            destinations: Only records of these; empty for all.
+        """
+        at_ms, record = (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
+        where, values = ["records > 0"], list[str]()
+        if workspace:
+            where, values = [*where, "workspace = ?"], [*values, workspace]
+        if statuses:
+            where, values = [*where, f"status IN ({', '.join('?' * len(statuses))})"], [*values, *statuses]
+        only = f"AND destination IN ({', '.join('?' * len(destinations))})" if destinations else ""
+        with self._reading() as db:
+            # Only the groups with the newest records can be on this page.
+            groups = db.execute(
+                f"""SELECT workspace, status, (
+                        SELECT max(at_ms) FROM records AS s
+                        WHERE s.workspace = g.workspace AND s.status = g.status AND s.at_ms <= ?) AS newest
+                    FROM (SELECT DISTINCT workspace, status FROM status_counts WHERE {" AND ".join(where)}) AS g
+                    WHERE newest IS NOT NULL ORDER BY newest DESC LIMIT ?""",
+                (at_ms, *values, limit + 1),
+            ).fetchall()
+            found: list[tuple[int, int, str, str, str, str]] = []
+            for name, status, newest in groups:
+                if len(found) >= limit and newest < found[limit - 1][0]:
+                    break
+                found += db.execute(
+                    f"""SELECT at_ms, id, lead_id, workspace, destination, status FROM records
+                        WHERE workspace = ? AND status = ? AND at_ms <= ? AND (at_ms < ? OR id < ?) {only}
+                        ORDER BY at_ms DESC, id DESC LIMIT ?""",
+                    (name, status, at_ms, at_ms, record, *destinations, limit),
+                )
+                found.sort(reverse=True)
+            numbers = record_numbers(db)
+            return [
+                RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
+                for when, number, lead_id, name, alias, status in islice(found, limit)
+            ]
+
+    def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
+        """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
+        sql = """SELECT hour * 3600, count FROM dead_letter_hours WHERE topic = ? AND hour = ? AND kind = ?
+                 AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"""
+        hours = range(since_s // _HOUR_S, since_s // _HOUR_S + 26)
+        with self._reading() as db:
+            return [
+                [
+                    (at_s, count)
+                    for hour in hours
+                    for at_s, count in db.execute(
+                        sql, (topic, hour, c.kind, c.workspace, c.reason, c.http_status, c.destination)
+                    )
+                ]
+                for c in causes
+            ]
+
+    def audit(self, workspace: str, after: tuple[int, int, int] | None, limit: int) -> list[Order]:
+        """Return the answers to commands, newest first. `workspace`: '' for all; `after`: the last one before."""
+        at_ms, partition, offset = after or (1 << 62, 0, 0)
+        mine, values = ("workspace = ? AND ", [workspace]) if workspace else ("", [])
+        with self._reading() as db:
+            rows = db.execute(
+                f"""SELECT at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms,
+                           people FROM audit
+                    WHERE {mine}(at_ms, partition, offset) < (?, ?, ?)
+                    ORDER BY at_ms DESC, partition DESC, offset DESC LIMIT ?""",
+                (*values, at_ms, partition, offset, limit),
+            )
+            return [Order((at, number, nr), at, *rest) for at, number, nr, *rest in rows]
+
+    def unreadable(self) -> dict[str, int]:
+        """Return the number of records that this version could not read, by topic."""
+        with self._reading() as db:
+            return dict(db.execute("SELECT topic, records FROM unreadable ORDER BY topic").fetchall())
+
+    def size_bytes(self) -> int:
+        """Return the size of the file."""
+        with self._reading() as db:
+            return int(
+                db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
+            )

@@ -1,0 +1,314 @@
+"""What the board shows in tests and screenshots: a day of six workspaces, written into a read model without Kafka.
+
+The clock stands at `NOW_MS`, so each page is the same each time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.board.access import BoardAccess
+from stream_app.board.app import Board
+from stream_app.board.site import site_of
+from stream_app.config import Settings, load_settings
+from stream_app.domain.lane.breaker import Outage
+from stream_app.domain.lane.explain import Group
+from stream_app.domain.lane.meters import Estimate, Meter
+from stream_app.domain.lane.suspension import Suspension
+from stream_app.domain.lane.webhook_quota import Webhook
+from stream_app.domain.messages import Actor, Change, CommandAnswer, LaneChange, Status
+from stream_app.domain.topics import TopicNames
+from stream_app.gateway.lookup_answers import FoundResult
+from stream_app.gateway.read_model.board_query import BoardQueries
+from stream_app.gateway.read_model.follow import ProjectionLag
+from stream_app.gateway.read_model.query import FoundResultAt
+from stream_app.gateway.read_model.store import ReadModel, Sources
+from stream_app.gateway.waiting_leads import FoundRecord, Search
+from stream_app.kafka.groups import Consumption
+from tests.gateway.model_records import Made, dead_letter, event, lane, person, result, take
+
+NOW_MS: Final = 1_790_002_320_000  # 2026-09-21 14:52:00 UTC
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 86_400_000
+TOKEN: Final = "a token that no one guesses: 8f3b1c77"
+HASH: Final = "AbCdEfGhIjKlMnOpQrStUv"
+WORKSPACES: Final = ("acme", "globex", "hooli", "initech", "stark", "umbrella")
+HOSTILE: Final = "<script>alert(1)</script>\"'&"
+"""A text that every field could have, from other programs."""
+
+_NAMES: Final = TopicNames()
+
+_CONFIG: Final = """
+[kafka]
+partitions = 6
+[http]
+host = "{host}"
+[gateway]
+public_url = "http://127.0.0.1:9103"
+token_keys_env = ["KEY"]
+{token}
+"""
+_LANE: Final = """
+[workspaces.{name}]
+partition = {number}
+time_zone = "Europe/Berlin"
+[destinations.{name}-people]
+workspace = "{name}"
+webhooks_env = ["HOOK_{number}"]
+"""
+
+
+def settings_of(folder: Path, *, token: bool = False, host: str = "127.0.0.1") -> Settings:
+    """The configuration of six workspaces."""
+    text = _CONFIG.format(token='api_token_env = "BOARD_TOKEN"' if token else "", host=host)
+    text += "".join(_LANE.format(name=name, number=number) for number, name in enumerate(WORKSPACES))
+    path = folder / f"stream_app-{token}.toml"
+    path.write_text(text)
+    environ = {"KEY": "a key of callback tokens with 32 characters", "BOARD_TOKEN": TOKEN}
+    return load_settings(path, environ, clay=False, api=token)
+
+
+class Consumers:
+    """`app.Consumers` in memory."""
+
+    def __init__(self) -> None:
+        waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310}
+        counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
+        counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
+        self.now: Consumption | None = Consumption(Group("Stable", 2), Group("Stable", 1), counts)
+
+    async def look(self, within_s: float) -> Consumption | None:
+        return self.now
+
+
+class Results:
+    """`lookup.Results` in memory."""
+
+    async def fill(self, found: FoundResultAt) -> FoundResult:
+        fields = {"Work Email": "ada@example.com", "Title": "CTO", "Note": HOSTILE}
+        return msgspec.structs.replace(found.result, age_s=3, fields=fields)
+
+
+class Waiting:
+    """`lookup.Waiting` in memory: one record waits, in the partition of acme."""
+
+    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
+        found = []
+        if lead_id == "crm-waits":
+            found = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
+        return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
+
+
+def board_of(settings: Settings, path: Path, consumers: Consumers | None = None) -> Board:
+    """A board over the file, with everything else in memory."""
+    now_s = NOW_MS // 1000
+    return Board(
+        site_of(settings, BoardQueries(path, set())),
+        BoardAccess(settings.api_token, settings.http.host, lambda: now_s),
+        lambda: ProjectionLag(NOW_MS - 2_000, 0),
+        consumers or Consumers(),
+        Results(),
+        Waiting(),
+        lambda: NOW_MS,
+    )
+
+
+def fill(path: Path, settings: Settings) -> None:
+    """Write the scene into a new read model."""
+    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, frozenset(settings.workspaces))
+    model = ReadModel(path, sources)
+    take(model, *_events(), *_lanes(), *_dead_letters(), *_audit(), *_one_lead())
+    model.close()
+
+
+def _events() -> Iterator[Made]:
+    """A day of leads: few at night, many at noon, and an outage of acme since 38 minutes."""
+    chance = random.Random(7)
+    weights = {"initech": 5, "hooli": 4, "acme": 3, "globex": 3, "umbrella": 1}
+    offset = 10_000
+    for minute in range(24 * 60):
+        at_ms = NOW_MS - DAY_MS + minute * MINUTE_MS
+        busy = 0.35 + 0.65 * math.sin(math.pi * minute / (24 * 60)) ** 2
+        for name, weight in weights.items():
+            if name == "acme" and minute > 24 * 60 - 38:
+                continue
+            for _ in range(chance.random() < busy * weight / 4.2):
+                offset += 1
+                yield from _lead(chance, name, offset, at_ms + chance.randrange(MINUTE_MS // 2))
+    for days in range(2, 21):
+        credits_ = 2_800 + 400 * (days % 3) - 1_900 * (days % 7 == 5)
+        yield _step("initech", 1_000 + days, "enriched", 3, NOW_MS - days * DAY_MS, credits=credits_)
+    for number in range(23):
+        yield _step("globex", 60_000 + number, "held_budget", 1, NOW_MS - 2 * HOUR_MS + number * 1_000)
+    for number in range(7):
+        yield _step("umbrella", 61_000 + number, "parked", 4, NOW_MS - DAY_MS + number * HOUR_MS, reason="uncertain")
+    for number in range(11):
+        yield _step("initech", 62_000 + number, "dead_lettered", 4, NOW_MS - 38 * MINUTE_MS, reason="http_503")
+
+
+def _lead(chance: random.Random, name: str, offset: int, at_ms: int) -> Iterator[Made]:
+    ends: list[Status] = ["enriched", "no_data", "partial", "served_from_cache", "rejected_invalid", "enrich_error"]
+    (end,) = chance.choices(ends, weights=[70, 9, 4, 12, 3, 2])
+    if end in ("rejected_invalid", "served_from_cache"):
+        yield _step(name, offset, end, 1, at_ms, saved=6 if end == "served_from_cache" else None, reason="not_json")
+        return
+    yield _step(name, offset, "sending", 1, at_ms)
+    yield _step(name, offset, "accepted", 2, at_ms + 180)
+    yield _step(name, offset, end, 3, at_ms + 20_000, credits=chance.choice((4, 6, 6, 8, 10)))
+
+
+def _step(name: str, offset: int, status: Status, seq: int, at_ms: int, **more: Any) -> Made:
+    origin, number = f"leads/{WORKSPACES.index(name)}/{offset}", offset
+    values: dict[str, Any] = {"workspace": name, "destination": f"{name}-people", "at_ms": at_ms} | more
+    return event(_NAMES, f"crm-{number}", status, seq, origin=origin, **values)
+
+
+def _one_lead() -> Iterator[Made]:
+    """The lead that the page Lead shows: refused, held by the outage, sent again, enriched."""
+    began = NOW_MS - 50 * MINUTE_MS
+    steps: list[tuple[Status, int, dict[str, Any]]] = [
+        ("received", 0, {"text": "import march.csv"}),
+        ("sending", 4, {"text": "attempt 1, 20 credits reserved"}),
+        ("refused", 188, {"reason": "http_503", "text": "Clay answered 503: it took nothing", "http_status": 503}),
+        ("held_outage", 2_900, {"reason": "breaker_open", "text": "the circuit breaker is open: 5 failures in a row"}),
+        ("sending", 38 * MINUTE_MS, {"attempt": 1, "text": "a probe of the half open breaker"}),
+        ("accepted", 38 * MINUTE_MS + 177, {"attempt": 1}),
+        ("enriched", 39 * MINUTE_MS, {"attempt": 1, "credits": 6, "text": "12 fields from Clay"}),
+    ]
+    for seq, (status, after_ms, more) in enumerate(steps, 1):
+        values = {"workspace": "initech", "destination": "initech-people", "trace_id": "ab" * 16, **more}
+        yield event(_NAMES, "crm-17", status, seq, 17, at_ms=began + after_ms, **values)
+    hostile = event(_NAMES, "crm-html", "rejected_invalid", 1, 18, reason="bad", text=HOSTILE, workspace=HOSTILE)
+    yield hostile
+    found = result(_NAMES, "crm-17", at_ms=NOW_MS - 11 * MINUTE_MS)
+    yield Made(found.topic, b"initech/initech-people/crm-17", found.value)
+    yield person(_NAMES, HASH, "crm-17")
+
+
+def _meters(day: int, day_cap: int | None, month: int, month_cap: int | None, reserved: int = 0) -> dict[str, Meter]:
+    day_ends, month_ends = NOW_MS + 7 * HOUR_MS + 8 * MINUTE_MS, NOW_MS + 9 * DAY_MS
+    return {
+        "credits_day": Meter("2026-09-21", day_ends, day_cap, day, reserved),
+        "credits_month": Meter("2026-09", month_ends, month_cap, month, reserved),
+    }
+
+
+_GONE: Final = Suspension(
+    "webhook_gone", "webhook w-gone answers 404", NOW_MS - DAY_MS, NOW_MS + HOUR_MS, HOUR_MS, destination="acme-people"
+)
+
+
+def _lanes() -> Iterator[Made]:
+    jane = Actor("jane", "Clay's sales call said so", NOW_MS - 3 * HOUR_MS)
+    common: dict[str, Any] = {"at_ms": NOW_MS - 5_000, "calls": 240, "p50_ms": 120, "p95_ms": 240, "p99_ms": 900}
+    common |= {"concurrency": 12}
+    held = "Clay refuses its token (401)"
+    yield _lane(
+        "acme",
+        0,
+        **common | {"score": 71.0, "health": "degraded", "rate_per_s": 0},
+        holds="stopped",
+        text=held,
+        since_ms=NOW_MS - 38 * MINUTE_MS,
+        until_ms=NOW_MS + 5 * MINUTE_MS,
+        meters=_meters(3_720, 6_000, 60_100, 150_000, 240),
+        news=(LaneChange("held", f"stopped: {held}"), LaneChange("health_degraded", "240 calls, score 71, p95 240 ms")),
+        webhooks={"w-1f2e": Webhook(41_200), "w-77aa": Webhook(45_000, "used up"), "w-gone": Webhook(9, "", _GONE)},
+        estimates={"acme-people": Estimate(5.8, 1.2, 900)},
+        submissions_left={"acme-people": 3_800},
+        changes=(Change("rate.per_s", 10, 6, jane),),
+    )
+    yield _lane(
+        "globex",
+        1,
+        **common | {"score": 99.0, "rate_per_s": 10},
+        holds="budget_credits_day",
+        text="4,000 of 4,000 credits of 2026-09-21 are used",
+        since_ms=NOW_MS - 2 * HOUR_MS,
+        until_ms=NOW_MS + 7 * HOUR_MS + 8 * MINUTE_MS,
+        meters=_meters(3_980, 4_000, 70_000, None, 20),
+        estimates={"globex-people": Estimate(6.1, 1.0, 400)},
+    )
+    outage = Outage("http_503", NOW_MS - 9 * MINUTE_MS, NOW_MS - MINUTE_MS, 47)
+    for number, (name, score, rate, p95, day, cap, breaker) in enumerate(
+        (
+            ("hooli", 100.0, 9.8, 160, 6_480, 8_000, "closed"),
+            ("initech", 99.0, 7.9, 180, 5_140, 10_000, "closed"),
+            ("umbrella", 83.0, 1.2, 2_100, 1_050, 5_000, "half_open"),
+        )
+    ):
+        more = common | {"score": score, "rate_per_s": rate, "p95_ms": p95, "breaker": breaker}
+        if breaker == "half_open":
+            more |= {"outage": outage, "health": "degraded"}
+        yield _lane(name, (2, 3, 5)[number], **more, meters=_meters(day, cap, day * 14, cap * 30, 150), **_of(name))
+    for hours in range(23, 0, -1):
+        score = 100 - 20 * (hours == 9) - hours % 4
+        yield _lane("initech", 3, at_ms=NOW_MS - hours * HOUR_MS, score=score, p95_ms=150 + 40 * (hours % 5), calls=90)
+    for ago_h, kind, text in ((9.2, "breaker_open", "5 of 8 calls failed"), (9, "held", "breaker_open: 5 of 8 failed")):
+        yield _lane("initech", 3, at_ms=NOW_MS - int(ago_h * HOUR_MS), news=(LaneChange(kind, text),))
+    for ago_h, kind in ((8.7, "breaker_half_open"), (8.5, "breaker_closed"), (8.5, "moves")):
+        text = "no longer breaker_open" if kind == "moves" else f"the circuit breaker is {kind[8:]}"
+        yield _lane("initech", 3, at_ms=NOW_MS - int(ago_h * HOUR_MS) + len(kind), news=(LaneChange(kind, text),))
+    more = common | {"score": 99.0, "rate_per_s": 7.9, "p95_ms": 180}
+    yield _lane("initech", 3, **more, meters=_meters(5_140, 10_000, 61_900, 150_000, 150), **_of("initech"))
+
+
+def _of(name: str) -> dict[str, Any]:
+    return {
+        "webhooks": {f"w-{name[:4]}": Webhook(12_345)},
+        "estimates": {f"{name}-people": Estimate(6.0, 1.1, 2_000)},
+        "submissions_left": {f"{name}-people": 32_655},
+    }
+
+
+def _lane(name: str, partition: int, **more: Any) -> Made:
+    return lane(_NAMES, name, partition=partition, **more)
+
+
+def _dead_letters() -> Iterator[Made]:
+    def one(workspace: str, age_ms: int, reason: str, **more: str) -> Made:
+        found = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, destination=f"{workspace}-people", **more)
+        return msgspec.structs.replace(found, key=workspace.encode())
+
+    for number in range(398):
+        yield one("initech", 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3), "http_503", http_status="503")
+    for number in range(9):
+        yield one("acme", number * 8 * HOUR_MS, "not_json", disposition="poison")
+    for number in range(5):
+        yield one("acme", 2 * HOUR_MS + number * 5 * HOUR_MS, "no_identity", disposition="poison")
+    for number in range(7):
+        yield msgspec.structs.replace(one("umbrella", number * HOUR_MS, "uncertain"), topic=_NAMES.parked)
+
+
+def _audit() -> Iterator[Made]:
+    for number, (kind, name, who, why, applied, text) in enumerate(
+        (
+            ("rate", "acme", "jane", "Clay's sales call said so", True, "rate.per_s: 10 -> 6"),
+            ("pause", "stark", "sam", "waits for the new contract", True, "paused"),
+            ("resume", "stark", "sam", "signed", True, "resumed"),
+            ("quota", "acme", "jane", "the old one is full", False, "acme has no webhook w-9999"),
+            ("budget", "globex", "root", HOSTILE, True, "credits_per_day: 3,000 -> 4,000"),
+        )
+    ):
+        at_ms = NOW_MS - (6 - number) * HOUR_MS
+        answer = CommandAnswer(
+            id=f"c-{number:04}",
+            applied=applied,
+            at_ms=at_ms,
+            partition=WORKSPACES.index(name),
+            kind=kind,
+            workspace=name,
+            who=who,
+            why=why,
+            asked_at_ms=at_ms - 300,
+            reason="" if applied else "unknown_webhook",
+            text=text,
+        )
+        yield Made(_NAMES.audit, name.encode(), msgspec.json.encode(answer), WORKSPACES.index(name), number)

@@ -1,0 +1,53 @@
+"""The board of the scene on a real port, in a thread of its own, for a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+
+from stream_app.gateway.http.server import serve_http
+from tests.board.scene import board_of, fill, settings_of
+
+
+@contextmanager
+def served(folder: Path, *, token: bool = False) -> Iterator[str]:
+    """Yield the URL of a board over the scene."""
+    settings, path = settings_of(folder, token=token), folder / "model.sqlite"
+    if not path.exists():
+        fill(path, settings)
+    ports: list[int] = []
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        board = board_of(settings, path)
+        async with serve_http(Starlette(routes=board.routes()), "127.0.0.1", 0, head_within_s=60, grace_s=1) as port:
+            ports.append(port)
+            ready.set()
+            await stop.wait()
+        board.close()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="board")
+    thread.start()
+    try:
+        assert ready.wait(30), "the board does not start"
+        yield f"http://127.0.0.1:{ports[0]}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+def chromium() -> str:
+    """The installed browser. AssertionError where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if (found := shutil.which(name)) is not None:
+            return found
+    raise AssertionError("no Chromium: run apt-get install -y --no-install-recommends chromium fonts-dejavu-core")

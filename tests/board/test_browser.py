@@ -1,0 +1,181 @@
+"""The board in Chromium: each page in light and dark, on desk and phone, with a keyboard, and without JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+
+from tests.board.scene import NOW_MS, TOKEN
+from tests.board.serving import chromium, served
+
+PAGES: Final = {
+    "now": "/board",
+    "lanes": "/board/lanes",
+    "lane": "/board/lanes/acme",
+    "a lane that was never used": "/board/lanes/stark",
+    "leads": "/board/leads?workspace=umbrella",
+    "lead": "/board/leads/crm-17",
+    "an unknown lead": "/board/leads/unknown",
+    "a waiting lead": "/board/waiting?lead_id=crm-waits",
+    "dead letters": "/board/dead",
+    "books": "/board/books",
+    "audit": "/board/audit",
+    "system": "/board/system",
+}
+LOOKS: Final = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
+_CONTROLS: Final = "a[href], button, input:not([type=hidden]), summary, [tabindex='0']"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("board")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def context(browser: Browser, scheme: str = "light", width: int = 1280, **more: Any) -> BrowserContext:
+    size: ViewportSize = {"width": width, "height": 900}
+    look: dict[str, Any] = {"color_scheme": scheme, "viewport": size, "timezone_id": "UTC", "locale": "en-GB", **more}
+    made = browser.new_context(**look)
+    made.set_default_timeout(20_000)
+    return made
+
+
+class Watched:
+    """A page and what its console says. A violation of the content security policy is an error there."""
+
+    def __init__(self, made: BrowserContext) -> None:
+        self.page: Page = made.new_page()
+        self.errors: list[str] = []
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, url: str) -> Page:
+        self.page.goto(url)
+        return self.page
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_every_page_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
+    made = context(browser, scheme, width)
+    watched, axe = Watched(made), Axe()
+    watched.page.clock.set_fixed_time(NOW_MS / 1000)
+    for name, path in PAGES.items():
+        page = watched.open(url + path)
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{name} is {wide} pixels wide"
+        assert watched.errors == [], name
+    made.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_keyboard_reaches_every_control(browser: Browser, url: str, width: int) -> None:
+    made = context(browser, width=width)
+    watched = Watched(made)
+    for name, path in PAGES.items():
+        page = watched.open(url + path)
+        page.evaluate(
+            """(controls) => {
+                window.expected = new Set([...document.querySelectorAll(controls)].filter((each) =>
+                    each.checkVisibility({ visibilityProperty: true })));
+                document.addEventListener("focusin", (event) => window.expected.delete(event.target));
+            }""",
+            _CONTROLS,
+        )
+        for _ in range(page.evaluate("window.expected.size") + 2):
+            page.keyboard.press("Tab")
+        left = page.evaluate("[...window.expected].map((each) => each.outerHTML)")
+        assert left == [], name
+    made.close()
+
+
+def test_without_javascript_every_page_reads_and_every_form_works(browser: Browser, url: str) -> None:
+    made = context(browser, java_script_enabled=False)
+    page = made.new_page()
+    for name, path in PAGES.items():
+        page.goto(url + path)
+        assert page.locator("h1").inner_text(), name
+        assert page.locator("#age").inner_text() == "2.0 s old, lag 0", name
+        assert not page.locator("#pause").is_visible(), "a button without an effect"
+    page.goto(f"{url}/board/leads")
+    page.get_by_label("Find a lead").fill("crm-17")
+    page.get_by_role("button", name="Find").click()
+    assert page.url == f"{url}/board/leads/crm-17"
+    page.get_by_role("button", name="Show personal data").click()
+    assert "ada@example.com" in page.locator(".fields").inner_text()
+    page.goto(f"{url}/board")
+    assert page.locator("#done svg polygon").count() == 5, "the chart is drawn by the server"
+    made.close()
+
+
+def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: str) -> None:
+    made = context(browser)
+    watched = Watched(made)
+    asked: list[str] = []
+    page = watched.page
+    page.on("request", lambda request: asked.append(request.url) if "hx-request" in request.headers else None)
+
+    def refreshes() -> bool:
+        asked.clear()
+        page.clock.run_for(5_100)
+        page.wait_for_timeout(0)
+        return bool(asked)
+
+    page.clock.install(time=NOW_MS / 1000)
+    watched.open(f"{url}/board")
+    page.wait_for_function("document.querySelector('.uplot') !== null")
+    with page.expect_response(lambda answer: "hx-request" in answer.request.headers) as answered:
+        page.clock.run_for(5_100)
+    assert answered.value.ok
+    page.clock.run_for(200)
+    page.wait_for_function("document.querySelectorAll('.uplot').length === 1")
+    assert page.locator("#pause").count() == 1
+    page.locator("#done summary").click()
+    assert not refreshes(), "a table is open"
+    page.locator("#done summary").click()
+    page.get_by_role("button", name="Pause").click()
+    assert not refreshes(), "the reader paused it"
+    page.reload()
+    assert page.get_by_role("button", name="Paused").is_visible(), "the choice lasts"
+    assert not refreshes()
+    page.get_by_role("button", name="Paused").click()
+    assert refreshes()
+    watched.open(f"{url}/board/leads")
+    page.get_by_label("Find a lead").fill("crm-1")
+    assert not refreshes(), "a form is being filled"
+    assert watched.errors == []
+    made.close()
+
+
+def test_log_in_with_a_browser(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with served(tmp_path_factory.mktemp("login"), token=True) as url:
+        made = context(browser)
+        watched, axe = Watched(made), Axe()
+        page = watched.open(f"{url}/board/lanes/acme")
+        assert page.url == f"{url}/board/login?next=%2Fboard%2Flanes%2Facme"
+        assert axe.run(page).violations_count == 0
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_label("Your name").fill("jane")
+        page.get_by_role("button", name="Log in").click()
+        assert page.url == f"{url}/board/lanes/acme", "the browser says same-origin, also on http://127.0.0.1"
+        page.goto(f"{url}/board/leads/crm-17")
+        page.get_by_role("button", name="Show personal data").click()
+        assert "ada@example.com" in page.locator(".fields").inner_text()
+        page.get_by_role("button", name="Log out").click()
+        page.goto(f"{url}/board")
+        assert "/board/login" in page.url
+        assert watched.errors == []
+        made.close()
