@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json, watched
 from stream_app.cli.lane_tables import clock
@@ -11,6 +12,8 @@ from stream_app.config import Settings, check_known
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
 from stream_app.operator import lanes as reader
+
+_MOST: Final = 100
 
 
 def explain(*, workspace: Workspace = None, watch: bool = False, common: Common = COMMON) -> int:
@@ -37,9 +40,13 @@ def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int
     if as_json:
         show_json({"holds": holds, "findings": findings, "facts": facts})
         return NO if holds else OK
-    for finding in findings:
+    if len(findings) > _MOST:
+        findings.sort(key=lambda finding: not finding.holds)
+    for finding in findings[:_MOST]:
         zone = settings.workspaces[finding.workspace].time_zone if finding.workspace else "UTC"
         _show(finding, facts.at_ms, zone)
+    if (more := len(findings) - _MOST) > 0:
+        say(f"{more:,} more findings, the least urgent ones: name one workspace with --workspace, or use --json")
     return NO if holds else OK
 
 

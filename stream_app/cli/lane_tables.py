@@ -100,7 +100,7 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
 
 
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
-    shared = f", beside {', '.join(lane.shared_with)}" if lane.shared_with else ""
+    shared = f", beside {lane.neighbours}" if lane.shared_with else ""
     if not view.holds:
         return f"{'moves' if works else 'no worker runs'}{_but(view, now_ms)}{shared}"
     if view.paused_by is not None:

@@ -24,16 +24,17 @@ from stream_app.cli.base import (
 )
 from stream_app.cli.commands import order, result_text, zones
 from stream_app.cli.lane_tables import show_lanes
-from stream_app.cli.options import Audit, Workspace, iso
+from stream_app.cli.options import Audit, Positive, Workspace, iso
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import TO_ALL
 from stream_app.domain.lead.lead import plain_id
 from stream_app.domain.messages import CommandKind
 from stream_app.operator import lanes as reader
+from stream_app.operator.lanes import LanesReport
 
 Cap = Annotated[int | Literal["none", "configured"] | None, WHOLE]
-
+_PAGE: Final = 100
 _SIMPLE: Final[dict[CommandKind, str]] = {
     "pause": "Send no more leads of a lane until `resume`. They wait in Kafka.",
     "resume": "End a pause, or the suspension of a lane whose leads Clay rejected.",
@@ -48,7 +49,14 @@ app = with_actions("lanes")
 
 
 @app.default
-def lanes(*, workspace: Workspace = None, watch: bool = False, common: Common = COMMON) -> int:
+def lanes(
+    *,
+    workspace: Workspace = None,
+    limit: Positive | None = None,
+    after: Workspace = None,
+    watch: bool = False,
+    common: Common = COMMON,
+) -> int:
     """Show all lanes: what holds them, breaker, health, budget with forecast, and waiting leads.
 
     An action changes one lane live.
@@ -59,20 +67,29 @@ def lanes(*, workspace: Workspace = None, watch: bool = False, common: Common = 
 
     Args:
         workspace: only this workspace
+        limit: show N lanes, in the order of their names; default: 100 in a table, all with --json
+        after: show the lanes after this one
         watch: refresh every 5 seconds until Ctrl-C
     """
     settings = common.settings()
     check_known(settings, workspace=workspace)
-    return watched(lambda: _show_all(settings, workspace, as_json=common.json), watch=watch, as_json=common.json)
+    most = limit or (None if common.json else _PAGE)
+
+    def show_page() -> int:
+        report = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), workspace)
+        return _show_page(settings, reader.page(report, after or "", most), as_json=common.json)
+
+    return watched(show_page, watch=watch, as_json=common.json)
 
 
-def _show_all(settings: Settings, workspace: str | None, *, as_json: bool) -> int:
-    report = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), workspace)
+def _show_page(settings: Settings, report: LanesReport, *, as_json: bool) -> int:
     if as_json:
         show_json(report)
         return OK
     facts = report.facts
     show_lanes(facts.lanes, report.forecasts, zones(settings), facts.at_ms, works=facts.worker.members > 0)
+    if report.more:
+        say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
     if not facts.worker.members:
         say("no worker runs, so no lane moves. This is their last published state. Start one: stream-app worker")
     return OK

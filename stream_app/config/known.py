@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable
+from typing import Final
 
 from stream_app.config.model import Settings
 from stream_app.domain.errors import SettingsError
+
+_LISTED: Final = 50
 
 
 def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterable[str]) -> list[str]:
     """Return one line for each unknown name, with the names that exist."""
     return [
-        f"there is no {word} {name} in the configuration; there are: {', '.join(known) or 'none'}"
+        f"there is no {word} {name} in the configuration; {_hint(name, known)}"
         for word, asked, known in (
             ("workspace", workspaces, settings.workspaces),
             ("destination", destinations, settings.destinations),
@@ -19,6 +23,13 @@ def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterabl
         for name in sorted(asked)
         if name not in known
     ]
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    if len(known) <= _LISTED:
+        return f"there are: {', '.join(known) or 'none'}"
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {len(known):,} others"
 
 
 def check_known(settings: Settings, *, workspace: str | None = None, destination: str | None = None) -> None:

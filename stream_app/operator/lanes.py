@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,7 @@ from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
 from stream_app.ops.clock import SystemClock
 
+_NAMED: Final = 5
 _SAMPLED_MS: Final = 15 * 60_000
 _view: Final = msgspec.json.Decoder(LaneView)
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
@@ -32,10 +34,11 @@ class _Pause(msgspec.Struct):
 
 
 class LanesReport(msgspec.Struct, frozen=True):
-    """The facts, and the forecasts of the budget by workspace and meter."""
+    """The facts, and the forecasts of the budget by workspace and meter. `more`: lanes on later pages."""
 
     facts: Facts
     forecasts: dict[str, dict[str, Forecast]]
+    more: int = 0
 
 
 async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesReport:
@@ -71,6 +74,14 @@ def only_workspace(report: LanesReport, workspace: str | None) -> LanesReport:
     lanes = [lane for lane in report.facts.lanes if lane.workspace == workspace]
     forecasts = {name: each for name, each in report.forecasts.items() if name == workspace}
     return LanesReport(msgspec.structs.replace(report.facts, lanes=lanes), forecasts)
+
+
+def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
+    """Return the first lanes whose names come after `after`, at most `limit` of them; None: all."""
+    lanes = sorted((lane for lane in report.facts.lanes if lane.workspace > after), key=lambda lane: lane.workspace)
+    shown = lanes[:limit]
+    forecasts = {lane.workspace: report.forecasts.get(lane.workspace, {}) for lane in shown}
+    return LanesReport(msgspec.structs.replace(report.facts, lanes=shown), forecasts, len(lanes) - len(shown))
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
@@ -204,9 +215,11 @@ def _lane(
     waiting = {
         topic.removeprefix(names.namespace): records[topic, home] for topic in (names.leads, names.retry, names.bulk)
     }
-    others = tuple(other for other in settings.workspaces if other != name and settings.home(other) == home)
+    residents = settings.plan.residents(home)
+    others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
     view, unreadable = views[-1] if views else None, blocked.get(home, "")
-    return LaneFacts(name, home, view, waiting, others, asked[home], unreadable)
+    more = len(residents) - 1 - len(others)
+    return LaneFacts(name, home, view, waiting, tuple(others), asked[home], unreadable, more)
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:

@@ -36,7 +36,8 @@ class LaneFacts(msgspec.Struct, frozen=True):
         partition: The partition that it lives in.
         view: The last published state of the lane.
         waiting: Records that wait in that partition, by topic.
-        shared_with: Other workspaces in that partition.
+        shared_with: Other workspaces in that partition; the first few.
+        shared_with_more: How many others there are besides.
         asked: Commands without an answer.
         unreadable: The batch before which the partition has stopped, in words.
     """
@@ -48,6 +49,13 @@ class LaneFacts(msgspec.Struct, frozen=True):
     shared_with: tuple[str, ...] = ()
     asked: int = 0
     unreadable: str = ""
+    shared_with_more: int = 0
+
+    @property
+    def neighbours(self) -> str:
+        """The other workspaces in its partition, in words; '' without any."""
+        more = f" and {self.shared_with_more:,} more" if self.shared_with_more else ""
+        return f"{', '.join(self.shared_with)}{more}"
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -92,7 +100,7 @@ def explain(facts: Facts) -> list[Finding]:
 
 
 def _of_all(facts: Facts) -> Iterator[Finding]:
-    waiting = sum(_behind(lane) for lane in facts.lanes)
+    waiting = sum({lane.partition: _behind(lane) for lane in facts.lanes}.values())
     if facts.topics:
         yield Finding("wrong_topics", "; ".join(facts.topics), lifts="stream-app topics", waiting=waiting)
     if not facts.worker.members:
@@ -144,7 +152,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if going and all(part.bulk for part in parts):
         what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
     if lane.shared_with:
-        what += f"; shares partition {lane.partition} with {', '.join(lane.shared_with)}"
+        what += f"; shares partition {lane.partition} with {lane.neighbours}"
     yield Finding("moves" if works else "would_move", what, lane.workspace, holds=False, waiting=waiting)
 
 

@@ -1,0 +1,59 @@
+"""Lanes are shown page by page, and a lane names a few of its neighbours."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from stream_app.config import Kafka, Settings
+from stream_app.config.known import check_known
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.policy import Workspace
+from stream_app.operator.lanes import LanesReport, _lane, page
+
+NAMES = [f"w{number:04}" for number in range(1_000)]
+SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name) for name in NAMES})
+
+
+def _report() -> LanesReport:
+    waiting = {(topic, number): 7 for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
+    lanes = [_lane(SETTINGS, name, [], waiting, Counter(), {}) for name in NAMES]
+    return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
+
+
+def test_pages_follow_each_other_until_there_is_no_more() -> None:
+    report, after, seen = _report(), "", list[str]()
+    while True:
+        shown = page(report, after, 300)
+        seen += [lane.workspace for lane in shown.facts.lanes]
+        after = seen[-1]
+        if not shown.more:
+            break
+    assert seen == NAMES
+    assert page(report, "", None).more == 0
+    assert page(report, "w0899", 40).more == 60
+
+
+def test_a_lane_names_a_few_of_its_neighbours_and_counts_the_others() -> None:
+    lane = _report().facts.lanes[0]
+    assert len(lane.shared_with) == 5
+    assert "w0000" not in lane.shared_with
+    others = len(SETTINGS.plan.residents(lane.partition)) - 1
+    assert lane.shared_with_more == others - 5
+    assert lane.neighbours.endswith(f" and {others - 5} more")
+    assert LaneFacts("a", 0, None, {}, ("b",)).neighbours == "b"
+
+
+def test_what_waits_in_a_partition_is_counted_once_for_all_that_share_it() -> None:
+    facts = _report().facts
+    stopped = Facts(0, Group("Empty", 0), facts.replay, facts.lanes, 0, None, [])
+    assert next(found.waiting for found in explain(stopped) if found.code == "no_worker") == 2 * 3 * 7
+
+
+def test_an_unknown_name_among_many_gets_near_ones() -> None:
+    with pytest.raises(SettingsError, match=r"there is no workspace w00042 in the configuration; did you mean w"):
+        check_known(SETTINGS, workspace="w00042")
+    with pytest.raises(SettingsError, match=r"no workspace acme in the configuration; there are 1,000 others"):
+        check_known(SETTINGS, workspace="acme")
