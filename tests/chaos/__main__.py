@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: break everything for a while, on a real Kafka, and count what was lost or paid twice.
+"""`python -m tests.chaos`: break everything for a while on a real Kafka, and count what was lost or sent twice.
 
 python -m tests.chaos --seconds 60                the quick form
 python -m tests.chaos --kills 200 --seed 7        a campaign
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def table(result: Result) -> str:
-    """As Markdown, for a terminal and for the docs."""
+    """Return the result as Markdown."""
     meaning = MEANING | BROKER_MEANING
     faults = [f"{meaning[kind]}: {result.faults[kind]}" for kind in meaning if kind in result.faults]
     rows = {
@@ -103,7 +103,7 @@ def table(result: Result) -> str:
 
 
 def complaints(result: Result) -> list[str]:
-    """What was found, each with all that is known of the lead concerned."""
+    """Return each finding with everything that is known of its lead."""
     if result.passed:
         return []
     lines = [f"FAILED: seed {result.seed}"]

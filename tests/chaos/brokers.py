@@ -1,4 +1,4 @@
-"""The part of a campaign with three brokers: one of them at a time is killed, stopped or frozen, and nothing else is.
+"""The part of a campaign with three brokers: one at a time is killed, stopped or frozen, and nothing else is.
 
     python -m tests.chaos --brokers 3 --seconds 300
 
@@ -49,7 +49,7 @@ _AFTERWARDS_S: Final = 3.0
 
 
 class Window(NamedTuple):
-    """The time in which one broker was broken, and until all was well again."""
+    """The time from a broker's fault until all was well again."""
 
     kind: Kind
     node: int
@@ -58,7 +58,7 @@ class Window(NamedTuple):
 
 
 def draw(seed: int) -> Iterator[Fault]:
-    """Faults without end: each broker fault twice a round, and those of workers, of the replay and of Clay between."""
+    """Draw faults without end: each broker fault twice a round, between them those of workers, replay and Clay."""
     rng = random.Random(seed)
     while True:
         deck = [*MEANING, *MEANING, *_OTHERS]
@@ -69,7 +69,7 @@ def draw(seed: int) -> Iterator[Fault]:
 
 
 class BrokerFaults:
-    """Breaks one broker when `quiet` has returned, and returns when all is well again. `windows`: when that was."""
+    """Breaks one broker when `quiet` has returned. Returns when all is well again. `windows`: when that was."""
 
     def __init__(self, line: Fleet, cluster: LocalCluster, workers: int, quiet: Callable[[], Awaitable[None]]) -> None:
         self.windows: list[Window] = []
@@ -102,7 +102,7 @@ class BrokerFaults:
         self.windows.append(Window(fault.kind, fault.who + 1, began_ms, now_ms()))
 
     async def _steady(self) -> None:
-        """Return when the group has these workers and no other: one that was killed is in it until its session ends."""
+        """Wait until the group has exactly these workers: a killed one stays in it until its session ends."""
         name = self._line.settings.names.worker_app
         deadline, wanted = time.monotonic() + _IN_SYNC_S, Group("Stable", self._workers)
         while (seen := (await look_at(KafkaConnection(self._line.bootstrap), [name]))[name][0]) != wanted:
@@ -111,7 +111,7 @@ class BrokerFaults:
 
 
 class LaneStand(NamedTuple):
-    """How long a lane that had leads waiting POSTed nothing, in one window."""
+    """How long a lane with waiting leads sent nothing, in one window."""
 
     seconds: float
     lane: str
@@ -119,7 +119,7 @@ class LaneStand(NamedTuple):
 
 
 async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[LaneStand]:
-    """The longest stand of each lane in each window, without the lanes whose budget makes them stand."""
+    """Return the longest stop of each lane in each window, without lanes that their budget stops."""
     waits: dict[str, list[tuple[int, int]]] = defaultdict(list)
     never_ms = now_ms()
     for topic in (line.settings.names.leads, line.settings.names.bulk):
@@ -138,9 +138,9 @@ async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[LaneStand]
 
 
 def longest_stand_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begin_ms: int, end_ms: int) -> float:
-    """The longest time without a POST in which some lead waited all the time: seconds.
+    """Return the longest time in seconds without a POST in which a lead waited.
 
-    waits: of each lead, from when to when it waited. posts: when the lane POSTed. Both in ms, in any order.
+    waits: from when to when each lead waited. posts: when the lane sent one. Both in ms, in any order.
     """
     times = sorted(posts)
     longest_ms = 0
@@ -153,7 +153,7 @@ def longest_stand_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begi
 
 
 def too_long(stands: Iterable[LaneStand]) -> list[str]:
-    """Those above the bound, in words."""
+    """Return those above the bound, as text."""
     return [
         f"lane {lane} stood {seconds:.1f} s (at most {BOUND_S:.0f}): {MEANING[window.kind]}, broker {window.node}"
         for seconds, lane, window in stands

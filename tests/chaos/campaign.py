@@ -73,14 +73,14 @@ Progress = Callable[[float, str], None]
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """Either so many seconds in all, or so many kills; longer where not every kind of fault was there by then."""
+    """Either this many seconds in all, or this many kills. It takes longer until every kind of fault has come."""
 
     seconds: float = 0.0
     kills: int = 0
 
 
 class Result(msgspec.Struct):
-    """What a campaign came to. `findings` and `untidy` empty, and the books balanced: it has passed."""
+    """The outcome of a campaign. It has passed if `findings` and `untidy` are empty and the books balance."""
 
     seed: int
     policy: str
@@ -214,7 +214,7 @@ async def _break(goal: Goal, seed: int, team: Team, line: Fleet, progress: Progr
 
 
 async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
-    """Wait until everything rests that can: what it is not, in words."""
+    """Wait until everything has ended that can. Return what has not, as text."""
     names = line.settings.names
     records = [record for topic in (names.leads, names.bulk, names.retry) for record in await line.read(topic)]
     inputs = {
@@ -240,7 +240,7 @@ async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
 
 
 def _books(said: str, resent: int) -> str:
-    """They balance; do they also tell of what was sent again?"""
+    """Check that the books balance and count what was sent again."""
     told = sum(json.loads(said[: said.rindex("}") + 1])["possible_doubles"].values())
     return "balance" if told == resent else f"{told} possible doubles in the books, {resent} in the events"
 

@@ -1,4 +1,4 @@
-"""Reads the evidence off Kafka when all is over: records, events, rows and the offsets of both groups."""
+"""Reads the evidence from Kafka at the end: records, events, rows and the offsets of both groups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _lane = msgspec.json.Decoder(Lane)
 
 
 async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, int], *, resend: bool) -> Evidence:
-    """published: records by kind. caps: credits a day, by workspace, of those whose budget is meant to bind."""
+    """published: records by kind. caps: credits a day, by workspace, of those whose budget is meant to be used up."""
     names = line.settings.names
     passed = await committed(line.bootstrap, names.worker_app) | await committed(line.bootstrap, names.replay_app)
     tiers = [names.wait(tier) for tier in line.settings.replay.tiers_s]
@@ -75,7 +75,7 @@ def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> dict[
 
 
 async def read_lanes(line: Fleet) -> list[Lane]:
-    """Every committed row of every lane, in order."""
+    """Return every committed row of every lane, in order."""
     states = await line.read(line.settings.names.state)
     return [_lane.decode(record.value) for record in states if record.key.startswith(b"l/") and record.value]
 
@@ -96,7 +96,7 @@ def _workspace(record: Any) -> str:
 
 
 def _people(record: Any) -> set[str]:
-    """The id and the strong identifiers of its lead, each with the workspace; an empty set where it is no lead."""
+    """Return the id and the strong identifiers of its lead, each with the workspace. Empty if it is no lead."""
     try:
         lead = _lead.decode(record.value)
     except msgspec.DecodeError:

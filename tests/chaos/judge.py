@@ -1,6 +1,6 @@
-"""The verdict: what Clay's own ledger and the topics say about every lead, compared. It trusts nothing else.
+"""The verdict: Clay's own ledger and the topics about every lead, compared. It trusts nothing else.
 
-Told of everything that was read at the end, it finds what the promises of design section 7 forbid (1 to 4 and 6).
+From what was read at the end it finds every broken guarantee of docs/guarantees.md that it can see.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COUNTS: Final[frozenset[Status]] = frozenset(
 
 
 class Finding(NamedTuple):
-    """A broken promise: which, of which lead (or record, or workspace), and what was seen."""
+    """A broken promise: which one, of which lead, record or workspace, and the evidence."""
 
     promise: str
     about: str
@@ -86,7 +86,7 @@ class Verdict(msgspec.Struct):
 
 
 def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set[str]:
-    """Workspaces whose budget has no room for one more lead, by the last of their lanes' rows."""
+    """Return the workspaces whose budget has no room for one more lead, by the last rows of their lanes."""
     last = {lane.workspace: lane.budget.days[-1] for lane in lanes if lane.budget.days}
     return {
         name
@@ -96,7 +96,7 @@ def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set
 
 
 def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
-    """Each identifier of a lead -> one that stands for its person. Leads that share any identifier are one person."""
+    """Return for each identifier one that stands for its person. Leads that share an identifier are one person."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -112,7 +112,7 @@ def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
 
 
 class Judge:
-    """`verdict()` of one body of evidence; `tell` has all that is known of a lead, for a person."""
+    """`verdict()` judges one body of evidence. `tell` returns all that is known of a lead, as text."""
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
@@ -150,7 +150,7 @@ class Judge:
         return self._verdict
 
     def tell(self, about: str) -> str:
-        """Everything about a lead or a record's place, in order of time, a line each."""
+        """Return everything about a lead or a record, in order of time, a line each."""
         events = self._events_of.get(about) or self._histories.get(about) or []
         lead_ids = {event.lead_id for event in events} | {about}
         lines = [
@@ -168,7 +168,7 @@ class Judge:
     # ------------------------------------------------------------------------------------------------- the promises
 
     def _record(self, place: str) -> None:
-        """No record is lost: its history rests, or it is held and will come again."""
+        """No record is lost: its history has ended, or it is held and will come again."""
         history = self._histories.get(place)
         status = history[-1].status if history else None
         if status in REST:
@@ -182,7 +182,7 @@ class Judge:
             self._verdict.held += 1
 
     def _rests(self, place: str, status: Status | None) -> None:
-        """It was told of as done with: was it? Here no lead is too old, and nobody is suppressed."""
+        """A history that was reported as ended has ended. Here no lead is too old, and no one is suppressed."""
         who = self._evidence.people.get(place, ())
         if (status == "rejected_invalid") is bool(who):
             self._found("lost", place, f"{status}, and it is {'a good lead' if who else 'no lead'}")
@@ -192,11 +192,11 @@ class Judge:
             self._found("lost", place, "a duplicate of nothing that was sent, parked or held")
 
     def _counts(self, place: str) -> bool:
-        """Whether this record's history is one that a second record of the same lead or person may rely on."""
+        """True if a second record of the same lead or person may rely on this record's history."""
         return any(event.status in _COUNTS for event in self._histories.get(place, ()))
 
     def _published(self) -> None:
-        """Each record that was published is one of the inputs, and as many are no leads as were meant to be none."""
+        """Each published record is an input, and as many are no leads as were meant to be none."""
         inputs, poison = len(self._evidence.inputs), len(self._evidence.inputs.keys() - self._evidence.people.keys())
         published = sum(self._evidence.published.values())
         if inputs != published or poison != self._evidence.published.get("poison", 0):
@@ -232,7 +232,7 @@ class Judge:
                 self._found("lost", last.lead_id, "its history says accepted, and Clay never got it")
 
     def _person(self, requests: list[Request]) -> None:
-        """Sent once, under whatever ids, unless the one before was refused, or the policy sent it again and said so."""
+        """Sent once, under any id, unless the POST before was refused, or the policy sent it again and reported it."""
         lead_ids = {request.lead_id or "": request for request in requests}
         unanswered = sum(not request.refused for request in requests[:-1])
         if unanswered:
@@ -245,7 +245,7 @@ class Judge:
             self._found("illegal", lead_id, "Clay got it, and no event tells of it")
 
     def _money(self) -> None:
-        """Never over a cap: in no committed row of a lane, and not by Clay's own count either."""
+        """Never over a cap: in no committed row of a lane, and not by Clay's own count."""
         days: dict[str, set[str]] = defaultdict(set)
         for lane in self._evidence.lanes:
             cap = self._evidence.caps.get(lane.workspace)

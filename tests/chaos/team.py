@@ -1,4 +1,4 @@
-"""The processes under attack: workers and replay, each started again when it ends, and what each fault does to them."""
+"""The processes under attack: workers and replay, each started again when it ends, and the effect of each fault."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Team:
         self._watching = asyncio.create_task(self._watch())
 
     async def settle(self) -> None:
-        """What lasts comes to its end, everything is mended, and whoever ended is started again and up."""
+        """End the lasting faults, repair everything, and start again what has ended."""
         await asyncio.gather(*self._lasting)
         self._line.control("DELETE", "/control/faults")
         deadline = time.monotonic() + _UP_S
@@ -63,7 +63,7 @@ class Team:
             await asyncio.sleep(_LOOK_S)
 
     async def stop(self) -> None:
-        """SIGTERM for all: each must end well."""
+        """Stop all with SIGTERM. Each must end cleanly."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -76,7 +76,7 @@ class Team:
             self._look_at_words(member)
 
     async def hit(self, fault: Fault) -> None:
-        """Do it; what lasts goes on by itself."""
+        """Apply the fault. A lasting one continues in the background."""
         self.faults[fault.kind] += 1
         match fault.kind:
             case "kill":
@@ -168,16 +168,16 @@ class Team:
             self._proxy.mend()
 
     def _victim(self, fault: Fault) -> Member:
-        """The one that is meant, or the next one that is up."""
+        """Return the worker that is meant, or the next one that is up."""
         return next(iter(self._up(fault)), self._slots[fault.who])
 
     def _all_up(self) -> bool:
-        """They answer, so they also hear SIGTERM."""
+        """Wait until all answer, so that they handle SIGTERM."""
         members = self._slots + ([self._replay] if self._replay is not None else [])
         return all(member.alive and member.answers() for member in members)
 
     def _up(self, fault: Fault) -> list[Member]:
-        """Those that are not down or frozen, from the one that is meant on."""
+        """Return those that are not down or frozen, from the one that is meant on."""
         order = [self._slots[(fault.who + step) % WORKERS] for step in range(WORKERS)]
         return [member for member in order if member.alive and not member.frozen]
 
@@ -192,7 +192,7 @@ class Team:
         return self._line.join(bootstrap=self._proxy.address if self._proxy is not None and slot == 0 else "")
 
     async def _watch(self) -> None:
-        """Start again whoever ended, a little later, as a supervisor does."""
+        """Start again what has ended, a little later, as a supervisor does."""
         while True:
             for slot, member in enumerate(self._slots):
                 if not member.alive:
@@ -214,7 +214,7 @@ class Team:
             self.untidy.append(f"a worker ended by itself with {member.process.returncode}: {text[:200]}")
 
     def _look_at_words(self, member: Member) -> None:
-        """One that ends by itself says why in one line; nobody leaves a traceback."""
+        """One that ends by itself gives the cause in one line, and no process leaves a traceback."""
         said = member.said()
         at = next((i for i, text in enumerate(said) if "Traceback" in text), None)
         if at is not None:

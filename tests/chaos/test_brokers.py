@@ -1,4 +1,4 @@
-"""How long a lane stood is counted right: only while a lead waited, and from POST to POST."""
+"""The stop of a lane is measured correctly: only while a lead waits, and from POST to POST."""
 
 from __future__ import annotations
 

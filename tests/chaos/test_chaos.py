@@ -1,4 +1,4 @@
-"""The quick forms of `python -m tests.chaos`: a minute of everything at once, on a real Kafka."""
+"""The short forms of `python -m tests.chaos`: a minute of every fault, on a real Kafka."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of the campaigns can say no: each broken promise, made up, is found; a clean record is not accused."""
+"""The judge of the campaigns finds each broken promise in invented evidence, and none in good evidence."""
 
 from __future__ import annotations
 

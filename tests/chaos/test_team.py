@@ -1,4 +1,4 @@
-"""A worker may end by itself only for what was done to it."""
+"""A worker may exit by itself only because of a fault."""
 
 from __future__ import annotations
 

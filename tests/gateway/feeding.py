@@ -1,4 +1,4 @@
-"""A feed on real Kafka for tests; as a program (arguments: bootstrap, namespace, file) it is one to be killed."""
+"""A feed on real Kafka for tests. As a program (arguments: bootstrap, namespace, file) it is a feed to be killed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.kafka import until
 
 
 class Fed:
-    """The running feed, and the questions to its model."""
+    """The running feed, and questions to its model."""
 
     def __init__(self, feed: Projection, ask: Queries) -> None:
         self.feed = feed
         self.ask = ask
 
     async def up_to_date(self, within_s: float = 30) -> None:
-        """Return when all that is on Kafka now is in the model."""
+        """Wait until the model has all that is on Kafka now."""
         now_ms = time.time_ns() // 1_000_000
         await until(lambda: (self.feed.lag.as_of_ms or 0) >= now_ms, within_s, "the model's being up to date")
 
@@ -42,7 +42,7 @@ async def make_topics(bootstrap: str, namespace: str) -> None:
 
 
 async def write(bootstrap: str, records: Iterable[Made]) -> None:
-    """The records, each to its partition."""
+    """Write the records, each to its partition."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
         for each in records:
             await producer.send(each.topic, each.value, each.key, each.partition, headers=list(each.headers))
@@ -50,7 +50,9 @@ async def write(bootstrap: str, records: Iterable[Made]) -> None:
 
 @asynccontextmanager
 async def fed(bootstrap: str, namespace: str, path: Path, status_days: int = 3_650) -> AsyncIterator[Fed]:
-    """The records are of a day long ago, and the feed's clock is real: with fewer days it forgets them in a second."""
+    """Run a feed. The records are of a day long ago and the feed's clock is real: with fewer days it deletes
+    them in a second.
+    """
     kept = Retention(status_days=status_days, dlq_days=3_650, parked_days=3_650)
     lasting = Sources(TopicNames(namespace), PARTITIONS, kept, frozenset({"acme"}))
     feed = Projection(KafkaConnection(bootstrap), lasting, path, log.get("test"))

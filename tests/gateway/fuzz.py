@@ -37,7 +37,7 @@ LIMITS = Limits(max_body_bytes=16_384, read_timeout_s=0.05)
 
 @dataclass
 class Sent:
-    """A request on its way to be mutated: a document until `body` is set."""
+    """A request that may still be mutated: a document until `body` is set."""
 
     rng: random.Random
     workspace: str
@@ -51,7 +51,7 @@ class Sent:
     ends: str = "whole"
 
     def raw(self) -> bytes:
-        """The body, for mutations of bytes."""
+        """Return the body, for mutations of bytes."""
         if self.body is None:
             self.body = json.dumps(self.document).encode("utf-8", "surrogatepass")
         return self.body
@@ -59,7 +59,7 @@ class Sent:
 
 @dataclass
 class Ledger:
-    """What was seen; `faults` must stay empty."""
+    """What happened. `faults` must stay empty."""
 
     requests: int = 0
     callbacks: int = 0
@@ -271,7 +271,7 @@ MUTATIONS: list[Mutation] = [
 
 
 def make(rng: random.Random) -> Sent:
-    """A good callback, then none to three mutations."""
+    """Return a good callback after none to three mutations."""
     table = rng.choice(TABLES)
     lead_id = f"lead-{rng.randrange(1_000)}"
     origin = rng.choice(["", "", "leads/3/77"])
@@ -286,7 +286,7 @@ def make(rng: random.Random) -> Sent:
 
 
 async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
-    """Status and body; None: the gateway did not answer."""
+    """Return status and body, or None if the gateway did not answer."""
     raw = sent.raw()
     at = sent.rng.randrange(len(raw) + 1)
     messages: list[Message] = [
@@ -327,7 +327,7 @@ async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
 
 
 def judge(ledger: Ledger, gateway: Gateway, sent: Sent, kept: int, status: int | None, text: bytes) -> None:
-    """What must hold of every request."""
+    """Check what must hold of every request."""
     ledger.requests += 1
     ledger.callbacks += sent.path.startswith("/callbacks/")
     if status is None:
@@ -354,7 +354,7 @@ def judge(ledger: Ledger, gateway: Gateway, sent: Sent, kept: int, status: int |
 
 
 async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
-    """The ledger of so many requests, and the gateway with its counters."""
+    """Send this many requests. Return their ledger, and the gateway with its counters."""
     rng, ledger, gateway = random.Random(seed), Ledger(), Gateway(limits=LIMITS)
     for _ in range(requests):
         gateway.shelf.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None

@@ -48,7 +48,7 @@ _BEFORE_S = 1.0
 
 @dataclass
 class Figures:
-    """What was seen during one attack. Times in seconds."""
+    """The measurements of one attack. Times in seconds."""
 
     name: str
     about: str
@@ -63,7 +63,7 @@ class Figures:
 
     @property
     def faults(self) -> list[str]:
-        """Which goals were missed."""
+        """Return the goals that were missed."""
         missed = list(self.bad)
         if p99(self.good) >= MOST_P99_S:
             missed.append(f"p99 {p99(self.good):.2f} s")
@@ -73,7 +73,7 @@ class Figures:
 
 
 def p99(times: list[float]) -> float:
-    """The time within which 99 of 100 were."""
+    """Return the time within which 99 of 100 were answered."""
     return sorted(times)[math.ceil(0.99 * len(times)) - 1] if times else math.inf
 
 
@@ -89,7 +89,7 @@ class Target:
         self._sent = 0
 
     async def good(self) -> tuple[float, str]:
-        """Seconds and answer of one callback that must be taken."""
+        """Return seconds and answer of one callback that must be accepted."""
         self._sent += 1
         lead_id = f"lead-{self._sent}"
         token = sign(self._keys, "acme", "people", lead_id)
@@ -97,7 +97,7 @@ class Target:
         return await self._ask(post("/callbacks/acme/people", "connection: close", length=len(body)) + body)
 
     async def health(self) -> tuple[float, str]:
-        """Seconds and answer of /healthz."""
+        """Return seconds and answer of /healthz."""
         return await self._ask(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n")
 
     async def _ask(self, request: bytes) -> tuple[float, str]:
@@ -115,7 +115,7 @@ class Target:
         return time.monotonic() - began, answer[9:12].decode() or "no answer"
 
     def ran_and_waited_s(self) -> tuple[float, float]:
-        """Seconds that the gateway's event loop ran, and that it could have run and had no CPU."""
+        """Return the seconds that the gateway's event loop ran, and the seconds that it waited for a CPU."""
         ran_ns, waited_ns, _ = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
         return int(ran_ns) / 1e9, int(waited_ns) / 1e9
 
@@ -123,7 +123,7 @@ class Target:
     def under(
         self, names: list[str], seconds: float, mb_per_s: float, *, one_address: bool
     ) -> Iterator[list[subprocess.Popen[bytes]]]:
-        """These attacks run, each from an address of its own."""
+        """Run these attacks, each from an address of its own."""
         running = []
         for number, name in enumerate(names):
             address = "127.0.0.1" if one_address else f"127.0.0.{number + 2}"
@@ -139,7 +139,7 @@ class Target:
 
 
 async def attacked(target: Target, name: str, names: list[str], args: argparse.Namespace) -> Figures:
-    """The figures of an attack."""
+    """Return the figures of an attack."""
     figures = Figures(name, ATTACKS[name].about if name in ATTACKS else f"{len(names)} attacks at once")
     with target.under(names, args.seconds, args.mb_per_s, one_address=args.one_address) as running:
         await asyncio.sleep(_BEFORE_S)
@@ -172,7 +172,7 @@ async def _watch(target: Target, figures: Figures) -> None:
 
 
 async def ended_by_sigterm(target: Target, args: argparse.Namespace) -> tuple[float, int | None]:
-    """Seconds that the gateway takes to end in the middle of all attacks, and its exit code."""
+    """Return the seconds that the gateway takes to stop in the middle of all attacks, and its exit code."""
     with target.under(list(ATTACKS), args.seconds, args.mb_per_s, one_address=args.one_address):
         await asyncio.sleep(min(5.0, args.seconds / 2))
         began = time.monotonic()
@@ -182,7 +182,7 @@ async def ended_by_sigterm(target: Target, args: argparse.Namespace) -> tuple[fl
 
 
 async def siege(args: argparse.Namespace) -> tuple[list[Figures], tuple[float, int | None], str]:
-    """All the figures, how it ended, and its log."""
+    """Return all the figures, how the gateway ended, and its log."""
     children, kafka, found = ChildProcesses("hostile"), LocalKafka(), []
     try:
         await asyncio.to_thread(kafka.start)

@@ -1,4 +1,4 @@
-"""What the read model's tests share: records made by hand, and a file of its own."""
+"""Records made by hand, and a file, for the tests of the read model."""
 
 from __future__ import annotations
 

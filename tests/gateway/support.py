@@ -1,4 +1,4 @@
-"""A gateway without Kafka: its ASGI app over an inbox in memory, and callbacks that are right."""
+"""A gateway without Kafka: its ASGI app over an inbox in memory, and good callbacks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Shelf:
 
 
 class Gateway:
-    """The app, what it keeps and what it counts."""
+    """The app, its inbox and its counters."""
 
     def __init__(self, *, keys: Keys | None = KEYS, limits: Limits | None = None) -> None:
         self.shelf = Shelf()
@@ -78,11 +78,11 @@ class Gateway:
             return await client.post(url, content=content, headers=sent)
 
     def counted(self) -> dict[str, int]:
-        """Answer -> how many callbacks ended so."""
+        """Return how many callbacks ended with each outcome."""
         return self._sum("stream_app_callbacks_total", "answer")
 
     def responses(self) -> dict[str, int]:
-        """Status -> how many HTTP answers."""
+        """Return how many HTTP answers had each status."""
         return self._sum("stream_app_gateway_responses_total", "status")
 
     def _sum(self, name: str, label: str) -> dict[str, int]:
@@ -95,6 +95,6 @@ class Gateway:
 
 
 def good(lead_id: str = "crm-17", *, keys: Keys = KEYS, origin: str = "", **more: Any) -> dict[str, Any]:
-    """A callback as a table sends it that was set up right."""
+    """A callback of a table that is set up correctly."""
     token = sign(keys, "acme", "people", lead_id, origin)
     return {"lead_id": lead_id, "callback_token": token, "title": "CEO", "credits": "7", **more}

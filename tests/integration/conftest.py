@@ -1,4 +1,4 @@
-"""What several files of adapter tests are given."""
+"""Fixtures of several files."""
 
 from __future__ import annotations
 

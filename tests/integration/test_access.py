@@ -1,4 +1,4 @@
-"""The first contact with Kafka, where the address that clients begin with is not the one that they are sent to."""
+"""The first contact with Kafka, where the advertised address is not the one that the client knows."""
 
 from __future__ import annotations
 

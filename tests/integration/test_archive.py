@@ -1,4 +1,4 @@
-"""Single records read again on real Kafka, and its in-memory twin."""
+"""Single records read again, on real Kafka and by the twin in memory."""
 
 from __future__ import annotations
 

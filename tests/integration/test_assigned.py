@@ -1,4 +1,4 @@
-"""What is said of assigned partitions, on real Kafka, and of their taking up when the process is on its way out."""
+"""What is reported of assigned partitions on real Kafka, and of their takeover when the process is about to end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Br
 
 
 async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespace: str) -> None:
-    """It is the last offset, behind all that was acked: no record is there, and none is counted."""
+    """The marker is the last offset, after all that was acked. It is no record, so none waits."""
     bench, recorder = await make_bench(kafka, namespace), Recorder()
     app = bench.app({bench.leads: recorder})
     sources = {bench.leads: "hot"}
@@ -56,7 +56,7 @@ async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespac
 async def test_an_ending_process_reports_its_cause_and_not_an_interrupted_takeover(
     kafka: Broker, namespace: str
 ) -> None:
-    """The consumer's thread goes first, and calls that it answers no more are cancelled by nobody."""
+    """The consumer's thread ends first. Calls that it no longer answers are not cancelled."""
     bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
     app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""The choice of the tests' broker, and the Redis they get."""
+"""The choice of the tests' broker and Redis."""
 
 import socket
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from tests.support import brokers
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for the docker command on the PATH; tests write what it does."""
+    """A stand-in for the docker command on the PATH. Tests write what it does."""
     fake = tmp_path / "docker"
     fake.touch(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")

@@ -1,4 +1,4 @@
-"""One suite on both caches, the one in memory and the one in a real Redis; what a Redis that is slow or gone costs."""
+"""One suite for both caches, in memory and in a real Redis, and what a slow or missing Redis costs."""
 
 from __future__ import annotations
 

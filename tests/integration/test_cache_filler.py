@@ -1,4 +1,4 @@
-"""The cache is filled from `leads.enriched`, goes on where it was, and is filled anew when it has lost everything."""
+"""The cache is filled from `leads.enriched`, continues where it stopped, and is refilled when it was flushed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inbox of callbacks on a real Kafka: what it says is kept is there, and it says so, or not, in a bounded time."""
+"""The inbox of callbacks on a real Kafka: an accepted callback is there, and the answer comes in bounded time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(number: int) -> Record:
 
 
 async def put_within(inbox: CallbackInbox, number: int) -> bool:
-    """Whether it was kept, which is said within the bound."""
+    """Put one within the time limit. Return true if it was accepted."""
     began = time.monotonic()
     try:
         await inbox.put(record(number))
@@ -36,7 +36,7 @@ async def put_within(inbox: CallbackInbox, number: int) -> bool:
 
 
 async def until_kept(inbox: CallbackInbox, first: int) -> set[int]:
-    """Numbers from `first` on until one is kept; those that were."""
+    """Put numbers from `first` on until one is accepted. Return the accepted ones."""
     deadline = time.monotonic() + AGAIN_WITHIN_S
     for number in range(first, first + 1_000):
         if await put_within(inbox, number):

@@ -1,4 +1,4 @@
-"""Whatever keeps Kafka or Redis from starting is said in one line that tells what to do."""
+"""Each cause that keeps Kafka or Redis from starting is reported in one line that says what to do."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def start_error(broker: LocalKafka) -> str:
-    """What the broker says when it cannot start; nothing of it may be left."""
+    """Return the error of a broker that cannot start. It must leave nothing behind."""
     with pytest.raises(StartError) as caught:
         broker.start()
     assert broker._children is None
@@ -30,7 +30,7 @@ def start_error(broker: LocalKafka) -> str:
 
 @pytest.fixture
 def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without a network: the repository is a port that refuses. Returns a directory for a cache."""
+    """A machine without a network: the repository is a port that refuses. Returns a folder for a cache."""
     config = tmp_path / "jgo.conf"
     config.write_text("[repositories]\ncentral = http://127.0.0.1:1/\n")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(config))
@@ -52,7 +52,7 @@ def test_port_taken() -> None:
 
 @pytest.mark.parametrize("port", ["99999", "-1", "0"])
 def test_an_invalid_port(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Seen: an OverflowError out of the socket."""
+    """It once raised an OverflowError from the socket."""
     monkeypatch.setattr(sys, "argv", ["kafka", f"--port={port}"])
     with pytest.raises(SystemExit) as caught:
         _main()

@@ -1,4 +1,4 @@
-"""The doctor's checks: each is seen to be right where it is, and to fail, with what to do, where it is not."""
+"""The doctor's checks: each passes where all is well, and fails elsewhere with what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PASSWORD = "s3cret"
 
 
 async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
-    """Check -> (verdict, text) of each of its lines."""
+    """Return verdict and text of each line, by check."""
     lines: dict[str, list[tuple[str, str]]] = {}
     async for check in examine(settings):
         assert "\n" not in check.text
@@ -262,7 +262,7 @@ async def test_a_server_that_answers_ok_to_everything_is_no_gateway(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[LocalKafka]:
-    """A broker with ACLs that refuse us all that begins with "no."."""
+    """A broker whose ACLs refuse us everything that begins with "no."."""
     authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
     with LocalKafka(overrides={"authorizer.class.name": authorizer, "allow.everyone.if.no.acl.found": "true"}) as kafka:
         for kind in ("--transactional-id", "--group"):

@@ -1,4 +1,4 @@
-"""What aiokafka's consumer does wrong when it is stopped while the broker is away, and what came of it."""
+"""Faults of aiokafka's consumer when it is stopped without a broker, and what they must not cause."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def own() -> Iterator[ProxiedKafka]:
 
 @pytest.fixture
 async def proxy(own: ProxiedKafka, namespace: str) -> AsyncIterator[Proxy]:
-    """The way to a broker that has a topic of the namespace's name."""
+    """A way to a broker that has a topic of the namespace's name."""
     await create_topics(own.bootstrap, namespace)
     async with own.proxy() as way:
         yield way
@@ -66,7 +66,7 @@ async def test_stop_raises_a_cancellation(proxy: Proxy, namespace: str) -> None:
 
 
 async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> None:
-    """aiokafka's client swallows one while its own task ends: the recovery of a partition waited for ever for that."""
+    """aiokafka's client swallows one while its own task ends. The recovery of a partition then never returned."""
     turns = 1  # it has begun
     while True:
         consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
@@ -85,7 +85,7 @@ async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> No
 async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
     proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiokafka gives `end_offsets` up after a while. The recovery of a partition ended here, unnoticed."""
+    """aiokafka gives up on `end_offsets` after a while. The recovery of a partition then ended without a report."""
     ledger = TransactionalState(
         KafkaConnection(proxy.address), namespace, namespace, 0, StateStoreLimits(take_over_s=20)
     )

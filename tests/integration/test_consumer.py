@@ -1,4 +1,4 @@
-"""Batches that cannot be read stop their own partition, by name; all that is sound is read."""
+"""Batches that cannot be read stop their own partition and are named. All sound records are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAMAGES: dict[Damage, str] = {
 
 
 async def produce(bootstrap: str, topic: str, partition: int, batches: int, codec: str | None = None) -> None:
-    """Batches of three records; the value says which."""
+    """Write batches of three records. The value says which."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
         for number in range(batches):
             batch = producer.create_batch()
@@ -48,7 +48,7 @@ async def started(bootstrap: str, *places: TopicPartition) -> Consumer:
 
 
 async def read(consumer: Consumer, found: dict[int, list[int]], records: int) -> None:
-    """Until so many were read, or until no more can be."""
+    """Read this many records, or until no more can be read."""
     async with asyncio.timeout(15):
         while sum(map(len, found.values())) < records:
             for place, got in (await consumer.getmany(timeout_ms=200)).items():

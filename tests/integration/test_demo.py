@@ -1,4 +1,4 @@
-"""The demo's parts: what it publishes, how it judges, and that a broker of the user's is left as it was."""
+"""Parts of the demo: the leads that it publishes, its verdict, and that a broker of the user is left unchanged."""
 
 from __future__ import annotations
 

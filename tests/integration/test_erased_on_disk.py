@@ -1,4 +1,4 @@
-"""An erased result leaves Kafka's disk, also in a partition that gets no other result: on a broker of its own."""
+"""An erased result leaves Kafka's disk, also in a partition without another result. It needs a broker of its own."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ async def test_no_topic_is_created(bench: Bench, namespace: str) -> None:
 
 
 class HoldsOne(Recorder):
-    """Finishes all but the event `held`, in whatever order; that one waits until it is suspended."""
+    """Finishes all events but `held`, in any order. That one waits until it is suspended."""
 
     def __init__(self, held: bytes) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class HoldsOne(Recorder):
 
 
 async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Bench) -> None:
-    """Hazard 1: upstream commits behind an event in flight at the committed offset, and when nothing is committed."""
+    """Stock Faust commits past an event in flight at the committed offset, and before the first commit."""
     await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(20)])
     first = HoldsOne(held=b"0")
     async with running(bench.app({bench.leads: first})) as app:
@@ -101,7 +101,7 @@ async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Benc
 
 
 async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_together(bench: Bench) -> None:
-    """Three apps join and one leaves: each partition of all topics and of the state has one and the same owner."""
+    """Three apps join and one leaves: a partition has the same owner in all topics and in the state."""
     names = [bench.leads, bench.bulk]
     owners = [Owner() for _ in range(3)]
     handlers = [Recorder(owner) for owner in owners]
@@ -195,7 +195,7 @@ async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
 async def test_an_exception_of_the_owner_ends_the_app(
     bench: Bench, caplog: pytest.LogCaptureFixture, error: BaseException, kind: type[Exception], says: str
 ) -> None:
-    """It is raised, and so told once: no traceback is logged beside it."""
+    """It is raised, and not logged as well: there is no second traceback."""
 
     class Fails(Owner):
         async def assigned(self, partitions: set[int]) -> None:
@@ -211,7 +211,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
 
 
 async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
-    """A lead that was aborted is none; gaps are harmless; and the committed offset does not lag behind them."""
+    """Aborted records are not delivered, gaps are harmless, and the committed offset passes them."""
     batches = [(number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)]
     expected = [value for commit, values in batches if commit for value in values]
     await publish_transactions(bench.bootstrap, bench.leads, batches)
@@ -247,7 +247,7 @@ async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(ben
 
 
 async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench) -> None:
-    """Hazard 6: 20,000 events wait in front of a closed gate and of a slow one; others arrive within 100 ms."""
+    """20,000 events wait for a blocked handler and for a slow one. Others arrive within 100 ms."""
     closed = asyncio.Event()
 
     class Closed(Recorder):
@@ -287,7 +287,7 @@ async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench
 
 
 async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(bench: Bench) -> None:
-    """The gate stands before the first event is taken: Faust has it already, and must not wait for it."""
+    """The handler is blocked before it takes its first event. Faust has that event and must not wait for it."""
     called = asyncio.Event()
 
     async def gated(inlet: PartitionStream) -> None:

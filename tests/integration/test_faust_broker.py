@@ -1,4 +1,4 @@
-"""Faust apps in this process when their broker is not there, or goes and comes back."""
+"""Faust apps in this process whose broker is missing, or stops and returns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_a_missing_broker_is_reported_with_its_address(namespace: str) -> 
 async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes_back: bool
 ) -> None:
-    """It was there when it was looked for. The app can be stopped meanwhile, too."""
+    """It answered the first check. The app can be stopped meanwhile, too."""
 
     async def it_is_there(*_: object) -> None: ...
 
@@ -70,7 +70,7 @@ async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
 
 
 async def test_a_stop_does_not_cancel_a_check_of_the_membership(namespace: str) -> None:
-    """The consumer's thread ends in the middle of a heartbeat that no broker answers."""
+    """The consumer's thread ends during a heartbeat that no broker answers."""
     seen = Recorder(owner := Owner())
     async with LocalKafka() as kafka:
         bench = await make_bench(kafka, namespace)

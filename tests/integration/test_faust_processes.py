@@ -1,4 +1,4 @@
-"""Workers as processes on real Kafka: how they stop, and that none of what befalls them loses or repeats a lead."""
+"""Workers as processes on real Kafka: how they stop, and that no fault loses or repeats a lead."""
 
 from __future__ import annotations
 

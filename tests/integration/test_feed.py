@@ -1,4 +1,4 @@
-"""The read model on real Kafka: it is complete, it survives kill -9, and it knows when the topics are others."""
+"""The read model on real Kafka: it is complete, survives kill -9, and detects recreated topics."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, p
 async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
     kafka: Broker, namespace: str, path: Path
 ) -> None:
-    """Also when they have grown beyond where the old ones ended, while nobody looked."""
+    """Also if they have grown beyond the end of the old ones meanwhile."""
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(
@@ -228,7 +228,7 @@ async def test_errors_are_reported_and_not_raised(namespace: str, path: Path) ->
 
 @contextmanager
 def killed(*argv: str) -> Iterator[None]:
-    """A feed in a process of its own, that is killed at the end of the block."""
+    """A feed in a process of its own that is killed at the end of the block."""
     process = subprocess.Popen([sys.executable, "-m", "tests.gateway.feeding", *argv], stderr=subprocess.DEVNULL)
     try:
         yield
@@ -238,7 +238,7 @@ def killed(*argv: str) -> Iterator[None]:
 
 
 def _read(path: Path) -> int:
-    """How many events and letters are in the file."""
+    """Return how many events and dead letters are in the file."""
     if not path.exists():
         return 0
     try:
@@ -265,7 +265,7 @@ async def recreate(kafka: Broker, namespace: str) -> None:
 
 
 async def delete_records(kafka: Broker, topic: str, before: int) -> None:
-    """As retention does."""
+    """Delete records as retention does."""
     from aiokafka import TopicPartition
     from aiokafka.admin import RecordsToDelete
 

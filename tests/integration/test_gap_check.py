@@ -1,4 +1,4 @@
-"""The check of gaps in offsets, on real Kafka: harmless ones are counted, and a broker that is away is waited for."""
+"""The check of gaps in offsets on real Kafka: harmless gaps are counted, and an unavailable broker is waited for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.proxy import Proxy
 
 
 async def _one_record(bootstrap: str, topic: str) -> TopicPartition:
-    """A topic with one record, at offset 0, and a transaction's marker behind it."""
+    """A topic with one record at offset 0, and a transaction marker after it."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(topic, 1, 1)])
@@ -45,7 +45,7 @@ async def test_a_marker_is_harmless_and_a_record_is_not(kafka: Broker, namespace
 async def test_a_broker_that_stops_during_the_check_is_waited_for(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiokafka gives up after 40 s; an error that waiting does not mend comes out."""
+    """aiokafka gives up after 40 s. An error that waiting cannot repair is raised."""
     tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
     gaps = GapCheck(KafkaConnection(kafka.bootstrap))
     real = AIOKafkaConsumer.beginning_offsets

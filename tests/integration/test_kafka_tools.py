@@ -1,4 +1,4 @@
-"""Kafka's own tools with the Kafka that pip brings."""
+"""Kafka's own tools, from the Kafka that pip installs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_class_of_each_tool_is_in_kafkas_jars() -> None:
 
 
 def documented(kafka: Broker, namespace: str) -> list[str]:
-    """The page's command for this broker and namespace."""
+    """Return the page's command for this broker and namespace."""
     (text,) = re.findall(r"^    (python -m stream_app\.dev\.kafka_tools .*\\\n.*)$", PAGE.read_text(), re.M)
     words = shlex.split(text.replace("\\\n", " "))
     ours = {

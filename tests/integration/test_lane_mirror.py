@@ -30,7 +30,7 @@ VIEW = LaneView("acme", 0, 5, "open", "unhealthy", 12.5, 8.0, holds="breaker_ope
 
 
 class Seen:
-    """A lane's key, as another program reads it."""
+    """A lane's key as another program reads it."""
 
     def __init__(self, client: redis.asyncio.Redis, namespace: str) -> None:
         self.client = client
@@ -45,7 +45,7 @@ class Seen:
         return lane is not None and lane["paused_by"] == who
 
     async def left_ms(self) -> int:
-        """How long the key still is there; less than 0: it is not."""
+        """Return for how long the key is still there. Below 0: it is not."""
         return int(await self.client.pttl(self.key))
 
 

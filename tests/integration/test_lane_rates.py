@@ -1,4 +1,4 @@
-"""The rates that lanes publish are followed, and nobody who writes nonsense there is."""
+"""The published rates of lanes are followed, and unreadable records are ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of all lanes from outside, on a real Kafka without any worker."""
+"""All lanes seen from outside, on a real Kafka without a worker."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(
 
 
 async def test_transaction_markers_are_no_waiting_records(kafka: Broker, namespace: str, tmp_path: Path) -> None:
-    """A worker has passed all records, and behind them lies the marker of a transaction, which holds no record."""
+    """A worker has passed all records. After them is a transaction marker, which is no record."""
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names = settings.names
     await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)

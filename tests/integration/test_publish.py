@@ -1,4 +1,4 @@
-"""Publishing to a real Kafka: each row once, in its workspace's partition, keyed by it."""
+"""Publishing to a real Kafka: each row once, in its workspace's partition, with the workspace as the key."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def create(settings: Settings) -> None:
 
 
 async def records(settings: Settings, topic: str) -> list[Any]:
-    """Everything in the topic now."""
+    """Return all records of the topic."""
     consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
     await consumer.start()
     try:

@@ -1,4 +1,4 @@
-"""Redis as it stands in production: behind TLS, a password, or as one shard of a cluster."""
+"""Redis as in production: behind TLS, with a password, or as one shard of a cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOT = person_slot("acme", "people", "a hash")
 
 
 async def keeps(url: str, ca_file: str | None = None) -> bool:
-    """Whether what is added there is found again."""
+    """True if an added entry is found again."""
     async with redis_link(url, PATIENT_S, ca_file) as link:
         cache = RedisCache(link, "t.", 60)
         added = await cache.add([(SLOT, ENTRY)])

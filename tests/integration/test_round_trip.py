@@ -1,4 +1,4 @@
-"""The round trip: one lead goes out, and what becomes of it is told, whatever it is."""
+"""The round trip: one lead is sent, and its outcome is reported, whichever it is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.doctor import in_groups, settings_for
 
 @asynccontextmanager
 async def worker_that_tells(settings: Settings, told: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
-    """Takes leads and tells this of each; gives the leads that it took."""
+    """Takes leads and publishes these events for each. Returns the leads that it took."""
     took: list[Lead] = []
 
     async def work() -> None:

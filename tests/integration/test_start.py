@@ -1,4 +1,4 @@
-"""Where the long-running processes refuse to start: topics that are not as planned, and a Kafka that is not there."""
+"""Processes that refuse to start: topics that differ from the plan, and a missing Kafka."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replay by hand would cost and whom it would reach, on a real Kafka without any worker."""
+"""The price and the extent of a replay by hand, on a real Kafka without a worker."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write(settings: Settings, records: Written) -> None:
 
 
 def forget(bootstrap: str, topic: str) -> None:
-    """As retention does, after a week."""
+    """Delete records as retention does after a week."""
 
     async def main() -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)

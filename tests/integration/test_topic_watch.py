@@ -1,4 +1,4 @@
-"""Topics that are not those that a process began with, on a Kafka that gives ids and on one that does not."""
+"""Topics that were replaced while a process runs, on a Kafka with topic ids and on one without."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_without_topic_ids_a_shorter_log_is_another_topic() -> None:
 
 
 async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:
-    """Whichever partition it is of, and though it was never taken over from the first one: its rows are gone."""
+    """In any partition, also one that was not taken over before: its rows are gone."""
     state, connection, known = namespace + "state", KafkaConnection(kafka.bootstrap), KnownTopics()
     await create_topics(kafka.bootstrap, state, partitions=2)
     ledgers = [TransactionalState(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]

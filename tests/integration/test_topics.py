@@ -1,4 +1,4 @@
-"""Topics on a real Kafka: created as planned, and told exactly how they differ."""
+"""Topics on a real Kafka: created as planned, and every difference is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topics that are missing, or have other partitions: each command says so at once, and blames nothing else."""
+"""Topics that are missing or have other partitions: each command reports it at once and blames nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def configured(folder: Path, kafka: Broker, namespace: str) -> tuple[Path, Setti
 
 
 def test_every_command_is_covered() -> None:
-    """Those of `core.rights`, but for the processes, `topics` and `doctor`, which have tests of their own."""
+    """The programs of `domain.rights` without the processes, `topics` and `doctor`, which have tests of their own."""
     from stream_app.domain.rights import rights_of
     from stream_app.domain.topics import TopicNames
 

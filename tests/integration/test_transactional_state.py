@@ -1,4 +1,4 @@
-"""What every ledger has to do. A harness makes ledgers of one kind and looks at what others see of their writes."""
+"""What every implementation of the transactional state has to do. A harness makes one, and reads what others see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ledger(Protocol):
 
 
 class Harness(Protocol):
-    """`rows` and `events` are its topics, of two partitions each; a ledger closes with it."""
+    """`rows` and `events` are its topics, of two partitions each. What it made is closed with it."""
 
     rows: str
     events: str
@@ -31,7 +31,7 @@ class Harness(Protocol):
 
 
 class MemoryHarness:
-    """The simulation's ledger: what runs on it may only rely on what Kafka's does, too."""
+    """The simulation's implementation. It must not offer more than Kafka's."""
 
     rows, events = "state", "events"
 

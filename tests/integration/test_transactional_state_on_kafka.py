@@ -1,4 +1,4 @@
-"""What only Kafka can do to a ledger: what every ledger has to do is in test_ledger.py."""
+"""The transactional state when Kafka fails. What every implementation does is in test_transactional_state.py."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_records_go_only_to_partitions_that_a_takeover_checks(on_kafka: Ka
 async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_succeeds(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It tries again by itself and tells nobody, so that a refusal looks like a broker that is away."""
+    """aiokafka retries and reports nothing, so that a refusal looks like an unavailable broker."""
     refusing = _answer_for_the_broker(monkeypatch)
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=1))
     await ledger.take_over()
@@ -122,7 +122,7 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
 async def test_the_cause_of_a_producers_failure_is_reported(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiokafka says of it that it was unexpected."""
+    """aiokafka calls it unexpected."""
 
     def bug() -> object:
         raise OSError("no such answer")
@@ -140,7 +140,9 @@ async def test_the_cause_of_a_producers_failure_is_reported(
 async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Kafka forgot to end, the end of the next one ends: an abort would take with it what was committed."""
+    """The end of the next transaction also ends one that Kafka left open: an abort would take back what was
+    committed.
+    """
     refusing = _answer_for_the_broker(monkeypatch)
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
     await ledger.take_over()
@@ -177,7 +179,7 @@ async def test_a_partition_without_a_leader_is_reported(
 async def test_a_refusal_before_a_timeout_is_not_reported(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that freezes while it ends a transaction has refused the next one just before."""
+    """A broker that freezes while it ends a transaction has just refused the next one."""
     refusing = _answer_for_the_broker(monkeypatch)
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, abort_s=0.5))
     await ledger.take_over()
@@ -192,7 +194,7 @@ async def test_a_refusal_before_a_timeout_is_not_reported(
 async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
 ) -> None:
-    """uvloop raises RuntimeError then: aiokafka's metadata task dies of it, and who waits for that waits for ever."""
+    """uvloop then raises RuntimeError, which ends aiokafka's metadata task, and those who wait for it wait for ever."""
     real, fails = getattr(BoundedClient, asked), False
 
     async def closed(self: BoundedClient, *args: object, **how: object) -> object:
@@ -229,7 +231,7 @@ async def test_a_kafka_that_cannot_describe_transactions_is_refused(
 async def test_a_kafka_that_allows_no_timeout_of_ten_minutes_is_refused(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A verdict on what Kafka left open is such a time-out."""
+    """The verdict on a transaction that Kafka left open is stored as such a timeout."""
     refusing = _answer_for_the_broker(monkeypatch)
     refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, InvalidTransactionTimeout.errno, -1, -1)
     with pytest.raises(StateStoreError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
@@ -237,7 +239,7 @@ async def test_a_kafka_that_allows_no_timeout_of_ten_minutes_is_refused(
 
 
 async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(on_kafka: KafkaHarness) -> None:
-    """Kafka forgets an id that was idle for days, with how its last transaction ended. Nobody else writes rows."""
+    """Kafka forgets an id that was idle for days, and how its last transaction ended. Only the owner writes rows."""
     async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
         await other.begin_transaction()
         await other.send_and_wait(on_kafka.rows, b"1", b"a", partition=0)
@@ -250,7 +252,7 @@ async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(on_kafka: 
 async def test_the_end_of_a_transaction_is_checked_with_one_request(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All else about the last transaction is asked when the partition is taken over."""
+    """Everything else about the last transaction is checked when the partition is taken over."""
     asked = list[str]()
     real = BoundedClient.send
 
@@ -317,7 +319,7 @@ async def test_no_broker(namespace: str) -> None:
 
 
 async def test_a_broker_without_metadata_is_waited_for(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even itself: so answers one that was frozen for long."""
+    """A broker that was frozen for long does not even name itself."""
     known, asked = ClusterMetadata.brokers, 0
 
     def none_at_first(self: ClusterMetadata) -> object:
@@ -362,7 +364,7 @@ async def test_a_former_leader_is_not_asked_for_open_transactions(
 
 
 def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:
-    """Requests of the kinds that are put in here do not reach the broker: they are answered from here."""
+    """Requests of these kinds do not reach the broker: they are answered here."""
     send, answers = BoundedClient.send, dict[type, Callable[[], object]]()
 
     async def instead(self: BoundedClient, node_id: int, request: object, **how: object) -> object:

@@ -1,4 +1,4 @@
-"""The search among the records that no worker has taken yet, on real Kafka."""
+"""The search among records that no worker has taken yet, on real Kafka."""
 
 from __future__ import annotations
 

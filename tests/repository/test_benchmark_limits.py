@@ -1,4 +1,4 @@
-"""Benchmarks that judge: each of their limits can be missed, and is told then."""
+"""Benchmarks with goals: each goal can be missed, and the benchmark then says so."""
 
 from __future__ import annotations
 

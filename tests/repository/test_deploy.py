@@ -1,4 +1,4 @@
-"""The deployment, as far as a machine without Docker can tell: files, commands, environment, ports, metrics agree."""
+"""The deployment without Docker: files, commands, environment, ports and metrics agree."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
 
 
 def environment(service: str) -> dict[str, str]:
-    """What `docker compose` gives to a service where .env has what it must have, and nothing more."""
+    """Return what `docker compose` gives to a service if .env has the required values only."""
     given = SERVICES[service].get("environment") or {}
     return {
         name: _VARIABLE.sub(lambda found: DEMANDED[found[1]] if found[2] == "?" else found[3], str(value))
@@ -84,7 +84,7 @@ def settings(service: str) -> Settings:
 
 
 def kafka_properties() -> dict[str, str]:
-    """Of the Kafka service, by the image's rule: `KAFKA_A_B` is `a.b`."""
+    """Return the Kafka service's properties by the image's rule: `KAFKA_A_B` is `a.b`."""
     variables = environment("kafka").items()
     return {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
@@ -94,13 +94,13 @@ def kafka_properties() -> dict[str, str]:
 
 
 def dockerfile() -> list[tuple[str, str]]:
-    """(instruction, the rest) of each line, continuations joined."""
+    """Return (instruction, the rest) of each line, continuations joined."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
 
 
 def end_image() -> list[tuple[str, str]]:
-    """The instructions of the last stage."""
+    """Return the instructions of the last stage."""
     lines = dockerfile()
     return lines[max(number for number, (word, _) in enumerate(lines) if word == "FROM") :]
 
@@ -131,7 +131,7 @@ def test_the_compose_file_has_the_expected_services() -> None:
 
 
 def simulator() -> SimpleNamespace:
-    """The options of the simulator's command."""
+    """Return the options of the simulator's command."""
     _, arguments = parse(OURS["sim"]["command"])
     arguments.apply_defaults()
     return SimpleNamespace(**arguments.arguments)

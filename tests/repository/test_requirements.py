@@ -61,7 +61,7 @@ def asked_for(file: str) -> list[Requirement]:
 
 
 def installed(file: str, place: dict[str, str]) -> dict[str, str]:
-    """Name -> version of all that pip installs there. Fails where there are two of one name."""
+    """Return the version of everything that pip installs there, by name. Fails if a name comes twice."""
     found: dict[str, str] = {}
     for pin in pins(file):
         if applies(pin.requirement, place):

@@ -1,4 +1,4 @@
-"""What holds of the code as it is written: style, types, layers, and who imports what."""
+"""Rules for the code as it is written: style, types, layers and imports."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_core_is_pure() -> None:
 
 
 def test_the_simulator_knows_nothing_of_the_rest() -> None:
-    """It is the truth that tests compare against."""
+    """Tests compare the rest against it."""
     ours = {name for name in names_in(PACKAGE / "dev" / "simulator") if name.startswith("stream_app")}
     assert {name for name in ours if not name.startswith("stream_app.dev.simulator")} == set()
 
@@ -94,7 +94,7 @@ def test_what_is_imported_comes_with_the_package() -> None:
 
 
 def names_in(folder: Path) -> Iterator[str]:
-    """Every module that is imported anywhere in a folder, also inside of functions; not one that may be missing."""
+    """Yield every module that is imported in a folder, also inside functions, except optional ones."""
     for path in folder.rglob("*.py"):
         nodes = nodes_of(path)
         tries = [node for node in nodes if isinstance(node, ast.Try) and "except ImportError" in ast.unparse(node)]

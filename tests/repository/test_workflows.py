@@ -1,4 +1,4 @@
-"""The workflows of .github: right by their own linters, with pinned actions and no right beyond need."""
+"""The workflows of .github: accepted by their linters, with pinned actions and the least rights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def lint(where: Path) -> list[str]:
-    """What the two linters find in the workflows below a folder."""
+    """Return what the two linters find in the workflows below a folder."""
     found = []
     files = [str(path) for path in sorted(where.glob(".github/workflows/*.yml"))]
     for argv in ([tool("actionlint"), "-no-color", *files], [tool("zizmor"), "--offline", "--no-progress", *files]):

@@ -1,4 +1,4 @@
-"""A bench for Faust apps in this process: topics of their own, and handlers and owners that write down all."""
+"""Faust apps in this process with topics of their own, and handlers and owners that record all calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTITIONS = 4
 
 
 class Owner:
-    """Writes down what it is told, with the number of events seen at that time."""
+    """Records each call, with the number of events seen at that time."""
 
     def __init__(self) -> None:
         self.owned: set[int] = set()
@@ -39,7 +39,7 @@ class Owner:
 
 
 class Recorder:
-    """A handler that keeps what it took, and acks at once unless `work` says otherwise."""
+    """A handler that keeps the records, and acks at once unless `work` does something else."""
 
     def __init__(self, owner: Owner | None = None) -> None:
         self.consumed: list[ConsumedRecord] = []
@@ -93,7 +93,7 @@ async def make_bench(kafka: Broker, namespace: str) -> Bench:
 
 @contextlib.asynccontextmanager
 async def running(app: Any) -> AsyncIterator[Any]:
-    """Runs the app, and stops it in order at the end."""
+    """Run the app and stop it cleanly at the end."""
     starting = asyncio.create_task(app.start())
     try:
         yield app

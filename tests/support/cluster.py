@@ -1,4 +1,4 @@
-"""What tests ask a cluster of brokers, and how long a lane stood still while one of them was broken."""
+"""Questions to a cluster of brokers, and how long a lane stopped while one of them was broken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.fleet import Request
 
 
 async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = CoordinationType.GROUP) -> int:
-    """The node id of the coordinator of a group, or of a transactional id."""
+    """Return the node id of the coordinator of a group, or of a transactional id."""
     client = bind(AIOKafkaClient(bootstrap_servers=bootstrap))
     try:
         await client.bootstrap()
@@ -48,7 +48,7 @@ async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) ->
 
 
 def stands(requests: Iterable[Request], lanes: Collection[str], from_ms: int, to_ms: int) -> dict[str, float]:
-    """By lane: the longest time in seconds without a request, of lanes that have leads to send all that time."""
+    """Return by lane the longest time in seconds without a request. The lanes have leads to send all that time."""
     marks: dict[str, list[int]] = defaultdict(lambda: [from_ms])
     for request in requests:
         if request.workspace in lanes and from_ms <= request.at_ms <= to_ms:

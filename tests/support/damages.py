@@ -1,4 +1,4 @@
-"""Ways in which a run may have gone wrong, each done to a tape; they return the place of the record that suffered."""
+"""Damages to the tape of a run. Each returns the record id of the damaged record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _row: Final = msgspec.json.Decoder(Delivery)
 
 
 def one(tape: Tape) -> str:
-    """The origin of a record that Clay has accepted, in the last event of its history, which is a short one."""
+    """Return the origin of an accepted lead with a short history."""
     last = {event.origin: event for _, _, event in tape.events()}
     return min((event.seq, origin) for origin, event in last.items() if event.status == "accepted")[1]
 
@@ -30,7 +30,7 @@ def rows(tape: Tape, number: int) -> list[ConsumedRecord]:
 
 
 def row_of(tape: Tape, origin: str) -> tuple[list[ConsumedRecord], int, Delivery]:
-    """The last row of a history: its log, its place in it, and what it says."""
+    """Return the last row of a history: its log, its index there, and the row."""
     found = [
         (rows(tape, number), i, row)
         for number in range(tape.plan.partitions)
@@ -84,7 +84,7 @@ def make_a_step_illegal(tape: Tape) -> str:
 
 
 def stop_in_the_middle(tape: Tape) -> str:
-    """Its last step was never committed, and yet its record was acked."""
+    """The last step was not committed, but its record was acked."""
     origin = one(tape)
     log, i, _ = of(tape, origin)[-1]
     del log[i]

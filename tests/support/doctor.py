@@ -1,4 +1,4 @@
-"""A configuration for the doctor, with what it points to on this machine."""
+"""A configuration for the doctor that points to services of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def settings_for(
     more: str = "",
     proxy: str = "",
 ) -> Settings:
-    """Workspace acme with the destination people, as tests.gateway.support has it."""
+    """Workspace acme with the destination people, as in tests.gateway.support."""
     redis = '[redis]\nurl_env = "REDIS"' if redis_url else ""
     if proxy:
         more += '\n[egress]\nproxy_env = "PROXY"\n'
@@ -57,7 +57,7 @@ allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
 
 @asynccontextmanager
 async def in_groups(settings: Settings) -> AsyncIterator[None]:
-    """A member in the group of the workers, and one in that of the replay processes."""
+    """One member in the group of the workers, and one in that of the replay processes."""
     names = settings.names
     async with AsyncExitStack() as stack:
         for topic, group in ((names.leads, names.worker_app), (names.dlq, names.replay_app)):

@@ -1,4 +1,4 @@
-"""How each process and command that talks to Kafka is typed, by its name in `core.rights`."""
+"""The command line of each process and command that uses Kafka, by its name in `domain.rights`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COMMANDS: Final[dict[str, str]] = {
 
 
 def typed(program: str, folder: Path, namespace: str = "") -> list[str]:
-    """Its arguments; the files that it reads are written to `folder`."""
+    """Return its arguments. The files that it reads are written to `folder`."""
     leads, dead_letters = folder / "leads.csv", folder / "edited.jsonl"
     leads.write_text("lead_id,email,first_name,workspace\ncrm-1,ada@example.com,Ada,w0\n")
     dead_letters.write_text(
@@ -49,5 +49,5 @@ def typed(program: str, folder: Path, namespace: str = "") -> list[str]:
 
 
 def on_its_own(argv: list[str], config: Path) -> list[str]:
-    """The same with its configuration, which comes behind the command's first word."""
+    """Return the same arguments with its configuration after the command's first word."""
     return [argv[0], "--config", str(config), *argv[1:]]

@@ -1,4 +1,4 @@
-"""Brokers that speak as much of Kafka's protocol as a client's requests need, and that hang when a test says so."""
+"""Brokers that speak the part of Kafka's protocol that the tests need, and that hang on request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FakeBroker:
         self._heard = asyncio.Condition()
 
     async def until_asked(self, api_key: int, times: int = 1) -> None:
-        """Return when it was asked that so often."""
+        """Wait until it was asked this often."""
         async with self._heard:
             await self._heard.wait_for(lambda: self.asked[api_key] >= times)
 
@@ -60,7 +60,7 @@ class FakeBroker:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
-        """Accept nothing any more, and close what is open."""
+        """Accept no more connections, and close the open ones."""
         if self._server is not None:
             self._server.close()
         for writer in self._writers:
@@ -108,7 +108,7 @@ class FakeBroker:
 
 
 class FakeCluster:
-    """A context manager. `coordinator`: the node that all name. `group_error`: the code of answers about a group."""
+    """A context manager. `coordinator`: the node that all brokers name. `group_error`: their error code for groups."""
 
     def __init__(self, brokers: int = 3) -> None:
         self.brokers = [FakeBroker(self, node) for node in range(brokers)]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 class ForwardProxy:
-    """`refuse`: the status that it answers everything with. `asked`: the request lines it got, with what it did."""
+    """`refuse`: the status of all its answers. `asked`: the request lines that it got, each with its answer."""
 
     def __init__(self, credentials: str = "", refuse: int = 0) -> None:
         self._credentials = base64.b64encode(credentials.encode()).decode() if credentials else ""
@@ -66,7 +66,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def forward_proxy(credentials: str = "", refuse: int = 0) -> AsyncIterator[tuple[ForwardProxy, str]]:
-    """The proxy, and "127.0.0.1:port"."""
+    """Start one. Return it and "127.0.0.1:port"."""
     proxy = ForwardProxy(credentials, refuse)
     listening = await asyncio.start_server(proxy.connect, "127.0.0.1", 0)
     try:

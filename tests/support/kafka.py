@@ -1,4 +1,4 @@
-"""What the adapter tests share: topics, records in and out, and a wait that has a deadline."""
+"""Topics, records in and out, and a wait with a deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 
 async def until(true: Callable[[], object], within_s: float = 15.0, what: str = "it") -> None:
-    """Return when `true()` is; fail when it is not in time."""
+    """Wait until `true()` holds. Fail if it does not in time."""
     deadline = asyncio.get_running_loop().time() + within_s
     while not true():
         assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {within_s:g} s"
@@ -21,7 +21,7 @@ async def until(true: Callable[[], object], within_s: float = 15.0, what: str = 
 
 @asynccontextmanager
 async def admin(bootstrap: str) -> AsyncIterator[Any]:
-    """A client that asks and changes what a cluster has."""
+    """An admin client."""
     client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await client.start()
     try:
@@ -37,7 +37,7 @@ async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config
 
 
 async def delete_topic(bootstrap: str, name: str) -> None:
-    """It is gone when this returns."""
+    """Delete the topic and wait until it is gone."""
     async with admin(bootstrap) as client:
         await client.delete_topics([name])
         async with asyncio.timeout(20):
@@ -53,14 +53,14 @@ async def topic_names(bootstrap: str, prefix: str) -> set[str]:
 
 
 async def committed(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
-    """The group's committed offsets."""
+    """Return the group's committed offsets."""
     async with admin(bootstrap) as client:
         offsets = await client.list_consumer_group_offsets(group)
         return {(tp.topic, tp.partition): at.offset for tp, at in offsets.items()}
 
 
 async def publish(bootstrap: str, topic: str, values: Iterable[bytes], partitions: int = 1) -> None:
-    """The values in order, in turns over the partitions."""
+    """Write the values in order, one partition after the other."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
         for number, value in enumerate(values):
             await producer.send(topic, value, partition=number % partitions)
@@ -69,7 +69,7 @@ async def publish(bootstrap: str, topic: str, values: Iterable[bytes], partition
 async def publish_transactions(
     bootstrap: str, topic: str, batches: Sequence[tuple[bool, Sequence[bytes]]], partition: int = 0
 ) -> None:
-    """One transaction a batch, committed where True and else aborted."""
+    """Write one transaction a batch. True commits it, False aborts it."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{topic}-publisher")
     async with producer:
         for commit, values in batches:
@@ -80,7 +80,7 @@ async def publish_transactions(
 
 
 async def read_committed(bootstrap: str, topic: str, partition: int = 0) -> list[tuple[bytes | None, bytes | None]]:
-    """All that a read_committed user sees in the partition, from its beginning to its end."""
+    """Return all committed records of the partition."""
     where = TopicPartition(topic, partition)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=20

@@ -1,4 +1,4 @@
-"""The ledgers of a test on a real Kafka, with the topics that they write to."""
+"""Transactional states of a test on a real Kafka, with their topics."""
 
 from __future__ import annotations
 

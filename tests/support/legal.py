@@ -1,7 +1,7 @@
-"""The legal paths of a lead, written down a second time: what every judge of a run goes by.
+"""The legal paths of a lead, written down a second time for the judges of a run.
 
-The product's own table (`stream_app.domain.delivery.state_machine.NEXT`) is not asked, so that a step that it allows
-by mistake is found by whoever looks at the events; tests/unit/domain/test_delivery.py compares the two.
+The product's own table (`stream_app.domain.delivery.state_machine.NEXT`) is not used, so that the judges find a
+step that it allows by mistake. tests/unit/domain/test_delivery.py compares the two.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
 
 
 def follows(before: Status | None, status: Status) -> bool:
-    """Whether an event of that status may come next."""
+    """True if an event of this status may come next."""
     return status in LEGAL.get(before, frozenset())

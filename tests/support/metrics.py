@@ -1,4 +1,4 @@
-"""The samples that our processes show, as docs/metrics.md has them. A test compares that page with the program."""
+"""The samples of our processes as docs/metrics.md lists them. A test compares that page with the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 @cache
 def known_samples() -> dict[str, set[str]]:
-    """Name -> labels of every sample of a worker, a replay process and a gateway."""
+    """Return the labels of every sample of a worker, a replay process and a gateway, by name."""
     found: dict[str, set[str]] = {}
     for name, labels, text in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*)\|$", _PAGE.read_text(encoding="utf-8"), re.M):
         parts = ("_bucket", "_sum", "_count") if text.strip().startswith("histogram") else ("",)

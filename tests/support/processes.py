@@ -1,4 +1,4 @@
-"""Workers as child processes: started, watched line by line, sent signals, and never left behind."""
+"""Workers as child processes: started, read line by line, sent signals, and never left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.kafka import until
 
 
 class WorkerProcess:
-    """One `tests.support.worker`. `lines` counts what it said; `last` is its stderr, for a failure's message."""
+    """One `tests.support.worker`. `lines` counts its lines; `last` is its stderr, for the message of a failure."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -36,7 +36,7 @@ class WorkerProcess:
         await until(lambda: all(self.lines[line] for line in lines), within_s, f"{lines} from a worker ({self.last})")
 
     async def ended(self, within_s: float) -> int:
-        """Its exit code."""
+        """Wait for its end. Return its exit code."""
         async with asyncio.timeout(within_s):
             code = await self.process.wait()
             await asyncio.gather(*self._reading)
@@ -44,7 +44,7 @@ class WorkerProcess:
 
 
 class Workers:
-    """Starts workers of one group; what still runs at the end of the test is killed."""
+    """Starts workers of one group. Those that still run at the end of the test are killed."""
 
     def __init__(self, kafka: Broker, namespace: str, partitions: int) -> None:
         self.settings = {"bootstrap": kafka.bootstrap, "namespace": namespace, "partitions": partitions}

@@ -1,4 +1,4 @@
-"""Prometheus and its checker of rules: from the PATH, else taken out of Debian's package, without an installation."""
+"""Prometheus and promtool: from the PATH, else extracted from Debian's package, without an installation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NONE = "there is no Prometheus: install it (apt-get install prometheus, brew ins
 
 
 def promtool() -> Path:
-    """The path of promtool. Raises LookupError, which says what to install."""
+    """Return the path of promtool. Raises LookupError, which says what to install."""
     return _program("promtool")
 
 
 def prometheus() -> Path:
-    """The path of Prometheus. Raises LookupError, which says what to install."""
+    """Return the path of Prometheus. Raises LookupError, which says what to install."""
     return _program("prometheus")
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that can be broken at will, and a broker that one client reaches only through it."""
+"""A TCP proxy that a test can break, and a broker that one client reaches only through it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _READ_BYTES = 65_536
 
 
 class Proxy:
-    """Forwards connections on `port` of loopback to `target_port`, until it is told to break. `tls`: it speaks that."""
+    """Forwards connections on `port` of loopback to `target_port`. `tls`: it accepts TLS."""
 
     def __init__(self, port: int, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -28,7 +28,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """Where to connect: "host:port"."""
+        """The address to connect to, "host:port"."""
         return f"{LOOPBACK}:{self.port}"
 
     def cut(self) -> None:
@@ -37,11 +37,11 @@ class Proxy:
         self._reset()
 
     def stall(self) -> None:
-        """Let no more bytes through: connections stay open and are silent, new ones too."""
+        """Forward no more bytes: connections stay open and silent, new ones too."""
         self._flowing.clear()
 
     def mend(self) -> None:
-        """Let new connections through again. Those that were stalled are reset: a network forgets them, too."""
+        """Forward new connections again. Stalled ones are reset: a network forgets them, too."""
         if not self._flowing.is_set():
             self._reset()
         self._refusing = False
@@ -95,7 +95,7 @@ class Proxy:
 
 
 class ProxiedKafka(LocalKafka):
-    """A broker with a second listener, which a client that begins at its `proxy()` never leaves.
+    """A broker with a second listener. A client that starts at its `proxy()` stays there.
 
     A broker names its own address to its clients, so the second listener advertises the proxy's port.
     """
@@ -115,5 +115,5 @@ class ProxiedKafka(LocalKafka):
         super().__init__(port=port, overrides=overrides)
 
     def proxy(self) -> Proxy:
-        """The way to the second listener; one at a time."""
+        """Return the way to the second listener. Use one at a time."""
         return Proxy(self._outer_port, self._inner_port)

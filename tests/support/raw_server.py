@@ -1,4 +1,4 @@
-"""A server that plays a script of HTTP, right or wrong, on real sockets; and a Clay client with short limits."""
+"""A server that plays a script of good or bad HTTP on real sockets, and a Clay client with short limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
 
 
 class RawServer:
-    """Plays `script` on every connection and then closes it. `requests` (head, body) are those that came whole."""
+    """Plays `script` on every connection and then closes it. `requests` (head, body) are the complete ones."""
 
     def __init__(self, script: tuple[WriteBatch, ...]) -> None:
         self._script = script

@@ -1,4 +1,4 @@
-"""A Kafka as it is run in production: TLS, SCRAM, client certificates and an authorizer, on one local broker.
+"""A secured Kafka: TLS, SCRAM, client certificates and an authorizer, on one local broker.
 
 Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and SASL_PLAINTEXT (SCRAM), SSL (client
 certificates).
@@ -44,7 +44,7 @@ def _ports(names: Sequence[str]) -> dict[str, int]:
 
 
 def _pkcs8(certificate: trustme.LeafCert) -> bytes:
-    """Its key, in the one form that Java reads, and its chain."""
+    """Return its key in the one form that Java reads, and its chain."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + b"".join(
         each.bytes() for each in certificate.cert_chain_pems

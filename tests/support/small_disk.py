@@ -1,6 +1,6 @@
-"""A disk so small that a test can fill it: a tmpfs that a process mounts for itself alone, without being root.
+"""A disk that a test can fill: a tmpfs that a process mounts for itself, without root.
 
-All reach it through that process, by a path below /proc. It needs user namespaces: Linux, where they are allowed.
+Others reach it through that process, by a path below /proc. It needs Linux with user namespaces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = bytes(4096)
 
 
 class NoSmallDiskError(RuntimeError):
-    """This machine allows none; it says why."""
+    """This machine allows no such disk. The text says why."""
 
 
 class SmallDisk:
@@ -30,7 +30,7 @@ class SmallDisk:
         self._ballast = path / "ballast"
 
     def fill(self) -> None:
-        """Leave no room at all."""
+        """Use up all room."""
         with self._ballast.open("wb", buffering=0) as ballast:
             try:
                 while True:
@@ -39,13 +39,13 @@ class SmallDisk:
                 return
 
     def make_room(self) -> None:
-        """Take away what filled it."""
+        """Free the room again."""
         self._ballast.unlink()
 
 
 @contextmanager
 def small_disk() -> Iterator[SmallDisk]:
-    """Gone with what is on it when this ends. Raises NoSmallDiskError."""
+    """Mount one for the block. Raises NoSmallDiskError."""
     children = ChildProcesses("stream-app-disk")
     try:
         (children.directory / "disk").mkdir()

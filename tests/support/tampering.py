@@ -21,7 +21,7 @@ Damage = Callable[[bytearray], None]
 
 
 def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Damage]) -> None:
-    """Damage the batches that begin at these offsets, from now on, for as long as they are in `damages`."""
+    """Damage the batches that begin at these offsets, for as long as they are in `damages`."""
     assert consumer._guard is not None
     send = consumer._guard._send
 
@@ -40,7 +40,7 @@ def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Dama
 
 @contextmanager
 def tampered(damages: Mapping[tuple[TopicPartition, int], Damage]) -> Iterator[None]:
-    """The same for every consumer that starts meanwhile."""
+    """Do the same for every consumer that starts meanwhile."""
     start = Consumer.start
 
     async def tampered_start(consumer: Consumer) -> None:
@@ -52,7 +52,7 @@ def tampered(damages: Mapping[tuple[TopicPartition, int], Damage]) -> Iterator[N
 
 
 def damaged(raw: bytes, damages: Mapping[int, Damage]) -> bytes:
-    """The bytes of batches, where some are damaged by their first offset."""
+    """Return the bytes of batches, some damaged by their first offset."""
     changed, at = bytearray(), 0
     while at + _RECORDS_AT <= len(raw):
         base, length = struct.unpack_from(">qi", raw, at)
@@ -79,13 +79,13 @@ def unknown_codec(batch: bytearray) -> None:
 
 
 def broken_bytes(batch: bytearray) -> None:
-    """As a producer with a bug would write them: compressed with lz4, it says, and it is not."""
+    """The batch says that it is compressed with lz4 and is not, as a producer with a bug would write it."""
     batch[_ATTRIBUTES_AT + 1] |= 0x03
     signed(batch)
 
 
 def no_utf8(batch: bytearray) -> None:
-    """Header names that a C or Go client may write."""
+    """Header names as a C or Go client may write them."""
     at = batch.index(b"a-name")
     batch[at : at + 2] = b"\xff\xfe"
     signed(batch)

@@ -1,4 +1,4 @@
-"""The tapes of simulated runs, which the tests of the books read and damage."""
+"""The tapes of simulated runs, for the tests of the books."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A small worker as its own process, for tests that send it signals: `python -m tests.support.worker JSON`.
+"""A small worker as a process, for tests that send it signals: `python -m tests.support.worker JSON`.
 
-It takes leads (any bytes) of `<namespace>leads`; each gets a row and an event in one transaction of its partition's
-ledger, unless it has a row already. What it does with a lead is in the lead's first word: `hold` waits until the
-flow is suspended and gives up, `slow` takes `slow_s` seconds, anything else 0 to 10 ms. It says each step on stdout.
+It takes leads (any bytes) of `<namespace>leads`. Each gets a row and an event in one transaction of its
+partition, unless it has a row. The lead's first word says what to do: `hold` waits until the flow is suspended
+and gives up, `slow` takes `slow_s` seconds, any other 0 to 10 ms. Each step is printed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 class Worker:
-    """Holds the rows of its partitions and writes them through their ledgers, one transaction at a time."""
+    """Holds the rows of its partitions and writes them in transactions, one at a time."""
 
     def __init__(self, bootstrap: str, namespace: str, slow_s: float) -> None:
         self.connection = KafkaConnection(bootstrap)
