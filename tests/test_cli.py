@@ -139,6 +139,7 @@ def test_help_imports_nothing_heavy() -> None:
     [
         ("lanes stop acme", "unknown command 'stop'; there are: pause, resume, trip,"),
         ("bokks", "unknown command 'bokks'; did you mean 'books'?"),
+        ("publish --bulk", "FILE is missing"),
         ("books --limt 3", "Did you mean --limit?"),
         ("lanes pause acme", "--why is missing"),
         ("lanes pause --why x", "WORKSPACE is missing"),

@@ -138,7 +138,7 @@ def in_order(app: App, words: Sequence[str]) -> list[str]:
             break
         if word.startswith("-") and word != "-":
             options.append(word)
-            if rest and _takes_value(app, word):
+            if rest and _takes_value(app, word, rest[0]):
                 value = rest.pop(0)
                 options[-1:] = [f"{word}=-"] if value == "-" else [word, value]
         elif word in app and not arguments:
@@ -149,13 +149,21 @@ def in_order(app: App, words: Sequence[str]) -> list[str]:
     return [*commands, *options, *(["--"] if arguments else []), *arguments]
 
 
-def _takes_value(app: App, option: str) -> bool:
-    """Return True if the next word is the option's value."""
+def _takes_value(app: App, option: str, word: str) -> bool:
+    """Return True if the word after an option is its value. Where the value may be missing, it must be a number."""
     try:
-        _, _, implied = app.assemble_argument_collection().match(option)
+        found, _, implied = app.assemble_argument_collection().match(option)
     except ValueError:
         return False  # no such option, or `--option=value`
-    return implied is UNSET
+    return implied is UNSET and (not found.parameter.consume_multiple or _is_number(word))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _no_command(*, common: Common = COMMON) -> int:

@@ -80,7 +80,7 @@ are still under way then"""
 _OPTIONS: Final = Options()
 
 
-def publish(file: Path | None = None, /, *, options: Options = _OPTIONS) -> int:
+def publish(file: Path, /, *, options: Options = _OPTIONS) -> int:
     """Publish leads from CSV or JSON Lines, and say before what that costs.
 
     Refused rows go to FILE.rejected.jsonl; exit code 1 then.
@@ -91,8 +91,6 @@ def publish(file: Path | None = None, /, *, options: Options = _OPTIONS) -> int:
     Args:
         file: CSV or .jsonl file, or - for stdin, read to its end
     """
-    if file is None:
-        raise SettingsError(["FILE is missing (see `stream-app publish --help`)"])
     if options.dry_run and options.out:
         raise SettingsError(["--out: a dry run writes nothing; leave one of the two out"])
     if options.dry_run and options.wait is not None:

@@ -28,7 +28,7 @@ def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
     except ValueError:
         found = (0,)
     if not all(0 < seconds <= _LONGEST_S for seconds in found):  # nan is not, either
-        raise ValueError(f"{tokens[0].value!r} is no number of seconds above 0: put FILE before --wait")
+        raise ValueError(f"{tokens[0].value!r} is no number of seconds above 0")
     return found
 
 
