@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.topics import shared_partitions
@@ -22,14 +24,7 @@ def topics(*, common: Common = COMMON) -> int:
     report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
     warnings = shared_partitions(settings.workspaces, kafka.partitions, settings.pins)
     if common.json:
-        show_json(
-            {
-                "created": report.created,
-                "unchanged": report.unchanged,
-                "problems": report.problems,
-                "warnings": warnings,
-            }
-        )
+        show_json({**msgspec.to_builtins(report), "warnings": warnings})
     else:
         for name in report.created:
             show(f"created {name}")
