@@ -21,7 +21,7 @@ from stream_app.gateway import client
 from stream_app.gateway.client import Found
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.publishing import PublishOptions, Refusal, Summary
-from stream_app.results import Wanted, results_of
+from stream_app.results import ResultFilter, results_of
 
 
 async def publish(
@@ -173,7 +173,7 @@ async def read_results(
         raise ValueError("since has no time zone: pass an aware datetime, such as datetime.now(UTC)")
     config = settings_of(settings)
     check_known(config, workspace=workspace, destination=destination)
-    wanted = Wanted(workspace, destination, 0 if since is None else round(since.timestamp() * 1000))
+    wanted = ResultFilter(workspace, destination, 0 if since is None else round(since.timestamp() * 1000))
     async with aclosing(results_of(config, wanted, on_unreadable or _fail)) as results:
         async for result in results:
             yield result

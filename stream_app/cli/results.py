@@ -20,7 +20,7 @@ from stream_app.cli.publish import MAP_FORM
 from stream_app.config import check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count
-from stream_app.results import Export, Joined, Wanted, export
+from stream_app.results import Export, Joined, ResultFilter, export
 
 
 def results(
@@ -55,7 +55,7 @@ def results(
     if common.json and output == STDIO:
         raise SettingsError(["--json reports on the file of -o; to write JSON Lines to stdout, use --format jsonl"])
     check_known(settings, workspace=workspace, destination=destination)
-    wanted = Wanted(workspace, destination, ms(since) if since else 0)
+    wanted = ResultFilter(workspace, destination, ms(since) if since else 0)
     with _joined(join, map, output) as joined, private_file(output) as out:
         work = export(settings, wanted, out, format or format_of(output), joined, reading, say, raw=raw)
         done = asyncio.run(work)

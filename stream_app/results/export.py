@@ -39,14 +39,14 @@ _PROGRESS_EVERY: Final = 1_000
 _result: Final = msgspec.json.Decoder(Result)
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class ResultFilter(msgspec.Struct, frozen=True):
     """Which results to export; all conditions apply. `since_ms` (epoch ms) leaves out earlier ones."""
 
     workspace: str | None = None
     destination: str | None = None
     since_ms: int = 0
 
-    def key(self, key: bytes | None) -> bool:
+    def matches(self, key: bytes | None) -> bool:
         """True if the conditions match a key of `leads.enriched`."""
         parts = (key or b"").split(b"/", 2)
         asked = (self.workspace, self.destination)
@@ -97,7 +97,7 @@ class Export(msgspec.Struct):
 
 async def export(
     settings: Settings,
-    wanted: Wanted,
+    wanted: ResultFilter,
     out: IO[str],
     form: Format,
     join: Joined | None,
@@ -139,7 +139,7 @@ async def export(
 
 
 async def results_of(
-    settings: Settings, wanted: Wanted, on_unreadable: Callable[[str], None]
+    settings: Settings, wanted: ResultFilter, on_unreadable: Callable[[str], None]
 ) -> AsyncGenerator[Result]:
     """Yield the last result of each lead.
 
@@ -170,18 +170,18 @@ def _no_stage(what: str, unit: str) -> Iterator[Progress]:
     yield lambda done, total: None
 
 
-async def _read(settings: Settings, wanted: Wanted, store: ResultStore, stage: Stage, *, people: bool) -> None:
+async def _read(settings: Settings, wanted: ResultFilter, store: ResultStore, stage: Stage, *, people: bool) -> None:
     names = settings.names
     with stage("reading results", "offsets") as progress:
         async with reader_of(settings, progress) as reader:
             async for records in reader.read(names.enriched):
-                store.put((record.key, record.value) for record in records if wanted.key(record.key))
+                store.put((record.key, record.value) for record in records if wanted.matches(record.key))
     if not people:
         return
     with stage("reading who is who", "offsets") as progress:
         async with reader_of(settings, progress) as reader:
             async for records in reader.read(names.state):
-                store.know(
+                store.put_people(
                     (record.key, [row.removeprefix(b"d/") for row in rows_of(record.value or b"")])
                     for record in records
                     if record.key and record.key.startswith(b"p/")

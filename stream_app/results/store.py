@@ -48,7 +48,7 @@ class ResultStore:
             )
             self._db.execute("COMMIT")
 
-    def know(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
+    def put_people(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
         """Add the leads that count for a person: by the person's alias key, the keys of their results."""
         last = {_hash(key): leads for key, leads in people}
         with _room():

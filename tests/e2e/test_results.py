@@ -23,7 +23,7 @@ from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Lead, Result, Scalar
 from stream_app.domain.record import Record
 from stream_app.kafka.readers import Progress
-from stream_app.results import Export, Joined, Wanted, export
+from stream_app.results import Export, Joined, ResultFilter, export
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(150)
@@ -69,14 +69,14 @@ def gone(record: Record) -> Record:
 
 
 async def exported(
-    line: Pipeline, wanted: Wanted | None = None, form: Any = "csv", join: Any = None
+    line: Pipeline, wanted: ResultFilter | None = None, form: Any = "csv", join: Any = None
 ) -> tuple[Export, str]:
     @contextmanager
     def stage(what: str, unit: str) -> Iterator[Progress]:
         yield lambda done, total: None
 
     out = io.StringIO()
-    done = await export(line.settings, wanted or Wanted(), out, form, join, stage, lambda text: None)
+    done = await export(line.settings, wanted or ResultFilter(), out, form, join, stage, lambda text: None)
     return done, out.getvalue()
 
 
@@ -103,10 +103,10 @@ async def test_the_last_result_of_each_lead(kafka: Broker, namespace: str) -> No
             "E-Mail": "",
         }
         for wanted, ids in (
-            (Wanted(workspace="w1"), ["other"]),
-            (Wanted(destination="w0-crm"), ["crm-1", "crm-3"]),
-            (Wanted(workspace="w1", destination="w0-crm"), []),
-            (Wanted(since_ms=AT_MS + 1), ["crm-1"]),
+            (ResultFilter(workspace="w1"), ["other"]),
+            (ResultFilter(destination="w0-crm"), ["crm-1", "crm-3"]),
+            (ResultFilter(workspace="w1", destination="w0-crm"), []),
+            (ResultFilter(since_ms=AT_MS + 1), ["crm-1"]),
         ):
             _, text = await exported(line, wanted, "jsonl")
             assert sorted(json.loads(each)["lead_id"] for each in text.splitlines()) == ids
@@ -133,7 +133,7 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
             join = Joined("leads.csv", file)
             done, text = await exported(line, join=join)
             _, lines = await exported(line, form="jsonl", join=join)
-            none, _ = await exported(line, Wanted(since_ms=AT_MS + 1), join=join)
+            none, _ = await exported(line, ResultFilter(since_ms=AT_MS + 1), join=join)
         assert (done.lines, done.results, done.broken_count, done.broken) == (6, 3, 2, [7, 9])
         found = rows(text)
         assert list(found[0])[:5] == ["E-Mail", "First Name", "Note", "lead_id", "result_lead_id"]

@@ -39,7 +39,7 @@ from stream_app import (
 from stream_app.books import read as books
 from stream_app.gateway.client import Found
 from stream_app.publishing import PublishOptions
-from stream_app.results import Wanted, export, results_of
+from stream_app.results import ResultFilter, export, results_of
 from stream_app.results.store import ResultStore
 
 ROOT = Path(__file__).parents[3]
@@ -233,7 +233,7 @@ def test_an_unreadable_result_is_an_error_unless_the_caller_takes_it(config: Pat
 
 @pytest.mark.usefixtures("three_results")
 async def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
-    results: AsyncGenerator[Result] = results_of(load_settings(config), Wanted(), lambda _: None)
+    results: AsyncGenerator[Result] = results_of(load_settings(config), ResultFilter(), lambda _: None)
     assert (await anext(results)).lead_id == "lead-1"
     await results.aclose()
 

@@ -28,8 +28,8 @@ def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, 
     assert matcher.match(row) == 0
     store.put([(b"busy/busy/1", b"{}")])
     (by_email,) = people(EMAIL)
-    store.know([(person_key("busy", "busy", by_email), [b"busy/busy/1"])])
+    store.put_people([(person_key("busy", "busy", by_email), [b"busy/busy/1"])])
     assert (matcher.match(row) > 0) == ("email" in fields), "the lead that was sent had the e-mail only"
     for each in people(fields):
-        store.know([(person_key("busy", "busy", each), [b"busy/busy/1"])])
+        store.put_people([(person_key("busy", "busy", each), [b"busy/busy/1"])])
     assert matcher.match(row) > 0

@@ -29,12 +29,12 @@ def test_the_last_one_counts_in_the_order_of_the_first() -> None:
 
 def test_a_person_leads_to_a_result_that_may_come_later() -> None:
     store = ResultStore()
-    store.know([(b"p/ada", [b"lead"]), (b"p/bob", [b"lead"]), (b"p/bob", [])])
+    store.put_people([(b"p/ada", [b"lead"]), (b"p/bob", [b"lead"]), (b"p/bob", [])])
     assert store.of_person(b"p/ada") == 0
     store.put([(b"lead", b"1")])
     assert store.value(store.of_person(b"p/ada")) == b"1"
     assert store.of_person(b"p/bob") == store.of_person(b"p/eve") == 0
-    store.know([(b"p/ada", [b"lead", b"later"])])
+    store.put_people([(b"p/ada", [b"lead", b"later"])])
     store.put([(b"later", b"2")])
     assert store.value(store.of_person(b"p/ada")) == b"2", "of several leads the last result"
 
