@@ -16,15 +16,30 @@ _GOOD: Final = frozenset(
     {"resumed", "moves", "changed", "mode", "breaker_closed", "health_healthy", "health_insufficient_data"}
     | {"budget_new_period", "webhook_back"}
 )
+MOST_LANES: Final = 1_000
+"""So many lanes of a process have series, about 30 each."""
+_IDLE_MS: Final = 10 * 60_000
 Labels = tuple[str, ...]
 
 
 class LaneMetrics:
-    """Shows the last published state of each lane that this process owns."""
+    """Shows the last published state of the lanes that this process owns, of MOST_LANES at most.
+
+    Where there are more, a lane that is held takes the place of one that is not, and any other lane the place of one
+    that has not changed for ten minutes. `stream_app_lanes_left_out` counts the rest.
+    """
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
-        self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}
+        self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}  # the one that changed last at the end
+        self._last: dict[str, LaneView] = {}  # of those that are shown
+        self._left_out: set[str] = set()
+        left_out = Gauge(
+            "stream_app_lanes_left_out",
+            "Lanes of this process that have no series, because others are held or change.",
+            registry=registry,
+        )
+        left_out.set_function(lambda: len(self._left_out))
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"stream_app_lane_{name}", text, ("workspace", *labels), registry=registry)
@@ -58,12 +73,16 @@ class LaneMetrics:
     def show(self, view: LaneView) -> None:
         """Show the published state of a lane."""
         name = view.workspace
-        shown: set[tuple[Gauge, Labels]] = set()
-        for gauge, labels, value in self._values(view):
-            gauge.labels(name, *labels).set(value)
-            shown.add((gauge, labels))
-        self._forget(name, self._shown.get(name, set()) - shown)
-        self._shown[name] = shown
+        if self._makes_room(view):
+            shown: set[tuple[Gauge, Labels]] = set()
+            for gauge, labels, value in self._values(view):
+                gauge.labels(name, *labels).set(value)
+                shown.add((gauge, labels))
+            self._forget(name, self._shown.pop(name, set()) - shown)
+            self._shown[name], self._last[name] = shown, view
+            self._left_out.discard(name)
+        else:
+            self._left_out.add(name)
         for news in view.news:
             self._changes.labels(name, news.kind).inc()
             log = self._log.info if news.kind in _GOOD else self._log.warning
@@ -72,6 +91,23 @@ class LaneMetrics:
     def gone(self, workspace: str) -> None:
         """Remove the gauges of a lane, which would show its last state forever and fire alerts."""
         self._forget(workspace, self._shown.pop(workspace, set()))
+        self._last.pop(workspace, None)
+        self._left_out.discard(workspace)
+
+    def _makes_room(self, view: LaneView) -> bool:
+        """Return True if the lane may have series. Removes those of another lane if that is necessary and allowed."""
+        if view.workspace in self._shown or len(self._shown) < MOST_LANES:
+            return True
+        for name in self._shown:
+            last = self._last[name]
+            idle = view.at_ms - last.at_ms > _IDLE_MS
+            if not last.holds and (view.holds or idle):
+                self.gone(name)
+                self._left_out.add(name)
+                return True
+            if not view.holds and not idle:
+                break
+        return False
 
     @staticmethod
     def _forget(workspace: str, shown: set[tuple[Gauge, Labels]]) -> None:

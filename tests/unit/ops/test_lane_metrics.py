@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.messages import LaneChange, LaneView
+from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import LaneMetrics
 
@@ -63,4 +65,42 @@ def test_of_a_lane_that_is_gone_nothing_is_left_but_its_counters() -> None:
     metrics.show(VIEW)
     metrics.gone("acme")
     metrics.gone("never-seen")
-    assert {name.partition("[")[0] for name in _samples(registry)} == {"changes_total"}
+    names = {name.partition("[")[0] for name in _samples(registry)}
+    assert names == {"changes_total", "stream_app_lanes_left_out"}
+
+
+def _shown(registry: CollectorRegistry) -> list[str]:
+    return sorted(name[len("breaker['") : -len("']")] for name in _samples(registry) if name.startswith("breaker["))
+
+
+def test_with_many_lanes_those_that_are_held_or_change_have_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_metrics, "MOST_LANES", 2)
+    registry = CollectorRegistry()
+    metrics = LaneMetrics(registry, log.get("test"))
+    minute_ms = 60_000
+
+    def show(workspace: str, minute: int, holds: str = "") -> None:
+        metrics.show(msgspec.structs.replace(VIEW, workspace=workspace, at_ms=minute * minute_ms, holds=holds, news=()))
+
+    def left_out() -> float:
+        return _samples(registry)["stream_app_lanes_left_out[]"]
+
+    show("a", 0)
+    show("b", 1)
+    show("c", 2)
+    assert (_shown(registry), left_out()) == (["a", "b"], 1), "there is no room, and none has been idle for long"
+    show("c", 3, "paused")
+    assert (_shown(registry), left_out()) == (["b", "c"], 1), "one that is held takes the place of one that is not"
+    show("d", 5)
+    assert (_shown(registry), left_out()) == (["b", "c"], 2)
+    show("d", 12)
+    assert (_shown(registry), left_out()) == (["c", "d"], 2), "one that changes takes the place of an idle one"
+    show("e", 60)
+    show("e", 61, "paused")
+    show("f", 62, "paused")
+    assert _shown(registry) == ["c", "e"], "one that is held keeps its place"
+    metrics.gone("c")
+    metrics.gone("b")
+    assert (_shown(registry), left_out()) == (["e"], 3), "a lane that this process does not own is not left out"
+    show("f", 63, "paused")
+    assert (_shown(registry), left_out()) == (["e", "f"], 2)
