@@ -90,14 +90,14 @@ class Reader:
             found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
         return found
 
-    async def committed(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the offsets that were committed for the reader's group, of those partitions that have one."""
+    async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the committed offsets of the reader's group. Partitions without one are absent."""
         with self._errors():
-            found = {place: await self._consumer.committed(place) for place in places}
-        return {place: offset for place, offset in found.items() if offset is not None}
+            found = {tp: await self._consumer.committed(tp) for tp in partitions}
+        return {tp: offset for tp, offset in found.items() if offset is not None}
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit offsets for the reader's group. The group has no members."""
+        """Commit offsets for the reader's group, which must have no members."""
         with self._errors():
             await self._consumer.commit(dict(offsets))
 
