@@ -61,6 +61,24 @@ async def test_an_outage_of_one_webhook_costs_few_calls_and_no_lead(kafka: Broke
         assert not await line.read(line.settings.names.dlq), "an outage is no poison"
 
 
+@pytest.mark.long
+async def test_a_kill_leaves_what_rate_and_latency_keep_in_flight(kafka: Broker, namespace: str) -> None:
+    """Ten a second and 200 ms a POST are two in flight; the limit is five, also after a start with a full bucket."""
+    kills, leads = 5, 300
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, rate_per_s=10, burst=20) as line:
+        line.control("POST", "/control/faults", {"kind": "slow", "delay_s": 0.2})
+        await line.publish(line.leads(leads))
+        for kill in range(1, kills + 1):
+            member = line.join()
+            await line.until(lambda: line.last()["accepted"] + line.last()["parked"] >= 50 * kill, 60, f"kill {kill}")  # noqa: B023
+            member.kill()
+        line.join()
+        await line.until_over(leads, 90)
+        assert line.last()["parked"] <= 5 * kills
+        assert line.last()["accepted"] == leads - line.last()["parked"]
+        assert not line.posted_again()
+
+
 async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: str) -> None:
     """Half of all requests are answered 429 with Retry-After: 2 for a while. Nothing is sent within these 2 s."""
     async with Fleet(kafka.bootstrap, namespace, 2, rate_per_s=20, burst=5) as line:
