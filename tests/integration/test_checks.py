@@ -32,6 +32,12 @@ from tests.support.kafka import create_topics as create_topic
 PASSWORD = "s3cret"
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check waits for 4 s at most. The check of Kafka waits this long in a setup without one."""
+    monkeypatch.setattr("stream_app.doctor.checks._WITHIN_S", 4.0)
+
+
 async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
     """Return verdict and text of each line, by check."""
     lines: dict[str, list[tuple[str, str]]] = {}
@@ -102,6 +108,7 @@ async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkey
         assert not await consumer.getmany(timeout_ms=1_000), "nothing is left for others to read"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     settings = settings_for(
@@ -131,6 +138,7 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
     assert "Without it nothing is lost" in lines["redis"][0][1]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: Path) -> None:
     gateway = Gateway()
     async with (
@@ -179,6 +187,7 @@ allowed_hosts = ["127.0.0.1"]
 """
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_an_unreachable_gateway_is_reported_once_for_all_destinations(tmp_path: Path) -> None:
     url = f"https://127.0.0.1:{free_port()}"
     settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=url, more=MORE)
@@ -218,6 +227,7 @@ async def callbacks(settings: Settings) -> tuple[str, str]:
     return (await found(settings))["callbacks"][-1]
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("gateway", "path", "key", "says"),
     [
@@ -241,6 +251,7 @@ async def test_another_gateway_answers(gateway: Gateway, path: str, key: str, sa
     assert not gateway.shelf.records
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_server_that_answers_ok_to_everything_is_no_gateway(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
