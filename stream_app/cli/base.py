@@ -1,5 +1,7 @@
 """What all commands share: common options, exit codes, and output as text or JSON."""
 
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+
 import json
 import os
 import sys

@@ -117,7 +117,6 @@ def build_app() -> App:
         default_command=_no_command,
         default_parameter=Parameter(negative=(), allow_repeating=True),
         group_parameters=OPTIONS,
-        suppress_keyboard_interrupt=False,
     )
     for number, (name, (place, _)) in enumerate(COMMANDS.items()):
         no_epilogue = {} if place.endswith(":app") else {"help_epilogue": ""}

@@ -1,5 +1,7 @@
 """Options that several commands have: which dead letters, who asks and why, ages and times."""
 
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+
 import getpass
 import time
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """`stream-app publish FILE`: publish leads from a CSV or JSON Lines file, or from stdin, to Kafka."""
 
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+
 import asyncio
 import signal
 import sys

@@ -1,5 +1,7 @@
 """`stream-app replay`: run the replay process; or plan, select, redrive, rewind, pause and resume by hand."""
 
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+
 import time
 from dataclasses import dataclass
 from datetime import datetime
