@@ -38,7 +38,7 @@ from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
 from stream_app.kafka.lookups import waiting
 from stream_app.kafka.topic_watch import KnownTopics
-from stream_app.kafka.transactions import Batch, commit, end, is_fenced, places, told
+from stream_app.kafka.transactions import Batch, commit, describe_failure, end, is_fenced, places
 from stream_app.partition.takeover import take_over
 
 _REFUSED = (
@@ -222,7 +222,7 @@ class TransactionalState:
             raise Fenced(f"{self._place} may have a later owner, as this process was frozen: {_START_AGAIN}") from error
         reason = self._refusals.text(places(batches)) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
-            reason = told(producer, error)
+            reason = describe_failure(producer, error)
         if self._clock is not None and self._clock.text:
             reason = f"{reason}; {self._clock.text}"
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error

@@ -65,7 +65,7 @@ def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
     return False
 
 
-def told(producer: AIOKafkaProducer, error: BaseException) -> str:
+def describe_failure(producer: AIOKafkaProducer, error: BaseException) -> str:
     """Describe an error for a person. The sender's own failure comes first: aiokafka hides its cause elsewhere."""
     died_of = _died_of(producer)
     if died_of is not None:
