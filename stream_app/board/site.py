@@ -22,6 +22,8 @@ from stream_app.kafka.groups import Consumption
 
 Tone = Literal["ok", "warn", "bad", "idle"]
 
+STANDING: Final[tuple[Tone, ...]] = ("bad", "warn")
+"""The tones of a lane that stands still."""
 STALE_MS: Final = 30_000
 HOUR_S: Final = 3_600
 _SPARK_S: Final = 300
@@ -119,7 +121,7 @@ class Overview(msgspec.Struct, frozen=True):
     @property
     def held(self) -> list[Lane]:
         """The lanes that stand still, the worst first."""
-        found = [lane for lane in self.lanes if lane.tone in ("bad", "warn")]
+        found = [lane for lane in self.lanes if lane.tone in STANDING]
         return sorted(found, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
 
     def in_columns(self, *columns: str) -> int:
@@ -141,7 +143,8 @@ def overview(site: Site, moment: Moment) -> Overview:
     views, unreadable = site.queries.lanes()
     counts = site.queries.status_counts()
     by_name: dict[str, LaneView | None] = dict.fromkeys(site.homes) | {view.workspace: view for view in views}
-    facts = [lane_facts(site, moment, name, view) for name, view in sorted(by_name.items())]
+    waiting = waiting_in(site, moment)
+    facts = [lane_facts(site, waiting, name, view) for name, view in sorted(by_name.items())]
     back = sum(each.records for each in counts if each.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
     for finding in explain(_facts(moment, facts, back)):
@@ -155,22 +158,32 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     view = site.queries.lane(workspace)
     if view is None and workspace not in site.homes:
         return None
-    facts = lane_facts(site, moment, workspace, view, with_others=True)
+    facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
     findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
     return lane_of(facts, findings, moment)
 
 
+def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
+    """Return the records that no worker has committed, by partition and topic. Empty if Kafka does not answer."""
+    found: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    prefix = site.settings.names.namespace
+    for (topic, number), left in moment.kafka.waiting.items() if moment.kafka else ():
+        found[number][topic.removeprefix(prefix)] = left
+    return found
+
+
 def lane_facts(
-    site: Site, moment: Moment, workspace: str, view: LaneView | None, *, with_others: bool = False
+    site: Site,
+    waiting: Mapping[int, dict[str, int]],
+    workspace: str,
+    view: LaneView | None,
+    *,
+    with_others: bool = False,
 ) -> LaneFacts:
     """Return what `explain` needs. `with_others`: name the workspaces in the same partition, unless they are many."""
     home = site.homes.get(workspace, view.partition if view else 0)
-    waiting, prefix = {}, site.settings.names.namespace
-    if moment.kafka is not None:
-        counts = moment.kafka.waiting
-        waiting = {topic.removeprefix(prefix): left for (topic, number), left in counts.items() if number == home}
     others = tuple(other for other in site.shared.get(home, ()) if other != workspace) if with_others else ()
-    return LaneFacts(workspace, home, view, waiting, others if len(others) <= 5 else ())
+    return LaneFacts(workspace, home, view, waiting.get(home, {}), others if len(others) <= 5 else ())
 
 
 def _facts(moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:

@@ -26,10 +26,16 @@ What to try next:
   stream-app status LEAD                 there: where one lead is, with each step
   stream-app results --join leads.csv -o enriched.csv
                                          there: your file, with Clay's data beside each row
+  stream-app demo --keep                 leave everything up, and look at it on the board
   stream-app books                       at any time: is every lead accounted for?"""
 
 
-def demo(*, bootstrap: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None, common: Common = COMMON) -> int:
+def demo(
+    *,
+    bootstrap: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None,
+    keep: bool = False,
+    common: Common = COMMON,
+) -> int:
     """Run the whole system on this machine through an outage of Clay; exit code 1 if the books do not balance.
 
     example:
@@ -37,13 +43,14 @@ def demo(*, bootstrap: Annotated[str | None, Parameter(metavar="HOST:PORT")] = N
 
     Args:
         bootstrap: use this Kafka (default: KAFKA_BOOTSTRAP, else the demo starts its own)
+        keep: leave everything up until Ctrl-C, with leads going in slowly, to look at the board and try commands
     """
     address = bootstrap or bootstrap_from_environment()
     if address and (problem := bootstrap_problem(address)):
         raise SettingsError([f"{'--bootstrap' if bootstrap else 'KAFKA_BOOTSTRAP'} {address}: {problem}"])
     try:
         with Screen() as screen:
-            outcome = asyncio.run(stage.play(address, screen))
+            outcome = asyncio.run(stage.play(address, screen, keep=keep))
     except StartError as error:
         raise StreamAppError(str(error)) from error
     if common.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -99,3 +101,30 @@ def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) ->
     assert "interrupted" in said
     assert "Traceback" not in said
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.long
+def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(environment: dict[str, str]) -> None:
+    argv = [*ARGV, "--keep", "--json"]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stderr is not None
+            board = ""
+            for line in demo.stderr:
+                if (found := re.search(r"The board, live while the demo runs: (\S+)", line)) is not None:
+                    board = found[1]
+                    assert httpx.get(board).status_code == 200
+                if "Everything stays up until Ctrl-C" in line:
+                    break
+            until_s = time.monotonic() + 60
+            while "visitor-1" not in httpx.get(f"{board}/leads").text:
+                assert time.monotonic() < until_s, "no lead goes in"
+                time.sleep(0.5)
+            demo.send_signal(signal.SIGINT)
+            out, said = demo.communicate(timeout=100)
+        finally:
+            demo.kill()
+    assert demo.returncode == 0, said
+    outcome = json.loads(out)
+    assert outcome["ok"]
+    assert outcome["books"]["records"] == outcome["books"]["accounted"] > 308

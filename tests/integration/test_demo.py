@@ -97,7 +97,7 @@ def test_books_that_do_not_balance_exit_with_1(
     verdict = Verdict(posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0)
     codes = {"worker": 0, "replay": 1, "gateway": 0}
 
-    async def play(bootstrap: str | None, audience: Audience) -> Outcome:
+    async def play(bootstrap: str | None, audience: Audience, *, keep: bool) -> Outcome:
         return Outcome(False, False, 1.0, 2, 0, 0, books, books, verdict, codes)
 
     monkeypatch.setattr("stream_app.dev.demo.play", play)

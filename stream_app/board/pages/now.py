@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.board.charts import Stack, stack
-from stream_app.board.site import Bar, Lane, Moment, Overview, Site, Tone, overview, with_sparks
+from stream_app.board.site import STANDING, Bar, Lane, Moment, Overview, Site, Tone, overview, with_sparks
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.text import count
 from stream_app.gateway.read_model.board_query import Slot
@@ -85,7 +85,9 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
     chart, span, ended = throughput(site, "", moment.now_ms, span)
     dead = queries.dead_letters(names.dlq)
     held = seen.held
-    moving = sorted((lane for lane in seen.lanes if lane not in held), key=lambda lane: (-lane.waiting, lane.workspace))
+    moving = sorted(
+        (lane for lane in seen.lanes if lane.tone not in STANDING), key=lambda lane: (-lane.waiting, lane.workspace)
+    )
     heading, tone = _heading(seen, moment)
     known = moment.kafka is not None
     return NowPage(

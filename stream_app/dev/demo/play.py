@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,6 +32,8 @@ _FIRST_WITHIN_S: Final = 20.0
 _BEFORE_OUTAGE_S: Final = 5.0
 _REST_WITHIN_S: Final = 45.0
 _LOOK_EVERY_S: Final = 0.25
+_KEPT_EVERY_S: Final = 3.0
+_KEPT_COLUMNS: Final = b"lead_id,workspace,email,first_name,last_name\n"
 
 
 class Audience(Protocol):
@@ -69,16 +73,30 @@ class Outcome(msgspec.Struct, frozen=True):
     exit_codes: dict[str, int]
 
 
-async def play(bootstrap: str | None, audience: Audience) -> Outcome:
-    """Run the demo. Its processes and files are always removed. Raises StartError and StreamAppError."""
+async def play(bootstrap: str | None, audience: Audience, *, keep: bool = False) -> Outcome:
+    """Run the demo. Its processes and files are always removed.
+
+    Args:
+        bootstrap: The user's broker; None: start one.
+        audience: Receives the output.
+        keep: After the scenario, leave everything up until Ctrl-C, with a lead now and then.
+
+    Raises:
+        StartError: A process does not start, or has ended.
+        StreamAppError: Kafka cannot be used.
+    """
     began_s = time.monotonic()
     async with stage(bootstrap, audience.say) as here, watched(here.settings) as scene:
         await _publish(here, scene, audience)
         await here.ready()
+        audience.say(f"The board, live while the demo runs: {here.settings.api_url}/board")
         await _until(lambda: scene.steps["enriched"] > 0, here, scene, audience, _FIRST_WITHIN_S)
         await _pass_time(_BEFORE_OUTAGE_S, here, scene, audience)
         in_the_outage = await _outage(here, scene, audience)
         finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
+        if keep:
+            await _keep(here, scene, audience)
+            finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
         audience.say(
             "Stopping worker, replay and gateway as a supervisor would (SIGTERM): what is in flight ends first."
         )
@@ -140,6 +158,22 @@ async def _outage(here: Stage, scene: Scene, audience: Audience) -> Report:
     await _pass_time(OUTAGE_S / 2, here, scene, audience)
     audience.say("Clay is back. The breaker lets a few probes through, closes, and the dead letters are replayed.")
     return books
+
+
+async def _keep(here: Stage, scene: Scene, audience: Audience) -> None:
+    """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
+    audience.say(
+        f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
+        f"{here.settings.api_url}/board. Commands need this file: --config {here.config}"
+    )
+    try:
+        for number in count(1):
+            row = f"visitor-{number},{WORKSPACES[number % len(WORKSPACES)]},visitor{number}@example.com,Vi,Sitor\n"
+            await publish_rows(read_csv(BytesIO(_KEPT_COLUMNS + row.encode()), {}), here.settings, PublishOptions())
+            scene.published += 1
+            await _pass_time(_KEPT_EVERY_S, here, scene, audience)
+    except asyncio.CancelledError:
+        audience.say("No more leads. The last ones get their answers first.")
 
 
 async def _books(here: Stage, audience: Audience) -> Report:

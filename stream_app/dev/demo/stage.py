@@ -109,22 +109,23 @@ values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 
 
 class Stage:
-    """The running processes. `settings` is their configuration."""
+    """The running processes. `settings` is their configuration, and `config` its file."""
 
     def __init__(
-        self, children: ChildProcesses, settings: Settings, session: aiohttp.ClientSession, control: str
+        self, children: ChildProcesses, settings: Settings, config: Path, session: aiohttp.ClientSession, control: str
     ) -> None:
         self.settings = settings
+        self.config = config
         self._children = children
         self._session = session
         self._control = control
         self._apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 
-    def start_apps(self, config: Path) -> None:
+    def start_apps(self) -> None:
         """Start worker, replay and gateway as `stream-app` commands."""
         for name in APPS:
             log = self._children.directory / f"{name}.log"
-            argv = [sys.executable, "-m", "stream_app", name, "--config", str(config), "--log", "json"]
+            argv = [sys.executable, "-m", "stream_app", name, "--config", str(self.config), "--log", "json"]
             self._apps[name] = self._children.spawn(argv, log=log), log
 
     async def ready(self) -> None:
@@ -200,8 +201,8 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
         report = await create_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
-        here = Stage(children, settings, session, control)
-        here.start_apps(config)
+        here = Stage(children, settings, config, session, control)
+        here.start_apps()
         yield here
 
 
