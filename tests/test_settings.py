@@ -217,6 +217,8 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[kafka.security]\ncert_file = 'a'", "kafka.security: cert_file and key_file must be set together"),
         ("[redis]\nurl_env = 'redis://s3cret'", "redis.url_env: must be the name of an environment variable"),
         ("[delivery]\nuncertain_grace_s = 40", "delivery.uncertain_grace_s: must be above"),
+        ("[delivery]\nmax_waiting = 0", "delivery.max_waiting = 0: must be from 1 to 100000"),
+        ("[delivery]\nmax_waiting_bytes = 0", "delivery.max_waiting_bytes = 0: must be from 102400 to"),
         ("uncertain_grace_s = nan", "destinations.people.uncertain_grace_s = nan: must be"),
         ("uncertain_grace_s = 40", "destinations.people.uncertain_grace_s: must be above"),
         ("uncertain_grace_s = 7200", "destinations.people.uncertain_grace_s = 7200: is longer than"),

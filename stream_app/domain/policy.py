@@ -165,6 +165,8 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
         commit_timeout_s: Time for one commit.
         uncertain_grace_s: `Destination.uncertain_grace_s` where the destination does not set it.
         patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
+        max_waiting: How many leads wait for their lanes in memory, in a partition that workspaces share.
+        max_waiting_bytes: How many bytes their records have.
         freshness_days: How long a paid lead or person is protected from being bought again (docs/reference/clay.md).
     """
 
@@ -178,6 +180,8 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
     commit_timeout_s: Annotated[float, Range(1, 600)] = 15.0
     uncertain_grace_s: Annotated[float, Range(1, 604_800)] = 600.0
     patience_s: Annotated[float, Range(0.1, 3_600)] = 5.0
+    max_waiting: Annotated[int, Range(1, 100_000)] = 500
+    max_waiting_bytes: Annotated[int, Range(102_400, 1_073_741_824)] = 8_388_608
     freshness_days: Annotated[int, Range(1, 365)] = 30
 
     @property

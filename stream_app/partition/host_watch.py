@@ -23,11 +23,11 @@ class HostWatch:
         lanes: The lanes of the partition, changed in place.
         clock: The time.
         host_answers: Asks the host of a destination.
-        pump: Called when a probe has become due.
+        pump: Called with a workspace whose probe may have become due.
     """
 
     def __init__(
-        self, plan: Plan, lanes: Lanes, clock: Clock, host_answers: HostAnswers, pump: Callable[[], None]
+        self, plan: Plan, lanes: Lanes, clock: Clock, host_answers: HostAnswers, pump: Callable[[str], None]
     ) -> None:
         self._plan = plan
         self._lanes = lanes
@@ -57,5 +57,5 @@ class HostWatch:
             for name, answer in zip(asked, answers, strict=True):
                 if (policy := self._plan.workspaces.get(name)) is not None:  # else a reload has removed it
                     self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
-            self._pump()
+                    self._pump(name)
             await asyncio.sleep(_EVERY_S)

@@ -31,13 +31,15 @@ class InFlight:
         waits: True while it waits for admission or for a lock.
         turns: How often such a wait has ended.
         ticket: Its place in the order of lock requests; 0 before the first.
+        arrival: Its place in the order of admission requests; 0 before the first.
+        waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
         recalled: True if a callback waits for its lock.
         posted: What is known of its last POST.
     """
 
     __slots__ = (
-        *("finished", "passed", "posted", "recalled", "source"),
-        *("suspended", "consumed", "task", "ticket", "turns", "waits"),
+        *("arrival", "consumed", "finished", "passed", "posted", "recalled", "source"),
+        *("suspended", "task", "ticket", "turns", "waits", "waits_since_ms"),
     )
 
     def __init__(self, consumed: ConsumedRecord, source: Source, suspended: asyncio.Event) -> None:
@@ -49,6 +51,8 @@ class InFlight:
         self.waits = False
         self.turns = 0
         self.ticket = 0
+        self.arrival = 0
+        self.waits_since_ms: int | None = None
         self.recalled = False
         self.posted: Posted | None = None
         self.task: asyncio.Task[None] | None = None
@@ -74,7 +78,8 @@ _MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
 class Limiter:
     """Bounds how many records are under way. A record always enters; the next one waits until a place is free.
 
-    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are allowed.
+    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are allowed. One that waits
+    in the window of a shared partition (`admission.py`) gives its place up, too.
     """
 
     def __init__(self, places: int) -> None:
@@ -101,6 +106,15 @@ class Limiter:
             yield
         finally:
             self._count(-1, 1)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Give the place of a record up inside the `with` block, where something else bounds such records."""
+        self._count(1, 0)
+        try:
+            yield
+        finally:
+            self._count(-1, 0)
 
     def _count(self, places: int, released: int) -> None:
         self._left += places

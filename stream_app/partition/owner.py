@@ -99,7 +99,7 @@ class PartitionOwner:
             number, plan, store, clock, observer, alarm, spacing_s, previous, self._limiter_of, self._commit_failed
         )
         self.table = PartitionTable(state.rows, state.lanes)
-        self._hosts = HostWatch(plan, state.lanes, clock, host_answers, state.admission.pump)
+        self._hosts = HostWatch(plan, state.lanes, clock, host_answers, state.admission.pump_lane)
         state.admission.on_breaker_open = self._hosts.note
         unavailable = partial(observer.recovering, number)
         lead = LeadPipeline(plan, state, clay, clock, known).process

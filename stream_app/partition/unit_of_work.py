@@ -72,7 +72,7 @@ class UnitOfWork:
         self.lanes = Lanes(number, plan, clock, observer, previous)
         self.markers = ProcessedMarkers(number)
         self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
-        self.admission = AdmissionQueue(plan, self.lanes, self._is_shared, clock, self.submit, alarm)
+        self.admission = AdmissionQueue(number, plan, self.lanes, clock, self.submit, alarm, limiter_of)
         self.key_locks = KeyLocks(self.admission.recall, limiter_of)
         self.committer = Committer(store, plan.topics.state, spacing_s, self.lanes, observer, commit_failed)
         self.streams: dict[str, PartitionStream] = {}
@@ -157,8 +157,8 @@ class UnitOfWork:
         self.lanes[name], settlement = settle(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
         if has_slot:
             self.admission.leave(grant, outcome)
-        if self.admission.waits:
-            self._pump_soon()
+        if self.admission.waits_for(name):
+            self._pump_soon(name)
         return settlement
 
     def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
@@ -166,7 +166,7 @@ class UnitOfWork:
         policy, lane = self._plan.workspaces[name], self.lanes[name]
         booking = book(policy, lane, row, destination, callback, self._clock.now_ms())
         self.lanes[name] = booking.lane
-        self._pump_soon()  # the budget may have room again, or a suspension may have ended
+        self._pump_soon(name)  # the budget may have room again, or a suspension may have ended
         return booking
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
@@ -178,9 +178,9 @@ class UnitOfWork:
             self._plan.workspaces[name], self.lanes[name], grant, reason, self._clock.now_ms()
         )
 
-    def _pump_soon(self) -> None:
+    def _pump_soon(self, workspace: str) -> None:
         """Admit others after the caller has submitted its own step: their steps then come later."""
-        asyncio.get_running_loop().call_soon(self.admission.pump)
+        asyncio.get_running_loop().call_soon(self.admission.pump_lane, workspace)
 
     # ---------------------------------------------------------------------------------------------------- commits
 
@@ -210,13 +210,7 @@ class UnitOfWork:
 
     def command_committed(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)
-        self.admission.shared = self._is_shared
         self.reconsider_waiting()
-
-    @property
-    def _is_shared(self) -> bool:
-        """True if several workspaces live in this partition."""
-        return len(self._plan.residents(self._number)) > 1
 
     def _committed(self, topic: str) -> int | None:
         """The group's committed offset of a topic, if known."""

@@ -23,6 +23,7 @@ from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason
 from stream_app.domain.delivery.state_machine import Delivery, begin, classify_record
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.lane.turns import LANE_BUSY
 from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.person import claimed, linked, person_of
@@ -30,6 +31,7 @@ from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref,
 from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
 from stream_app.domain.messages import RESEND, Lead
 from stream_app.domain.policy import Plan
+from stream_app.domain.record import Record
 from stream_app.pipeline.conclude import Conclusions
 from stream_app.pipeline.fallback import NOTHING_KNOWN, Fallback, Known
 from stream_app.pipeline.ports import Clay, Clock, InFlight, PartitionState
@@ -347,7 +349,9 @@ class LeadPipeline:
             await self._partition.commit(recorder.step())
             return True
         in_flight.release_next()
-        provisional = await self._fallback.serve_while_held(in_flight, resolved, recorder)
+        provisional: list[Record] | None = []
+        if held.reason != LANE_BUSY:
+            provisional = await self._fallback.serve_while_held(in_flight, resolved, recorder)
         if provisional is None:
             return False
         now_ms = self._clock.now_ms()

@@ -16,9 +16,10 @@ from stream_app.domain.lane.concurrency import Concurrency
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.rate import Rate
 from stream_app.domain.lane.suspension import Suspension
+from stream_app.domain.messages import Actor
 from stream_app.domain.policy import Plan
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Source
 from stream_app.partition.lanes import Lanes
 from tests.partition.virtual import VirtualClock, in_flight, now_ms, run
 from tests.simulation.schedule import Setup, plan_of
@@ -28,7 +29,7 @@ from tests.simulation.worker import Observer
 class Bench:
     """A gate with one lane whose bucket fills at `rate_per_s`; what was let through stands in `gone`, in order."""
 
-    def __init__(self, setup: Setup, shared: bool = False, budget: BudgetPolicy | None = None) -> None:
+    def __init__(self, setup: Setup, budget: BudgetPolicy | None = None) -> None:
         self.plan: Plan = plan_of(setup)
         if budget is not None:
             acme = msgspec.structs.replace(self.plan.workspaces["acme"], budget=budget)
@@ -36,7 +37,9 @@ class Bench:
         self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
-        self.gate = AdmissionQueue(self.plan, self.lanes, shared, VirtualClock(), self._submit, self._bug)
+        self.gate = AdmissionQueue(
+            0, self.plan, self.lanes, VirtualClock(), self._submit, self._bug, lambda _: Limiter(100)
+        )
         self._now: InFlight | None = None
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
@@ -209,7 +212,7 @@ def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
 @pytest.mark.parametrize(("hold", "shared"), [("degrade", False), ("pause", True)])
 def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
     async def main() -> None:
-        bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause"), shared)
+        bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause", shared=shared))
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
         answer = await bench.send(in_flight(0))
         assert isinstance(answer, Held)
@@ -250,3 +253,94 @@ def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -
 
 def _stop(for_s: float) -> Suspension:
     return Suspension("http_401", "token", now_ms(), now_ms() + int(for_s * 1000), 300_000)
+
+
+def test_a_lead_whose_hold_was_recorded_keeps_its_place() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(shared=True, rate_per_s=8.0, patience_s=100.0))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=Actor("operator", "", 1))
+        there = bench.plan.destinations["acme-main"]
+        first, second = in_flight(0), in_flight(1)
+        assert isinstance(await bench.send(first), Held)
+        later = asyncio.create_task(bench.send(second, AdmissionRequest(there, patient=True)))
+        await asyncio.sleep(0.1)
+        earlier = asyncio.create_task(bench.send(first, AdmissionRequest(there, patient=True)))
+        await asyncio.sleep(0.1)
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=None)
+        bench.gate.pump_lane("acme")
+        for sent in await asyncio.gather(later, earlier):
+            assert isinstance(sent, Grant)
+        assert bench.gone == [first, second]
+
+    run(main())
+
+
+def test_in_a_shared_partition_a_waiting_lead_lets_the_next_record_start() -> None:
+    async def main() -> None:
+        for shared in (True, False):
+            bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1))
+            waiting = in_flight(0)
+            sending = asyncio.create_task(bench.send(waiting))
+            await asyncio.sleep(0.1)
+            assert waiting.passed.is_set() == shared
+            await sending
+
+    run(main())
+
+
+def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1, patience_s=2.0))
+        began = now_ms()
+        sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(10)]
+        await asyncio.sleep(0.1)
+        answers = [task.result() for task in sending if task.done()]
+        assert len(answers) == 6, "in 2 s the lane sends four"
+        dues_s = []
+        for answer in answers:
+            assert isinstance(answer, Held)
+            assert (answer.reason, answer.defer) == ("lane_busy", True)
+            dues_s.append((answer.back_ms - began) / 1000)
+        assert dues_s == [pytest.approx(2.5 + 0.5 * number, abs=0.01) for number in range(6)]
+
+    run(main())
+
+
+def test_no_lead_waits_longer_than_patience_allows() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
+        first = await bench.send(in_flight(0))
+        assert isinstance(first, Grant)
+        began = now_ms()
+        answer = await bench.send(in_flight(1))
+        assert isinstance(answer, Held)
+        assert answer.defer
+        assert now_ms() - began == 2_000
+
+    run(main())
+
+
+@pytest.mark.parametrize("setting", ["max_waiting", "max_waiting_bytes"])
+def test_a_full_window_defers_the_last_lead_of_the_longest_line(setting: str) -> None:
+    async def main() -> None:
+        bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
+        delivery = msgspec.structs.replace(bench.plan.delivery, **{setting: 3 if setting == "max_waiting" else 6})
+        bench.gate._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
+        bench.lanes["gamma"] = Lane("gamma", 0, rate=Rate(at_ms=now_ms()))
+        order: tuple[Source, ...] = ("bulk", "hot", "hot")
+        acme = [in_flight(offset, source) for offset, source in enumerate(order)]  # of 2 bytes each
+        tasks = [asyncio.create_task(bench.send(each)) for each in acme]
+        await asyncio.sleep(0.0)
+        await asyncio.sleep(0.0)
+        assert bench.gate.waiting == 3
+        other = asyncio.create_task(bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])))
+        await asyncio.sleep(0.1)
+        bulk = tasks[0].result()
+        assert isinstance(bulk, Held)
+        assert (bulk.reason, bulk.defer) == ("lane_busy", True)
+        assert [task.done() for task in (*tasks, other)] == [True, False, False, False]
+        assert isinstance(await other, Grant)
+        for task in tasks[1:]:
+            assert isinstance(await task, Grant)
+
+    run(main())

@@ -1,11 +1,13 @@
 """`python -m tests.simulation`: run many schedules, or one again with its trace.
 
 python -m tests.simulation                    every counted schedule, 3,500 drawn ones, 10,000 with a tight budget,
-                                              and 3,500 in which Kafka misses the end of transactions
+                                              3,500 with several lanes in a partition, and 3,500 in which
+                                              Kafka misses the end of transactions
 python -m tests.simulation --drawn 100000     a longer campaign
 python -m tests.simulation --seed 4711        one drawn schedule, told line by line
 python -m tests.simulation --seed fine/crash@57
 python -m tests.simulation --seed b4711       one with a tight budget
+python -m tests.simulation --seed n4711       one with several lanes in a partition
 python -m tests.simulation --seed r4711       one in which Kafka misses the end of transactions
 python -m tests.simulation --seed 4711 --mutant no_fence
 """
@@ -26,6 +28,7 @@ from tests.simulation.bases import rare
 from tests.simulation.campaign import counted, explain, named, run_all, told
 from tests.simulation.money import budgeted
 from tests.simulation.mutant import run_mutant
+from tests.simulation.neighbours import crowded
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
 from tests.simulation.schedule import drawn
 
@@ -36,6 +39,7 @@ def main() -> int:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with --seed: on a line that is broken in this way")
     parser.add_argument("--drawn", type=int, default=3_500, help="how many schedules to draw (default 3500)")
     parser.add_argument("--budgets", type=int, default=10_000, help="how many with a tight budget (default 10000)")
+    parser.add_argument("--neighbours", type=int, default=3_500, help="how many with several lanes (default 3500)")
     parser.add_argument("--recoveries", type=int, default=3_500, help="how many with missed ends (default 3500)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -59,9 +63,12 @@ def main() -> int:
         task = progress.add_task("schedules", total=None)
         seeds = range(args.first, args.first + args.drawn)
         budgets = range(args.first, args.first + args.budgets)
+        neighbours = range(args.first, args.first + args.neighbours)
         recoveries = range(args.first, args.first + args.recoveries)
         rarely = chain.from_iterable(counted(base.name, thorough=True) for base in rare())
-        schedules = chain(counted(thorough=True), rarely, map(drawn, seeds), map(budgeted, budgets))
+        schedules = chain(
+            counted(thorough=True), rarely, map(drawn, seeds), map(budgeted, budgets), map(crowded, neighbours)
+        )
         broken = chain(interrupted([*missed_once(), *aborted()]), map(recovered, recoveries))
         failures = run_all(chain(schedules, broken), args.processes, done)
     console.print(f"{ran} schedules in {time.monotonic() - started:.0f} s, {len(failures)} broken")

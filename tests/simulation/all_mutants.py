@@ -6,6 +6,7 @@ from tests.simulation import (  # noqa: F401 - see above
     money_mutants,
     mutants,
     mutants_callbacks,
+    neighbour_mutants,
     order_mutants,
     person_mutants,
     quota_mutants,

@@ -10,6 +10,7 @@ from itertools import islice
 
 from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
 from tests.simulation.money import budgeted
+from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.recoveries import recovered
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
@@ -42,6 +43,10 @@ def named(name: str) -> Schedule:
         return drawn(int(name))
     if name.startswith("b") and name[1:].isdigit():
         return budgeted(int(name[1:]))
+    if name.startswith("n") and name[1:].isdigit():
+        return crowded(int(name[1:]))
+    if name.startswith("t") and name[1:].isdigit():
+        return troubled(int(name[1:]))
     if name.startswith("r") and name[1:].isdigit():
         return recovered(int(name[1:]))
     found = counted(name.partition("/")[0], thorough=True)

@@ -23,6 +23,7 @@ from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyJudge
+from tests.simulation.neighbours import NeighboursJudge
 from tests.simulation.orders import OrdersJudge
 from tests.simulation.persons import Input, PersonsJudge
 from tests.simulation.submissions import SubmissionsJudge
@@ -46,13 +47,19 @@ class Checker:
     """`problem` is told each broken promise in one line."""
 
     def __init__(
-        self, plan: Plan, now_ms: Callable[[], int], problem: Callable[[str], None], judges_money: bool = False
+        self,
+        plan: Plan,
+        now_ms: Callable[[], int],
+        problem: Callable[[str], None],
+        judges_money: bool = False,
+        well: Sequence[str] = (),
     ) -> None:
         self.judges_money = judges_money
         self.histories: defaultdict[str, History] = defaultdict(History)
         self.orders = OrdersJudge(plan, problem)
         self.money = MoneyJudge(plan, problem)
         self.submissions = SubmissionsJudge(problem)
+        self.neighbours = NeighboursJudge(well, problem)
         self.persons = PersonsJudge(self.histories, problem)
         self._plan = plan
         self._now_ms = now_ms
@@ -73,6 +80,7 @@ class Checker:
 
     def published(self, consumed: ConsumedRecord, what: Input) -> None:
         self._inputs[consumed.record_id] = what
+        self.neighbours.published(consumed)
         self._origin_of[what.serial] = consumed.record_id
 
     # --------------------------------------------------------------------------------- one transaction of the line
@@ -96,8 +104,9 @@ class Checker:
                 dead_letters.append(consumed)
         self.orders.before_commit(records)
         for event in events:
+            self.neighbours.on_event(event)
             if not (self.answers.told(event) or self.orders.told(event)):
-                self._check_step(event)
+                self._check_step(event, rows)
         self.answers.on_commit(events, results, rows)
         self.orders.on_commit(records)
         if self.judges_money:
@@ -108,7 +117,7 @@ class Checker:
         if events or dead_letters:
             self._check_dead_letters(events, dead_letters)
 
-    def _check_step(self, event: StatusEvent) -> None:
+    def _check_step(self, event: StatusEvent, rows: list[ConsumedRecord]) -> None:
         history = self.histories[event.origin]
         last = history.events[-1] if history.events else None
         if event.origin not in self._inputs:
@@ -137,7 +146,7 @@ class Checker:
         if event.attempt > self._plan.delivery.max_attempts:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
-            self._check_sending(event)
+            self._check_sending(event, rows)
         elif event.status in REFUSALS and last is not None and (post := history.posts.get(last.seq)) is not None:
             self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
 
@@ -150,7 +159,7 @@ class Checker:
         destination = self._plan.destinations.get(event.destination)
         return destination is not None and (destination.callbacks or destination.uncertain == "resend")
 
-    def _check_sending(self, event: StatusEvent) -> None:
+    def _check_sending(self, event: StatusEvent, rows: list[ConsumedRecord]) -> None:
         """Nothing goes out in a block, in an open breaker, from an empty bucket, too late for the lead."""
         name, at_ms = event.workspace, event.at_ms
         if at_ms < self._blocked_until[name]:
@@ -160,7 +169,8 @@ class Checker:
             self._problem(f"5: {event.id} goes out of a blocked lane")
         if lane is not None and lane.breaker.phase == "open" and at_ms < lane.breaker.until_ms:
             self._problem(f"5: {event.id} goes out through an open breaker")
-        if lane is not None and lane.suspension is not None and at_ms < lane.suspension.probe_at_ms:
+        stop = lane.suspension if lane is not None else None
+        if stop is not None and at_ms < stop.probe_at_ms and not _is_lifted(name, rows):
             self._problem(f"5: {event.id} goes out of a stopped lane")
         policy = self._plan.workspaces[name].rate
         tokens, then_ms = self._buckets.get(name, (float(policy.burst), at_ms))
@@ -345,3 +355,9 @@ class Checker:
                 self._problem(
                     f"3: {person} was sent {unrefused[person]} times ({consumed[person]} arrived), {most} are allowed"
                 )
+
+
+def _is_lifted(workspace: str, rows: list[ConsumedRecord]) -> bool:
+    """Whether the lane's suspension ends in the same transaction: a callback lifted it, and then a lead was sent."""
+    key = f"l/{workspace}".encode()
+    return any(row.key == key and _lane.decode(row.value or b"").suspension is None for row in rows)

@@ -75,7 +75,11 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the plan of a run is made from."""
+    """What the plan of a run is made from.
+
+    lanes        how many more workspaces, lane0 and so on, share the partition of acme.
+    max_waiting  how many leads may wait there.
+    """
 
     partitions: int = 2
     shared: bool = False
@@ -91,6 +95,9 @@ class Setup:
     webhooks: int = 2
     trips_after: int = 5
     silent_after: int = 5
+    lanes: int = 0
+    max_waiting: int = 500
+    patience_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,7 @@ class Schedule:
 
     preempted     turns of processes that go to whoever is next, by number.
     judges_money  one workspace whose caps nobody changes: see money.py.
+    well          workspaces whose leads must be sent at once: see neighbours.py.
     missed        end markers that Kafka does not write.
     recovery      what happens to requests of take-overs, by their number since the first missed marker.
     markers_s     how long after the end of a transaction its markers are written.
@@ -123,6 +131,7 @@ class Schedule:
     jitter_s: float = 0.0
     spacing_s: float = 0.005
     judges_money: bool = False
+    well: tuple[str, ...] = ()
     missed: tuple[Missed, ...] = ()
     recovery: tuple[tuple[int, Break], ...] = ()
     markers_s: float = 0.0
@@ -134,6 +143,7 @@ def plan_of(setup: Setup) -> Plan:
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
     pins = {"acme": 0, "beta": setup.partitions - 1} | ({"gamma": 0} if setup.shared else {})
+    pins |= {f"lane{number}": 0 for number in range(setup.lanes)}
     for name in pins:
         workspaces[name] = Workspace(
             name,
@@ -166,7 +176,8 @@ def plan_of(setup: Setup) -> Plan:
             max_attempts=setup.max_attempts,
             retry_base_s=0.2,
             max_request_start_age_s=10.0,
-            patience_s=2.0,
+            patience_s=setup.patience_s,
+            max_waiting=setup.max_waiting,
         ),
         replay=ReplayPolicy(max_replays=setup.max_replays, backoff_base_s=5.0),
         app="simulation",

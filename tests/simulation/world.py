@@ -77,7 +77,7 @@ class World:
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
-        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.judges_money)
+        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.judges_money, schedule.well)
         self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}

@@ -1,0 +1,159 @@
+"""Many lanes in one partition, on virtual time: what one of them does hardly delays the others, and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Final, cast
+
+import msgspec
+import pytest
+
+from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
+from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.messages import Actor, StatusEvent
+from stream_app.domain.record import Record
+from tests.partition.test_owner import Bench as OwnerBench
+from tests.partition.test_owner import SlowClay
+from tests.partition.virtual import now_ms, run
+from tests.simulation.client import MemoryInlet
+from tests.simulation.loop import SimLoop
+from tests.simulation.replayer import Replayer
+from tests.simulation.schedule import Setup
+
+WELL_PER_S: Final = 2.0
+WATCH_S: Final = 20.0
+SOON_S: Final = 1.0
+_event = msgspec.json.Decoder(StatusEvent)
+
+
+class IllClay(SlowClay):
+    """Answers acme with 503 until `well_at_s`, and takes all other leads."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1)
+        self.well_at_s = 0.0
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        await super().send(destination, webhook_id, body)
+        is_ill = destination == "acme-main" and asyncio.get_running_loop().time() < self.well_at_s
+        return Refused("http_503", 100, 503) if is_ill else Accepted(200, 100)
+
+
+class Bench(OwnerBench):
+    """The topics of leads of one partition, and the replay process."""
+
+    clay: IllClay
+
+    def __init__(self, lanes: int = 1, max_waiting: int = 500) -> None:
+        setup = Setup(callbacks=False, max_in_flight=100, lanes=lanes, max_waiting=max_waiting, patience_s=5.0)
+        super().__init__(setup)
+        self.clay = IllClay()
+        self.begin_anew()
+        self.published: dict[str, int] = {}
+        self.most_waiting = 0
+
+    async def start(self) -> None:
+        loop, topics = cast(SimLoop, asyncio.get_running_loop()), self.plan.topics
+        Replayer(loop, self.kafka, self.plan, Random(0), 0.0, lambda _: None).start(now_ms())
+        await self.serve()
+        for topic, source in ((topics.retry, "retry"), (topics.bulk, "bulk")):
+            inlet = MemoryInlet(self.kafka, "g", 0, topic, 0)
+            asyncio.create_task(self.partition.serve(inlet, source))  # type: ignore[arg-type]  # noqa: RUF006
+
+    def lead(self, workspace: str, topic: str = "") -> str:
+        lead_id = f"{workspace}-{len(self.published)}"
+        value = {"lead_id": lead_id, "fields": {"email": f"{lead_id}@example.com"}}
+        self.published[lead_id] = now_ms()
+        self.kafka.produce(0, Record(topic or self.plan.topics.leads, workspace.encode(), json.dumps(value).encode()))
+        return lead_id
+
+    async def watch(self, neighbour: Callable[[], object], every_s: float) -> list[float]:
+        """How long well leads wait for their POST while the neighbour does something, in seconds, shortest first."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        well: list[str] = []
+        next_s = began_s
+        while loop.time() < began_s + WATCH_S:
+            well.append(self.lead(f"lane{len(well) % self._lanes}"))
+            while every_s and next_s <= loop.time():
+                neighbour()
+                next_s += every_s
+            self.most_waiting = max(self.most_waiting, self.partition.state.admission.waiting)
+            await asyncio.sleep(1 / WELL_PER_S)
+        await asyncio.sleep(10.0)
+        sent = self.sent_ms()
+        return sorted((sent[lead_id] - self.published[lead_id]) / 1000 for lead_id in well)
+
+    @property
+    def _lanes(self) -> int:
+        return sum(name.startswith("lane") for name in self.plan.workspaces)
+
+    def events(self) -> list[StatusEvent]:
+        return [_event.decode(each.value or b"") for each in self.kafka.log("leads.status", 0).committed()]
+
+    def sent_ms(self) -> dict[str, int]:
+        """When the first POST of each lead was committed."""
+        sent: dict[str, int] = {}
+        for event in self.events():
+            if event.status == "sending":
+                sent.setdefault(event.lead_id, event.at_ms)
+        return sent
+
+
+def _ill(bench: Bench) -> None:
+    bench.clay.well_at_s = asyncio.get_running_loop().time() + WATCH_S
+
+
+def _paused(bench: Bench) -> None:
+    admission = bench.partition.state
+    admission.set_lane(msgspec.structs.replace(admission.lane("acme"), pause=Actor("operator", "a test", 1)))
+
+
+def _out_of_budget(bench: Bench) -> None:
+    acme = msgspec.structs.replace(bench.plan.workspaces["acme"], budget=BudgetPolicy(credits_per_day=20))
+    bench.plan.put_workspace(acme, None)
+
+
+def _bursting(bench: Bench) -> None:
+    for _ in range(400):
+        bench.lead("acme")
+
+
+def _backfilling(bench: Bench) -> None:
+    for _ in range(400):
+        bench.lead("acme", bench.plan.topics.bulk)
+
+
+@pytest.mark.parametrize("lanes", [1, 19])
+@pytest.mark.parametrize("trouble", [_ill, _paused, _out_of_budget, _bursting, _backfilling])
+def test_a_well_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
+    async def main() -> None:
+        bench = Bench(lanes)
+        await bench.start()
+        trouble(bench)
+        waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
+        assert waits_s[int(len(waits_s) * 0.99)] < SOON_S
+        assert bench.most_waiting <= bench.plan.delivery.max_waiting
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        burst = [bench.lead("acme") for _ in range(600)]
+        await asyncio.sleep(600 / 8 + 60)
+        deferred = Counter(event.lead_id for event in bench.events() if event.status == "deferred")
+        sent = bench.sent_ms()
+        assert len(sent) == len(burst)
+        assert max(sent.values()) - min(sent.values()) < 600 / 8 * 1_000 * 1.1, "the lane's rate is used"
+        assert sum(deferred.values()) < 1.2 * len(burst)
+        assert max(deferred.values()) <= 3
+
+    run(main())

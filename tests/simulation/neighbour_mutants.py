@@ -1,0 +1,88 @@
+"""The sharing of a partition, broken on purpose: a leak between lanes must be found out (see mutants.py)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import PropertyMock, patch
+
+import msgspec
+
+from stream_app.domain.lane.admission import Held
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
+from stream_app.partition.timetable import Timetable
+from tests.simulation.mutant import Patch, mutant
+from tests.simulation.neighbours import crowded, troubled
+from tests.simulation.schedule import Schedule
+
+
+def troubles() -> list[Schedule]:
+    return [troubled(number) for number in range(40)]
+
+
+@mutant("fair", hunt=troubles)
+def a_waiting_lead_holds_back_all_behind_it() -> Patch:
+    return patch.object(AdmissionQueue, "shared", PropertyMock(return_value=False))
+
+
+@mutant("fair", hunt=troubles)
+def the_hold_of_one_lane_holds_the_others() -> Patch:
+    real = AdmissionQueue._admit_all
+    last: dict[Kind, Held] = {}
+
+    def admit_all(self: AdmissionQueue, queue: LaneQueue, now_ms: int, boot_ms: int) -> dict[Kind, Held]:
+        nonlocal last
+        holds = [held for held in last.values() if held.status and held.until_ms > now_ms]
+        if holds and (waiter := queue.first({})) is not None:
+            return {waiter.kind: holds[0]} | {other.kind: holds[0] for other in queue}
+        last = real(self, queue, now_ms, boot_ms)
+        return dict(last)
+
+    return patch.object(AdmissionQueue, "_admit_all", admit_all)
+
+
+@mutant("fair", hunt=troubles)
+def a_full_window_defers_the_shortest_line() -> Patch:
+    def lowest(self: Timetable[Any]) -> Any:
+        return next(key for number, key in self._order if number)
+
+    return patch.object(Timetable, "highest_key", property(lowest))
+
+
+@mutant("fair", hunt=troubles)
+def all_lanes_stand_in_one_line() -> Patch:
+    def line_ms(self: AdmissionQueue, name: str, queue: LaneQueue, waiter: Waiter) -> int:
+        return 1_000 * (self.waiting - 1)
+
+    return patch.object(AdmissionQueue, "_line_ms", line_ms)
+
+
+@mutant("4", hunt=lambda: map(crowded, range(200)))
+def a_lead_is_paid_by_another_lane() -> Patch:
+    real = AdmissionQueue._try_admit
+
+    def try_admit(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter, *now: int) -> Held | None:
+        answer = real(self, queue, waiter, *now)
+        name = waiter.request.destination.workspace
+        other = "acme" if name != "acme" else "gamma"
+        if answer is None and not waiter.request.as_dead_letter:
+            one, two = self._lanes[name], self._lanes[other]
+            self._lanes[name] = msgspec.structs.replace(one, budget=two.budget)
+            self._lanes[other] = msgspec.structs.replace(two, budget=one.budget)
+        return answer
+
+    return patch.object(AdmissionQueue, "_try_admit", try_admit)
+
+
+@mutant("2", hunt=lambda: map(crowded, range(200)))
+def a_lead_that_leaves_the_window_is_forgotten() -> Patch:
+    real = AdmissionQueue._bound_window
+    stack = ExitStack()
+
+    def bound_window(self: AdmissionQueue) -> None:
+        with patch.object(AdmissionQueue, "_answer", lambda queue, waiter, answer: queue._remove(waiter)):
+            real(self)
+
+    stack.enter_context(patch.object(AdmissionQueue, "_bound_window", bound_window))
+    return stack

@@ -1,0 +1,37 @@
+"""Several lanes in one partition: nothing is lost or sent twice, and a well lane is not delayed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from tests.simulation.campaign import explain, run
+from tests.simulation.neighbours import crowded, troubled
+from tests.simulation.schedule import Schedule
+from tests.simulation.world import World
+
+SCHEDULES: Final = 120
+
+
+def assert_whole(schedules: list[Schedule]) -> None:
+    if failures := run(schedules):
+        pytest.fail(f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False)
+
+
+def test_lanes_that_share_a_partition_lose_nothing_and_send_nothing_twice() -> None:
+    assert_whole([crowded(seed) for seed in range(SCHEDULES)])
+
+
+def test_a_lane_that_is_well_does_not_notice_its_neighbours() -> None:
+    assert_whole([troubled(number) for number in range(60)])
+
+
+def test_in_most_of_them_leads_are_deferred() -> None:
+    worlds = [World(troubled(number)) for number in range(40)]
+    assert all(not world.run().problems for world in worlds)
+    deferred = [
+        any(event.status == "deferred" for history in world.checker.histories.values() for event in history.events)
+        for world in worlds
+    ]
+    assert sum(deferred) > 20
