@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from stream_app.clay.egress import Egress
-from stream_app.config.model import Security, Settings
+from stream_app.config.model import OAuth, Secrets, Security, Settings
 from stream_app.domain.errors import SettingsError
+from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -27,6 +29,11 @@ def client_options(settings: Settings) -> dict[str, Any]:
         options["ssl_context"] = _ssl_context(security, settings)
     if security.protocol.startswith("SASL"):
         options["sasl_mechanism"] = security.mechanism
+    if security.protocol.startswith("SASL") and security.mechanism == "OAUTHBEARER":
+        options["sasl_oauth_token_provider"] = Tokens(
+            _token_source(security.oauth, settings.secrets), security.oauth.extensions
+        )
+    elif security.protocol.startswith("SASL"):
         options["sasl_plain_username"] = security.username
         options["sasl_plain_password"] = settings.secrets[security.password_env or ""]
     return options
@@ -51,6 +58,18 @@ def egress_of(settings: Settings) -> Egress:
         return Egress.of(file, settings.secrets[proxy] if proxy else None)
     except OSError as exc:
         raise SettingsError([f"egress.ca_file = {file!r}: cannot read it as a PEM file: {exc}"]) from exc
+
+
+def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:
+    if oauth.aws_region is None:
+        secret = secrets[oauth.client_secret_env or ""]
+        return client_credentials(oauth.token_url or "", oauth.client_id or "", secret, oauth.scope)
+    try:
+        return aws_msk(oauth.aws_region)
+    except ImportError:
+        raise SettingsError(
+            ["kafka.security.oauth.aws_region needs Amazon's signer: pip install 'stream-app[msk]'"]
+        ) from None
 
 
 def _ssl_context(security: Security, settings: Settings) -> ssl.SSLContext:

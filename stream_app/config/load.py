@@ -138,6 +138,7 @@ def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool, trace: b
     optional = [
         ("kafka.security.password_env", security.password_env),
         ("kafka.security.key_password_env", security.key_password_env),
+        ("kafka.security.oauth.client_secret_env", security.oauth.client_secret_env),
         ("redis.url_env", settings.redis.url_env),
         *(("privacy.pepper_env", name) for name in settings.privacy.pepper_env),
     ]

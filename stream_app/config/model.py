@@ -26,20 +26,42 @@ _FreePort = Annotated[int, Range(0, 65_535)]
 _Port = Annotated[int, Range(1, 65_535)]
 
 
+class OAuth(msgspec.Struct, frozen=True):
+    """Where the tokens for the mechanism OAUTHBEARER come from: an OAuth 2.0 endpoint, or AWS.
+
+    Attributes:
+        token_url: The token endpoint, for the client credentials grant.
+        client_id: The client.
+        client_secret_env: The variable with its secret.
+        scope: What to ask for. Absent: the endpoint's default.
+        extensions: SASL extensions that the broker wants beside the token.
+        aws_region: For Amazon MSK instead of an endpoint: the region. The process's AWS credentials sign the tokens.
+    """
+
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret_env: str | None = None
+    scope: str | None = None
+    extensions: dict[str, str] = {}
+    aws_region: str | None = None
+
+
 class Security(msgspec.Struct, frozen=True):
     """How to authenticate to Kafka. Passwords are in the environment; this holds only the names of the variables.
 
-    `ca_file`, `cert_file` and `key_file` are PEM files. Without `ca_file` the system's authorities are trusted.
+    `ca_file`, `cert_file` and `key_file` are PEM files. Without `ca_file` the system's authorities are trusted. `oauth`
+    is for the mechanism OAUTHBEARER, `username` and `password_env` are for the others.
     """
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
     username: str | None = None
     password_env: str | None = None
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
     key_password_env: str | None = None
+    oauth: OAuth = OAuth()
 
 
 class Kafka(msgspec.Struct, frozen=True):

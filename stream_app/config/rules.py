@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from stream_app.config import lanes
-from stream_app.config.model import Settings
+from stream_app.config.model import OAuth, Settings
 from stream_app.domain import topics
 from stream_app.domain.hosts import is_local, is_loopback
 from stream_app.domain.policy import DeliveryPolicy, Destination
@@ -48,14 +48,34 @@ def _kafka(settings: Settings) -> Iterator[str]:
     if not _NAMESPACE.fullmatch(kafka.namespace):
         yield "kafka.namespace: at most 32 of A-Z a-z 0-9 . _ -"
     security = kafka.security
-    if security.protocol.startswith("SASL") and not (security.username and security.password_env):
+    by_token = security.mechanism == "OAUTHBEARER"
+    if security.protocol.startswith("SASL") and by_token:
+        yield from (f"kafka.security.oauth{line}" for line in _oauth(security.oauth))
+    elif security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
-    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN" and not _all_local(kafka.bootstrap):
-        yield "kafka.security.mechanism: PLAIN sends the password in clear text to another host; use SASL_SSL or SCRAM"
+    if security.protocol == "SASL_PLAINTEXT" and not _all_local(kafka.bootstrap):
+        if security.mechanism == "PLAIN":
+            yield (
+                "kafka.security.mechanism: PLAIN sends the password in clear text to another host; "
+                "use SASL_SSL or SCRAM"
+            )
+        elif by_token:
+            yield "kafka.security.mechanism: OAUTHBEARER sends the token in clear text to another host; use SASL_SSL"
     if bool(security.cert_file) != bool(security.key_file):
         yield "kafka.security: cert_file and key_file must be set together"
     for key in ("password_env", "key_password_env"):
         yield from _env_name(f"kafka.security.{key}", getattr(security, key))
+    yield from _env_name("kafka.security.oauth.client_secret_env", security.oauth.client_secret_env)
+
+
+def _oauth(oauth: OAuth) -> Iterator[str]:
+    endpoint = (oauth.token_url, oauth.client_id, oauth.client_secret_env)
+    if bool(oauth.aws_region) == any(endpoint) or not (oauth.aws_region or all(endpoint)):
+        yield ": OAUTHBEARER needs token_url, client_id and client_secret_env; or, for Amazon MSK, only aws_region"
+    elif oauth.token_url is not None and not _is_base(oauth.token_url):
+        yield ".token_url: must be like https://login.example.com/oauth2/token, without user, query or fragment"
+    elif oauth.token_url is not None and oauth.token_url.startswith("http:") and not _is_loopback(oauth.token_url):
+        yield ".token_url: must begin with https, because the client's secret is sent there"
 
 
 def _all_local(bootstrap: str) -> bool:

@@ -23,6 +23,8 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from stream_app.kafka.oauth import TokenRefused
+
 _WITHIN_S: Final = 5.0
 _HOSTNAME_MISMATCH: Final = (62, 64)
 _NO_SUCH_MECHANISM: Final = "?"
@@ -103,6 +105,13 @@ async def _refusal(
 ) -> str | None:
     """Return what Kafka refuses and what to change. None: it may be no refusal."""
     protocol: str = security.get("security_protocol", "PLAINTEXT")
+    if isinstance(error, TokenRefused):
+        return f"is not asked: {error}"
+    if isinstance(error, SaslAuthenticationFailed) and security.get("sasl_mechanism") == "OAUTHBEARER":
+        return (
+            "refuses the token (OAUTHBEARER): check the audience, the issuer and the keys that its listener expects, "
+            "and kafka.security.oauth"
+        )
     if isinstance(error, SaslAuthenticationFailed):
         return (
             f"refuses the user {security.get('sasl_plain_username')} ({security.get('sasl_mechanism')}): check "

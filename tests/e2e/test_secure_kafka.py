@@ -162,6 +162,8 @@ bootstrap = "{bootstrap}"
 partitions = 2
 replication = 1
 security = {{ protocol = "SASL_SSL", username = "worker", password_env = "KAFKA_PASSWORD", ca_file = "{ca}" }}
+[trace]
+endpoint = "http://127.0.0.1:1/v1/traces"
 [workspaces.w0]
 [destinations.people]
 workspace = "w0"
@@ -331,6 +333,9 @@ worker_port = 0
 replay_port = 0
 gateway_port = {self.gateway_port}
 gateway_ops_port = 0
+trace_port = 0
+[trace]
+endpoint = "http://127.0.0.1:1/v1/traces"
 """
         )
         return config

@@ -70,6 +70,7 @@ RELIED_UPON = {
     "aiokafka.admin.client.AIOKafkaAdminClient.list_consumer_group_offsets": "63aad3c2197d4867",
     "aiokafka.client.AIOKafkaClient._on_connection_closed": "36f8c06a62fe343a",
     "aiokafka.client.AIOKafkaClient.ready": "79d9637f40fc070e",
+    "aiokafka.conn.AIOKafkaConnection._do_sasl_handshake": "d4f7b5acbbecc07b",
     "aiokafka.conn.AIOKafkaConnection.close": "28f164aa1e4f0bbc",
     "aiokafka.conn.AIOKafkaConnection.connect": "b0f9ba7f0cf6b432",
     "aiokafka.conn.AIOKafkaConnection.send": "5909ea32f4efca49",

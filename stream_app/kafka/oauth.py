@@ -1,0 +1,166 @@
+"""SASL OAUTHBEARER: tokens for Kafka from an OAuth 2.0 endpoint (client credentials), or from AWS for MSK."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import httpx
+import msgspec
+from aiokafka import conn
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.conn import OAuthAuthenticator
+from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed
+
+_WITHIN_S: Final = 10.0
+_RENEW_AFTER: Final = 0.8  # of a token's life
+_USUAL_S: Final = 300.0  # where the endpoint does not say how long a token lasts
+
+
+class TokenRefused(SaslAuthenticationFailed):  # type: ignore[misc]  # aiokafka ships no types
+    """The endpoint gives this client no token. Its text says what to change."""
+
+
+class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka ships no types
+    """Notices a refusal: the broker sends its reason as a challenge, and no error code (RFC 7628, section 3.2.2).
+
+    aiokafka 0.14.0 takes any challenge for success, which tests/unit/kafka/test_faust_pins.py pins.
+    """
+
+    async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
+        if self._token_sent and payload:
+            raise SaslAuthenticationFailed("the broker refuses the token")
+        step: tuple[bytes, bool] | None = await super().step(payload)
+        return step
+
+
+conn.OAuthAuthenticator = _Authenticator
+
+
+class Token(NamedTuple):
+    """A token, and how many seconds it lasts."""
+
+    text: str
+    lasts_s: float
+
+
+class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
+    """Gives every connection a token that is still valid. Connections of all threads share it.
+
+    Args:
+        fetch: Gets a new token. It may block.
+        extensions: SASL extensions to send with it.
+        now_s: A monotonic clock.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Token],
+        extensions: Mapping[str, str] | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fetch = fetch
+        self._extensions = dict(extensions or {})
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._text = ""
+        self._renew_s = self._end_s = 0.0
+
+    async def token(self) -> str:
+        """Return a valid token. Raises KafkaError."""
+        return await asyncio.to_thread(self._valid)
+
+    def extensions(self) -> dict[str, str]:
+        """Return the SASL extensions."""
+        return self._extensions
+
+    def _valid(self) -> str:
+        with self._lock:
+            if self._now_s() >= self._renew_s:
+                try:
+                    self._text, lasts_s = self._fetch()
+                except KafkaError:
+                    if self._now_s() >= self._end_s:
+                        raise
+                    return self._text
+                self._renew_s = self._now_s() + lasts_s * _RENEW_AFTER
+                self._end_s = self._now_s() + lasts_s
+            return self._text
+
+
+class _Granted(msgspec.Struct):
+    """The endpoint's answer (RFC 6749, section 5.1)."""
+
+    access_token: str
+    expires_in: float = _USUAL_S
+
+
+class _Problem(msgspec.Struct):
+    """The endpoint's refusal (RFC 6749, section 5.2)."""
+
+    error: str = ""
+
+
+def client_credentials(url: str, client_id: str, secret: str, scope: str | None) -> Callable[[], Token]:
+    """Return a function that gets a token by the client credentials grant (RFC 6749, section 4.4).
+
+    Args:
+        url: The token endpoint.
+        client_id: The client.
+        secret: Its secret.
+        scope: What to ask for; None for the endpoint's default.
+    """
+    form = {"grant_type": "client_credentials"} | ({} if scope is None else {"scope": scope})
+
+    def fetch() -> Token:
+        try:
+            answer = httpx.post(url, data=form, auth=(client_id, secret), timeout=_WITHIN_S)
+        except httpx.HTTPError as error:
+            raise KafkaConnectionError(f"the token endpoint {url} does not answer ({type(error).__name__})") from error
+        if answer.is_success:
+            try:
+                granted = msgspec.json.decode(answer.content, type=_Granted)
+            except msgspec.DecodeError:
+                raise TokenRefused(f"{url} answers without a token: check kafka.security.oauth.token_url") from None
+            return Token(granted.access_token, granted.expires_in)
+        if answer.is_server_error or answer.status_code == 429:
+            raise KafkaConnectionError(f"the token endpoint {url} answers HTTP {answer.status_code}")
+        raise TokenRefused(
+            f"the token endpoint {url} refuses the client {client_id} (HTTP {answer.status_code}"
+            f"{_named_error(answer.content)}): check kafka.security.oauth: client_id, scope, and the secret that "
+            "client_secret_env names"
+        )
+
+    return fetch
+
+
+def aws_msk(region: str) -> Callable[[], Token]:
+    """Return a function that signs a token for Amazon MSK with the AWS credentials of this process.
+
+    Raises:
+        ImportError: The extra `msk` is not installed.
+    """
+    from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+
+    def fetch() -> Token:
+        try:
+            text, ends_ms = MSKAuthTokenProvider.generate_auth_token(region)
+        except Exception as error:
+            raise TokenRefused(
+                f"AWS signs no token for MSK in {region} ({type(error).__name__}): check the AWS credentials of this "
+                "process, and kafka.security.oauth.aws_region"
+            ) from error
+        return Token(text, ends_ms / 1000 - time.time())
+
+    return fetch
+
+
+def _named_error(content: bytes) -> str:
+    try:
+        error = msgspec.json.decode(content, type=_Problem).error
+    except msgspec.DecodeError:
+        return ""
+    return f", {error[:80]}" if error.isprintable() and error else ""
