@@ -145,6 +145,8 @@ def test_help_imports_nothing_heavy() -> None:
         ("lanes pause --why x", "WORKSPACE is missing"),
         ("lanes pause acme --why", "--why needs a value"),
         ("dlq --disposition none", "--disposition: 'none' is not failed, poison, policy, foreign or deferred"),
+        ("lanes --limit 1.5", "--limit: '1.5' is not a whole number"),
+        ("lanes --limit 0", "--limit"),
         ("books --limit 1.5", "--limit: '1.5' is not a whole number"),
         ("dlq --status 5.03", "--status: '5.03' is not a whole number"),
         ("results --since noon", "--since: 'noon' is not a time such as 2026-11-24T08:00"),

@@ -5,8 +5,7 @@
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -42,8 +41,6 @@ EXIT_CODES: Final = """exit codes:
 
 OPTIONS: Final = Group("Options", sort_key=2)
 _COMMON: Final = Group("Common options", sort_key=9)
-
-_WATCH_EVERY_S: Final = 5.0
 
 T = TypeVar("T")
 
@@ -157,31 +154,6 @@ def show_json(document: Any) -> None:
 
     text = json.dumps(msgspec.to_builtins(document, str_keys=True), ensure_ascii=False, indent=2)
     sys.stdout.write(for_json(text) + "\n")
-
-
-def watched(look: Callable[[], int], *, watch: bool, as_json: bool) -> int:
-    """Show a view once, or with `--watch` until Ctrl-C.
-
-    Returns:
-        The exit code of the last view.
-
-    Raises:
-        SettingsError: `--watch` with `--json`, which is one document.
-    """
-    if not watch:
-        return look()
-    if as_json:
-        raise SettingsError(["--json prints one document: leave out --watch"])
-    out, code = console(), OK
-    try:
-        while True:
-            if out.is_terminal:
-                out.clear()
-            show(time.strftime("%H:%M:%SZ", time.gmtime()))
-            code = look()
-            time.sleep(_WATCH_EVERY_S)
-    except KeyboardInterrupt:
-        return code
 
 
 def console(*, stderr: bool = False) -> "Console":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json, watched
+from stream_app.cli.base import NO, OK, say, show, show_json
 from stream_app.cli.lane_tables import clock
-from stream_app.cli.options import Workspace
-from stream_app.config import Settings, check_known
+from stream_app.cli.options import VIEW, View
+from stream_app.config import Settings
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
 from stream_app.operator import lanes as reader
@@ -16,21 +16,16 @@ from stream_app.operator import lanes as reader
 _MOST: Final = 100
 
 
-def explain(*, workspace: Workspace = None, watch: bool = False, common: Common = COMMON) -> int:
+def explain(*, view: View = VIEW) -> int:
     """Show why leads are not moving: what holds them, since when, until when, what lifts it, how many wait.
 
     Exit code 1 if something holds.
 
     example:
       stream-app explain --workspace acme
-
-    Args:
-        workspace: only this workspace
-        watch: refresh every 5 seconds until Ctrl-C
     """
-    settings = common.settings()
-    check_known(settings, workspace=workspace)
-    return watched(lambda: _explain(settings, workspace, as_json=common.json), watch=watch, as_json=common.json)
+    settings = view.settings_of_lanes()
+    return view.repeat(lambda: _explain(settings, view.workspace, as_json=view.json))
 
 
 def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int:

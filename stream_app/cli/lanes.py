@@ -19,12 +19,11 @@ from stream_app.cli.base import (
     say,
     show,
     show_json,
-    watched,
     with_actions,
 )
 from stream_app.cli.commands import order, result_text, zones
 from stream_app.cli.lane_tables import show_lanes
-from stream_app.cli.options import Audit, Positive, Workspace, iso
+from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import TO_ALL
@@ -49,14 +48,7 @@ app = with_actions("lanes")
 
 
 @app.default
-def lanes(
-    *,
-    workspace: Workspace = None,
-    limit: Positive | None = None,
-    after: Workspace = None,
-    watch: bool = False,
-    common: Common = COMMON,
-) -> int:
+def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View = VIEW) -> int:
     """Show all lanes: what holds them, breaker, health, budget with forecast, and waiting leads.
 
     An action changes one lane live.
@@ -66,20 +58,17 @@ def lanes(
       stream-app lanes pause acme --why "table is being rebuilt"
 
     Args:
-        workspace: only this workspace
         limit: show N lanes, in the order of their names; default: 100 in a table, all with --json
         after: show the lanes after this one
-        watch: refresh every 5 seconds until Ctrl-C
     """
-    settings = common.settings()
-    check_known(settings, workspace=workspace)
-    most = limit or (None if common.json else _PAGE)
+    settings = view.settings_of_lanes()
+    most = limit or (None if view.json else _PAGE)
 
     def show_page() -> int:
-        report = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), workspace)
-        return _show_page(settings, reader.page(report, after or "", most), as_json=common.json)
+        report = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), view.workspace)
+        return _show_page(settings, reader.page(report, after or "", most), as_json=view.json)
 
-    return watched(show_page, watch=watch, as_json=common.json)
+    return view.repeat(show_page)
 
 
 def _show_page(settings: Settings, report: LanesReport, *, as_json: bool) -> int:

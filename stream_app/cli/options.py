@@ -4,23 +4,26 @@
 
 import getpass
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
 from cyclopts import Group, Parameter, validators
 
-from stream_app.cli.base import WHOLE, Common, Whole
-from stream_app.config import Settings
+from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole, console, show
+from stream_app.config import Settings, check_known
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.errors import SettingsError
 from stream_app.replay.plan import Source, check_filter
 
 Positive = Annotated[Whole, Parameter(validator=validators.Number(gte=1))]
+OptionalPositive = Annotated[OptionalWhole, Parameter(validator=validators.Number(gte=1))]
 Workspace = Annotated[str | None, Parameter(metavar="NAME")]
 Map = Annotated[tuple[str, ...], Parameter(metavar="FIELD=COLUMN")]
 
 SOURCES: Final[tuple[Source, ...]] = ("dlq", "parked", "deferred")
+_WATCH_EVERY_S: Final = 5.0
 _OLDEST: Final = timedelta(days=100_000)
 
 
@@ -98,6 +101,51 @@ class Audit(Common):
     def name(self) -> str:
         """The operator's name."""
         return self.who or login_name()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class View(Common):
+    """The options of a view of lanes."""
+
+    workspace: Workspace = None
+    """only this workspace"""
+    watch: bool = False
+    """refresh every 5 seconds until Ctrl-C"""
+
+    def settings_of_lanes(self) -> Settings:
+        """Load the configuration.
+
+        Raises:
+            SettingsError: The configuration is wrong, or does not have the workspace.
+        """
+        settings = self.settings()
+        check_known(settings, workspace=self.workspace)
+        return settings
+
+    def repeat(self, look: Callable[[], int]) -> int:
+        """Show a view once, or with `--watch` until Ctrl-C, and return the last exit code.
+
+        Raises:
+            SettingsError: `--watch` with `--json`, which is one document.
+        """
+        if not self.watch:
+            return look()
+        if self.json:
+            raise SettingsError(["--json prints one document: leave out --watch"])
+        out, code = console(), OK
+        try:
+            while True:
+                if out.is_terminal:
+                    out.clear()
+                show(time.strftime("%H:%M:%SZ", time.gmtime()))
+                code = look()
+                time.sleep(_WATCH_EVERY_S)
+        except KeyboardInterrupt:
+            return code
+
+
+VIEW: Final = View()
 
 
 def login_name() -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli.base import watched
 from stream_app.cli.main import main
+from stream_app.cli.options import View
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.messages import LaneView
@@ -72,7 +72,7 @@ def test_it_looks_again_until_ctrl_c(
 
 def test_a_watch_is_no_json_document() -> None:
     with pytest.raises(SettingsError, match="leave out --watch"):
-        watched(lambda: 0, watch=True, as_json=True)
+        View(watch=True, json=True).repeat(lambda: 0)
 
 
 @pytest.mark.parametrize(
