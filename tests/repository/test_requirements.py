@@ -14,7 +14,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FILES = {"requirements.txt": (), "requirements-dev.txt": tuple(EXTRAS)}
+FOR_USERS = {"msk"}
+"""Extras that neither the image nor the tests install."""
+FILES = {"requirements.txt": (), "requirements-dev.txt": tuple(EXTRAS.keys() - FOR_USERS)}
 PLACES = [
     {"python_version": version, "python_full_version": f"{version}.9", "sys_platform": system, "platform_system": name}
     for version in ("3.11", "3.12", "3.13")
