@@ -199,9 +199,9 @@ class DeliveryRecorder:
         events, self._events = self._events, []
         once, self._once = self._once, []
         rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
-        told = [event_record(self._plan, event) for event in events]
+        records = (*(event_record(self._plan, event) for event in events), *records)
         workspace = self.resolved.destination.workspace
-        return WriteBatch(rows, [*told, *records], events, workspace if workspace in self._plan.workspaces else "")
+        return WriteBatch(rows, list(records), events, workspace if workspace in self._plan.workspaces else "")
 
     def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.

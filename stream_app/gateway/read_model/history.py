@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -25,6 +26,9 @@ MOST_NEWS: Final = 300
 """Of one lane."""
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
+_columns: Final = attrgetter(
+    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "people"
+)
 
 
 class AuditRecord(Protocol):
@@ -85,12 +89,11 @@ class History:
         rows, unreadable = [], 0
         for record in records:
             try:
-                told = _answer.decode(record.value or b"")
+                answer = _answer.decode(record.value or b"")
             except msgspec.DecodeError:
                 unreadable += 1
                 continue
-            what = (told.id, told.kind, told.workspace, told.who, told.why, told.applied, told.reason, told.text)
-            rows.append((told.at_ms, record.partition, record.offset, *what, told.asked_at_ms, told.people))
+            rows.append((answer.at_ms, record.partition, record.offset, *_columns(answer)))
         self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
         return unreadable
 

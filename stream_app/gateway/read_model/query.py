@@ -24,7 +24,7 @@ from stream_app.gateway.lookup_answers import (
 )
 from stream_app.gateway.read_model.project import record_numbers
 
-MOST_STORIES: Final = 100
+MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200
 _MOST_LEADS: Final = 100
 _BUSY_S: Final = 2.0
@@ -58,7 +58,7 @@ class Queries:
             rows = db.execute(
                 """SELECT id, workspace, destination, status, at_ms, trace_id FROM records WHERE lead_id = ?
                    ORDER BY at_ms DESC, id DESC LIMIT ?""",
-                (lead_id, MOST_STORIES),
+                (lead_id, MOST_HISTORIES),
             ).fetchall()
             count = db.execute("SELECT count(*) FROM records WHERE lead_id = ?", (lead_id,)).fetchone()[0]
             known = db.execute("SELECT 1 FROM results WHERE lead_id = ? LIMIT 1", (lead_id,)).fetchone()

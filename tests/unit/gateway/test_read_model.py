@@ -16,7 +16,7 @@ from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.messages import StatusEvent
 from stream_app.gateway.read_model.project import EVENT_COLUMNS
-from stream_app.gateway.read_model.query import MOST_CAUSES, MOST_STORIES, Queries
+from stream_app.gateway.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.gateway.read_model.store import Position, ReadModel
 from tests.gateway.model_records import (
     DAY_MS,
@@ -156,11 +156,11 @@ def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Pa
 
 
 def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
-    many = MOST_STORIES + 5
+    many = MOST_HISTORIES + 5
     take(model, *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
     found = ask.lead("test")
     assert found is not None
-    assert (len(found.histories), found.history_count) == (MOST_STORIES, many)
+    assert (len(found.histories), found.history_count) == (MOST_HISTORIES, many)
     assert found.histories[0].origin == f"leads/0/{many - 1}"
 
 
