@@ -172,6 +172,18 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
         assert problems(tmp_path, text, environ) == [told]
 
 
+def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:
+    text = "[kafka]\ninstance_env = 'NAME'"
+    assert load(tmp_path, "").instance_id is None
+    assert load(tmp_path, text, {"NAME": "worker-0"}).instance_id == "worker-0"
+    for wrong in ({}, {"NAME": ""}, {"NAME": "a b"}):
+        settings = load(tmp_path, text, wrong)  # a command needs no name
+        with pytest.raises(
+            SettingsError, match=r"environment variable NAME: must be the name of this process, 1 to 249"
+        ):
+            _ = settings.instance_id
+
+
 def test_any_free_port_is_for_processes_that_nobody_looks_up(tmp_path: Path) -> None:
     http = load(tmp_path, "[http]\nworker_port = 0\nreplay_port = 0").http
     assert (http.worker_port, http.replay_port) == (0, 0)
@@ -236,7 +248,7 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
             "http: worker_port, replay_port, gateway_port, gateway_ops_port and trace_port must differ",
         ),
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
-        ("[workspaces.acme]\npartition = 8", "workspaces.acme.partition = 8: must be from 0 to 7"),
+        ("[workspaces.acme]\npartition = 32", "workspaces.acme.partition = 32: must be from 0 to 31"),
         ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
         ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: the workspace's time_zone sets it"),
         ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),

@@ -46,7 +46,7 @@ def load_settings(
         environ: The environment variables.
         clay: Require the webhooks and tokens. Only a worker needs them.
         gateway: Require the keys and secrets of callbacks.
-        api: Require the token of the look-up API. It is kept wherever it is set.
+        api: Require the token of the look-up API. It is kept wherever it is set; so is the name of this process.
         trace: Require the headers of the OTLP receiver.
 
     Raises:
@@ -69,8 +69,9 @@ def load_settings(
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
-    if (token := settings.gateway.api_token_env) is not None and token in environ:
-        names.add(token)
+    names |= {
+        name for name in (settings.gateway.api_token_env, settings.kafka.instance_env) if name in environ and name
+    }
     secrets = Secrets({name: environ[name] for name in names})
     peppers = [environ[name] for name in settings.privacy.pepper_env]
     use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))

@@ -63,6 +63,7 @@ def _kafka(settings: Settings) -> Iterator[str]:
             yield "kafka.security.mechanism: OAUTHBEARER sends the token in clear text to another host; use SASL_SSL"
     if bool(security.cert_file) != bool(security.key_file):
         yield "kafka.security: cert_file and key_file must be set together"
+    yield from _env_name("kafka.instance_env", kafka.instance_env)
     for key in ("password_env", "key_password_env"):
         yield from _env_name(f"kafka.security.{key}", getattr(security, key))
     yield from _env_name("kafka.security.oauth.client_secret_env", security.oauth.client_secret_env)

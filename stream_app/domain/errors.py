@@ -43,6 +43,10 @@ class KafkaRefused(StreamAppError):
     """Kafka answers and refuses us. Waiting does not help: check credentials, certificate, protocol and rights."""
 
 
+class NameTaken(StreamAppError):
+    """Another process has joined the group under the name of this one."""
+
+
 class GatewayUnavailable(StreamAppError):
     """The gateway did not answer, or the server that answered is not a gateway."""
 

@@ -68,6 +68,8 @@ class FaustOptions:
         commit_interval_s: seconds between commits of offsets.
         max_poll_records: at most this many records are taken from one fetch.
         buffer_records: records that the process buffers for each topic and partition.
+        instance_id: the name under which the process returns to its partitions, if it is back within the session
+            timeout. No other process of the group may have it. None: it leaves the group when it stops.
     """
 
     app_id: str
@@ -80,6 +82,7 @@ class FaustOptions:
     commit_interval_s: float = 0.5
     max_poll_records: int = 200
     buffer_records: int = 4096
+    instance_id: str | None = None
 
 
 def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
@@ -103,7 +106,8 @@ def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
         options.app_id,
         connection=options.connection,
         broker=["kafka://" + address.strip() for address in options.connection.bootstrap.split(",")],
-        canonical_url=f"http://{uuid.uuid4().hex}",  # identifies the member; nothing listens there
+        # It identifies the member, and Faust takes no assignment that was made for another URL. Nothing listens there.
+        canonical_url=f"http://{options.instance_id or uuid.uuid4().hex}",
         store="memory://",
         web_enabled=False,
         topic_allow_declare=False,
@@ -111,6 +115,7 @@ def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
         topic_partitions=options.partitions,
         table_standby_replicas=0,
         broker_commit_interval=options.commit_interval_s,
+        consumer_group_instance_id=options.instance_id,
         broker_session_timeout=options.session_timeout_s,
         broker_heartbeat_interval=options.heartbeat_s,
         broker_rebalance_timeout=options.rebalance_timeout_s,

@@ -62,6 +62,7 @@ def faust_options(
         connection=connection,
         partitions=kafka.partitions,
         state_topic=state_topic,
+        instance_id=settings.instance_id,
         session_timeout_s=kafka.session_timeout_s,
         heartbeat_s=min(3.0, kafka.session_timeout_s / 3),
         rebalance_timeout_s=kafka.rebalance_timeout_s,

@@ -69,7 +69,7 @@ class Bench:
         self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
         self.group = namespace + "group"
 
-    def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
+    def app(self, handlers: dict[str, Handler], owner: Owner | None = None, instance_id: str | None = None) -> Any:
         options = FaustOptions(
             self.group,
             KafkaConnection(self.bootstrap),
@@ -78,6 +78,7 @@ class Bench:
             session_timeout_s=6,
             heartbeat_s=0.5,
             commit_interval_s=0.1,
+            instance_id=instance_id,
         )
         return app_with(options, handlers, owner)
 

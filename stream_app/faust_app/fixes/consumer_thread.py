@@ -12,12 +12,13 @@ from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID
 from stream_app.faust_app.fixes.fair_fetch import FairFetch
 from stream_app.faust_app.fixes.first_offset import SeekToFirst
 from stream_app.faust_app.fixes.lifecycle import BoundedLifecycle
+from stream_app.faust_app.fixes.static_member import EndsIfReplaced
 from stream_app.kafka.consumer import Consumer
 
 _HEARTBEAT_S = 2.0
 
 
-class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
+class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetch):
     """Runs a read_committed consumer with Faust's co-partitioning assignor.
 
     Attributes:
@@ -51,6 +52,7 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
         await super().on_start()
         if self._consumer._coordinator is not None:  # None if the app was stopped while no broker answered
             self._count_heartbeats()
+            self._watch_for_replacement()
 
     @property
     def knows_coordinator(self) -> bool:
