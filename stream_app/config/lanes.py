@@ -5,36 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from stream_app.config.model import Settings
-from stream_app.domain.lane import (
-    breaker,
-    budget,
-    callback_health,
-    concurrency,
-    flood_guard,
-    health,
-    rate,
-    suspension,
-    webhook_quota,
-)
+from stream_app.domain.lane import budget
 from stream_app.domain.policy import Destination, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CHECKS: Final[dict[str, Any]] = {
-    "breaker": breaker,
-    "window": health,
-    "health": health,
-    "rate": rate,
-    "budget": budget,
-    "quota": webhook_quota,
-    "suspension": suspension,
-    "flood_guard": flood_guard,
-    "callback_health": callback_health,
-    "concurrency": concurrency,
-}
+_POLICIES: Final = (
+    *("breaker", "window", "health", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health"),
+    "concurrency",
+)
 _HINTS: Final = 10  # each costs a comparison with every name
 
 
@@ -110,9 +92,9 @@ def _policies(settings: Settings, workspace: Workspace, checked: Workspace | Non
             ZoneInfo(workspace.time_zone)
         except (OSError, ValueError, KeyError):
             yield f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like 'Europe/Berlin'"
-    for table, its in _CHECKS.items():
+    for table in _POLICIES:
         if is_new(table):
-            yield from (f".{table}.{line}" for line in its.problems(getattr(workspace, table)))
+            yield from (f".{table}.{line}" for line in getattr(workspace, table).problems())
     longest_s = settings.delivery.longest_s
     for table in ("breaker", "suspension"):
         if is_new(table) and getattr(workspace, table).probe_lease_s <= longest_s:
@@ -126,7 +108,7 @@ def _never(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     """Contradictions by which no lead could ever be sent."""
     rules = workspace.budget
     caps = [(key, cap) for key in budget.CAPS if (cap := getattr(rules, key)) is not None]
-    if not caps or rules.shadow or budget.problems(rules):
+    if not caps or rules.shadow or rules.problems():
         return
     for there in settings.plan.destinations_of(name):
         for key, cap in caps:

@@ -9,11 +9,9 @@ from urllib.parse import urlsplit
 
 from stream_app.config import lanes
 from stream_app.config.model import OAuth, Settings
-from stream_app.domain import topics
 from stream_app.domain.hosts import is_local, is_loopback
 from stream_app.domain.policy import DeliveryPolicy, Destination
 from stream_app.domain.ranges import outside
-from stream_app.domain.result import cache_entry
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -142,7 +140,7 @@ def _replay(settings: Settings) -> Iterator[str]:
 
 
 def _retention(settings: Settings) -> Iterator[str]:
-    yield from (f"topics.{line}" for line in topics.problems(settings.topics))
+    yield from (f"topics.{line}" for line in settings.topics.problems())
     for kind in ("leads", "retry", "bulk", "dlq", "wait", "deferred"):
         days = getattr(settings.topics, f"{kind}_days")
         if days > settings.delivery.freshness_days:
@@ -158,7 +156,7 @@ def _processes(settings: Settings) -> Iterator[str]:
     ports = [getattr(http, name) for name in _PORTS if getattr(http, name)]
     if len(set(ports)) < len(ports):
         yield f"http: {', '.join(_PORTS[:-1])} and {_PORTS[-1]} must differ"
-    yield from (f"cache.{line}" for line in cache_entry.problems(settings.cache))
+    yield from (f"cache.{line}" for line in settings.cache.problems())
     yield from _env_name("redis.url_env", settings.redis.url_env)
     yield from _env_name("egress.proxy_env", settings.egress.proxy_env)
     yield from _env_names("privacy.pepper_env", settings.privacy.pepper_env)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import out_of_range
+from stream_app.domain.lane.bounds import Between, Policy
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.text import count
 
@@ -48,25 +48,20 @@ _MIGRATE: Final = (
 )
 
 
-class Retention(msgspec.Struct, frozen=True):
+class Retention(Policy, frozen=True):
     """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted."""
 
-    leads_days: int = 7
-    retry_days: int = 7
-    bulk_days: int = 14
-    dlq_days: int = 14
-    deferred_days: int = 14
-    wait_days: int = 3
-    parked_days: int = 365
-    status_days: int = 30
-    callbacks_days: int = 14
-    commands_days: int = 14
-    audit_days: int = 365
-
-
-def problems(retention: Retention) -> list[str]:
-    """Return what is wrong with the retention, one line per key."""
-    return out_of_range(retention, **dict.fromkeys(retention.__struct_fields__, (1, 3_650)))
+    leads_days: Annotated[int, Between(1, 3_650)] = 7
+    retry_days: Annotated[int, Between(1, 3_650)] = 7
+    bulk_days: Annotated[int, Between(1, 3_650)] = 14
+    dlq_days: Annotated[int, Between(1, 3_650)] = 14
+    deferred_days: Annotated[int, Between(1, 3_650)] = 14
+    wait_days: Annotated[int, Between(1, 3_650)] = 3
+    parked_days: Annotated[int, Between(1, 3_650)] = 365
+    status_days: Annotated[int, Between(1, 3_650)] = 30
+    callbacks_days: Annotated[int, Between(1, 3_650)] = 14
+    commands_days: Annotated[int, Between(1, 3_650)] = 14
+    audit_days: Annotated[int, Between(1, 3_650)] = 365
 
 
 class TopicNames(msgspec.Struct, frozen=True):

@@ -12,11 +12,11 @@ The mode is independent of the state. `auto` obeys the state. `shadow` runs it a
 `closed` are forced by an operator and leave the state unchanged.
 """
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Wait, exact, no_later, out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy, Wait, exact, no_later
 from stream_app.domain.lane.health import Totals
 from stream_app.domain.text import count
 
@@ -29,7 +29,7 @@ _ONE_OUTAGE_MS = 60_000  # failures further apart than this, while it is closed,
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 
 
-class BreakerPolicy(msgspec.Struct, frozen=True):
+class BreakerPolicy(Policy, frozen=True):
     """When to open, for how long, and how to probe.
 
     The open time is `open_share` of the outage so far, between `open_s` and `open_cap_s`. It is twice as long while
@@ -52,20 +52,22 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
         successes_to_close: Successful probes that close it.
     """
 
+    ORDERED: ClassVar = (("open_s", "open_cap_s"),)
+
     mode: Literal["auto", "shadow"] = "auto"
-    failure_rate: float = 0.5
-    slow_rate: float = 0.8
-    slow_call_s: float = 10.0
-    min_calls: int = 20
-    consecutive_failures: int = 5
-    open_s: float = 5.0
-    open_share: float = 0.05
-    open_cap_s: float = 60.0
-    jitter: float = 0.1
-    healthy_s: float = 300.0
-    probes: int = 1
-    probe_lease_s: float = 120.0
-    successes_to_close: int = 3
+    failure_rate: Annotated[float, Between(0.01, 1)] = 0.5
+    slow_rate: Annotated[float, Between(0.01, 1)] = 0.8
+    slow_call_s: Annotated[float, Between(0.01, 3_600)] = 10.0
+    min_calls: Annotated[int, Between(1, 1_000_000)] = 20
+    consecutive_failures: Annotated[int, Between(1, 1_000_000)] = 5
+    open_s: Annotated[float, Between(0.1, 86_400)] = 5.0
+    open_share: Annotated[float, Between(0, 1)] = 0.05
+    open_cap_s: Annotated[float, Between(0.1, 86_400)] = 60.0
+    jitter: Annotated[float, Between(0, 0.9)] = 0.1
+    healthy_s: Annotated[float, Between(1, 86_400)] = 300.0
+    probes: Annotated[int, Between(1, 100)] = 1
+    probe_lease_s: Annotated[float, Between(1, 3_600)] = 120.0
+    successes_to_close: Annotated[int, Between(1, 1_000)] = 3
 
 
 class Permit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,26 +121,6 @@ class Outage(msgspec.Struct, frozen=True):
     since_ms: int
     last_ms: int
     calls: int
-
-
-def problems(policy: BreakerPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(
-        policy,
-        failure_rate=(0.01, 1),
-        slow_rate=(0.01, 1),
-        slow_call_s=(0.01, 3_600),
-        min_calls=(1, 1_000_000),
-        consecutive_failures=(1, 1_000_000),
-        open_s=(0.1, 86_400),
-        open_share=(0, 1),
-        open_cap_s=(0.1, 86_400),
-        jitter=(0, 0.9),
-        healthy_s=(1, 86_400),
-        probes=(1, 100),
-        probe_lease_s=(1, 3_600),
-        successes_to_close=(1, 1_000),
-    ) + out_of_order(policy, "open_s", "open_cap_s")
 
 
 def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:

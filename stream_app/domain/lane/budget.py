@@ -6,13 +6,13 @@ their sums for a while. So a clock that steps back over midnight finds what was 
 
 from functools import lru_cache
 from math import floor
-from typing import Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.bounds import exact, out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy, exact
 
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
@@ -27,7 +27,7 @@ CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actio
 """The keys of the policy that limit a meter."""
 
 
-class BudgetPolicy(msgspec.Struct, frozen=True):
+class BudgetPolicy(Policy, frozen=True):
     """Caps in whole units (None: no limit), in days of `tz` and in months that begin on `billing_day`.
 
     Attributes:
@@ -45,18 +45,39 @@ class BudgetPolicy(msgspec.Struct, frozen=True):
         shadow: Refuse nothing, only count.
     """
 
+    ORDERED: ClassVar = (
+        ("credits_per_day", "credits_per_month"),
+        ("actions_per_day", "actions_per_month"),
+    )
+
     tz: str = "UTC"
-    billing_day: int = 1
-    credits_per_day: int | None = None
-    credits_per_month: int | None = None
-    actions_per_day: int | None = None
-    actions_per_month: int | None = None
-    opening_credits: int = 0
-    opening_actions: int = 0
+    billing_day: Annotated[int, Between(1, 31)] = 1
+    credits_per_day: Annotated[int | None, Between(0, 1e12)] = None
+    credits_per_month: Annotated[int | None, Between(0, 1e12)] = None
+    actions_per_day: Annotated[int | None, Between(0, 1e12)] = None
+    actions_per_month: Annotated[int | None, Between(0, 1e12)] = None
+    opening_credits: Annotated[int, Between(0, 1e12)] = 0
+    opening_actions: Annotated[int, Between(0, 1e12)] = 0
     opening_month: str = ""
     soft_limits: tuple[int, ...] = (50, 80, 95)
-    hot_share: float = 0.0
+    hot_share: Annotated[float, Between(0, 0.9)] = 0.0
     shadow: bool = False
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, one line per key."""
+        found = super().problems()
+        try:
+            ZoneInfo(self.tz)
+        except (OSError, ValueError, KeyError):
+            found.append(f"tz = {self.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
+        if (self.opening_credits or self.opening_actions) and not _is_month(self.opening_month):
+            found.append(f"opening_month = {self.opening_month!r}: the month of the opening balance, like '2026-11'")
+        limits = self.soft_limits
+        if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
+            found.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
+        if self.hot_share and all(getattr(self, cap) is None for cap in CAPS):
+            found.append(f"hot_share = {self.hot_share:g}: is a share of a cap, and no cap is set")
+        return found
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -137,29 +158,6 @@ class Settled(msgspec.Struct, frozen=True):
 
     state: Budget
     overrun: bool
-
-
-def problems(policy: BudgetPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    limited = {cap: (0.0, 1e12) for cap in CAPS if getattr(policy, cap) is not None}
-    openings = {"opening_credits": (0.0, 1e12), "opening_actions": (0.0, 1e12)}
-    found = out_of_range(policy, billing_day=(1, 31), **openings, hot_share=(0, 0.9), **limited)
-    try:
-        ZoneInfo(policy.tz)
-    except (OSError, ValueError, KeyError):
-        found.append(f"tz = {policy.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
-    for meter in ("credits", "actions"):
-        day, month = f"{meter}_per_day", f"{meter}_per_month"
-        if day in limited and month in limited:
-            found += out_of_order(policy, day, month)
-    if (policy.opening_credits or policy.opening_actions) and not _is_month(policy.opening_month):
-        found.append(f"opening_month = {policy.opening_month!r}: the month of the opening balance, like '2026-11'")
-    limits = policy.soft_limits
-    if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
-        found.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
-    if policy.hot_share and not limited:
-        found.append(f"hot_share = {policy.hot_share:g}: is a share of a cap, and no cap is set")
-    return found
 
 
 def reserve(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import out_of_range
+from stream_app.domain.lane.bounds import Between, Policy
 from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
 from stream_app.domain.text import count
 
@@ -24,14 +24,14 @@ _GAPS_KEPT: Final = 8
 _NEARLY: Final = 0.9
 
 
-class CallbackHealthPolicy(msgspec.Struct, frozen=True):
+class CallbackHealthPolicy(Policy, frozen=True):
     """When a destination is suspended.
 
     Attributes:
         overdue: Overdue leads of which none was called back since the oldest of them was accepted.
     """
 
-    overdue: int = 5
+    overdue: Annotated[int, Between(1, 10_000)] = 5
 
 
 class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,11 +64,6 @@ class CallbackHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     owned_ms: int = 0
     gaps: tuple[tuple[int, int], ...] = ()
     destinations: dict[str, DestinationCallbacks] = {}
-
-
-def problems(policy: CallbackHealthPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(policy, overdue=(1, 10_000))
 
 
 def of(state: CallbackHealth, destination: str) -> DestinationCallbacks:

@@ -6,9 +6,11 @@ less is. So a process that is killed leaves few requests without an answer. Whil
 in proportion. The usual time adapts slowly, so a Clay that stays slower is fully used again.
 """
 
+from typing import Annotated, ClassVar
+
 import msgspec
 
-from stream_app.domain.lane.bounds import out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy
 
 _USUAL_CALLS = 600  # what is usual is the mean of about so many
 _FIRST_CALLS = 10
@@ -21,12 +23,14 @@ _HEADROOM = 2  # times what is in flight
 _UNUSED = 0.05  # share of an unused limit that a call takes away
 
 
-class ConcurrencyPolicy(msgspec.Struct, frozen=True):
+class ConcurrencyPolicy(Policy, frozen=True):
     """The limit starts at `least` and ends at `most`. Latency of `tolerance` times the usual does not shrink it yet."""
 
-    least: int = 5
-    most: int = 100
-    tolerance: float = 2.0
+    ORDERED: ClassVar = (("least", "most"),)
+
+    least: Annotated[int, Between(1, 10_000)] = 5
+    most: Annotated[int, Between(1, 10_000)] = 100
+    tolerance: Annotated[float, Between(1, 10)] = 2.0
 
 
 class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,13 +39,6 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: float = 0.0
     usual_ms: float = 0.0
     calls: int = 0
-
-
-def problems(policy: ConcurrencyPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(policy, least=(1, 10_000), most=(1, 10_000), tolerance=(1, 10)) + out_of_order(
-        policy, "least", "most"
-    )
 
 
 def current(policy: ConcurrencyPolicy, state: Concurrency) -> int:

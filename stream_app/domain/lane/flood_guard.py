@@ -4,11 +4,11 @@ Examples: a column was renamed in Clay, or a producer sends wrong fields or a de
 the guard the whole topic would end in `leads.dlq`, and each lead would have to be replayed from there.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import exact, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy, exact
 from stream_app.domain.lane.health import Totals
 from stream_app.domain.text import count
 
@@ -16,7 +16,7 @@ REASON: Final = "flood_guard"
 """The reason of the suspension."""
 
 
-class FloodGuardPolicy(msgspec.Struct, frozen=True):
+class FloodGuardPolicy(Policy, frozen=True):
     """When the lane is suspended.
 
     Attributes:
@@ -25,9 +25,9 @@ class FloodGuardPolicy(msgspec.Struct, frozen=True):
         min_leads: Fewest ended leads in the window for `share`.
     """
 
-    run: int = 50
-    share: float = 0.5
-    min_leads: int = 100
+    run: Annotated[int, Between(1, 1_000_000)] = 50
+    share: Annotated[float, Between(0.01, 1)] = 0.5
+    min_leads: Annotated[int, Between(1, 1_000_000)] = 100
 
 
 class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,11 +35,6 @@ class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
 
     cause: str = ""
     run: int = 0
-
-
-def problems(policy: FloodGuardPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(policy, run=(1, 1_000_000), share=(0.01, 1), min_leads=(1, 1_000_000))
 
 
 def record_dead_letter(state: FloodGuard, cause: str) -> FloodGuard:

@@ -8,11 +8,11 @@ clock steps back, the ring is moved back with it, so that no call is lost and no
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy
 
 LATENCY_BOUNDS_MS = (
     25,
@@ -41,11 +41,11 @@ _NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
 Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
 
 
-class WindowPolicy(msgspec.Struct, frozen=True):
+class WindowPolicy(Policy, frozen=True):
     """The window of breaker and flood guard: `buckets` of `bucket_s` each."""
 
-    buckets: int = 10
-    bucket_s: float = 6.0
+    buckets: Annotated[int, Between(1, 60)] = 10
+    bucket_s: Annotated[float, Between(0.1, 3_600)] = 6.0
 
 
 class HealthPolicy(WindowPolicy, frozen=True):
@@ -58,10 +58,12 @@ class HealthPolicy(WindowPolicy, frozen=True):
         degraded_above: Score above which it is degraded.
     """
 
-    bucket_s: float = 30.0
-    min_calls: int = 20
-    healthy_above: float = 95.0
-    degraded_above: float = 80.0
+    ORDERED: ClassVar = (("degraded_above", "healthy_above"),)
+
+    bucket_s: Annotated[float, Between(0.1, 3_600)] = 30.0
+    min_calls: Annotated[int, Between(1, 1_000_000)] = 20
+    healthy_above: Annotated[float, Between(0, 100)] = 95.0
+    degraded_above: Annotated[float, Between(0, 100)] = 80.0
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,15 +111,6 @@ class Latency(msgspec.Struct, frozen=True):
     p50_ms: int
     p95_ms: int
     p99_ms: int
-
-
-def problems(policy: WindowPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    found = out_of_range(policy, buckets=(1, 60), bucket_s=(0.1, 3_600))
-    if isinstance(policy, HealthPolicy):
-        found += out_of_range(policy, min_calls=(1, 1_000_000), healthy_above=(0, 100), degraded_above=(0, 100))
-        found += out_of_order(policy, "degraded_above", "healthy_above")
-    return found
 
 
 def record(

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane import breaker, budget, rate
+from stream_app.domain.lane import breaker, budget
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import Cost, MeterName
@@ -196,7 +196,7 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
             kept[key] = Change(key, was, value, by)  # type: ignore[arg-type]  # an order's values are numbers or None
     changed = msgspec.structs.replace(lane, changes=tuple(kept.values()))
     after = in_force(policy, changed.changes)
-    found = budget.problems(after.budget) + rate.problems(after.rate)
+    found = after.budget.problems() + after.rate.problems()
     if found:
         return Answer(lane, f"refused: {'; '.join(found)}", done=False)
     before = in_force(policy, lane.changes)

@@ -4,10 +4,11 @@ import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import ceil
+from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Wait, no_later, out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy, Wait, no_later
 
 _SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _LONGEST_HEADER = 64
@@ -22,7 +23,7 @@ _EVER_MORE = 0.06
 _MEMORY = 0.5  # the weight of what Clay took before the last 429, against what it took since
 
 
-class RatePolicy(msgspec.Struct, frozen=True):
+class RatePolicy(Policy, frozen=True):
     """The token bucket, and how it reacts to a 429.
 
     Two 429s measure Clay's limit: Clay's bucket was empty both times, so what Clay took between them is what flowed in.
@@ -45,14 +46,19 @@ class RatePolicy(msgspec.Struct, frozen=True):
         backoff_cap_s: Longest wait without a Retry-After.
     """
 
-    rate_per_s: float = 10.0
-    burst: int = 20
-    floor_per_s: float = 0.5
-    decrease: float = 0.75
-    recover_per_s: float = 0.05
-    retry_after_min_s: float = 1.0
-    retry_after_max_s: float = 3_600.0
-    backoff_cap_s: float = 60.0
+    ORDERED: ClassVar = (
+        ("floor_per_s", "rate_per_s"),
+        ("retry_after_min_s", "retry_after_max_s"),
+    )
+
+    rate_per_s: Annotated[float, Between(0.01, 1_000)] = 10.0
+    burst: Annotated[int, Between(1, 10_000)] = 20
+    floor_per_s: Annotated[float, Between(0.01, 1_000)] = 0.5
+    decrease: Annotated[float, Between(0.1, 0.99)] = 0.75
+    recover_per_s: Annotated[float, Between(0.001, 100)] = 0.05
+    retry_after_min_s: Annotated[float, Between(0.1, 3_600)] = 1.0
+    retry_after_max_s: Annotated[float, Between(1, 86_400)] = 3_600.0
+    backoff_cap_s: Annotated[float, Between(1, 3_600)] = 60.0
 
 
 class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,25 +91,6 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
     idle: bool = False
     accepted: float = 0.0
     accepted_ms: float = 0.0
-
-
-def problems(policy: RatePolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return (
-        out_of_range(
-            policy,
-            rate_per_s=(0.01, 1_000),
-            burst=(1, 10_000),
-            floor_per_s=(0.01, 1_000),
-            decrease=(0.1, 0.99),
-            recover_per_s=(0.001, 100),
-            retry_after_min_s=(0.1, 3_600),
-            retry_after_max_s=(1, 86_400),
-            backoff_cap_s=(1, 3_600),
-        )
-        + out_of_order(policy, "floor_per_s", "rate_per_s")
-        + out_of_order(policy, "retry_after_min_s", "retry_after_max_s")
-    )
 
 
 def empty_after_takeover(state: Rate, now_ms: int) -> Rate:

@@ -4,13 +4,14 @@ No lead is lost: they wait in Kafka. One probe at a time is sent when it is due.
 """
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Wait, no_later, out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy, Wait, no_later
 
 
-class SuspensionPolicy(msgspec.Struct, frozen=True):
+class SuspensionPolicy(Policy, frozen=True):
     """When probes are sent.
 
     Attributes:
@@ -19,9 +20,11 @@ class SuspensionPolicy(msgspec.Struct, frozen=True):
         probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
     """
 
-    probe_s: float = 300.0
-    probe_cap_s: float = 7_200.0
-    probe_lease_s: float = 120.0
+    ORDERED: ClassVar = (("probe_s", "probe_cap_s"),)
+
+    probe_s: Annotated[float, Between(1, 86_400)] = 300.0
+    probe_cap_s: Annotated[float, Between(1, 86_400)] = 7_200.0
+    probe_lease_s: Annotated[float, Between(1, 3_600)] = 120.0
 
 
 class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,13 +62,6 @@ class Probe(msgspec.Struct, frozen=True):
 
     number: int
     since_ms: int = 0
-
-
-def problems(policy: SuspensionPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(policy, probe_s=(1, 86_400), probe_cap_s=(1, 86_400), probe_lease_s=(1, 3_600)) + out_of_order(
-        policy, "probe_s", "probe_cap_s"
-    )
 
 
 def suspend(

@@ -6,24 +6,26 @@ The caller names a webhook by an opaque id, because its URL is a secret.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
 from stream_app.domain import text as texts
 from stream_app.domain.lane import suspension
-from stream_app.domain.lane.bounds import Wait, out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy, Wait
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 
 LIFETIME: Final = 50_000
 """Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")."""
 
 
-class QuotaPolicy(msgspec.Struct, frozen=True):
+class QuotaPolicy(Policy, frozen=True):
     """Submissions of one webhook at which to warn, and at which to use the next one of the pool."""
 
-    warn_at: int = 40_000
-    rotate_at: int = 45_000
+    ORDERED: ClassVar = (("warn_at", "rotate_at"),)
+
+    warn_at: Annotated[int, Between(1, LIFETIME)] = 40_000
+    rotate_at: Annotated[int, Between(1, LIFETIME)] = 45_000
 
 
 class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,13 +53,6 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of each webhook by id. Webhooks that left the pool are kept, because they may return."""
 
     webhooks: dict[str, Webhook] = {}
-
-
-def problems(policy: QuotaPolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(policy, warn_at=(1, LIFETIME), rotate_at=(1, LIFETIME)) + out_of_order(
-        policy, "warn_at", "rotate_at"
-    )
 
 
 def pick(

@@ -7,11 +7,11 @@ completes a person's entry. Both are caches and may vanish at any time. Keys are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import out_of_order, out_of_range
+from stream_app.domain.lane.bounds import Between, Policy
 from stream_app.domain.lead.lead import company, hashes
 from stream_app.domain.lead.person import strong
 from stream_app.domain.lead.pseudonyms import plain_digest
@@ -27,7 +27,7 @@ MOST_ENTRY_BYTES: Final = 65_536
 Freshness = Literal["fresh", "stale", "none"]
 
 
-class CachePolicy(msgspec.Struct, frozen=True):
+class CachePolicy(Policy, frozen=True):
     """How long a cached field counts.
 
     Attributes:
@@ -36,8 +36,10 @@ class CachePolicy(msgspec.Struct, frozen=True):
         company_fields: Fields that are the same for all people of a company, besides those that begin with `company_`.
     """
 
-    freshness_days: float = 30.0
-    stale_days: float = 180.0
+    ORDERED: ClassVar = (("freshness_days", "stale_days"),)
+
+    freshness_days: Annotated[float, Between(0.01, 365)] = 30.0
+    stale_days: Annotated[float, Between(0.01, 3_650)] = 180.0
     company_fields: tuple[str, ...] = (
         "domain",
         "website",
@@ -53,13 +55,6 @@ class CachePolicy(msgspec.Struct, frozen=True):
     def is_of_company(self, name: str) -> bool:
         """Return True if a field describes the company and not the person."""
         return name.startswith("company_") or name in self.company_fields
-
-
-def problems(policy: CachePolicy) -> list[str]:
-    """Return what is wrong with the policy, one line per key."""
-    return out_of_range(policy, freshness_days=(0.01, 365), stale_days=(0.01, 3_650)) + out_of_order(
-        policy, "freshness_days", "stale_days"
-    )
 
 
 class Field(msgspec.Struct, frozen=True, array_like=True):

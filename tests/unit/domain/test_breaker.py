@@ -397,6 +397,6 @@ def test_verdict_and_rows_of_a_later_version() -> None:
 
 
 def test_problems_name_the_key() -> None:
-    assert breaker.problems(BreakerPolicy()) == []
+    assert BreakerPolicy().problems() == []
     wrong = BreakerPolicy(failure_rate=1.5, probes=0, open_cap_s=1)
-    assert [line.split(" ")[0] for line in breaker.problems(wrong)] == ["failure_rate", "probes", "open_s"]
+    assert [line.split(" ")[0] for line in wrong.problems()] == ["failure_rate", "probes", "open_s"]

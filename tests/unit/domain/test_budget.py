@@ -362,10 +362,10 @@ def test_without_caps_nothing_is_refused() -> None:
 
 
 def test_problems_name_the_key() -> None:
-    assert budget.problems(BudgetPolicy()) == []
+    assert BudgetPolicy().problems() == []
     wrong = BudgetPolicy(
         tz="Europe/Atlantis", billing_day=32, credits_per_day=9, credits_per_month=8, opening_credits=1
     )
-    keys = [line.split(" ")[0] for line in budget.problems(wrong)]
-    assert keys == ["billing_day", "tz", "credits_per_day", "opening_month"]
-    assert budget.problems(BudgetPolicy(tz="../etc/passwd"))
+    keys = [line.split(" ")[0] for line in wrong.problems()]
+    assert keys == ["billing_day", "credits_per_day", "tz", "opening_month"]
+    assert BudgetPolicy(tz="../etc/passwd").problems()

@@ -18,7 +18,6 @@ from stream_app.domain.lane.callback_health import (
     are_missing,
     causes,
     of,
-    problems,
     record_callback,
     record_overdue,
     record_owner,
@@ -294,5 +293,5 @@ def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
 
 
 def test_a_policy_that_makes_no_sense_is_named() -> None:
-    assert problems(CallbackHealthPolicy()) == []
-    assert "overdue" in problems(CallbackHealthPolicy(overdue=0))[0]
+    assert CallbackHealthPolicy().problems() == []
+    assert "overdue" in CallbackHealthPolicy(overdue=0).problems()[0]

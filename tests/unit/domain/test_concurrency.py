@@ -94,6 +94,6 @@ def test_it_never_leaves_its_bounds_and_survives_a_restart(calls: list[tuple[int
 
 
 def test_problems_name_the_key() -> None:
-    assert concurrency.problems(ConcurrencyPolicy()) == []
+    assert ConcurrencyPolicy().problems() == []
     wrong = ConcurrencyPolicy(least=200, tolerance=0.5)
-    assert [line.split(" ")[0] for line in concurrency.problems(wrong)] == ["tolerance", "least"]
+    assert [line.split(" ")[0] for line in wrong.problems()] == ["tolerance", "least"]

@@ -143,9 +143,9 @@ def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
 
 
 def test_problems_name_the_key() -> None:
-    assert quota.problems(QuotaPolicy()) == []
+    assert QuotaPolicy().problems() == []
     wrong = QuotaPolicy(warn_at=50_001, rotate_at=10)
-    assert [line.split(" ")[0] for line in quota.problems(wrong)] == ["warn_at", "warn_at"]
+    assert [line.split(" ")[0] for line in wrong.problems()] == ["warn_at", "warn_at"]
 
 
 def test_by_default_a_webhook_is_warned_of_at_40_000_and_left_at_45_000_before_clay_stops_it() -> None:

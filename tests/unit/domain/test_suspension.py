@@ -77,6 +77,6 @@ def test_no_clock_step_makes_it_wait_longer_than_the_cap(times: list[int]) -> No
 
 
 def test_problems_name_the_key() -> None:
-    assert suspension.problems(SuspensionPolicy()) == []
+    assert SuspensionPolicy().problems() == []
     wrong = SuspensionPolicy(probe_s=50, probe_cap_s=10, probe_lease_s=0)
-    assert [line.split(" ")[0] for line in suspension.problems(wrong)] == ["probe_lease_s", "probe_s"]
+    assert [line.split(" ")[0] for line in wrong.problems()] == ["probe_lease_s", "probe_s"]

@@ -9,7 +9,6 @@ from stream_app.domain.topics import (
     Retention,
     TopicNames,
     plan,
-    problems,
     shared_partitions,
 )
 
@@ -61,8 +60,8 @@ def test_retention_is_by_the_brokers_clock_and_state_is_compacted() -> None:
 
 
 def test_days_have_a_range() -> None:
-    assert problems(Retention()) == []
-    assert problems(Retention(leads_days=0))[0].startswith("leads_days = 0: must be from 1")
+    assert Retention().problems() == []
+    assert Retention(leads_days=0).problems()[0].startswith("leads_days = 0: must be from 1")
 
 
 def test_the_proposed_pins_separate_workspaces_that_share_a_partition() -> None:

@@ -103,9 +103,9 @@ def test_rows_of_other_versions_are_read() -> None:
 
 
 def test_problems_name_the_key() -> None:
-    assert window.problems(HealthPolicy()) == []
+    assert HealthPolicy().problems() == []
     wrong = HealthPolicy(buckets=0, bucket_s=float("nan"), degraded_above=97)
-    assert [line.split(" ")[0] for line in window.problems(wrong)] == [
+    assert [line.split(" ")[0] for line in wrong.problems()] == [
         "buckets",
         "bucket_s",
         "degraded_above",
