@@ -11,8 +11,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy
+from stream_app.domain.lane.bounds import Policy
 from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.ranges import Range
 from stream_app.domain.text import count
 
 MAX_INPUT_BYTES: Final = 1_048_588
@@ -51,17 +52,17 @@ _MIGRATE: Final = (
 class Retention(Policy, frozen=True):
     """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted."""
 
-    leads_days: Annotated[int, Between(1, 3_650)] = 7
-    retry_days: Annotated[int, Between(1, 3_650)] = 7
-    bulk_days: Annotated[int, Between(1, 3_650)] = 14
-    dlq_days: Annotated[int, Between(1, 3_650)] = 14
-    deferred_days: Annotated[int, Between(1, 3_650)] = 14
-    wait_days: Annotated[int, Between(1, 3_650)] = 3
-    parked_days: Annotated[int, Between(1, 3_650)] = 365
-    status_days: Annotated[int, Between(1, 3_650)] = 30
-    callbacks_days: Annotated[int, Between(1, 3_650)] = 14
-    commands_days: Annotated[int, Between(1, 3_650)] = 14
-    audit_days: Annotated[int, Between(1, 3_650)] = 365
+    leads_days: Annotated[int, Range(1, 3_650)] = 7
+    retry_days: Annotated[int, Range(1, 3_650)] = 7
+    bulk_days: Annotated[int, Range(1, 3_650)] = 14
+    dlq_days: Annotated[int, Range(1, 3_650)] = 14
+    deferred_days: Annotated[int, Range(1, 3_650)] = 14
+    wait_days: Annotated[int, Range(1, 3_650)] = 3
+    parked_days: Annotated[int, Range(1, 3_650)] = 365
+    status_days: Annotated[int, Range(1, 3_650)] = 30
+    callbacks_days: Annotated[int, Range(1, 3_650)] = 14
+    commands_days: Annotated[int, Range(1, 3_650)] = 14
+    audit_days: Annotated[int, Range(1, 3_650)] = 365
 
 
 class TopicNames(msgspec.Struct, frozen=True):

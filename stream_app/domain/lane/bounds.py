@@ -2,9 +2,11 @@
 
 from fractions import Fraction
 from functools import lru_cache
-from typing import ClassVar, NamedTuple, get_type_hints
+from typing import ClassVar
 
 import msgspec
+
+from stream_app.domain.ranges import outside
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -22,41 +24,19 @@ def no_later(until_ms: int, now_ms: int, longest_ms: int) -> int:
     return until_ms if until_ms <= latest_ms else latest_ms
 
 
-class Between(NamedTuple):
-    """The range of a key, in the type of its field: `Annotated[float, Between(0, 1)]`."""
-
-    low: float
-    high: float
-
-
 class Policy(msgspec.Struct, frozen=True):
     """A table of the configuration. `ORDERED`: (low, high), keys of which the first must not be above the second."""
 
     ORDERED: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def problems(self) -> list[str]:
-        """Return what is wrong, one line per key. NaN is always out of range."""
-        found = [
-            f"{key} = {value!r}: must be from {low:g} to {high:g}"
-            for key, (low, high) in _ranges(type(self)).items()
-            if (value := getattr(self, key)) is not None and not low <= value <= high
-        ]
+        """Return what is wrong, one line per key."""
+        found = outside(self)
         for low_key, high_key in self.ORDERED:
             low, high = getattr(self, low_key), getattr(self, high_key)
             if low is not None and high is not None and low > high:
                 found.append(f"{low_key} = {low!r}: must not be above {high_key} = {high!r}")
         return found
-
-
-@lru_cache
-def _ranges(policy: type[Policy]) -> dict[str, Between]:
-    hints = get_type_hints(policy, include_extras=True)
-    return {
-        key: range_
-        for key, hint in hints.items()
-        for range_ in getattr(hint, "__metadata__", ())
-        if isinstance(range_, Between)
-    }
 
 
 @lru_cache(maxsize=1_024)

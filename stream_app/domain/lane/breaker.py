@@ -16,8 +16,9 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy, Wait, exact, no_later
+from stream_app.domain.lane.bounds import Policy, Wait, exact, no_later
 from stream_app.domain.lane.health import Totals
+from stream_app.domain.ranges import Range
 from stream_app.domain.text import count
 
 Phase = Literal["closed", "open", "half_open"]
@@ -55,19 +56,19 @@ class BreakerPolicy(Policy, frozen=True):
     ORDERED: ClassVar = (("open_s", "open_cap_s"),)
 
     mode: Literal["auto", "shadow"] = "auto"
-    failure_rate: Annotated[float, Between(0.01, 1)] = 0.5
-    slow_rate: Annotated[float, Between(0.01, 1)] = 0.8
-    slow_call_s: Annotated[float, Between(0.01, 3_600)] = 10.0
-    min_calls: Annotated[int, Between(1, 1_000_000)] = 20
-    consecutive_failures: Annotated[int, Between(1, 1_000_000)] = 5
-    open_s: Annotated[float, Between(0.1, 86_400)] = 5.0
-    open_share: Annotated[float, Between(0, 1)] = 0.05
-    open_cap_s: Annotated[float, Between(0.1, 86_400)] = 60.0
-    jitter: Annotated[float, Between(0, 0.9)] = 0.1
-    healthy_s: Annotated[float, Between(1, 86_400)] = 300.0
-    probes: Annotated[int, Between(1, 100)] = 1
-    probe_lease_s: Annotated[float, Between(1, 3_600)] = 120.0
-    successes_to_close: Annotated[int, Between(1, 1_000)] = 3
+    failure_rate: Annotated[float, Range(0.01, 1)] = 0.5
+    slow_rate: Annotated[float, Range(0.01, 1)] = 0.8
+    slow_call_s: Annotated[float, Range(0.01, 3_600)] = 10.0
+    min_calls: Annotated[int, Range(1, 1_000_000)] = 20
+    consecutive_failures: Annotated[int, Range(1, 1_000_000)] = 5
+    open_s: Annotated[float, Range(0.1, 86_400)] = 5.0
+    open_share: Annotated[float, Range(0, 1)] = 0.05
+    open_cap_s: Annotated[float, Range(0.1, 86_400)] = 60.0
+    jitter: Annotated[float, Range(0, 0.9)] = 0.1
+    healthy_s: Annotated[float, Range(1, 86_400)] = 300.0
+    probes: Annotated[int, Range(1, 100)] = 1
+    probe_lease_s: Annotated[float, Range(1, 3_600)] = 120.0
+    successes_to_close: Annotated[int, Range(1, 1_000)] = 3
 
 
 class Permit(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.bounds import Between, Policy, exact
+from stream_app.domain.lane.bounds import Policy, exact
+from stream_app.domain.ranges import Range
 
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
@@ -51,16 +52,16 @@ class BudgetPolicy(Policy, frozen=True):
     )
 
     tz: str = "UTC"
-    billing_day: Annotated[int, Between(1, 31)] = 1
-    credits_per_day: Annotated[int | None, Between(0, 1e12)] = None
-    credits_per_month: Annotated[int | None, Between(0, 1e12)] = None
-    actions_per_day: Annotated[int | None, Between(0, 1e12)] = None
-    actions_per_month: Annotated[int | None, Between(0, 1e12)] = None
-    opening_credits: Annotated[int, Between(0, 1e12)] = 0
-    opening_actions: Annotated[int, Between(0, 1e12)] = 0
+    billing_day: Annotated[int, Range(1, 31)] = 1
+    credits_per_day: Annotated[int | None, Range(0, 1e12)] = None
+    credits_per_month: Annotated[int | None, Range(0, 1e12)] = None
+    actions_per_day: Annotated[int | None, Range(0, 1e12)] = None
+    actions_per_month: Annotated[int | None, Range(0, 1e12)] = None
+    opening_credits: Annotated[int, Range(0, 1e12)] = 0
+    opening_actions: Annotated[int, Range(0, 1e12)] = 0
     opening_month: str = ""
     soft_limits: tuple[int, ...] = (50, 80, 95)
-    hot_share: Annotated[float, Between(0, 0.9)] = 0.0
+    hot_share: Annotated[float, Range(0, 0.9)] = 0.0
     shadow: bool = False
 
     def problems(self) -> list[str]:

@@ -12,8 +12,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy
+from stream_app.domain.lane.bounds import Policy
 from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
+from stream_app.domain.ranges import Range
 from stream_app.domain.text import count
 
 REASON: Final = "no_callbacks"
@@ -31,7 +32,7 @@ class CallbackHealthPolicy(Policy, frozen=True):
         overdue: Overdue leads of which none was called back since the oldest of them was accepted.
     """
 
-    overdue: Annotated[int, Between(1, 10_000)] = 5
+    overdue: Annotated[int, Range(1, 10_000)] = 5
 
 
 class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):

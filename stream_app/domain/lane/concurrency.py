@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy
+from stream_app.domain.lane.bounds import Policy
+from stream_app.domain.ranges import Range
 
 _USUAL_CALLS = 600  # what is usual is the mean of about so many
 _FIRST_CALLS = 10
@@ -28,9 +29,9 @@ class ConcurrencyPolicy(Policy, frozen=True):
 
     ORDERED: ClassVar = (("least", "most"),)
 
-    least: Annotated[int, Between(1, 10_000)] = 5
-    most: Annotated[int, Between(1, 10_000)] = 100
-    tolerance: Annotated[float, Between(1, 10)] = 2.0
+    least: Annotated[int, Range(1, 10_000)] = 5
+    most: Annotated[int, Range(1, 10_000)] = 100
+    tolerance: Annotated[float, Range(1, 10)] = 2.0
 
 
 class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):

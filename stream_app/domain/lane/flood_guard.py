@@ -8,8 +8,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy, exact
+from stream_app.domain.lane.bounds import Policy, exact
 from stream_app.domain.lane.health import Totals
+from stream_app.domain.ranges import Range
 from stream_app.domain.text import count
 
 REASON: Final = "flood_guard"
@@ -25,9 +26,9 @@ class FloodGuardPolicy(Policy, frozen=True):
         min_leads: Fewest ended leads in the window for `share`.
     """
 
-    run: Annotated[int, Between(1, 1_000_000)] = 50
-    share: Annotated[float, Between(0.01, 1)] = 0.5
-    min_leads: Annotated[int, Between(1, 1_000_000)] = 100
+    run: Annotated[int, Range(1, 1_000_000)] = 50
+    share: Annotated[float, Range(0.01, 1)] = 0.5
+    min_leads: Annotated[int, Range(1, 1_000_000)] = 100
 
 
 class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy
+from stream_app.domain.lane.bounds import Policy
+from stream_app.domain.ranges import Range
 
 LATENCY_BOUNDS_MS = (
     25,
@@ -44,8 +45,8 @@ Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
 class WindowPolicy(Policy, frozen=True):
     """The window of breaker and flood guard: `buckets` of `bucket_s` each."""
 
-    buckets: Annotated[int, Between(1, 60)] = 10
-    bucket_s: Annotated[float, Between(0.1, 3_600)] = 6.0
+    buckets: Annotated[int, Range(1, 60)] = 10
+    bucket_s: Annotated[float, Range(0.1, 3_600)] = 6.0
 
 
 class HealthPolicy(WindowPolicy, frozen=True):
@@ -60,10 +61,10 @@ class HealthPolicy(WindowPolicy, frozen=True):
 
     ORDERED: ClassVar = (("degraded_above", "healthy_above"),)
 
-    bucket_s: Annotated[float, Between(0.1, 3_600)] = 30.0
-    min_calls: Annotated[int, Between(1, 1_000_000)] = 20
-    healthy_above: Annotated[float, Between(0, 100)] = 95.0
-    degraded_above: Annotated[float, Between(0, 100)] = 80.0
+    bucket_s: Annotated[float, Range(0.1, 3_600)] = 30.0
+    min_calls: Annotated[int, Range(1, 1_000_000)] = 20
+    healthy_above: Annotated[float, Range(0, 100)] = 95.0
+    degraded_above: Annotated[float, Range(0, 100)] = 80.0
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy, Wait, no_later
+from stream_app.domain.lane.bounds import Policy, Wait, no_later
+from stream_app.domain.ranges import Range
 
 _SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _LONGEST_HEADER = 64
@@ -51,14 +52,14 @@ class RatePolicy(Policy, frozen=True):
         ("retry_after_min_s", "retry_after_max_s"),
     )
 
-    rate_per_s: Annotated[float, Between(0.01, 1_000)] = 10.0
-    burst: Annotated[int, Between(1, 10_000)] = 20
-    floor_per_s: Annotated[float, Between(0.01, 1_000)] = 0.5
-    decrease: Annotated[float, Between(0.1, 0.99)] = 0.75
-    recover_per_s: Annotated[float, Between(0.001, 100)] = 0.05
-    retry_after_min_s: Annotated[float, Between(0.1, 3_600)] = 1.0
-    retry_after_max_s: Annotated[float, Between(1, 86_400)] = 3_600.0
-    backoff_cap_s: Annotated[float, Between(1, 3_600)] = 60.0
+    rate_per_s: Annotated[float, Range(0.01, 1_000)] = 10.0
+    burst: Annotated[int, Range(1, 10_000)] = 20
+    floor_per_s: Annotated[float, Range(0.01, 1_000)] = 0.5
+    decrease: Annotated[float, Range(0.1, 0.99)] = 0.75
+    recover_per_s: Annotated[float, Range(0.001, 100)] = 0.05
+    retry_after_min_s: Annotated[float, Range(0.1, 3_600)] = 1.0
+    retry_after_max_s: Annotated[float, Range(1, 86_400)] = 3_600.0
+    backoff_cap_s: Annotated[float, Range(1, 3_600)] = 60.0
 
 
 class Rate(msgspec.Struct, frozen=True, omit_defaults=True):

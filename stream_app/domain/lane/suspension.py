@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy, Wait, no_later
+from stream_app.domain.lane.bounds import Policy, Wait, no_later
+from stream_app.domain.ranges import Range
 
 
 class SuspensionPolicy(Policy, frozen=True):
@@ -22,9 +23,9 @@ class SuspensionPolicy(Policy, frozen=True):
 
     ORDERED: ClassVar = (("probe_s", "probe_cap_s"),)
 
-    probe_s: Annotated[float, Between(1, 86_400)] = 300.0
-    probe_cap_s: Annotated[float, Between(1, 86_400)] = 7_200.0
-    probe_lease_s: Annotated[float, Between(1, 3_600)] = 120.0
+    probe_s: Annotated[float, Range(1, 86_400)] = 300.0
+    probe_cap_s: Annotated[float, Range(1, 86_400)] = 7_200.0
+    probe_lease_s: Annotated[float, Range(1, 3_600)] = 120.0
 
 
 class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):

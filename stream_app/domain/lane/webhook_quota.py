@@ -12,8 +12,9 @@ import msgspec
 
 from stream_app.domain import text as texts
 from stream_app.domain.lane import suspension
-from stream_app.domain.lane.bounds import Between, Policy, Wait
+from stream_app.domain.lane.bounds import Policy, Wait
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
+from stream_app.domain.ranges import Range
 
 LIFETIME: Final = 50_000
 """Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")."""
@@ -24,8 +25,8 @@ class QuotaPolicy(Policy, frozen=True):
 
     ORDERED: ClassVar = (("warn_at", "rotate_at"),)
 
-    warn_at: Annotated[int, Between(1, LIFETIME)] = 40_000
-    rotate_at: Annotated[int, Between(1, LIFETIME)] = 45_000
+    warn_at: Annotated[int, Range(1, LIFETIME)] = 40_000
+    rotate_at: Annotated[int, Range(1, LIFETIME)] = 45_000
 
 
 class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Between, Policy
+from stream_app.domain.lane.bounds import Policy
 from stream_app.domain.lead.lead import company, hashes
 from stream_app.domain.lead.person import strong
 from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.ranges import Range
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
@@ -38,8 +39,8 @@ class CachePolicy(Policy, frozen=True):
 
     ORDERED: ClassVar = (("freshness_days", "stale_days"),)
 
-    freshness_days: Annotated[float, Between(0.01, 365)] = 30.0
-    stale_days: Annotated[float, Between(0.01, 3_650)] = 180.0
+    freshness_days: Annotated[float, Range(0.01, 365)] = 30.0
+    stale_days: Annotated[float, Range(0.01, 3_650)] = 180.0
     company_fields: tuple[str, ...] = (
         "domain",
         "website",
