@@ -1,0 +1,1 @@
+"""What happens to one record: a lead, a callback, a timeout, a command."""

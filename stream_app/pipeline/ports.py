@@ -59,7 +59,7 @@ class PartitionState(Protocol):
         """The key of the marker that says that one of these records is concluded.
 
         Args:
-            places: Records without a delivery row, as `topic/partition/offset`.
+            *record_ids: Records without a delivery row, as `topic/partition/offset`.
         """
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
@@ -165,7 +165,7 @@ class Archive(Protocol):
         """Read the records that Kafka still has.
 
         Args:
-            places: As `topic/partition/offset`.
+            record_ids: As `topic/partition/offset`.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.
