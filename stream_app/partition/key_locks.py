@@ -15,7 +15,7 @@ from types import TracebackType
 from stream_app.partition.in_flight import GiveUp, InFlight, Limiter
 
 Keys = Callable[[], tuple[bytes, ...]]
-"""Relocks the keys that a record needs, each once, by the rows in memory."""
+"""Returns the keys that a record needs, each once, by the rows in memory."""
 
 Recall = Callable[[InFlight], None]
 """Makes a record that waits for admission, now or later, release its locks and start again."""
@@ -38,7 +38,7 @@ class KeyLocks:
         self._tickets = 0
 
     def of(self, in_flight: InFlight, keys: Keys) -> KeyLock:
-        """Relock a lock for `async with`. Entering it may raise GiveUp."""
+        """Return a lock for `async with`. Entering it may raise GiveUp."""
         if not in_flight.ticket:
             self._tickets += 1
             in_flight.ticket = self._tickets

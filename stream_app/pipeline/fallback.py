@@ -187,14 +187,14 @@ class Fallback:
         """Return what may be served, the entry of the person and the entry of the company."""
         if self._known.cache is None:
             return None, NOTHING, NOTHING
-        record_id = resolved.destination.workspace, resolved.destination.alias
+        scope = resolved.destination.workspace, resolved.destination.alias
         former = (each for under in resolved.former for each in identifiers(under))
         names = dict.fromkeys([*identifiers(resolved.people), *resolved.also, *former]) or filter(
             None, [resolved.identity]
         )
-        slots = [person_slot(*record_id, name) for name in names]
+        slots = [person_slot(*scope, name) for name in names]
         if resolved.company:
-            slots.append(company_slot(record_id[0], resolved.company))
+            slots.append(company_slot(scope[0], resolved.company))
         if not slots:
             return None, NOTHING, NOTHING
         entries = await self._known.cache.find(slots)

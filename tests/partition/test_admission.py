@@ -27,7 +27,7 @@ from tests.simulation.worker import Observer
 
 
 class Bench:
-    """A gate with one lane whose bucket fills at `rate_per_s`; what was let through stands in `gone`, in order."""
+    """An admission queue whose lane sends `rate_per_s`. `gone` has the admitted records in order."""
 
     def __init__(self, setup: Setup, budget: BudgetPolicy | None = None) -> None:
         self.plan: Plan = plan_of(setup)
@@ -37,7 +37,7 @@ class Bench:
         self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
-        self.gate = AdmissionQueue(
+        self.queue = AdmissionQueue(
             0, self.plan, self.lanes, VirtualClock(), self._submit, self._bug, lambda _: Limiter(100)
         )
         self._now: InFlight | None = None
@@ -47,7 +47,7 @@ class Bench:
             self.gone.append(one)
             return WriteBatch([], [], [])
 
-        return await self.gate.admit(one, ask or AdmissionRequest(self.plan.destinations["acme-main"]), write_ahead)
+        return await self.queue.admit(one, ask or AdmissionRequest(self.plan.destinations["acme-main"]), write_ahead)
 
     def _submit(self, step: WriteBatch) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,7 +79,7 @@ def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
             for offset in range(200):
                 entry = await bench.send(in_flight(offset, source))
                 assert isinstance(entry, Grant)
-                bench.gate.leave(entry, Accepted(200, 1))
+                bench.queue.leave(entry, Accepted(200, 1))
 
         streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
         await streams[0]
@@ -101,8 +101,8 @@ def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
         second = asyncio.create_task(bench.send(in_flight(1)))
         await asyncio.sleep(100.0)
         assert not second.done()
-        bench.gate.leave(first, Accepted(200, 1))
-        bench.gate.pump()
+        bench.queue.leave(first, Accepted(200, 1))
+        bench.queue.pump()
         assert isinstance(await second, Grant)
 
     run(main())
@@ -118,14 +118,14 @@ def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
         ask = AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)
         sending = [asyncio.create_task(bench.send(in_flight(offset), ask)) for offset in range(10)]
         await asyncio.sleep(100.0)
-        assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (5, 5)
+        assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, 5)
         for done in 5, 6:
             entry = await sending[0]
             assert isinstance(entry, Grant)
-            bench.gate.leave(entry, Accepted(200, 1))
-            bench.gate.pump()
+            bench.queue.leave(entry, Accepted(200, 1))
+            bench.queue.pump()
             await asyncio.sleep(100.0)
-            assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)
+            assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)
 
     run(main())
 
@@ -154,7 +154,7 @@ def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
         other = asyncio.create_task(bench.send(in_flight(1, "bulk")))
         await asyncio.sleep(0.1)
         suspended.set()
-        bench.gate.give_up(suspended)
+        bench.queue.give_up(suspended)
         with pytest.raises(GiveUp):
             await mine
         assert isinstance(await other, Grant)
@@ -172,9 +172,9 @@ def test_a_cancelled_record_is_not_admitted() -> None:
         await asyncio.sleep(0.1)
         waiting.cancel()
         await asyncio.sleep(5.0)
-        bench.gate.pump()
+        bench.queue.pump()
         assert bench.gone == []
-        assert bench.gate.in_flight == 0
+        assert bench.queue.in_flight == 0
 
     run(main())
 
@@ -242,8 +242,8 @@ def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -
             assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there)), Grant)
         full = asyncio.create_task(bench.send(in_flight(5, "retry"), AdmissionRequest(there, bulk=True, patient=True)))
         await asyncio.sleep(50.0)
-        assert not waiting.done(), "in its own topic it bars nobody's way"
-        assert not full.done(), "nobody has room any more: it waits like the others"
+        assert not waiting.done(), "in its own topic it blocks no other lead"
+        assert not full.done(), "no lead has room any more: it waits like the others"
         assert isinstance(await waiting, Grant)
         assert isinstance(await full, Grant)
         assert now_ms() // 86_400_000 == 1_796_083_140_000 // 86_400_000 + 1
@@ -267,7 +267,7 @@ def test_a_lead_whose_hold_was_recorded_keeps_its_place() -> None:
         earlier = asyncio.create_task(bench.send(first, AdmissionRequest(there, patient=True)))
         await asyncio.sleep(0.1)
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=None)
-        bench.gate.pump_lane("acme")
+        bench.queue.pump_lane("acme")
         for sent in await asyncio.gather(later, earlier):
             assert isinstance(sent, Grant)
         assert bench.gone == [first, second]
@@ -325,14 +325,14 @@ def test_a_full_window_defers_the_last_lead_of_the_longest_line(setting: str) ->
     async def main() -> None:
         bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
         delivery = msgspec.structs.replace(bench.plan.delivery, **{setting: 3 if setting == "max_waiting" else 6})
-        bench.gate._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
+        bench.queue._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
         bench.lanes["gamma"] = Lane("gamma", 0, rate=Rate(at_ms=now_ms()))
         order: tuple[Source, ...] = ("bulk", "hot", "hot")
         acme = [in_flight(offset, source) for offset, source in enumerate(order)]  # of 2 bytes each
         tasks = [asyncio.create_task(bench.send(each)) for each in acme]
         await asyncio.sleep(0.0)
         await asyncio.sleep(0.0)
-        assert bench.gate.waiting == 3
+        assert bench.queue.waiting == 3
         other = asyncio.create_task(bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])))
         await asyncio.sleep(0.1)
         bulk = tasks[0].result()

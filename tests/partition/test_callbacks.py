@@ -69,7 +69,7 @@ class Bench(LeadBench):
         ]
 
     def emitted(self, offset: int = 0) -> list[tuple[str, str]]:
-        """What a callback that settled nothing was told as."""
+        """The event of a callback that settled nothing."""
         return [(event.status, event.reason) for event in self.events(f"leads.callbacks/0/{offset}")]
 
     def results(self) -> list[Result]:
@@ -135,7 +135,7 @@ def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s
 @pytest.mark.parametrize(
     ("state", "changes"),
     [
-        ("sending", {}),  # its worker died, and nobody has been given the record again yet
+        ("sending", {}),  # its worker died, and no other has got the record again yet
         ("send_uncertain", {"sends": 1}),
         ("refused", {"sends": 1, "reservation": None, "booked": HELD}),
         ("replayed", {"sends": 1, "reservation": None, "booked": HELD}),
@@ -313,7 +313,7 @@ def test_a_lead_that_costs_more_than_its_ceiling_stops_its_lane() -> None:
 
 
 def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
-    """Killed between commit and ack, and taken again by a successor: told once, settled once."""
+    """Killed between commit and ack, and consumed again by a successor: one event, settled once."""
 
     async def main() -> None:
         bench = Bench()

@@ -70,7 +70,7 @@ def _committer(ledger: SlowLedger, failed: list[StateStoreError], state: dict[st
     return Committer(ledger, "state", 0.005, Numbers(state), Silent(), failed.append)
 
 
-def test_steps_of_one_moment_share_a_transaction_with_the_lane_as_it_is_then() -> None:
+def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
     async def main() -> None:
         ledger, state = SlowLedger(), {"acme": 1}
         committer = _committer(ledger, [], state)
@@ -117,7 +117,7 @@ def test_a_cancelled_step_does_not_affect_others() -> None:
         gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
         gone.cancel()
         await kept
-        assert len(ledger.committed[0]) == 5  # what was submitted is committed, whoever still waits for it
+        assert len(ledger.committed[0]) == 5  # what was submitted is committed, even if no task waits for it
         running.cancel()
 
     run(main())

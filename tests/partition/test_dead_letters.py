@@ -20,7 +20,7 @@ SCRUBBED = b'{"error": "no [sent] at [email]", "code": "row_limit"}'
 
 
 async def refused(outcome: Outcome, topic: str) -> tuple[Bench, ConsumedRecord]:
-    """One lead whose three POSTs come to `outcome`, each after 100 ms, and the letter of it. It comes at once."""
+    """One lead whose three POSTs come to `outcome`, each after 100 ms, and its dead letter. It comes at once."""
     bench = Bench(Setup(callbacks=False), clay_takes_s=0.1)
     bench.clay.first = [outcome] * 3
     bench.publish("id0", "ada")

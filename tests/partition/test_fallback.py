@@ -282,7 +282,7 @@ def test_a_known_person_under_another_id_is_served_while_the_lane_stands_still()
     run(main())
 
 
-def test_a_person_under_another_id_is_served_through_a_whole_outage_whatever_a_probe_may_do() -> None:
+def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_probe_is_due() -> None:
     async def main() -> None:
         bench = Bench(budget=BudgetPolicy())
         await bench.begin()

@@ -95,7 +95,7 @@ def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None
 
 
 @pytest.mark.parametrize("setup", [Setup(shared=True, callbacks=False), Setup(hold="degrade", callbacks=False)])
-def test_where_nobody_may_stand_in_the_way_they_go_on(setup: Setup) -> None:
+def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
     async def main() -> None:
         bench = Bench(setup)
         bench.publish_bad("nobody", 3 * RUN)
@@ -131,7 +131,7 @@ def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> No
     run(main())
 
 
-def test_the_bad_rows_of_a_workspace_that_is_not_configured_stop_nobodys_lane() -> None:
+def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
     async def main() -> None:
         bench = Bench()
         for _ in range(2 * RUN):

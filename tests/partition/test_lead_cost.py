@@ -61,7 +61,7 @@ def money(report: Report) -> dict[tuple[str, str], tuple[int, int | None, int]]:
     return {(each.period, each.meter): (each.spent, each.spent_by_events, each.unknown) for each in report.accounts}
 
 
-def test_a_lead_that_was_parked_is_booked_at_its_ceiling_until_somebody_knows_better() -> None:
+def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_corrected() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.park()

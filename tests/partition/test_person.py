@@ -150,7 +150,7 @@ def test_an_erasure_forgets_every_identifier_even_one_that_it_does_not_name() ->
     run(main())
 
 
-def test_forced_leads_of_a_person_are_each_sent_and_make_nobody_known() -> None:
+def test_forced_leads_of_a_person_are_each_sent_and_claim_no_alias() -> None:
     async def main() -> None:
         bench = await opened()
         assert await lead(bench, "1", BOTH, force=True) == SENT

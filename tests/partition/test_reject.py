@@ -58,7 +58,7 @@ def test_a_rejected_lead_whose_id_is_an_address_is_known_by_its_hash() -> None:
     run(main())
 
 
-def test_a_duplicate_says_where_it_would_have_gone_and_whose_it_is_one_of() -> None:
+def test_a_duplicate_names_its_destination_and_the_first_lead() -> None:
     async def main() -> None:
         bench = Bench(Setup(callbacks=False))
         bench.publish("id0", "p0")

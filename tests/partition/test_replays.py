@@ -190,7 +190,7 @@ def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: boo
     run(main())
 
 
-def test_what_is_still_reserved_for_a_lead_that_comes_back_is_booked_once_however_often_it_is_walked() -> None:
+def test_the_reservation_of_a_returned_lead_is_booked_once_however_often_it_is_processed() -> None:
     """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
 
     async def main() -> None:
