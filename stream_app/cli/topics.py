@@ -11,15 +11,23 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import create_topics
 from stream_app.operator import skip as unreadable
+from stream_app.operator.strimzi import resources
 
 
-def topics(*, common: Common = COMMON) -> int:
+def topics(*, strimzi: str = "", common: Common = COMMON) -> int:
     """Create missing topics, and show exactly how existing ones differ from the plan.
 
     example:
       stream-app topics --config stream_app.toml
+      stream-app topics --strimzi my-cluster | kubectl apply -f -
+
+    Args:
+        strimzi: print topics and users as Strimzi resources of this Kafka cluster, and create nothing
     """
     settings = common.settings()
+    if strimzi:
+        show_json(resources(settings, strimzi))
+        return OK
     kafka = settings.kafka
     report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
     warnings = shared_partitions(settings.workspaces, kafka.partitions, settings.pins)

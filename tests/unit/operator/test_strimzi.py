@@ -1,0 +1,73 @@
+"""The Strimzi resources have the topics that `stream-app topics` creates, and the rights of each process."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.cli.main import main
+from stream_app.config import load_settings
+from stream_app.domain.rights import rights_of
+
+CONFIG = 'kafka = { namespace = "Prod_EU.", partitions = 12 }\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def printed(config: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert main(["topics", "--strimzi", "my-cluster", "--config", str(config)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["apiVersion"], document["kind"]) == ("v1", "List")
+    items: list[dict[str, Any]] = document["items"]
+    return items
+
+
+def test_topics_are_those_of_the_plan(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = {topic.name: topic for topic in load_settings(config, {}, clay=False).topic_plan()}
+    found = [each["spec"] for each in printed(config, capsys) if each["kind"] == "KafkaTopic"]
+    assert {each["topicName"] for each in found} == plan.keys()
+    for each in found:
+        topic = plan[each["topicName"]]
+        assert (each["partitions"], each["replicas"]) == (topic.partitions, topic.replication) == (12, 3)
+        assert each["config"] == topic.config
+
+
+def test_each_process_has_a_user_with_its_rights(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_settings(config, {}, clay=False)
+    rights = rights_of(settings.names, settings.replay.tiers_s)
+    kinds = {"topic": "Topic", "group": "Group", "transactionalId": "TransactionalId"}
+    users = {
+        each["metadata"]["name"].rpartition("-")[2]: each["spec"]["authorization"]["acls"]
+        for each in printed(config, capsys)
+        if each["kind"] == "KafkaUser"
+    }
+    assert users.keys() == {"worker", "replay", "gateway", "trace"}
+    for process, acls in users.items():
+        granted = {
+            (
+                operation,
+                kinds[acl["resource"]["type"]],
+                acl["resource"]["name"],
+                acl["resource"]["patternType"] == "prefix",
+            )
+            for acl in acls
+            for operation in acl["operations"]
+        }
+        assert granted == {tuple(acl) for acl in rights[process].acls}
+
+
+def test_names_and_labels_are_those_that_kubernetes_takes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = printed(config, capsys)
+    names = [(each["kind"], each["metadata"]["name"]) for each in items]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name) for _, name in names)
+    assert all(each["metadata"]["labels"] == {"strimzi.io/cluster": "my-cluster"} for each in items)
