@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_settings import PEOPLE, SECRETS, URL, load, problems
+from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
 
 HERE = "workspaces.a = {}\ndestinations.x = {workspace = 'a', webhooks_env = ['N'], callbacks = false}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_settings import PEOPLE, SECRETS, load, problems
+from tests.unit.config.files import PEOPLE, SECRETS, load, problems
 
 EGRESS = (
     PEOPLE

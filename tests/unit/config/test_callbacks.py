@@ -1,0 +1,113 @@
+"""How Clay calls back: addresses, keys and the token of the look-up API."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from stream_app.config import load_settings
+from stream_app.domain.callback.token import Keys, sign, verify
+from stream_app.domain.errors import SettingsError
+from tests.unit.config.files import CALLED_BACK, GATEWAY, KEY, PEOPLE, SECRETS, load, problems
+
+
+def test_where_a_table_calls_back(tmp_path: Path) -> None:
+    settings = load(tmp_path, GATEWAY + CALLED_BACK)
+    assert settings.callback_url("people") == "https://leads.example.com/clay/callbacks/acme/people"
+    token = sign(settings.callback_keys, "acme", "people", "lead-1")
+    assert verify(Keys([KEY]), token, "acme", "people", "lead-1")
+
+
+def test_a_lead_is_parked_while_its_record_is_still_there(tmp_path: Path) -> None:
+    late = CALLED_BACK + "callback_grace_s = 604800\n" + GATEWAY
+    kept = "[topics]\nleads_days = {leads}\nbulk_days = {bulk}\n"
+    one = "destinations.people.callback_grace_s: with callback_deadline_s it is 7.04 days; topics.{kind}_days must be"
+    for days in ({"leads": 7, "bulk": 8}, {"leads": 8, "bulk": 7}):
+        [said] = problems(tmp_path, late + kept.format(**days))
+        assert said.startswith(one.format(kind=min(days, key=lambda kind: days[kind])))
+    load(tmp_path, late + kept.format(leads=8, bulk=8), {**SECRETS, "CALLBACK_KEY": KEY})
+
+
+def test_callbacks_that_could_never_come_or_never_be_trusted_are_refused(tmp_path: Path) -> None:
+    nowhere, unproven = problems(tmp_path, CALLED_BACK)
+    assert nowhere.startswith("destinations.people.callbacks: Clay has no address to call back: set gateway.public_url")
+    assert unproven.startswith("destinations.people.callbacks: nothing authenticates a callback")
+    keyless = GATEWAY.replace('token_keys_env = ["CALLBACK_KEY"]', "")
+    assert problems(tmp_path, keyless + CALLED_BACK) == [unproven]
+    load(tmp_path, keyless + CALLED_BACK + 'callback_secrets_env = ["HEADER"]')
+
+
+def test_who_signs_and_who_verifies_needs_the_keys(tmp_path: Path) -> None:
+    text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
+    missing = {name: value for name, value in SECRETS.items() if name != "CALLBACK_KEY"}
+    said = "environment variable CALLBACK_KEY is not set; gateway.token_keys_env names it"
+    header = "environment variable HEADER is not set; destinations.people.callback_secrets_env names it"
+    assert problems(tmp_path, text, missing) == [said]
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, {}, clay=False, gateway=True)
+    assert caught.value.problems == [said, header]
+    load(tmp_path, text, {}, clay=False)
+
+
+def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, GATEWAY + CALLED_BACK, {**SECRETS, "CALLBACK_KEY": "s3cret"})
+    assert line.startswith("environment variable CALLBACK_KEY: must have at least 32 characters; make one with")
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "problem"),
+    [
+        ("CALLBACK_KEY", "a" * 32, "is easy to guess"),
+        ("API_TOKEN", "ab1-" * 10, "is easy to guess"),
+        ("HEADER", "abcdefghijklmnopqrstuvwxyz0123456789", "is easy to guess"),
+        ("HEADER", "only for the simulator, change it for the real Clay", "is an example from this project's files"),
+        ("API_TOKEN", "any-text-of-32-characters-or-more", "is an example from this project's files"),
+        ("API_TOKEN", KEY, "is the same as CALLBACK_KEY"),
+        ("HEADER", KEY, "is the same as CALLBACK_KEY"),
+    ],
+)
+def test_a_secret_that_others_know_or_guess_is_refused(tmp_path: Path, name: str, secret: str, problem: str) -> None:
+    text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
+    given = {**SECRETS, "API_TOKEN": secrets.token_urlsafe(32), "HEADER": secrets.token_hex(32)}
+    load(tmp_path, text, given, gateway=True)
+    (line,) = problems(tmp_path, text, given | {name: secret})
+    assert line.startswith(f"environment variable {name}: {problem}")
+    assert "make one with: python3 -c" in line
+
+
+def test_an_example_secret_is_taken_where_every_webhook_is_local(tmp_path: Path) -> None:
+    local = PEOPLE + 'allowed_hosts = ["127.0.0.1", "sim"]\n'
+    given = {**SECRETS, "CLAY_WEBHOOK_PEOPLE": "http://sim:8700/v3/sources/webhook/x"}
+    given["CALLBACK_KEY"] = "any-text-of-32-characters-or-more"
+    load(tmp_path, GATEWAY + local, given)
+    (line,) = problems(tmp_path, GATEWAY + local.replace('"sim"', '"sim", "api.clay.com"'), given)
+    assert "is an example from this project's files" in line
+
+
+def test_a_public_gateway_needs_the_token_of_the_look_up_api(tmp_path: Path) -> None:
+    tokenless = GATEWAY.replace('api_token_env = "API_TOKEN"', "")
+    (line,) = problems(tmp_path, tokenless + CALLED_BACK)
+    assert line.startswith("gateway.api_token_env: is required with a public_url")
+    for host in ("127.0.0.1:9103", "localhost", "[::1]:80"):
+        load(tmp_path, tokenless.replace("https://leads.example.com", f"http://{host}") + CALLED_BACK)
+
+
+def test_where_the_look_up_api_is(tmp_path: Path) -> None:
+    assert load(tmp_path, "").api_url == "http://127.0.0.1:9103"
+    assert load(tmp_path, "[http]\nhost = '0.0.0.0'\ngateway_port = 80").api_url == "http://127.0.0.1:80"
+    assert load(tmp_path, "[http]\nhost = '::'").api_url == "http://[::1]:9103"
+    assert load(tmp_path, "[gateway]\napi_url = 'https://leads.internal/'").api_url == "https://leads.internal"
+
+
+def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
+    assert load(tmp_path, "").api_token is None
+    path = tmp_path / "stream_app.toml"
+    path.write_text("[gateway]\napi_token_env = 'API_TOKEN'")
+    assert load_settings(path, {"API_TOKEN": KEY}, clay=False, api=True).api_token == KEY
+    assert load_settings(path, {}, clay=False).gateway.api_token_env == "API_TOKEN", "others do not need it"
+    with pytest.raises(SettingsError, match=r"API_TOKEN is not set; gateway\.api_token_env names it"):
+        load_settings(path, {}, clay=False, api=True)
+    with pytest.raises(SettingsError, match="API_TOKEN: must have at least"):
+        load_settings(path, {"API_TOKEN": "guess"}, clay=False, api=True)

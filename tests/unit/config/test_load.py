@@ -1,0 +1,230 @@
+"""What is right loads, what is wrong says so in one line each, and no secret shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_app.config import Settings, client_options, load_settings
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import plain_id
+from stream_app.domain.policy import Workspace
+from tests.unit.config.files import EXAMPLE, PEOPLE, PEPPER, SECRETS, URL, load, problems
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "")
+    assert repr(msgspec.structs.replace(loaded, path=None, stamp=())) == repr(Settings())
+
+
+def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
+    settings = load_settings(EXAMPLE, SECRETS)
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for table in ("kafka", "delivery", "replay", "shares", "egress", "http", "topics"):
+        for key in msgspec.structs.asdict(getattr(settings, table)):
+            assert re.search(rf"\n(# )?{key} = ", text) or key == "security", f"{table}.{key}"
+        defaults = getattr(Settings(), table)
+        assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
+    acme, default = settings.workspaces["acme"], Workspace("")
+    for table in (
+        "rate",
+        "budget",
+        "breaker",
+        "window",
+        "health",
+        "quota",
+        "suspension",
+        "concurrency",
+        "flood_guard",
+        "callback_health",
+    ):
+        keys = text.partition(f"[workspaces.acme.{table}]")[2].partition("\n[")[0]
+        for key, value in msgspec.structs.asdict(getattr(acme, table)).items():
+            assert f"\n{key} = " in keys or key in ("tz", "most", "opening_month"), f"{table}.{key}"
+            if not (table == "budget" and ("_per_" in key or key == "tz")):
+                assert value == getattr(getattr(default, table), key), f"{table}.{key}: the example says the default"
+    for key in msgspec.structs.asdict(settings.gateway):
+        assert f"\n{key} = " in text, f"gateway.{key}"
+    assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
+    assert settings.secrets["CLAY_WEBHOOK_PEOPLE"] == URL
+
+
+def test_secrets_never_show() -> None:
+    settings = load_settings(EXAMPLE, SECRETS)
+    assert "s3cret" not in repr(settings)
+    assert "CLAY_TOKEN_PEOPLE" in settings.secrets
+
+
+def test_the_file_is_named_by_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("[kafka]\npartitions = 3\n")
+    assert load_settings(None, {"STREAM_APP_CONFIG": str(path)}).kafka.partitions == 3
+
+
+def test_no_file_and_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no such file"):
+        load_settings(tmp_path / "none.toml", {})
+    assert "is not TOML" in problems(tmp_path, "[kafka\n")[0]
+
+
+def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """
+        surprise = 1
+        [kafka]
+        partitions = "8"
+        [delivery]
+        request_timeout_ms = 30000
+        [workspaces.acme]
+        hold = "stop"
+        [workspaces.acme.breaker]
+        open_ms = 3
+        [destinations.people]
+        workspace = "acme"
+        callbacks = false
+        """,
+    )
+    assert len(found) == 6
+    assert found[0].startswith("surprise: unknown key")
+    assert "kafka.partitions: Expected int, got str" in found
+    assert "delivery.request_timeout_ms: unknown key; did you mean request_timeout_s?" in found
+    assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in found)
+    assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in found
+    assert "destinations.people.webhooks_env: must name at least one environment variable" in found
+    (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\nfallback = ["cash"]'))
+    assert line == "workspaces.acme.fallback: Invalid enum value 'cash' - at $[0]; there are: cache, stale, local"
+
+
+def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
+    assert problems(tmp_path, PEOPLE + 'token_env = "TOK"', {}) == [
+        "environment variable CLAY_WEBHOOK_PEOPLE is not set; destinations.people.webhooks_env names it",
+        "environment variable TOK is not set; destinations.people.token_env names it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("redis://:s3cret@127.0.0.1:6379/0", True),
+        ("rediss://me:s3cret@redis.example.com", True),
+        ("http://s3cret", False),
+        ("redis://:s3cret@127.0.0.1:abc/0", False),
+        ("redis://:s3cret@127.0.0.1:6379/0?s3cret=1", False),
+        ("redis://h?socket_timeout=s3cret", False),
+        ("s3cret", False),
+    ],
+)
+def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path, url: str, right: bool) -> None:
+    """Seen: the worker ended with a traceback, which had the password in it."""
+    text, environ = '[redis]\nurl_env = "CACHE_URL"', {"CACHE_URL": url}
+    if right:
+        assert load(tmp_path, text, environ).secrets["CACHE_URL"] == url
+    else:
+        told = "environment variable CACHE_URL: must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+        assert problems(tmp_path, text, environ) == [told]
+
+
+def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:
+    text = "[kafka]\ninstance_env = 'NAME'"
+    assert load(tmp_path, "").instance_id is None
+    assert load(tmp_path, text, {"NAME": "worker-0"}).instance_id == "worker-0"
+    for wrong in ({}, {"NAME": ""}, {"NAME": "a b"}):
+        settings = load(tmp_path, text, wrong)  # a command needs no name
+        with pytest.raises(
+            SettingsError, match=r"environment variable NAME: must be the name of this process, 1 to 249"
+        ):
+            _ = settings.instance_id
+
+
+def test_any_free_port_is_for_processes_that_nobody_looks_up(tmp_path: Path) -> None:
+    http = load(tmp_path, "[http]\nworker_port = 0\nreplay_port = 0").http
+    assert (http.worker_port, http.replay_port) == (0, 0)
+
+
+def plain_on(bootstrap: str) -> str:
+    return f"""
+[kafka]
+bootstrap = "{bootstrap}"
+[kafka.security]
+protocol = "SASL_PLAINTEXT"
+mechanism = "PLAIN"
+username = "app"
+password_env = "KAFKA_PASSWORD"
+"""
+
+
+@pytest.mark.parametrize("bootstrap", ["kafka:9092", "127.0.0.1:9094", "localhost:1, [::1]:2,kafka-1:3"])
+def test_a_readable_password_may_go_to_a_kafka_of_this_machine(bootstrap: str, tmp_path: Path) -> None:
+    loaded = load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
+    assert loaded.secrets["KAFKA_PASSWORD"] == "p"
+
+
+@pytest.mark.parametrize("bootstrap", ["kafka.example.com:9092", "127.0.0.1:1,10.0.0.7:9092", "[2001:db8::1]:9092"])
+def test_a_readable_password_may_not_leave_this_machine(bootstrap: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="PLAIN sends the password in clear text to another host"):
+        load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
+
+
+def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
+    assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, clay=False).secrets
+
+
+def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
+    more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+    other = '[workspaces.beta]\n[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\ncallbacks = false\n'
+    one = load(tmp_path, PEOPLE + other, clay=False)
+    assert sorted(one.workspaces) == ["acme", "beta"]
+    assert one.destination_of("acme", None) == "people"
+    assert one.destination_of("acme", "other") is None
+    assert one.destination_of("nobody", None) is None
+    assert load(tmp_path, PEOPLE + more, clay=False).destination_of("acme", None) is None
+    default = PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\ndefault_destination = "more"')
+    both = load(tmp_path, default + more, clay=False)
+    assert both.destination_of("acme", None) == "more"
+    assert both.destination_of("acme", "people") == "people"
+
+
+def test_the_namespace_and_pins(tmp_path: Path) -> None:
+    text = PEOPLE.replace("[workspaces.acme]", "[workspaces.acme]\npartition = 5") + '[kafka]\nnamespace = "t1."'
+    settings = load(tmp_path, text)
+    assert settings.home("acme") == 5
+    assert settings.names.leads == "t1.leads"
+    assert all(topic.name.startswith("t1.") for topic in settings.topic_plan())
+
+
+def test_the_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> None:
+    text = """
+    [kafka.security]
+    protocol = "SASL_SSL"
+    username = "app"
+    password_env = "PASSWORD"
+    """
+    settings = load(tmp_path, text, {"PASSWORD": "s3cret"})
+    options = client_options(settings)
+    assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("app", "s3cret")
+    assert options["ssl_context"].check_hostname
+    assert "s3cret" not in repr(settings)
+
+
+def test_peppers_key_the_hashes_of_the_process(tmp_path: Path) -> None:
+    plain = plain_id("Ada King")
+    load(tmp_path, "[privacy]\npepper_env = ['PERSON_PEPPER']\nhash_lead_ids = true")
+    assert plain_id("crm-1").startswith("h-")
+    assert plain_id("Ada King") != plain
+    load(tmp_path, "")
+    assert plain_id("Ada King") == plain
+    assert plain_id("crm-1") == "crm-1"
+
+
+def test_a_weak_pepper_is_refused(tmp_path: Path) -> None:
+    text = "[privacy]\npepper_env = ['PERSON_PEPPER']"
+    assert "at least 32 characters" in problems(tmp_path, text, {"PERSON_PEPPER": "salt"})[0]
+    assert problems(tmp_path, text, {}) == [
+        "environment variable PERSON_PEPPER is not set; privacy.pepper_env names it"
+    ]
+    text = "[privacy]\npepper_env = ['P', 'P']"
+    assert "privacy.pepper_env: must name each environment variable once" in problems(tmp_path, text, {"P": PEPPER})

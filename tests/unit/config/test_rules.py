@@ -1,0 +1,97 @@
+"""Each rule that a configuration breaks is explained in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[kafka]\nbootstrap = 'broker'", "kafka.bootstrap: must be host:port"),
+        ("[kafka]\nnamespace = 'a b'", "kafka.namespace: at most"),
+        ("[kafka]\npartitions = 0", "kafka.partitions = 0: must be from 1"),
+        ("[kafka]\nbroker_wait_s = nan", "kafka.broker_wait_s = nan: must be"),
+        ("[kafka]\nrebalance_timeout_s = 60", "kafka.rebalance_timeout_s: must be 20 s above"),
+        ("[kafka.security]\nprotocol = 'SASL_SSL'", "kafka.security: protocol SASL_SSL needs username"),
+        ("[kafka.security]\ncert_file = 'a'", "kafka.security: cert_file and key_file must be set together"),
+        ("[redis]\nurl_env = 'redis://s3cret'", "redis.url_env: must be the name of an environment variable"),
+        ("[delivery]\nuncertain_grace_s = 40", "delivery.uncertain_grace_s: must be above"),
+        ("[delivery]\nmax_waiting = 0", "delivery.max_waiting = 0: must be from 1 to 100000"),
+        ("[delivery]\nmax_waiting_bytes = 0", "delivery.max_waiting_bytes = 0: must be from 102400 to"),
+        ("uncertain_grace_s = nan", "destinations.people.uncertain_grace_s = nan: must be"),
+        ("uncertain_grace_s = 40", "destinations.people.uncertain_grace_s: must be above"),
+        ("uncertain_grace_s = 7200", "destinations.people.uncertain_grace_s = 7200: is longer than"),
+        (
+            "[delivery]\nuncertain_grace_s = 7200",
+            "delivery.uncertain_grace_s = 7200: is longer than the longest delay tier",
+        ),
+        ("[delivery]\nfreshness_days = 10", "topics.bulk_days = 14: must not be above delivery.freshness_days = 10"),
+        ("[replay]\ntiers_s = [60, 2]", "replay.tiers_s: must be whole seconds"),
+        ("[replay]\ntiers_s = []", "replay.tiers_s: must be whole seconds"),
+        ("[replay]\ntiers_s = [3600, 864000]", "topics.wait_days: must be at least twice"),
+        ("[shares]\nbulk = 0.6\nretry = 0.5", "shares: bulk + retry must stay below 1"),
+        (
+            "[http]\nworker_port = 9102",
+            "http: worker_port, replay_port, gateway_port, gateway_ops_port and trace_port must differ",
+        ),
+        ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
+        ("[workspaces.acme]\npartition = 32", "workspaces.acme.partition = 32: must be from 0 to 31"),
+        ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
+        ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: the workspace's time_zone sets it"),
+        ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
+        ("[workspaces.acme.window]\nbuckets = 0", "workspaces.acme.window.buckets = 0: must be"),
+        ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
+        ("[workspaces.acme.breaker]\nprobe_lease_s = 40", "workspaces.acme.breaker.probe_lease_s: must be"),
+        ("[workspaces.acme]\ndefault_destination = 'x'", "workspaces.acme.default_destination = x: there is"),
+        ("[workspaces.'a b']", "workspaces.a b: a workspace's name"),
+        ("[workspaces.b]\ndefault_destination = 'people'", "workspaces.b.default_destination = people: it"),
+        ("[destinations.people.columns]\na = 'X'\nb = 'X'", "destinations.people.columns: each field needs"),
+        ("[gateway]\npublic_url = 'leads.example.com'", "gateway.public_url: must be like https://"),
+        ("[gateway]\npublic_url = 'https://user:s3cret@x'", "gateway.public_url: must be like https://"),
+        ("[gateway]\npublic_url = 'https://x?s3cret'", "gateway.public_url: must be like https://"),
+        ("[gateway]\npublic_url = 'https://x:port'", "gateway.public_url: must be like https://"),
+        ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
+        (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
+        (f"[gateway]\napi_token_env = '{KEY}'", "gateway.api_token_env: must be the name of an environment"),
+        ("[gateway]\napi_url = 'gateway:9103'", "gateway.api_url: must be like http://"),
+        ("[gateway]\nread_model_path = ''", "gateway.read_model_path: must be the path of a file"),
+        ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),
+        ("[gateway]\nread_timeout_s = 0", "gateway.read_timeout_s = 0.0: must be from"),
+    ],
+)
+def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected: str) -> None:
+    table = "[workspaces.acme]"
+    whole = PEOPLE.replace(table, text) if table in text else PEOPLE + text
+    found = problems(tmp_path, whole)
+    assert any(line.startswith(expected) for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (f'webhooks_env = ["{URL}"]', "destinations.people.webhooks_env: must be the name of an environment"),
+        ("webhooks_env = []", "destinations.people.webhooks_env: must name at least one"),
+        ('webhooks_env = ["A"]\nestimate_credits = 30', "destinations.people.estimate_credits: must not be"),
+        ('webhooks_env = ["A"]\nallowed_hosts = []', "destinations.people.allowed_hosts: must name"),
+    ],
+)
+def test_a_destination_that_is_wrong(tmp_path: Path, key: str, expected: str) -> None:
+    found = problems(tmp_path, f'[destinations.people]\nworkspace = "acme"\n{key}')
+    assert any(line.startswith(expected) for line in found), found
+
+
+def test_the_simulator_may_be_the_host(tmp_path: Path) -> None:
+    text = PEOPLE + 'allowed_hosts = ["127.0.0.1"]'
+    url = "http://127.0.0.1:8900/v3/sources/webhook/sim"
+    assert load(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": url}).secrets["CLAY_WEBHOOK_PEOPLE"] == url
+
+
+def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
+    text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]\ncallbacks = false'
+    found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
+    assert found == ["environment variable OTHER: is the same webhook as CLAY_WEBHOOK_PEOPLE; remove one"]

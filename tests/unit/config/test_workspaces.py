@@ -1,0 +1,127 @@
+"""The policies of workspaces, and which of them count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream_app.domain.policy import Workspace
+from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
+
+
+def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) -> None:
+    rules = "[workspaces.acme]\nbudget = { credits_per_day = 200, hot_share = 0.9 }\n"
+    people = PEOPLE.replace("[workspaces.acme]\n", "")
+    assert load(tmp_path, rules + people).workspaces["acme"].budget.hot_share == 0.9
+
+
+@pytest.mark.parametrize(
+    ("lane", "line"),
+    [
+        ('time_zone = "Europe/Atlantis"', ".time_zone = 'Europe/Atlantis': no such time zone; use a name like"),
+        ("budget.credits_per_day = -1", ".budget.credits_per_day = -1: must be from 0 to 1e+12"),
+        ("budget.credits_per_day = 19", ".budget.credits_per_day = 19: below destinations.people.ceiling_credits = 20"),
+        ("budget.actions_per_month = 4", ".budget.actions_per_month = 4: below destinations.people.ceiling_actions"),
+        ("budget = { credits_per_day = 9000, credits_per_month = 8000 }", "must not be above credits_per_month = 8000"),
+        ("budget = { credits_per_day = 30, hot_share = 0.5 }", ".budget.hot_share = 0.5: leaves bulk 15 of"),
+        ("budget.hot_share = 0.5", ".budget.hot_share = 0.5: is a share of a cap, and no cap is set"),
+        ("budget = { credits_per_day = 100, hot_share = 1.5 }", ".budget.hot_share = 1.5: must be from 0 to 0.9"),
+        ("budget.soft_limits = [80, 50]", ".budget.soft_limits = [80, 50]: must be percents from 1 to 99"),
+        ("budget.soft_limits = [0, 150]", ".budget.soft_limits = [0, 150]: must be percents from 1 to 99"),
+        ("budget.billing_day = 0", ".budget.billing_day = 0: must be from 1 to 31"),
+        ("budget.opening_credits = 5", ".budget.opening_month = '': the month of the opening balance"),
+        ('budget.tz = "Europe/Berlin"', ".budget.tz: the workspace's time_zone sets it; remove it"),
+        ("rate.rate_per_s = nan", ".rate.rate_per_s = nan: must be from 0.01 to 1000"),
+        ("rate.rate_per_s = inf", ".rate.rate_per_s = inf: must be from 0.01 to 1000"),
+        ("rate = { rate_per_s = 0.1 }", ".rate.floor_per_s = 0.5: must not be above rate_per_s = 0.1"),
+        ("rate.decrease = 1.0", ".rate.decrease = 1.0: must be from 0.1 to 0.99"),
+        ("breaker.failure_rate = 1.01", ".breaker.failure_rate = 1.01: must be from 0.01 to 1"),
+        ("breaker = { open_s = 60, open_cap_s = 30 }", ".breaker.open_s = 60.0: must not be above open_cap_s = 30.0"),
+        ("breaker.probe_lease_s = 40", ".breaker.probe_lease_s: must be above delivery.max_request_start_age_s"),
+        ('breaker.mode = "open"', ".breaker.mode: Invalid enum value 'open'"),
+        ("suspension.probe_lease_s = 40", ".suspension.probe_lease_s: must be above delivery.max_request_start_age_s"),
+        (
+            "suspension = { probe_s = 60, probe_cap_s = 30 }",
+            ".suspension.probe_s = 60.0: must not be above probe_cap_s = 30.0",
+        ),
+        ("health.healthy_above = 70", ".health.degraded_above = 80.0: must not be above healthy_above = 70.0"),
+        ("quota = { warn_at = 46000 }", ".quota.warn_at = 46000: must not be above rotate_at = 45000"),
+        ("quota.rotate_at = 50001", ".quota.rotate_at = 50001: must be from 1 to 50000"),
+        ("concurrency.least = 101", ".concurrency.least = 101: must not be above"),
+        ("concurrency.most = 7", ".concurrency.most: delivery.max_in_flight sets it; remove it"),
+        ("flood_guard.share = 0", ".flood_guard.share = 0.0: must be from 0.01 to 1"),
+        ("callback_health.overdue = 0", ".callback_health.overdue = 0: must be from 1 to 10000"),
+    ],
+)
+def test_a_lane_that_contradicts_itself_is_told_so_in_one_line(tmp_path: Path, lane: str, line: str) -> None:
+    found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
+    assert len(found) == 1
+    assert found[0].startswith("workspaces.acme")
+    assert line in found[0]
+
+
+def test_a_misspelt_workspace_does_not_switch_its_budget_off(tmp_path: Path) -> None:
+    text = PEOPLE.replace("[workspaces.acme]", "[workspaces.acm.budget]\ncredits_per_day = 10")
+    line = "destinations.people.workspace = acme: there is no [workspaces.acme]; did you mean acm?"
+    assert problems(tmp_path, text) == [line]
+
+
+def test_a_workspace_that_a_destination_names_has_its_table(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", ""))
+    assert line == "destinations.people.workspace = acme: there is no [workspaces.acme]; add it, an empty one will do"
+    more = '[workspaces.beta]\n[destinations.more]\nworkspace = "bta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+    (line,) = problems(tmp_path, PEOPLE + more, {**SECRETS, "B": URL + "2"})
+    assert line == "destinations.more.workspace = bta: there is no [workspaces.bta]; did you mean beta?"
+
+
+def test_a_table_that_no_destination_names_is_refused(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, PEOPLE + "[workspaces.acm.budget]\ncredits_per_day = 100")
+    assert line.startswith("workspaces.acm: no destination names this workspace, so the table has no effect; did you")
+    (line,) = problems(tmp_path, PEOPLE + "[workspaces.other]")
+    assert line.endswith("; remove it, or add its destination")
+
+
+def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
+    defaults = """
+        [workspace_defaults]
+        hold = "degrade"
+        time_zone = "Europe/Berlin"
+        budget = { credits_per_day = 500, soft_limits = [90] }
+        rate.burst = 5
+        [workspaces.beta]
+        time_zone = "America/New_York"
+        budget.credits_per_day = 40
+        [destinations.more]
+        workspace = "beta"
+        webhooks_env = ["B"]
+        callbacks = false
+    """
+    settings = load(tmp_path, PEOPLE + defaults, clay=False)
+    acme, beta = settings.workspaces["acme"], settings.workspaces["beta"]
+    assert (acme.hold, acme.rate.burst, acme.rate.rate_per_s) == ("degrade", 5, Workspace("").rate.rate_per_s)
+    assert (acme.budget.credits_per_day, acme.budget.soft_limits, acme.budget.tz) == (500, (90,), "Europe/Berlin")
+    assert (beta.hold, beta.rate.burst) == ("degrade", 5)
+    assert (beta.budget.credits_per_day, beta.budget.soft_limits, beta.budget.tz) == (40, (90,), "America/New_York")
+
+
+def test_a_mistake_in_the_defaults_is_reported_once(tmp_path: Path) -> None:
+    more = '[workspaces.beta]\n[destinations.more]\nworkspace = "beta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+    wrong = "[workspace_defaults]\nrate.rate_per_s = 0\nbugdet = {}\nhold = 'stop'\npartition = 3\n"
+    found = problems(tmp_path, wrong + PEOPLE + more, {**SECRETS, "B": URL + "2"})
+    assert [line.partition(" ")[0].rstrip(":") for line in found] == [
+        "workspace_defaults.bugdet",
+        "workspace_defaults.partition",
+        "workspace_defaults.hold",
+        "workspace_defaults.rate.rate_per_s",
+        "workspace_defaults.rate.floor_per_s",
+    ]
+    assert "did you mean budget?" in found[0]
+
+
+def test_workspaces_that_are_no_tables_are_said_so_once(tmp_path: Path) -> None:
+    assert problems(tmp_path, "workspaces = 3\n" + PEOPLE.replace("[workspaces.acme]", "")) == [
+        "workspaces: must be a table"
+    ]
+    found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"))
+    assert found == ["workspaces.acme: must be a table"]
