@@ -69,9 +69,8 @@ def load_settings(
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
-    names |= {
-        name for name in (settings.gateway.api_token_env, settings.kafka.instance_env) if name in environ and name
-    }
+    optional = (settings.gateway.api_token_env, settings.kafka.instance_env)
+    names |= {name for name in optional if name is not None and name in environ}
     secrets = Secrets({name: environ[name] for name in names})
     peppers = [environ[name] for name in settings.privacy.pepper_env]
     use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_the_file_is_named_by_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "other.toml"
     path.write_text("[kafka]\npartitions = 3\n")
     assert load_settings(None, {"STREAM_APP_CONFIG": str(path)}).kafka.partitions == 3
+
+
+def test_the_environment_of_the_process_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses keys that are no text."""
+    monkeypatch.setenv("CLAY_WEBHOOK_PEOPLE", URL)
+    path = tmp_path / "stream_app.toml"
+    path.write_text(PEOPLE)
+    assert load_settings(path, os.environ).secrets["CLAY_WEBHOOK_PEOPLE"] == URL
 
 
 def test_no_file_and_no_toml(tmp_path: Path) -> None:
