@@ -16,6 +16,7 @@ from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.budget import Period
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Plan, in_force
 from stream_app.domain.record import ConsumedRecord
@@ -170,7 +171,7 @@ class Checker:
         if lane is not None and lane.breaker.phase == "open" and at_ms < lane.breaker.until_ms:
             self._problem(f"5: {event.id} goes out through an open breaker")
         stop = lane.suspension if lane is not None else None
-        if stop is not None and at_ms < stop.probe_at_ms and not _is_lifted(name, rows):
+        if stop is not None and at_ms < stop.probe_at_ms and not _is_lifted(name, stop, rows):
             self._problem(f"5: {event.id} goes out of a stopped lane")
         policy = self._plan.workspaces[name].rate
         tokens, then_ms = self._buckets.get(name, (float(policy.burst), at_ms))
@@ -357,7 +358,8 @@ class Checker:
                 )
 
 
-def _is_lifted(workspace: str, rows: list[ConsumedRecord]) -> bool:
-    """Whether the lane's suspension ends in the same transaction: a callback lifted it, and then a lead was sent."""
-    key = f"l/{workspace}".encode()
-    return any(row.key == key and _lane.decode(row.value or b"").suspension is None for row in rows)
+def _is_lifted(workspace: str, stop: Suspension, rows: list[ConsumedRecord]) -> bool:
+    """Whether the callback of a probe is in the same transaction: it ends the suspension, and then leads are sent."""
+    prefix = f"d/{workspace}/".encode()
+    found = (_row.decode(row.value) for row in rows if row.value and (row.key or b"").startswith(prefix))
+    return any(row.probe == stop.since_ms and row.state in ANSWERED for row in found)

@@ -13,7 +13,7 @@ import msgspec
 from stream_app.domain.callback import interpret as answer
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Meeting, match_callback
-from stream_app.domain.lane import budget, lane
+from stream_app.domain.lane import budget, settlement
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status
 from stream_app.partition import deadlines as awaiting
@@ -121,7 +121,7 @@ def callbacks_not_read_at_take_over() -> Patch:
 
 @mutant("6", hunt=bases)
 def a_2xx_ends_a_silence() -> Patch:
-    return patch.object(lane, "LIFTED_BY_CALLBACK", frozenset())
+    return patch.object(settlement, "LIFTED_BY_CALLBACK", frozenset())
 
 
 @mutant("5", hunt=bases)

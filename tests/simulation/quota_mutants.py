@@ -9,6 +9,7 @@ import msgspec
 
 from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.lane import settlement
+from stream_app.domain.lane.lane import take_over
 from stream_app.domain.lane.webhook_quota import Quota
 from tests.simulation.mutant import Patch, mutant
 
@@ -31,8 +32,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
 
 @mutant("4")
 def submissions_are_forgotten_at_a_take_over() -> Patch:
-    def take_over(state: Any, now_ms: int, previous: Any = None) -> Any:
-        consumed = take_over(state, now_ms, previous)
-        return msgspec.structs.replace(consumed, quota=Quota())
+    def forgetful(state: Any, now_ms: int, previous: Any = None) -> Any:
+        return msgspec.structs.replace(take_over(state, now_ms, previous), quota=Quota())
 
-    return patch("stream_app.partition.lanes.take_over", take_over)
+    return patch("stream_app.partition.lanes.take_over", forgetful)
