@@ -48,6 +48,9 @@ CORE_MAY_IMPORT = {
     ),
     *("unicodedata", "urllib.parse", "zoneinfo"),
 }
+OPTIONAL = {"aws_msk_iam_sasl_signer": "msk"}
+"""Modules of an optional extra. They are imported in a function that reports the missing extra."""
+
 CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|today))\(")
 
 
@@ -89,8 +92,16 @@ def test_what_is_imported_comes_with_the_package() -> None:
     asked_for = (*project["dependencies"], *project["optional-dependencies"]["local"])
     brings = {canonicalize_name(Requirement(each).name) for each in asked_for}
     foreign = {name.partition(".")[0] for name in names_in(PACKAGE)} - sys.stdlib_module_names - {"stream_app"}
+    assert OPTIONAL.keys() <= foreign
+    assert set(OPTIONAL.values()) <= project["optional-dependencies"].keys()
+    foreign -= OPTIONAL.keys()
     from_where = packages_distributions()
     assert {name for name in foreign if brings.isdisjoint(map(canonicalize_name, from_where.get(name, [])))} == set()
+
+
+def test_an_optional_module_is_imported_only_in_functions() -> None:
+    top_level = re.compile(rf"^(?:import|from) (?:{'|'.join(OPTIONAL)})\b", re.MULTILINE)
+    assert not [path.name for path in PACKAGE.rglob("*.py") if top_level.search(path.read_text(encoding="utf-8"))]
 
 
 def names_in(folder: Path) -> Iterator[str]:
