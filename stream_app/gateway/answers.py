@@ -96,6 +96,6 @@ def refused(bad: BadBody) -> Answer:
 
 def received(callback: Callback) -> Answer:
     """The answer to a callback that is stored."""
-    note = " Its JSON was broken and was mended: let Clay escape the columns in the body." if callback.repaired else ""
+    note = " Its JSON was broken and is repaired: let Clay escape the columns in the body." if callback.repaired else ""
     text = f"Received: lead {callback.lead_id}, {_OUTCOMES[callback.outcome]}. Nothing to do.{note}"
     return Answer(200, callback.outcome, text)

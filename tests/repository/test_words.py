@@ -94,6 +94,17 @@ IDENTIFIERS: Final = {
 OUTSIDE: Final = re.compile(r"clay-facts|faust-hazards|\bhazards? [1-9]\b|[Dd]esign section")
 """Documents outside the repository, which no reader can look up."""
 
+PROSE: Final = re.compile(r"(?<![^\W_])(?:told|anew|whoever|nobody|somebody)(?![^\W_])", re.IGNORECASE)
+"""Words to avoid. Write who does what: "the worker reports" for "is told", "again" for "anew"."""
+
+TEXTS: Final = sorted(
+    path
+    for folder in ("stream_app", "docs", "deploy", "examples", "schemas", ".github")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".md", ".toml", ".html", ".js", ".css", ".yml", ".yaml", ".tpl", ".txt", ".json"}
+    and "vendor" not in path.parts
+)
+
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "stream_app")))
 def test_no_retired_identifier_comes_back(path: Path) -> None:
@@ -108,3 +119,13 @@ def test_no_retired_identifier_comes_back(path: Path) -> None:
 @pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_cites_a_document_outside_the_repository(path: Path) -> None:
     assert not OUTSIDE.findall(path.read_text(encoding="utf-8"))
+
+
+def test_names_and_prose_avoid_vague_words() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *TEXTS]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if PROSE.search(line)
+    ]
+    assert not found

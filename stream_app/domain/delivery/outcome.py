@@ -149,18 +149,18 @@ def classify(
         return Gone(http_status, latency_ms)
     said = scrub(excerpt, known=known)
     if http_status in (400, 413, 422):
-        return Poison(http_status, latency_ms, _told(http_status, _WORDS[http_status], said), said)
+        return Poison(http_status, latency_ms, _explain(http_status, _WORDS[http_status], said), said)
     if http_status == 503 and unavailable_is_refused:
-        text = _told(http_status, _WORDS[http_status], said)
+        text = _explain(http_status, _WORDS[http_status], said)
         return Refused("http_503", latency_ms, http_status, text, retry_after, said)
     if 300 <= http_status < 500 and http_status != 408:
         advice = _ADVICE.get(http_status) or (_ADVICE_3XX if http_status < 400 else _ADVICE_4XX)
-        return Denied(http_status, latency_ms, _told(http_status, f"{advice}, then resume the lane", said))
-    text = _told(http_status, "Clay failed, and may have taken the row", said)
+        return Denied(http_status, latency_ms, _explain(http_status, f"{advice}, then resume the lane", said))
+    text = _explain(http_status, "Clay failed, and may have taken the row", said)
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, said)
 
 
-def _told(http_status: int, words: str, said: str) -> str:
+def _explain(http_status: int, words: str, said: str) -> str:
     quote = f" (Clay said: {said})" if said else ""
     return f"HTTP {http_status}: {words}{quote}"
 

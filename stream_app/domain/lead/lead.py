@@ -79,21 +79,21 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     except msgspec.ValidationError as exc:
         # msgspec's text names the place and the types, never the value; a field's name shows as [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {exc}")
-    workspace, told_id = lead.workspace or _text(key), plain_id(lead.lead_id.strip()) if lead.lead_id else ""
+    workspace, given_id = lead.workspace or _text(key), plain_id(lead.lead_id.strip()) if lead.lead_id else ""
     if not workspace:
         text = "No workspace: neither in the lead nor as the record's key"
-        return Unreadable("no_workspace", text, lead_id=told_id)
+        return Unreadable("no_workspace", text, lead_id=given_id)
     if not _WORKSPACE.fullmatch(workspace):
-        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=told_id)
+        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=given_id)
     if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
-        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace, told_id)
+        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace, given_id)
     lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not _says_who(lead):
         return Unreadable(
             "no_identity",
             "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
             workspace,
-            told_id,
+            given_id,
         )
     return lead
 

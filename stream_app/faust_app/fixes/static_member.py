@@ -1,7 +1,7 @@
 """Fix: a static member (group.instance.id) whose name another process uses ends, and says so.
 
-Upstream (not reported): aiokafka 0.14 sends heartbeats without the instance id. A member that another process has
-replaced is told that it is unknown, joins again and replaces the other one. Both go on to do that for ever.
+Upstream (not reported): aiokafka 0.14 sends heartbeats without the instance id. When another process
+has replaced a member, Kafka answers it "unknown member": it joins again and replaces the other one. This never ends.
 
 Tests: tests/integration/test_static_member.py.
 

@@ -96,7 +96,7 @@ async def test_broken_json_is_mended_and_said() -> None:
     gateway = Gateway()
     answer = await gateway.post(json.dumps(good())[:-1] + ', "note": "they said "call me" twice"}')
     assert answer.status_code == 200
-    assert "was mended" in answer.text
+    assert "is repaired" in answer.text
     assert gateway.shelf.callbacks()[0].repaired
     assert gateway.registry.get_sample_value("stream_app_callbacks_repaired_total", {"destination": "people"}) == 1
 
