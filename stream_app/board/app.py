@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, cast, get_args
@@ -114,6 +115,10 @@ class Board:
         self._renderer = Renderer(self._assets)
         self._threads = Threads()
         self._log = log.get("board")
+        # Anyone may try to log in: one line a minute for each reason.
+        self._say_refused: defaultdict[str, log.Throttled] = defaultdict(
+            lambda: log.Throttled(lambda because: self._log.warning("board_login_refused", because=because))
+        )
 
     def close(self) -> None:
         """End the board's thread."""
@@ -186,7 +191,7 @@ class Board:
             form = await _form(request)
             cookie = await self._access.login(request, form.get("token", ""), form.get("who", ""))
         except Refused as refused:
-            self._log.warning("board_login_refused", because=refused.error)
+            self._say_refused[refused.error](refused.error)
             return self._login_page(request, str(refused), refused.status)
         self._log.info("board_login", who=form.get("who", "")[:80])
         response = RedirectResponse(_own_path(form.get("next", "")), 303, HEADERS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from starlette.requests import Request
 
 from stream_app.board.access import COOKIE, SESSION_S, BoardAccess, LoginNeeded
 from stream_app.board.app import Board
+from stream_app.board.render import _MOST_WAITING
 from stream_app.domain.lane.explain import Group
 from stream_app.gateway.lookup_answers import StatusCount
 from stream_app.kafka.groups import Consumption
@@ -411,6 +414,35 @@ async def test_a_lead_that_waits_on_kafka(local: Client) -> None:
 )
 async def test_bad_input_is_answered(local: Client, url: str, status: int) -> None:
     assert (await local.get(url)).status_code == status
+
+
+async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) -> None:
+    """One page is made at a time, beside the event loop, and too many at once are refused at once."""
+    began, go_on = threading.Event(), threading.Event()
+    threads = local.board._threads
+
+    def hold() -> None:
+        began.set()
+        go_on.wait(30)
+
+    held = asyncio.create_task(threads.run(hold))
+    assert await asyncio.to_thread(began.wait, 30)
+    waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MOST_WAITING + 10)]
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    assert [task.result().status_code for task in done] == [503] * len(done)
+    go_on.set()
+    await held
+    codes = [answer.status_code for answer in await asyncio.gather(*waiting)]
+    assert codes.count(503) == 11
+    assert codes.count(200) == _MOST_WAITING - 1
+
+
+async def test_refused_logins_do_not_fill_the_log(with_token: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    for _ in range(20):
+        await with_token.login("not the token")
+        await with_token.ask("POST", "/board/login", headers=OWN)
+    assert "".join(capfd.readouterr()).count("board_login_refused") == 2
 
 
 async def test_a_form_is_bounded(local: Client) -> None:
