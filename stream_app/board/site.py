@@ -72,6 +72,7 @@ class Bar(msgspec.Struct, frozen=True):
     Attributes:
         spent_share: In percent of the cap, as `reserved_share`.
         says: The forecast in words.
+        per_hour: What is used in an hour; 0 if unknown.
         empty_at_ms: When it is used up at this pace, epoch ms; None if the day or month ends first, at `ends_ms`.
     """
 
@@ -84,6 +85,7 @@ class Bar(msgspec.Struct, frozen=True):
     reserved_share: float
     tone: Tone
     says: str
+    per_hour: float
     empty_at_ms: int | None
     ends_ms: int
 
@@ -246,6 +248,7 @@ def bars_of(view: LaneView | None, forecasts: Mapping[str, Forecast], now_ms: in
                 reserved_share=round(min(100.0, reserved), 2),
                 tone=tone,
                 says=_forecast_words(foreseen, meter),
+                per_hour=foreseen.per_hour if foreseen else 0.0,
                 empty_at_ms=foreseen.empty_at_ms if foreseen else None,
                 ends_ms=meter.ends_ms,
             )

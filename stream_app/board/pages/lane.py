@@ -123,8 +123,10 @@ def _burn(slots: Sequence[Slot], meter: Meter, bar: Bar, length_s: int, now_ms: 
     rows = [(at_ms, max(0, value + missing)) for at_ms, value in rows] if missing > 0 else rows
     rows.append((now_ms, used))
     until = None
-    if bar.says and meter.cap is not None:
-        until = (bar.empty_at_ms, meter.cap) if bar.empty_at_ms else None
+    if bar.empty_at_ms is not None and meter.cap is not None and bar.empty_at_ms > now_ms:
+        until = (bar.empty_at_ms, meter.cap)
+    elif bar.per_hour and bar.empty_at_ms is None:
+        until = (meter.ends_ms, used + int(bar.per_hour * (meter.ends_ms - now_ms) / 3_600_000))
     return line(rows, begin_s, end_s, meter.cap, until)
 
 

@@ -164,5 +164,16 @@ def _credits(seen: Overview) -> Bar:
     reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
     tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
     return Bar(
-        "credits_day", "credits today", used, reserved, cap or None, spent_share, reserved_share, tone, "", None, 0
+        name="credits_day",
+        label="credits today",
+        used=used,
+        reserved=reserved,
+        cap=cap or None,
+        spent_share=round(spent_share, 2),
+        reserved_share=round(reserved_share, 2),
+        tone=tone,
+        says="",
+        per_hour=0.0,
+        empty_at_ms=None,
+        ends_ms=0,
     )
