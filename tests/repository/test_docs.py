@@ -289,7 +289,7 @@ def test_pictures_load_nothing_from_elsewhere(image: Path) -> None:
 
 
 def test_the_documents_count_the_broken_lines() -> None:
-    assert f"breaks the line in {len(MUTANTS)} named ways" in (DOCS / "failures.md").read_text()
+    assert f"breaks the pipeline in {len(MUTANTS)} named ways" in (DOCS / "failures.md").read_text()
 
 
 def test_the_failure_matrix_has_its_rows() -> None:
