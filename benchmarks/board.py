@@ -140,8 +140,8 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
     model.close()
 
 
-async def measure(board: Board, leads: int, times: int, now_ms: int) -> dict[str, list[float]]:
-    """Milliseconds of each request, by page, sorted."""
+async def measure(board: Board, leads: int, times: int, now_ms: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Milliseconds of each request, by page, sorted: of the clock, and of CPU."""
     deep = f"{now_ms - 43_000_000}-{1 << 50}"
     pages = {
         "now": "/board",
@@ -158,17 +158,18 @@ async def measure(board: Board, leads: int, times: int, now_ms: int) -> dict[str
         "audit": "/board/audit",
         "system": "/board/system",
     }
-    took: dict[str, list[float]] = {}
+    took: dict[str, tuple[list[float], list[float]]] = {}
     app = httpx.ASGITransport(Starlette(routes=board.routes()))
     async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:9103") as client:
         for name, url in pages.items():
-            found = []
+            wall_ms, cpu_ms = [], []
             for _ in range(times):
-                began = time.perf_counter()
+                began, began_cpu = time.perf_counter(), time.process_time()
                 answer = await client.get(url)
-                found.append((time.perf_counter() - began) * 1000)
+                wall_ms.append((time.perf_counter() - began) * 1000)
+                cpu_ms.append((time.process_time() - began_cpu) * 1000)
                 answer.raise_for_status()
-            took[name] = sorted(found)
+            took[name] = sorted(wall_ms), sorted(cpu_ms)
     return took
 
 
@@ -191,14 +192,22 @@ def main() -> int:
         took = asyncio.run(measure(board, args.leads, args.times, now_ms))
         board.close()
         size_mb = path.stat().st_size / 1e6
-    p95 = {name: round(times[len(times) * 95 // 100], 1) for name, times in took.items()}
+    p95 = {name: round(wall_ms[len(wall_ms) * 95 // 100], 1) for name, (wall_ms, _) in took.items()}
+    cpu = {name: round(cpu_ms[len(cpu_ms) // 2], 1) for name, (_, cpu_ms) in took.items()}
     slow = [f"{name}: p95 {ms} ms, not below {MAX_P95_MS:.0f}" for name, ms in p95.items() if ms >= MAX_P95_MS]
     if args.json:
-        figures = {"lanes": args.lanes, "leads": args.leads, "file_mb": round(size_mb), "p95_ms": p95, "missed": slow}
+        figures = {
+            "lanes": args.lanes,
+            "leads": args.leads,
+            "file_mb": round(size_mb),
+            "p95_ms": p95,
+            "cpu_ms": cpu,
+            "missed": slow,
+        }
         sys.stdout.write(json.dumps(figures) + "\n")
     else:
-        for name, times in took.items():
-            Console().print(f"{name:32} p50 {times[len(times) // 2]:7.1f} ms   p95 {p95[name]:7.1f} ms")
+        for name, ms in p95.items():
+            Console().print(f"{name:32} p95 {ms:7.1f} ms   CPU p50 {cpu[name]:6.1f} ms")
     if slow:
         raise SystemExit("; ".join(slow))
     return 0
