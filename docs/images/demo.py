@@ -22,7 +22,7 @@ class Printed(demo_screen.Screen):
     def __enter__(self) -> Printed:
         return self
 
-    def show(self, scene: Any) -> None:
+    def show(self, state: Any) -> None:
         """Leave out the table."""
 
 

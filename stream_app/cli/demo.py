@@ -11,7 +11,7 @@ from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.books import show_report
 from stream_app.cli.demo_screen import Screen
 from stream_app.config.rules import bootstrap_problem
-from stream_app.dev import demo as stage
+from stream_app.dev.demo import Outcome, run_scenario
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
 from stream_app.domain.errors import SettingsError, StreamAppError
@@ -50,7 +50,7 @@ def demo(
         raise SettingsError([f"{'--bootstrap' if bootstrap else 'KAFKA_BOOTSTRAP'} {address}: {problem}"])
     try:
         with Screen() as screen:
-            outcome = asyncio.run(stage.play(address, screen, keep=keep))
+            outcome = asyncio.run(run_scenario(address, screen, keep=keep))
     except StartError as error:
         raise StreamAppError(str(error)) from error
     if common.json:
@@ -60,7 +60,7 @@ def demo(
     return OK if outcome.ok else NO
 
 
-def _show(outcome: stage.Outcome) -> None:
+def _show(outcome: Outcome) -> None:
     show_report(outcome.books)
     ledger, counts = outcome.ledger, outcome.books.statuses
     ended = {status: each.records for status, each in counts.items()}

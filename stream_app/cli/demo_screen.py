@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from stream_app.cli.tables import Column, Table, lines_of
-from stream_app.dev.demo import Scene
+from stream_app.dev.demo import DemoState
 from stream_app.domain.messages import LaneView, Status
 from stream_app.domain.text import count, wrapped
 
@@ -39,7 +39,7 @@ _WORDS: Final[dict[Status, str]] = {
 
 
 class Screen:
-    """Shows the demo. Implements `dev.demo.Audience`."""
+    """Shows the demo. Implements `dev.demo.Display`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -61,36 +61,36 @@ class Screen:
         text = wrapped(line, out.width - len(at)).replace("\n", "\n" + " " * len(at)) if out.is_terminal else line
         out.print(Text.assemble((at, "dim"), (text, "bold")), soft_wrap=True)
 
-    def show(self, scene: Scene) -> None:
+    def show(self, state: DemoState) -> None:
         if self._console.is_terminal:
-            self._live.update(Group(*_shown(scene, self._console.width)))
+            self._live.update(Group(*_shown(state, self._console.width)))
         elif time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
             self._said_s = time.monotonic()
-            self._console.print(f"{self._elapsed_s:5.1f} s  {_plain(scene)}", soft_wrap=True)
+            self._console.print(f"{self._elapsed_s:5.1f} s  {_plain(state)}", soft_wrap=True)
 
     @property
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began_s
 
 
-def _plain(scene: Scene) -> str:
-    counts = scene.status_counts
+def _plain(state: DemoState) -> str:
+    counts = state.status_counts
     parts = [
-        f"{counts['enriched']} of {scene.published} enriched, {counts['accepted']} at Clay, "
-        f"{scene.published - sum(counts.values())} not taken yet"
+        f"{counts['enriched']} of {state.published} enriched, {counts['accepted']} at Clay, "
+        f"{state.published - sum(counts.values())} not taken yet"
     ]
     parts += [
         f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
         f"{count(lane.credits_spent_day, 'credit')}"
-        for name, lane in sorted(scene.lanes.items())
+        for name, lane in sorted(state.lanes.items())
     ]
-    parts.append(f"dead letters {scene.steps['dead_lettered']}, replays {scene.steps['replayed']}")
+    parts.append(f"dead letters {state.steps['dead_lettered']}, replays {state.steps['replayed']}")
     return "; ".join(parts)
 
 
-def _shown(scene: Scene, width: int) -> Iterator[Text]:
+def _shown(state: DemoState, width: int) -> Iterator[Text]:
     """Render the lanes, then the counts of records by status."""
-    lanes, _ = lines_of(_lanes(scene), width)
+    lanes, _ = lines_of(_lanes(state), width)
     yield Text(lanes[0], "bold")
     for line in lanes[1:]:
         text = Text(line)
@@ -98,10 +98,10 @@ def _shown(scene: Scene, width: int) -> Iterator[Text]:
             text.highlight_regex(rf"(?<!half ){phase.replace('_', ' ')}(?=  )", colour)
         yield text
     yield Text()
-    yield from (Text(wrapped(line, width, hang=4)) for line in _counts(scene))
+    yield from (Text(wrapped(line, width, hang=4)) for line in _counts(state))
 
 
-def _lanes(scene: Scene) -> Table:
+def _lanes(state: DemoState) -> Table:
     table = Table(
         Column("lane"),
         Column("breaker"),
@@ -111,7 +111,7 @@ def _lanes(scene: Scene) -> Table:
         Column("reserved", rank=5, right=True),
         Column("why it waits", rank=1, prose=True),
     )
-    for name, lane in sorted(scene.lanes.items()):
+    for name, lane in sorted(state.lanes.items()):
         table.add(
             name,
             lane.breaker.replace("_", " "),
@@ -124,13 +124,13 @@ def _lanes(scene: Scene) -> Table:
     return table
 
 
-def _counts(scene: Scene) -> Iterator[str]:
-    counts = scene.status_counts
-    yield f"{scene.published - sum(counts.values()):4}  on Kafka, not taken yet"
+def _counts(state: DemoState) -> Iterator[str]:
+    counts = state.status_counts
+    yield f"{state.published - sum(counts.values()):4}  on Kafka, not taken yet"
     for status, words in _WORDS.items():
         if counts[status]:
             yield f"{counts[status]:4}  {words}"
-    dead_letters, replays = scene.steps["dead_lettered"], scene.steps["replayed"]
+    dead_letters, replays = state.steps["dead_lettered"], state.steps["replayed"]
     yield f"{dead_letters:4}  {'dead letter' if dead_letters == 1 else 'dead letters'} so far"
     yield f"{replays:4}  {'replay' if replays == 1 else 'replays'} so far"
 

@@ -1,4 +1,4 @@
-"""Parts of the demo: the leads that it publishes, its verdict, and that a broker of the user is left unchanged."""
+"""Parts of the demo: the leads that it publishes, its comparison with the ledger, and that a broker of the user is left unchanged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.cli.main import main
-from stream_app.dev.demo import Audience, Outcome, Verdict
-from stream_app.dev.demo.play import LEADS
-from stream_app.dev.demo.stage import WORKSPACES, stage
-from stream_app.dev.demo.verdict import compare
+from stream_app.dev.demo import Comparison, Display, Outcome
+from stream_app.dev.demo.comparison import compare
+from stream_app.dev.demo.processes import WORKSPACES, running
+from stream_app.dev.demo.scenario import LEADS
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.columns import COLUMNS, StatusCount
 from stream_app.domain.books.report import Report
@@ -41,11 +41,11 @@ def paid(lead: str, credits_: int, kind: str = "charge") -> dict[str, Any]:
 def test_the_ledger_agrees() -> None:
     ledger = [post("a"), post("b", 503), post("b"), post("c", 422), post("d", "reset"), {"kind": "start", "seed": 1}]
     ledger += [paid("a", 4), paid("a", 2), paid("a", 2, "refund"), paid("b", 6), paid("d", 6)]
-    verdict = compare(ledger, answered={"a": 4, "b": 6}, parked={"d", "e"})
-    assert verdict == Verdict(
+    comparison = compare(ledger, answered={"a": 4, "b": 6}, parked={"d", "e"})
+    assert comparison == Comparison(
         posts=5, accepted=3, doubles=[], missing=[], unknown=[], uncertain=1, charged=10, booked=10
     )
-    assert verdict.agrees
+    assert comparison.agrees
 
 
 @pytest.mark.parametrize(
@@ -62,15 +62,15 @@ def test_the_ledger_agrees() -> None:
 def test_the_ledger_disagrees(
     ledger: list[dict[str, Any]], answered: dict[str, int], parked: set[str], found: dict[str, Any]
 ) -> None:
-    verdict = compare(ledger, answered, parked)
+    comparison = compare(ledger, answered, parked)
     for name, leads in found.items():
-        assert getattr(verdict, name) == leads
-    assert not verdict.agrees
+        assert getattr(comparison, name) == leads
+    assert not comparison.agrees
 
 
 async def test_a_broker_of_the_user_is_left_unchanged(kafka: Broker) -> None:
     said: list[str] = []
-    async with stage(kafka.bootstrap, said.append) as here:
+    async with running(kafka.bootstrap, said.append) as here:
         namespace = here.settings.kafka.namespace
         assert len(await topics(kafka, namespace)) == len(here.settings.topic_plan())
         await here.ready()
@@ -94,13 +94,15 @@ def test_books_that_do_not_balance_exit_with_1(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     books = Report(False, 2, 1, {name: StatusCount() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
-    verdict = Verdict(posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0)
+    comparison = Comparison(
+        posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0
+    )
     codes = {"worker": 0, "replay": 1, "gateway": 0}
 
-    async def play(bootstrap: str | None, audience: Audience, *, keep: bool) -> Outcome:
-        return Outcome(False, False, 1.0, 2, 0, 0, books, books, verdict, codes)
+    async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool) -> Outcome:
+        return Outcome(False, False, 1.0, 2, 0, 0, books, books, comparison, codes)
 
-    monkeypatch.setattr("stream_app.dev.demo.play", play)
+    monkeypatch.setattr("stream_app.cli.demo.run_scenario", run_scenario)
     assert main(["demo", *(["--json"] if as_json else [])]) == 1
     out, err = capsys.readouterr()
     if as_json:

@@ -1,11 +1,11 @@
 """The demo: the whole system on this machine, on a real Kafka, through an outage of Clay, with an audit at the end.
 
-`stage` starts and stops the processes, `scene` watches Kafka, `play` runs the scenario, and `verdict` compares the
-books with the ledger of the simulated Clay. Output goes through `Audience`.
+`processes` starts and stops the processes, `state` follows Kafka, `scenario` runs it all, and `comparison` compares
+the books with the ledger of the simulated Clay. Output goes through `Display`.
 """
 
-from stream_app.dev.demo.play import Audience, Outcome, play
-from stream_app.dev.demo.scene import Scene
-from stream_app.dev.demo.verdict import Verdict
+from stream_app.dev.demo.comparison import Comparison
+from stream_app.dev.demo.scenario import Display, Outcome, run_scenario
+from stream_app.dev.demo.state import DemoState
 
-__all__ = ["Audience", "Outcome", "Scene", "Verdict", "play"]
+__all__ = ["Comparison", "DemoState", "Display", "Outcome", "run_scenario"]

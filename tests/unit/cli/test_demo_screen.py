@@ -10,13 +10,13 @@ from rich.console import Console
 
 from stream_app.cli import demo_screen
 from stream_app.cli.demo_screen import Screen, _shown
-from stream_app.dev.demo.scene import Scene
+from stream_app.dev.demo.state import DemoState
 from stream_app.domain.messages import LaneView, Status, StatusEvent
 
 
-def scene() -> Scene:
+def state() -> DemoState:
     """Five records of six were taken; one lane waits, one is healthy."""
-    seen = Scene()
+    seen = DemoState()
     seen.published = 6
     events: tuple[tuple[str, Status], ...] = (("a", "enriched"), ("b", "enriched"), ("c", "dead_lettered"))
     for number, (lead_id, status) in enumerate((*events, ("d", "accepted"), ("c", "replayed"), ("e", "parked"))):
@@ -37,7 +37,7 @@ def test_a_terminal_shows_each_lane_and_where_every_record_is(monkeypatch: pytes
     screen = console(monkeypatch, terminal=True)
     with Screen() as shown:
         shown.say("Clay goes down for 15 s.")
-        shown.show(scene())
+        shown.show(state())
         shown._live.refresh()
     text = screen.export_text()
     assert "Clay goes down for 15 s." in text
@@ -72,7 +72,7 @@ def test_elsewhere_it_is_a_plain_line_a_second(monkeypatch: pytest.MonkeyPatch) 
     with Screen() as shown:
         for at_s in (50.5, 51.0, 51.9, 52.1):
             now_s = at_s
-            shown.show(scene())
+            shown.show(state())
     lines = recorded.export_text().splitlines()
     assert [line[:9] for line in lines] == ["  1.0 s  ", "  2.1 s  "]
     assert lines[0][9:] == (
@@ -92,7 +92,7 @@ def test_no_line_breaks_within_a_word(width: int, monkeypatch: pytest.MonkeyPatc
         shown.say(said)
     lines = screen.export_text().splitlines()
     assert said in " ".join(" ".join(lines).split()), lines
-    lines += [line for text in _shown(scene(), width) for line in text.plain.split("\n")]
+    lines += [line for text in _shown(state(), width) for line in text.plain.split("\n")]
     assert all(len(line) <= width for line in lines), lines
     words = {word for line in lines for word in line.split()}
     assert {"alder", "half", "breaker", "enriched", "human"} <= words

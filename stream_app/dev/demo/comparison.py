@@ -12,7 +12,7 @@ _REFUSALS: Final = frozenset({"422", "429", "503"})
 _SIGNS: Final = {"charge": 1, "refund": -1}
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Comparison(msgspec.Struct, frozen=True):
     """The comparison. Leads appear by their ids.
 
     Attributes:
@@ -41,7 +41,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return not (self.doubles or self.missing or self.unknown) and self.charged == self.booked
 
 
-def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], parked: Collection[str]) -> Verdict:
+def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], parked: Collection[str]) -> Comparison:
     """Compare the ledger with the system.
 
     Args:
@@ -66,7 +66,7 @@ def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], pa
             there.add(lead)
         if str(line["status"]) not in _REFUSALS:
             maybe_there.add(lead)
-    return Verdict(
+    return Comparison(
         posts=posts,
         accepted=len(there),
         doubles=sorted(doubles),

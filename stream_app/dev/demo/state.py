@@ -28,7 +28,7 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 _view: Final = msgspec.json.Decoder(LaneView)
 
 
-class Scene:
+class DemoState:
     """Everything seen so far. `published` is the number of records on `leads`."""
 
     def __init__(self) -> None:
@@ -77,24 +77,24 @@ class Scene:
 
 
 @asynccontextmanager
-async def watched(settings: Settings) -> AsyncIterator[Scene]:
-    """Yield a scene that follows Kafka until the block ends."""
-    scene, names = Scene(), settings.names
+async def followed(settings: Settings) -> AsyncIterator[DemoState]:
+    """Yield the state, which follows Kafka until the block ends."""
+    state, names = DemoState(), settings.names
     topics, partitions = (names.status, names.lanes), range(settings.kafka.partitions)
     async with Reader(connection_of(settings), fetch_max_wait_ms=100) as reader:
         starts = await reader.begins([TopicPartition(topic, number) for topic in topics for number in partitions])
-        scene.following = asyncio.create_task(_follow(reader, starts, scene, names.status))
+        state.following = asyncio.create_task(_follow(reader, starts, state, names.status))
         try:
-            yield scene
+            yield state
         finally:
-            await cancel([scene.following])
+            await cancel([state.following])
 
 
-async def _follow(reader: Reader, starts: Mapping[TopicPartition, int], scene: Scene, status: str) -> None:
+async def _follow(reader: Reader, starts: Mapping[TopicPartition, int], state: DemoState, status: str) -> None:
     async for got in reader.follow(starts, wait_ms=200):
         for tp, records in got.items():
             for record in records:
                 if tp.topic == status:
-                    scene.on_event(_event.decode(record.value))
+                    state.on_event(_event.decode(record.value))
                 else:
-                    scene.on_lane(_view.decode(record.value))
+                    state.on_lane(_view.decode(record.value))

@@ -108,7 +108,7 @@ values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 """
 
 
-class Stage:
+class Processes:
     """The running processes. `settings` is their configuration, and `config` its file."""
 
     def __init__(
@@ -174,7 +174,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIterator[Stage]:
+async def running(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIterator[Processes]:
     """Start everything, without waiting until the processes are ready. Raises StartError and StreamAppError.
 
     Args:
@@ -201,7 +201,7 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
         report = await create_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
-        here = Stage(children, settings, config, session, control)
+        here = Processes(children, settings, config, session, control)
         here.start_apps()
         yield here
 

@@ -15,9 +15,9 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.books.read import read_books
 from stream_app.config import client_options
-from stream_app.dev.demo.scene import Scene, watched
-from stream_app.dev.demo.stage import WORKSPACES, Stage, stage
-from stream_app.dev.demo.verdict import Verdict, compare
+from stream_app.dev.demo.comparison import Comparison, compare
+from stream_app.dev.demo.processes import WORKSPACES, Processes, running
+from stream_app.dev.demo.state import DemoState, followed
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import StreamAppError
 from stream_app.publishing import PublishOptions, publish_rows
@@ -36,13 +36,13 @@ _KEPT_EVERY_S: Final = 3.0
 _KEPT_COLUMNS: Final = b"lead_id,workspace,email,first_name,last_name\n"
 
 
-class Audience(Protocol):
+class Display(Protocol):
     """Receives the demo's output."""
 
     def say(self, line: str) -> None:
         """Show a sentence."""
 
-    def show(self, scene: Scene) -> None:
+    def show(self, state: DemoState) -> None:
         """Show the current state; called several times a second."""
 
 
@@ -69,16 +69,16 @@ class Outcome(msgspec.Struct, frozen=True):
     replays: int
     in_the_outage: Report
     books: Report
-    ledger: Verdict
+    ledger: Comparison
     exit_codes: dict[str, int]
 
 
-async def play(bootstrap: str | None, audience: Audience, *, keep: bool = False) -> Outcome:
+async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = False) -> Outcome:
     """Run the demo. Its processes and files are always removed.
 
     Args:
         bootstrap: The user's broker; None: start one.
-        audience: Receives the output.
+        display: Receives the output.
         keep: After the scenario, leave everything up until Ctrl-C, with a lead now and then.
 
     Raises:
@@ -86,32 +86,32 @@ async def play(bootstrap: str | None, audience: Audience, *, keep: bool = False)
         StreamAppError: Kafka cannot be used.
     """
     began_s = time.monotonic()
-    async with stage(bootstrap, audience.say) as here, watched(here.settings) as scene:
-        await _publish(here, scene, audience)
+    async with running(bootstrap, display.say) as here, followed(here.settings) as state:
+        await _publish(here, state, display)
         await here.ready()
-        audience.say(f"The board, live while the demo runs: {here.settings.api_url}/board")
-        await _until(lambda: scene.steps["enriched"] > 0, here, scene, audience, _FIRST_WITHIN_S)
-        await _pass_time(_BEFORE_OUTAGE_S, here, scene, audience)
-        in_the_outage = await _outage(here, scene, audience)
-        finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
+        display.say(f"The board, live while the demo runs: {here.settings.api_url}/board")
+        await _until(lambda: state.steps["enriched"] > 0, here, state, display, _FIRST_WITHIN_S)
+        await _pass_time(_BEFORE_OUTAGE_S, here, state, display)
+        in_the_outage = await _outage(here, state, display)
+        finished = await _until(lambda: state.at_rest, here, state, display, _REST_WITHIN_S)
         if keep:
-            await _keep(here, scene, audience)
-            finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
-        audience.say(
+            await _keep(here, state, display)
+            finished = await _until(lambda: state.at_rest, here, state, display, _REST_WITHIN_S)
+        display.say(
             "Stopping worker, replay and gateway as a supervisor would (SIGTERM): what is in flight ends first."
         )
         exit_codes = await here.stop_apps()
-        audience.say("Closing the books: every record is counted from its events, and again from the state.")
-        books = await _books(here, audience)
-        ledger = compare(await here.ledger(), scene.answered, scene.parked)
+        display.say("Closing the books: every record is counted from its events, and again from the state.")
+        books = await _books(here, display)
+        ledger = compare(await here.ledger(), state.answered, state.parked)
         right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
         return Outcome(
             ok=right and set(exit_codes.values()) == {0},
             finished=finished,
             seconds=round(time.monotonic() - began_s, 1),
-            published=scene.published,
-            dead_letters=scene.steps["dead_lettered"],
-            replays=scene.steps["replayed"],
+            published=state.published,
+            dead_letters=state.steps["dead_lettered"],
+            replays=state.steps["replayed"],
             in_the_outage=in_the_outage,
             books=books,
             ledger=ledger,
@@ -119,50 +119,48 @@ async def play(bootstrap: str | None, audience: Audience, *, keep: bool = False)
         )
 
 
-async def _publish(here: Stage, scene: Scene, audience: Audience) -> None:
+async def _publish(here: Processes, state: DemoState, display: Display) -> None:
     """Publish the leads as `stream-app publish` does, and the invalid values as another program would."""
-    audience.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
+    display.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
     with LEADS.open("rb") as source:
         summary = await publish_rows(read_csv(source, {}), here.settings, PublishOptions(import_id="demo"))
     if summary.refused:
         raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
-    audience.say(
-        f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read."
-    )
+    display.say(f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read.")
     async with AIOKafkaProducer(**client_options(here.settings), enable_idempotence=True) as producer:
         for name in WORKSPACES:
             for value in NO_LEADS:
                 topic, home = here.settings.names.leads, here.settings.home(name)
                 await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
-    scene.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
+    state.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
     # Clay rejects some rows as invalid, some as unavailable, and takes some without a response.
     await here.fault(kind="status_before", status=422, share=0.06, for_s=20)
     await here.fault(kind="status_before", status=503, share=0.06, for_s=20)
     await here.fault(kind="reset_after_read", share=0.02, for_s=20)
 
 
-async def _outage(here: Stage, scene: Scene, audience: Audience) -> Report:
+async def _outage(here: Processes, state: DemoState, display: Display) -> Report:
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
-    audience.say(
+    display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
         "the rest waits in Kafka: nothing is lost, nothing is paid. What Clay has already goes on and comes back."
     )
     await here.fault(kind="status_before", status=503, for_s=OUTAGE_S)
-    await _pass_time(OUTAGE_S / 2, here, scene, audience)
-    books = await _books(here, audience)
+    await _pass_time(OUTAGE_S / 2, here, state, display)
+    books = await _books(here, display)
     held = books.columns["held"].records + books.columns["waiting"].records
-    audience.say(
+    display.say(
         f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: {books.records} in, "
         f"{books.accounted} accounted for, {held} of them waiting."
     )
-    await _pass_time(OUTAGE_S / 2, here, scene, audience)
-    audience.say("Clay is back. The breaker lets a few probes through, closes, and the dead letters are replayed.")
+    await _pass_time(OUTAGE_S / 2, here, state, display)
+    display.say("Clay is back. The breaker lets a few probes through, closes, and the dead letters are replayed.")
     return books
 
 
-async def _keep(here: Stage, scene: Scene, audience: Audience) -> None:
+async def _keep(here: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
-    audience.say(
+    display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
         f"{here.settings.api_url}/board. Commands need this file: --config {here.config}"
     )
@@ -170,29 +168,31 @@ async def _keep(here: Stage, scene: Scene, audience: Audience) -> None:
         for number in count(1):
             row = f"visitor-{number},{WORKSPACES[number % len(WORKSPACES)]},visitor{number}@example.com,Vi,Sitor\n"
             await publish_rows(read_csv(BytesIO(_KEPT_COLUMNS + row.encode()), {}), here.settings, PublishOptions())
-            scene.published += 1
-            await _pass_time(_KEPT_EVERY_S, here, scene, audience)
+            state.published += 1
+            await _pass_time(_KEPT_EVERY_S, here, state, display)
     except asyncio.CancelledError:
-        audience.say("No more leads. The last ones get their answers first.")
+        display.say("No more leads. The last ones get their answers first.")
 
 
-async def _books(here: Stage, audience: Audience) -> Report:
-    return await read_books(here.settings, limit=20, progress=lambda done, total: None, say=audience.say)
+async def _books(here: Processes, display: Display) -> Report:
+    return await read_books(here.settings, limit=20, progress=lambda done, total: None, say=display.say)
 
 
-async def _pass_time(seconds: float, here: Stage, scene: Scene, audience: Audience) -> None:
-    await _until(lambda: False, here, scene, audience, seconds)
+async def _pass_time(seconds: float, here: Processes, state: DemoState, display: Display) -> None:
+    await _until(lambda: False, here, state, display, seconds)
 
 
-async def _until(true: Callable[[], bool], here: Stage, scene: Scene, audience: Audience, within_s: float) -> bool:
-    """Show the scene until the condition is true. False if it was not in time."""
+async def _until(
+    true: Callable[[], bool], here: Processes, state: DemoState, display: Display, within_s: float
+) -> bool:
+    """Show the state until the condition is true. False if it was not in time."""
     deadline = time.monotonic() + within_s
     while not true():
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return False
         here.check()
-        scene.check()
-        audience.show(scene)
+        state.check()
+        display.show(state)
         await asyncio.sleep(min(_LOOK_EVERY_S, left_s))
     return True
