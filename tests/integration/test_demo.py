@@ -1,4 +1,4 @@
-"""Parts of the demo: the leads that it publishes, its comparison with the ledger, and that a broker of the user is left unchanged."""
+"""Parts of the demo: its leads, its comparison with the ledger, and that a broker of the user is left unchanged."""
 
 from __future__ import annotations
 

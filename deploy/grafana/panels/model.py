@@ -67,7 +67,7 @@ class Dashboard:
 
 
 def births(labels: str, by: str, window: str = "$__range") -> str:
-    """The increase of lead events. A series is born at 1, which `increase` alone does not see."""
+    """The increase of lead events. A series starts at 1, which `increase` alone does not count."""
     name = f"stream_app_lead_events_total{{{labels}}}"
     return f"sum by ({by}) (({name} unless {name} offset {window}) or increase({name}[{window}]))"
 
