@@ -38,7 +38,7 @@ COMMANDS = (
     "lanes",
     "lanes --json",
     "explain",
-    "lanes pause w00042 --why benchmark --no-wait",
+    "lanes log",
     "dlq",
     "replay plan",
     "suppress list",

@@ -53,7 +53,7 @@ def load_settings(
         SettingsError: Lists every error of the file and of the environment.
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
-    reader = TableReader()
+    reader, before = TableReader(), stamp_of(path, None)
     settings = _read(reader, _parse(path))
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
     named = list(_named(settings, clay=clay, gateway=gateway, api=api, trace=trace))
@@ -74,6 +74,8 @@ def load_settings(
     secrets = Secrets({name: environ[name] for name in names})
     peppers = [environ[name] for name in settings.privacy.pepper_env]
     use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))
+    if stamp_of(path, None) != before:  # it changed while it was read
+        stamp = ()
     return msgspec.structs.replace(_resolved(settings, secrets), secrets=secrets, path=path, stamp=stamp)
 
 
