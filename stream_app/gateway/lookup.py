@@ -111,36 +111,36 @@ class Lookup:
     ) -> Response:
         """Run a handler and build its response, or the refusal."""
         # Read the lag before the query: the model may be newer than the answer says, never older.
-        standing = self._lag()
+        lag = self._lag()
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         try:
             self._access.check(request)
-            found, status = await answer(request, standing), 200
+            found, status = await answer(request, lag), 200
         except Refused as refused:
             status = refused.status
-            hidden = ProjectionLag() if status in (401, 403) else standing
+            hidden = ProjectionLag() if status in (401, 403) else lag
             found = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
             headers |= {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}}.get(status, {})
         except sqlite3.Error as error:
-            status, text = 503, f"The read model cannot be read: {error}. {standing.trouble}"
+            status, text = 503, f"The read model cannot be read: {error}. {lag.trouble}"
             headers["retry-after"] = "5"
-            found = Refusal(**msgspec.structs.asdict(standing), error="read_model", text=text.strip())
+            found = Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
         raw = found if isinstance(found, bytes) else msgspec.json.encode(found)
         return Response(raw, status, headers, "application/json")
 
-    async def _lead(self, request: Request, standing: ProjectionLag) -> LeadAnswer:
+    async def _lead(self, request: Request, lag: ProjectionLag) -> LeadAnswer:
         lead_id = _id(str(request.path_params["lead_id"]))
         lead = await self._found(lead_id)
         if lead is None:
-            behind = f", but {count(standing.lag, 'record is', 'records are')} still to be read" if standing.lag else ""
+            behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
             raise Refused(404, "unknown_lead", f"No lead with this id is known{behind}")
-        return LeadAnswer(**msgspec.structs.asdict(standing), lead=lead)
+        return LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
 
-    async def _leads(self, request: Request, standing: ProjectionLag) -> LeadsAnswer:
+    async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:
         person = _person(request.query_params.get("person", ""))
         ids = await asyncio.to_thread(self._queries.leads_of, person)
         found = [await self._found(lead_id) for lead_id in ids]
-        return LeadsAnswer(**msgspec.structs.asdict(standing), leads=[lead for lead in found if lead is not None])
+        return LeadsAnswer(**msgspec.structs.asdict(lag), leads=[lead for lead in found if lead is not None])
 
     async def _found(self, lead_id: str) -> FoundLead | None:
         lead = await asyncio.to_thread(self._queries.lead, lead_id)
@@ -149,7 +149,7 @@ class Lookup:
         places = await asyncio.to_thread(self._queries.results, lead_id)
         return msgspec.structs.replace(lead, results=[await self._results.fill(place) for place in places])
 
-    async def _still_waiting(self, request: Request, standing: ProjectionLag) -> WaitingAnswer:
+    async def _still_waiting(self, request: Request, lag: ProjectionLag) -> WaitingAnswer:
         asked = request.query_params
         lead_id = _id(asked.get("lead_id", ""))
         person = "" if lead_id else _person(asked.get("person", ""))
@@ -157,34 +157,34 @@ class Lookup:
         lanes, _ = await asyncio.to_thread(self._queries.lanes)
         views, now_ms = {view.workspace: view for view in lanes}, SystemClock().now_ms()
         return WaitingAnswer(
-            **msgspec.structs.asdict(standing),
+            **msgspec.structs.asdict(lag),
             leads=[waiting_lead(search, each, views.get(each.workspace), now_ms) for each in search.found],
             searched=search.searched,
             left=search.left,
             problem=search.problem,
         )
 
-    async def _lanes(self, _: Request, standing: ProjectionLag) -> LanesAnswer:
+    async def _lanes(self, _: Request, lag: ProjectionLag) -> LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self._queries.lanes)
-        return LanesAnswer(**msgspec.structs.asdict(standing), lanes=lanes, unreadable=unreadable)
+        return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=unreadable)
 
-    async def _books(self, _: Request, standing: ProjectionLag) -> BooksAnswer:
+    async def _books(self, _: Request, lag: ProjectionLag) -> BooksAnswer:
         counts = await asyncio.to_thread(self._queries.status_counts)
         totals = Totals()
         for each in counts:
             totals.add(each.status, each.records, final=each.column == "accepted_final")
         return BooksAnswer(
-            **msgspec.structs.asdict(standing),
+            **msgspec.structs.asdict(lag),
             columns={name: each.records for name, each in totals.columns.items() if name != "waiting"},
             status_counts=counts,
             not_leads=dict(totals.not_leads),
             waiting=await self._backlog(),
         )
 
-    async def _dead_letters(self, _: Request, standing: ProjectionLag) -> DeadLettersAnswer:
+    async def _dead_letters(self, _: Request, lag: ProjectionLag) -> DeadLettersAnswer:
         dlq = await asyncio.to_thread(self._queries.dead_letters, self._dlq)
         parked = await asyncio.to_thread(self._queries.dead_letters, self._parked)
-        return DeadLettersAnswer(**msgspec.structs.asdict(standing), dlq=dlq, parked=parked)
+        return DeadLettersAnswer(**msgspec.structs.asdict(lag), dlq=dlq, parked=parked)
 
     async def _openapi(self, _: Request, __: ProjectionLag) -> bytes:
         return self._document

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +37,7 @@ from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.process import check_kafka, serve_ops, tame_garbage_collector
+from stream_app.services.process import check_kafka, serve_ops, stop_signal, tame_garbage_collector
 from stream_app.tasks import cancel
 
 _GRACE_S: Final = 10.0
@@ -171,16 +170,3 @@ def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     except (OSError, RuntimeError):  # the user has no home
         folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
     return folder / f"{settings.kafka.namespace}gateway-{settings.http.gateway_port}.sqlite"
-
-
-@contextmanager
-def stop_signal() -> Iterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set until the block ends."""
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, event.set)
-    try:
-        yield event
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

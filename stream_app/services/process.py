@@ -1,10 +1,12 @@
-"""What the processes share: the check of Kafka, the operations server, Faust's options, the garbage collector."""
+"""Shared by the processes: check of Kafka, operations server, Faust's options, stop signals, garbage collector."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -50,6 +52,19 @@ async def serve_ops(
     app = ops_app(registry, not_ready)
     async with serve_http(app, host, port, head_within_s=_OPS_HEAD_WITHIN_S, grace_s=_OPS_GRACE_S) as bound:
         yield bound
+
+
+@contextmanager
+def stop_signal() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set until the block ends."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 def faust_options(

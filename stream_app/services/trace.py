@@ -21,8 +21,7 @@ from stream_app.kafka.readers import Reader
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.gateway import stop_signal
-from stream_app.services.process import serve_ops
+from stream_app.services.process import serve_ops, stop_signal
 from stream_app.tasks import cancel
 from stream_app.trace.exporter import Exporter, Placed
 from stream_app.trace.otlp import OtlpClient
@@ -41,7 +40,7 @@ async def run_trace(settings: Settings) -> None:
     if trace.endpoint is None:
         raise SettingsError(["trace.endpoint is not set: name the OTLP receiver, e.g. http://127.0.0.1:4318/v1/traces"])
     registry = process_registry()
-    spans = Counter("stream_app_trace_spans", "Spans, by what became of them.", ("result",), registry=registry)
+    spans = Counter("stream_app_trace_spans", "Spans, by result.", ("result",), registry=registry)
     await kafka_ready(settings, "trace", lambda text: logger.warning("waiting_for_kafka", text=text))
     trouble = ""
 

@@ -40,8 +40,8 @@ def model(path: Path) -> Iterator[ReadModel]:
 
 
 def forgotten(path: Path, *, at_ms: int = NOW_MS + 500, as_of_ms: int | None = None, lead: str = "crm-1") -> bool:
-    standing = ProjectionLag(at_ms if as_of_ms is None else as_of_ms)
-    erased = ErasedLeads(Queries(path, set()), lambda: standing, 90)
+    lag = ProjectionLag(at_ms if as_of_ms is None else as_of_ms)
+    erased = ErasedLeads(Queries(path, set()), lambda: lag, 90)
     with patch.object(erased_leads, "_WITHIN_S", 0.0):
         return asyncio.run(erased.is_forgotten("acme", lead, at_ms))
 

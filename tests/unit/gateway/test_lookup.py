@@ -57,7 +57,7 @@ class Api:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.standing = ProjectionLag(NOW_MS, 7)
+        self.lag = ProjectionLag(NOW_MS, 7)
         self.waiting: dict[str, int] | None = {"leads": 12}
         self.records = Waiting()
 
@@ -76,7 +76,7 @@ class Api:
             return self.waiting
 
         queries, access = Queries(self.path, {"firms"}), Access(token, host)
-        lookup = Lookup(queries, lambda: self.standing, Shelf(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
+        lookup = Lookup(queries, lambda: self.lag, Shelf(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
         base_url = more.pop("base_url", "http://127.0.0.1:9103")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
@@ -228,7 +228,7 @@ async def test_an_unknown_lead(api: Api) -> None:
     answer = await api.get("/leads/crm-99")
     assert (answer.status_code, answer.json()["error"]) == (404, "unknown_lead")
     assert "7 records are still to be read" in answer.json()["text"]
-    api.standing = ProjectionLag(NOW_MS, 0)
+    api.lag = ProjectionLag(NOW_MS, 0)
     assert "still to be read" not in (await api.get("/leads/crm-99")).json()["text"]
 
 
@@ -309,7 +309,7 @@ async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api,
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
     api = Api(tmp_path / "nothing.sqlite")
-    api.standing = ProjectionLag(trouble="Kafka does not answer")
+    api.lag = ProjectionLag(trouble="Kafka does not answer")
     for url in ("/leads/crm-1", "/lanes", "/books", "/dlq"):
         answer = await api.get(url)
         assert (answer.status_code, answer.json()["error"]) == (503, "read_model")
