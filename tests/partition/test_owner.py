@@ -40,7 +40,7 @@ class SlowClay:
     async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
         self.bodies.append(body)
         await asyncio.sleep(self._takes_s)
-        return self.first.pop(0) if self.first else Accepted(200, 1)
+        return self.first.pop(0) if self.first else Accepted(200, round(self._takes_s * 1000))
 
 
 class Bench:

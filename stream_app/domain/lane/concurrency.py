@@ -1,9 +1,9 @@
 """How many POSTs may be in flight: what the rate and the usual latency need, and less while Clay is slow.
 
 A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their usual time, the
-limit follows twice the number in flight: it grows fast while more than half of it is used, and shrinks slowly while
-less is. So a process that is killed leaves few requests without an answer. While answers take longer, the limit shrinks
-in proportion. The usual time adapts slowly, so a Clay that stays slower is fully used again.
+limit grows to twice what the rate and that time keep in flight (Little's law). So a process that is killed leaves few
+requests without an answer. While answers take longer, the limit shrinks in proportion. The usual time adapts slowly, so
+a Clay that stays slower is fully used again. Calls with little concurrency say nothing about the limit.
 """
 
 from typing import Annotated, ClassVar
@@ -15,13 +15,12 @@ from stream_app.domain.ranges import Range
 
 _USUAL_CALLS = 600  # what is usual is the mean of about so many
 _FIRST_CALLS = 10
-_QUEUE = 4.0  # so much more than a slow Clay needs is tried
+_QUEUE = 4.0  # by how much the limit tries to grow
 _SMOOTHING = 0.2
-_GROWTH = 0.02  # a burst of 20 does not double the limit
 _LEAST_GRADIENT = 0.5
 _BACK_TO_USUAL = 0.95
-_HEADROOM = 2  # times what is in flight
-_UNUSED = 0.05  # share of an unused limit that a call takes away
+_HEADROOM = 2.0
+_OWN_MS = 100.0  # a slot is taken while the step before the POST is committed, too
 
 
 class ConcurrencyPolicy(Policy, frozen=True):
@@ -47,18 +46,26 @@ def current(policy: ConcurrencyPolicy, state: Concurrency) -> int:
     return min(policy.most, max(policy.least, round(state.limit)))
 
 
-def answered(policy: ConcurrencyPolicy, state: Concurrency, latency_ms: int, in_flight: int) -> Concurrency:
-    """Return the state after a call. `in_flight` counts this call and all that ran beside it."""
+def answered(
+    policy: ConcurrencyPolicy, state: Concurrency, latency_ms: int, in_flight: int, rate_per_s: float
+) -> Concurrency:
+    """Return the state after a call.
+
+    Args:
+        policy: The bounds.
+        state: The limit.
+        latency_ms: Of the call.
+        in_flight: This call and all that ran beside it.
+        rate_per_s: The highest rate of the lane.
+    """
     took_ms = float(max(1, latency_ms))
     calls = min(state.calls + 1, _USUAL_CALLS)
     usual_ms = state.usual_ms + (took_ms - state.usual_ms) / calls
     if calls > _FIRST_CALLS and usual_ms > 2 * took_ms:
         usual_ms *= _BACK_TO_USUAL
     limit = state.limit or float(policy.least)
-    if in_flight < limit / _HEADROOM:
-        limit -= _UNUSED * (limit - _HEADROOM * in_flight)
-    elif calls > _FIRST_CALLS:
+    if in_flight >= limit / 2 and calls > _FIRST_CALLS:
         gradient = max(_LEAST_GRADIENT, min(1.0, policy.tolerance * usual_ms / took_ms))
-        step = _GROWTH * (limit + _QUEUE) if gradient == 1.0 else _SMOOTHING * (limit * gradient + _QUEUE - limit)
-        limit += step
-    return Concurrency(max(float(policy.least), min(float(policy.most), limit)), usual_ms, calls)
+        limit += _SMOOTHING * (limit * gradient + _QUEUE - limit)
+    needed = _HEADROOM * rate_per_s * (max(usual_ms, took_ms) + _OWN_MS) / 1000
+    return Concurrency(max(float(policy.least), min(float(policy.most), needed, limit)), usual_ms, calls)

@@ -68,7 +68,8 @@ def settle(
     """
     policy = in_force(policy, lane.changes)
     if isinstance(outcome, Accepted | Uncertain):
-        limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight)
+        rate_per_s = policy.rate.rate_per_s
+        limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight, rate_per_s)
         lane = msgspec.structs.replace(lane, concurrency=limit)
     if grant.webhook_probe is not None and not isinstance(outcome, Gone):
         accepted = isinstance(outcome, Accepted)
