@@ -31,7 +31,7 @@ class ErasedLeads:
         self._kept_ms = status_days * DAY_MS
 
     async def is_forgotten(self, workspace: str, lead_id: str, at_ms: int) -> bool:
-        """Whether a lead was erased and not sent again since. Never raises.
+        """Return True if a lead was erased and not sent again since. Never raises.
 
         An erased lead may have been published again a moment ago. So the answer is only True when the read model holds
         everything that was on Kafka when the callback came; a callback of an erased lead waits some seconds for that.

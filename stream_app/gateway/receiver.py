@@ -184,11 +184,11 @@ class Receiver:
 
     async def _callback(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
         """Decode a verified body. An expensive one is decoded in a thread, one at a time."""
-        said = (body, table.workspace, table.destination, self._now_ms(), origin)
+        arguments = (body, table.workspace, table.destination, self._now_ms(), origin)
         if not body.costly:
-            return callback_of(*said)
+            return callback_of(*arguments)
         async with self._decoding:
-            return await asyncio.to_thread(callback_of, *said)
+            return await asyncio.to_thread(callback_of, *arguments)
 
     async def _keep(self, callback: Callback, table: Table) -> Answer:
         if await self._erasures.is_forgotten(callback.workspace, callback.lead_id, callback.at_ms):

@@ -58,7 +58,7 @@ class _Phase(Enum):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """See the module."""
+    """A connection from its start to its end, in the phases that the module describes."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop, address: str) -> None:
         self.peer = peer_of(address)

@@ -48,7 +48,6 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port of the listener."""
         return int(self._listener.getsockname()[1])
 
     # ------------------------------------------------------------------------------------------------- connections
@@ -101,25 +100,21 @@ class HttpServer:
             connection.stop()
 
     def waits(self, connection: Connection) -> None:
-        """See Host."""
         self._connections.add(connection)
         self._waiting.remove(connection.peer, connection)
         self._waiting.add(connection.peer, connection, 1)
         connection.waits_since = self._loop.time()
 
     def works(self, connection: Connection) -> None:
-        """See Host."""
         self._waiting.remove(connection.peer, connection)
 
     def lost(self, connection: Connection) -> None:
-        """See Host."""
         self._connections.discard(connection)
         self._waiting.remove(connection.peer, connection)
 
     # ----------------------------------------------------------------------------------------------------- requests
 
     def ready(self, connection: Connection) -> None:
-        """See Host."""
         if not self._ready:
             self._loop.call_soon(self._start_some)
         self._ready.push(connection.peer, connection)

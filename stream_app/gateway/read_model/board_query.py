@@ -217,7 +217,6 @@ class BoardQueries(Queries):
             return dict(db.execute("SELECT topic, records FROM unreadable ORDER BY topic").fetchall())
 
     def size_bytes(self) -> int:
-        """Return the size of the file."""
         with self._reading() as db:
             return int(
                 db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]

@@ -31,7 +31,6 @@ class ResultFetcher:
         self._turn = asyncio.Lock()
 
     async def close(self) -> None:
-        """Close the consumer."""
         reader, self._reader = self._reader, None
         if reader is not None:
             await reader.__aexit__()
