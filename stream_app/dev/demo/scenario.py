@@ -143,7 +143,7 @@ async def _outage(here: Processes, state: DemoState, display: Display) -> Report
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
-        "the rest waits in Kafka: nothing is lost, nothing is paid. What Clay has already goes on and comes back."
+        "the rest waits in Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
     )
     await here.fault(kind="status_before", status=503, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, here, state, display)

@@ -1,4 +1,4 @@
-"""What happened over time: events per slot, the lanes' health and news, and the answers to commands. It is bounded.
+"""The history over time: events per slot, the lanes' health and news, and the answers to commands. It is bounded.
 
 Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows a lane's health and news only as
 far as Kafka has not compacted them.

@@ -36,7 +36,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """What the model is built from.
+    """The sources of the model.
 
     Attributes:
         names: The topics' names.

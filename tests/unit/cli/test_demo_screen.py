@@ -86,7 +86,7 @@ def test_no_line_breaks_within_a_word(width: int, monkeypatch: pytest.MonkeyPatc
     screen = console(monkeypatch, terminal=True, width=width)
     said = (
         "Clay goes down for 15 s. A few leads fail and become dead letters; then the breaker opens, and the rest waits "
-        "in Kafka: nothing is lost, nothing is paid. What Clay has already goes on and comes back."
+        "in Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
     )
     with Screen() as shown:
         shown.say(said)
