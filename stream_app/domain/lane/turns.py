@@ -20,7 +20,9 @@ LANE_BUSY: Final = "lane_busy"
 class Horizon(msgspec.Struct, frozen=True):
     """When the last deferred leads of a lane come back, epoch ms.
 
-    `returned` is of leads that had been deferred or replayed before, `new` of the others.
+    Attributes:
+        returned_ms: For leads that had been deferred or replayed before.
+        new_ms: For the others.
     """
 
     returned_ms: int = 0
