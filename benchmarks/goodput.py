@@ -54,7 +54,7 @@ JUDGED_OUTAGE, JUDGED_RATES = "breaker", ("alone", "shared")
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """A case: Clay's limits, how long it runs, and what its workspace and its rate are told."""
+    """A case: Clay's limits, its duration, and the settings of its workspace and its rate."""
 
     clay: dict[str, int]
     run_s: float

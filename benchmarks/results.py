@@ -1,8 +1,8 @@
-"""What `stream-app results` costs for many results: seconds, and memory at the peak.
+"""The cost of `stream-app results` for many results: seconds, and memory at the peak.
 
 `python -m benchmarks.results [--leads 1000000] [--json]`. Writes results, rows and aliases of so many leads to Kafka
 (benchmarks/read_model.py), and a CSV of the leads; then exports them as CSV, alone and joined to that file, each in a
-process of its own, whose resident memory is told.
+process of its own, whose resident memory is printed.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def write_leads(file: Path, leads: int) -> None:
 
 
 def run(*argv: str) -> tuple[dict[str, Any], float, resource.struct_rusage]:
-    """A command of `stream-app` in a process of its own: what it told as JSON, its seconds, and what it used."""
+    """Run a command of `stream-app` in its own process. Returns its JSON, its seconds and its resources."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "stream_app", *argv, "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    told = process.stdout.read()
+    output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)  # the children's sum would count Kafka's JVM, too
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"stream-app {argv[0]} ended with {process.returncode}")
-    return json.loads(told), time.perf_counter() - began, used
+    return json.loads(output), time.perf_counter() - began, used
 
 
 def measure(config: Path, out: Path, *more: str) -> dict[str, float]:
@@ -105,8 +105,8 @@ def main() -> int:
     if args.json:
         sys.stdout.write(json.dumps(figures) + "\n")
     else:
-        for what, told in figures.items():
-            Console().print(what, ", ".join(f"{name} {figure}" for name, figure in told.items()))
+        for what, measured in figures.items():
+            Console().print(what, ", ".join(f"{name} {figure}" for name, figure in measured.items()))
     return 0
 
 

@@ -9,8 +9,8 @@ its event) through a plain idempotent producer; `safe` is the worker as it is: r
 before the POST, and every step is a transaction that fences earlier owners.
 
 The price is what `safe` costs more than `unsafe`, the bare one; the goal is at most 60 % of that. Exits with 1 when it
-is missed. It is told in parts of an `agent`, too: what else the line costs (whose lead it is, its lane, its row, its
-event) is in `unsafe` already.
+is missed. It is also printed as a share of `agent`: the other costs of a lead (its workspace, its lane, its row, its
+event) are in `unsafe` already.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _yes(counter: _Counter) -> type[Any]:
 
 
 class _PlainLedger(TransactionalState):
-    """Writes what it is given, in order and once, but fences nobody: a step may be there in part."""
+    """Writes its records in order and once, but fences no earlier owner: a step may be there in part."""
 
     async def _fence(self) -> None:
         producer = AIOKafkaProducer(**self._connection.settings(), enable_idempotence=True, max_batch_size=2**18)

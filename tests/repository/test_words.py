@@ -99,7 +99,7 @@ PROSE: Final = re.compile(r"(?<![^\W_])(?:told|anew|whoever|nobody|somebody)(?![
 
 TEXTS: Final = sorted(
     path
-    for folder in ("stream_app", "docs", "deploy", "examples", "schemas", ".github")
+    for folder in ("stream_app", "docs", "deploy", "examples", "schemas", "benchmarks", ".github")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".md", ".toml", ".html", ".js", ".css", ".yml", ".yaml", ".tpl", ".txt", ".json"}
     and "vendor" not in path.parts
