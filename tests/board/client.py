@@ -1,0 +1,45 @@
+"""A client of the board, and the pages that it asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+
+from stream_app.board.app import Board
+from tests.board.scene import HASH, TOKEN
+
+HERE = "http://127.0.0.1:9103"
+OWN = {"sec-fetch-site": "same-origin"}
+PAGES = (
+    *("/board", "/board?span=hour", "/board/lanes", "/board/lanes?state=held&begins=a", "/board/lanes/acme"),
+    *("/board/lanes/initech?span=hour", "/board/lanes/stark", "/board/leads", "/board/leads?column=parked"),
+    *("/board/leads?status=enriched&workspace=acme", f"/board/leads?person={HASH}", "/board/leads/crm-17"),
+    *("/board/leads/crm-html", "/board/leads/unknown", "/board/waiting?lead_id=crm-waits"),
+    *(f"/board/waiting?person={HASH}", "/board/dead", "/board/dead?from=parked&workspace=umbrella", "/board/books"),
+    *("/board/audit", "/board/audit?workspace=acme", "/board/system"),
+)
+
+
+class Client:
+    """A browser without JavaScript: it keeps cookies, and says where a request comes from."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.cookies: dict[str, str] = {}
+
+    async def ask(self, method: str, url: str, **more: Any) -> httpx.Response:
+        base_url, headers = more.pop("base_url", HERE), more.pop("headers", {})
+        transport = httpx.ASGITransport(Starlette(routes=self.board.routes()))
+        async with httpx.AsyncClient(transport=transport, base_url=base_url, cookies=self.cookies) as client:
+            return await client.request(method, url, headers=headers, **more)
+
+    async def get(self, url: str, **more: Any) -> httpx.Response:
+        return await self.ask("GET", url, **more)
+
+    async def login(self, token: str = TOKEN, **more: Any) -> httpx.Response:
+        form = {"token": token, "who": "jane", "next": "/board/lanes"}
+        answer = await self.ask("POST", "/board/login", data=form, headers=OWN, **more)
+        self.cookies = dict(answer.cookies)
+        return answer

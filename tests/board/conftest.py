@@ -1,0 +1,33 @@
+"""The board over the scene, with and without a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.board.client import Client
+from tests.board.scene import board_of, fill, settings_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("board")
+    fill(folder / "model.sqlite", settings_of(folder))
+    return folder
+
+
+@pytest.fixture
+def local(folder: Path) -> Iterator[Client]:
+    board = board_of(settings_of(folder), folder / "model.sqlite")
+    yield Client(board)
+    board.close()
+
+
+@pytest.fixture
+def with_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
+    board = board_of(settings_of(folder, token=True), folder / "model.sqlite")
+    yield Client(board)
+    board.close()

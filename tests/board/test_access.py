@@ -1,0 +1,176 @@
+"""Who may see the board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.requests import Request
+
+from stream_app.board.access import COOKIE, SESSION_S, BoardAccess, LoginNeeded
+from tests.board.client import HERE, OWN, PAGES, Client
+from tests.board.scene import NOW_MS, TOKEN, board_of, settings_of
+
+
+def concrete(path: str) -> str:
+    """A path that a route matches."""
+    for name, value in (("{workspace}", "acme"), ("{lead_id:path}", "crm-17"), ("{path:path}", "x")):
+        path = path.replace(name, value)
+    return path
+
+
+async def test_every_route_with_every_role_and_method(with_token: Client) -> None:
+    """Without a session, only the login and the static files answer; with one, only the listed methods do."""
+    routes = [(concrete(route.path), route.methods or set()) for route in with_token.board.routes()]
+    allowed: dict[str, set[str]] = {}
+    for path, methods in routes:
+        allowed.setdefault(path, set()).update(methods)
+    open_paths = {"/board/login", "/board/static/x", "/board/logout"}
+    sessions: dict[str, dict[str, str]] = {"none": {}, "forged": {COOKIE: "eyJ3aG8iOiJqYW5lIiwiYmVnYW5fcyI6MH0=.00"}}
+    await with_token.login()
+    sessions["viewer"] = with_token.cookies
+    assert len(allowed) >= 14
+    for path, methods in allowed.items():
+        for role, cookies in sessions.items():
+            for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+                with_token.cookies = cookies
+                answer = await with_token.ask(method, path, headers=OWN)
+                where = f"{role} {method} {path}: {answer.status_code}"
+                if method not in methods:
+                    expected = {404, 405} if role == "viewer" else {303, 405}
+                    assert answer.status_code in expected, where
+                elif path in open_paths:
+                    assert answer.status_code < 500, where
+                elif role == "viewer":
+                    assert answer.status_code in (200, 303, 400, 404, 415), where
+                    assert answer.headers.get("location", "") != "/board/login", where
+                elif method in ("GET", "HEAD"):
+                    assert answer.status_code in (303, 401), where
+                    assert "acme" not in answer.text, where
+                else:
+                    assert answer.status_code == 401, where
+                    assert "Work Email" not in answer.text, where
+
+
+async def test_a_login_gives_a_session_that_several_gateways_accept(with_token: Client, folder: Path) -> None:
+    answer = await with_token.login()
+    assert (answer.status_code, answer.headers["location"]) == (303, "/board/lanes")
+    cookie = answer.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/board"))
+    assert "Secure" not in cookie, "a browser keeps no secure cookie of http://127.0.0.1 in some versions"
+    assert TOKEN not in cookie
+    other = Client(board_of(settings_of(folder, token=True), folder / "model.sqlite"))
+    other.cookies = with_token.cookies
+    assert (await other.get("/board")).status_code == 200
+    other.board.close()
+    assert "Secure" in (await with_token.login(base_url="https://leads.example.com")).headers["set-cookie"]
+
+
+async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Client) -> None:
+    await with_token.login()
+    now_s = NOW_MS // 1000
+    for token, host_s, valid in ((TOKEN, now_s + SESSION_S - 1, True), (TOKEN, now_s + SESSION_S, False)):
+        assert _accepts(token, host_s, with_token.cookies) == valid
+    assert not _accepts("another token, as long as the first", now_s, with_token.cookies)
+    body, _, signature = with_token.cookies[COOKIE].partition(".")
+    with_token.cookies = {}
+    for forged in (
+        body,
+        f"{body}.",
+        f"{body}.{'0' * 64}",
+        f"AA{body}.{signature}",
+        f".{signature}",
+        "%00",
+        "\xe9.\xe9",
+    ):
+        answer = await with_token.get("/board", headers={"cookie": f"{COOKIE}={forged}".encode("latin-1")})
+        assert answer.status_code == 303, forged
+
+
+def _accepts(token: str, now_s: int, cookies: dict[str, str]) -> bool:
+    access = BoardAccess(token, "127.0.0.1", lambda: now_s)
+    headers = [(b"cookie", f"{COOKIE}={cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
+    try:
+        return access.viewer(Request({"type": "http", "method": "GET", "headers": headers})) == "jane"
+    except LoginNeeded:
+        return False
+
+
+async def test_a_wrong_token_is_refused_and_nothing_is_logged_of_it(
+    with_token: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = await with_token.login("not the token")
+    assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+    assert "This is not the token of gateway.api_token_env" in answer.text
+    assert "not the token" not in "".join(capfd.readouterr()).replace("This is not the token", "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "same-origin"}, 303),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "none"}, 403),
+        ({"origin": HERE}, 303),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({}, 403),
+    ],
+)
+async def test_a_post_of_another_site_does_nothing(
+    local: Client, with_token: Client, headers: dict[str, str], status: int
+) -> None:
+    assert (await local.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=headers)).status_code == status
+    shown = await local.ask("POST", "/board/leads/crm-17", headers=headers)
+    assert ("ada@example.com" in shown.text) == (status == 303)
+    answer = await with_token.ask("POST", "/board/login", data={"token": TOKEN, "who": "x"}, headers=headers)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "base_url"),
+    [({"x-forwarded-for": "203.0.113.9"}, HERE), ({"via": "1.1 proxy"}, HERE), ({}, "http://leads.example.com")],
+)
+async def test_without_a_token_only_this_machine_sees_it(local: Client, headers: dict[str, str], base_url: str) -> None:
+    for url in PAGES:
+        answer = await local.get(url, headers=headers, base_url=base_url)
+        assert answer.status_code == 403
+        assert "acme" not in answer.text
+    assert (await local.get("/board")).status_code == 200
+
+
+async def test_a_public_address_without_a_token_shows_nothing(folder: Path) -> None:
+    board = board_of(settings_of(folder, host="0.0.0.0"), folder / "model.sqlite")
+    answer = await Client(board).get("/board")
+    assert (answer.status_code, "gateway.api_token_env" in answer.text) == (403, True)
+    board.close()
+
+
+async def test_the_way_to_the_login_and_back(with_token: Client) -> None:
+    answer = await with_token.get("/board/leads?status=enriched")
+    assert answer.headers["location"] == "/board/login?next=%2Fboard%2Fleads%3Fstatus%3Denriched"
+    assert 'value="/board/leads?status=enriched"' in (await with_token.get(answer.headers["location"])).text
+    # a link on another site sends no strict cookie: the page opens itself once more
+    answer = await with_token.get("/board/dead", headers={"sec-fetch-site": "cross-site"})
+    assert (answer.status_code, answer.headers["refresh"]) == (200, "0; url=/board/dead")
+    answer = await with_token.get("/board", headers={"hx-request": "true"})
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/board/login?next=%2Fboard")
+    for elsewhere in (
+        "https://evil.example/board",
+        "//evil.example",
+        "/leads",
+        "/board/../x",
+        "/board\\@evil",
+        "/boards",
+    ):
+        form = {"token": TOKEN, "who": "jane", "next": elsewhere}
+        answer = await with_token.ask("POST", "/board/login", data=form, headers=OWN)
+        assert answer.headers["location"] == "/board", elsewhere
+
+
+async def test_log_out(with_token: Client) -> None:
+    await with_token.login()
+    answer = await with_token.ask("POST", "/board/logout", headers=OWN)
+    assert (answer.status_code, 'stream_app_board=""' in answer.headers["set-cookie"]) == (303, True)
+    assert (await with_token.ask("POST", "/board/logout", headers={"sec-fetch-site": "cross-site"})).status_code == 403
