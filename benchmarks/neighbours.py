@@ -124,10 +124,10 @@ async def measure(bootstrap: str, lanes: list[int], seconds: float, progress: Ca
     rows: list[Row] = []
     for many in lanes:
         for trouble in TROUBLES:
-            progress(f"{many} lanes, {trouble} ...")
             namespace = unused(f"neighbours-{many}-{trouble}")
             async with Fleet(bootstrap, namespace, many, partitions=1, rate_per_s=PER_S, burst=PER_S) as line:
                 rows.append(await case(line, trouble, seconds))
+            progress(f"{many} lanes, {trouble}: p99 {rows[-1].p99_s:.2f} s")
     return rows
 
 

@@ -231,7 +231,8 @@ def shared_partitions(workspaces: Iterable[str], partitions: int, pins: Mapping[
         moves = [f"[workspaces.{name}] partition = {free.pop(0)}" for name in movable if free]
         advice = "; ".join(moves) or "no partition is free"
         lines.append(
-            f"partition {partition} is shared by {', '.join(lodgers)}: a lead whose lane waits is deferred there. "
+            f"partition {partition} is shared by {', '.join(lodgers)}: leads whose turn comes later than "
+            "delivery.patience_s are deferred there. "
             f"Before their first leads, pin: {advice}"
         )
     return lines
