@@ -192,7 +192,9 @@ class AdmissionQueue:
             in_flight.waits_since_ms = boot_ms + max(0, request.not_before_ms - now_ms)
         waiter = self._waiters[in_flight] = Waiter(in_flight, request, write_ahead, in_flight.waits_since_ms)
         self._waiting_bytes += waiter.size
-        queue = self._queues.setdefault(name, LaneQueue())
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = LaneQueue()
         queue.add(waiter)
         self._lengths.set(name, len(queue))
         self._set_wake(queue, waiter, now_ms, boot_ms)
