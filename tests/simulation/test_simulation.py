@@ -27,7 +27,7 @@ def chosen() -> Iterator[Schedule]:
     """Of those that are counted: a crash at every await, each request to the broker lost, and some of the rest."""
     chance = Random(7)
     for schedule in counted():
-        if not schedule.name.partition("/")[2].startswith(_SOME) or chance.random() < 1 / 3:
+        if not schedule.name.partition("/")[2].startswith(_SOME) or chance.random() < 1 / 4:
             yield schedule
 
 
