@@ -20,8 +20,6 @@ from contextlib import nullcontext
 from operator import attrgetter
 from typing import Final
 
-import msgspec
-
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane import concurrency, stall_detector
@@ -35,19 +33,17 @@ from stream_app.domain.lane.admission import (
     at_limit,
     is_held,
 )
-from stream_app.domain.lane.turns import LANE_BUSY, Horizon, postpone, sends_per_s
-from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.domain.text import count
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Recalled, Source
+from stream_app.domain.policy import Destination, Plan
+from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Recalled
 from stream_app.partition.lane_queue import Answer, Kind, LaneQueue, Waiter
+from stream_app.partition.lane_timer import LaneTimer
 from stream_app.partition.lanes import Lanes
+from stream_app.partition.patience import Patience, busy, ends_ms, reason_of
 from stream_app.partition.ports import Alarm
 from stream_app.partition.timetable import Timetable
 from stream_app.pipeline.ports import Clock
 
-_LONGEST_TIMER_S = 60.0  # the wall clock may step while the loop's clock does not
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
-_IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at any moment
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
@@ -74,33 +70,22 @@ class AdmissionQueue:
         alarm: Alarm,
         limiter_of: Callable[[InFlight], Limiter],
     ) -> None:
-        self._number = number
         self._plan = plan
         self._lanes = lanes
         self._clock = clock
         self._submit = submit
         self._alarm = alarm
         self._limiter_of = limiter_of
-        self._patience_ms = int(plan.delivery.patience_s * 1000)
-        self._shares: dict[Source, float] = {"retry": plan.shares.retry, "bulk": plan.shares.bulk}
+        self._patience = Patience(number, plan, lanes)
         self._waiters: dict[InFlight, Waiter] = {}
         self._waiting_bytes = 0
         self._queues: dict[str, LaneQueue] = {}
         self._lengths: Timetable[str] = Timetable()
-        self._looks: Timetable[str] = Timetable()  # when to look at a lane again
-        self._horizons: dict[tuple[str, bool], Horizon] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ms: int | None = None
-        self._looked_at_ms = 0
+        self._timer = LaneTimer(clock, self.pump_lane, self.pump)
         self._arrivals = 0
         self._open = True
         self._ended = False
         self.on_breaker_open: Callable[[Destination], None] = lambda _: None
-
-    @property
-    def shared(self) -> bool:
-        """True if several workspaces live in the partition."""
-        return len(self._plan.residents(self._number)) > 1
 
     def waits_for(self, workspace: str) -> bool:
         """True if a lead waits for this lane."""
@@ -128,7 +113,7 @@ class AdmissionQueue:
     def open(self) -> None:
         """Admit leads again."""
         self._open = not self._ended
-        if self._open and self.shared:
+        if self._open and self._patience.shared:
             for waiter in self._waiters.values():
                 waiter.in_flight.release_next()
         self.pump()
@@ -177,7 +162,7 @@ class AdmissionQueue:
             return waiter.answered.result()
         limiter = self._limiter_of(waiter.in_flight)
         # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with limiter.outside() if self.shared else nullcontext():
+        with limiter.outside() if self._patience.shared else nullcontext():
             return await waiter.answered
 
     def _enter(
@@ -199,7 +184,7 @@ class AdmissionQueue:
         self._lengths.set(name, len(queue))
         self._set_wake(queue, waiter, now_ms, boot_ms)
         self._look_at(name)
-        if self._open and self.shared:
+        if self._open and self._patience.shared:
             in_flight.release_next()
             self._bound_wait(name, queue, waiter)
             self._bound_window()
@@ -242,8 +227,8 @@ class AdmissionQueue:
         self._waiters.clear()
         self._queues.clear()
         self._waiting_bytes = 0
-        self._lengths, self._looks = Timetable(), Timetable()
-        self._set_timer(0)
+        self._lengths = Timetable()
+        self._timer.clear()
 
     # -------------------------------------------------------------------------------------------------- the lanes
 
@@ -278,8 +263,7 @@ class AdmissionQueue:
         times = [answer.until_ms for kind, answer in held.items() if answer.until_ms and queue.has(kind)]
         if queue.next_wake_ms is not None:
             times.append(queue.next_wake_ms)
-        self._looks.set(name, min(times, default=None))
-        self._set_timer(now_ms)
+        self._timer.set(name, min(times, default=None), now_ms)
 
     def _admit_all(self, queue: LaneQueue, now_ms: int, boot_ms: int) -> dict[Kind, Held]:
         """Admit the leads of a lane in their order. Returns why the first one of each kind that is left must wait."""
@@ -299,7 +283,7 @@ class AdmissionQueue:
         lane = self._lanes[name]
         if waiter.request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
-            waits = not self.shared and policy.hold == "pause"
+            waits = not self._patience.shared and policy.hold == "pause"
             self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         else:
             slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
@@ -311,22 +295,18 @@ class AdmissionQueue:
         if isinstance(answer, Held):
             if answer.reason == "breaker_open":
                 self.on_breaker_open(destination)
-            return self._wait_for_stall(policy, answer, now_ms) if answer.reason == stall_detector.REASON else answer
+            if answer.reason == stall_detector.REASON:
+                return self._patience.wait_for_stall(policy, answer, self._stall(name).since_ms, now_ms)
+            return answer
         self._remove(waiter)
         if not waiter.request.as_dead_letter:
             queue.in_flight += 1
-            queue.count_share(waiter, self._shares)
+            queue.count_share(waiter, self._patience.shares)
         waiter.in_flight.waits_since_ms = None
         committed = self._submit(waiter.write_ahead(answer))
         waiter.answered.set_result((answer, committed))
         waiter.in_flight.release_next()
         return None
-
-    def _wait_for_stall(self, policy: Workspace, held: Held, now_ms: int) -> Held:
-        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
-        until_ms = min(held.until_ms, self._stall(policy.name).since_ms + self._patience_ms)
-        waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
-        return Held(_IN_FLIGHT, "", until_ms) if waits else held
 
     def _stall(self, workspace: str) -> stall_detector.StallDetector:
         return self._lanes.stalls.get(workspace, stall_detector.NOTHING)
@@ -335,20 +315,9 @@ class AdmissionQueue:
 
     def _answer_held(self, name: str, queue: LaneQueue, kind: Kind, held: Held, now_ms: int) -> None:
         """Answer the leads of a held kind that must not wait here, and those whose hold is to be recorded."""
-        wait_ms = _ends_ms(held) - now_ms
-        is_hold = held.status is not None
-        degrades = self._plan.workspaces[name].hold == "degrade"
-        # A lead must not wait for long if workspaces share the partition or leads are to be served at once, not even
-        # for a Retry-After. Returned bulk leads must not block replays that may go.
-        if (is_hold and degrades) or (wait_ms > self._patience_ms and (self.shared or degrades)):
-            for waiter in queue.ready(kind):
-                self._defer(name, queue, waiter, held, now_ms)
-            return
-        if held.bulk_only and wait_ms > self._patience_ms:
-            for waiter in queue.ready(kind):
-                if waiter.in_flight.source == "retry":
-                    self._defer(name, queue, waiter, held, now_ms)
-        if is_hold and wait_ms > _RECORD_HOLD_AFTER_MS:
+        for waiter in self._patience.impatient(name, queue, kind, held, now_ms):
+            self._defer(name, queue, waiter, held, now_ms)
+        if held.status is not None and ends_ms(held) - now_ms > _RECORD_HOLD_AFTER_MS:
             for waiter in queue.unreported(kind):
                 self._answer(waiter, held)
 
@@ -357,11 +326,8 @@ class AdmissionQueue:
         if not waiter.ready or waiter.answered.done():
             return
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
-        held = queue.held[waiter.kind]
-        if max(now_ms, _ends_ms(held)) + self._line_ms(name, queue, waiter) > self._waits_until_ms(
-            waiter, now_ms, boot_ms
-        ):
-            self._defer(name, queue, waiter, held if held.status else self._busy(queue), now_ms)
+        if self._patience.comes_too_late(name, queue, waiter, now_ms, boot_ms):
+            self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 
     def _end_wait(self, name: str, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> None:
         """Answer a lead that has waited for as long as it may."""
@@ -369,9 +335,8 @@ class AdmissionQueue:
             return
         if self._is_too_old(waiter, now_ms):
             self._answer(waiter, _TOO_OLD)
-        elif self.shared and waiter.ready and now_ms >= self._waits_until_ms(waiter, now_ms, boot_ms):
-            held = queue.held[waiter.kind]
-            self._defer(name, queue, waiter, held if held.status else self._busy(queue), now_ms)
+        elif self._patience.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
+            self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 
     def _bound_window(self) -> None:
         """Defer the last leads of the longest lines until the waiting leads fit into the window."""
@@ -379,30 +344,10 @@ class AdmissionQueue:
         while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > delivery.max_waiting_bytes:
             name = self._lengths.highest_key
             queue = self._queues[name]
-            self._defer(name, queue, queue.last(), self._busy(queue), self._clock.now_ms())
-
-    def _busy(self, queue: LaneQueue) -> Held:
-        return Held(LANE_BUSY, f"{count(len(queue), 'lead')} of its workspace wait for the lane", 0)
+            self._defer(name, queue, queue.last(), busy(queue), self._clock.now_ms())
 
     def _defer(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> None:
-        """Answer a lead with the time of about its turn, behind the leads that were deferred before."""
-        policy, lane = self._plan.workspaces[name], self._lanes[name]
-        at_ms = max(held.back_ms or _ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
-        per_s, key = sends_per_s(policy, lane), (name, waiter.request.bulk)
-        returned = waiter.in_flight.source == "retry"
-        self._horizons[key], due_ms = postpone(self._horizons.get(key, Horizon()), at_ms, per_s, returned=returned)
-        self._answer(waiter, msgspec.structs.replace(held, defer=True, back_ms=due_ms))
-
-    def _line_ms(self, name: str, queue: LaneQueue, waiter: Waiter) -> int:
-        """How long the lane needs for the leads that go before this one."""
-        if not waiter.ready:
-            return 0
-        per_s = sends_per_s(self._plan.workspaces[name], self._lanes[name])
-        return round(queue.sends_before(waiter, self._shares.get(waiter.in_flight.source, 0.0)) * 1000 / per_s)
-
-    def _waits_until_ms(self, waiter: Waiter, now_ms: int, boot_ms: int) -> int:
-        """Until when (epoch ms) a lead may wait in a shared partition."""
-        return now_ms + waiter.since_ms + self._patience_ms - boot_ms
+        self._answer(waiter, self._patience.deferred(name, queue, waiter, held, now_ms))
 
     def _set_wake(self, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> None:
         """Set when to look at a lead again, by its own times; from `not_before_ms` on it is ready."""
@@ -412,8 +357,8 @@ class AdmissionQueue:
         times = [] if request.not_after_ms is None else [request.not_after_ms + 1]
         if not waiter.ready:
             times.append(request.not_before_ms)
-        elif self.shared and not request.as_dead_letter:
-            times.append(self._waits_until_ms(waiter, now_ms, boot_ms))
+        elif self._patience.shared and not request.as_dead_letter:
+            times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
         queue.wake_at(waiter, min(times, default=None))
 
     def _is_too_old(self, waiter: Waiter, now_ms: int) -> bool:
@@ -437,32 +382,3 @@ class AdmissionQueue:
 
     def _in_order(self) -> list[Waiter]:
         return sorted(self._waiters.values(), key=attrgetter("number"))
-
-    def _look_at_due(self) -> None:
-        """Look at the lanes whose time has come; at all of them if the wall clock stepped back."""
-        self._timer = self._timer_at_ms = None
-        now_ms, before_ms = self._clock.now_ms(), self._looked_at_ms
-        self._looked_at_ms = now_ms
-        if now_ms < before_ms:
-            self.pump()
-            return
-        for name in self._looks.pop_until(now_ms):
-            self.pump_lane(name)
-        self._set_timer(now_ms)
-
-    def _set_timer(self, now_ms: int) -> None:
-        at_ms = self._looks.lowest
-        if at_ms == self._timer_at_ms:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at_ms = at_ms
-        if at_ms is not None:
-            delay_s = min(_LONGEST_TIMER_S, max(0.001, (at_ms - now_ms) / 1000))
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._look_at_due)
-
-
-def _ends_ms(held: Held) -> int:
-    """When the hold ends at the latest (epoch ms); 0 if it may end at any moment."""
-    return 0 if held.reason == _IN_FLIGHT else held.until_ms

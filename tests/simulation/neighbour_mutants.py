@@ -11,6 +11,7 @@ import msgspec
 from stream_app.domain.lane.admission import Held
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
+from stream_app.partition.patience import Patience
 from stream_app.partition.timetable import Timetable
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.neighbours import crowded, troubled
@@ -23,7 +24,7 @@ def troubles() -> list[Schedule]:
 
 @mutant("fair", hunt=troubles)
 def a_waiting_lead_holds_back_all_behind_it() -> Patch:
-    return patch.object(AdmissionQueue, "shared", PropertyMock(return_value=False))
+    return patch.object(Patience, "shared", PropertyMock(return_value=False))
 
 
 @mutant("fair", hunt=troubles)
@@ -52,10 +53,13 @@ def a_full_window_defers_the_shortest_line() -> Patch:
 
 @mutant("fair", hunt=troubles)
 def all_lanes_stand_in_one_line() -> Patch:
-    def line_ms(self: AdmissionQueue, name: str, queue: LaneQueue, waiter: Waiter) -> int:
-        return 1_000 * (self.waiting - 1)
+    real = AdmissionQueue._bound_wait
 
-    return patch.object(AdmissionQueue, "_line_ms", line_ms)
+    def bound_wait(self: AdmissionQueue, name: str, queue: LaneQueue, waiter: Waiter) -> None:
+        with patch.object(Patience, "_line_ms", lambda *_: 1_000 * (self.waiting - 1)):
+            real(self, name, queue, waiter)
+
+    return patch.object(AdmissionQueue, "_bound_wait", bound_wait)
 
 
 @mutant("4", hunt=lambda: map(crowded, range(200)))

@@ -1,0 +1,102 @@
+"""How long a lead waits for its lane, and when it comes back if it must not wait longer.
+
+A lead waits in its partition for as long as the hold of its lane lasts, with two exceptions: where workspaces share the
+partition, and where a workspace's leads are to be answered at once (`hold = "degrade"`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.lane.admission import Held
+from stream_app.domain.lane.turns import LANE_BUSY, Horizon, postpone, sends_per_s
+from stream_app.domain.policy import Plan, Workspace
+from stream_app.domain.text import count
+from stream_app.partition.in_flight import Source
+from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
+from stream_app.partition.lanes import Lanes
+
+_IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at any moment
+
+
+class Patience:
+    """Decides which waiting leads of one partition are deferred, and until when.
+
+    Args:
+        number: The partition.
+        plan: The configuration. It may change in place.
+        lanes: The lanes of the partition.
+    """
+
+    def __init__(self, number: int, plan: Plan, lanes: Lanes) -> None:
+        self._number = number
+        self._plan = plan
+        self._lanes = lanes
+        self._patience_ms = int(plan.delivery.patience_s * 1000)
+        self.shares: dict[Source, float] = {"retry": plan.shares.retry, "bulk": plan.shares.bulk}
+        self._horizons: dict[tuple[str, bool], Horizon] = {}
+
+    @property
+    def shared(self) -> bool:
+        """True if several workspaces live in the partition."""
+        return len(self._plan.residents(self._number)) > 1
+
+    def until_ms(self, waiter: Waiter, now_ms: int, boot_ms: int) -> int:
+        """Return until when (epoch ms) a lead may wait in a shared partition."""
+        return now_ms + waiter.since_ms + self._patience_ms - boot_ms
+
+    def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now_ms: int) -> Held:
+        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
+        until_ms = min(held.until_ms, since_ms + self._patience_ms)
+        waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
+        return Held(_IN_FLIGHT, "", until_ms) if waits else held
+
+    def impatient(self, name: str, queue: LaneQueue, kind: Kind, held: Held, now_ms: int) -> list[Waiter]:
+        """Return the ready leads of a held kind that must not wait here."""
+        degrades = self._plan.workspaces[name].hold == "degrade"
+        is_long = ends_ms(held) - now_ms > self._patience_ms
+        # A lead must not wait for long if workspaces share the partition or leads are to be served at once, not even
+        # for a Retry-After.
+        if (held.status is not None and degrades) or (is_long and (self.shared or degrades)):
+            return queue.ready(kind)
+        if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
+            return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
+        return []
+
+    def comes_too_late(self, name: str, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> bool:
+        """Return True if the turn of a ready lead comes later than it may wait."""
+        begins_ms = max(now_ms, ends_ms(queue.held[waiter.kind]))
+        return begins_ms + self._line_ms(name, queue, waiter) > self.until_ms(waiter, now_ms, boot_ms)
+
+    def deferred(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> Held:
+        """Return the answer to a deferred lead, with the time of about its turn: behind those deferred before."""
+        at_ms = max(held.back_ms or ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
+        per_s, key = sends_per_s(self._plan.workspaces[name], self._lanes[name]), (name, waiter.request.bulk)
+        returned = waiter.in_flight.source == "retry"
+        self._horizons[key], due_ms = postpone(self._horizons.get(key, Horizon()), at_ms, per_s, returned=returned)
+        return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
+
+    def _line_ms(self, name: str, queue: LaneQueue, waiter: Waiter) -> int:
+        """How long the lane needs for the leads that go before this one."""
+        if not waiter.ready:
+            return 0
+        per_s = sends_per_s(self._plan.workspaces[name], self._lanes[name])
+        return round(queue.sends_before(waiter, self.shares.get(waiter.in_flight.source, 0.0)) * 1000 / per_s)
+
+
+def ends_ms(held: Held) -> int:
+    """Return when the hold ends at the latest (epoch ms); 0 if it may end at any moment."""
+    return 0 if held.reason == _IN_FLIGHT else held.until_ms
+
+
+def reason_of(queue: LaneQueue, waiter: Waiter) -> Held:
+    """Return why a ready lead is deferred: the hold of its lane, or the leads before it."""
+    held = queue.held[waiter.kind]
+    return held if held.status else busy(queue)
+
+
+def busy(queue: LaneQueue) -> Held:
+    """Return the reason of a deferral because of the leads that wait for the lane."""
+    return Held(LANE_BUSY, f"{count(len(queue), 'lead')} of its workspace wait for the lane", 0)
