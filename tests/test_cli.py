@@ -257,7 +257,7 @@ def test_a_wrong_address_of_the_demos_kafka_is_named_as_it_was_given(
     assert capsys.readouterr().err == "KAFKA_BOOTSTRAP h:99999: must be host:port, several separated by commas\n"
 
 
-@pytest.mark.parametrize("place", ["foo", "leads/0/1", "leads.dlq/8/1"])
+@pytest.mark.parametrize("place", ["foo", "leads/0/1", "leads.dlq/32/1"])
 def test_a_place_that_no_dead_letter_can_have_is_wrong_usage(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
