@@ -7,20 +7,17 @@ import logging
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1
-from aiokafka.protocol.api import Request
 
 from stream_app.cli.main import main
 from stream_app.dev.process import StartError
 from stream_app.doctor.probes import ProbeFailed, strangers_may_not_write
 from stream_app.domain.record import Record
-from stream_app.domain.rights import BITS, Acl, rights_of
+from stream_app.domain.rights import rights_of
 from stream_app.domain.topics import Retention, TopicNames
 from stream_app.gateway.read_model.follow import Projection
 from stream_app.gateway.read_model.store import Sources
@@ -30,6 +27,7 @@ from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel
 from tests.e2e.pipeline import Pipeline
+from tests.support.acls import grant
 from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
 from tests.support.secure import MECHANISM, SecureKafka, secure_kafka
@@ -224,43 +222,6 @@ async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
 
 
 # ------------------------------------------------------------------------------------------------------- the rights
-
-_RESOURCES: Final = {"Topic": 2, "Group": 3, "TransactionalId": 5}
-_PREFIXED, _LITERAL, _ALLOW = 4, 3, 3
-
-
-async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
-    """Give these rights to these users."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.broker.bootstrap)
-    await admin.start()
-    try:
-        entries = [
-            (
-                _RESOURCES[acl.resource],
-                acl.name,
-                _PREFIXED if acl.prefixed else _LITERAL,
-                f"User:{user}",
-                "*",
-                BITS[acl.operation],
-                _ALLOW,
-            )
-            for user, its in acls.items()
-            for acl in its
-        ]
-        answer = await admin._send_to_controller(_CreateAcls(entries))
-        assert not any(code for code, _ in answer.creation_responses)
-    finally:
-        await admin.close()
-
-
-class _CreateAcls(Request[CreateAclsRequest_v0 | CreateAclsRequest_v1]):  # type: ignore[misc]  # aiokafka is not followed
-    API_KEY = CreateAclsRequest_v1.API_KEY
-
-    def __init__(self, entries: list[tuple[Any, ...]]) -> None:
-        self._entries = entries
-
-    def build(self, request_struct_class: Any) -> Any:
-        return request_struct_class(self._entries)
 
 
 @pytest.mark.parametrize(

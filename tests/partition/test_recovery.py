@@ -1,0 +1,172 @@
+"""A partition that recovers after a failed commit, and one that is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
+from stream_app.domain.record import Record
+from tests.partition.test_owner import MEMBER_S, Bench, SlowClay, T
+from tests.partition.virtual import run
+from tests.simulation.client import MemoryLedger, NoAnswer
+from tests.simulation.schedule import Setup
+
+
+class ManyRows:
+    """A link whose first transaction is lost; reading takes longer than the group's word that we are in it holds."""
+
+    lost = False
+    fence_s = 0.0
+    fences: BaseException | None = None
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        if what == "fence" and self.fences is not None:
+            raise self.fences
+        await asyncio.sleep({"fence": self.fence_s, "load": 2 * MEMBER_S}.get(what, 0.0))
+        if what == "send" and not self.lost:
+            self.lost = True
+            raise NoAnswer(what)
+        return request()
+
+
+def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> None:
+    """Only the fence must come while the group knows us; what follows is ours until somebody fences us."""
+
+    async def main() -> None:
+        bench = Bench(Setup(callbacks=False), link=ManyRows())
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(20 * MEMBER_S)
+        assert bench.states() == ["received", "sending", "accepted"]
+        assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> None:
+    """Who was cut off must not fence its innocent successor."""
+
+    async def main() -> None:
+        link = ManyRows()
+        bench = Bench(link=link)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        link.fence_s = 2 * MEMBER_S
+        await asyncio.sleep(20 * MEMBER_S)
+        successor = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
+        await successor.take_over()
+        await asyncio.sleep(20 * MEMBER_S)
+        await successor.transact([Record(bench.plan.topics.state, b"row", b"")])
+        assert bench.states() == []
+
+    run(main())
+
+
+def test_a_failed_recovery_ends_the_process() -> None:
+    """aiokafka let a CancelledError of its own out: it looked like a cancellation, and the partition stood still."""
+
+    async def main() -> None:
+        link = ManyRows()
+        bench = Bench(link=link)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        link.fences = asyncio.CancelledError()
+        await asyncio.sleep(20 * MEMBER_S)
+        assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled without a request"]
+
+    run(main())
+
+
+class LosesOne(ManyRows):
+    """The same, but reading is quick, and the first transaction gets through."""
+
+    sent = 0
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        self.sent += what == "send"
+        if self.sent == 2 and what == "send":
+            raise NoAnswer(what)
+        return request()
+
+
+class DeafClay(SlowClay):
+    """A client that swallows a cancellation, as libraries do."""
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        with suppress(asyncio.CancelledError):
+            await super().send(destination, webhook_id, body)
+        return await super().send(destination, webhook_id, body)
+
+
+def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation() -> None:
+    """aiokafka swallows them: the partition stood still until the process was ended."""
+
+    async def main() -> None:
+        bench = Bench(None, 1_000.0, LosesOne(), DeafClay)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(1.0)
+        bench.publish("id1", "p1")
+        await asyncio.sleep(20.0)
+        assert sorted(bench.states()) == ["received", "received", "send_uncertain", "sending", "sending"]
+
+    run(main())
+
+
+class LosesOneAt:
+    """A link that loses the first transaction after `at_s`."""
+
+    at_s = 1.5
+    lost = False
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if what == "send" and not self.lost and asyncio.get_running_loop().time() > self.at_s:
+            self.lost = True
+            raise NoAnswer(what)
+        return request()
+
+
+class RefusesTheFirst(SlowClay):
+    """Answers the first lead with a 429 soon, and accepts the second one later."""
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        if len(self.bodies) == 1:
+            await asyncio.sleep(0.5)
+            return RateLimited(429, 500, "60")
+        await asyncio.sleep(2.0)
+        return Accepted(200, 1)
+
+
+def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> None:
+    async def main() -> None:
+        link = LosesOneAt()
+        bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
+        bench.publish("id0", "p0")
+        bench.publish("id1", "p1")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert link.lost
+        assert bench.states()[-2:] == ["refused", "accepted"]
+        await asyncio.sleep(100.0)
+        assert bench.inlet.committed() == 2
+
+    run(main())
+
+
+def test_close_forgets_everything_at_once() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(0.5)
+        await bench.partition.close()
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending"]
+        assert bench.inlet.committed() is None
+        assert bench.alarms == []
+
+    run(main())
