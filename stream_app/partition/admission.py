@@ -168,22 +168,29 @@ class AdmissionQueue:
     def _enter(
         self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Waiter:
-        """Put a lead into the queue of its lane, and admit or defer it if that can be decided now."""
+        """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it may be deferred."""
         name, now_ms, boot_ms = request.destination.workspace, self._clock.now_ms(), self._clock.boot_ms()
         if not in_flight.arrival:
             self._arrivals += 1
             in_flight.arrival = self._arrivals
         if in_flight.waits_since_ms is None:
             in_flight.waits_since_ms = boot_ms + max(0, request.not_before_ms - now_ms)
-        waiter = self._waiters[in_flight] = Waiter(in_flight, request, write_ahead, in_flight.waits_since_ms)
-        self._waiting_bytes += waiter.size
+        waiter = Waiter(in_flight, request, write_ahead, in_flight.waits_since_ms)
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = LaneQueue()
+        held: dict[Kind, Held] = {}
+        if self._open and not queue and request.not_before_ms <= now_ms and not self._is_too_old(waiter, now_ms):
+            answer = self._try_admit(queue, waiter, now_ms, boot_ms)
+            if answer is None:
+                return waiter  # as do most leads of a lane that keeps up
+            held[waiter.kind] = answer
+        self._waiters[in_flight] = waiter
+        self._waiting_bytes += waiter.size
         queue.add(waiter)
         self._lengths.set(name, len(queue))
         self._set_wake(queue, waiter, now_ms, boot_ms)
-        self._look_at(name)
+        self._look_at(name, held)
         if self._open and self._patience.shared:
             in_flight.release_next()
             self._bound_wait(name, queue, waiter)
@@ -247,15 +254,16 @@ class AdmissionQueue:
         except Exception as bug:  # noqa: BLE001 - an exception in a timer is only logged, and the lane would stall
             self.end(bug)
 
-    def _look_at(self, name: str) -> None:
+    def _look_at(self, name: str, held: dict[Kind, Held] | None = None) -> None:
+        """Admit, defer and answer the leads of a lane. `held`: the kinds of which it is known that they must wait."""
         queue = self._queues.get(name)
-        if queue is None or not self._open:
+        if not queue or not self._open:
             return
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
         woken = queue.pop_woken(now_ms)
         for waiter in woken:
             self._set_wake(queue, waiter, now_ms, boot_ms)
-        queue.held = held = self._admit_all(queue, now_ms, boot_ms)
+        queue.held = held = self._admit_all(queue, held or {}, now_ms, boot_ms)
         for kind, answer in held.items():
             self._answer_held(name, queue, kind, answer, now_ms)
         for waiter in woken:
@@ -265,14 +273,15 @@ class AdmissionQueue:
             times.append(queue.next_wake_ms)
         self._timer.set(name, min(times, default=None), now_ms)
 
-    def _admit_all(self, queue: LaneQueue, now_ms: int, boot_ms: int) -> dict[Kind, Held]:
+    def _admit_all(self, queue: LaneQueue, held: dict[Kind, Held], now_ms: int, boot_ms: int) -> dict[Kind, Held]:
         """Admit the leads of a lane in their order. Returns why the first one of each kind that is left must wait."""
-        held: dict[Kind, Held] = {}
         while (waiter := queue.first(held)) is not None:
             if waiter.answered.done() or self._is_too_old(waiter, now_ms):  # done: its task was cancelled
                 self._answer(waiter, _TOO_OLD)
             elif (answer := self._try_admit(queue, waiter, now_ms, boot_ms)) is not None:
                 held[waiter.kind] = answer
+            else:
+                self._remove(waiter)
         return held
 
     def _try_admit(self, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
@@ -298,7 +307,6 @@ class AdmissionQueue:
             if answer.reason == stall_detector.REASON:
                 return self._patience.wait_for_stall(policy, answer, self._stall(name).since_ms, now_ms)
             return answer
-        self._remove(waiter)
         if not waiter.request.as_dead_letter:
             queue.in_flight += 1
             queue.count_share(waiter, self._patience.shares)

@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.domain.lane.admission import Held
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
+from stream_app.partition.lane_queue import LaneQueue, Waiter
 from stream_app.partition.patience import Patience
 from stream_app.partition.timetable import Timetable
 from tests.simulation.mutant import Patch, mutant
@@ -29,18 +29,19 @@ def a_waiting_lead_holds_back_all_behind_it() -> Patch:
 
 @mutant("fair", hunt=troubles)
 def the_hold_of_one_lane_holds_the_others() -> Patch:
-    real = AdmissionQueue._admit_all
-    last: dict[Kind, Held] = {}
+    real = AdmissionQueue._try_admit
+    hold = Held("", "", 0)
 
-    def admit_all(self: AdmissionQueue, queue: LaneQueue, now_ms: int, boot_ms: int) -> dict[Kind, Held]:
-        nonlocal last
-        holds = [held for held in last.values() if held.status and held.until_ms > now_ms]
-        if holds and (waiter := queue.first({})) is not None:
-            return {waiter.kind: holds[0]} | {other.kind: holds[0] for other in queue}
-        last = real(self, queue, now_ms, boot_ms)
-        return dict(last)
+    def try_admit(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
+        nonlocal hold
+        if hold.until_ms > now_ms:
+            return hold
+        answer = real(self, queue, waiter, now_ms, boot_ms)
+        if answer is not None and answer.status:
+            hold = answer
+        return answer
 
-    return patch.object(AdmissionQueue, "_admit_all", admit_all)
+    return patch.object(AdmissionQueue, "_try_admit", try_admit)
 
 
 @mutant("fair", hunt=troubles)
