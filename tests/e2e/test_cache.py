@@ -35,7 +35,7 @@ async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(k
     assert seen.upgraded == seen.first["local"]
     assert seen.first["local"] >= 570, "a few came when Clay was back"
     assert seen.percentile_s(0.99) < 10, "2 s on a machine of its own: python -m tests.e2e.cached_outage"
-    books = json.loads(seen.books)
+    books = json.loads(seen.books[: seen.books.rindex("}") + 1])  # progress may follow
     served = books["columns"]["served_from_cache"]["records"]
     assert sum(books["saved"].values()) == served >= sum(seen.hits.values())
     assert books["provisional"] >= seen.first["local"]
