@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 _EARLIEST, _LATEST = -2, -1
 _READ_UNCOMMITTED: Final = 0
+_PATIENCE_S: Final = 0.5
 _FRESH_S: Final = 240.0  # below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all
 _METADATA: Final = (
     *("_brokers", "controller", "_partitions", "_broker_partitions"),
@@ -39,11 +40,14 @@ class Batched(Generic[K, R]):
     """Answers all questions that wait with one call of `ask`, which gets the union of what they ask about.
 
     Args:
-        ask: Called once at a time.
+        ask: Called once at a time, as long as it answers soon.
+        patience_s: How long a call waits for the one before, in seconds; None: to its end. A broker that hangs must
+            not hold up questions that may reach its successor.
     """
 
-    def __init__(self, ask: Callable[[Collection[K]], Awaitable[R]]) -> None:
+    def __init__(self, ask: Callable[[Collection[K]], Awaitable[R]], patience_s: float | None = _PATIENCE_S) -> None:
         self._ask = ask
+        self._patience_s = patience_s
         self._about: dict[K, None] = {}
         self._next: asyncio.Task[R] | None = None
         self._last: asyncio.Task[R] | None = None
@@ -60,7 +64,7 @@ class Batched(Generic[K, R]):
         if before is None or before.done():
             await asyncio.sleep(0)  # let others who are ready join
         else:
-            await asyncio.wait({before})
+            await asyncio.wait({before}, timeout=self._patience_s)
         about, self._about, self._next = self._about, {}, None
         try:
             return await self._ask(about)
@@ -100,7 +104,7 @@ class ClusterView:
         self._connecting = asyncio.Lock()
         self._topics: set[str] = set()
         self._refreshed_s = -_FRESH_S
-        self.refresh: Batched[str, None] = Batched(self._refresh)
+        self.refresh: Batched[str, None] = Batched(self._refresh, patience_s=None)
         self.leaders: Batched[str, NewestLeaders] = Batched(self._leaders)
         self._producers: Batched[TopicPartition, dict[TopicPartition, PartitionProducers | Exception]] = Batched(
             self._ask_producers

@@ -90,8 +90,8 @@ async def ask_in_vain(line: Pipeline) -> None:
         (("plan", "--disposition", "deferred"), 2, "use --from deferred"),
         (("plan", "--since", "2026-01-02", "--until", "2026-01-01"), 2, "nothing is both younger"),
         (("plan", "--workspace", "w7"), 2, "there is no workspace w7"),
-        (("select", "--rate", "0", "--yes"), 2, "is not a rate: give dead letters per second"),
-        (("plan", "--rate", "nan"), 2, "is not a rate: give dead letters per second"),
+        (("select", "--rate", "0", "--yes"), 2, 'Invalid value "0.0" for --rate. Must be >= 0.001'),
+        (("plan", "--rate", "nan"), 2, 'Invalid value "nan" for --rate.'),
     ):
         got, said = await line.run("replay", *argv)
         assert (got, words in said) == (code, True), (argv, said)

@@ -86,3 +86,24 @@ async def test_a_connection_that_closes_under_a_request_cancels_nobody(closed: B
 
     with pytest.raises(KafkaConnectionError, match="the connection was closed"):
         await Batched(ask)([1])
+
+
+async def test_a_request_that_hangs_does_not_hold_up_later_questions() -> None:
+    hangs = asyncio.Event()
+    asked: list[set[int]] = []
+
+    async def ask(about: Collection[int]) -> int:
+        asked.append(set(about))
+        if len(asked) == 1:
+            await hangs.wait()
+        return len(asked)
+
+    batched = Batched(ask, patience_s=0.01)
+    first = await _asks(batched, 1)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await batched([2]) == 2
+    assert not first.done()
+    assert asked == [{1}, {2}]
+    hangs.set()
+    assert await first == 2
