@@ -7,8 +7,9 @@ at the oldest event that is not done. It then makes the same spans with the same
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from itertools import islice
+from itertools import takewhile
 from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
@@ -81,7 +82,8 @@ class Exporter:
         self._count = count
         self._now_ms = now_ms
         self._log = log
-        self._leads: dict[str, Lead] = {}
+        self._leads: OrderedDict[str, Lead] = OrderedDict()  # the one without an event for longest first
+        self._open: defaultdict[int, OrderedDict[str, Lead]] = defaultdict(OrderedDict)  # the lowest offset first
         self._ends: dict[int, int] = {}
 
     async def run(self, batches: AsyncIterator[Sequence[Placed]]) -> None:
@@ -89,34 +91,40 @@ class Exporter:
         async for batch in batches:
             for placed in batch:
                 self._note(*placed)
-            resting = list(self._resting())
+            resting = list(self._resting(batch))
             spans = [span for lead in resting for span in self._spans_of(lead)]
             for first in range(0, len(spans), _AT_ONCE):
-                await self._send(list(islice(spans, first, first + _AT_ONCE)))
+                await self._send(spans[first : first + _AT_ONCE])
             for lead in resting:
-                del self._leads[lead.events[0].origin]
+                origin = lead.events[0].origin
+                del self._leads[origin], self._open[lead.partition][origin]
             if batch or resting:
                 await self._commit(self.done())
 
     def done(self) -> dict[int, int]:
         """Return the offset by partition from which an exporter would have to start now."""
-        offsets = dict(self._ends)
-        for lead in self._leads.values():
-            offsets[lead.partition] = min(offsets[lead.partition], lead.offset)
-        return offsets
+        oldest = {number: next(iter(leads.values())).offset for number, leads in self._open.items() if leads}
+        return self._ends | oldest
 
     def _note(self, partition: int, offset: int, event: StatusEvent) -> None:
         self._ends[partition] = offset + 1
         lead = self._leads.get(event.origin)
         if lead is None:
-            self._leads[event.origin] = Lead(partition, offset, event, self._now_ms())
+            lead = Lead(partition, offset, event, self._now_ms())
+            self._leads[event.origin] = self._open[partition][event.origin] = lead
         elif event.seq > lead.events[-1].seq:
             lead.events.append(event)
             lead.last_ms = self._now_ms()
+            self._leads.move_to_end(event.origin)
 
-    def _resting(self) -> Iterator[Lead]:
+    def _resting(self, batch: Sequence[Placed]) -> Iterator[Lead]:
+        """Yield the leads to export. Only a lead of the batch can have come to rest since the one before."""
         quiet_since_ms = self._now_ms() - self._settle_ms
-        return (lead for lead in self._leads.values() if is_at_rest(lead.events[-1]) or lead.last_ms <= quiet_since_ms)
+        yield from takewhile(lambda lead: lead.last_ms <= quiet_since_ms, self._leads.values())
+        for origin in dict.fromkeys(event.origin for _, _, event in batch):
+            lead = self._leads[origin]
+            if lead.last_ms > quiet_since_ms and is_at_rest(lead.events[-1]):
+                yield lead
 
     def _spans_of(self, lead: Lead) -> list[Span]:
         return spans_of(lead.events) if is_sampled(self._sampling, lead.events) else []

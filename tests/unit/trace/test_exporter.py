@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
+import msgspec
 import pytest
 from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from structlog.testing import capture_logs
 
-from stream_app.domain.messages import StatusEvent
+from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.trace import Sampling, Span, spans_of
 from stream_app.ops import logs
 from stream_app.trace.exporter import Exporter, Placed
@@ -19,6 +23,8 @@ from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
 from tests.unit.domain.test_trace import REPLAYED
 
 ALL = Sampling(ratio=1)
+END: Final[tuple[Status, Status]] = ("accepted", "enriched")
+"""The status of a lead that goes on, and of one that rests."""
 
 
 class Collector:
@@ -93,6 +99,51 @@ async def test_a_second_exporter_sends_the_same_spans() -> None:
     await Bench(one).run(placed(REPLAYED))
     await Bench(other).run(placed(REPLAYED[:4]), placed(REPLAYED[2:], 2))
     assert one.spans == other.spans
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 40_000)), max_size=40), st.integers(1, 4))
+def test_an_offset_is_done_when_the_leads_before_it_are(steps: list[tuple[int, bool, int]], in_one_batch: int) -> None:
+    """Six leads in two partitions go on, come to rest and fall silent in any order."""
+    bench = Bench(Collector())
+    ends, seqs, opened = [0, 0], [0] * 6, dict[int, tuple[int, int]]()
+
+    async def feed() -> AsyncIterator[Sequence[Placed]]:
+        for first in range(0, len(steps), in_one_batch):
+            some, batch = steps[first : first + in_one_batch], list[Placed]()
+            bench.now_ms += some[0][2]
+            rested = set[int]()
+            for lead, rests, _ in some:
+                seqs[lead] += 1
+                event = msgspec.structs.replace(REPLAYED[0], seq=seqs[lead], origin=f"leads/{lead % 2}/{lead}")
+                batch.append((lead % 2, ends[lead % 2], msgspec.structs.replace(event, status=END[rests])))
+                opened[lead] = (opened.get(lead, (ends[lead % 2], 0))[0], bench.now_ms)
+                (rested.add if rests else rested.discard)(lead)
+                ends[lead % 2] += 1
+            yield batch
+            quiet = {lead for lead, (_, last_ms) in opened.items() if last_ms <= bench.now_ms - 60_000}
+            for lead in rested | quiet:
+                del opened[lead]
+            for number in {lead % 2 for lead, *_ in steps[: first + in_one_batch]}:
+                before = [offset for lead, (offset, _) in opened.items() if lead % 2 == number]
+                assert bench.committed[-1][number] == min(before, default=ends[number])
+
+    asyncio.run(bench.exporter.run(feed()))
+
+
+async def test_a_batch_costs_the_same_however_many_leads_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def is_at_rest(event: StatusEvent) -> bool:
+        looked.append(event.origin)
+        return False
+
+    monkeypatch.setattr("stream_app.trace.exporter.is_at_rest", is_at_rest)
+    bench = Bench(Collector())
+    many = [msgspec.structs.replace(REPLAYED[0], origin=f"leads/0/{number}") for number in range(1_000)]
+    await bench.run(placed(many))
+    looked.clear()
+    await bench.run(placed([msgspec.structs.replace(REPLAYED[1], origin="leads/0/7")], 1_000))
+    assert looked == ["leads/0/7"]
 
 
 async def test_what_is_not_sampled_is_not_sent_and_done() -> None:
