@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.board import charts
 from stream_app.config import Settings
-from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
 from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
 from stream_app.domain.messages import LaneView
@@ -27,12 +27,6 @@ STANDING: Final[tuple[Tone, ...]] = ("bad", "warn")
 STALE_MS: Final = 30_000
 HOUR_S: Final = 3_600
 _SPARK_S: Final = 300
-METERS: Final[dict[MeterName, str]] = {
-    "credits_day": "credits today",
-    "credits_month": "credits this month",
-    "actions_day": "actions today",
-    "actions_month": "actions this month",
-}
 _HELD: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
 _ENDED: Final = frozenset(
     {"enriched", "partial", "no_data", "enrich_error", "served_from_cache", "served_locally"}

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from stream_app.cli.base import show
 from stream_app.cli.tables import Column, Table, show_table
-from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Forecast, Meter
 from stream_app.domain.messages import LaneView
@@ -19,12 +19,6 @@ Forecasts = Mapping[str, Mapping[str, Forecast]]
 """Workspace -> meter -> forecast."""
 
 _BAR: Final = 10
-_METERS: Final[dict[MeterName, str]] = {
-    "credits_day": "credits today",
-    "credits_month": "credits this month",
-    "actions_day": "actions today",
-    "actions_month": "actions this month",
-}
 
 
 def clock(at_ms: int, now_ms: int, tz: str) -> str:
@@ -119,7 +113,7 @@ def _but(view: LaneView, now_ms: int) -> str:
 
 
 def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zone: str) -> Iterator[list[str]]:
-    for name, words in _METERS.items():
+    for name, words in METERS.items():
         meter = view.meters.get(name)
         if meter is None or meter.cap is None:
             continue

@@ -24,6 +24,14 @@ _SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
 Reason = MeterName | Literal["clock"]
 
+METERS: Final[dict[MeterName, str]] = {
+    "credits_day": "credits today",
+    "credits_month": "credits this month",
+    "actions_day": "actions today",
+    "actions_month": "actions this month",
+}
+"""The meters, with their names for a person."""
+
 CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
 """The keys of the policy that limit a meter."""
 

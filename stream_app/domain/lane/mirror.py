@@ -5,14 +5,12 @@ It may be some seconds old. If it is missing, nothing is known.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
-from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.budget import METERS
 from stream_app.domain.messages import LaneView
-
-_METERS: Final[tuple[MeterName, ...]] = ("credits_day", "credits_month", "actions_day", "actions_month")
 
 
 class LaneMirror(msgspec.Struct, frozen=True):
@@ -66,7 +64,7 @@ def mirror_of(view: LaneView) -> LaneMirror:
         health=view.health,
         score=view.score,
         rate_per_s=view.rate_per_s,
-        left={name: view.meters[name].left for name in _METERS if name in view.meters},
+        left={name: view.meters[name].left for name in METERS if name in view.meters},
         paused_by=view.paused_by.who if view.paused_by else None,
     )
 

@@ -15,7 +15,7 @@ import msgspec
 from stream_app.domain.lane import breaker, budget
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.budget import Cost, MeterName
+from stream_app.domain.lane.budget import Cost
 from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.lane.meters import meters
 from stream_app.domain.messages import Actor, Change
@@ -226,8 +226,7 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
     if isinstance(corrected, budget.Refused):
         return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)
     after = meters(rules, corrected, now_ms)
-    names: tuple[MeterName, ...] = ("credits_day", "credits_month", "actions_day", "actions_month")
-    sums = ", ".join(f"{name} {after[name].elsewhere}" for name in names if after[name].elsewhere)
+    sums = ", ".join(f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere)
     return Answer(msgspec.structs.replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
 
 
