@@ -277,8 +277,8 @@ class Board:
         )
 
     async def _audit(self, request: Request, moment: Moment) -> Response:
-        after = _numbers(request, 3)
-        make = partial(audit_page, self._site, moment, _word(request, "workspace"), after)  # type: ignore[arg-type]
+        after = cast("tuple[int, int, int] | None", _numbers(request, 3))
+        make = partial(audit_page, self._site, moment, _word(request, "workspace"), after)
         return await self._page(request, moment, "audit", "Audit", make)
 
     async def _system(self, request: Request, moment: Moment) -> Response:
