@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 
 from stream_app.board.access import BoardAccess
 from stream_app.board.app import Board
-from stream_app.board.site import site_of
+from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane.explain import Group
@@ -187,7 +187,7 @@ def main() -> int:
         fill(path, settings, args.lanes, args.leads, now_ms)
         access = BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000)
         lag = ProjectionLag(now_ms, 0)
-        site = site_of(settings, BoardQueries(path, set()))
+        site = Site(settings, BoardQueries(path, set()))
         board = Board(site, access, lambda: lag, elsewhere, elsewhere, elsewhere, lambda: now_ms)
         took = asyncio.run(measure(board, args.leads, args.times, now_ms))
         board.close()

@@ -36,12 +36,16 @@ _ENDED: Final = frozenset(
 
 
 class Site(msgspec.Struct, frozen=True):
-    """What does not change while the gateway runs. `homes`: workspace -> partition; `shared`: partition -> names."""
+    """What does not change while the gateway runs."""
 
     settings: Settings
     queries: BoardQueries
-    homes: dict[str, int]
-    shared: dict[int, tuple[str, ...]]
+
+    def home(self, workspace: str, view: LaneView | None) -> int:
+        """Return the partition of a lane. One that the configuration no longer has stays where it was."""
+        if view is None or workspace in self.settings.workspaces:
+            return self.settings.home(workspace)
+        return view.partition
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -125,20 +129,12 @@ class Overview(msgspec.Struct, frozen=True):
         return sum(each.records for each in self.counts if each.column in columns)
 
 
-def site_of(settings: Settings, queries: BoardQueries) -> Site:
-    """Return what all pages share."""
-    homes = {name: settings.home(name) for name in settings.workspaces}
-    shared: defaultdict[int, list[str]] = defaultdict(list)
-    for name, home in homes.items():
-        shared[home].append(name)
-    return Site(settings, queries, homes, {home: tuple(names) for home, names in shared.items()})
-
-
 def overview(site: Site, moment: Moment) -> Overview:
     """Read the state of all lanes."""
     views, unreadable = site.queries.lanes()
     counts = site.queries.status_counts()
-    by_name: dict[str, LaneView | None] = dict.fromkeys(site.homes) | {view.workspace: view for view in views}
+    by_name: dict[str, LaneView | None] = dict.fromkeys(site.settings.workspaces)
+    by_name |= {view.workspace: view for view in views}
     waiting = waiting_in(site, moment)
     facts = [lane_facts(site, waiting, name, view) for name, view in sorted(by_name.items())]
     back = sum(each.records for each in counts if each.status in ("dead_lettered", "deferred"))
@@ -152,7 +148,7 @@ def overview(site: Site, moment: Moment) -> Overview:
 def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     """Read the state of one lane. None if it is neither configured nor known."""
     view = site.queries.lane(workspace)
-    if view is None and workspace not in site.homes:
+    if view is None and workspace not in site.settings.workspaces:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
     findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
@@ -177,8 +173,9 @@ def lane_facts(
     with_others: bool = False,
 ) -> LaneFacts:
     """Return what `explain` needs. `with_others`: name the workspaces in the same partition, unless they are many."""
-    home = site.homes.get(workspace, view.partition if view else 0)
-    others = tuple(other for other in site.shared.get(home, ()) if other != workspace) if with_others else ()
+    home = site.home(workspace, view)
+    residents = site.settings.plan.residents(home) if with_others else ()
+    others = tuple(other for other in residents if other != workspace)
     return LaneFacts(workspace, home, view, waiting.get(home, {}), others if len(others) <= 5 else ())
 
 

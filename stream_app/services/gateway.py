@@ -16,7 +16,7 @@ from starlette.routing import Route
 from stream_app import __version__
 from stream_app.board.access import BoardAccess
 from stream_app.board.app import Board
-from stream_app.board.site import site_of
+from stream_app.board.site import Site
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.gateway.access import Access
@@ -137,7 +137,7 @@ async def lookups(
     )
     clock = SystemClock()
     board = Board(
-        site_of(settings, queries),
+        Site(settings, queries),
         BoardAccess(settings.api_token, settings.http.host, lambda: clock.now_ms() // 1000),
         lambda: projection.lag,
         backlog,

@@ -15,7 +15,7 @@ import msgspec
 
 from stream_app.board.access import BoardAccess
 from stream_app.board.app import Board
-from stream_app.board.site import site_of
+from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
 from stream_app.domain.lane.breaker import Outage
 from stream_app.domain.lane.explain import Group
@@ -110,7 +110,7 @@ def board_of(settings: Settings, path: Path, consumers: Consumers | None = None)
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
     return Board(
-        site_of(settings, BoardQueries(path, set())),
+        Site(settings, BoardQueries(path, set())),
         BoardAccess(settings.api_token, settings.http.host, lambda: now_s),
         lambda: ProjectionLag(NOW_MS - 2_000, 0),
         consumers or Consumers(),

@@ -105,7 +105,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         news=news[:MOST_NEWS],
         statuses=queries.status_counts(workspace),
         dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
-        partition=site.homes.get(workspace, lane.view.partition if lane.view else 0),
+        partition=site.home(workspace, lane.view),
         zone=policy.time_zone if policy else "UTC",
     )
 
