@@ -42,8 +42,11 @@ def broker() -> Iterator[tuple[str, TokenEndpoint]]:
             yield f"{LOOPBACK}:{secured}", endpoint
 
 
-def config(folder: Path, address: str, endpoint: TokenEndpoint, namespace: str) -> Path:
-    path = folder / "stream_app.toml"
+@pytest.fixture
+def config(broker: tuple[str, TokenEndpoint], namespace: str, tmp_path: Path) -> str:
+    """The path of a configuration that logs in there, with the secret in KAFKA_SECRET."""
+    address, endpoint = broker
+    path = tmp_path / "stream_app.toml"
     path.write_text(
         f"""[kafka]
 bootstrap = "{address}"
@@ -57,34 +60,29 @@ mechanism = "OAUTHBEARER"
 oauth = {{ token_url = "{endpoint.url}/token", client_id = "{CLIENT}", client_secret_env = "KAFKA_SECRET" }}
 """
     )
-    return path
+    return str(path)
 
 
 def test_commands_log_in_with_one_token(
     broker: tuple[str, TokenEndpoint],
-    namespace: str,
+    config: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("KAFKA_SECRET", SECRET)
     before = broker[1].granted
-    path = config(tmp_path, *broker, namespace)
-    assert main(["topics", "--config", str(path)]) == 0, capsys.readouterr().err
+    assert main(["topics", "--config", config]) == 0, capsys.readouterr().err
     assert broker[1].granted - before <= 3, "connections share it"
-    assert main(["results", "--config", str(path), "-o", str(tmp_path / "results.csv")]) in (0, 1)
+    assert main(["results", "--config", config, "-o", str(tmp_path / "results.csv")]) in (0, 1)
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_wrong_secret_is_reported_at_once(
-    broker: tuple[str, TokenEndpoint],
-    namespace: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KAFKA_SECRET", "wrong-wrong-wrong")
-    assert main(["topics", "--config", str(config(tmp_path, *broker, namespace))]) == 6
+    assert main(["topics", "--config", config]) == 6
     text = capsys.readouterr().err
     assert f"refuses the client {CLIENT} (HTTP 401, invalid_client): check kafka.security.oauth" in text
     assert "wrong-wrong-wrong" not in text
@@ -92,12 +90,11 @@ def test_a_wrong_secret_is_reported_at_once(
 
 def test_a_token_for_something_else_is_reported_at_once(
     broker: tuple[str, TokenEndpoint],
-    namespace: str,
-    tmp_path: Path,
+    config: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("KAFKA_SECRET", SECRET)
     monkeypatch.setattr(broker[1], "audience", "somewhere")
-    assert main(["topics", "--config", str(config(tmp_path, *broker, namespace))]) == 6
+    assert main(["topics", "--config", config]) == 6
     assert "refuses the token (OAUTHBEARER): check the audience" in capsys.readouterr().err
