@@ -67,7 +67,7 @@ async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: 
         await nothing_is_acked(line)
         # Nor can Kafka end the transaction that was refused, or the one before, and so the take-over waits as well.
         waits = re.compile(rf"not taken over .*Kafka has not ended the last transaction .*{status}")
-        await line.until(lambda: any(map(waits.search, recoveries(line.members[0]))), 60, "the take-over tells why")
+        await line.until(lambda: any(map(waits.search, recoveries(line.members[0]))), 60, "the take-over logs why")
         await replicate(line, broker, status, [1])
         await alter(line, status, "min.insync.replicas", was)
 

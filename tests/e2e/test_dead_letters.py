@@ -89,7 +89,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         assert (code, dead_letter["suppressed"], "value" in dead_letter) == (0, True, False)
         await shown(line, line.settings.names.dlq)
 
-        # The replay process brings all of them back: the line ends the history of whoever is on the list.
+        # The replay process brings all of them back: the worker ends the history of each that is on the list.
         replay = line.start("replay")
         await line.until(lambda: line.last() == {"parked": 5, "suppressed": 2, "erased": 1}, 60, "parked, but for two")
         assert await line.stop(replay) == 0

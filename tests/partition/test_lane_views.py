@@ -112,7 +112,7 @@ def test_news_of_an_aborted_commit_are_published_on_retry() -> None:
         board.publish("a", "p1")
         await asyncio.sleep(20.0)
         assert board.emitted() == ["held", "budget_80"]
-        assert board.watching.news == board.emitted(), "told once, when it is committed"
+        assert board.watching.news == board.emitted(), "reported once, when it is committed"
         assert board.states().count("sending") == 1
 
     run(main())

@@ -32,7 +32,7 @@ class ManyRows:
 
 
 def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> None:
-    """Only the fence must come while the group knows us; what follows is ours until somebody fences us."""
+    """Only the fence must come while the worker is in the group. The partition stays its own until the next fence."""
 
     async def main() -> None:
         bench = Bench(Setup(callbacks=False), link=ManyRows())

@@ -49,7 +49,7 @@ class Input:
 
 
 class PersonsJudge:
-    """Told of the first event of each history. `problem` is told each broken promise."""
+    """Checks the first event of each history. `problem` is called with each broken promise."""
 
     def __init__(self, histories: Mapping[str, History], problem: Callable[[str], None]) -> None:
         self._histories = histories
@@ -63,7 +63,7 @@ class PersonsJudge:
         return identifiers.union(*(self._known.get(each, frozenset()) for each in identifiers))
 
     def on_first(self, event: StatusEvent, what: Input) -> None:
-        """The first event of its history."""
+        """Check the first event of a history."""
         if what.force or not what.identifiers or event.status == "rerouted":
             return
         if what.straight:

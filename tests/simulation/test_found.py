@@ -38,7 +38,7 @@ SMALLEST = [
         setup=Setup(credits_per_day=20),
         arrivals=(A, Arrival(0.0, "acme", "b", "p2", not_after_s=30.0)),
     ),
-    # Its own row was of an ended history, so nobody looked whether its person had been bought under another id.
+    # Its own row was of an ended history, so no code checked whether its person had been bought under another id.
     Schedule(
         "same person behind an ended row",
         arrivals=(A, Arrival(1.0, "acme", "other", "p1"), Arrival(2.0, "acme", "a", "p1")),
@@ -73,7 +73,7 @@ def test_found(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize(("base", "kind"), [("replaced", "freeze"), ("outlived", "rebalance")])
 def test_found_where_a_row_is_taken_over(base: str, kind: str) -> None:
-    """A redelivered record of an ended history, whose row the next one had taken, was told as a history of its own."""
+    """A redelivered record of an ended history, whose row the next one had taken, got a history of its own."""
     schedules = [schedule for schedule in counted(base) if f"/{kind}@" in schedule.name]
     assert len(schedules) > 50
     assert run(schedules) == []

@@ -84,7 +84,7 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     assert again.suspension.probe_at_ms == first_ms + 600_000, "its probe was bad too"
     over = _call(again, OK, now_ms=first_ms + 600_000)
     assert over.suspension is None
-    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins anew"
+    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins again"
 
 
 # ------------------------------------------------------------------------------------------------- tokens, webhooks

@@ -196,7 +196,7 @@ def _with_clay(
         bursts: Leads that come at once.
         every_s: How often they come.
         jitter_ms: How much longer than others a request may take.
-        others_per_s: Submissions of somebody else at random times.
+        others_per_s: Submissions of other clients of the workspace at random times.
         seed: Of the random numbers.
     """
     policy, chance, now_ms, last_ms = RatePolicy(), random.Random(seed), NOW_MS, NOW_MS
