@@ -22,6 +22,7 @@ import msgspec
 from rich.console import Console
 from starlette.applications import Starlette
 
+from benchmarks.read_model import Made
 from stream_app.board.access import BoardAccess
 from stream_app.board.app import Board
 from stream_app.board.site import Site
@@ -43,18 +44,6 @@ MAX_P95_MS: Final = 100.0
 _AT_ONCE: Final = 5_000
 _ENDS: Final[tuple[Status, ...]] = ("enriched", "enriched", "enriched", "no_data", "accepted", "held_budget", "parked")
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class Made(msgspec.Struct, gc=False):
-    """A record as aiokafka gives it."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...]
-    timestamp: int
 
 
 class Elsewhere:
@@ -140,14 +129,16 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
     model.close()
 
 
-async def measure(board: Board, leads: int, times: int, now_ms: int) -> dict[str, tuple[list[float], list[float]]]:
+async def measure(
+    board: Board, lanes: int, leads: int, times: int, now_ms: int
+) -> dict[str, tuple[list[float], list[float]]]:
     """Milliseconds of each request, by page, sorted: of the clock, and of CPU."""
     deep = f"{now_ms - 43_000_000}-{1 << 50}"
     pages = {
         "now": "/board",
         "lanes": "/board/lanes",
-        "lanes, the last page": "/board/lanes?after=w0949",
-        "lane": "/board/lanes/w0500",
+        "lanes, the last page": f"/board/lanes?after=w{lanes * 19 // 20 - 1:04}",
+        "lane": f"/board/lanes/w{lanes // 2:04}",
         "leads": "/board/leads",
         "leads, deep inside": f"/board/leads?after={deep}",
         "leads of a column": "/board/leads?column=enriched",
@@ -189,7 +180,7 @@ def main() -> int:
         lag = ProjectionLag(now_ms, 0)
         site = Site(settings, BoardQueries(path, set()))
         board = Board(site, access, lambda: lag, elsewhere, elsewhere, elsewhere, lambda: now_ms)
-        took = asyncio.run(measure(board, args.leads, args.times, now_ms))
+        took = asyncio.run(measure(board, args.lanes, args.leads, args.times, now_ms))
         board.close()
         size_mb = path.stat().st_size / 1e6
     p95 = {name: round(wall_ms[len(wall_ms) * 95 // 100], 1) for name, (wall_ms, _) in took.items()}
