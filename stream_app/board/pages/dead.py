@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.board.charts import Stack, spark, stack
-from stream_app.board.site import Moment, Site
+from stream_app.board.site import HOUR_S, Moment, Site
 from stream_app.gateway.lookup_answers import Cause
 
 Which = Literal["dlq", "parked"]
@@ -17,7 +17,6 @@ Which = Literal["dlq", "parked"]
 ROWS: Final = 50
 _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
-_HOUR_S: Final = 3_600
 
 
 class CauseRow(msgspec.Struct, frozen=True):
@@ -68,19 +67,19 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadP
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
     found = queries.dead_letters(topic, workspace or None)
     shown = found.causes[:ROWS]
-    begin_s = now_s // _HOUR_S * _HOUR_S - 23 * _HOUR_S
+    begin_s = now_s // HOUR_S * HOUR_S - 23 * HOUR_S
     rows: list[CauseRow] = []
     by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for cause, hours in zip(shown, queries.dead_letter_hours(topic, shown, begin_s), strict=True):
         by_hour = dict(hours)
-        last = [by_hour.get(begin_s + n * _HOUR_S, 0) for n in range(24)]
+        last = [by_hour.get(begin_s + n * HOUR_S, 0) for n in range(24)]
         key = _COLOURS[min(len(rows), len(_COLOURS) - 1)]
         for at_s, count in hours:
             by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
         share = round(cause.dead_letters / found.dead_letters * 100, 1)
         rows.append(CauseRow(cause, share, spark(last), sum(last), _command(cause, which)))
     named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
-    hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, _HOUR_S, 24, 7)
+    hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
     deferred = sum(each.records for each in queries.status_counts(workspace or None) if each.status == "deferred")
     others = queries.dead_letters(other, workspace or None).dead_letters
     return DeadPage(which, found.dead_letters, others, rows, len(found.causes), hours_chart, workspace, deferred)

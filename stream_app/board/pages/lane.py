@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 from stream_app.board.charts import Band, Line, Stack, line, spark
 from stream_app.board.pages.now import Span, throughput
 from stream_app.board.site import HOUR_S, Bar, Lane, Moment, Site, Tone, bars_of, forecasts_of, one_lane
+from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.policy import Workspace
 from stream_app.gateway.lookup_answers import StatusCount
@@ -77,8 +79,12 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     burns: list[Burn] = []
     if lane.view is not None:
         bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms)
-        for name, slots, length_s in (("credits_day", quarters, DAY_S), ("credits_month", days, 31 * DAY_S)):
-            meter = lane.view.meters.get(name)  # type: ignore[call-overload]  # the names are those of meters
+        periods: tuple[tuple[MeterName, list[Slot], int], ...] = (
+            ("credits_day", quarters, DAY_S),
+            ("credits_month", days, 31 * DAY_S),
+        )
+        for name, slots, length_s in periods:
+            meter = lane.view.meters.get(name)
             bar = next((bar for bar in bars if bar.name == name), None)
             if meter is not None and bar is not None and now_ms < meter.ends_ms:
                 burns.append(Burn(bar, _burn(slots, meter, bar, length_s, now_ms)))
@@ -114,9 +120,13 @@ def _burn(slots: Sequence[Slot], meter: Meter, bar: Bar, length_s: int, now_ms: 
     """Return the credits booked since the period began. The last point is the lane's own sum."""
     end_s = meter.ends_ms // 1000
     begin_s = end_s - length_s
+    booked: Counter[int] = Counter()
+    for slot in slots:
+        if begin_s <= slot.at_s:
+            booked[slot.at_s] += slot.credits
     rows, total = [(begin_s * 1000, 0)], 0
-    for at_s in sorted({slot.at_s for slot in slots if begin_s <= slot.at_s}):
-        total += sum(slot.credits for slot in slots if slot.at_s == at_s)
+    for at_s, credits_ in sorted(booked.items()):
+        total += credits_
         rows.append((max(at_s, begin_s) * 1000, total))
     used = meter.spent + meter.elsewhere
     missing = used - total  # an opening balance, a correction, or what is older than the history

@@ -89,7 +89,6 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         (lane for lane in seen.lanes if lane.tone not in STANDING), key=lambda lane: (-lane.waiting, lane.workspace)
     )
     heading, tone = _heading(seen, moment)
-    known = moment.kafka is not None
     return NowPage(
         heading=heading,
         tone=tone,
@@ -104,7 +103,7 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         credits=_credits(seen),
         budgets=sum(lane.view is not None and lane.view.credits_cap_day is not None for lane in seen.lanes),
         saved=queries.totals().saved,
-        waiting=sum(moment.kafka.waiting.values()) if moment.kafka and known else None,
+        waiting=None if moment.kafka is None else sum(moment.kafka.waiting.values()),
         held_leads=seen.in_columns("held"),
         under_way=seen.in_columns("under_way"),
         parked=seen.in_columns("parked"),
