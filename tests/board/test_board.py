@@ -12,15 +12,19 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from stream_app.board.render import _MOST_WAITING
 from stream_app.domain.lane.explain import Group
+from stream_app.domain.lane.meters import Meter
 from stream_app.gateway.lookup_answers import StatusCount
+from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client
-from tests.board.scene import HOSTILE, Consumers, board_of, settings_of
+from tests.board.scene import HOSTILE, NOW_MS, Consumers, board_of, settings_of
+from tests.gateway.model_records import lane, take
 
 _answers: dict[str, tuple[int, str]] = {}
 """What links lead to. Many pages have the same ones."""
@@ -94,6 +98,25 @@ async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
     assert "2 of 6 lanes stand still" in text, "nothing is claimed of workers when Kafka does not answer"
     assert "Kafka does not answer" in text
     board.close()
+
+
+async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: Path, tmp_path: Path) -> None:
+    settings = settings_of(folder)
+    shown: list[str] = []
+    for extra in (False, True):
+        path = tmp_path / f"{extra}.sqlite"
+        model = ReadModel(path, Sources(settings.names, 6, settings.topics, frozenset(settings.workspaces)))
+        budget = Meter("2026-09-21", NOW_MS + 3_600_000, 1_000, 300, 100)
+        take(model, lane(settings.names, "acme", at_ms=NOW_MS, meters={"credits_day": budget}))
+        if extra:
+            no_limit = msgspec.structs.replace(budget, cap=None, spent=50_000, reserved=20_000)
+            take(model, lane(settings.names, "hooli", at_ms=NOW_MS, meters={"credits_day": no_limit}))
+        model.close()
+        board = board_of(settings, path)
+        text = (await Client(board).get("/board")).text
+        shown += re.findall(r"(\d+ % of 1,000 credits today)", text[: text.index("saved</a>")])
+        board.close()
+    assert shown == ["40 % of 1,000 credits today"] * 2
 
 
 async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(local: Client, folder: Path) -> None:

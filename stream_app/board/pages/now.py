@@ -45,7 +45,6 @@ class NowPage(msgspec.Struct, frozen=True):
         held_count: How many there are.
         ended_day: Leads that ended in the last day, by series.
         credits: The sum of all lanes' credits of the day.
-        budgets: How many lanes have a cap for the day.
         waiting: Records on Kafka that no worker has taken; None if unknown.
         dead_letters: Dead letters; `of_top_cause` of them are of one cause.
     """
@@ -61,7 +60,6 @@ class NowPage(msgspec.Struct, frozen=True):
     span: Span
     ended_day: int
     credits: Bar
-    budgets: int
     saved: int
     waiting: int | None
     held_leads: int
@@ -101,7 +99,6 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         span=span,
         ended_day=ended,
         credits=_credits(seen),
-        budgets=sum(lane.view is not None and lane.view.credits_cap_day is not None for lane in seen.lanes),
         saved=queries.totals().saved,
         waiting=None if moment.kafka is None else sum(moment.kafka.waiting.values()),
         held_leads=seen.in_columns("held"),
@@ -152,20 +149,16 @@ def _heading(seen: Overview, moment: Moment) -> tuple[str, Tone]:
 
 def _credits(seen: Overview) -> Bar:
     """Return the sum of the day's credits. The bar is of the lanes that have a cap."""
-    used = reserved = cap = capped = 0
-    for lane in seen.lanes:
-        for bar in lane.bars:
-            if bar.name == "credits_day":
-                used, reserved = used + bar.used, reserved + bar.reserved
-                if bar.cap is not None:
-                    cap, capped = cap + bar.cap, capped + bar.used
-    spent_share = min(100.0, capped / cap * 100) if cap else 0.0
+    bars = [bar for lane in seen.lanes for bar in lane.bars if bar.name == "credits_day"]
+    capped = [bar for bar in bars if bar.cap is not None]
+    cap, reserved = sum(bar.cap or 0 for bar in capped), sum(bar.reserved for bar in capped)
+    spent_share = min(100.0, sum(bar.used for bar in capped) / cap * 100) if cap else 0.0
     reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
     tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
     return Bar(
         name="credits_day",
         label="credits today",
-        used=used,
+        used=sum(bar.used for bar in bars),
         reserved=reserved,
         cap=cap or None,
         spent_share=round(spent_share, 2),
