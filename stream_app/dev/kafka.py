@@ -28,6 +28,7 @@ from stream_app.dev.process import (
     StartError,
     end,
     free_port,
+    freeze,
     last_words,
     port_is_free,
     wait_for_answer,
@@ -197,8 +198,8 @@ class LocalKafka(Broker):
         self._start_broker()
 
     def freeze(self) -> None:
-        """Send SIGSTOP: connections stay open without responses until `thaw()`."""
-        self._process.send_signal(signal.SIGSTOP)
+        """Stop the broker by SIGSTOP: connections stay open without responses until `thaw()`."""
+        freeze(self._process)
 
     def thaw(self) -> None:
         """Send SIGCONT after `freeze()`."""

@@ -67,6 +67,16 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
         process.wait(grace_s)
 
 
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGSTOP to a child and wait until all its threads have stopped, or until it has exited.
+
+    A signal stops a busy process of many threads some time after it was sent. Until then it still answers.
+    """
+    process.send_signal(signal.SIGSTOP)
+    if process.poll() is None:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 def wait_for_answer(
     name: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], *, log: Path, timeout_s: float
 ) -> None:

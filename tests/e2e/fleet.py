@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from stream_app.dev.process import LOOPBACK
+from stream_app.dev.process import LOOPBACK, freeze
 from tests.e2e.pipeline import OVER, Pipeline
 
 _SENT: Final = re.compile(r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)', re.M)
@@ -65,7 +65,7 @@ class Member:
         self.process.wait(10)
 
     def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process)
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from stream_app.dev.process import (
@@ -17,6 +18,7 @@ from stream_app.dev.process import (
     StartError,
     end,
     free_port,
+    freeze,
     last_words,
     port_is_free,
     wait_for_answer,
@@ -94,6 +96,32 @@ def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, co
             process.send_signal(signal.SIGSTOP)
         end(process, grace_s=1)
     assert process.returncode == code
+
+
+def test_freeze_returns_when_every_thread_has_stopped() -> None:
+    busy = (
+        "import hashlib, threading\n"
+        "def run():\n"
+        "    while True: hashlib.sha256(bytes(1 << 22))\n"
+        "for _ in range(8): threading.Thread(target=run, daemon=True).start()\n"
+        "print('up', flush=True); run()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            for _ in range(10):
+                freeze(process)
+                states = {thread.status() for thread in threads_of(process.pid)}
+                assert states == {psutil.STATUS_STOPPED}
+                process.send_signal(signal.SIGCONT)
+        finally:
+            process.kill()
+    freeze(process)  # it has exited
+
+
+def threads_of(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(thread.id) for thread in psutil.Process(pid).threads()]
 
 
 def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> None:
