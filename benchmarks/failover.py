@@ -1,4 +1,4 @@
-"""How long a lane stands still when its worker dies: from kill -9 to the first POST by another worker.
+"""How long a lane sends nothing when its worker dies: from kill -9 to the first POST by another worker.
 
 `python -m benchmarks.failover [--runs 20] [--json]`. Real Kafka, three workers under a steady load, a session timeout
 of 6 s. Each run kills one of them and waits, in the ledger of the simulator, for the first request of each lane that

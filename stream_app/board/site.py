@@ -22,12 +22,13 @@ from stream_app.kafka.groups import Consumption
 
 Tone = Literal["ok", "warn", "bad", "idle"]
 
-STANDING: Final[tuple[Tone, ...]] = ("bad", "warn")
-"""The tones of a lane that stands still."""
+HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
+"""The tones of a held lane."""
 STALE_MS: Final = 30_000
 HOUR_S: Final = 3_600
 _SPARK_S: Final = 300
-_HELD: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
+_ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
+"""Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
 _ENDED: Final = frozenset(
     {"enriched", "partial", "no_data", "enrich_error", "served_from_cache", "served_locally"}
     | {"rejected_invalid", "suppressed", "expired", "duplicate", "parked"}
@@ -120,8 +121,8 @@ class Overview(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> list[Lane]:
-        """The lanes that stand still, the worst first."""
-        found = [lane for lane in self.lanes if lane.tone in STANDING]
+        """The held lanes, the worst first."""
+        found = [lane for lane in self.lanes if lane.tone in HELD]
         return sorted(found, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
 
     def in_columns(self, *columns: str) -> int:
@@ -192,8 +193,8 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
     state: str
     tone: Tone
     if hold is not None:
-        state, tone = _state(hold.code)
-        says = hold.what
+        mild = hold.code in _ON_PURPOSE or hold.code.startswith("budget_")
+        state, tone, says = "held", "warn" if mild else "bad", hold.what
     elif view is None:
         state, tone, says = "idle", "idle", "nothing was ever sent for it"
     elif moment.kafka is not None and not moment.kafka.worker.members:
@@ -203,12 +204,6 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
     else:
         state, tone, says = "idle", "idle", "nothing to send"
     return Lane(facts.workspace, state, tone, says, view, findings, waiting, bars_of(view, {}, moment.now_ms))
-
-
-def _state(code: str) -> tuple[str, Tone]:
-    if code == "paused":
-        return "paused", "warn"
-    return ("held", "warn") if code in _HELD or code.startswith("budget_") else ("stopped", "bad")
 
 
 def bars_of(view: LaneView | None, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:

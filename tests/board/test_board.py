@@ -78,9 +78,9 @@ async def test_each_page_is_strict_and_leads_nowhere_else(local: Client, url: st
         assert not place or f'id="{place}"' in text, link
 
 
-async def test_now_says_first_what_stands_still(local: Client) -> None:
+async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
     text = (await local.get("/board")).text
-    assert '<h1 class="bad">2 of 6 lanes stand still</h1>' in text
+    assert '<h1 class="bad">2 of 6 lanes are held</h1>' in text
     assert "Clay refuses its token (401)" in text
     assert "1,240 records wait on Kafka" in text
     assert text.index("acme</strong>") < text.index("globex</strong>"), "what needs a person comes first"
@@ -95,14 +95,14 @@ async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
     assert "Nothing is sent: no worker runs" in text
     consumers.now = None
     text = (await Client(board).get("/board")).text
-    assert "2 of 6 lanes stand still" in text, "nothing is claimed of workers when Kafka does not answer"
+    assert "2 of 6 lanes are held" in text, "nothing is claimed of workers when Kafka does not answer"
     assert "Kafka does not answer" in text
     board.close()
 
 
 async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder)
-    shown: list[str] = []
+    shown: list[list[str]] = []
     for extra in (False, True):
         path = tmp_path / f"{extra}.sqlite"
         model = ReadModel(path, Sources(settings.names, 6, settings.topics, frozenset(settings.workspaces)))
@@ -114,9 +114,11 @@ async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: 
         model.close()
         board = board_of(settings, path)
         text = (await Client(board).get("/board")).text
-        shown += re.findall(r"(\d+ % of 1,000 credits today)", text[: text.index("saved</a>")])
+        card = text[text.index("Credits today") : text.index("saved</a>")]
+        shown.append(re.findall(r"[\d,]+</a> <small>of 1,000|\d+ % of 1,000|[\d,]+</a> without a limit", card))
         board.close()
-    assert shown == ["40 % of 1,000 credits today"] * 2
+    capped = ["300</a> <small>of 1,000", "40 % of 1,000"]
+    assert shown == [capped, [*capped, "50,000</a> without a limit"]]
 
 
 async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(local: Client, folder: Path) -> None:

@@ -10,7 +10,7 @@ from stream_app.board.site import Lane, Moment, Site, overview, with_sparks
 
 ROWS: Final = 50
 STATES: Final = ("held", "moves", "idle")
-"""The filters. `held` are all that stand still."""
+"""The filters."""
 
 
 class LanesPage(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Now: what stands still and why, the four numbers that matter, and the last day."""
+"""Now: which lanes are held and why, the four numbers that matter, and the last day."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.board.charts import Stack, stack
-from stream_app.board.site import STANDING, Bar, Lane, Moment, Overview, Site, Tone, overview, with_sparks
+from stream_app.board.site import HELD, Bar, Lane, Moment, Overview, Site, Tone, overview, with_sparks
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.text import count
 from stream_app.gateway.read_model.board_query import Slot
@@ -41,10 +41,11 @@ class NowPage(msgspec.Struct, frozen=True):
         heading: The answer to "does it work?".
         tone: Of the heading.
         everywhere: What concerns all lanes.
-        held: The lanes that stand still, at most as many as `MOST_LANES`.
+        held: The held lanes, at most as many as `MOST_LANES`.
         held_count: How many there are.
         ended_day: Leads that ended in the last day, by series.
-        credits: The sum of all lanes' credits of the day.
+        credits: The day's credits of the lanes with a limit; of all lanes if none has one.
+        credits_without_limit: Those of the other lanes.
         waiting: Records on Kafka that no worker has taken; None if unknown.
         dead_letters: Dead letters; `of_top_cause` of them are of one cause.
     """
@@ -60,6 +61,7 @@ class NowPage(msgspec.Struct, frozen=True):
     span: Span
     ended_day: int
     credits: Bar
+    credits_without_limit: int
     saved: int
     waiting: int | None
     held_leads: int
@@ -84,9 +86,10 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
     dead = queries.dead_letters(names.dlq)
     held = seen.held
     moving = sorted(
-        (lane for lane in seen.lanes if lane.tone not in STANDING), key=lambda lane: (-lane.waiting, lane.workspace)
+        (lane for lane in seen.lanes if lane.tone not in HELD), key=lambda lane: (-lane.waiting, lane.workspace)
     )
     heading, tone = _heading(seen, moment)
+    credits_, without_limit = _credits(seen)
     return NowPage(
         heading=heading,
         tone=tone,
@@ -98,7 +101,8 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         chart=chart,
         span=span,
         ended_day=ended,
-        credits=_credits(seen),
+        credits=credits_,
+        credits_without_limit=without_limit,
         saved=queries.totals().saved,
         waiting=None if moment.kafka is None else sum(moment.kafka.waiting.values()),
         held_leads=seen.in_columns("held"),
@@ -141,24 +145,25 @@ def _heading(seen: Overview, moment: Moment) -> tuple[str, Tone]:
     if not lanes:
         return "No workspace is configured", "idle"
     if held:
-        return f"{held:,} of {count(lanes, 'lane stands still', 'lanes stand still')}", "bad"
+        return f"{held:,} of {count(lanes, 'lane is held', 'lanes are held')}", "bad"
     if all(lane.view is None for lane in seen.lanes):
         return "Ready: no lead has come yet", "idle"
     return ("The lane moves" if lanes == 1 else f"All {lanes:,} lanes move"), "ok"
 
 
-def _credits(seen: Overview) -> Bar:
-    """Return the sum of the day's credits. The bar is of the lanes that have a cap."""
+def _credits(seen: Overview) -> tuple[Bar, int]:
+    """Return the day's credits of the lanes with a limit, and those of the others. Without a limit the bar is empty."""
     bars = [bar for lane in seen.lanes for bar in lane.bars if bar.name == "credits_day"]
     capped = [bar for bar in bars if bar.cap is not None]
     cap, reserved = sum(bar.cap or 0 for bar in capped), sum(bar.reserved for bar in capped)
     spent_share = min(100.0, sum(bar.used for bar in capped) / cap * 100) if cap else 0.0
     reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
     tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
-    return Bar(
+    without_limit = sum(bar.used for bar in bars if bar.cap is None)
+    total = Bar(
         name="credits_day",
         label="credits today",
-        used=sum(bar.used for bar in bars),
+        used=sum(bar.used for bar in capped) if capped else without_limit,
         reserved=reserved,
         cap=cap or None,
         spent_share=round(spent_share, 2),
@@ -169,3 +174,4 @@ def _credits(seen: Overview) -> Bar:
         empty_at_ms=None,
         ends_ms=0,
     )
+    return total, without_limit if capped else 0
