@@ -1,9 +1,9 @@
 """Dead letters in large numbers, on a real Kafka: `stream-app dlq` counts them; its time and memory.
 
-`python -m benchmarks.dead_letters [--letters 1000000] [--suppressed 1000]`. Counts them once more with people on the
-suppression list, for then the values are read, too. Exit code 1 when a million take more than 30 s (fewer: as much
+`python -m benchmarks.dead_letters [--dead-letters 1000000] [--suppressed 1000]`. Counts them once more with people on
+the suppression list, for then the values are read, too. Exit code 1 when a million take more than 30 s (fewer: as much
 less, and 3 s for the start), or when memory grows by more than 50 MB after the first third, or ever is above 250 MB.
-Letters that wait: benchmarks/waiting.py.
+Dead letters that wait: benchmarks/waiting.py.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def dead_letter(number: int, now_ms: int, not_before_ms: int) -> Record:
 
 
 def suppressions(settings: Settings, people_: int) -> Iterator[Record]:
-    """Rows of so many people, in each partition; each of them has a letter."""
+    """Rows of so many people, in each partition; each of them has a dead letter."""
     row = msgspec.json.encode(Suppression("suppressed", 0, "c-1", "jane"))
     for number in range(people_):
         (person,) = people({"email": f"person{number}@example.com"})
@@ -135,7 +135,7 @@ def missed(seen: Counted) -> list[str]:
     limit_s = MAX_S_PER_MILLION * seen.dead_letters / 1_000_000 + (START_S if seen.dead_letters < 1_000_000 else 0)
     found = []
     if seen.took_s > limit_s:
-        found.append(f"{seen.dead_letters} letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
+        found.append(f"{seen.dead_letters} dead letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
     if seen.peak_bytes - seen.early_bytes > MAX_GROWTH_BYTES:
         grown = (seen.peak_bytes - seen.early_bytes) / 2**20
         found.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
@@ -162,19 +162,19 @@ def count(config: Path, dead_letters: int) -> Counted:
         took_s = time.monotonic() - began_s
         assert process.wait(10) == 0
         out.seek(0)
-        assert f'"letters": {dead_letters}'.encode() in out.read()
+        assert f'"dead_letters": {dead_letters}'.encode() in out.read()
     early = [size for at_s, size in sizes if at_s <= max(took_s / 3, START_S)]
     return Counted(dead_letters, took_s, cpu_s, max(early), max(size for _, size in sizes))
 
 
 def show(seen: Counted) -> None:
-    say(f"{seen.dead_letters} letters counted in {seen.took_s:.1f} s, of which {seen.cpu_s:.1f} s of CPU")
+    say(f"{seen.dead_letters} dead letters counted in {seen.took_s:.1f} s, of which {seen.cpu_s:.1f} s of CPU")
     say(f"memory: {seen.early_bytes / 2**20:.0f} MB in the first third, at most {seen.peak_bytes / 2**20:.0f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dead_letters", description=__doc__)
-    parser.add_argument("--letters", type=int, default=1_000_000)
+    parser.add_argument("--dead-letters", type=int, default=1_000_000)
     parser.add_argument("--suppressed", type=int, default=1_000, help="people on the list, for a second count")
     args = parser.parse_args()
     with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:

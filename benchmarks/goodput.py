@@ -6,9 +6,9 @@ other.
 
 Outage: a lane at the default rate, which is Clay's own (10 a second, burst 20); `around_s` of health, then Clay's host
 answers everything with 503, then `around_s` of health again. Goodput is what Clay took, in percent of 10 a second over
-the healthy time; above 100 the lane sent in a burst what had waited. `breaker` is the worker with its defaults, and is
-judged. In `webhook alone` the host answers meanwhile. `no breaker` has its breaker in `shadow` and no flood guard, as a
-client that only retries.
+the healthy time; above 100 the lane sent in a burst what had waited. `breaker`, whose limits are checked, is the worker
+with its defaults. In `webhook alone` the host answers meanwhile. `no breaker` has its breaker in `shadow` and no flood
+guard, as a client that only retries.
 
 At quota: a lane at the default rate, and a Clay that answers 429 without Retry-After. `alone` has all of Clay's 10 a
 second. In `shared` something else uses the workspace, so that Clay takes 8. Both must use 99 % of that, with 429 for at
@@ -50,7 +50,7 @@ NO_BREAKER = f'breaker = {{ mode = "shadow" }}\n{NO_GUARD}'
 OUTAGES = {"breaker": ("", False), "webhook alone": ("", True), "no breaker": (NO_BREAKER, False)}
 """What the workspace is configured with, and whether the host answers during the outage."""
 RATES = {"alone": ("", CLAY), "shared": ("", SHARED), "fixed rate": (FIXED, SHARED)}
-JUDGED_OUTAGE, JUDGED_RATES = "breaker", ("alone", "shared")
+CHECKED_OUTAGE, CHECKED_RATES = "breaker", ("alone", "shared")
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -175,16 +175,16 @@ async def measure(
 def missed(outages: Mapping[str, Outage], quotas: Mapping[str, Steady]) -> list[str]:
     """The goals that were missed, in words."""
     found = []
-    if (judged := outages.get(JUDGED_OUTAGE)) is not None:
-        if judged.failed_calls > MAX_FAILED:
-            found.append(f"{judged.failed_calls} calls failed, more than {MAX_FAILED}")
-        if judged.recovery_s > MAX_RECOVERY_S:
-            found.append(f"back after {judged.recovery_s:.2f} s, later than {MAX_RECOVERY_S:g} s")
-        if judged.goodput < MIN_GOODPUT:
-            found.append(f"goodput {judged.goodput:.1%}, below {MIN_GOODPUT:.0%}")
-        if judged.dead_letters:
-            found.append(f"{judged.dead_letters} dead letters: an outage is no poison")
-    for name in JUDGED_RATES:
+    if (checked := outages.get(CHECKED_OUTAGE)) is not None:
+        if checked.failed_calls > MAX_FAILED:
+            found.append(f"{checked.failed_calls} calls failed, more than {MAX_FAILED}")
+        if checked.recovery_s > MAX_RECOVERY_S:
+            found.append(f"back after {checked.recovery_s:.2f} s, later than {MAX_RECOVERY_S:g} s")
+        if checked.goodput < MIN_GOODPUT:
+            found.append(f"goodput {checked.goodput:.1%}, below {MIN_GOODPUT:.0%}")
+        if checked.dead_letters:
+            found.append(f"{checked.dead_letters} dead letters: an outage is no poison")
+    for name in CHECKED_RATES:
         if (seen := quotas.get(name)) is None:
             continue
         if seen.limited_share > MAX_LIMITED:

@@ -5,7 +5,7 @@ on topics of its own, and Clay is a function that says yes, so that nothing but 
 
 The rows: `agent` is our Faust app with a handler that decodes a lead and acks it, at the rate of the others, and does
 nothing of what the line does; `unsafe` is the worker that writes nothing before its POST, and all else (the lead's row,
-its event) through a plain idempotent producer; `safe` is the worker as it is: row and event of `sending` are committed
+its event) through a plain idempotent producer; `safe` is the real worker: row and event of `sending` are committed
 before the POST, and every step is a transaction that fences earlier owners.
 
 The price is what `safe` costs more than `unsafe`, the bare one; the goal is at most 60 % of that. Exits with 1 when it

@@ -1,4 +1,4 @@
-"""`stream-app replay` with very many letters that wait, while others fall due, on a real Kafka.
+"""`stream-app replay` with very many dead letters that wait, while others fall due, on a real Kafka.
 
 `python -m benchmarks.waiting [--waiting 1000000] [--sorting 100000]`. So many wait in the delay tiers already, due two
 to eleven hours from now, and so many more on `leads.dlq` that the process has to sort into them first. Then others fall
@@ -73,7 +73,7 @@ def failed(settings: Settings, number: int, now_ms: int, due_ms: int) -> Record:
 
 
 def waiting_in_tiers(settings: Settings, dead_letters: int, now_ms: int) -> Iterator[Record]:
-    """Letters as the replay process has put them into the two long tiers, due two to eleven hours from now."""
+    """Dead letters as the replay process has put them into the two long tiers, due two to eleven hours from now."""
     for number in range(dead_letters):
         record = failed(settings, number, now_ms, now_ms + (2 + number % 10) * _HOUR_MS)
         back = returning(
@@ -97,7 +97,7 @@ async def measure(settings: Settings, config: Path, waiting: int, sorting: int, 
         began_s = time.monotonic()
         while await records_in(settings, settings.names.wait(3600)) < before + sorting:
             assert replay.poll() is None, (children.directory / "replay.log").read_text()[-2000:]
-            assert time.monotonic() - began_s < 400, "the letters did not go into their tier"
+            assert time.monotonic() - began_s < 400, "the dead letters did not go into their tier"
             await asyncio.sleep(0.5)
         sorted_s = time.monotonic() - began_s
         rss, late_ms = [], list[int]()

@@ -222,15 +222,15 @@ def test_wrong_configuration_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "typed",
     [
-        "results --workspace nobody",
-        "results --destination nobody",
-        "status x --workspace nobody",
-        "erase x --why y --workspace nobody",
-        "explain --workspace nobody",
-        "lanes log nobody",
-        "lanes pause nobody --why x",
-        "dlq --workspace nobody",
-        "replay plan --destination nobody",
+        "results --workspace unknown",
+        "results --destination unknown",
+        "status x --workspace unknown",
+        "erase x --why y --workspace unknown",
+        "explain --workspace unknown",
+        "lanes log unknown",
+        "lanes pause unknown --why x",
+        "dlq --workspace unknown",
+        "replay plan --destination unknown",
     ],
 )
 def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
@@ -243,7 +243,7 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     name, *more = typed.split()
     assert main([name, *more, "--config", str(path)]) == 2
     word, known = ("destination", "people") if "--destination" in typed else ("workspace", "acme")
-    said = f"there is no {word} nobody in the configuration; there are: {known}\n"
+    said = f"there is no {word} unknown in the configuration; there are: {known}\n"
     assert capsys.readouterr().err == said
 
 

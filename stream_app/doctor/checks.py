@@ -48,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings) -> AsyncIterator[Check]:
-    """Yield each check as soon as it is done.
+    """Yield each check when it is done.
 
     Raises:
         SettingsError: egress.ca_file cannot be read.

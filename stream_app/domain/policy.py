@@ -103,7 +103,7 @@ class Workspace(msgspec.Struct, frozen=True):
             result from the lead's own fields.
         time_zone: Where the budget's days begin.
         breaker: When the circuit breaker opens and closes.
-        window: The sliding window that the breaker and the flood guard judge.
+        window: The sliding window that the breaker and the flood guard look back over.
         health: The sliding window that is shown to people.
         suspension: When a suspended lane sends probes.
         rate: The token bucket.

@@ -15,7 +15,7 @@ _OBEYED: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u
 _FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """The characters that start a formula in a spreadsheet, with full-width forms (OWASP, "CSV Injection")."""
 _NUMBER: Final = re.compile(r"[+-](?:[0-9 ().,/-]+|[0-9.]+[eE][+-]?[0-9]+)")
-"""A signed number or a phone number: no letter, so it can neither call a function nor refer to a cell."""
+"""A signed number or a phone number: without a name, so it can neither call a function nor refer to a cell."""
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -3,8 +3,8 @@
     bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
           -> admit (or expire) + write ahead -> POST -> settle -> conclude
 
-The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events, dead
-letter and lane are committed together or not at all. A POST starts only after the `sending` row is committed. So a
+The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events,
+dead letter and lane are committed together or not at all. A POST starts only after the `sending` row is committed. So a
 crash at any point leaves either proof that nothing was sent, or a row that says that the send is uncertain. When
 `LeadPipeline.process` returns, the lead is concluded and its record may be acked.
 """

@@ -146,7 +146,7 @@ class PartitionState(Protocol):
         """
 
     async def conclude_unchanged(self, in_flight: InFlight, key: bytes) -> None:
-        """Commit this row as it is. The commit proves that this process owns the partition; then the ack is safe."""
+        """Commit this row unchanged. The commit proves that this process owns the partition; then the ack is safe."""
 
     def command_committed(self, answer: CommandAnswer) -> None:
         """Report the answer of a command, and apply what it changed to the leads that wait for admission."""

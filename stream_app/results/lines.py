@@ -28,7 +28,7 @@ class Lines:
 
     CSV: the row's own columns, then the result's metadata, then its fields. A duplicate name gets the prefix `result_`.
     No title or value of a result can run as a formula in a spreadsheet, unless `raw`; the row's own columns stay
-    unchanged. JSON Lines: the result as it is on Kafka; with a row, an object of `row` and `result`.
+    unchanged. JSON Lines: the result as on Kafka; with a row, an object of `row` and `result`.
     """
 
     def __init__(self, out: IO[str], form: Format, *, raw: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Makes the pictures of the board in docs/images: `python -m tests.board.screenshots [--all FOLDER]`.
 
-With `--all`, every page in light and dark, on desk and phone, goes into the folder, to be looked at.
+With `--all`, every page in light and dark, on a desktop and a phone, goes into the folder, for review.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The board in Chromium: each page in light and dark, on desk and phone, with a keyboard, and without JavaScript."""
+"""The board in Chromium: each page in light and dark, on desktop and phone, with a keyboard, and without JavaScript."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ def table(result: Result) -> str:
         "workers that ended by themselves": ", ".join(f"{n} {why}" for why, n in result.ends.items()) or 0,
         "books": "balance" if result.books == "balance" else "do not balance",
     }
-    if result.longest_stand_s is not None:
-        rows["longest stand of a lane (one broker broken)"] = f"{result.longest_stand_s:.1f} s, of {BOUND_S:.0f}"
+    if result.longest_stop_s is not None:
+        rows["longest stop of a lane (one broker broken)"] = f"{result.longest_stop_s:.1f} s, of {BOUND_S:.0f}"
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
@@ -108,7 +108,7 @@ def complaints(result: Result) -> list[str]:
         return []
     lines = [f"FAILED: seed {result.seed}"]
     for finding in result.findings[:10]:
-        lines += [f"{finding.promise}: {finding.about}: {finding.what}", result.told.get(finding.about, "")]
+        lines += [f"{finding.promise}: {finding.about}: {finding.what}", result.reported.get(finding.about, "")]
     if len(result.findings) > 10:
         lines.append(f"and {len(result.findings) - 10} more")
     lines += [f"untidy: {what}" for what in result.untidy[:20]]

@@ -2,7 +2,7 @@
 
     python -m tests.chaos --brokers 3 --seconds 300
 
-Before such a fault everything is well, so what a lane stands then is the broker's doing, and it is bounded.
+Before such a fault everything is well, so a stop of a lane then is the broker's doing, and it is bounded.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class BrokerFaults:
             await asyncio.sleep(0.5)
 
 
-class LaneStand(NamedTuple):
+class LaneStop(NamedTuple):
     """How long a lane with waiting leads sent nothing, in one window."""
 
     seconds: float
@@ -118,7 +118,7 @@ class LaneStand(NamedTuple):
     window: Window
 
 
-async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[LaneStand]:
+async def read_stops(line: Fleet, windows: Iterable[Window]) -> list[LaneStop]:
     """Return the longest stop of each lane in each window, without lanes that their budget stops."""
     waits: dict[str, list[tuple[int, int]]] = defaultdict(list)
     never_ms = now_ms()
@@ -131,13 +131,13 @@ async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[LaneStand]
         posts[request.workspace or ""].append(request.at_ms)
     lanes = [name for name in line.names if name not in BUDGETED]
     return [
-        LaneStand(longest_stand_s(waits[lane], posts[lane], window.begin_ms, window.end_ms), lane, window)
+        LaneStop(longest_stop_s(waits[lane], posts[lane], window.begin_ms, window.end_ms), lane, window)
         for window in windows
         for lane in lanes
     ]
 
 
-def longest_stand_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begin_ms: int, end_ms: int) -> float:
+def longest_stop_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begin_ms: int, end_ms: int) -> float:
     """Return the longest time in seconds without a POST in which a lead waited.
 
     waits: from when to when each lead waited. posts: when the lane sent one. Both in ms, in any order.
@@ -152,11 +152,11 @@ def longest_stand_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begi
     return longest_ms / 1000
 
 
-def too_long(stands: Iterable[LaneStand]) -> list[str]:
+def too_long(stops: Iterable[LaneStop]) -> list[str]:
     """Return those above the bound, as text."""
     return [
         f"lane {lane} stood {seconds:.1f} s (at most {BOUND_S:.0f}): {MEANING[window.kind]}, broker {window.node}"
-        for seconds, lane, window in stands
+        for seconds, lane, window in stops
         if seconds >= BOUND_S
     ]
 

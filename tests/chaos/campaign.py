@@ -20,12 +20,12 @@ from stream_app import __version__
 from stream_app.dev.cluster import LocalCluster
 from stream_app.dev.kafka import KAFKA_VERSION
 from stream_app.domain.delivery.envelope import HEADERS
-from tests.chaos.brokers import BUDGETED, read_stands, too_long
+from tests.chaos.brokers import BUDGETED, read_stops, too_long
 from tests.chaos.brokers import MEANING as BROKER_MEANING
 from tests.chaos.brokers import SESSION_S as CLUSTER_SESSION_S
 from tests.chaos.brokers import draw as draw_for_brokers
+from tests.chaos.checker import REST, Checker, Finding, used_up
 from tests.chaos.evidence import CEILING, CREDITS_A_LEAD, may_wait, read_evidence, read_lanes
-from tests.chaos.judge import REST, Finding, Judge, used_up
 from tests.chaos.schedule import MEANING, SESSION_S, draw
 from tests.chaos.team import Team
 from tests.e2e.fleet import Fleet
@@ -69,7 +69,7 @@ delay_s = 0.2
 """
 
 Progress = Callable[[float, str], None]
-"""Told how far it is, 0 to 1, and what happens."""
+"""Called with the progress, 0 to 1, and what happens."""
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -104,8 +104,8 @@ class Result(msgspec.Struct):
     books: str
     findings: list[Finding]
     untidy: list[str]
-    told: dict[str, str]
-    longest_stand_s: float | None = None
+    reported: dict[str, str]
+    longest_stop_s: float | None = None
     """Of a lane with leads waiting, while one of three brokers was broken and all else was well."""
 
     @property
@@ -149,9 +149,9 @@ async def run_campaign(
         if logs is not None:
             await asyncio.to_thread(shutil.copytree, line.directory, logs, dirs_exist_ok=True)
         progress(1.0, "reading the evidence")
-        judge = Judge(await read_evidence(line, dict(load.kinds), caps, resend=resend))
-        verdict = judge.verdict()
-        stands = await read_stands(line, team.brokers.windows) if team.brokers is not None else []
+        checker = Checker(await read_evidence(line, dict(load.kinds), caps, resend=resend))
+        verdict = checker.verdict()
+        stops = await read_stops(line, team.brokers.windows) if team.brokers is not None else []
         code, said = await line.run("books", "--json")
         return Result(
             seed=seed,
@@ -175,9 +175,9 @@ async def run_campaign(
             ends=dict(team.ends),
             books=said[-2_000:] if code else _books(said, verdict.resent),
             findings=verdict.findings,
-            untidy=team.untidy + unsettled + too_long(stands),
-            told={finding.about: judge.tell(finding.about) for finding in verdict.findings[:10]},
-            longest_stand_s=max((stand.seconds for stand in stands), default=None),
+            untidy=team.untidy + unsettled + too_long(stops),
+            reported={finding.about: checker.tell(finding.about) for finding in verdict.findings[:10]},
+            longest_stop_s=max((stop.seconds for stop in stops), default=None),
         )
 
 
@@ -241,8 +241,8 @@ async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
 
 def _books(said: str, resent: int) -> str:
     """Check that the books balance and count what was sent again."""
-    told = sum(json.loads(said[: said.rindex("}") + 1])["possible_doubles"].values())
-    return "balance" if told == resent else f"{told} possible doubles in the books, {resent} in the events"
+    reported = sum(json.loads(said[: said.rindex("}") + 1])["possible_doubles"].values())
+    return "balance" if reported == resent else f"{reported} possible doubles in the books, {resent} in the events"
 
 
 def _budget(name: str, cap: int) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Lead, StatusEvent
-from tests.chaos.judge import Evidence
+from tests.chaos.checker import Evidence
 from tests.e2e.fleet import Fleet
 from tests.support.kafka import committed
 

@@ -165,7 +165,7 @@ class Team:
         try:
             await asyncio.sleep(fault.lasts_s)
         finally:
-            self._proxy.mend()
+            self._proxy.repair()
 
     def _victim(self, fault: Fault) -> Member:
         """Return the worker that is meant, or the next one that is up."""

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.chaos.__main__ import complaints, table
-from tests.chaos.brokers import BOUND_S, MEANING, LaneStand, Window, draw, longest_stand_s, too_long
+from tests.chaos.brokers import BOUND_S, MEANING, LaneStop, Window, draw, longest_stop_s, too_long
 from tests.chaos.campaign import Goal, run_campaign
 
 ALL = (0, 100_000)
@@ -29,13 +29,13 @@ ALL = (0, 100_000)
     ],
 )
 def test_the_longest_stop_of_a_lane(waits: list[tuple[int, int]], posts: list[int], stood_s: float) -> None:
-    assert longest_stand_s(reversed(waits), reversed(posts), *ALL) == stood_s
+    assert longest_stop_s(reversed(waits), reversed(posts), *ALL) == stood_s
 
 
 def test_only_a_stop_above_the_bound_is_reported() -> None:
     window = Window("broker_freeze", 2, *ALL)
-    assert too_long([LaneStand(BOUND_S - 0.1, "w0", window)]) == []
-    (text,) = too_long([LaneStand(BOUND_S, "w1", window)])
+    assert too_long([LaneStop(BOUND_S - 0.1, "w0", window)]) == []
+    (text,) = too_long([LaneStop(BOUND_S, "w1", window)])
     assert text.startswith("lane w1 stood 25.0 s")
     assert "broker 2" in text
 
@@ -52,5 +52,5 @@ async def test_broken_brokers_lose_no_lead_and_stop_no_lane() -> None:
     result = await run_campaign(Goal(seconds=60), seed, resend=False, progress=lambda _, __: None, brokers=3)
     assert result.passed, "\n".join([table(result), *complaints(result)])
     assert result.faults.keys() >= MEANING.keys()
-    assert 0 < (result.longest_stand_s or 0) < BOUND_S
+    assert 0 < (result.longest_stop_s or 0) < BOUND_S
     assert result.accepted > 500

@@ -55,8 +55,8 @@ async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says
             if member.alive:
                 assert await line.stop(member.process) == 0, member.said()[-5:]
                 tells(member)
-        told = [because for member in line.members for because in recoveries(member)]
-        assert any(re.search(says, because) for because in told) or not says, told
+        reported = [because for member in line.members for because in recoveries(member)]
+        assert any(re.search(says, because) for because in reported) or not says, reported
         code, said = await line.run("books", "--json")
         assert code == 0, said
         for account in json.loads(said[: said.rindex("}") + 1])["accounts"]:

@@ -179,7 +179,7 @@ async def outage(line: Pipeline, server: LocalRedis, leads: int, per_s: float, s
     say("every lead is served or deferred; Clay is back")
     line.control("DELETE", "/control/faults")
     await line.until(lambda: _ended(line) >= every, 120 + leads / 20, "every lead has ended")
-    return await _judged(line, thirds)
+    return await _checked(line, thirds)
 
 
 async def _publish(line: Pipeline, numbers: list[int], per_s: float) -> None:
@@ -189,7 +189,7 @@ async def _publish(line: Pipeline, numbers: list[int], per_s: float) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _judged(line: Pipeline, thirds: list[list[int]]) -> Outage:
+async def _checked(line: Pipeline, thirds: list[list[int]]) -> Outage:
     sent_ms = {
         msgspec.json.decode(record.value)["lead_id"]: record.timestamp
         for record in await line.read(line.settings.names.leads)
@@ -206,13 +206,13 @@ async def _judged(line: Pipeline, thirds: list[list[int]]) -> Outage:
         seen.first[first.source] += 1
         seen.hits[third] += first.source in ("cache", "stale")
         seen.times_s.append((at_ms - sent_ms[lead_id]) / 1000)
-        told = [(result.source, result.version) for _, result in found[lead_id]]
+        reported = [(result.source, result.version) for _, result in found[lead_id]]
         if first.source == "local":
-            seen.upgraded += len(told) == 2
+            seen.upgraded += len(reported) == 2
         # A known one whom Redis could not tell of in time is served locally, then from the cache or by Clay.
         better = [[("local", 1), (source, 2)] for source in ("clay", "cache", "stale")]
-        if told not in ([("cache", 1)], [("stale", 1)], [("clay", 1)], *better):
-            seen.wrong.append(f"{lead_id} has results {told}")
+        if reported not in ([("cache", 1)], [("stale", 1)], [("clay", 1)], *better):
+            seen.wrong.append(f"{lead_id} has results {reported}")
     posted = line.summary()["leads"]
     seen.wrong += [f"{lead_id} has {rows} rows at Clay" for lead_id, rows in posted.items() if rows > 1]
     seen.last = line.last()

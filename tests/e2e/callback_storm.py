@@ -4,7 +4,7 @@
     python -m tests.e2e.callback_storm --disturb gateway      the gateway is killed with -9 instead
 
 A real gateway as a process, a real Kafka, and a sender that tries again like Clay's HTTP column. Times are those of
-single requests; those that overlap the disturbance, until the first answer of 200 after it, are told apart.
+single requests; those that overlap the disturbance, until the first answer of 200 after it, are counted apart.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from tests.e2e.pipeline import OVER, Pipeline
 _SENT: Final = re.compile(r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)', re.M)
 _POLL_S: Final = 0.05
 REFUSED: Final = frozenset({*range(300, 500), 503}) - {408}
-"""What Clay says when it did not take a lead (clay-facts); whatever else ended a request leaves it uncertain."""
+"""Statuses that say that Clay did not take a lead; any other failure leaves it uncertain."""
 
 
 class Request(msgspec.Struct, tag_field="kind", tag="request"):
@@ -142,7 +142,7 @@ class Fleet(Pipeline):
         deadline = time.monotonic() + within_s
         while found.keys() != set(self.names):
             if time.monotonic() > deadline:
-                raise AssertionError(f"nobody sends for {set(self.names) - found.keys()}, within {within_s} s")
+                raise AssertionError(f"no worker sends for {set(self.names) - found.keys()}, within {within_s} s")
             await asyncio.sleep(0.2)
             for member, counts in (await self._counts()).items():
                 risen = {name for name, count in counts.items() if count > first.get(member, {}).get(name, 0)}

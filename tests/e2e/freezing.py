@@ -25,7 +25,7 @@ from stream_app.pipeline.lead import LeadPipeline
 
 STATIONS = (
     "before_write_ahead",  # its row and reservation are not committed
-    "after_write_ahead",  # they are, and nobody has acted on it
+    "after_write_ahead",  # they are, and no process has acted on it
     "before_age_check",  # committed, and its POST is about to be started
     "after_age_check",  # nothing is between it and its POST any more
     "request_sent",  # Clay has it, the answer is on its way

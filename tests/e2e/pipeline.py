@@ -272,7 +272,7 @@ read_model_path = "{self.directory}/model.sqlite"
         """Return all committed records of a topic."""
         return await read_topic(self.bootstrap, topic, self.settings.kafka.partitions)
 
-    # -------------------------------------------------------------------------------------------------- judges
+    # -------------------------------------------------------------------------------------------------- checks
 
     def check_histories(self) -> None:
         """Check that the events of each input are a legal path, in sequence, each once."""

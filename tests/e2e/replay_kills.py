@@ -1,8 +1,8 @@
 """`python -m tests.e2e.replay_kills [--kills 20]`: 5,000 dead letters of six causes, and a replay process that dies.
 
-Takes about five minutes, so pytest does not run it. Among them are letters of another program (a value and nothing
-else), some of which ask to be sent whatever was sent before. First the replay process is killed again and again while
-the letters come back; then Kafka's own tool rewinds the group after some 40 % were delivered: to the earliest, to a
+Takes about five minutes, so pytest does not run it. Among them are dead letters of another program (only a value),
+some of which ask to be sent whatever was sent before. First the replay process is killed again and again while the
+dead letters come back; then Kafka's own tool rewinds the group after some 40 % were delivered: to the earliest, to a
 time, to an offset, with more kills. In the end each lead is at Clay once or provably never, and no cap was passed.
 """
 
@@ -91,7 +91,7 @@ async def reset_when_empty(kafka: Broker, line: Pipeline, *how: str) -> None:
     await eventually(refused, 60)
 
 
-def judge(line: Pipeline) -> None:
+def check(line: Pipeline) -> None:
     """Check what must hold whenever nothing is under way."""
     line.check_histories()
     for history in line.histories.values():
@@ -108,10 +108,10 @@ def each_once(line: Pipeline, total: int) -> None:
     """Check that each record has one history. A killed process publishes some dead letters again. A copy of another
     program's dead letter belongs to no history and begins its own: a duplicate, or refused as its dead letter was.
     """
-    told = Counter(history[0].lead_id for history in line.histories.values() if history[-1].status != "duplicate")
-    leads = {lead_id: times for lead_id, times in told.items() if not lead_id.startswith("record:")}
+    reported = Counter(history[0].lead_id for history in line.histories.values() if history[-1].status != "duplicate")
+    leads = {lead_id: times for lead_id, times in reported.items() if not lead_id.startswith("record:")}
     assert set(leads.values()) == {1}
-    unreadable, copies = total - len(leads), len(told) - total
+    unreadable, copies = total - len(leads), len(reported) - total
     assert len(leads) == GOOD + FOREIGN - NO_LEADS
     assert 0 <= copies <= unreadable, (copies, unreadable)
 
@@ -135,7 +135,7 @@ async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
         line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "share": 0.8})
         began_s = time.monotonic()
         await kill_often(line, kills, rng)
-        judge(line)
+        check(line)
         states = line.last()
         delivered = states["accepted"] / total
         say(f"{kills} kills in {time.monotonic() - began_s:.0f} s: {dict(states)}, {delivered:.0%} delivered")
@@ -151,7 +151,7 @@ async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
             before = line.last()["accepted"]
             await reset_when_empty(kafka, line, *how)
             await kill_often(line, 2, rng)
-            judge(line)
+            check(line)
             say(f"{' '.join(how)}: {line.last()['accepted'] - before} more accepted, {dict(line.last())}")
         assert line.last()["parked"] == uncertain == uncertain_in(line), "only what may be at Clay is left"
         code, said = await line.run("books")

@@ -100,8 +100,8 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         _check_log(line.logs[worker.pid].read_text(), ends)
         await _check_dead_letters(line, origins, ends)
         for reason in ("unknown_workspace", "unknown_destination"):
-            told = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")
-            code, said = await line.run(*told.split(), "--json")
+            reported = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")
+            code, said = await line.run(*reported.split(), "--json")
             # The command finds that one dead letter. It cannot be sent before the configuration knows the workspace.
             assert (code, json.loads(said)["fates"]) == (1, {"cannot_go": 1}), said
 
@@ -110,8 +110,8 @@ def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
     """The log is JSON only, has a line for each rejected record with lead id and trace id, and no personal data."""
     lines = [json.loads(text) for text in said.splitlines()]
     rejected = [event for event in ends.values() if event.status == "rejected_invalid"]
-    told = sorted((line["lead_id"], line["trace_id"]) for line in lines if line["event"] == "rejected_invalid")
-    assert told == sorted((event.lead_id, event.trace_id) for event in rejected)
+    reported = sorted((line["lead_id"], line["trace_id"]) for line in lines if line["event"] == "rejected_invalid")
+    assert reported == sorted((event.lead_id, event.trace_id) for event in rejected)
     assert ends["not_utf8"].trace_id == TRACE_ID, "the record's own traceparent"
     assert "example.com" not in said
     assert "Ada" not in said

@@ -36,16 +36,19 @@ async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tm
     Kafka uses a disk that failed again only after a restart.
     """
     status = f"{namespace}leads.status"
-    told = rf"{status}/\d (did not take it: KafkaStorageError, its log cannot be written|has no leader): look at"
+    fault = rf"{status}/\d (did not take it: KafkaStorageError, its log cannot be written|has no leader): look at"
     try:
         with small_disk() as disk:
             large = tmp_path / "large"
             disks = {"log.dirs": f"{large},{disk.path}", "metadata.log.dir": str(large)}
-            async with LocalKafka(data_dir=large, overrides=disks) as own, loaded(own, namespace, says=told) as line:
+            async with (
+                LocalKafka(data_dir=large, overrides=disks) as own,
+                loaded(own, namespace, says=fault) as line,
+            ):
                 await keep_apart(line, own, status, disk.path, large)
                 await asyncio.to_thread(disk.fill)
                 await line.until(
-                    lambda: any(re.search(told, each) for each in recoveries(line.members[0])), 20, "it is told"
+                    lambda: any(re.search(fault, each) for each in recoveries(line.members[0])), 20, "it is reported"
                 )
                 await nothing_is_acked(line)
                 line.join()
@@ -100,7 +103,7 @@ async def test_a_transaction_that_kafka_left_open_ends_as_the_coordinator_decide
 async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
     broker: ProxiedKafka, namespace: str, tmp_path: Path
 ) -> None:
-    """Kafka reported the commit. An abort of the next transaction would take the committed records back."""
+    """Kafka fault the commit. An abort of the next transaction would take the committed records back."""
     state, events = f"{namespace}state", f"{namespace}events"
     async with to_lose(broker, tmp_path / "second", events) as second:
         async with admin(broker.bootstrap) as client:
@@ -130,8 +133,8 @@ async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
 async def no_write_succeeds(kafka: LocalKafka, namespace: str) -> None:
     """Let all writes of the broker fail, as on a full disk (EFBIG instead of ENOSPC), until it is started again."""
     # The coordinator's own log is on that disk, so the broker may also give the transactions up before it ends.
-    told = r"the transaction failed \((no answer within 2 s|.*: look at|.*NotCoordinatorForGroupError)"
-    async with loaded(kafka, namespace, says=told) as line:
+    fault = r"the transaction failed \((no answer within 2 s|.*: look at|.*NotCoordinatorForGroupError)"
+    async with loaded(kafka, namespace, says=fault) as line:
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(kafka.pid, resource.RLIMIT_FSIZE, (1, most))
         await asyncio.wait_for(asyncio.to_thread(kafka.wait), 20)

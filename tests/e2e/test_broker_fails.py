@@ -51,7 +51,7 @@ async def test_connections_are_reset_repeatedly(broker: ProxiedKafka, namespace:
         for _ in range(4):
             proxy.cut()
             await asyncio.sleep(0.3)
-            proxy.mend()
+            proxy.repair()
             await goes_on(line, 60)
 
 

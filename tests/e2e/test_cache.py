@@ -104,10 +104,10 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         assert (code, "pass --yes to erase 1 lead, and never send" in said) == (2, True), said
         code, said = await line.run("erase", email, "--yes", "--why", f"{email} asked for it", "--json")
         assert code == 0, said
-        told = json.loads(said[said.index("{") : said.rindex("}") + 1])
-        assert told["by_hand"] == [{"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}]
+        reported = json.loads(said[said.index("{") : said.rindex("}") + 1])
+        assert reported["by_hand"] == [{"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}]
         everywhere = {topic.name for topic in line.settings.topic_plan()} - {line.settings.names.lanes}
-        assert everywhere - {each["place"] for each in told["stays"]} == {line.settings.names.replay_state}
+        assert everywhere - {each["place"] for each in reported["stays"]} == {line.settings.names.replay_state}
 
         await gone(line, redis_url, 3)
         await looked_up(line, "lead-2", 0)
@@ -121,7 +121,7 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         code, said = await line.run("erase", "lead-2", "--yes", "--why", "once more")
         assert code == 0, said
         assert "to do by hand: delete lead lead-2 in Clay, workspace w0, table w0-crm" in said
-        code, said = await line.run("erase", "nobody-1", "--yes", "--why", "x", "--json")
+        code, said = await line.run("erase", "unknown-1", "--yes", "--why", "x", "--json")
         assert (code, json.loads(said[: said.rindex("}") + 1])["by_hand"]) == (1, []), said
         code, said = await line.run("books", "--json")
         assert code == 0, said

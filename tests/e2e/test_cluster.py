@@ -17,7 +17,7 @@ from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import StartError
 from tests.e2e.commands import command
 from tests.e2e.fleet import Fleet, now_ms
-from tests.support.cluster import all_in_sync, coordinator_of, stands
+from tests.support.cluster import all_in_sync, coordinator_of, longest_stops
 
 SESSION_S: Final = 15
 BOUND_S: Final = SESSION_S + 10
@@ -88,7 +88,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
             await fault(broker)
             await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
             await asyncio.sleep(2)
-            longest = stands(line.requests(), line.names, began_ms, now_ms())
+            longest = longest_stops(line.requests(), line.names, began_ms, now_ms())
             assert max(longest.values()) < BOUND_S, longest
         assert all(member.alive for member in (*workers, replay))
         faster = [command(line, "rate", f"fast-{lane}", lane, rate_per_s=100, burst=100) for lane in line.names]

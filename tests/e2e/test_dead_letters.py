@@ -34,18 +34,18 @@ async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, na
         code, plan = await ask(line, "replay", "plan", "--from", "deferred", "--limit", "7")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 7, "over_limit": 1})
 
-        file = line.directory / "letters.jsonl"
+        file = line.directory / "dead-letters.jsonl"
         code, exported = await ask(line, "dlq", "export", str(file), "--from", "deferred")
         assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 8, 2)
         lines = [json.loads(each) for each in file.read_text().splitlines()]
         assert not {each["lead"]["lead_id"] for each in lines} & {"lead-0", "lead-2"}
         await shown(line, line.settings.names.deferred)
 
-        # Sooner than in an hour: three of them mended, then the rest; each once, whatever is run again.
+        # Sooner than in an hour: three of them edited, then the rest; each once, whatever is run again.
         await line.publish([command(line, "resume", "c2")])
         assert (await answer(line, "c2")).applied
         for each in lines[:3]:
-            each["lead"]["fields"]["title"] = "mended by hand"
+            each["lead"]["fields"]["title"] = "edited by hand"
         file.write_text("\n".join(json.dumps(each) for each in lines[:3]))
         code, sent = await ask(line, "dlq", "import", str(file), "--yes")
         assert (code, sent["sent"], sent["refused"]) == (0, 3, {}), sent
@@ -64,7 +64,7 @@ async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, na
         assert line.last() == {"accepted": 18, "deferred": 2}
         assert set(line.summary()["leads"].values()) == {1}
         back = await line.read(line.settings.names.retry)
-        assert [b"mended by hand" in each.value for each in back] == [True] * 3 + [False] * 5
+        assert [b"edited by hand" in each.value for each in back] == [True] * 3 + [False] * 5
         code, said = await line.run("books", "--json")
         assert code == 0, said
 
@@ -72,7 +72,7 @@ async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, na
 async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
         line.control("POST", "/control/faults", DOWN)
-        await line.publish([*line.leads(6), line.lead(6, "w0", fields={"title": "Nobody knows of whom"})])
+        await line.publish([*line.leads(6), line.lead(6, "w0", fields={"title": "Unknown person"})])
         worker = line.start("worker")
         await line.until(lambda: line.last()["dead_lettered"] == 7, 40, "seven dead letters")
         await suppress(line, 1)
@@ -80,9 +80,9 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         assert code == 0, said
         code, plan = await ask(line, "replay", "plan")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 5})
-        code, exported = await ask(line, "dlq", "export", str(line.directory / "letters.jsonl"))
+        code, exported = await ask(line, "dlq", "export", str(line.directory / "dead-letters.jsonl"))
         assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 5, 2)
-        (erased,) = [each for each in await line.read(line.settings.names.dlq) if b"Nobody" in each.value]
+        (erased,) = [each for each in await line.read(line.settings.names.dlq) if b"Unknown person" in each.value]
         code, dead_letter = await ask(
             line, "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value"
         )

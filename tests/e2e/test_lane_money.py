@@ -33,7 +33,7 @@ async def test_budgets_are_renewed_at_midnight_under_load(kafka: Broker, namespa
         assert 0 < first <= 60, "the first day's budget was used, and not exceeded"
         assert _accepted(line, midnight_ms) == 60, "the second day's to the last lead, and no more"
         assert sum(request.accepted for request in line.requests()) == first + 60
-        assert held, "the next ones are told that they wait for the budget"
+        assert held, "the next ones report that they wait for the budget"
         assert held[-1].due_at_ms is not None
         assert held[-1].due_at_ms % DAY_MS == 0
         assert not line.posted_again()

@@ -113,9 +113,9 @@ async def test_a_refused_token_loses_no_lead(kafka: Broker, namespace: str) -> N
         await line.publish(line.leads(60))
         worker = line.join()
         await line.until(lambda: line.last()["held_paused"] >= 1, 40, "the lane has stopped")
-        told = next(history[-1] for history in line.histories.values() if history[-1].status == "held_paused")
-        assert told.reason == "http_401"
-        assert told.text.startswith("destination w0-crm (token: TOKEN): HTTP 401")
+        reported = next(history[-1] for history in line.histories.values() if history[-1].status == "held_paused")
+        assert reported.reason == "http_401"
+        assert reported.text.startswith("destination w0-crm (token: TOKEN): HTTP 401")
         assert await line.stop(worker.process) == 0
         refused = [request for request in line.requests() if request.status == 401]
         assert 1 <= len(refused) <= 60, "what was under way, and nothing after"

@@ -151,7 +151,7 @@ delay_s = 0.03
         assert set(sent.values()) == {1}, "none was POSTed twice"
         ends = {history[0].lead_id: history[-1].status for history in line.histories.values()}
         assert {lead_id for lead_id, status in ends.items() if status == "accepted"} <= sent.keys()
-        assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, "each poison is told once"
+        assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, "each poison is reported once"
         assert any(
             event.replay for history in line.histories.values() for event in history if event.status == "accepted"
         )

@@ -143,7 +143,7 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         gateway = line.start("gateway")
         await line.until(lambda: len(line.ended()) >= 300, 90, "every lead ends")
         await line.until_clay_rests(30)
-        # Behind the last callback, so that what it changes is seen: none of it may be told twice.
+        # Behind the last callback, so that what it changes is seen: none of it may be reported twice.
         records = await line.read(line.settings.names.callbacks)
         settled = ANSWERED | {"callback_duplicate", "callback_unmatched"}
         await line.until(
@@ -208,20 +208,20 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         await line.until(lambda: line.answered() >= 10, 60, "results come back")
         if cause == "auto-run":
             line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": False})
-        await line.until(lambda: line.last()["credits_exhausted_suspected"] == 1, 90, "the silence is told")
-        told = next(s[-1] for s in line.histories.values() if s[-1].status == "credits_exhausted_suspected")
+        await line.until(lambda: line.last()["credits_exhausted_suspected"] == 1, 90, "the silence is reported")
+        reported = next(s[-1] for s in line.histories.values() if s[-1].status == "credits_exhausted_suspected")
         last_ms = max(row["at_ms"] for row in line.ledger() if row["kind"] == "callback")
-        assert told.at_ms - last_ms <= (2 * deadline_s + 30) * 1_000
-        assert told.reason == "no_callbacks"
-        assert told.text.startswith(f"{overdue} leads of {told.destination} are overdue")
-        assert "the callback URL answers from here" in told.text
-        assert "auto-run is off in the table of" in told.text
-        assert "it called back last at 2" in told.text
+        assert reported.at_ms - last_ms <= (2 * deadline_s + 30) * 1_000
+        assert reported.reason == "no_callbacks"
+        assert reported.text.startswith(f"{overdue} leads of {reported.destination} are overdue")
+        assert "the callback URL answers from here" in reported.text
+        assert "auto-run is off in the table of" in reported.text
+        assert "it called back last at 2" in reported.text
         await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the lane says that it is held")
         # Into the void went what the rate allows until the first leads were overdue, and 3 s for a busy machine.
         wasted = [request for request in line.requests() if request.at_ms > last_ms]
         assert len(wasted) <= burst + rate_per_s * (deadline_s + overdue / rate_per_s + 3)
-        assert not [request for request in line.requests() if request.at_ms > told.at_ms + 1_000]
+        assert not [request for request in line.requests() if request.at_ms > reported.at_ms + 1_000]
         code, said = await line.run("lanes", "--json")
         assert code == 0, said
         assert '"no_callbacks"' in said
@@ -231,7 +231,7 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         else:
             line.control("POST", "/control/credits", {"workspace": "w0", "add": 6_000})
         line.control("POST", "/control/rerun", {"webhook": "w0--crm"})
-        code, said = await line.run("lanes", "resume", "w0", "--why", "mended")
+        code, said = await line.run("lanes", "resume", "w0", "--why", "repaired")
         assert code == 0, said
         resumed_ms = now_ms()
         await line.until(lambda: line.answered() >= leads, 60, "all are answered")

@@ -62,7 +62,7 @@ def of_w0(line: Pipeline) -> list[str]:
 async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         await line.publish(line.leads(20))
-        code, said = await line.run("lanes", "pause", "w0", "--why", "nobody is here")
+        code, said = await line.run("lanes", "pause", "w0", "--why", "no operator is here")
         assert code == 3, said
         queued = said.split("queued ")[1].split()[0]
         code, said = await line.run("explain")
@@ -95,7 +95,7 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
 
 async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
-        code, said = await line.run("lanes", "pause", "nobody", "--why", "x")
+        code, said = await line.run("lanes", "pause", "unknown", "--why", "x")
         assert (code, "there are: w0" in said) == (2, True), said
         code, said = await line.run("lanes", "quota", "w0", "--webhook", "https://x/y", "--use", "--why", "x")
         assert (code, "never its URL" in said) == (2, True), said
@@ -123,7 +123,7 @@ async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
             await asyncio.to_thread(worker.wait, 10)
             worker = line.start("worker")
             if number % 2:
-                await answer(line, f"c{number}")  # else the next one is asked before anybody has come
+                await answer(line, f"c{number}")  # else the next one is asked before a worker has come
         await answer(line, "c7")
         found = await answers(line)
         assert sorted(found) == [f"c{number}" for number in range(8)]

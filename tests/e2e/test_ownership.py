@@ -99,7 +99,7 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
             getattr(proxy, how)()
             cut_ms = now_ms()
             await line.first_request(lanes, cut_ms + 4_000, SESSION_S + 10)
-            proxy.mend()
+            proxy.repair()
             code = await _end_of(alone, 10)
             if code is None:
                 await line.spread(line.members, 20)
@@ -148,9 +148,9 @@ async def _force_cleaner(line: Fleet) -> None:
     await _configure(line, COMPACTED | EAGER_CLEANER)
     await asyncio.sleep(2 * int(EAGER_CLEANER["segment.ms"]) / 1000)
     # A record more, so that the segment that holds all others is closed; it is a row's end, and no such row is there.
-    nobody = f"d/w0/w0-crm/nobody-{now_ms()}"
+    foreign = f"d/w0/w0-crm/foreign-{now_ms()}"
     partitions = range(line.settings.kafka.partitions)
-    await line.publish(Record(topic, f"{nobody}-{number}".encode(), None, (), number) for number in partitions)
+    await line.publish(Record(topic, f"{foreign}-{number}".encode(), None, (), number) for number in partitions)
     deadline = time.monotonic() + 20
     while (most := max(Counter(record.key for record in await line.read(topic)).values())) > 1:
         assert time.monotonic() < deadline, f"a row is there {most} times still: the log cleaner did not come"

@@ -130,7 +130,7 @@ async def test_dead_letters_of_other_programs_are_sent_as_leads_once(kafka: Brok
         assert line.last() == {"accepted": 4, "rejected_invalid": 2}
         dead_letters = [dict(record.headers).get("stream-app-reason") for record in await line.read(names.dlq)]
         assert dead_letters == [None] * 4 + [b"not_json", b"tombstone", None], (
-            "each poison has one letter with the reason"
+            "each poison has one dead letter with the reason"
         )
         code, said = await line.run("books", "--json")
         assert code == 0, said

@@ -74,7 +74,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         await look_at_the_poison(line)
         done += 1
 
-        # A lead that was refused for good goes only when asked for, mended.
+        # A lead that was refused for good goes only on request, edited.
         code, said = await line.run(
             "replay", "redrive", "--from", "dlq", "--disposition", "poison", "--map", "a=b", "--yes"
         )
@@ -84,7 +84,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         redrive = ("replay", "redrive", "--from", "dlq", "--disposition", "poison", "--patch", str(patch), "--yes")
         code, said = await line.run(*redrive)
         assert (code, "move /fields from /field" in said, "@example.com" in said) == (0, True, False), said
-        await line.until(lambda: line.last()["accepted"] == done + 1, 30, "the mended one")
+        await line.until(lambda: line.last()["accepted"] == done + 1, 30, "the edited one")
         code, answer = await ask(line, *redrive)
         assert (code, answer["sent"]) == (1, 0), "not twice"
 
@@ -130,7 +130,7 @@ async def look_at_the_poison(line: Pipeline) -> None:
     assert (code, causes) == (0, {("failed", "http_503"): 60, ("poison", "invalid_lead"): 2})
     code, counted = await ask(line, "dlq", "--from", "parked")
     assert counted["dead_letters"] == 30
-    file = line.directory / "letters.jsonl"
+    file = line.directory / "dead-letters.jsonl"
     code, answer = await ask(line, "dlq", "export", str(file), "--disposition", "poison")
     assert (code, answer["dead_letters"], file.stat().st_mode & 0o777) == (0, 2, 0o600)
     _, exported = [json.loads(each) for each in file.read_text().splitlines()]
@@ -146,7 +146,7 @@ async def look_at_the_poison(line: Pipeline) -> None:
     code, said = await line.run("dlq", "import", str(file), "--yes")
     assert (code, "line 1: is not a line of an export" in said) == (2, True)
 
-    # Mended by hand: a line that is no lead does not go, one that is goes once.
+    # Edited by hand: a line that is no lead does not go, one that is goes once.
     accepted = line.last()["accepted"]
     file.write_text(json.dumps(exported))
     code, answer = await ask(line, "dlq", "import", str(file), "--yes")

@@ -10,7 +10,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
-from tests.e2e.replay_kills import judge
+from tests.e2e.replay_kills import check
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
 
 pytestmark = pytest.mark.timeout(240)
@@ -106,7 +106,7 @@ async def test_replay_processes_join_die_and_leave_under_load(kafka: Broker, nam
         await caught_up(line)
         for replay in (third, late, worker):
             assert await line.stop(replay) == 0
-        judge(line)
+        check(line)
         states = line.last()
         assert states["accepted"] + states["parked"] == 600, states
         assert min(states["accepted"], states["parked"]) > 50, states

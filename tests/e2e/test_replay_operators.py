@@ -64,7 +64,7 @@ async def test_interrupted_and_concurrent_selections_send_each_dead_letter_once(
         places = Counter(
             dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
         )
-        assert sorted(places.values()) == [1] * LEADS, "each letter went back once"
+        assert sorted(places.values()) == [1] * LEADS, "each dead letter went back once"
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(LEADS)}
         await rewind_past_what_is_kept(kafka, line)
         assert await line.stop(worker) == 0
@@ -85,7 +85,7 @@ async def ask_in_vain(line: Pipeline) -> None:
     """A selection that is wrong or too expensive is refused, and nothing is sent."""
     for argv, code, words in (
         (("plan", "--reason", "no_such_reason"), 1, "0 dead letters match"),
-        (("select", "--lead", "nobody", "--yes"), 1, "nothing to send back"),
+        (("select", "--lead", "unknown", "--yes"), 1, "nothing to send back"),
         (("select", "--status", "503", "--reason", "http_504", "--yes"), 2, "contradict each other"),
         (("plan", "--disposition", "deferred"), 2, "use --from deferred"),
         (("plan", "--since", "2026-01-02", "--until", "2026-01-01"), 2, "nothing is both younger"),

@@ -34,7 +34,7 @@ ada@example.com;Ada;"by her; id";crm-1
 BOB@Example.com;Bob;by her mail;
 carl@example.com;Carl;another row was sent;crm-3b
 dora@example.com;Dora;no result;crm-4
-;Nobody;no identity;
+;Noname;no identity;
 "never closed;x;y
 frank@example.com;Fr\xe4nk;not UTF-8;crm-6
 gina@example.com;Gina;too;many;cells
@@ -144,7 +144,7 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
             ("Bob", f"p-{person('bob@example.com')}"[:6], "by mail"),
             ("Carl", "crm-3a", "by person"),
             ("Dora", "", ""),
-            ("Nobody", "", ""),
+            ("Noname", "", ""),
             ("Fr\ufffdnk", "", ""),
         ]
         assert found[0]["Note"] == "by her; id"

@@ -91,8 +91,8 @@ async def test_each_kind_of_refusal_has_its_own_text(secure: SecureKafka) -> Non
         "refuses the user worker (SCRAM-SHA-512): check kafka.security.username, and the secret that "
         "kafka.security.password_env names"
     )
-    unknown = scram(plain_username="nobody")
-    assert "refuses the user nobody" in await said(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **unknown)
+    unknown = scram(plain_username="mallory")
+    assert "refuses the user mallory" in await said(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **unknown)
     assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram(mechanism="PLAIN")) == (
         "has not enabled the mechanism PLAIN: set kafka.security.mechanism to SCRAM-SHA-512"
     )

@@ -77,7 +77,7 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
         assert line.last() == {"accepted": 10}
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(10)}
         assert await line.stop(worker.process) == 0
-        assert [(event["partition"], event["count"]) for event in told(worker, "unknown_rows")] == [(0, 2)]
+        assert [(event["partition"], event["count"]) for event in reported(worker, "unknown_rows")] == [(0, 2)]
         kept = {record.key for record in await line.read(state)}
         assert kept >= {b"z/something", b"\xff"}
 
@@ -190,13 +190,13 @@ async def test_a_stall_is_reported(command: str, patch: str, says: str, kafka: B
         worker = member(line, command, program=("-c", program))
         await line.until(worker.answers, 30, "it runs")
 
-        async def is_told() -> bool:
+        async def is_reported() -> bool:
             ready = await asyncio.to_thread(get, worker, "/readyz")
             return says in ready and ready.startswith("503 ")
 
-        await until(is_told, STANDS_STILL_S + 15)
+        await until(is_reported, STANDS_STILL_S + 15)
         assert "\nstream_app_stalled 0.0" not in await asyncio.to_thread(get, worker, "/metrics")
-        assert told(worker, "stalled")
+        assert reported(worker, "stalled")
         worker.kill()
 
 
@@ -215,14 +215,14 @@ async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:
             await asyncio.sleep(0.1)
 
 
-def told(member: Member, event: str) -> list[dict[str, Any]]:
+def reported(member: Member, event: str) -> list[dict[str, Any]]:
     """Return what it logged under that name."""
     return [line for line in member.logged() if line["event"] == event]
 
 
 def lost(member: Member) -> list[tuple[str, int, int, int]]:
     """Return what it reported as lost to retention: topic, first and last offset, and the most records that can be."""
-    events = told(member, "lost_to_retention")
+    events = reported(member, "lost_to_retention")
     return [(event["topic"], event["first"], event["last"], event["at_most"]) for event in events]
 
 

@@ -65,10 +65,10 @@ async def at_the_command_line(line: Pipeline) -> None:
     code, said = await line.run("status", "other-id", "--json")
     (lead,) = json.loads(said)["leads"]
     assert lead["histories"][0]["status"] == "duplicate"
-    for argv in (["nobody"], ["nobody@example.com"], ["lead-0", "--workspace", "w1"]):
+    for argv in (["unknown"], ["unknown@example.com"], ["lead-0", "--workspace", "w1"]):
         code, said = await line.run("status", *argv)
         assert (code, "The lead is unknown, and no record of it waits on Kafka" in said) == (1, True)
-        assert "nobody@" not in said
+        assert "unknown@" not in said
     code, said = await line.run("status", " ")
     assert (code, "no lead given" in said) == (2, True)
 

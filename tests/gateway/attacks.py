@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import Final
 
 KNOWN: Final = "/callbacks/acme/people"
-UNKNOWN: Final = "/callbacks/nobody/nothing"
+UNKNOWN: Final = "/callbacks/unknown/nothing"
 
 
 @dataclass(frozen=True)

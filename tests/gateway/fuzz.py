@@ -2,7 +2,7 @@
 
     python -m tests.gateway.fuzz --requests 100000 --seed 1
 
-The judge does not ask the gateway's code what is right: a callback that was kept must have come with the very text of a
+The check does not ask the gateway's code what is right: a callback that was kept must have come with the very text of a
 token that some key in use gives for that lead at that table, or with that table's secret.
 """
 
@@ -299,7 +299,7 @@ async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
 
     async def receive() -> Message:
         if not messages:
-            await asyncio.Event().wait()  # whoever sends it has stopped; the gateway's own time must end this
+            await asyncio.Event().wait()  # the sender has stopped; the gateway's own timeout must end this
         return messages.pop(0)
 
     async def send(message: Message) -> None:
@@ -326,7 +326,7 @@ async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
     return int(answer[0]["status"]), b"".join(message.get("body", b"") for message in answer[1:])
 
 
-def judge(ledger: Ledger, gateway: Gateway, sent: Sent, kept: int, status: int | None, text: bytes) -> None:
+def check(ledger: Ledger, gateway: Gateway, sent: Sent, kept: int, status: int | None, text: bytes) -> None:
     """Check what must hold of every request."""
     ledger.requests += 1
     ledger.callbacks += sent.path.startswith("/callbacks/")
@@ -366,7 +366,7 @@ async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
         except Exception as error:  # noqa: BLE001 - any is a crash of the gateway, and one more line of the ledger
             ledger.faults.append(f"request {ledger.requests}: {error!r} at {sent}")
             continue
-        judge(ledger, gateway, sent, kept, status, text)
+        check(ledger, gateway, sent, kept, status, text)
     counted, responses = gateway.counted(), gateway.responses()
     if sum(counted.values()) != ledger.callbacks:
         ledger.faults.append(f"{ledger.callbacks} callbacks, counted {counted}")

@@ -37,8 +37,8 @@ def event(names: TopicNames, lead_id: str, status: Status, seq: int, offset: int
     """A step of the history of the input record at `offset` of partition 0 of `leads`, or of the record `origin`."""
     origin = str(more.pop("origin", f"{names.leads}/0/{offset}"))
     values: dict[str, Any] = {"workspace": "acme", "destination": "people", "at_ms": NOW_MS + seq, **more}
-    told = StatusEvent(id=f"{origin}#{seq}", lead_id=lead_id, status=status, seq=seq, origin=origin, **values)
-    return Made(names.status, lead_id.encode(), msgspec.json.encode(told))
+    reported = StatusEvent(id=f"{origin}#{seq}", lead_id=lead_id, status=status, seq=seq, origin=origin, **values)
+    return Made(names.status, lead_id.encode(), msgspec.json.encode(reported))
 
 
 def history(names: TopicNames, lead_id: str, *statuses: Status, offset: int = 0, **more: Any) -> list[Made]:

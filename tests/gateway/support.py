@@ -30,7 +30,7 @@ URL = "/callbacks/acme/people"
 AT_MS = 1_790_000_000_000
 
 
-class Shelf:
+class RecordList:
     """`gateway.receiver.Inbox` in memory, until it `fails_with` something."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Gateway:
     """The app, its inbox and its counters."""
 
     def __init__(self, *, keys: Keys | None = KEYS, limits: Limits | None = None) -> None:
-        self.shelf = Shelf()
+        self.shelf = RecordList()
         self.forgotten: set[tuple[str, str, int]] = set()
         self.registry = CollectorRegistry()
         metrics = GatewayMetrics(self.registry, log.get("test"))

@@ -35,10 +35,10 @@ async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
         writer.close()
 
     server = await asyncio.start_server(silent, LOOPBACK, 0)
-    hanging = server.sockets[0].getsockname()
+    address = server.sockets[0].getsockname()
     async with server, LocalKafka() as kafka:
         host, _, port = kafka.bootstrap.rpartition(":")
-        addresses = [hanging, (LOOPBACK, free_port()), (host, int(port))]
+        addresses = [address, (LOOPBACK, free_port()), (host, int(port))]
         async with asyncio.timeout(20):
             assert await diagnose({}, addresses, within_s=60) is None
 

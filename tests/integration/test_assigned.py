@@ -72,7 +72,7 @@ async def test_an_ending_process_reports_its_cause_and_not_an_interrupted_takeov
         await rebalance(app)
         async with asyncio.timeout(10):
             await hangs.wait()
-        why = RuntimeError("the topic was made anew")
+        why = RuntimeError("the topic was created again")
         await app.crash(why)
         answer.cancel()
         await asyncio.sleep(0.2)

@@ -81,8 +81,8 @@ async def test_memory_is_bounded_by_bytes_too() -> None:
 
 
 async def test_an_unavailable_redis_costs_time_only_once() -> None:
-    told: list[str] = []
-    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=told.append) as link:
+    reported: list[str] = []
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=reported.append) as link:
         cache = RedisCache(link, "t.", 60)
         for _ in range(3):
             assert await cache.find(["{w}:1"]) == [NOTHING]
@@ -92,7 +92,7 @@ async def test_an_unavailable_redis_costs_time_only_once() -> None:
         assert time.monotonic() - began < 0.9, "the breaker's first rest is 1 s: all of these are free"
         assert not await cache.add([("{w}:1", OLD)])
         assert await cache.filled_to(0) is None
-    assert told[:4] == ["failed", "failed", "failed", "skipped"]
+    assert reported[:4] == ["failed", "failed", "failed", "skipped"]
 
 
 async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
@@ -116,16 +116,16 @@ async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
 
 
 async def test_concurrent_failures_cause_one_pause() -> None:
-    told: list[str] = []
-    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=told.append) as link:
+    reported: list[str] = []
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=reported.append) as link:
         cache = RedisCache(link, "t.", 60)
         await asyncio.gather(*[cache.find(["{w}:1"]) for _ in range(50)])
-        assert told == ["failed"] * 50
+        assert reported == ["failed"] * 50
         await cache.find(["{w}:1"])
-        assert told[-1] == "skipped"
+        assert reported[-1] == "skipped"
         await asyncio.sleep(1.1)  # the first rest is 1 s: this is what is looked at
         await cache.find(["{w}:1"])
-        assert told[-1] == "failed", "it is tried again"
+        assert reported[-1] == "failed", "it is tried again"
 
 
 async def finds(cache: Cache, entry: Entry) -> bool:

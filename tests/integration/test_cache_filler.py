@@ -119,8 +119,8 @@ async def test_an_unavailable_redis_is_filled_when_it_returns(kafka: Broker, nam
     topic = f"{namespace}enriched"
     await create_topics(kafka.bootstrap, topic, partitions=2)
     await publish(kafka.bootstrap, topic, result(ADA, "CEO"))
-    async with redis_link("redis://127.0.0.1:1/0", 5.0) as nobody, redis_link(redis_url, 5.0) as link:
-        async with filling(kafka.bootstrap, topic, RedisCache(nobody, namespace, 60)) as (filler, reader):
+    async with redis_link("redis://127.0.0.1:1/0", 5.0) as unreachable, redis_link(redis_url, 5.0) as link:
+        async with filling(kafka.bootstrap, topic, RedisCache(unreachable, namespace, 60)) as (filler, reader):
             await filler.look(reader)
         cache = RedisCache(link, namespace, 60)
         async with filling(kafka.bootstrap, topic, cache) as (filler, reader):

@@ -71,9 +71,9 @@ def test_once_downloaded_no_network_is_needed(unreachable: Path, monkeypatch: py
     with monkeypatch.context() as online:
         online.delenv("JGO_CONFIG_FILE")
         jars = class_path(SMALL, progress=lambda _: None)
-    told: list[str] = []
-    assert class_path(SMALL, told.append) == jars
-    assert told == []
+    reported: list[str] = []
+    assert class_path(SMALL, reported.append) == jars
+    assert reported == []
     assert all(Path(jar).is_file() for jar in jars.split(os.pathsep))
 
 
@@ -81,9 +81,9 @@ def test_progress_is_shown_and_stdout_stays_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
-    told: list[str] = []
-    class_path(SMALL, told.append)
-    assert told[-1] == "downloading Kafka, jar 2 of 2 (only the first time): slf4j-api-1.7.36.jar"
+    reported: list[str] = []
+    class_path(SMALL, reported.append)
+    assert reported[-1] == "downloading Kafka, jar 2 of 2 (only the first time): slf4j-api-1.7.36.jar"
     assert capfd.readouterr().out == ""
 
 

@@ -51,7 +51,7 @@ async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, 
         await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
         await stop_consumer(consumer)
         assert not [task for task in asyncio.all_tasks() if "_md_synchronizer" in repr(task)], "it is closed"
-        proxy.mend()
+        proxy.repair()
 
 
 async def test_stop_raises_a_cancellation(proxy: Proxy, namespace: str) -> None:
@@ -98,7 +98,7 @@ async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
         await self.position(partitions[0])
         proxy.cut()
         await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
-        asyncio.get_running_loop().call_later(1, proxy.mend)
+        asyncio.get_running_loop().call_later(1, proxy.repair)
         raise KafkaTimeoutError
 
     monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", broker_goes)

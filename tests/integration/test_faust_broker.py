@@ -46,7 +46,7 @@ async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
         runs = asyncio.create_task(run_app(app))
         await until(lambda: runs.done() or "cannot connect to Kafka" in caplog.text)
         if comes_back:
-            proxy.mend()
+            proxy.repair()
             await until(lambda: runs.done() or seen.values == [b"0"])
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(5):

@@ -69,8 +69,8 @@ async def test_only_committed_records_are_read_and_markers_are_skipped(
     async with fed(kafka.bootstrap, namespace, path) as it, producer:
         for lead_id, committed in (("crm-1", True), ("crm-2", False)):
             await producer.begin_transaction()
-            (told,) = history(names, lead_id, "received", offset=int(lead_id[-1]))
-            await producer.send_and_wait(told.topic, told.value, told.key, 0)
+            (reported,) = history(names, lead_id, "received", offset=int(lead_id[-1]))
+            await producer.send_and_wait(reported.topic, reported.value, reported.key, 0)
             await (producer.commit_transaction() if committed else producer.abort_transaction())
         await until(lambda: it.ask.lead("crm-1"), 20, "what was committed")
         await it.up_to_date()

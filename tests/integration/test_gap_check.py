@@ -77,7 +77,7 @@ async def test_an_unavailable_broker_is_waited_for(kafka: Broker, namespace: str
         try:
             done, _ = await asyncio.wait({checking}, timeout=1.5)
             assert not done, checking.exception()
-            proxy.mend()
+            proxy.repair()
             await asyncio.wait_for(checking, 10)
         finally:
             checking.cancel()

@@ -57,7 +57,7 @@ async def test_the_documented_reset_moves_the_replay_group(kafka: Broker, namesp
     try:
         await admin.create_topics([NewTopic(topic, 1, 1)])
         async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-            await producer.send_and_wait(topic, b"a letter", partition=0)
+            await producer.send_and_wait(topic, b"a record", partition=0)
         consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
         async with consumer:
             consumer.assign([place])

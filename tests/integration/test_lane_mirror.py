@@ -90,7 +90,7 @@ async def test_a_quiet_lane_stays_while_its_worker_runs(redis_url: str, namespac
         await asyncio.sleep(0.3)  # one that is being written may still be
         await seen.client.pexpire(seen.key, 5_000)
         await asyncio.sleep(0.5)  # more than two refreshes: this is what is looked at
-        assert await seen.left_ms() <= 5_000, "it goes, as nobody has that lane here"
+        assert await seen.left_ms() <= 5_000, "it goes: no owner here has that lane"
 
 
 async def at_least(seen: Seen, left_ms: int) -> bool:

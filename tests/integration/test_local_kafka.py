@@ -96,7 +96,7 @@ async def test_kafkas_own_tools_run_on_any_broker(kafka: Broker, namespace: str)
 
 @pytest.mark.parametrize(
     ("args", "why"),
-    [(["--no-such-option"], "no-such-option"), (["--describe", "--group", "nobody"], "Group nobody not found")],
+    [(["--no-such-option"], "no-such-option"), (["--describe", "--group", "unknown"], "Group unknown not found")],
 )
 def test_a_tool_that_fails_says_why(kafka: Broker, args: list[str], why: str) -> None:
     with pytest.raises(StartError, match=f"^ConsumerGroupCommand failed: .*{why}"):

@@ -30,7 +30,7 @@ from tests.support.doctor import in_groups, settings_for
 
 
 @asynccontextmanager
-async def worker_that_tells(settings: Settings, told: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
+async def worker_that_tells(settings: Settings, reported: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
     """Takes leads and publishes these events for each. Returns the leads that it took."""
     took: list[Lead] = []
 
@@ -39,8 +39,8 @@ async def worker_that_tells(settings: Settings, told: Sequence[tuple[Status, str
             lead = read_lead(record.value, record.key)
             assert isinstance(lead, Lead)
             took.append(lead)
-            for seq, (status, text) in enumerate(told, 1):
-                for lead_id in (lead.lead_id or "", "somebody-else"):
+            for seq, (status, text) in enumerate(reported, 1):
+                for lead_id in (lead.lead_id or "", "another-lead"):
                     event = StatusEvent(f"o#{seq}", lead_id, status, seq, 1, "o", workspace="acme", text=text)
                     await producer.send_and_wait(
                         settings.names.status, msgspec.json.encode(event), lead_id.encode(), partition=record.partition
@@ -65,7 +65,7 @@ async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("told", "ok", "says"),
+    ("reported", "ok", "says"),
     [
         ([("sending", ""), ("accepted", ""), ("enriched", "")], True, "came back as enriched"),
         ([("accepted", ""), ("no_data", "")], True, "came back as no_data"),
@@ -77,19 +77,19 @@ async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
     ],
 )
 async def test_the_outcome_of_the_test_lead_is_shown(
-    told: list[tuple[Status, str]], ok: bool, says: str, kafka: Broker, namespace: str, tmp_path: Path
+    reported: list[tuple[Status, str]], ok: bool, says: str, kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     settings = await with_topics(kafka, namespace, tmp_path)
     seen: list[Status] = []
-    async with worker_that_tells(settings, told) as took:
+    async with worker_that_tells(settings, reported) as took:
         within_s = 20 if ok or "ended" in says else 3
         went = await trip(settings, 17, within_s, lambda event: seen.append(event.status))
     assert (went.ok, went.lead_id) == (ok, "doctor-17")
     assert says in went.text
-    assert seen == [status for status, _ in told]
+    assert seen == [status for status, _ in reported]
     assert [(lead.lead_id, lead.destination, lead.force) for lead in took] == [("doctor-17", "people", False)]
     cancelled = await commands_of(settings)
-    if told and told[-1][0] in ("enriched", "no_data", "rejected_invalid", "accepted"):
+    if reported and reported[-1][0] in ("enriched", "no_data", "rejected_invalid", "accepted"):
         assert cancelled == [], "nothing is left to cancel"
     else:
         assert [(each.kind, each.workspace, each.args) for each in cancelled] == [

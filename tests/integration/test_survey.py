@@ -109,7 +109,7 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
         return code, err, json.loads(out) if out.startswith("{") else out
 
     code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json")
-    assert (code, plan["paces"]) == (0, {"w0": 1.0}), "half of the rate as it is now"
+    assert (code, plan["paces"]) == (0, {"w0": 1.0}), "half of the current rate"
     prices = {each["destination"]: (each["credits"], each["credits_left"], each["seconds"]) for each in plan["prices"]}
     assert prices == {"firms": (90, 100, 15.0), "people": (90, 100, 15.0)}
     code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json", "--rate", "0.5")
@@ -120,7 +120,7 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
     assert (code, dear in said) == (1, True), said
     code, said, answer = run("replay", "select", "--disposition", "foreign", "--yes", "--json")
     assert (code, answer["sent"], answer["too_dear"][0]["credits"]) == (1, 0, 180)
-    file = str(tmp_path / "letters.jsonl")
+    file = str(tmp_path / "dead-letters.jsonl")
     assert run("dlq", "export", file)[0] == 0
     code, said, out = run("dlq", "import", file, "--yes")
     assert (code, dear in said, "about 90 credits" in out) == (1, True, True), said
@@ -144,7 +144,7 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
     code, _, answer = run("dlq", "import", file, "--yes", "--over-budget", "--json")
     assert (code, answer["sent"], answer["need_no_sending"]) == (1, 0, 30), "nor after a week"
 
-    # One that nobody can mend stops no others.
+    # One that cannot be edited stops no others.
     write(settings, [(names.dlq, b"w0", b"[" * 10_000 + b"]" * 10_000), (names.dlq, b"w0", foreign(1)[0])])
     code, said, answer = run(
         *("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes", "--json")

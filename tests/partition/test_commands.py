@@ -218,7 +218,7 @@ def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: 
     ("kind", "changes", "reason", "says"),
     [
         ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 h"),
-        ("pause", {"workspace": "nobody"}, "unknown_workspace", "no such workspace"),
+        ("pause", {"workspace": "unknown"}, "unknown_workspace", "no such workspace"),
         ("pause", {"workspace": "beta"}, "wrong_partition", "lives in partition 1"),
         ("budget", {}, "refused", "nothing to change"),
         ("budget", {"caps": {"credits_per_day": -1}}, "refused", "credits_per_day = -1"),
@@ -228,7 +228,7 @@ def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: 
         ("rate", {"rate_per_s": 1e9}, "refused", "rate_per_s"),
         ("rate", {"burst": 0}, "refused", "burst"),
         ("quota", {}, "bad_arguments", "webhook_id"),
-        ("quota", {"webhook_id": "nobody's"}, "refused", "no webhook"),
+        ("quota", {"webhook_id": "unknown"}, "refused", "no webhook"),
         ("correct", {"credits": 10**15}, "refused", "so large"),
         ("cancel_lead", {}, "bad_arguments", "lead_id"),
         ("cancel_import", {"import_id": ""}, "bad_arguments", "import_id"),

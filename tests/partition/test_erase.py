@@ -99,6 +99,6 @@ def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is(
         assert bench.history("1")[-2:] == ["replayed", "suppressed"]
         assert bench.clay.sent == []
         await bench.lead("1", ADA)
-        assert bench.clay.sent == ["1"], "nobody put the person on the suppression list"
+        assert bench.clay.sent == ["1"], "the person is not on the suppression list"
 
     run(main())

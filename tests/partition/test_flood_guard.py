@@ -18,7 +18,7 @@ from tests.simulation.schedule import Setup
 RUN = 5
 BAD = {
     "no such destination": ({"lead_id": "x", "destination": "peple", "fields": {"email": "a@example.com"}}, b"acme"),
-    "nobody": ({"workspace": "acme", "fields": {"title": "CEO"}}, None),
+    "no_identity": ({"workspace": "acme", "fields": {"title": "CEO"}}, None),
     "too large": ({"lead_id": "x", "fields": {"note": "x" * 9_000}}, b"acme"),
     "no lead": ([], b"acme"),
 }
@@ -79,9 +79,9 @@ def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
 def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None:
     async def main() -> None:
         bench = Bench()
-        bench.publish_bad("nobody", RUN)
+        bench.publish_bad("no_identity", RUN)
         bench.publish("id0", "p0")
-        bench.publish_bad("nobody", RUN - 1)
+        bench.publish_bad("no_identity", RUN - 1)
         bench.publish("id1", "p1")
         await bench.serve()
         await asyncio.sleep(60.0)
@@ -98,7 +98,7 @@ def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None
 def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
     async def main() -> None:
         bench = Bench(setup)
-        bench.publish_bad("nobody", 3 * RUN)
+        bench.publish_bad("no_identity", 3 * RUN)
         await bench.serve()
         await asyncio.sleep(10.0)
         assert bench.rejected == 3 * RUN
@@ -110,7 +110,7 @@ def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) ->
 def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> None:
     async def main() -> None:
         bench = Bench()
-        bench.publish_bad("nobody", RUN + 1)
+        bench.publish_bad("no_identity", RUN + 1)
         serving = await bench.serve()
         await asyncio.sleep(10.0)
         bench.inlet.suspend()
@@ -120,7 +120,7 @@ def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> No
             await serving
         assert bench.inlet.committed() == RUN
         await bench.partition.close()
-        bench.begin_anew()
+        bench.start_over()
         await bench.serve()
         await asyncio.sleep(10.0)
         assert bench.rejected == RUN
@@ -135,7 +135,7 @@ def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
     async def main() -> None:
         bench = Bench()
         for _ in range(2 * RUN):
-            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"nobody", b"{}"))
+            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"no_identity", b"{}"))
         bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(10.0)
@@ -145,12 +145,12 @@ def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
     run(main())
 
 
-def test_what_was_rejected_is_no_request_that_clay_leaves_unanswered() -> None:
+def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
     async def main() -> None:
         bench = Bench()
         for name, here in bench.plan.workspaces.items():
             bench.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy())
-        bench.publish_bad("nobody", 20)
+        bench.publish_bad("no_identity", 20)
         await bench.serve()
         await asyncio.sleep(3.0)
         bench.publish("id0", "p0")

@@ -154,7 +154,7 @@ def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_probe_or_a
         last = bench.lead("acme")
         await asyncio.sleep(SOON_S)
         assert bench.emitted(last)[-1] == "held_paused"
-        bench.command("resume", "mended")
+        bench.command("resume", "repaired")
         await asyncio.sleep(SOON_S)
         assert bench.emitted(last)[-1] == "accepted"
         assert bench.alarms == []

@@ -121,7 +121,7 @@ def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
 
 
 def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first() -> None:
-    """Both steps were in memory only: both are forgotten, and nothing is told twice."""
+    """Both steps were in memory only: both are forgotten, and nothing is reported twice."""
 
     async def main() -> None:
         bench = Bench(clay_takes_s=1.0)

@@ -87,7 +87,7 @@ def test_a_lane_that_stands_still_is_shown_from_the_take_over_on() -> None:
     run(main())
 
 
-def test_what_the_first_lead_of_a_process_leads_to_is_news() -> None:
+def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
     async def main() -> None:
         board = Board(Setup(credits_per_day=40))
         await board.start()

@@ -128,7 +128,7 @@ def test_it_may_be_corrected_again() -> None:
         ({"credits": "four"}, "invalid arguments"),
     ],
 )
-def test_what_cannot_be_corrected_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
+def test_an_impossible_correction_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
     async def main() -> None:
         bench = Bench()
         await bench.park()

@@ -52,7 +52,7 @@ class Bench(OwnerBench):
         setup = Setup(callbacks=False, max_in_flight=100, lanes=lanes, max_waiting=max_waiting, patience_s=5.0)
         super().__init__(setup)
         self.clay = IllClay()
-        self.begin_anew()
+        self.start_over()
         self.published: dict[str, int] = {}
         self.most_waiting = 0
 

@@ -59,9 +59,9 @@ class Bench:
         self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)
-        self.begin_anew()
+        self.start_over()
 
-    def begin_anew(self) -> None:
+    def start_over(self) -> None:
         """Another worker, which has nothing but what is on Kafka."""
         self.partition = PartitionOwner(
             0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
@@ -80,7 +80,7 @@ class Bench:
         return list(self.kafka.log(topic, 0).committed())
 
     async def come_back(self, dead_letter: ConsumedRecord, envelope: Envelope | None) -> None:
-        """What the replay app, or an operator, publishes for a letter is taken."""
+        """What the replay app, or an operator, publishes for a dead letter is taken."""
         assert envelope is not None
         self.serve_retry()
         self.kafka.produce(0, Record(self.plan.topics.retry, dead_letter.key, dead_letter.value, envelope.to_headers()))

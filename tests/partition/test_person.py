@@ -68,7 +68,7 @@ def test_a_duplicate_makes_its_other_identifiers_known() -> None:
 
 
 def test_the_duplicate_of_a_lead_id_says_nothing_of_a_person() -> None:
-    """Files that number their rows use each id again for somebody else."""
+    """Files that number their rows use each id again for another person."""
 
     async def main() -> None:
         bench = await opened()
@@ -107,7 +107,7 @@ def test_a_lead_is_answered_from_the_cache_by_whatever_its_person_is_known_by() 
     run(main())
 
 
-def test_what_is_known_of_one_of_a_name_is_not_served_for_another() -> None:
+def test_a_cached_result_is_not_served_for_a_namesake() -> None:
     async def main() -> None:
         bench = await opened(cache_first=True)
         (slot,) = (person_slot("acme", "acme-main", each) for each in people(NAME))

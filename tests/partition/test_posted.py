@@ -50,7 +50,7 @@ def events(bench: Bench) -> list[StatusEvent]:
 
 
 async def day_of(bench: Bench) -> Period:
-    """The lane's budget of the day, as it is in Kafka."""
+    """The lane's budget of the day that Kafka has."""
     rows = await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
     return read_lane(b"", rows[lane_key("acme")]).budget.days[0]
 
@@ -96,7 +96,7 @@ def test_a_known_outcome_outlives_the_recovery(outcomes: list[Outcome], emitted:
     run(main())
 
 
-def test_it_outlives_several_recoveries_and_is_booked_once() -> None:
+def test_an_outcome_survives_several_recoveries_and_is_booked_once() -> None:
     async def main() -> None:
         bench = await history_of([ACCEPTED], Losing({SETTLE, SETTLE + 1, SETTLE + 2}))
         assert bench.states() == ["received", "sending", "accepted"]
@@ -107,7 +107,7 @@ def test_it_outlives_several_recoveries_and_is_booked_once() -> None:
 
 
 def test_a_post_that_was_never_started_is_not_uncertain() -> None:
-    """The write-ahead is in Kafka, and this process was told that it is not."""
+    """The write-ahead is in Kafka, and Kafka answered this process that it is not."""
 
     async def main() -> None:
         bench = await history_of([ACCEPTED], Losing({WRITE_AHEAD}, answers_only=True))
@@ -146,7 +146,7 @@ def test_a_post_under_way_is_uncertain_whatever_the_one_before_came_to() -> None
 
 
 def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_begun_since() -> None:
-    """Nobody should be able to, while the group knows us: the row decides all the same."""
+    """No process should be able to, while the group knows us: the row decides all the same."""
 
     class Usurped(Losing):
         async def ask(self, what: str, request: Callable[[], T]) -> T:

@@ -25,7 +25,7 @@ def _events(bench: Bench) -> list[StatusEvent]:
 @pytest.mark.parametrize(
     ("document", "lead_id"),
     [
-        ({"lead_id": "r-1", "workspace": "nobody", "fields": ADA}, "r-1"),
+        ({"lead_id": "r-1", "workspace": "unknown", "fields": ADA}, "r-1"),
         ({"lead_id": "r-2", "workspace": "acme", "destination": "peple", "fields": ADA}, "r-2"),
         ({"lead_id": "r-3", "workspace": "acme", "fields": {}}, "r-3"),
         ({"lead_id": "r-4", "workspace": "ac me", "fields": ADA}, "r-4"),
@@ -49,7 +49,7 @@ def test_a_rejected_lead_is_found_by_its_id(document: object, lead_id: str) -> N
 def test_a_rejected_lead_whose_id_is_an_address_is_known_by_its_hash() -> None:
     async def main() -> None:
         bench = Bench(Setup(callbacks=False))
-        document = {"lead_id": "ada@example.com", "workspace": "nobody", "fields": ADA}
+        document = {"lead_id": "ada@example.com", "workspace": "unknown", "fields": ADA}
         bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
         await bench.serve()
         await asyncio.sleep(10.0)

@@ -163,7 +163,7 @@ def _lead(**changes: object) -> bytes:
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: bool) -> None:
-    """The replay process was killed before its commit, and an operator selects the same letter once more."""
+    """The replay process was killed before its commit, and an operator selects the same dead letter once more."""
 
     async def main() -> None:
         bench = LeadBench(Setup(callbacks=False))
@@ -184,7 +184,7 @@ def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: boo
         bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
         other = bench.dead_letters(topic)[-1]
         await bench.come_back(other, returning(read_envelope(other), other.record_id))
-        assert Counter(bench.states())["accepted"] == 2, "another letter is another lead"
+        assert Counter(bench.states())["accepted"] == 2, "another dead letter is another lead"
         assert bench.alarms == []
 
     run(main())

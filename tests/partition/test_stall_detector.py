@@ -94,7 +94,7 @@ def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Se
         patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
         bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
         bench.clay = clay = Stalling()
-        bench.begin_anew()
+        bench.start_over()
         publishing = asyncio.create_task(_publish_steadily(bench))
         await bench.serve()
         await asyncio.sleep(10.0)

@@ -31,7 +31,7 @@ from tests.simulation.schedule import Setup
 
 
 class Bench(CallbackBench):
-    """As for callbacks, with an archive, and a callback URL that answers what it is told to."""
+    """As for callbacks, with an archive, and a callback URL with a scripted answer."""
 
     def __init__(self, setup: Setup | None = None) -> None:
         super().__init__(setup, clay_takes_s=0.1)

@@ -37,7 +37,7 @@ async def _failed(setup: Setup | None = None) -> tuple[LeadBench, ConsumedRecord
 
 
 def _waits(bench: LeadBench, reason: str) -> ConsumedRecord:
-    """The lead's letter for a human, the one there is: good to be sent back."""
+    """The lead's one parked record, fit to be sent back."""
     [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
     envelope = read_envelope(dead_letter)
     assert (envelope.reason, envelope.disposition, envelope.lead_id) == (reason, "failed", "id0")
@@ -58,8 +58,8 @@ def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(opera
         parked = _waits(bench, "cell_oversize")
         assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], "no dead letter of a dead letter"
         assert len(bench.clay.bodies) == sent
-        mended = msgspec.structs.replace(parked, value=dead_letter.value)
-        await bench.come_back(mended, redriven(read_envelope(parked), parked.record_id))
+        repaired = msgspec.structs.replace(parked, value=dead_letter.value)
+        await bench.come_back(repaired, redriven(read_envelope(parked), parked.record_id))
         assert bench.states()[-2:] == ["sending", "accepted"]
 
     run(main())
@@ -122,7 +122,7 @@ def test_a_dead_letter_without_a_value_is_parked_again() -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_one_that_may_be_at_clay_and_whose_destination_is_gone_keeps_what_it_reserves_until_a_human_decides(
+def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_until_a_human_decides(
     force: bool,
 ) -> None:
     """Neither its lane nor its row forgets the cost, and both say the same."""
@@ -162,7 +162,7 @@ def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_no
         bench.plan.destinations["acme-main"] = msgspec.structs.replace(
             bench.plan.destinations["acme-main"], columns={"phone": "Phone"}
         )
-        bench.begin_anew()
+        bench.start_over()
         await bench.serve()
         await asyncio.sleep(10.0)
         assert bench.states() == ["received", "sending", "send_uncertain"]

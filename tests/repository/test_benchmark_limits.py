@@ -46,7 +46,7 @@ def test_counting_dead_letters(changes: dict[str, int], words: list[str]) -> Non
         ({"term_s": 16.0}, ["SIGTERM took 16.0 s"]),
     ],
 )
-def test_letters_that_wait(changes: dict[str, object], words: list[str]) -> None:
+def test_waiting_dead_letters(changes: dict[str, object], words: list[str]) -> None:
     found = waiting.missed(msgspec.structs.replace(WAITED, **changes))
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
@@ -62,7 +62,7 @@ def test_letters_that_wait(changes: dict[str, object], words: list[str]) -> None
         (349.0, 88.0, 94.0, "16 MB more than a fresh one"),
     ],
 )
-def test_what_a_lead_costs(cpu_us: float, bare_us: float, fresh_mb: float, words: str) -> None:
+def test_limits_of_the_cpu_and_memory_of_a_lead(cpu_us: float, bare_us: float, fresh_mb: float, words: str) -> None:
     worker = {"cpu_us_per_lead": cpu_us, "rss_mb_at_100_percent": 110.0, "rss_mb_of_a_fresh_one": fresh_mb}
     found = line.missed({"bare": {"cpu_us_per_lead": bare_us}, "worker": worker})
     assert words in found
@@ -81,14 +81,14 @@ def test_what_a_lead_costs(cpu_us: float, bare_us: float, fresh_mb: float, words
         ({}, {"of_limit": 0.98}, ["98.0% of the quota (alone)", "98.0% of the quota (shared)"]),
     ],
 )
-def test_what_an_outage_costs(outage: dict[str, object], steady: dict[str, object], words: list[str]) -> None:
+def test_limits_of_an_outage(outage: dict[str, object], steady: dict[str, object], words: list[str]) -> None:
     seen = msgspec.structs.replace(OUTAGE, **outage), msgspec.structs.replace(STEADY, **steady)
-    found = goodput.missed({goodput.JUDGED_OUTAGE: seen[0]}, dict.fromkeys(goodput.JUDGED_RATES, seen[1]))
+    found = goodput.missed({goodput.CHECKED_OUTAGE: seen[0]}, dict.fromkeys(goodput.CHECKED_RATES, seen[1]))
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
 
 
-def test_what_safety_costs() -> None:
+def test_limit_of_the_cost_of_safety() -> None:
     assert not safety.missed({"safe": 159.0, "unsafe": 100.0})
     assert "61% more" in safety.missed({"safe": 161.0, "unsafe": 100.0})
 

@@ -79,7 +79,7 @@ def settings(service: str) -> Settings:
         environment(service),
         clay=service == "worker",
         gateway=service == "gateway",
-        api=service in ("gateway", "topics"),  # whoever looks a lead up runs as `topics`
+        api=service in ("gateway", "topics"),  # a look-up of a lead runs as `topics`
     )
 
 

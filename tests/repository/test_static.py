@@ -1,4 +1,4 @@
-"""Rules for the code as it is written: style, types, layers and imports."""
+"""Rules for the source code: style, types, layers and imports."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_simulator_knows_nothing_of_the_rest() -> None:
     assert {name for name in ours if not name.startswith("stream_app.dev.simulator")} == set()
 
 
-def test_what_is_imported_comes_with_the_package() -> None:
+def test_every_import_is_a_dependency_of_the_package() -> None:
     """`pip install .[local]` is the README's first command: no module may need what only `dev` brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked_for = (*project["dependencies"], *project["optional-dependencies"]["local"])

@@ -4,7 +4,7 @@ python -m tests.simulation                    every counted schedule, 3,500 draw
                                               3,500 with several lanes in a partition, and 3,500 in which
                                               Kafka misses the end of transactions
 python -m tests.simulation --drawn 100000     a longer campaign
-python -m tests.simulation --seed 4711        one drawn schedule, told line by line
+python -m tests.simulation --seed 4711        one drawn schedule, reported line by line
 python -m tests.simulation --seed fine/crash@57
 python -m tests.simulation --seed b4711       one with a tight budget
 python -m tests.simulation --seed n4711       one with several lanes in a partition
@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.bases import rare
-from tests.simulation.campaign import counted, explain, named, run_all, told
+from tests.simulation.campaign import counted, explain, named, reported, run_all
 from tests.simulation.money import budgeted
 from tests.simulation.mutant import run_mutant
 from tests.simulation.neighbours import crowded
@@ -49,7 +49,7 @@ def main() -> int:
         if args.mutant is None:
             text = explain(args.seed)
         else:
-            text = "\n".join(told(args.seed, run_mutant(args.mutant, named(args.seed), trace=True)))
+            text = "\n".join(reported(args.seed, run_mutant(args.mutant, named(args.seed), trace=True)))
         console.print(text, markup=False)
         return 1 if "\nbroken: " in text else 0
     started, ran = time.monotonic(), 0

@@ -1,4 +1,4 @@
-"""What must hold of callbacks, judged as in checker.py: each settles one lead or says that it settles none, once."""
+"""Invariants of callbacks, checked as in checker.py: each settles one lead or says that it settles none, once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Called:
 
 
 class Answers:
-    """`problem` is told each broken promise in one line.
+    """`problem` receives each broken promise in one line.
 
     calm     no fault explains that a callback was not heard. ordered: an operator may have lifted a stop.
     """
@@ -77,7 +77,7 @@ class Answers:
         return called is not None
 
     def taken_over(self, transactional_id: str) -> None:
-        """Somebody fences the earlier owner of a partition."""
+        """A process fences the earlier owner of a partition."""
         self._fenced[transactional_id] = self._now_ms()
 
     def on_post(self, sending: StatusEvent) -> None:
@@ -86,7 +86,7 @@ class Answers:
             self._problem(f"3: {sending.id} is POSTed though a callback came before")
 
     def _came_before(self, event: StatusEvent) -> bool:
-        """Whether whoever told this event must have known of a callback: it came before he took over, or long ago."""
+        """True if the owner must have known of a callback: it came before the take-over, or long ago."""
         until_ms = max(self._owned_since(event), event.at_ms - _SOON_MS if self.calm else 0)
         return any(called.origin == event.origin and called.at_ms < until_ms for called in self._called.values())
 
@@ -100,7 +100,7 @@ class Answers:
         name = event.workspace
         if event.status == "credits_exhausted_suspected":
             if name in self._silent:
-                self._problem(f"6: {event.id} tells of a silence that was told already")
+                self._problem(f"6: {event.id} reports a silence that was reported already")
             self._silent[name] = event.at_ms
         elif event.status in ANSWERED:
             self._silent.pop(name, None)
@@ -111,7 +111,7 @@ class Answers:
             self._silent[name] = event.at_ms
 
     def check_overdue(self, event: StatusEvent, last: StatusEvent) -> None:
-        """A lead that nobody called back about is told and parked when its time has come, and not sooner."""
+        """A lead without a callback is reported and parked at its deadline, and not sooner."""
         there = self._plan.destinations[event.destination]
         if event.status == "callback_overdue":
             wait_s = there.callback_deadline_s
@@ -121,35 +121,35 @@ class Answers:
             return
         waited_ms = event.at_ms - last.at_ms - int(wait_s * 1000)
         if waited_ms < 0:
-            self._problem(f"6: {event.id} {event.status} is told {-waited_ms} ms too early")
-        away_ms = max(0, self._owned_since(event) - last.at_ms)  # at most: nobody could hear a callback then
+            self._problem(f"6: {event.id} {event.status} is reported {-waited_ms} ms too early")
+        away_ms = max(0, self._owned_since(event) - last.at_ms)  # at most: no owner could receive a callback then
         if self.calm and waited_ms > away_ms + _SOON_MS:
-            self._problem(f"6: {event.id} {event.status} is told {waited_ms} ms too late")
+            self._problem(f"6: {event.id} {event.status} is reported {waited_ms} ms too late")
         if self._came_before(event):
-            self._problem(f"6: {event.id} {event.status} is told though a callback came before")
+            self._problem(f"6: {event.id} {event.status} is reported though a callback came before")
 
-    def told(self, event: StatusEvent) -> bool:
+    def reported(self, event: StatusEvent) -> bool:
         """Whether the event is a callback's own: one that settles nothing says so, once."""
         if event.origin not in self._called:
             return False
         self._histories[event.origin].events.append(event)
         if event.status not in ("callback_duplicate", "callback_unmatched") or event.id != f"{event.origin}#1":
-            self._problem(f"6: {event.id} {event.status} is told of a callback")
+            self._problem(f"6: {event.id} {event.status} reports a callback")
         if self._called[event.origin].concluded:
-            self._problem(f"6: {event.id} is told of a callback that was concluded before")
+            self._problem(f"6: {event.id} reports a callback that was concluded before")
         return True
 
     def on_commit(self, events: list[StatusEvent], results: list[ConsumedRecord], rows: list[ConsumedRecord]) -> None:
         """Each answer is committed with the mark of the one callback that brought it, and with its result."""
-        told = {event.origin for event in events if event.origin in self._called}
+        reported = {event.origin for event in events if event.origin in self._called}
         answers = [event for event in events if event.status in ANSWERED]
         shown = [event for event in events if event.status == "accepted" and event.reason == "callback"]
         marked = [row.key[2:].decode() for row in rows if row.key and row.key.startswith(b"o/") and row.value]
         first = {place for place in marked if place in self._called and not self._called[place].concluded}
         for place in first:
             self._called[place].concluded = True
-        if told - first or len(first - told) != len(answers):
-            self._problem(f"6: {[event.id for event in answers]} are answered by {sorted(first - told)}")
+        if reported - first or len(first - reported) != len(answers):
+            self._problem(f"6: {[event.id for event in answers]} are answered by {sorted(first - reported)}")
         if {event.origin for event in shown} - {event.origin for event in answers}:
             self._problem(f"6: {[event.id for event in shown]} are shown to be at Clay without an answer")
         if len(results) != sum(event.status in ("enriched", "partial") for event in answers):
@@ -176,11 +176,11 @@ class Answers:
 
     def check_spent(self, lanes: Iterable[Lane], corrections: Iterable[StatusEvent]) -> None:
         """What lanes have spent is what the events say, day by day."""
-        told: defaultdict[tuple[str, str], int] = defaultdict(int)
+        reported: defaultdict[tuple[str, str], int] = defaultdict(int)
         events = chain(corrections, *(history.events for history in self._histories.values()))
         for event in events:
-            told[event.workspace, event.day] += event.credits or 0
+            reported[event.workspace, event.day] += event.credits or 0
         for lane in lanes:
             for day in lane.budget.days:
-                if day.credits_spent != (said := told[lane.workspace, day.id]):
+                if day.credits_spent != (said := reported[lane.workspace, day.id]):
                     self._problem(f"4: {lane.workspace} spent {day.credits_spent} on {day.id}, its events say {said}")

@@ -91,7 +91,7 @@ _BASES: Final = (
         answers=("late",),
     ),
     Schedule(
-        # Nobody calls back about the first two: the lane stops, and goes on once a probe is answered.
+        # No callback comes for the first two: the lane is suspended, and resumes once a probe is answered.
         "silent",
         setup=Setup(silent_after=2),
         arrivals=(
@@ -214,7 +214,7 @@ _RARE: Final = (
         answers=("late", "partial"),
     ),
     Schedule(
-        # Nobody calls back about the first lead; an operator says twice what it did cost. The second is answered late.
+        # No callback comes for the first lead; an operator corrects its cost twice. The second is answered late.
         "corrected",
         setup=Setup(partitions=1),
         arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
@@ -264,7 +264,7 @@ _NEAR_TURNS: Final = 30
 
 
 def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[Schedule]:
-    """`base` with a crash at every turn, and one or two turns before or after it that go to whoever is next.
+    """`base` with a crash at every turn, and one or two turns before or after it that go to the next process.
 
     They are drawn, one and two for each crash; everywhere: with every single one that is near.
     """

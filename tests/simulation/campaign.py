@@ -75,7 +75,7 @@ def run(schedules: Sequence[Schedule], until: Callable[[str], bool] = lambda pro
 
 
 def run_all(schedules: Iterator[Schedule], processes: int, done: Callable[[int], None]) -> list[Failure]:
-    """Run them in several processes; `done` is told of each chunk. Stops early once something was found."""
+    """Run them in several processes; `done` is called after each chunk. Stops early once something was found."""
     failures: list[Failure] = []
     # Not forked: the caller may have threads (a broker's client), and a fork of them can hang.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
@@ -93,10 +93,10 @@ def run_all(schedules: Iterator[Schedule], processes: int, done: Callable[[int],
 def explain(name: str) -> str:
     """Run it once more and tell what happened, line by line."""
     outcome = simulate(named(name), trace=True)
-    return "\n".join(told(name, outcome))
+    return "\n".join(reported(name, outcome))
 
 
-def told(name: str, outcome: Outcome) -> Iterator[str]:
+def reported(name: str, outcome: Outcome) -> Iterator[str]:
     yield f"Schedule {name}: python -m tests.simulation --seed {name}"
     yield "   seconds  who    what"
     yield from outcome.trace

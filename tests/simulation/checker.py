@@ -1,7 +1,8 @@
-"""What must always hold, judged from outside: from what is committed on Kafka and from what Clay received.
+"""Invariants, checked from outside: from what is committed on Kafka and from what Clay received.
 
-Told of every commit, every offset and every POST as it happens, so that a broken promise is found at its moment.
-Design section 7; the numbers in the messages are those of its list.
+It sees every commit, every offset and every POST as it happens, and finds a broken promise at once.
+The numbers in the messages name the invariant: 1 books, 2 histories and copies, 3 one POST for a lead, 4 money and
+submissions, 5 limits of a lane, 6 callbacks, 7 replays and attempts, 8 commands.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from stream_app.domain.record import ConsumedRecord
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
-from tests.simulation.money import MoneyJudge
-from tests.simulation.neighbours import NeighboursJudge
-from tests.simulation.orders import OrdersJudge
-from tests.simulation.persons import Input, PersonsJudge
-from tests.simulation.submissions import SubmissionsJudge
+from tests.simulation.money import MoneyChecks
+from tests.simulation.neighbours import NeighbourChecks
+from tests.simulation.orders import OrderChecks
+from tests.simulation.persons import Input, PersonChecks
+from tests.simulation.submissions import SubmissionChecks
 from tests.simulation.worker import sources
 from tests.support.legal import follows
 
 UNDER_WAY: Final = frozenset[Status](
     {"received", "held_budget", "held_paused", "held_outage", "sending", "refused", "replayed"}
 )
-"""States in which a record must not be acked: whoever takes it over has something to do."""
+"""States in which a record must not be acked: the next owner has something to do."""
 
 ENDED: Final = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "suppressed"}
 """States in which a history may be at rest for good; `accepted` too, where there are no callbacks."""
@@ -45,23 +46,23 @@ _lane: Final = msgspec.json.Decoder(Lane)
 
 
 class Checker:
-    """`problem` is told each broken promise in one line."""
+    """`problem` receives each broken promise in one line."""
 
     def __init__(
         self,
         plan: Plan,
         now_ms: Callable[[], int],
         problem: Callable[[str], None],
-        judges_money: bool = False,
+        checks_money: bool = False,
         well: Sequence[str] = (),
     ) -> None:
-        self.judges_money = judges_money
+        self.checks_money = checks_money
         self.histories: defaultdict[str, History] = defaultdict(History)
-        self.orders = OrdersJudge(plan, problem)
-        self.money = MoneyJudge(plan, problem)
-        self.submissions = SubmissionsJudge(problem)
-        self.neighbours = NeighboursJudge(well, problem)
-        self.persons = PersonsJudge(self.histories, problem)
+        self.orders = OrderChecks(plan, problem)
+        self.money = MoneyChecks(plan, problem)
+        self.submissions = SubmissionChecks(problem)
+        self.neighbours = NeighbourChecks(well, problem)
+        self.persons = PersonChecks(self.histories, problem)
         self._plan = plan
         self._now_ms = now_ms
         self._problem = problem
@@ -106,11 +107,11 @@ class Checker:
         self.orders.before_commit(records)
         for event in events:
             self.neighbours.on_event(event)
-            if not (self.answers.told(event) or self.orders.told(event)):
+            if not (self.answers.reported(event) or self.orders.reported(event)):
                 self._check_step(event, rows)
         self.answers.on_commit(events, results, rows)
         self.orders.on_commit(records)
-        if self.judges_money:
+        if self.checks_money:
             self.money.on_commit(events)
         touched = self._apply(rows)
         for workspace in touched:
@@ -122,7 +123,7 @@ class Checker:
         history = self.histories[event.origin]
         last = history.events[-1] if history.events else None
         if event.origin not in self._inputs:
-            self._problem(f"2: {event.id} is told of a record that was never committed")
+            self._problem(f"2: {event.id} reports a record that was never committed")
         if event.id != f"{event.origin}#{event.seq}" or event.seq != (last.seq + 1 if last else 1):
             self._problem(f"6: {event.id} follows #{last.seq if last else 0}: out of sequence")
         if not follows(last.status if last else None, event.status):
@@ -232,7 +233,7 @@ class Checker:
         if any(reserved.values()):
             self._problem(f"4: rows of {name} reserve what its lane does not know of")
 
-    # ------------------------------------------------------------------------------------------------- letters
+    # ------------------------------------------------------------------------------------------------- dead letters
 
     def _check_dead_letters(self, events: list[StatusEvent], dead_letters: list[ConsumedRecord]) -> None:
         """Each dead letter, deferred, waiting or parked copy is committed with its event, one for one."""
@@ -257,7 +258,7 @@ class Checker:
             if status is None or topics.get(status, dead_letter.topic) != dead_letter.topic:
                 self._problem(f"2: {dead_letter.record_id} ({envelope.origin}#{envelope.seq}) has no event")
         for (origin, seq), status in wanted.items():
-            self._problem(f"2: {origin}#{seq} {status} has no letter")
+            self._problem(f"2: {origin}#{seq} {status} has no dead letter")
 
     # -------------------------------------------------------------------------------------------- acks and POSTs
 
@@ -318,7 +319,7 @@ class Checker:
         for place in self._inputs:
             events = self.histories[place].events
             if not events:
-                self._problem(f"2: {place} is lost: nothing was told of it")
+                self._problem(f"2: {place} is lost: no event reports it")
             elif events[-1].status not in ENDED and not self._is_final(events[-1]):
                 self._problem(f"2: {place} is left at {events[-1].status}")
         self._check_paid()
@@ -349,7 +350,7 @@ class Checker:
             for seq, post in history.posts.items():
                 consumed.update(what.identifiers if post.took else ())
                 if post.took and after.get(seq) in REFUSALS:
-                    self._problem(f"3: {origin}#{seq} is told as refused, but Clay has it")
+                    self._problem(f"3: {origin}#{seq} is reported as refused, but Clay has it")
         for person in unrefused:
             most = allowed[person] + (person in plain)
             if unrefused[person] > most or consumed[person] > most:

@@ -223,7 +223,7 @@ class MemoryArchive:
 
 
 class MemoryInlet:
-    """`partition.ports.PartitionStream` in memory. It commits what it is told to: the offset behind the last ack.
+    """`partition.ports.PartitionStream` in memory. It commits the offset behind the last ack.
 
     Commits go out `commit_every_s` after an ack and when the generation ends; those of an old generation are refused.
     """

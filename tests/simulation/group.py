@@ -1,4 +1,4 @@
-"""The group's coordinator: members join, all are told to rejoin, and a new generation shares the partitions out.
+"""The group's coordinator: members join, all must rejoin, and a new generation shares the partitions out.
 
 Eager rebalances, as Faust does them: everybody gives everything up first. Who does not rejoin in time is left out.
 """

@@ -143,12 +143,12 @@ class _Producer:
 
 
 class MemoryKafka:
-    """`now_ms`: append time. `on_commit` is told the records of each transaction, and each single record written.
+    """`now_ms`: append time. `on_commit` receives the records of each transaction, and each single record written.
 
     leaderless     partitions that have no leader now.
     on_end         called when the end of a transaction was decided, before its markers are written.
     write_markers  when the markers are written: it calls what it is given, at once or later.
-    on_betrayal    told when a partition of a transaction ends in another way than was decided.
+    on_betrayal    called when a partition of a transaction ends in another way than was decided.
     """
 
     def __init__(self, now_ms: Callable[[], int] = lambda: 0) -> None:
@@ -301,7 +301,7 @@ class MemoryKafka:
         return self._generations[group]
 
     def offset(self, group: str, topic: str, partition: int) -> int | None:
-        """The group's committed offset: where whoever owns the partition next begins."""
+        """The group's committed offset: where the partition's next owner begins."""
         return self._offsets.get((group, topic, partition))
 
     def commit_offset(self, group: str, generation: int, topic: str, partition: int, offset: int) -> None:

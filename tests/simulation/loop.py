@@ -155,7 +155,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if error is None:
-            return  # a task that nobody waits for any more: its process is dead
+            return  # no task awaits it any more: its process is dead
         self.errors.append(f"{context.get('message')}: {error!r}")
 
     def _process_events(self, event_list: object) -> None: ...

@@ -1,4 +1,4 @@
-"""Schedules in which a budget binds, and its judge, who counts POSTs and days himself and believes no lane.
+"""Schedules in which a budget binds, and a checker that counts POSTs and days without the lane.
 
 A day's POSTs, but those that were refused, never cost more than the cap: at the ceiling, which is what is reserved. And
 nothing is wasted: a lead waits for the next day only when the day had no room for it, whatever crashed meanwhile.
@@ -22,8 +22,8 @@ _NOT_TAKEN: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_inv
 """What a POST came to that costs nothing, where it is the very next event."""
 
 
-class MoneyJudge:
-    """Told of each commit's events, in order. For runs of one workspace whose caps nobody changes.
+class MoneyChecks:
+    """Receives each commit's events, in order. For runs of one workspace whose caps do not change.
 
     bound   how many waits for the budget there were.
     """
@@ -111,7 +111,7 @@ def budgeted(number: int) -> Schedule:
         restart_s=rng.choice((0.2, 1.0, 70.0)),
         drop_in_flight=rng.random() < 0.5,
         reopen=rng.random() < 0.3,
-        judges_money=True,
+        checks_money=True,
     )
 
 

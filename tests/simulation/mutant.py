@@ -46,7 +46,7 @@ def run_mutant(name: str, schedule: Schedule, trace: bool = False) -> Outcome:
 def caught(name: str) -> tuple[str, str] | None:
     """The first schedule of its family in which the mutant breaks a promise that it should break, and how.
 
-    Another one does not count, and an error in the line least of all: that would be found without a judge.
+    Another one does not count, and an error in the line least of all: that would be found without a checker.
     """
     mutant = MUTANTS[name]
     hunt = list(mutant.hunt())
@@ -97,9 +97,9 @@ def crowded() -> Iterable[Schedule]:
 
 
 def dead_lettered_again() -> Iterable[Schedule]:
-    """One lead that Clay refuses always, so that it becomes a dead letter each time, and each letter comes back twice.
+    """One lead that Clay always refuses: each try makes a dead letter, and each dead letter comes back twice.
 
-    In shadow the breaker takes none of its failures for an outage, in which no letters are made.
+    In shadow the breaker takes none of its failures for an outage, in which no dead letters are written.
     """
     lead, order = Arrival(0.0, "acme", "id0", "p0"), Order(0.0, "acme", "shadow")
     setup = Setup(callbacks=False, max_attempts=1, max_replays=2)

@@ -31,7 +31,7 @@ from stream_app.partition.markers import ProcessedMarkers
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.unit_of_work import UnitOfWork
 from stream_app.pipeline import lead as line_module
-from stream_app.pipeline import reject as aside
+from stream_app.pipeline import reject
 from stream_app.pipeline.lead import LeadPipeline
 from stream_app.pipeline.reject import Rejects
 from tests.simulation.bases import bases
@@ -56,9 +56,9 @@ def ack_before_the_commit() -> Patch:
 
 @mutant("3", "4")
 def no_write_ahead() -> Patch:
-    def write_ahead(self: LeadPipeline, in_flight: InFlight, told: DeliveryRecorder, entry: Grant) -> WriteBatch:
-        told.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
-        in_flight.posted = Posted(told.row, entry)
+    def write_ahead(self: LeadPipeline, in_flight: InFlight, reported: DeliveryRecorder, entry: Grant) -> WriteBatch:
+        reported.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
+        in_flight.posted = Posted(reported.row, entry)
         return WriteBatch([], [], [], entry.destination.workspace)  # row and events come with the next step
 
     return patch.object(LeadPipeline, "_write_ahead", write_ahead)
@@ -181,7 +181,7 @@ def sends_whenever_it_wakes_up() -> Patch:
 # ---------------------------------------------------------------------------------------------- states and copies
 
 
-def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> Patch:
+def _checked(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> Patch:
     def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
         return change(row, envelope, delivery.classify_record(row, envelope, now_ms, freshness_ms))
 
@@ -191,13 +191,13 @@ def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> 
 @mutant("6")
 def a_state_moves_back() -> Patch:
     return unguarded(
-        _judged(lambda row, _, verdict: "resume" if row and verdict == "done" and row.state == "accepted" else verdict)
+        _checked(lambda row, _, verdict: "resume" if row and verdict == "done" and row.state == "accepted" else verdict)
     )
 
 
 @mutant("3", "6")
 def uncertain_is_sent_again() -> Patch:
-    return unguarded(_judged(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict))
+    return unguarded(_checked(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict))
 
 
 @mutant("3")
@@ -206,7 +206,7 @@ def any_copy_ends_the_grace() -> Patch:
         ours = row is not None and row.state == "send_uncertain" and row.origin == envelope.origin
         return "decide" if ours and envelope.way == "uncertain" else verdict
 
-    return _judged(change)
+    return _checked(change)
 
 
 @mutant("7", hunt=dead_lettered_again)
@@ -215,7 +215,7 @@ def any_copy_of_a_dead_letter_counts() -> Patch:
         ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
         return "return" if ours and envelope.way == "replayed" else verdict
 
-    return _judged(change)
+    return _checked(change)
 
 
 @mutant("7")
@@ -234,7 +234,7 @@ def mark_row_missing() -> Patch:
         step = history.brief(*args)
         return WriteBatch([], step.records, step.events)
 
-    return patch.object(aside, "brief", unmarked)
+    return patch.object(reject, "brief", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))

@@ -71,7 +71,7 @@ def every_callback_settles() -> Patch:
 
 
 @mutant("2")
-def callback_that_settles_nothing_is_not_told() -> Patch:
+def callback_that_settles_nothing_is_not_reported() -> Patch:
     async def conclude(self: CallbackPipeline, *args: Any) -> None: ...
 
     return patch.object(CallbackPipeline, "_conclude_unmatched", conclude)
@@ -92,7 +92,7 @@ def results_all_have_one_version() -> Patch:
     return patch.object(CallbackPipeline, "_version", lambda self, callback, row: 1)
 
 
-# --------------------------------------------------------------------------------------------- nobody calls back
+# --------------------------------------------------------------------------------------------- no callback comes
 
 
 @mutant("2", hunt=family("silent", "crash"))
@@ -102,13 +102,13 @@ def waiting_leads_forgotten_at_take_over() -> Patch:
     return patch.object(DeadlineQueue, "load", load)
 
 
-def nobody_there() -> Iterable[Schedule]:
-    """The only worker is away while the callback comes, and the lead may be sent again as soon as it is back."""
+def no_worker_there() -> Iterable[Schedule]:
+    """The only worker is away while the callback comes, and the lead may be sent again once the worker returns."""
     away = {"workers": 1, "restart_s": 700.0, "shuffle": 0.3, "jitter_s": 0.05}
     return (replace(schedule, **away) for schedule in family("news", "crash")())  # type: ignore[arg-type]  # mixed values
 
 
-@mutant("3", hunt=nobody_there)
+@mutant("3", hunt=no_worker_there)
 def callbacks_not_read_at_take_over() -> Patch:
     real = Bootstrap._each
 

@@ -1,4 +1,4 @@
-"""Several lanes in one partition, with windows so small that leads are deferred; and the judge of lanes that are well.
+"""Several lanes in one partition, with windows so small that leads are deferred; and a checker of the healthy lanes.
 
 Drawn schedules with faults of every kind; and some without faults, in which a well lane must not notice the others.
 """
@@ -19,7 +19,7 @@ SOON_MS: Final = 1_000
 WELL: Final = "lane0"
 
 
-class NeighboursJudge:
+class NeighbourChecks:
     """Of some workspaces, each lead is sent within a second, and none is deferred."""
 
     def __init__(self, well: Iterable[str], problem: Callable[[str], None]) -> None:

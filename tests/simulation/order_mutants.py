@@ -1,4 +1,4 @@
-"""Operations, broken on purpose: each mutant must be found out by the judge of orders."""
+"""Operations, broken on purpose: each mutant must be found out by the checker of orders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def answered_before_the_lane_is_written() -> Patch:
 
 
 @mutant("8", hunt=suppressed_while_it_waits)
-def nobody_asks_again() -> Patch:
+def no_second_request() -> Patch:
     return patch.object(AdmissionQueue, "ask_again", lambda self: None)
 
 

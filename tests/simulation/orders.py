@@ -1,4 +1,4 @@
-"""What operators ask of lanes in a run, and the judge of it: each command is applied once, and leads obey it."""
+"""What operators ask of lanes in a run, and its checker: each command is applied once, and leads obey it."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def _arguments(order: Order) -> dict[str, Any]:
             return {}
 
 
-class OrdersJudge:
-    """Told of every commit, after the events in it were judged. `problem` is told each broken promise."""
+class OrderChecks:
+    """Sees every commit, after the events in it were checked. `problem` receives each broken promise."""
 
     def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
         self._plan = plan
@@ -103,8 +103,8 @@ class OrdersJudge:
         self._of_leads: set[str] = set()  # commands about one lead's cost
         self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
 
-    def told(self, event: StatusEvent) -> bool:
-        """Whether an event is of a command that corrects the cost of a lead, and judged here."""
+    def reported(self, event: StatusEvent) -> bool:
+        """Whether an event is of a command that corrects the cost of a lead, and is checked here."""
         if event.status != "cost_corrected":
             return False
         if event.id != f"{event.origin}#1" or event.origin in self.corrections:

@@ -1,4 +1,4 @@
-"""Judges what becomes of the leads of one person: nobody is paid for twice, whichever identifier a lead comes with.
+"""Checks what becomes of the leads of one person: no person is paid for twice, whichever identifier a lead comes with.
 
 An identifier is `workspace/kind:person`. Leads that were decided have made their identifiers known; those of one lead
 belong to one person, and so do those that are linked by others. A lead is new only if no lead of its person counts.
@@ -48,7 +48,7 @@ class Input:
     straight: bool = True
 
 
-class PersonsJudge:
+class PersonChecks:
     """Checks the first event of each history. `problem` is called with each broken promise."""
 
     def __init__(self, histories: Mapping[str, History], problem: Callable[[str], None]) -> None:

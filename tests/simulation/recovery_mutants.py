@@ -1,4 +1,4 @@
-"""A recovery, broken on purpose: what a walk knows of its POST may be told once more, and no more than that.
+"""A recovery, broken on purpose: the outcome of a POST in flight may be reported once more, and not more often.
 
 And a take-over, broken on purpose: every transaction that Kafka left open must stay what it was.
 """

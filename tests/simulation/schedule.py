@@ -104,8 +104,8 @@ class Setup:
 class Schedule:
     """A whole run. `name` finds it again; `losses` is by the number of a request to the broker.
 
-    preempted     turns of processes that go to whoever is next, by number.
-    judges_money  one workspace whose caps nobody changes: see money.py.
+    preempted     turns that go to the next process, by number.
+    checks_money  one workspace whose caps do not change: see money.py.
     well          workspaces whose leads must be sent at once: see neighbours.py.
     missed        end markers that Kafka does not write.
     recovery      what happens to requests of take-overs, by their number since the first missed marker.
@@ -130,7 +130,7 @@ class Schedule:
     preempted: tuple[int, ...] = ()
     jitter_s: float = 0.0
     spacing_s: float = 0.005
-    judges_money: bool = False
+    checks_money: bool = False
     well: tuple[str, ...] = ()
     missed: tuple[Missed, ...] = ()
     recovery: tuple[tuple[int, Break], ...] = ()
@@ -206,7 +206,7 @@ _MIXES: Final[tuple[tuple[int, ...], ...]] = (
     (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),  # fine weather
     (6, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0),  # a bit of everything
     (2, 0, 0, 6, 3, 0, 0, 0, 0, 0, 0),  # an outage that is known
-    (3, 1, 0, 0, 0, 2, 2, 2, 0, 0, 0),  # an outage in which nobody knows
+    (3, 1, 0, 0, 0, 2, 2, 2, 0, 0, 0),  # an outage in which every outcome is unknown
     (4, 0, 3, 1, 0, 0, 0, 0, 1, 1, 1),  # limits, tokens, webhooks
 )
 

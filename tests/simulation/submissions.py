@@ -14,8 +14,8 @@ from stream_app.domain.lane.lane import Lane
 from tests.simulation.clay import Post
 
 
-class SubmissionsJudge:
-    """`problem` is told each broken promise in one line."""
+class SubmissionChecks:
+    """`problem` receives each broken promise in one line."""
 
     def __init__(self, problem: Callable[[str], None]) -> None:
         self._problem = problem
@@ -24,7 +24,7 @@ class SubmissionsJudge:
         self._posted: Counter[str] = Counter()
 
     def on_row(self, row: Delivery) -> None:
-        """A lead's row is committed; a row that is confirmed as it is says nothing new."""
+        """A lead's row is committed; a row that is confirmed unchanged reports nothing new."""
         if row.state == "sending" and (row.origin, row.seq) not in self._seen:
             self._seen.add((row.origin, row.seq))
             self._written[row.webhook_id] += 1

@@ -31,7 +31,7 @@ def chosen() -> Iterator[Schedule]:
             yield schedule
 
 
-@pytest.mark.timeout(480)  # what it may take is judged at its end
+@pytest.mark.timeout(480)  # its duration is checked at its end
 def test_no_schedule_breaks_a_promise() -> None:
     ran = 0
 
@@ -78,7 +78,7 @@ def test_costs_are_corrected_once_wherever_a_process_breaks() -> None:
 
 
 @pytest.mark.parametrize("base", ["mixed", "linked", "apart", "grown", "merged"])
-def test_nobody_is_paid_for_twice_under_whatever_identifier_wherever_a_process_breaks(base: str) -> None:
+def test_no_person_is_paid_for_twice_wherever_a_process_crashes(base: str) -> None:
     failures = run(list(counted(base))[::5])
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
@@ -90,7 +90,7 @@ def test_a_seed_replays_the_very_same_run(seed: int) -> None:
     assert len(first.trace) > 10
 
 
-def test_a_failure_is_told_with_its_seed_and_line_by_line() -> None:
+def test_a_failure_is_reported_with_its_seed_line_by_line() -> None:
     text = explain("3")
     assert "python -m tests.simulation --seed 3" in text
     assert "event leads/" in text

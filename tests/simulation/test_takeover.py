@@ -29,7 +29,7 @@ ID: Final = "rows-0"
 
 
 class BrokenLink:
-    """Breaks requests by their number. One that is late arrives when so many others have; nobody waits for it."""
+    """Breaks requests by their number. One that is late arrives when so many others have; no request waits for it."""
 
     def __init__(self, breaks: Breaks) -> None:
         self.asked = 0
@@ -125,7 +125,7 @@ def plans() -> Iterator[tuple[str, Sequence[str], int, Breaks]]:
 
 
 def may_refuse(ending: str, missed: int, breaks: Breaks) -> bool:
-    """Two fences meet an ongoing transaction, and the marker of its abort is missed: nobody knows who has ended it."""
+    """Two fences meet an ongoing transaction, and the marker of its abort is missed: it is unknown which ended it."""
     return ending == "open" and missed > 0 and any(kind.startswith("late") for _, kind in breaks)
 
 
@@ -209,7 +209,7 @@ def test_a_fence_that_arrives_long_after_its_look_carries_no_verdict() -> None:
     run(main())
 
 
-def test_a_commit_that_somebody_aborted_under_its_repair_is_told() -> None:
+def test_a_commit_that_another_process_aborts_during_its_repair_is_reported() -> None:
     """Kafka's time-out, or another program's fence, between the two requests of a repair whose process is gone."""
 
     async def main() -> None:
@@ -227,7 +227,7 @@ def test_a_commit_that_somebody_aborted_under_its_repair_is_told() -> None:
     run(main())
 
 
-def test_what_nobody_knows_is_refused() -> None:
+def test_an_unknown_transactional_id_is_refused() -> None:
     """A program that is not ours fenced the id: whether the transaction was committed is lost."""
 
     async def main() -> None:

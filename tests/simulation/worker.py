@@ -1,4 +1,4 @@
-"""One worker process: joins the group, takes its partitions over, serves them, and gives them up when told to.
+"""One worker process: joins the group, takes its partitions over, serves them, and gives them up on request.
 
 What `stream-app worker` does through Faust, with the same objects of the line and the partition.
 """
@@ -121,7 +121,7 @@ class SimClock:
 
 
 class Observer:
-    """Nothing: the simulation judges from outside only."""
+    """Nothing: the simulation checks from outside only."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -164,15 +164,15 @@ class Worker:
     def start(self) -> None:
         self._world.loop.spawn(self.process, self._main())
 
-    def told_to_rejoin(self) -> None:
+    def request_rejoin(self) -> None:
         """By the coordinator, or because its heartbeats are refused."""
         if not self.process.dead:
             self._world.loop.run_in(self.process, self._rebalance.set)
 
-    def told_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """SIGTERM."""
         self.stopping = True
-        self.told_to_rejoin()
+        self.request_rejoin()
 
     async def _main(self) -> None:
         while not self.stopping:
@@ -202,7 +202,7 @@ class Worker:
             self._world.latency_s(),
             self._world.group.join,
             self.member,
-            self.told_to_rejoin,
+            self.request_rejoin,
             lambda generation, mine: _tell(answer, (generation, mine)),
         )
         return await answer

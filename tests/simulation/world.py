@@ -76,7 +76,7 @@ class World:
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
-        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.judges_money, schedule.well)
+        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.checks_money, schedule.well)
         self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}
@@ -130,8 +130,8 @@ class World:
             self._close_the_books()
         loop.end()
         self.problems.extend(loop.errors)
-        told = self.problems, loop.turns, self._requests, len(self.clay.posts), self.trace or []
-        return Outcome(*told, self._ends, self._commits, self._recovery_requests)
+        reported = self.problems, loop.turns, self._requests, len(self.clay.posts), self.trace or []
+        return Outcome(*reported, self._ends, self._commits, self._recovery_requests)
 
     # -------------------------------------------------------------------------------------- what the workers need
 
@@ -180,7 +180,7 @@ class World:
             self.loop.outside(self._rng.choice((0.0, 0.02, 0.5)), self._crash, worker)
 
     def _close_the_books(self) -> None:
-        """Invariant 1, by the books themselves: told of all that is committed, they find every record in its column."""
+        """Invariant 1, by the books themselves: given all that is committed, they find every record in its column."""
         report = tape_of(self.plan, self.kafka, self.now_ms()).close()
         if not report.balanced:
             named = "; ".join(f"{problem.where} {problem.what}" for problem in report.problems)
@@ -221,7 +221,7 @@ class World:
         self.say(worker.process, "goes on")
         self.loop.thaw(worker.process)
         if not self.group.knows(worker.member):
-            self.loop.outside(self._rng.random() * _HEARTBEAT_S, worker.told_to_rejoin)
+            self.loop.outside(self._rng.random() * _HEARTBEAT_S, worker.request_rejoin)
 
     def _before_turn(self, process: Process) -> None:
         fault = self._faults.get(self.loop.turns)
@@ -235,7 +235,7 @@ class World:
                 self._freeze(worker, fault.for_s)
             case "stop":
                 self.say(process, "gets SIGTERM")
-                worker.told_to_stop()
+                worker.request_stop()
             case "rebalance":
                 self.say(None, "the group rebalances")
                 self.group.rebalance()

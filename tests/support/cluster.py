@@ -47,7 +47,7 @@ async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) ->
         await admin.close()
 
 
-def stands(requests: Iterable[Request], lanes: Collection[str], from_ms: int, to_ms: int) -> dict[str, float]:
+def longest_stops(requests: Iterable[Request], lanes: Collection[str], from_ms: int, to_ms: int) -> dict[str, float]:
     """Return by lane the longest time in seconds without a request. The lanes have leads to send all that time."""
     marks: dict[str, list[int]] = defaultdict(lambda: [from_ms])
     for request in requests:

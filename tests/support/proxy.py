@@ -40,7 +40,7 @@ class Proxy:
         """Forward no more bytes: connections stay open and silent, new ones too."""
         self._flowing.clear()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Forward new connections again. Stalled ones are reset: a network forgets them, too."""
         if not self._flowing.is_set():
             self._reset()

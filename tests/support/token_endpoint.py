@@ -20,7 +20,7 @@ CLIENT, SECRET, AUDIENCE = "stream-app", "correct-horse-battery", "kafka"
 
 
 class TokenEndpoint:
-    """Signs tokens of `CLIENT`, as long as it is given `SECRET`.
+    """Signs tokens of `CLIENT`, if the request has `SECRET`.
 
     Attributes:
         granted: How many tokens it gave.

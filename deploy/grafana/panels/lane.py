@@ -26,7 +26,7 @@ LANE: Final = Dashboard(
                 {None: "red", 80: "orange", 95: "green"},
             ),
             Panel(
-                "Calls judged",
+                "Calls counted",
                 "The calls of the last five minutes. The score means little with few of them.",
                 "short",
                 {"{{workspace}}": highest("stream_app_lane_window_calls", LANES, "workspace")},

@@ -74,7 +74,7 @@ class Inbound:
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
             self._write(arrival, workspace, _NO_STATUS.get(fault.kind, fault.status or 0), fault)
             return await self._answer_as(fault, request, answers.refused(fault.status or 500, {}))
-        status = self._judge(webhook, arrival)
+        status = self._decide(webhook, arrival)
         if webhook is None or status != 200:
             limits = self._world.limits
             headers = answers.retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
@@ -106,7 +106,7 @@ class Inbound:
         slug, token = request.match_info["slug"], request.headers.get(TOKEN_HEADER)
         return Arrival(at_ms, slug, token, submission, about, occurrence)
 
-    def _judge(self, webhook: WebhookState | None, arrival: Arrival) -> int:
+    def _decide(self, webhook: WebhookState | None, arrival: Arrival) -> int:
         """Return the status that a working Clay answers."""
         limits = self._world.limits
         if webhook is None:

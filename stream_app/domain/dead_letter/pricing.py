@@ -26,7 +26,7 @@ Fate = Literal[
     "under_way",  # it is on its way already
     "later_dead_letter",  # the lead has a later dead letter
     "may_be_at_clay",  # parked as uncertain: only with --uncertain
-    "sent_back",  # an operator sent this letter back before
+    "sent_back",  # an operator sent it back before
     "no_row",  # its row has expired: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
     "cannot_go",  # its value is no lead that can be sent: unreadable, without an identity, too old, no destination
@@ -195,7 +195,7 @@ class PricedPlan(msgspec.Struct):
     """The whole preview.
 
     Attributes:
-        letters: How many dead letters were selected.
+        dead_letters: How many dead letters were selected.
         fates: How many there are of each fate.
         causes: Of those that would be sent, by reason and status.
         prices: By destination.

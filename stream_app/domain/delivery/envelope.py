@@ -103,7 +103,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         last_failure_ms: When it failed last.
         not_before_ms: When it is due.
         redriven_from: The dead letter that an operator sent back.
-        letter: The dead letter that an input was copied from. Its own history has ended, or it had none.
+        dead_letter: The dead letter that an input was copied from. Its own history has ended, or it had none.
         trace_id: The W3C trace id.
         app: The version that wrote the record.
         parent_id: The caller's span, from `traceparent`. Only of an input record: it is in no header of ours.
@@ -201,8 +201,8 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """Return the envelope of a record on a lead topic.
 
-    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
-    letter that another program copied with its headers.
+    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a
+    dead letter that another program copied with its headers.
 
     Args:
         consumed: The record.

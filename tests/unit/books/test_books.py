@@ -60,11 +60,11 @@ def test_only_histories_that_begin_with_an_input_record_are_leads() -> None:
 def test_the_books_balance_at_every_moment(schedule: Schedule) -> None:
     """Also in the middle of crashes, freezes and rebalances."""
     world = World(schedule)
-    told, commits = world._on_commit, 0  # the hook that World sets is not otherwise to be reached
+    reported, commits = world._on_commit, 0  # the hook that World sets is not otherwise to be reached
 
     def on_commit(records: Sequence[ConsumedRecord]) -> None:
         nonlocal commits
-        told(records)
+        reported(records)
         commits += 1
         if commits % 5 == 0:
             report = taped(world).close()
@@ -179,10 +179,10 @@ def test_an_unreadable_record_is_named_by_its_own_id(tape: Tape) -> None:
     for value in (b"\xff", b"[]", b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'):
         log.append(ConsumedRecord(tape.plan.topics.status, 0, 9_000_000, b"x", value))
     rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_000, b"d/acme/crm/lead-x", b"{}"))
-    rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_001, b"l/nobody", b"[]"))
+    rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_001, b"l/unknown", b"[]"))
     report = tape.close()
     assert report.problem_count == 5
-    assert {"acme", "nobody"} < {problem.where for problem in report.problems}
+    assert {"acme", "unknown"} < {problem.where for problem in report.problems}
 
 
 # ------------------------------------------------------------------------------------------- the rest of the rules

@@ -39,7 +39,7 @@ from stream_app.domain.messages import Scalar
         ({}, {}),
     ],
 )
-def test_what_is_said(fields: dict[str, Scalar], said: dict[str, Scalar]) -> None:
+def test_which_facts_are_derived(fields: dict[str, Scalar], said: dict[str, Scalar]) -> None:
     given_domain = {name: value for name, value in said.items() if name not in fields}
     found = {name: value for name, (value, _) in local_facts(fields).items()}
     assert found == given_domain

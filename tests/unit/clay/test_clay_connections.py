@@ -57,7 +57,7 @@ async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Writ
 
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("unasked", [TIMED_OUT, b""], ids=["408", "closed"])
-async def test_what_the_event_loop_has_not_read_yet_counts_too(tmp_path: Path, is_tls: bool, unasked: bytes) -> None:
+async def test_unread_bytes_of_a_kept_connection_are_seen(tmp_path: Path, is_tls: bool, unasked: bytes) -> None:
     """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
     authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")

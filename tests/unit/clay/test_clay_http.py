@@ -152,7 +152,7 @@ async def test_a_status_decides_when_its_body_is_broken_in_the_first_packet(
         assert (type(outcome), outcome.http_status) == (kind, http_status)
 
 
-async def test_a_dripping_body_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dripping_body_delays_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.15)
     drip: list[WriteBatch] = [0.02, b"."]
     async with serve(READ, b"HTTP/1.1 422 X\r\n\r\nbad column", *drip * 500) as server:
@@ -179,7 +179,7 @@ async def test_a_compressed_answer_is_never_unpacked() -> None:
         assert (outcome.http_status, outcome.excerpt) == (400, "")
 
 
-async def test_what_is_sent() -> None:
+async def test_bytes_of_a_request() -> None:
     async with serve(READ, OK, READ, OK) as server, client() as clay:
         await clay.send(server.url + "/a%2Fb?x=%20", TOKEN, LEAD)
         await clay.send(server.url, None, b"{}")

@@ -25,21 +25,21 @@ async def _serving(status: int) -> tuple[web.AppRunner, str]:
 
 
 @pytest.mark.parametrize(("status", "says"), [(200, ""), (502, "/healthz answers HTTP 502"), (302, "HTTP 302")])
-async def test_what_it_answers(status: int, says: str) -> None:
+async def test_the_probe_of_the_callback_url_explains_each_status(status: int, says: str) -> None:
     runner, url = await _serving(status)
     try:
-        told = await CallbackUrl(url, Egress.of())()
+        reported = await CallbackUrl(url, Egress.of())()
     finally:
         await runner.cleanup()
-    assert says in told
-    assert bool(says) == bool(told)
+    assert says in reported
+    assert bool(says) == bool(reported)
 
 
 async def test_nothing_answers() -> None:
     port = free_port()
-    told = await CallbackUrl(f"http://127.0.0.1:{port}", Egress.of())()
-    assert told
-    assert str(port) not in told
+    reported = await CallbackUrl(f"http://127.0.0.1:{port}", Egress.of())()
+    assert reported
+    assert str(port) not in reported
 
 
 async def test_no_table_calls_back() -> None:

@@ -33,7 +33,7 @@ def test_the_seconds(typed: str, wait_s: float | None, program: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["--wait=leads.csv x.csv", "leads.csv --wait 0", "leads.csv --wait nan"])
-def test_what_is_no_number_of_seconds(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_number_of_seconds_is_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", *typed.split()]) == 2
     assert "is no number of seconds above 0" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Each table as it is read at 40, 80 and 120 columns and in a pipe."""
+"""Each table at 40, 80 and 120 columns and in a pipe."""
 
 from __future__ import annotations
 

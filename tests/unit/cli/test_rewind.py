@@ -79,7 +79,7 @@ def test_without_a_terminal_it_needs_a_yes(
     assert group.rewound == 1
 
 
-def test_what_a_dry_run_says_adds_up(group: Group, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_counts_of_a_dry_run_add_up(group: Group, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*argv, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "18 dead letters match" in lines

@@ -39,7 +39,7 @@ def test_callbacks_that_could_never_come_or_never_be_trusted_are_refused(tmp_pat
     load(tmp_path, keyless + CALLED_BACK + 'callback_secrets_env = ["HEADER"]')
 
 
-def test_who_signs_and_who_verifies_needs_the_keys(tmp_path: Path) -> None:
+def test_processes_that_sign_or_verify_need_the_keys(tmp_path: Path) -> None:
     text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
     missing = {name: value for name, value in SECRETS.items() if name != "CALLBACK_KEY"}
     said = "environment variable CALLBACK_KEY is not set; gateway.token_keys_env names it"

@@ -133,8 +133,8 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
     if right:
         assert load(tmp_path, text, environ).secrets["CACHE_URL"] == url
     else:
-        told = "environment variable CACHE_URL: must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
-        assert problems(tmp_path, text, environ) == [told]
+        reported = "environment variable CACHE_URL: must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+        assert problems(tmp_path, text, environ) == [reported]
 
 
 def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> Non
             _ = settings.instance_id
 
 
-def test_any_free_port_is_for_processes_that_nobody_looks_up(tmp_path: Path) -> None:
+def test_port_0_is_for_processes_that_no_client_looks_up(tmp_path: Path) -> None:
     http = load(tmp_path, "[http]\nworker_port = 0\nreplay_port = 0").http
     assert (http.worker_port, http.replay_port) == (0, 0)
 
@@ -178,7 +178,7 @@ def test_a_readable_password_may_not_leave_this_machine(bootstrap: str, tmp_path
         load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
 
 
-def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
+def test_a_process_without_posts_needs_no_webhooks(tmp_path: Path) -> None:
     assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, clay=False).secrets
 
 
@@ -189,7 +189,7 @@ def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
     assert sorted(one.workspaces) == ["acme", "beta"]
     assert one.destination_of("acme", None) == "people"
     assert one.destination_of("acme", "other") is None
-    assert one.destination_of("nobody", None) is None
+    assert one.destination_of("unknown", None) is None
     assert load(tmp_path, PEOPLE + more, clay=False).destination_of("acme", None) is None
     default = PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\ndefault_destination = "more"')
     both = load(tmp_path, default + more, clay=False)

@@ -62,8 +62,8 @@ def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Fi
     files.secret("SECOND", URL + "second")
     files.secret("TOKEN", "new")  # a file counts more than the environment, which cannot change
     files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
-    told = files.configuration.refresh()
-    assert (told.applied, told.text) == (True, "adopted: destination people with 1 webhooks")
+    reported = files.configuration.refresh()
+    assert (reported.applied, reported.text) == (True, "adopted: destination people with 1 webhooks")
     first, second = webhook_id(URL + "first"), webhook_id(URL + "second")
     assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
     endpoint = files.configuration.endpoints["people"]
@@ -87,8 +87,8 @@ webhooks_env = ["THIRD"]
 callbacks = false
 """
     )
-    told = files.configuration.refresh()
-    assert told.text == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
+    reported = files.configuration.refresh()
+    assert reported.text == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
     plan = files.configuration.plan
     assert plan.workspaces["acme"].budget.credits_per_day == 500
     assert plan.pins == {"acme": 1, "beta": 3}
@@ -101,10 +101,10 @@ def test_defaults_of_all_workspaces_are_adopted(files: Files) -> None:
     assert files.configuration.plan.workspaces["acme"].budget.credits_per_day == 700
 
 
-def test_what_needs_a_restart_is_named_and_left_alone(files: Files) -> None:
+def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) -> None:
     files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
-    told = files.configuration.refresh()
-    assert told.text == "needs a restart: kafka, workspaces.acme.partition"
+    reported = files.configuration.refresh()
+    assert reported.text == "needs a restart: kafka, workspaces.acme.partition"
     assert files.configuration.plan.pins == {"acme": 1}
     assert files.configuration.plan.partitions == 4
     files.write(TOML[: TOML.index("[workspaces")])
@@ -128,14 +128,14 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
 def test_a_wrong_configuration_changes_nothing_and_tells_no_secret(files: Files) -> None:
     files.secret("FIRST", "https://example.com/secret-slug")
     files.write(TOML + "\n[workspaces.beta.rate]\nrate_per_s = 4\n")
-    told = files.configuration.refresh()
-    assert (told.applied, told.reason) == (False, "bad_configuration")
-    assert "environment variable FIRST" in told.text
-    assert "secret-slug" not in told.text
+    reported = files.configuration.refresh()
+    assert (reported.applied, reported.reason) == (False, "bad_configuration")
+    assert "environment variable FIRST" in reported.text
+    assert "secret-slug" not in reported.text
     assert "beta" not in files.configuration.plan.workspaces
 
 
-def test_secret_files_are_told_apart_from_what_is_missing(files: Files) -> None:
+def test_an_unreadable_secret_file_is_reported_as_unreadable(files: Files) -> None:
     files.write(TOML.replace('["FIRST"]', '["NOWHERE"]'))
     with pytest.raises(SettingsError, match=r"NOWHERE is not set, and .*secrets has no such file"):
         files.read()

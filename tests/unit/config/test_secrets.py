@@ -11,7 +11,7 @@ from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
 HERE = "workspaces.a = {}\ndestinations.x = {workspace = 'a', webhooks_env = ['N'], callbacks = false}"
 
 
-def test_keys_rules_and_secrets_are_all_told_at_once(tmp_path: Path) -> None:
+def test_errors_in_keys_rules_and_secrets_are_reported_together(tmp_path: Path) -> None:
     text = "[kafka]\npartitions = 0\nname = 'x'\n" + PEOPLE
     unknown, out_of_range, missing = problems(tmp_path, text, {})
     assert unknown.startswith("kafka.name: unknown key; did you mean namespace?")
@@ -35,7 +35,7 @@ def test_keys_rules_and_secrets_are_all_told_at_once(tmp_path: Path) -> None:
         (f"secrets_dir = '/none'\n{HERE}", "secrets_dir = '/none': there is no such directory"),
     ],
 )
-def test_what_cannot_be_read_brings_no_nonsense_with_it(tmp_path: Path, text: str, expected: str) -> None:
+def test_an_unreadable_value_causes_no_second_error(tmp_path: Path, text: str, expected: str) -> None:
     host = "relay.example" if "relay.example" in text else "api.clay.com"
     [found] = problems(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": URL.replace("api.clay.com", host)})
     assert found.startswith(expected)

@@ -54,7 +54,7 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ("callback_health.overdue = 0", ".callback_health.overdue = 0: must be from 1 to 10000"),
     ],
 )
-def test_a_lane_that_contradicts_itself_is_told_so_in_one_line(tmp_path: Path, lane: str, line: str) -> None:
+def test_a_contradiction_in_a_lane_is_one_line(tmp_path: Path, lane: str, line: str) -> None:
     found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
     assert len(found) == 1
     assert found[0].startswith("workspaces.acme")

@@ -109,7 +109,7 @@ def test_time_without_an_owner_is_no_waiting() -> None:
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=2, max_size=30), st.integers(0, 1_000_000))
-def test_deadlines_stay_in_order_however_often_nobody_was_there(steps: list[int], since_ms: int) -> None:
+def test_deadlines_stay_in_order_over_any_number_of_owners(steps: list[int], since_ms: int) -> None:
     state, now_ms = CallbackHealth(), 0
     for number, step in enumerate(steps):
         now_ms += step
@@ -161,7 +161,7 @@ def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() ->
     assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text
 
 
-def test_the_lane_stops_and_counts_anew_when_it_goes_on() -> None:
+def test_the_lane_is_suspended_and_counts_from_zero_when_it_resumes() -> None:
     lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
     assert lane.suspension is not None
     assert (lane.suspension.reason, lane.suspension.text, lane.suspension.destination) == (
@@ -260,7 +260,7 @@ def test_a_third_destination_proves_only_itself_while_two_are_silent() -> None:
     assert _probed(_probed(lane, THERE), OTHER).suspension is None
 
 
-def test_who_was_let_go_and_falls_silent_is_held_with_the_others() -> None:
+def test_an_exempt_destination_that_falls_silent_is_held_with_the_others() -> None:
     lane = _probed(_two_are_silent(), THIRD)
     for accepted_ms in (400_000, 400_001, 400_002):
         lane, news = overdue_lead(ACME, lane, "jobs", accepted_ms)
@@ -277,7 +277,7 @@ def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_m
     assert lane.suspension is None
 
 
-def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
+def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
     lane, entry = admit(ACME, lane, OTHER, 20, 0)
     assert isinstance(entry, Grant)

@@ -1,4 +1,4 @@
-"""A command as it is read."""
+"""Reading a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stream_app.domain.messages import Command
 from stream_app.domain.record import ConsumedRecord
 
 
-def test_why_it_is_asked_may_be_told_everywhere() -> None:
+def test_the_reason_of_a_command_may_be_shown_everywhere() -> None:
     why = "ada@example.com complained (+49 170 1234567), see OPS-17"
     asked = Command("c1", "pause", "acme", 1, "me", why)
     read = read_command(ConsumedRecord("leads.commands", 0, 0, b"acme", msgspec.json.encode(asked)))

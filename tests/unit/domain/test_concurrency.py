@@ -59,7 +59,7 @@ def test_it_shrinks_while_answers_take_much_longer_and_grows_back() -> None:
     assert concurrency.current(POLICY, _after(slow, 200, 300)) == 100
 
 
-def test_what_is_slow_for_good_becomes_usual() -> None:
+def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
     assert concurrency.current(POLICY, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
 
 

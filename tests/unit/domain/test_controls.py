@@ -131,7 +131,7 @@ def test_a_budget_changed_live_counts_for_the_very_next_lead() -> None:
     assert _done(raised, controls.ChangeBudget({"credits_per_day": "configured"})).changes == ()
 
 
-def test_whoever_edits_the_configuration_after_a_live_change_has_the_last_word() -> None:
+def test_a_configuration_edited_after_a_live_change_wins() -> None:
     lane = _done(LANE, controls.ChangeBudget({"credits_per_day": 10}))
     assert isinstance(_ask(lane), Held)
     edited = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=40))
@@ -146,7 +146,7 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
     assert isinstance(_ask(_done(lane, controls.ChangeBudget(shadow="configured"))), Held)
 
 
-def test_what_was_spent_elsewhere_counts_and_may_be_taken_back() -> None:
+def test_credits_spent_elsewhere_count_and_can_be_taken_back() -> None:
     lane = _done(LANE, controls.Correct(credits=90))
     assert isinstance(_ask(lane), Held)
     assert isinstance(_ask(_done(lane, controls.Correct(credits=-30))), Grant)
@@ -224,7 +224,7 @@ def test_orders_are_one_tagged_union() -> None:
     assert msgspec.json.decode(raw, type=Order) == order
 
 
-def test_what_changed_is_news_once() -> None:
+def test_a_change_of_a_lane_is_news_once() -> None:
     before = view(POLICY, LANE, [PEOPLE], NOW_MS)
     paused = _done(LANE, controls.Pause())
     after = view(POLICY, paused, [PEOPLE], NOW_MS, before)
@@ -236,28 +236,28 @@ SPENT_200 = msgspec.structs.replace(LANE, budget=Budget((Period("2026-11-30", 20
 WIDE = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=1_000))
 
 
-def _told(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
+def _news(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
     seen = view(policy, after, [PEOPLE], NOW_MS, view(policy, before, [PEOPLE], NOW_MS))
     assert view(policy, after, [PEOPLE], NOW_MS, seen).news == (), "once"
     return [news.kind for news in seen.news if news.kind.startswith("budget_")]
 
 
-def test_a_soft_limit_that_a_lower_cap_or_a_correction_crosses_is_told_though_no_lead_goes_any_more() -> None:
+def test_a_soft_limit_crossed_by_a_lower_cap_or_a_correction_is_news_without_a_lead() -> None:
     lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
-    assert _told(SPENT_200, lowered) == ["budget_95"]
-    assert _told(SPENT_200, _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 400}), WIDE)) == ["budget_50"]
-    assert _told(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]
+    assert _news(SPENT_200, lowered) == ["budget_95"]
+    assert _news(SPENT_200, _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 400}), WIDE)) == ["budget_50"]
+    assert _news(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]
     raised = _done(lowered, controls.ChangeBudget({"credits_per_day": "configured"}), WIDE)
-    assert _told(lowered, raised) == []
-    assert _told(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
+    assert _news(lowered, raised) == []
+    assert _news(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
 
 
-def test_a_soft_limit_that_a_new_configuration_crosses_is_told() -> None:
+def test_a_soft_limit_crossed_by_a_new_configuration_is_news() -> None:
     lowered = msgspec.structs.replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
-    assert _told(SPENT_200, reconfigured(lowered, SPENT_200, [], NOW_MS), lowered) == ["budget_80"]
+    assert _news(SPENT_200, reconfigured(lowered, SPENT_200, [], NOW_MS), lowered) == ["budget_80"]
 
 
-def test_a_soft_limit_that_a_lead_crosses_by_what_it_did_cost_is_told() -> None:
+def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_news() -> None:
     lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
     assert isinstance(entry, Grant)
-    assert _told(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]
+    assert _news(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

@@ -1,4 +1,4 @@
-"""The dead letter's headers: hostile ones harm nobody, and Spring Kafka's are as Spring writes them."""
+"""The dead letter's headers: hostile ones do no harm, and Spring Kafka's are as Spring writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.gateway.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
 
 PLAN = plan_of(Setup())
-LETTER = Envelope(
+DEAD_LETTER = Envelope(
     origin="t.leads/3/1234567890123",
     origin_ms=1_700_000_000_000,
     seq=4,
@@ -40,11 +40,11 @@ def consumed(headers: tuple[tuple[str, bytes], ...]) -> ConsumedRecord:
 
 
 def test_written_headers_are_read_back() -> None:
-    assert read_envelope(consumed(LETTER.to_headers())) == LETTER
+    assert read_envelope(consumed(DEAD_LETTER.to_headers())) == DEAD_LETTER
 
 
 def test_spring_kafkas_headers_have_springs_format() -> None:
-    headers = dict(LETTER.to_headers("t.stream-app"))
+    headers = dict(DEAD_LETTER.to_headers("t.stream-app"))
     assert headers["kafka_dlt-original-consumer-group"] == b"t.stream-app"
     assert headers["kafka_dlt-original-topic"] == b"t.leads"
     assert struct.unpack(">i", headers["kafka_dlt-original-partition"]) == (3,)

@@ -1,4 +1,4 @@
-"""Which letters are meant, how they are counted, and what a replay of them costs."""
+"""Which dead letters are selected, how they are counted, and what a replay of them costs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAILED = {
 
 
 def test_headers_without_a_value_are_counted() -> None:
-    """Seen: `stream-app dlq` ended with a traceback at a letter of another program."""
+    """Seen: `stream-app dlq` ended with a traceback at a dead letter of another program."""
     headers = headers_of(
         [
             ("stream-app-reason", None),

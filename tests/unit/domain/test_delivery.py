@@ -1,4 +1,4 @@
-"""The table of legal steps: it is what the judges go by, and no way in it leads to a second POST by itself."""
+"""The table of legal steps: the checkers use it, and no path in it leads to a second POST by itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stream_app.domain.messages import Status
 from tests.support.legal import LEGAL
 
 _BY_A_HUMAN_OR_POLICY = {("parked", "replayed"), ("send_uncertain", "replayed")}
-"""The two steps by which a lead that may be at Clay is sent once more: somebody said so."""
+"""The two steps by which a lead that may be at Clay is sent once more: an operator or a policy said so."""
 
 
 def _reachable(start: Status) -> set[Status]:

@@ -55,7 +55,7 @@ def only(found: list[Finding]) -> Finding:
         (held("budget_clock"), "budget_clock", "clock", NOW_MS + 60_000),
     ],
 )
-def test_each_hold_is_told_with_what_lifts_it(view: LaneView, code: str, lifts: str, until_ms: int) -> None:
+def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts: str, until_ms: int) -> None:
     finding = only(explain(facts(view, 12)))
     assert (finding.code, finding.holds, finding.waiting, finding.until_ms) == (code, True, 12, until_ms)
     assert finding.since_ms == NOW_MS - 60_000
@@ -146,7 +146,7 @@ def test_a_lane_whose_breaker_is_closed_has_no_outage() -> None:
         ({"replay": Group("Dead", 0)}, ["moves"], ""),
     ],
 )
-def test_what_holds_everything_comes_first(changes: dict[str, Any], codes: list[str], lifts: str) -> None:
+def test_a_hold_of_the_whole_system_comes_first(changes: dict[str, Any], codes: list[str], lifts: str) -> None:
     found = explain(facts(waiting=7, **changes))
     assert [finding.code for finding in found] == codes
     assert lifts in found[0].lifts
@@ -172,7 +172,7 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
-    assert (moves.code, moves.what) == ("moves", "moves at up to 10 a second"), "nobody knows how many are of people"
+    assert (moves.code, moves.what) == ("moves", "moves at up to 10 a second"), "it is unknown how many are of people"
     whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
     assert (whole.holds, whole.partly) == ("no_webhook", ())
 

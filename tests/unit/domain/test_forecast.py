@@ -26,7 +26,7 @@ def test_where_the_day_ends_first_or_nothing_is_capped_it_lasts() -> None:
     )
 
 
-def test_what_is_used_up_ends_now_and_what_stands_still_never() -> None:
+def test_a_used_up_meter_ends_now_and_an_unused_one_never() -> None:
     earlier = NOON_MS - 10 * MINUTE_MS
     used_up = [Sample(earlier, meter(6_000)), Sample(NOON_MS, meter(6_000))]
     assert forecast(used_up, NOON_MS) == Forecast(0.0, NOON_MS)

@@ -1,4 +1,4 @@
-"""Broken JSON is mended where one reading makes sense, and left alone where there are two."""
+"""Broken JSON is repaired where one reading makes sense, and left alone where there are two."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream_app.domain.callback.json_repair import repair
 
 
-def mended(text: str) -> object:
+def repaired(text: str) -> object:
     good = repair(text)
     return None if good is None else json.loads(good)
 
@@ -33,7 +33,7 @@ def mended(text: str) -> object:
     ],
 )
 def test_json_with_one_plausible_reading_is_repaired(broken: str, meant: object) -> None:
-    assert mended(broken) == meant
+    assert repaired(broken) == meant
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_json_with_one_plausible_reading_is_repaired(broken: str, meant: object)
     ],
 )
 def test_ambiguous_json_is_not_repaired(broken: str) -> None:
-    assert mended(broken) is None
+    assert repaired(broken) is None
 
 
 words = st.text(st.sampled_from('ab "\\,:{}[]\n1é'), max_size=12)
@@ -67,7 +67,7 @@ words = st.text(st.sampled_from('ab "\\,:{}[]\n1é'), max_size=12)
 
 @given(st.dictionaries(st.sampled_from(["lead_id", "title", "note"]), st.one_of(words, st.integers(), st.none())))
 def test_valid_flat_json_keeps_its_meaning(document: dict[str, object]) -> None:
-    found = mended(json.dumps(document))
+    found = repaired(json.dumps(document))
     assert found == document or not document or found is None, "never something else"
 
 
@@ -75,7 +75,7 @@ def test_valid_flat_json_keeps_its_meaning(document: dict[str, object]) -> None:
 def test_doubled_quotes_are_quotes_of_the_cell(cells: dict[str, str]) -> None:
     meant = {name: f'said "{text}" twice' for name, text in cells.items()}
     broken = "{" + ", ".join(f'"{name}": "{text}"' for name, text in meant.items()) + "}"
-    assert mended(broken) == meant
+    assert repaired(broken) == meant
 
 
 @given(st.text(max_size=60))

@@ -1,4 +1,4 @@
-"""The lane as a whole: what one part says of another, and what a person is told."""
+"""The lane as a whole: its parts together, and its texts for an operator."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
     assert lane.suspension is None
 
 
-def test_the_pool_rotates_and_its_end_is_told_in_words() -> None:
+def test_the_pool_rotates_and_its_end_is_reported() -> None:
     policy = msgspec.structs.replace(POLICY, quota=QuotaPolicy(warn_at=2, rotate_at=3))
     before = view(policy, LANE, [PEOPLE], NOW_MS)
     lane = _call(LANE, OK, OK, policy=policy)
@@ -182,7 +182,7 @@ def test_a_destination_whose_webhooks_all_give_404_waits_for_a_probe_and_says_so
     assert "webhook_back" in [news.kind for news in after.news]
 
 
-def test_a_suspended_webhook_is_probed_at_once_when_its_destination_is_set_up_anew() -> None:
+def test_a_suspended_webhook_is_probed_at_once_after_a_reconfiguration() -> None:
     lane = _call(LANE, GONE)
     assert reconfigured(POLICY, lane, [PEOPLE], NOW_MS + 5) == lane
     lane = reconfigured(POLICY, lane, [msgspec.structs.replace(PEOPLE, setup_id="two")], NOW_MS + 5)
@@ -217,7 +217,7 @@ def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -
     noon_ms = NOW_MS - 12 * 3_600_000
     lane, entry = _entry(LANE, policy, noon_ms)
     held = _held(lane, policy, noon_ms)
-    assert held.until_ms == NOW_MS + 60_000, "who waits here is told of the next day"
+    assert held.until_ms == NOW_MS + 60_000, "a waiting lead gets the next day as its time"
     assert held.back_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
     _, without = admit(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
     assert isinstance(without, Held)
@@ -227,16 +227,16 @@ def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -
     assert (spent.until_ms, spent.back_ms) == (NOW_MS + 60_000, 0)
 
 
-def test_soft_limits_are_told_once_each_and_again_only_after_a_real_fall() -> None:
+def test_soft_limits_are_reported_once_each_and_again_only_after_a_real_fall() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=200))
-    lane, told, before = LANE, [], view(policy, LANE, [PEOPLE], NOW_MS)
+    lane, reported, before = LANE, [], view(policy, LANE, [PEOPLE], NOW_MS)
     entries = []
     for _ in range(10):
         lane, entry = _entry(lane, policy)
         entries.append(entry)
         before = view(policy, lane, [PEOPLE], NOW_MS, before)
-        told += [news.kind for news in before.news if news.kind.startswith("budget_")]
-    assert told == ["budget_50", "budget_80", "budget_95"]
+        reported += [news.kind for news in before.news if news.kind.startswith("budget_")]
+    assert reported == ["budget_50", "budget_80", "budget_95"]
     lane, _ = settle(policy, lane, entries.pop(), BAD, NOW_MS, 0.5)
     lane, _ = _entry(lane, policy)
     assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 95
@@ -274,7 +274,7 @@ def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
 # ---------------------------------------------------------------------------------------------------- the breaker
 
 
-def test_who_comes_while_probes_are_out_need_not_wait_for_their_lease() -> None:
+def test_a_lead_that_waits_for_probes_does_not_wait_for_their_lease() -> None:
     lane = _call(LANE, *[Refused("connect_error", 50)] * POLICY.breaker.consecutive_failures)
     opened = _held(lane)
     assert opened.until_ms == lane.breaker.until_ms, "open: nothing is tried before"

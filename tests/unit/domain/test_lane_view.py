@@ -63,7 +63,7 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
 
 @pytest.mark.parametrize("others", [{"others_wait": True}, {"in_flight": 2}])
 def test_a_run_of_a_leads_own_failures_is_one_attempt_while_others_are_there_to_tell(others: dict[str, Any]) -> None:
-    """One that is retried before anybody else is sent could use up its attempts in the first moment of an outage."""
+    """One that is retried before another lead is sent could use up its attempts in the first moment of an outage."""
     refused = Refused("http_503", 50, http_status=503)
     lane, attempts = LANE, list[int]()
     for outcome in (refused, refused, OK, refused):
@@ -111,7 +111,7 @@ def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:
     assert view(policy, lane, [PEOPLE], NOW_MS).calls == 6
 
 
-def test_the_latency_of_the_window_and_a_turn_of_its_health_are_told() -> None:
+def test_the_latency_of_the_window_and_a_turn_of_its_health_are_reported() -> None:
     policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(mode="shadow"))  # it would forget the window
     before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE
     for number in range(100):

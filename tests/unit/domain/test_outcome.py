@@ -29,7 +29,7 @@ def _classify(http_status: int, *, refused: bool = True, excerpt: str = "") -> O
 
 
 def _meaning(http_status: int) -> type:
-    """clay-facts, "What the outcome of a POST means", written a second time from the page."""
+    """The table of outcomes of docs/reference/clay.md, written a second time."""
     special: dict[int, type] = {429: RateLimited, 404: Gone, 503: Refused}
     special |= dict.fromkeys((408, 500, 502, 504), Uncertain) | dict.fromkeys((400, 413, 422), Poison)
     special |= dict.fromkeys((401, 402, 403), Denied)

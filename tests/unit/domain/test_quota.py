@@ -100,17 +100,17 @@ class QuotaMachine(RuleBasedStateMachine):
         self.probe_at_ms.clear()
 
     @rule(webhook_id=st.sampled_from(POOL), submissions=st.integers(0, 6))
-    def is_counted_anew(self, webhook_id: str, submissions: int) -> None:
+    def is_recounted(self, webhook_id: str, submissions: int) -> None:
         self.state = quota.set_count(self.state, webhook_id, submissions)
         self.counts[webhook_id] = submissions
 
     @invariant()
     def says_how_each_of_the_pool_ended(self) -> None:
-        told = quota.used_up(self.state, POOL)
+        reported = quota.used_up(self.state, POOL)
         for hook in POOL:
             count = "1 submission" if self.counts[hook] == 1 else f"{self.counts[hook]} submissions"
             how = "by ada" if hook in self.dead else "404" if hook in self.probe_at_ms else count
-            assert f"{hook}: {how}" in told
+            assert f"{hook}: {how}" in reported
 
     @invariant()
     def knows_whether_a_lead_need_not_be_a_probe(self) -> None:

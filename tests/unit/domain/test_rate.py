@@ -76,7 +76,7 @@ class RateMachine(RuleBasedStateMachine):
 
     @rule()
     def wait_and_take(self) -> None:
-        """Who asks again when told to gets a token soon: after a block the bucket has to fill first."""
+        """A request at the time that was given gets a token soon: after a block the bucket has to fill first."""
         for _ in range(4):
             self._look_at_the_clock()
             self.state, wait = rate.take(self.policy, self.state, self.now_ms)
@@ -91,10 +91,10 @@ class RateMachine(RuleBasedStateMachine):
         self._look_at_the_clock()
         before = self.state
         self.state = rate.on_429(self.policy, before, self.now_ms, retry_after_ms, random)
-        told_ms = min(max(retry_after_ms or 0, 1_000), 3_600_000)
-        assert self.state.blocked_until_ms >= self.now_ms + told_ms
+        asked_ms = min(max(retry_after_ms or 0, 1_000), 3_600_000)
+        assert self.state.blocked_until_ms >= self.now_ms + asked_ms
         assert self.state.blocked_until_ms <= self.now_ms + 3_600_000
-        self.blocked_until_ms = max(self.blocked_until_ms, self.now_ms + told_ms)
+        self.blocked_until_ms = max(self.blocked_until_ms, self.now_ms + asked_ms)
         self.most = 0.0
 
     @rule()
@@ -144,7 +144,7 @@ def test_the_first_429_in_ten_minutes_waits_and_cuts_nothing() -> None:
     assert rate.current(POLICY, rate.on_429(POLICY, state, NOW_MS + 20_000, None, 0.5)) < 6.0
 
 
-def test_it_recovers_fast_to_near_what_was_too_much_then_slowly_then_ever_faster() -> None:
+def test_the_rate_recovers_fast_to_near_the_last_limit_then_slowly_then_ever_faster() -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
     rates = []
     for after_s in (0, 10, 24, 34, 134, 144, 154):
@@ -166,9 +166,9 @@ def test_two_429s_measure_what_clay_takes() -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
     assert rate.current(POLICY, state) == 6.0, "not measured yet"
     state = _sent(state, NOW_MS + 1_000, NOW_MS + 21_000)
-    taken = state.sent - 1
+    allowed = state.sent - 1
     state = rate.on_429(POLICY, state, NOW_MS + 21_000, 1_000, 0.5)
-    assert rate.current(POLICY, state) == pytest.approx(taken / 21)
+    assert rate.current(POLICY, state) == pytest.approx(allowed / 21)
     for _in_flight in range(3):
         state = rate.on_429(POLICY, state, NOW_MS + 22_500, 1_000, 0.5, latency_ms=2_000)
     assert (state.limited_ms, state.sent) == (NOW_MS + 21_000, -3), "sent before the 429: no new measurement"
@@ -189,7 +189,7 @@ def test_a_lane_that_had_nothing_to_send_has_measured_nothing(why: str) -> None:
 def _with_clay(
     limit_per_s: float, bursts: int, every_s: float, jitter_ms: int, others_per_s: float = 0.0, seed: int = 7
 ) -> tuple[float, int, int]:
-    """Run the default rate against Clay's bucket for half an hour: (taken in a second, taken, answered 429).
+    """Run the default rate against Clay's bucket for half an hour: (allowed in a second, allowed, answered 429).
 
     Args:
         limit_per_s: What flows into Clay's bucket.

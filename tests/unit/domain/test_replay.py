@@ -75,7 +75,7 @@ def test_the_envelope_of_a_returning_dead_letter() -> None:
 
 
 def test_the_envelope_of_a_redriven_dead_letter() -> None:
-    """A failed one with a fresh set of replays; a deferred one as it is, only sooner; the others as inputs."""
+    """A failed one with a fresh set of replays; a deferred one unchanged, only sooner; the others as inputs."""
     failed = redriven(Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5), "p/0/1")
     assert (failed.way, failed.replay, failed.seq, failed.not_before_ms) == ("redriven", 1, 9, 0)
     dead_letter = Envelope(origin="leads/0/1", way="deferred", replay=2, epoch=1, seq=9, not_before_ms=10**12)
@@ -272,7 +272,7 @@ class Partition(RuleBasedStateMachine):
 
     @precondition(lambda self: self.committed)
     @rule(data=st.data())
-    def somebody_rewinds_it(self, data: st.DataObject) -> None:
+    def it_is_rewound(self, data: st.DataObject) -> None:
         self.committed = data.draw(st.integers(0, self.committed or 0))
         self._starts()
 
@@ -316,7 +316,7 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def what_failed_can_always_come_back(self) -> None:
-        """No row waits for a letter that does not exist: its own last letter is its successor's."""
+        """No row waits for a dead letter that does not exist: its own last dead letter is its successor's."""
         dead_letters = {
             lead: dead_letter
             for lead, dead_letter in self.dlq + self.parked

@@ -33,9 +33,13 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
     assert permit(out(5), 799) is None
     assert permit(out(4), 60_000) is None
     assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
-    told = permit(out(5), 1_800)
-    assert told is not None
-    assert (told.reason, told.until_ms, told.text[:19]) == ("no_answer", NOW_MS + 6_800, "5 requests went out")
+    held = permit(out(5), 1_800)
+    assert held is not None
+    assert (held.reason, held.until_ms, held.text[:19]) == (
+        "no_answer",
+        NOW_MS + 6_800,
+        "5 requests went out",
+    )
 
 
 def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
@@ -45,7 +49,7 @@ def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
     assert stall_detector.permit(TRIPS, few, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
 
 
-def test_what_is_usual_is_not_known_at_first_and_never_too_short_for_a_pause_of_our_own() -> None:
+def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
     assert permit(out(50), 1_999, Concurrency(usual_ms=1.0, calls=9)) is None
     assert permit(out(50), 2_000, Concurrency(usual_ms=1.0, calls=9)) is not None
     assert permit(out(50), 499, Concurrency(usual_ms=1.0, calls=10)) is None

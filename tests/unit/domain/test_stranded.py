@@ -74,7 +74,7 @@ def test_a_producer_id_without_epochs_left_carries_no_verdict() -> None:
 @given(st.integers(0, 32767), st.booleans())
 def test_a_time_out_encodes_epoch_and_verdict(epoch: int, committed: bool) -> None:
     timeout_ms = timeout_with_verdict(epoch, committed=committed)
-    assert 600_000 <= timeout_ms < 900_000  # Kafka's transaction.max.timeout.ms, unless somebody changes it
+    assert 600_000 <= timeout_ms < 900_000  # Kafka's transaction.max.timeout.ms, unless an administrator changes it
     assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is committed
     assert LastTransaction("Empty", 1, epoch + 1, timeout_ms).verdict is committed
     assert LastTransaction("Empty", 1, epoch + 2, timeout_ms).verdict is None

@@ -1,4 +1,4 @@
-"""Whom nobody may be sent, and what was cancelled: which rows bind which record."""
+"""Suppressed people and cancelled leads: which rows bind which record."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_lost_probe_is_replaced_after_its_lease_and_a_released_one_after_the_i
     assert suspension.permit(POLICY, state, NOW_MS + 421_000)[1] == Wait(NOW_MS + 721_000)
 
 
-def test_when_the_cause_may_be_mended_one_probe_goes_at_once_and_only_one() -> None:
+def test_when_the_cause_may_be_gone_exactly_one_probe_goes_at_once() -> None:
     state = suspension.probe_now(_stopped(), "setup-2", NOW_MS + 5)
     state, probe = _probe(state, NOW_MS + 5)
     assert suspension.permit(POLICY, state, NOW_MS + 6)[1] == Wait(NOW_MS + 5 + 120_000)

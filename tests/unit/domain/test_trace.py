@@ -138,5 +138,5 @@ def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObj
         (Sampling(ratio=0x4BF92F35 / 2**32), {}, ("enriched", 10), False),
     ],
 )
-def test_what_is_sampled(sampling: Sampling, first: Any, last: Any, sampled: bool) -> None:
+def test_which_traces_are_sampled(sampling: Sampling, first: Any, last: Any, sampled: bool) -> None:
     assert is_sampled(sampling, history(("received", 0), last, **first)) is sampled

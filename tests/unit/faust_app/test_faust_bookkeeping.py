@@ -73,13 +73,13 @@ async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_no
 
 async def test_a_suspended_flow_tells_everybody_once_and_stays_usable() -> None:
     consumer = consumer_with([])
-    told: list[str] = []
-    consumer.on_suspend.add(lambda: told.append("a"))
+    reported: list[str] = []
+    consumer.on_suspend.add(lambda: reported.append("a"))
     consumer.stop_flow()
-    assert told == ["a"]
+    assert reported == ["a"]
     consumer.resume_flow()
     consumer.stop_flow()
-    assert told == ["a", "a"]
+    assert reported == ["a", "a"]
 
 
 @pytest.mark.parametrize("taken_by_the_group", [True, False])

@@ -43,8 +43,8 @@ def counted(path: Path, workspace: str, step_s: int) -> dict[str, tuple[int, int
 
 def answer(seq: int = 0, **more: Any) -> Made:
     values: dict[str, Any] = {"applied": True, "at_ms": NOW_MS + seq, "kind": "pause", "workspace": "acme", **more}
-    told = CommandAnswer(id=f"c-{seq}", partition=0, who="ada", why="a test", text="paused", **values)
-    return Made(NAMES.audit, b"acme", msgspec.json.encode(told), offset=seq)
+    reported = CommandAnswer(id=f"c-{seq}", partition=0, who="ada", why="a test", text="paused", **values)
+    return Made(NAMES.audit, b"acme", msgspec.json.encode(reported), offset=seq)
 
 
 def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The real server, spoken to byte by byte: who is slow, endless or huge is told so, and holds nothing."""
+"""The real server, byte by byte: a slow, endless or huge request gets an answer that says so, and holds nothing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_chunked_without_end() -> None:
         before = psutil.Process().memory_info().rss
         quickly = [chunk(b" " * 100_000)] * 1_000
         status, _, seconds = await server.say(request(transfer_encoding="chunked"), *quickly)
-        assert status in (413, 0), "told, unless its own flood is in the way of the answer"
+        assert status in (413, 0), "answered, unless its own flood is in the way"
         assert seconds < 15
         assert psutil.Process().memory_info().rss - before < 50 * 2**20
         assert server.gateway.counted() == {"too_slow": 1, "too_large": 1}
@@ -181,7 +181,7 @@ async def test_a_head_without_end(flood: list[bytes]) -> None:
         request(transfer_encoding="chunked") + b"zz\r\n",
     ],
 )
-async def test_what_is_no_http(words: bytes) -> None:
+async def test_bytes_that_are_no_http(words: bytes) -> None:
     async with serving() as server:
         status, _, _ = await server.say(words)
         assert status in (400, 408, 413, 0)
@@ -189,7 +189,7 @@ async def test_what_is_no_http(words: bytes) -> None:
         assert (await server.say(request(GOOD)))[0] == 200
 
 
-async def test_who_hangs_up_in_the_middle_is_counted() -> None:
+async def test_a_peer_that_hangs_up_in_the_middle_is_counted() -> None:
     async with serving() as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request(length=100) + b"{")
@@ -230,7 +230,7 @@ async def test_a_port_that_is_taken_is_one_line() -> None:
         test_slow_loris_in_the_body,
         test_chunked_without_end,
         test_ten_megabytes,
-        test_who_hangs_up_in_the_middle_is_counted,
+        test_a_peer_that_hangs_up_in_the_middle_is_counted,
         test_requests_under_way_end_before_the_server_does,
     ],
 )

@@ -28,7 +28,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
-    """A peer that reads nothing until it is told to."""
+    """A peer that reads nothing until `resume`."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("192.0.2.7", 4000), "sockname": ("192.0.2.1", 80)})
@@ -175,7 +175,7 @@ async def test_a_head_is_bounded_in_bytes_and_lines(words: bytes, most: int) -> 
     ids=["trailers", "trailer", "extension", "chunks"],
 )
 @pytest.mark.parametrize("app", [reader, stuck, echo], ids=["read", "stuck", "answered"])
-async def test_all_that_is_no_body_is_bounded_whatever_the_app_does(flood: bytes, app: ASGIApp) -> None:
+async def test_everything_but_the_body_is_bounded(flood: bytes, app: ASGIApp) -> None:
     peer = Peer(app)
     consumed = await peer.send(CHUNKED + flood)
     size = len(CHUNKED) + 6 * BOUNDS.framing_bytes // 5 + BOUNDS.read_bytes
@@ -270,7 +270,7 @@ async def test_an_answer_before_the_body_is_seen_and_the_rest_is_dropped() -> No
         HEAD + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_refused_once(words: bytes) -> None:
+async def test_bytes_that_are_no_http_are_refused_once(words: bytes) -> None:
     peer = Peer(reader)
     with capture_logs() as logs:
         await peer.send(words)

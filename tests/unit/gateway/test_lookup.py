@@ -28,12 +28,12 @@ from stream_app.gateway.read_model.store import ReadModel
 from stream_app.gateway.waiting_leads import FoundRecord, Search
 from tests.gateway.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
 
-TOKEN = "a token that nobody guesses, for tests"
+TOKEN = "a token that cannot be guessed, for tests"
 HASH = "AbCdEfGhIjKlMnOpQrStUv"
 NAMES = sources().names
 
 
-class Shelf:
+class Results:
     """`lookup.Results` in memory."""
 
     async def fill(self, found: FoundResultAt) -> FoundResult:
@@ -76,7 +76,7 @@ class Api:
             return self.waiting
 
         queries, access = Queries(self.path, {"firms"}), Access(token, host)
-        lookup = Lookup(queries, lambda: self.lag, Shelf(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
+        lookup = Lookup(queries, lambda: self.lag, Results(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
         base_url = more.pop("base_url", "http://127.0.0.1:9103")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
@@ -161,7 +161,7 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
         ({"token": TOKEN, "given": f"Bearer {TOKEN}", "base_url": "http://leads.example.com"}, 200, None),
     ],
 )
-async def test_who_may_ask(api: Api, how: dict[str, Any], status: int, error: str | None) -> None:
+async def test_which_requests_are_authorized(api: Api, how: dict[str, Any], status: int, error: str | None) -> None:
     for url in (
         "/leads/crm-1",
         f"/leads?person={HASH}",
@@ -176,7 +176,7 @@ async def test_who_may_ask(api: Api, how: dict[str, Any], status: int, error: st
         assert answer.json().get("error") == error
         if status != 200:
             assert set(answer.json()) == {"as_of_ms", "lag", "trouble", "error", "text"}
-            assert answer.json()["as_of_ms"] is None, "nothing is told"
+            assert answer.json()["as_of_ms"] is None, "nothing is reported"
             assert TOKEN not in answer.text
         assert answer.headers["cache-control"] == "no-store"
         assert ("www-authenticate" in answer.headers) == (status == 401)
@@ -206,14 +206,14 @@ async def test_it_only_reads(api: Api, method: str) -> None:
 async def test_a_lead(api: Api) -> None:
     answer = (await api.get("/leads/crm-1")).json()
     assert (answer["as_of_ms"], answer["lag"], answer["trouble"]) == (NOW_MS, 7, "")
-    (told,) = answer["lead"]["histories"]
-    assert (told["origin"], told["status"], told["column"], told["trace_id"]) == (
+    (reported,) = answer["lead"]["histories"]
+    assert (reported["origin"], reported["status"], reported["column"], reported["trace_id"]) == (
         "leads/0/0",
         "enriched",
         "enriched",
         "ab" * 16,
     )
-    assert [step["status"] for step in told["events"]] == ["received", "sending", "accepted", "enriched"]
+    assert [step["status"] for step in reported["events"]] == ["received", "sending", "accepted", "enriched"]
     (found,) = answer["lead"]["results"]
     assert found["fields"]["Title"] == "CEO"
     assert (found["source"], found["version"], found["age_s"], found["problem"]) == ("clay", 1, 3, "")
@@ -247,7 +247,7 @@ async def test_the_leads_of_a_person(api: Api) -> None:
         assert (answer.status_code, answer.json()["error"]) == (400, "no_person")
 
 
-async def test_a_lead_that_waits_is_told_with_what_holds_it(api: Api) -> None:
+async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
     blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
     here = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
     api.records.search = Search([here], Group("Empty", 0), {("leads", 0): 1300, ("leads", 1): 5}, 1250, 50, "some text")
@@ -266,7 +266,7 @@ async def test_a_lead_that_waits_is_told_with_what_holds_it(api: Api) -> None:
     assert (answer["leads"], api.records.asked[-1]) == ([], ("", HASH, ""))
 
 
-async def test_lanes_books_and_letters(api: Api) -> None:
+async def test_lanes_books_and_dead_letters(api: Api) -> None:
     lanes = (await api.get("/lanes")).json()
     assert [(each["workspace"], each["holds"], each["text"]) for each in lanes["lanes"]] == [
         ("acme", "budget", "The day's budget is spent")
@@ -328,11 +328,11 @@ async def test_no_personal_data_is_logged(api: Api, capfd: pytest.CaptureFixture
 
 
 async def test_the_document_is_valid(api: Api) -> None:
-    told = (await api.get("/openapi.json")).json()
-    assert told["openapi"] == "3.1.0"
-    OpenAPIV31SpecValidator(told).validate()
+    reported = (await api.get("/openapi.json")).json()
+    assert reported["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(reported).validate()
     with pytest.raises(OpenAPIValidationError):
-        OpenAPIV31SpecValidator(told | {"paths": {"/lanes": {"get": {"responses": []}}}}).validate()
+        OpenAPIV31SpecValidator(reported | {"paths": {"/lanes": {"get": {"responses": []}}}}).validate()
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,9 @@ async def test_the_document_is_valid(api: Api) -> None:
 async def test_answers_are_as_documented(api: Api, url: str, path: str, status: int) -> None:
     answer = await api.get(url)
     assert answer.status_code == status
-    told = (await api.get("/openapi.json")).json()
-    responses = told["paths"][path]["get"]["responses"]
-    schema = {**responses[str(status)]["content"]["application/json"]["schema"], "components": told["components"]}
+    reported = (await api.get("/openapi.json")).json()
+    responses = reported["paths"][path]["get"]["responses"]
+    schema = {**responses[str(status)]["content"]["application/json"]["schema"], "components": reported["components"]}
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(answer.json())
     with pytest.raises(jsonschema.ValidationError):

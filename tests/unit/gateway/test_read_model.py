@@ -267,7 +267,7 @@ def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, pa
 # ------------------------------------------------------------------------------------------------------ forgetting
 
 
-def test_old_histories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, ask: Queries, path: Path) -> None:
+def test_old_histories_and_dead_letters_are_deleted_in_small_steps(model: ReadModel, ask: Queries, path: Path) -> None:
     old_ms, young_ms = NOW_MS - 31 * DAY_MS, NOW_MS - 29 * DAY_MS
     for first in range(0, 12_000, 4_000):
         offsets = range(first, first + 4_000)
@@ -346,7 +346,7 @@ def test_a_file_of_other_topics_is_rebuilt(path: Path, other: Any) -> None:
 def test_a_broken_file_is_rebuilt(path: Path, what: str) -> None:
     model = ReadModel(path, SOURCES)
     take(model, *history(NAMES, "crm-1", "received"))
-    if what == "wal only":  # as after a crash, and somebody removed the file alone
+    if what == "wal only":  # as after a crash, and an administrator removed only the file
         wal = path.with_name(path.name + "-wal")
         kept = wal.read_bytes()
         model.close()

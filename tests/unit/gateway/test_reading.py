@@ -90,9 +90,7 @@ BODY = json.dumps(good()).encode()
         (URL, {"x_callback_token": "{{callback_token}}"}, 400),
     ],
 )
-async def test_what_the_head_shows_is_answered_before_the_body_is_read(
-    url: str, headers: dict[str, str], status: int
-) -> None:
+async def test_a_bad_head_is_answered_before_the_body_is_read(url: str, headers: dict[str, str], status: int) -> None:
     sender = Sender(small(), url, **headers)
     assert await sender.answer() == status
     assert sender.asked == 0
@@ -188,7 +186,7 @@ async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPat
     ],
     ids=["small", "broken", "large"],
 )
-async def test_what_takes_long_to_decode_leaves_the_event_loop(
+async def test_slow_decoding_runs_in_a_thread(
     change: Callable[[bytes], bytes], elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []

@@ -84,7 +84,7 @@ async def test_an_older_key_is_good_while_it_is_listed() -> None:
     assert gateway.counted() == {"enriched": 1, "unknown_key": 1}
 
 
-async def test_doubles_and_the_wrong_order_are_taken_and_doubles_can_be_told() -> None:
+async def test_duplicates_and_the_wrong_order_are_accepted_and_duplicates_are_marked() -> None:
     gateway = Gateway()
     for attempt in (2, 1, 1):
         assert (await gateway.post(good(attempt=attempt))).status_code == 200
@@ -92,7 +92,7 @@ async def test_doubles_and_the_wrong_order_are_taken_and_doubles_can_be_told() -
     assert first.id == again.id != second.id
 
 
-async def test_broken_json_is_mended_and_said() -> None:
+async def test_broken_json_is_repaired_and_reported() -> None:
     gateway = Gateway()
     answer = await gateway.post(json.dumps(good())[:-1] + ', "note": "they said "call me" twice"}')
     assert answer.status_code == 200
@@ -122,7 +122,7 @@ TOKEN = sign(Keys([OLD_KEY]), "acme", "people", "crm-17")
         ({"workspace": "beta"}, 400, "other_address"),
     ],
 )
-async def test_what_is_refused(change: dict[str, Any], status: int, code: str) -> None:
+async def test_which_callbacks_are_refused(change: dict[str, Any], status: int, code: str) -> None:
     gateway = Gateway()
     answer = await gateway.post(good() | change)
     assert answer.status_code == status
@@ -201,7 +201,7 @@ async def test_a_table_with_a_secret_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("given", [SECRET, "the one before", "wrong"])
-async def test_all_secrets_are_compared_as_long_whatever_comes(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_secret_is_compared_in_constant_time(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = Mock(wraps=hmac.compare_digest)
     monkeypatch.setattr(hmac, "compare_digest", compared)
     await Gateway().post({"lead_id": "crm-17", "title": "CEO"}, STATIC, {"x-callback-secret": given})
@@ -276,7 +276,7 @@ async def test_a_crash_of_ours_is_answered_and_counted() -> None:
     assert gateway.responses() == {"500": 1}
 
 
-async def test_what_is_logged_is_bounded_and_holds_nothing_of_the_lead() -> None:
+async def test_logs_are_bounded_and_hold_no_data_of_the_lead() -> None:
     gateway = Gateway()
     with capture_logs() as lines:
         for _ in range(50):

@@ -23,19 +23,18 @@ from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.model_records import NOW_MS, sources
 from tests.gateway.support import URL, Gateway, good
-from tests.unit.gateway.test_lookup import Shelf as Results
-from tests.unit.gateway.test_lookup import Waiting
+from tests.unit.gateway.test_lookup import Results, Waiting
 
 TOKEN: Final = "a token of the look-up API, for tests"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 HOSTS: Final = {"loopback": "127.0.0.1:9103", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
-ROLES: Final = {"nobody": None, "wrong token": "Bearer guessed", "token": f"Bearer {TOKEN}"}
+ROLES: Final = {"anonymous": None, "wrong token": "Bearer guessed", "token": f"Bearer {TOKEN}"}
 OPEN: Final = ("/healthz", "/readyz")
 LOOK_UP: Final = ("/leads/{lead_id:path}", "/leads", "/waiting", "/lanes", "/books", "/dlq", "/openapi.json")
 CALLBACKS: Final = "/callbacks/{address:path}"
 
 
-class Asked(NamedTuple):
+class AccessCase(NamedTuple):
     """One request, and the gateway that it is sent to: with a token for its look-up API, or without."""
 
     path: str
@@ -86,14 +85,14 @@ async def test_each_route_answers_who_may_ask_and_no_one_else(model: Path) -> No
         assert set(paths) == {*OPEN, *LOOK_UP, CALLBACKS}
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
             for path, method, host, role in itertools.product(paths, METHODS, HOSTS, ROLES):
-                asked = Asked(path, method, host, role, has_token)
+                asked = AccessCase(path, method, host, role, has_token)
                 answer = await client.request(method, **sent(asked))
                 assert answer.status_code in asked.expected, (asked, answer.status_code, answer.text)
                 assert TOKEN not in answer.text
     assert not gateway.shelf.records, "no callback was taken"
 
 
-def sent(asked: Asked) -> dict[str, Any]:
+def sent(asked: AccessCase) -> dict[str, Any]:
     path = {CALLBACKS: URL, "/leads/{lead_id:path}": "/leads/crm-1"}.get(asked.path, asked.path)
     given = ROLES[asked.role]
     headers = {"host": HOSTS[asked.host]} | ({} if given is None else {"authorization": given})

@@ -156,7 +156,7 @@ async def test_a_join_ends_when_its_coordinator_is_one_no_longer(
 async def test_offsets_of_a_broker_that_does_not_have_them_are_no_offsets(
     cluster: FakeCluster, client: Any, code: int, error: type[Exception]
 ) -> None:
-    """aiokafka reads such an answer as a group that never committed, and its consumer begins anew."""
+    """aiokafka reads such an answer as a group that never committed, and its consumer starts from the beginning."""
     cluster.group_error = code
     with pytest.raises(error):
         await client.send(0, OffsetFetchRequest("group", [("topic", [0])]))
@@ -185,7 +185,7 @@ async def test_an_admin_client_asks_another_broker_and_again(
         await admin.close()
 
 
-async def test_what_is_asked_again_ends_at_last(cluster: FakeCluster) -> None:
+async def test_retries_of_a_request_are_bounded(cluster: FakeCluster) -> None:
     cluster.group_error = LOADING
     admin = kafka_admin(bootstrap_servers=cluster.bootstrap)
     try:

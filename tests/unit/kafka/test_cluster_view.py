@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError
 from stream_app.kafka.cluster_view import Batched
 
 
-class Asked:
+class Counted:
     """A request that takes a second, and what each one was about."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ async def _asks(batched: Batched[int, int], *about: int) -> asyncio.Task[int]:
 
 
 async def test_those_that_ask_at_the_same_time_share_a_request() -> None:
-    asked = Asked()
+    asked = Counted()
     batched = Batched(asked)
     asked.answer.set()
     assert await asyncio.gather(*(batched([number, 0]) for number in range(64))) == [1] * 64
@@ -45,7 +45,7 @@ async def test_those_that_ask_at_the_same_time_share_a_request() -> None:
 
 
 async def test_an_answer_is_of_a_request_that_began_after_the_question() -> None:
-    asked = Asked()
+    asked = Counted()
     batched = Batched(asked)
     first = await _asks(batched, 1)
     late, later = await _asks(batched, 1), await _asks(batched, 2)
@@ -56,7 +56,7 @@ async def test_an_answer_is_of_a_request_that_began_after_the_question() -> None
 
 
 async def test_a_failed_request_fails_for_those_that_shared_it_and_for_no_later_one() -> None:
-    asked = Asked()
+    asked = Counted()
     batched = Batched(asked)
     first, late = await _asks(batched, 1), await _asks(batched, 2)
     asked.fails = True
@@ -68,8 +68,8 @@ async def test_a_failed_request_fails_for_those_that_shared_it_and_for_no_later_
     assert await batched([3]) == 3
 
 
-async def test_one_that_asks_no_longer_takes_nothing_from_the_others() -> None:
-    asked = Asked()
+async def test_a_lane_without_requests_takes_no_share_from_the_others() -> None:
+    asked = Counted()
     batched = Batched(asked)
     impatient, patient = await _asks(batched, 1), await _asks(batched, 2)
     impatient.cancel()
@@ -80,7 +80,7 @@ async def test_one_that_asks_no_longer_takes_nothing_from_the_others() -> None:
 
 
 @pytest.mark.parametrize("closed", [asyncio.CancelledError(), RuntimeError("the handler is closed")])
-async def test_a_connection_that_closes_under_a_request_cancels_nobody(closed: BaseException) -> None:
+async def test_a_connection_that_closes_during_a_request_cancels_no_task(closed: BaseException) -> None:
     async def ask(_: Collection[int]) -> int:
         raise closed
 

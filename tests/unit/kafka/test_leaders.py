@@ -48,19 +48,19 @@ class Brokers:
         [GONE, GONE, GONE],
     ],
 )
-async def test_what_was_read_from_the_last_leader_counts(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
+async def test_a_read_from_the_last_leader_is_valid(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
     monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
     (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
 
 
 @pytest.mark.parametrize("known", [[(4, 0), (5, 2), (5, 2)], [(4, 0), (5, 2), HANGS], [HANGS, GONE, (5, 2)]])
-async def test_what_was_read_from_an_earlier_leader_does_not(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
+async def test_a_read_from_an_earlier_leader_is_not_valid(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
     monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
     with pytest.raises(NotLeaderForPartitionError, match="rows/1 was read from broker 0"):
         (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
 
 
-async def test_all_that_was_read_must_be_of_the_last_leaders() -> None:
+async def test_every_read_must_be_from_the_last_leader() -> None:
     brokers = Brokers((4, 0), (5, 0), (5, 0))
     other = TopicPartition("others", 0)
     newest = await newest_leaders(brokers, ["rows", "others"])

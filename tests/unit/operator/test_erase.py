@@ -88,7 +88,7 @@ def test_a_result_tells_of_its_person_when_its_row_is_gone() -> None:
     run(main())
 
 
-def test_who_only_bears_the_name_is_another_one() -> None:
+def test_a_namesake_is_another_person() -> None:
     async def main() -> None:
         bench = await bench_of()
         await bench.lead("1", ADA, fields=WHOLE)
@@ -100,7 +100,7 @@ def test_who_only_bears_the_name_is_another_one() -> None:
     run(main())
 
 
-def test_what_leads_from_one_lead_to_another_is_followed_to_the_end() -> None:
+def test_links_between_leads_are_followed_to_the_end() -> None:
     async def main() -> None:
         bench = await bench_of()
         urls = [f"https://www.linkedin.com/in/ada-{number}" for number in range(3)]
@@ -116,7 +116,7 @@ def test_what_leads_from_one_lead_to_another_is_followed_to_the_end() -> None:
     run(main())
 
 
-def test_what_a_duplicate_has_linked_is_found_from_either_side() -> None:
+def test_leads_linked_by_a_duplicate_are_found_from_either_side() -> None:
     """The row of the first has only its own identifiers, and the second has no row."""
 
     async def main() -> None:

@@ -46,7 +46,7 @@ def test_a_lane_names_a_few_of_its_neighbours_and_counts_the_others() -> None:
     assert LaneFacts("a", 0, None, {}, ("b",)).neighbours == "b"
 
 
-def test_what_waits_in_a_partition_is_counted_once_for_all_that_share_it() -> None:
+def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     facts = _report().facts
     stopped = Facts(0, Group("Empty", 0), facts.replay, facts.lanes, 0, None, [])
     assert next(found.waiting for found in explain(stopped) if found.code == "no_worker") == 2 * 3 * 7

@@ -16,14 +16,14 @@ def test_a_person_has_one_hash_however_the_line_is_written() -> None:
     assert hashes_of(lines) == [ada, linkedin]
 
 
-def test_who_is_to_come_off_the_list_may_be_named_as_the_list_names_him() -> None:
+def test_a_person_can_be_unsuppressed_by_hash() -> None:
     (ada,) = people({"email": "ada@example.com"})
     assert hashes_of([ada, "ada@example.com"], hashed=True) == [ada]
     with pytest.raises(SettingsError):
         hashes_of([ada])
 
 
-def test_a_line_that_is_nobody_is_named_by_its_number_only() -> None:
+def test_a_line_without_an_identity_is_named_by_its_number_only() -> None:
     with pytest.raises(SettingsError) as caught:
         hashes_of(["ada@example.com", "Ada Lovelace", "https://www.linkedin.com/company/acme"])
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == ["number 2", "number 3"]

@@ -40,5 +40,5 @@ def after_close(reason: str) -> ssl.SSLError:
         ("Task was destroyed but it is pending!", None, True),
     ],
 )
-def test_what_is_dropped(text: str, error: Exception | None, kept: bool) -> None:
+def test_which_reports_are_dropped(text: str, error: Exception | None, kept: bool) -> None:
     assert is_not_abandoned(report(text, error)) is kept

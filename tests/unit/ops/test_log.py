@@ -55,7 +55,7 @@ def by_the_standard_library(form: log.Format) -> None:
         logging.getLogger("stream_app.somewhere").exception("trouble")
 
 
-def by_a_task_that_nobody_awaits(form: log.Format) -> None:
+def by_a_task_without_an_awaiter(form: log.Format) -> None:
     log.configure(form)
 
     async def main() -> None:
@@ -75,19 +75,19 @@ def by_the_end_of_the_process(form: log.Format) -> None:
 
 @pytest.mark.parametrize(
     "event",
-    ["by_structlog", "by_the_standard_library", "by_a_task_that_nobody_awaits", "by_the_end_of_the_process"],
+    ["by_structlog", "by_the_standard_library", "by_a_task_without_an_awaiter", "by_the_end_of_the_process"],
 )
 def test_an_exception_tells_where_and_what_kind_and_nothing_of_its_data(form: log.Format, event: str) -> None:
     said = written(form, event)
     assert "example.com" not in said
-    for told in ("ExceptionGroup", "KeyError", "ValueError", "test_log.py", "in bug"):
-        assert told in said, said
+    for reported in ("ExceptionGroup", "KeyError", "ValueError", "test_log.py", "in bug"):
+        assert reported in said, said
     if form == "json":
         [line] = said.splitlines()
         assert json.loads(line)["level"] in ("error", "critical")
 
 
-def test_what_our_own_lines_say_is_kept() -> None:
+def test_all_fields_of_our_own_log_lines_are_kept() -> None:
     said = written("json", "two_lines")
     one, two = (json.loads(line) for line in said.splitlines())
     assert (one["event"], one["process"], one["lead_id"]) == ("sent", "worker", "crm-17")
@@ -100,7 +100,7 @@ def two_lines(form: log.Format) -> None:
     logging.getLogger("stream_app.faust_app.run").warning("no Kafka at %s yet", "127.0.0.1:9092")
 
 
-def test_what_aiokafka_forgot_is_no_news() -> None:
+def test_sessions_that_aiokafka_leaves_open_are_not_logged() -> None:
     said = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
     assert [line["event"] for line in said] == ["Unclosed client session", "Task exception was never retrieved"]
     assert "ValueError: ours" in said[1]["exception"]
@@ -116,16 +116,16 @@ def of_asyncio(form: log.Format) -> None:
     logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=of_a_batch)
 
 
-def test_what_goes_wrong_again_and_again_is_told_once_a_minute() -> None:
-    told: list[str] = []
+def test_a_repeated_failure_is_logged_once_a_minute() -> None:
+    reported: list[str] = []
     times_s = iter([0.0, 1.0, 59.0, 60.0, 61.0, 62.0, 63.0, 64.0])
-    say = log.Throttled(told.append, lambda: next(times_s))
+    say = log.Throttled(reported.append, lambda: next(times_s))
     for _ in range(5):
         say("gone")
-    assert told == ["gone"] * 2
+    assert reported == ["gone"] * 2
     say("full")
     say("gone")
-    assert told[2:] == ["full", "gone"]
+    assert reported[2:] == ["full", "gone"]
     say.reset()
     say("gone")
-    assert told[4:] == ["gone"]
+    assert reported[4:] == ["gone"]

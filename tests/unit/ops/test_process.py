@@ -36,6 +36,6 @@ def test_a_request_that_no_broker_answered_ends_the_process_with_one_line() -> N
         run_process("json", fails(NodeNotReadyError("broker 2 takes no connection")))
 
 
-def test_what_does_not_go_by_asking_again_keeps_its_name() -> None:
+def test_an_error_that_a_retry_cannot_help_is_raised_unchanged() -> None:
     with pytest.raises(TopicAuthorizationFailedError):
         run_process("json", fails(TopicAuthorizationFailedError("leads")))

@@ -16,8 +16,8 @@ LEADS = ("leads", 0)
 
 def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
     seen: dict[str, Hashable] = {"moves": 0, "stands": 0, "goes": 0}
-    told: list[list[str]] = []
-    watchdog = Watchdog(10.0, lambda: seen, lambda what: told.append(list(what)))
+    reported: list[list[str]] = []
+    watchdog = Watchdog(10.0, lambda: seen, lambda what: reported.append(list(what)))
     for now_s in range(0, 13, 3):
         seen["moves"] = now_s
         if now_s == 9:
@@ -26,7 +26,7 @@ def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
         assert watchdog.stalled == (["stands"] if now_s >= 10 else [])
     seen["stands"] = 1
     watchdog.check(13)
-    assert told == [["stands"], []]
+    assert reported == [["stands"], []]
 
 
 def _worker(bench: Bench) -> Worker:
@@ -84,11 +84,11 @@ def test_leads_that_wait_for_their_lane_are_no_alarm() -> None:
     run(main())
 
 
-def test_a_topic_that_nobody_takes_from_is_named() -> None:
+def test_a_topic_without_a_reader_is_named() -> None:
     async def main() -> None:
         bench = Bench()
         worker = _worker(bench)
-        await bench.partition.take_over()  # and nobody serves
+        await bench.partition.take_over()  # and it is not served
         assert worker.under_way({LEADS: False}) == {}
         assert worker.under_way({LEADS: True, ("leads", 1): False}) == {
             "the records of leads/0 are not consumed": 0,

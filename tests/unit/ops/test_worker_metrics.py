@@ -11,7 +11,7 @@ from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
 
 
-def test_a_lead_that_is_sent_again_by_policy_is_counted_and_told_as_a_possible_double_spend() -> None:
+def test_a_lead_resent_by_policy_is_counted_and_reported_as_a_possible_double_spend() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     again = StatusEvent("o#4", "lead-1", "replayed", 4, 0, "o", reason=RESEND, text="a possible double spend")

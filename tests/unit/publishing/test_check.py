@@ -57,7 +57,7 @@ def test_it_goes_to_its_workspaces_home_as_the_worker_reads_it() -> None:
     assert ready({**email(), "workspace": "beta"}).partition == SETTINGS.home("beta")
 
 
-def test_the_rows_own_words_win_over_wishes_but_force_is_for_all() -> None:
+def test_a_rows_own_values_win_over_the_options_but_force_is_for_all() -> None:
     options = PublishOptions("acme", "people", "batch-1", force=True)
     lead = msgspec.json.decode(ready({**email(), "import_id": "own"}, options).value, type=Lead)
     assert (lead.import_id, lead.destination, lead.force) == ("own", "people", True)
@@ -76,7 +76,7 @@ def test_reasons() -> None:
     assert reason({"fields": {"email": "caf\udce9@b.example"}}) == "not_utf8"
     assert reason({"fields": {"email": "a@b.example", "x": object()}}) == "not_json"
     assert reason({"fields": {"email": "a@b.example", "x": 2**70}}) == "number_out_of_range"
-    assert reason({**email(), "workspace": "nobody"}) == "unknown_workspace"
+    assert reason({**email(), "workspace": "unknown"}) == "unknown_workspace"
     assert reason({**email(), "destination": "beta-people"}) == "unknown_destination"
 
 
@@ -105,7 +105,7 @@ def test_a_batch_is_not_bounded_by_memory() -> None:
 
 
 @pytest.mark.parametrize("given", ["n/a", "ada@", "ada@example", "a@b.example; c@d.example", "Ada Lovelace", 17, True])
-def test_what_is_no_email_address_is_refused(given: object) -> None:
+def test_a_malformed_email_address_is_refused(given: object) -> None:
     """Seen: the rest of the row was published, without the e-mail and without a word."""
     who = {"linkedin_url": "https://www.linkedin.com/in/ada"}
     assert reason({"fields": {"email": given, **who}}) == "bad_email"

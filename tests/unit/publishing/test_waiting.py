@@ -112,7 +112,7 @@ async def test_it_ends_when_its_time_is_over() -> None:
     assert (leads.at_rest, leads.no_event) == (1, 1)
 
 
-async def test_nothing_published_is_nothing_to_wait_for() -> None:
+async def test_without_published_leads_there_is_no_wait() -> None:
     await wait_for_rest(PublishedLeads("leads", ()), Fake(), 60, lambda *_: None)
 
 

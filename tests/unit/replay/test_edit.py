@@ -89,7 +89,7 @@ def test_an_edit_that_makes_the_lead_unsendable_is_refused(tmp_path: Path, opera
 
 
 def test_an_unknown_workspace_or_destination_is_refused(tmp_path: Path) -> None:
-    for operation in ({"path": "/destination", "value": "peple"}, {"path": "/workspace", "value": "nobody"}):
+    for operation in ({"path": "/destination", "value": "peple"}, {"path": "/workspace", "value": "unknown"}):
         apply = from_patch(patch(tmp_path, [{"op": "add", **operation}]))
         with pytest.raises(EditError, match="no such workspace or destination"):
             edit(apply, encoded(LEAD), same_lead=False)

@@ -52,7 +52,7 @@ def test_memory_is_bounded_and_no_file_has_a_name(tmp_path: Path, monkeypatch: p
     store.close()
 
 
-def test_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     store = ResultStore()
     store._db.execute("PRAGMA max_page_count = 50")
     with pytest.raises(StreamAppError, match="set TMPDIR"):

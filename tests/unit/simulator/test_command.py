@@ -44,7 +44,7 @@ async def test_listens_says_so_and_ends_cleanly(tmp_path: Path, stop: signal.Sig
         ready = json.loads(await asyncio.wait_for(process.stdout.readline(), DEADLINE_S))
         assert ready.keys() == {"url", "control_url", "pid", "ledger"}
         url = ready["url"] + "/v3/sources/webhook/"
-        hanging = asyncio.create_task(session.post(url + "hang", json={"lead_id": "hanging"}))
+        unanswered = asyncio.create_task(session.post(url + "hang", json={"lead_id": "hanging"}))
         async with session.post(url + "x", json={"lead_id": "last"}) as response:
             assert response.status == 200
         process.send_signal(stop)
@@ -52,7 +52,7 @@ async def test_listens_says_so_and_ends_cleanly(tmp_path: Path, stop: signal.Sig
         assert (process.returncode, out) == (0, b"")
         assert b"Traceback" not in err
         with pytest.raises(aiohttp.ClientConnectionError):
-            await hanging
+            await unanswered
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert (lines[0]["kind"], lines[0]["seed"], lines[-1]["kind"]) == ("start", 5, "stop")
     assert any(line.get("lead_id") == "last" for line in lines)
@@ -80,12 +80,12 @@ async def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--port=99999", "--port=-1", "--control-port=70000"])
-async def test_what_is_no_port_is_one_line_and_exit_2(option: str) -> None:
+async def test_a_bad_port_is_one_line_and_exit_2(option: str) -> None:
     """Seen: an OverflowError out of the socket."""
     async with program(option) as process:
         _, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-    told = f"{option.replace('=', ' ')}: must be from 1 to 65535, or 0 for any free one\n"
-    assert (process.returncode, err.decode()) == (2, told)
+    reported = f"{option.replace('=', ' ')}: must be from 1 to 65535, or 0 for any free one\n"
+    assert (process.returncode, err.decode()) == (2, reported)
 
 
 async def test_a_script_that_is_not_there_is_named_once(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ async def test_huge_answer(start: Start) -> None:
     assert await bench.post({}) == 200
 
 
-async def test_what_clay_refuses_it_refuses_plainly_under_an_obscuring_fault(start: Start) -> None:
+async def test_a_refusal_is_answered_in_spite_of_an_obscuring_fault(start: Start) -> None:
     bench = await start(fault("reset_after_read"))
     assert await bench.post(None, raw=b"junk") == 400
 
@@ -190,7 +190,7 @@ async def test_the_first_fault_that_fits_is_played(start: Start) -> None:
     assert [await bench.post({}, slug) for slug in ("acme--a", "acme--b", "other--a")] == [404, 402, 200]
 
 
-async def test_share_is_drawn_anew_for_each_try_of_a_lead(start: Start) -> None:
+async def test_share_is_drawn_for_each_try_of_a_lead(start: Start) -> None:
     bench = await start("[limits]\nrate_per_s = 0\n" + fault("status_before", "share = 0.3"))
     statuses = [[await bench.post({"lead_id": f"{lead}"}) for _ in range(4)] for lead in range(100)]
     hits = [status for tries in statuses for status in tries].count(500)

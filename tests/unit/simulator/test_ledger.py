@@ -196,7 +196,7 @@ async def test_reset_begins_again(start: Start) -> None:
         ("faults", {"kind": "gone", "delay_s": 1}, 400, "does not belong to 'gone'"),
         ("limits", {"burst": 0, "rate": 1}, 400, "limits.rate: unknown"),
         ("limits", [], 400, "must be a JSON object"),
-        ("credits", {"workspace": "nobody", "add": 1}, 400, "there is no 'nobody'"),
+        ("credits", {"workspace": "unknown", "add": 1}, 400, "there is no 'unknown'"),
         ("rerun", {"webhook": "nothing"}, 400, "there is no 'nothing'"),
         ("rerun", {"which": "some"}, 400, "webhook: missing"),
         ("webhooks", {"token": "x"}, 400, "slug: missing"),

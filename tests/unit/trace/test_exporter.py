@@ -146,7 +146,7 @@ async def test_a_batch_costs_the_same_however_many_leads_are_open(monkeypatch: p
     assert looked == ["leads/0/7"]
 
 
-async def test_what_is_not_sampled_is_not_sent_and_done() -> None:
+async def test_an_unsampled_trace_is_done_without_a_request() -> None:
     collector = Collector()
     bench = Bench(collector, Sampling(ratio=0, always=()))
     events = [event for event in REPLAYED if event.seq > 1]

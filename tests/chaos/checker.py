@@ -45,7 +45,7 @@ class Evidence(msgspec.Struct):
     events       of `leads.status`, in the order of each partition.
     requests     of Clay's ledger.
     coming       places of inputs that a group has not passed, or of which a copy is still on its way.
-    letters      how many dead letters of poison, and how many parked records there are, by place of the input.
+    dead_letters  how many dead letters of poison, and how many parked records there are, by place of the input.
     lanes        every committed row of every lane, in order. caps: credits a day by workspace.
     ceiling      credits for which a budget must have room, or no lead of its lane is sent.
     may_wait     inputs that may be held for good, by place: the workspace whose budget has to be used up then.
@@ -111,8 +111,8 @@ def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
     return {name: root(name) for name in list(parent)}
 
 
-class Judge:
-    """`verdict()` judges one body of evidence. `tell` returns all that is known of a lead, as text."""
+class Checker:
+    """`verdict()` checks one body of evidence. `tell` returns all that is known of a lead, as text."""
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
@@ -204,7 +204,7 @@ class Judge:
             self._found("lost", "what was published", what)
 
     def _history(self, origin: str, history: list[StatusEvent]) -> None:
-        """A legal path, in sequence, each event once; letters as its events say."""
+        """A legal path, in sequence, each event once; dead letters as its events say."""
         if [event.seq for event in history] != list(range(1, len(history) + 1)):
             self._found("illegal", origin, f"its events are {[event.seq for event in history]}")
         before: Status | None = None
@@ -236,10 +236,10 @@ class Judge:
         lead_ids = {request.lead_id or "": request for request in requests}
         unanswered = sum(not request.refused for request in requests[:-1])
         if unanswered:
-            told = sum(event.reason == "resend" for lead_id in lead_ids for event in self._events_of.get(lead_id, ()))
+            resent = sum(event.reason == "resend" for lead_id in lead_ids for event in self._events_of.get(lead_id, ()))
             self._verdict.doubles += sum(request.accepted for request in requests) > 1
-            if not self._evidence.resend or told < unanswered:
-                what = f"{len(requests)} POSTs as {' and '.join(lead_ids)}, {told} told as sent again"
+            if not self._evidence.resend or resent < unanswered:
+                what = f"{len(requests)} POSTs as {' and '.join(lead_ids)}, {resent} reported as sent again"
                 self._found("double", requests[-1].lead_id or "", what)
         for lead_id in lead_ids.keys() - self._events_of.keys():
             self._found("illegal", lead_id, "Clay got it, and no event tells of it")

@@ -1,4 +1,4 @@
-"""The judge of the campaigns finds each broken promise in invented evidence, and none in good evidence."""
+"""The checker of the campaigns finds each broken promise in invented evidence, and none in good evidence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from stream_app.domain.lane.budget import Budget, Period
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status, StatusEvent
-from tests.chaos.judge import Evidence, Judge
+from tests.chaos.checker import Checker, Evidence
 from tests.e2e.fleet import Request
 
 
@@ -29,16 +29,16 @@ def lane(spent: int, reserved: int = 0) -> Lane:
 
 
 A, B = "leads/0/0", "leads/0/1"
-STORY = [event(A, 1, "received"), event(A, 2, "sending"), event(A, 3, "accepted")]
+HISTORY = [event(A, 1, "received"), event(A, 2, "sending"), event(A, 3, "accepted")]
 AGAIN = [event(B, 1, "duplicate")]
-UNCERTAIN = [*STORY[:2], event(A, 3, "send_uncertain")]
+UNCERTAIN = [*HISTORY[:2], event(A, 3, "send_uncertain")]
 RESENT = [*UNCERTAIN, event(A, 4, "replayed", "resend"), event(A, 5, "sending"), event(A, 6, "accepted")]
 CLEAN = Evidence(
     inputs={A: "w0", B: "w0"},
     people={A: {"w0 lead-1", "w0 ada@example.com"}, B: {"w0 again-1", "w0 ada@example.com"}},
     published={"lead": 1, "same_person": 1},
     max_replays=3,
-    events=[*STORY, *AGAIN],
+    events=[*HISTORY, *AGAIN],
     requests=[request(1, 429, 0), request(2)],
     coming=(),
     poison=Counter(),
@@ -52,7 +52,7 @@ CLEAN = Evidence(
 
 
 def promises(evidence: Evidence) -> set[str]:
-    return {finding.promise for finding in Judge(evidence).verdict().findings}
+    return {finding.promise for finding in Checker(evidence).verdict().findings}
 
 
 def test_good_evidence_has_no_finding() -> None:
@@ -62,26 +62,29 @@ def test_good_evidence_has_no_finding() -> None:
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
-        ({"events": STORY}, "lost"),  # a record that nothing tells of
-        ({"events": [*STORY[:1], *AGAIN]}, "lost"),  # one that stands still
-        ({"events": [*STORY[:1], *AGAIN], "coming": {A}}, "stuck"),  # one that should have gone on
+        ({"events": HISTORY}, "lost"),  # a record that nothing tells of
+        ({"events": [*HISTORY[:1], *AGAIN]}, "lost"),  # one that stands still
+        ({"events": [*HISTORY[:1], *AGAIN], "coming": {A}}, "stuck"),  # one that should have gone on
         ({"requests": []}, "lost"),  # accepted, it says, and Clay never saw it
         ({"requests": [request(1), request(2)]}, "double"),
         ({"requests": [request(1), request(2, lead_id="again-1")]}, "double"),  # one person, two ids
-        ({"requests": [request(1), request(2, lead_id="who")]}, "illegal"),  # told of by nobody
+        ({"requests": [request(1), request(2, lead_id="who")]}, "illegal"),  # no event reports it
         ({"requests": [request(1, "hang", 1), request(2)]}, "double"),  # it was uncertain, not refused
         ({"requests": [request(1, 500, 0), request(2)]}, "double"),  # the same, though Clay did not take it
-        ({"events": [*STORY, STORY[2], *AGAIN]}, "illegal"),  # told twice
-        ({"events": [*STORY[1:], STORY[0], *AGAIN]}, "illegal"),  # out of sequence
-        ({"events": [STORY[0], event(A, 2, "accepted"), *AGAIN]}, "illegal"),  # never sent
+        ({"events": [*HISTORY, HISTORY[2], *AGAIN]}, "illegal"),  # reported twice
+        ({"events": [*HISTORY[1:], HISTORY[0], *AGAIN]}, "illegal"),  # out of sequence
+        ({"events": [HISTORY[0], event(A, 2, "accepted"), *AGAIN]}, "illegal"),  # never sent
         ({"events": [*UNCERTAIN, event(A, 4, "parked"), *AGAIN]}, "illegal"),  # parked, and not there
         ({"events": [event(A, 1, "rejected_invalid"), *AGAIN]}, "lost"),  # a good lead
         ({"people": {A: {"w0 lead-1"}}}, "lost"),  # no lead, and yet a duplicate
-        ({"events": [*STORY[:1], event(A, 2, "expired"), *AGAIN]}, "lost"),
-        ({"events": [*STORY[:1], event(A, 2, "suppressed"), *AGAIN]}, "lost"),
+        ({"events": [*HISTORY[:1], event(A, 2, "expired"), *AGAIN]}, "lost"),
+        ({"events": [*HISTORY[:1], event(A, 2, "suppressed"), *AGAIN]}, "lost"),
         ({"events": [event(A, 1, "duplicate"), *AGAIN]}, "lost"),  # each of the other, and Clay has none
-        ({"people": {A: {"w0 lead-1"}, B: {"w0 lead-2"}}}, "lost"),  # a duplicate of somebody else
-        ({"events": [*STORY[:1], event(A, 2, "parked"), *AGAIN], "parked": Counter([A])}, "lost"),  # nothing was tried
+        ({"people": {A: {"w0 lead-1"}, B: {"w0 lead-2"}}}, "lost"),  # a duplicate of another person
+        (
+            {"events": [*HISTORY[:1], event(A, 2, "parked"), *AGAIN], "parked": Counter([A])},
+            "lost",
+        ),  # nothing was tried
         ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),  # one that never reached Kafka
         ({"inputs": {A: "w0"}}, "illegal"),  # a history from nowhere
         ({"lanes": [lane(12, 20)]}, "overspend"),
@@ -110,7 +113,7 @@ def test_a_double_is_allowed_where_the_policy_sent_it_again_and_reported_it() ->
 
 
 def test_a_lead_held_by_its_budget_is_not_lost() -> None:
-    held = [*STORY[:1], event(A, 2, "held_budget"), *AGAIN]
+    held = [*HISTORY[:1], event(A, 2, "held_budget"), *AGAIN]
     evidence = msgspec.structs.replace(CLEAN, events=held, coming={A}, may_wait={A: "w0"}, lanes=[lane(6), lane(12)])
     assert not promises(evidence)
     assert "lost" in promises(msgspec.structs.replace(evidence, coming=()))
@@ -122,7 +125,7 @@ def test_a_lead_held_by_its_budget_is_not_lost() -> None:
 def test_a_lead_may_be_parked_when_it_is_uncertain_or_has_no_replay_left() -> None:
     uncertain = [*UNCERTAIN, event(A, 4, "parked")]
     again: list[Status] = ["dead_lettered", "replayed", "sending"]
-    replayed = [*STORY[:2], *(event(A, seq, again[seq % 3]) for seq in range(3, 12)), event(A, 12, "parked")]
+    replayed = [*HISTORY[:2], *(event(A, seq, again[seq % 3]) for seq in range(3, 12)), event(A, 12, "parked")]
     for history in (uncertain, replayed):
         assert not promises(msgspec.structs.replace(CLEAN, events=[*history, *AGAIN], parked=Counter([A])))
     fewer = msgspec.structs.replace(CLEAN, events=[*replayed, *AGAIN], parked=Counter([A]), max_replays=4)
@@ -130,7 +133,7 @@ def test_a_lead_may_be_parked_when_it_is_uncertain_or_has_no_replay_left() -> No
 
 
 def test_the_report_of_a_lead_has_events_and_requests_in_order() -> None:
-    told = Judge(CLEAN).tell("lead-1").splitlines()
-    assert [line.split()[0] for line in told] == sorted(line.split()[0] for line in told)
-    assert any("accepted" in line for line in told)
-    assert any("429" in line for line in told)
+    reported = Checker(CLEAN).tell("lead-1").splitlines()
+    assert [line.split()[0] for line in reported] == sorted(line.split()[0] for line in reported)
+    assert any("accepted" in line for line in reported)
+    assert any("429" in line for line in reported)
