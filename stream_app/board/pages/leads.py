@@ -57,22 +57,19 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
     """
     if chosen.person:
         return LeadsPage(_of_person(site, chosen.person), chosen, [], [], None, None)
-    counts = site.queries.status_counts(chosen.workspace or None)
+    counts = site.queries.status_sums(chosen.workspace)
     columns: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     for each in counts:
         columns[each.column] += each.records
         statuses[each.status] += each.records
-    destinations: tuple[str, ...] = ()
     wanted: tuple[str, ...] = (chosen.status,) if chosen.status else ()
-    matches = statuses[chosen.status] if chosen.status else sum(statuses.values())
+    matches, final = statuses[chosen.status] if chosen.status else statuses.total(), None
     if chosen.column:
         found = [each for each in counts if each.column == chosen.column]
         wanted = tuple({each.status for each in found}) or tuple(s for s, c in COLUMN.items() if c == chosen.column)
-        matches = sum(each.records for each in found)
-        if chosen.column in ("accepted_final", "under_way"):  # both have `accepted`: the destination decides
-            destinations = tuple({each.destination for each in found}) or ("",)
-    rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, destinations)
+        matches, final = columns[chosen.column], chosen.column == "accepted_final"
+    rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, final=final)
     more = rows[ROWS - 1].place if len(rows) > ROWS else None
     known: list[tuple[str, str, int]] = [(name, MEANING[name], columns[name]) for name in _FILTERED]
     return LeadsPage(rows[:ROWS], chosen, known, statuses.most_common(), matches, more)

@@ -5,14 +5,16 @@ Lists are read by key: a page begins after the last row of the page before, so p
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Final
 
 import msgspec
 
+from stream_app.domain.books.columns import column
 from stream_app.domain.messages import LaneChange, LaneView
-from stream_app.gateway.lookup_answers import Cause
+from stream_app.gateway.lookup_answers import Cause, StatusCount
 from stream_app.gateway.read_model.history import DAY_S
 from stream_app.gateway.read_model.project import record_numbers
 from stream_app.gateway.read_model.query import Queries
@@ -129,13 +131,17 @@ class BoardQueries(Queries):
         with self._reading() as db:
             return [News(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
 
+    def status_sums(self, workspace: str) -> list[StatusCount]:
+        """Return the number of records by status and column, of all destinations together. `workspace`: '' for all."""
+        mine, values = ("AND workspace = ?", [workspace]) if workspace else ("", [])
+        sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(records)
+                  FROM status_counts WHERE records > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
+        with self._reading() as db:
+            rows = db.execute(sql, (self._final_json, *values)).fetchall()
+        return [StatusCount(workspace, "", name, column(name, final=final), many) for name, final, many in rows]
+
     def records(
-        self,
-        workspace: str,
-        statuses: Collection[str],
-        after: Place | None,
-        limit: int,
-        destinations: Collection[str] = (),
+        self, workspace: str, statuses: Collection[str], after: Place | None, limit: int, *, final: bool | None = None
     ) -> list[RecordRow]:
         """Return the records with these last statuses, newest first.
 
@@ -144,34 +150,20 @@ class BoardQueries(Queries):
             statuses: The statuses; empty for all.
             after: The last record of the page before.
             limit: How many at most.
-            destinations: Only records of these; empty for all.
+            final: True: `accepted` only of destinations without callbacks; False: only of the others; None: of all.
         """
         at_ms, record = (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
-        where, values = ["records > 0"], list[str]()
-        if workspace:
-            where, values = [*where, "workspace = ?"], [*values, workspace]
-        if statuses:
-            where, values = [*where, f"status IN ({', '.join('?' * len(statuses))})"], [*values, *statuses]
-        only = f"AND destination IN ({', '.join('?' * len(destinations))})" if destinations else ""
         with self._reading() as db:
-            # Only the groups with the newest records can be on this page.
-            groups = db.execute(
-                f"""SELECT workspace, status, (
-                        SELECT max(at_ms) FROM records AS s
-                        WHERE s.workspace = g.workspace AND s.status = g.status AND s.at_ms <= ?) AS newest
-                    FROM (SELECT DISTINCT workspace, status FROM status_counts WHERE {" AND ".join(where)}) AS g
-                    WHERE newest IS NOT NULL ORDER BY newest DESC LIMIT ?""",
-                (at_ms, *values, limit + 1),
-            ).fetchall()
             found: list[tuple[int, int, str, str, str, str]] = []
-            for name, status, newest in groups:
+            # Only the groups with the newest records can be on this page.
+            for newest, group in self._groups(db, workspace, statuses, at_ms, final):
                 if len(found) >= limit and newest < found[limit - 1][0]:
                     break
                 found += db.execute(
                     f"""SELECT at_ms, id, lead_id, workspace, destination, status FROM records
-                        WHERE workspace = ? AND status = ? AND at_ms <= ? AND (at_ms < ? OR id < ?) {only}
-                        ORDER BY at_ms DESC, id DESC LIMIT ?""",
-                    (name, status, at_ms, at_ms, record, *destinations, limit),
+                        WHERE {" AND ".join(f"{name} = ?" for name in group)}
+                        AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
+                    (*group.values(), at_ms, at_ms, record, limit),
                 )
                 found.sort(reverse=True)
             numbers = record_numbers(db)
@@ -179,6 +171,37 @@ class BoardQueries(Queries):
                 RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
                 for when, number, lead_id, name, alias, status in islice(found, limit)
             ]
+
+    def _groups(
+        self, db: sqlite3.Connection, workspace: str, statuses: Collection[str], at_ms: int, final: bool | None
+    ) -> list[tuple[int, dict[str, str]]]:
+        """Return groups of records, each with its newest time. The records of a group are in the order of an index.
+
+        A group is a status, or where only some of its records are wanted, a status of one destination.
+        """
+        where, values = "records > 0", list[str]()
+        if workspace:
+            where, values = f"{where} AND workspace = ?", [*values, workspace]
+        if statuses:
+            where, values = f"{where} AND status IN ({', '.join('?' * len(statuses))})", [*values, *statuses]
+        by_destination = "TRUE" if workspace else "FALSE"
+        if final is not None and self._final:
+            is_final = "destination IN (SELECT value FROM json_each(?))"
+            where, values = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})", [*values, self._final_json]
+            by_destination = f"({by_destination} OR status = 'accepted')"
+        found: list[tuple[int, dict[str, str]]] = []
+        for names, condition in (
+            (("status",), f"NOT {by_destination}"),
+            (("workspace", "status", "destination"), by_destination),
+        ):
+            same = " AND ".join(f"r.{name} = g.{name}" for name in names)
+            rows = db.execute(
+                f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.at_ms <= ?)
+                    FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g""",
+                (at_ms, *values),
+            )
+            found += [(newest, dict(zip(names, group, strict=True))) for *group, newest in rows if newest is not None]
+        return sorted(found, key=lambda each: -each[0])
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""

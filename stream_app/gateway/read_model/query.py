@@ -51,6 +51,7 @@ class Queries:
     def __init__(self, path: Path, final: Set[str]) -> None:
         self._path = path
         self._final = final
+        self._final_json = msgspec.json.encode(sorted(final)).decode()
 
     def lead(self, lead_id: str) -> FoundLead | None:
         """Return a lead and its histories, without its results."""

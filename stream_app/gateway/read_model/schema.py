@@ -32,7 +32,8 @@ TABLES: Final = (
         status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, rerouted INTEGER NOT NULL, headless INTEGER
         NOT NULL, trace_id TEXT NOT NULL)""",
     "CREATE INDEX records_of_lead ON records (lead_id)",
-    "CREATE INDEX records_by_status ON records (workspace, status, at_ms)",
+    "CREATE INDEX records_of_status ON records (status, at_ms)",
+    "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms)",
     """CREATE TABLE events (
         record INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
         NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
