@@ -33,7 +33,7 @@ from stream_app.ops.abandoned import is_not_abandoned
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "run the whole system on this machine, through an outage of Clay"),
-    "sim": ("processes:sim", "run a simulated Clay with scripted faults and a ledger"),
+    "sim": ("sim:app", "run a simulated Clay with scripted faults and a ledger"),
     "topics": ("topics:topics", "create missing topics, and show how existing ones differ"),
     "publish": ("publish:publish", "publish leads from CSV or JSON Lines; shows the cost first"),
     "worker": ("processes:worker", "send leads to Clay; several can run at once"),

@@ -1,16 +1,14 @@
-"""`stream-app worker`, `gateway`, `trace` and `sim`: processes that run until SIGTERM or SIGINT."""
+"""`stream-app worker`, `gateway` and `trace`: processes that run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, Literal
 
 from aiokafka.errors import KafkaError
 
-from stream_app.cli.base import COMMON, OK, Common, OptionalWhole, Whole
+from stream_app.cli.base import COMMON, OK, Common
 from stream_app.config import Settings
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka.connection import LOOK
@@ -62,38 +60,6 @@ def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     from stream_app.services.trace import run_trace
 
     return run_process(log, run_trace(common.settings(trace=True)))
-
-
-def sim(
-    *,
-    host: str = "127.0.0.1",
-    port: Whole = 8700,
-    control_port: Whole = 0,
-    seed: OptionalWhole = None,
-    script: Path | None = None,
-    ledger: Path | None = None,
-    common: Common = COMMON,
-) -> int:
-    """Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, and a ledger.
-
-    example:
-      stream-app sim --port 8700 --ledger ledger.jsonl
-
-    `python -m stream_app.dev.simulator --help` describes scripts, faults and the control API.
-
-    Args:
-        host: address to listen on
-        port: port; 0: any free one
-        control_port: second port, for control alone
-        seed: decides everything random; over the script's seed
-        script: TOML file with limits, webhooks and faults
-        ledger: JSONL file to append the ledger to (else temporary)
-    """
-    from stream_app.dev import simulator
-
-    return simulator.run(
-        Namespace(host=host, port=port, control_port=control_port, seed=seed, script=script, ledger=ledger)
-    )
 
 
 def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None]) -> int:

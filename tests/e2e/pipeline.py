@@ -121,7 +121,7 @@ read_model_path = "{self.directory}/model.sqlite"
         try:
             script = self.directory / "sim.toml"
             script.write_text(FAST_SIM.format(seed=1) + self._script)
-            argv = [sys.executable, "-m", "stream_app.dev.simulator", "--port", "0", "--script", str(script)]
+            argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
             log = self._log("sim")
             self.children.spawn([*argv, "--ledger", str(self.directory / "ledger.jsonl")], log=log)
             ready = await self._first_json(log)

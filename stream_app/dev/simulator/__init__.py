@@ -4,9 +4,9 @@ It imports no other part of stream_app, because tests compare the rest with its 
 API, `script` the script, and `lines` the ledger.
 """
 
-from stream_app.dev.simulator.command import add_arguments, run
+from stream_app.dev.simulator.command import HELP, run
 from stream_app.dev.simulator.parsing import ScriptError, load_script, parse_script
 from stream_app.dev.simulator.script import Script
 from stream_app.dev.simulator.server import Simulator
 
-__all__ = ["Script", "ScriptError", "Simulator", "add_arguments", "load_script", "parse_script", "run"]
+__all__ = ["HELP", "Script", "ScriptError", "Simulator", "load_script", "parse_script", "run"]

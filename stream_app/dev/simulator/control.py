@@ -1,19 +1,23 @@
 """The control API and the ledger over HTTP.
 
-    GET    /control                 the current state
-    POST   /control/faults          one fault or a list of them; `at_s` counts from now
-    DELETE /control/faults[?kind=]  clears the faults of a kind, or all
-    POST   /control/clock           starts the timeline again
-    POST   /control/limits          the limits to change, e.g. {"rate_per_s": 0}
-    POST   /control/workspaces      {"name": "acme", "credits": 6000, "actions": 15000}: full meters
-    POST   /control/webhooks        {"slug": "acme--crm", ...the settings of a webhook in the script}
-    POST   /control/credits         {"workspace": "acme", "add": 500}: a top-up; nothing resumes by itself
-    POST   /control/month           {"workspace": "acme"}: a new billing month
-    POST   /control/auto-run        {"webhook": "acme--crm", "on": false}
-    POST   /control/rerun           {"webhook": "acme--crm", "which": "failed" or "all"}
-    POST   /control/reset           back to the script's beginning, totals too; the ledger's file goes on
-    GET    /ledger[?since=N&kind=&workspace=]           the ledger's lines after number N, JSONL
-    GET    /ledger/summary[?leads=all|repeated|none]    its totals
+    GET    /control               the current state
+    POST   /control/faults        one or a list; `at_s` counts from now
+    DELETE /control/faults        [?kind=] clears the faults of a kind, or all
+    POST   /control/clock         starts the timeline again
+    POST   /control/limits        the limits to change: {"rate_per_s": 0}
+    POST   /control/workspaces    full meters: {"name": "acme", "credits": 6000}
+    POST   /control/webhooks      {"slug": "acme--crm", ...as in the script}
+    POST   /control/credits       a top-up: {"workspace": "acme", "add": 500};
+                                  nothing resumes by itself
+    POST   /control/month         a new billing month: {"workspace": "acme"}
+    POST   /control/auto-run      {"webhook": "acme--crm", "on": false}
+    POST   /control/rerun         {"webhook": "acme--crm", "which": "failed"},
+                                  or "all"
+    POST   /control/reset         back to the script's beginning, totals too;
+                                  the ledger's file continues
+    GET    /ledger                [?since=N&kind=&workspace=] the ledger's lines
+                                  after number N, JSONL
+    GET    /ledger/summary        [?leads=all|repeated|none] its totals
 
 An invalid call gets a 400 with {"problems": [...]}, one line each.
 """

@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from stream_app.dev.simulator import HELP
+
 DEADLINE_S = 15.0
 
 
@@ -21,7 +23,8 @@ async def program(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "stream_app.dev.simulator",
+        "stream_app",
+        "sim",
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -103,3 +106,7 @@ async def test_help_documents_control_and_script() -> None:
     assert process.returncode == 0
     for part in (b"/control/faults", b"[[fault]]", b"status_after", b"/ledger/summary", b"Exit codes"):
         assert part in out
+
+
+def test_no_line_of_the_help_is_wider_than_a_terminal() -> None:
+    assert [line for line in HELP.splitlines() if len(line) > 80] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.dev.simulator import Script, ScriptError, load_script, parse_script
-from stream_app.dev.simulator.command import _EPILOG
+from stream_app.dev.simulator.command import HELP
 from stream_app.dev.simulator.script import FAULTS, Fault
 
 BAD = """
@@ -90,11 +90,11 @@ def test_every_kind_has_its_defaults_and_stands_in_the_help(kind: str) -> None:
     (fault,) = parse_script(f'[[fault]]\nkind = "{kind}"\n').fault
     assert fault == Fault(kind=kind)
     assert {name: getattr(fault, name) for name in FAULTS[kind]} == FAULTS[kind]
-    assert kind in _EPILOG
+    assert kind in HELP
 
 
 def test_the_example_in_the_help_is_a_good_script() -> None:
-    example = re.split(r"example script:\n|\nkinds of faults", _EPILOG)[1]
+    example = re.split(r"example script:\n|\nkinds of faults", HELP)[1]
     script = parse_script("\n".join(line.removeprefix("    ") for line in example.splitlines()))
     assert script.seed == 7
     assert script.webhooks["acme--crm"].callback.headers == {"x-token": "{{callback_token}}"}
