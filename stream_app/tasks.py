@@ -1,9 +1,10 @@
-"""Helpers for asyncio tasks: find the error that ended a task, and cancel tasks reliably."""
+"""Helpers for asyncio tasks: find the error that ended a task, cancel tasks reliably, and drop reports of no value."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from logging import LogRecord
 from typing import Any, Final
 
 _AGAIN_S: Final = 1.0
@@ -29,3 +30,18 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         await asyncio.wait(left, timeout=_AGAIN_S)
     for task in known:
         died_of(task)  # retrieve the exception, or asyncio logs that it was never retrieved
+
+
+def is_not_abandoned(record: LogRecord) -> bool:
+    """Return False for a report about a connection, commit or future that aiokafka no longer needs.
+
+    These are connections of a cancelled `bootstrap`, commits whose caller was cancelled, internal futures of a failed
+    producer, and TLS connections that were closed while the broker still sent. A task of this program that has failed
+    is always reported.
+    """
+    report, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+    of_aiokafka = type(error).__module__ == "aiokafka.errors"
+    of_closing = getattr(error, "reason", None) == "APPLICATION_DATA_AFTER_CLOSE_NOTIFY"
+    coroutine = report.partition(" exception=")[0]
+    forgotten = "exception was never retrieved" in report and "stream_app" not in coroutine
+    return not ((forgotten and (of_aiokafka or of_closing)) or report.startswith("Unclosed AIOKafkaConnection"))

@@ -37,7 +37,7 @@ from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
 KAFKA_WITHIN_S: Final = 0.3
-"""How long a page waits for news from Kafka; then it shows what was known before."""
+"""How long a page waits for new records of Kafka; then it shows what was known before."""
 
 NAV: Final = (
     ("now", "Now", PATH),

@@ -29,7 +29,6 @@ from stream_app.cli.base import (
 )
 from stream_app.cli.help import PlainHelp, usage_problem
 from stream_app.domain.errors import BrokerUnavailable, GatewayUnavailable, KafkaRefused, SettingsError, StreamAppError
-from stream_app.ops.abandoned import is_not_abandoned
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "run the whole system on this machine, through an outage of Clay"),
@@ -193,5 +192,7 @@ def _failed(code: int, text: str, *, as_json: bool) -> int:
 
 def _mute_libraries() -> None:
     """Turn off aiokafka's log. Commands print these errors themselves, and its DEBUG records cost CPU."""
+    from stream_app.tasks import is_not_abandoned
+
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(is_not_abandoned)

@@ -238,7 +238,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
             or month and exclude reservations.
         since_ms: Since when it is held, epoch ms.
         lifts: What makes it move again.
-        news: What happened since the lane's last record on this topic.
+        news: The changes since the lane's last record on this topic.
         mode: The mode of the breaker. `open` and `closed` are forced, `shadow` only reports.
         changes: What operators changed at run time.
         meters: `credits_day`, `credits_month`, `actions_day`, `actions_month`.

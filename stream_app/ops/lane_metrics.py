@@ -83,10 +83,10 @@ class LaneMetrics:
             self._left_out.discard(name)
         else:
             self._left_out.add(name)
-        for news in view.news:
-            self._changes.labels(name, news.kind).inc()
-            log = self._log.info if news.kind in _GOOD else self._log.warning
-            log("lane", workspace=name, kind=news.kind, text=news.text)
+        for change in view.news:
+            self._changes.labels(name, change.kind).inc()
+            log = self._log.info if change.kind in _GOOD else self._log.warning
+            log("lane", workspace=name, kind=change.kind, text=change.text)
 
     def gone(self, workspace: str) -> None:
         """Remove the gauges of a lane, which would show its last state forever and fire alerts."""

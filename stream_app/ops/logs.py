@@ -14,7 +14,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import StreamAppError
-from stream_app.ops.abandoned import is_not_abandoned
+from stream_app.tasks import is_not_abandoned
 
 Format = Literal["json", "console"]
 _LEVELS = {

@@ -1,7 +1,7 @@
 """The lanes of one partition in memory: changed at once, written with the step that is committed next.
 
-A view of each lane is published when it changes. A view counts as shown once it is committed. Its news are the changes
-since the last shown view, so an aborted transaction or a restart loses none.
+A view of each lane is published when it changes. A view counts as shown once it is committed. Its `news`
+are the changes since the last shown view, so an aborted transaction or a restart loses none.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Lanes:
         self._lanes[workspace] = how(self[workspace])
 
     def view(self, workspace: str) -> LaneView:
-        """The view of a lane now, with the news since it was last published."""
+        """The view of a lane now, with the changes since it was last published in `news`."""
         return self._view(self[workspace], self._clock.now_ms(), self._shown.get(workspace))
 
     def load(self, rows: dict[bytes, bytes]) -> None:
@@ -104,7 +104,7 @@ class Lanes:
             self._lanes[lane.workspace] = take_over(lane, now_ms, self._previous.get(lane.workspace))
         self.reconfigured()
         for name in self._shown:
-            self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # the news come when it is published
+            self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # its changes come later
 
     def reconfigured(self) -> None:
         """Apply a changed configuration: what it repairs may be tried at once."""

@@ -77,6 +77,7 @@ IDENTIFIERS: Final = {
     "told_ms": "reported_ms",
     "set_up_anew": "reconfigured",
     "record_letter": "record_dead_letter",
+    "News": "LaneChange",
     "Story": "RecordHistory",
     "story": "history",
     "stories": "histories",

@@ -15,10 +15,10 @@ from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.policy import Workspace
 from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.board_query import News, Slot
+from stream_app.gateway.read_model.board_query import DatedChange, Slot
 from stream_app.gateway.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 
-MOST_NEWS: Final = 30
+MOST_CHANGES: Final = 30
 _HOURS: Final = 24
 _BREAKER: Final[dict[str, Tone]] = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
 
@@ -57,7 +57,7 @@ class LanePage(msgspec.Struct, frozen=True):
     latency: str
     worst: tuple[float, int] | None
     times_ms: list[int]
-    news: list[News]
+    changes: list[DatedChange]
     statuses: list[StatusCount]
     dead_letters: int
     partition: int
@@ -88,7 +88,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
             bar = next((bar for bar in bars if bar.name == name), None)
             if meter is not None and bar is not None and now_ms < meter.ends_ms:
                 burns.append(Burn(bar, _burn(slots, meter, bar, length_s, now_ms)))
-    news = queries.news(workspace)
+    changes = queries.lane_changes(workspace)
     begin_ms = now_ms - _HOURS * HOUR_S * 1000
     marks = [mark for mark in queries.marks(workspace) if mark.at_s * 1000 >= begin_ms]
     begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, _HOURS * HOUR_S // MARK_S
@@ -102,13 +102,13 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         ended_day=ended,
         bars=bars,
         burns=burns,
-        breaker=_bands(news, _BREAKER, begin_ms, now_ms),
-        holds=_bands(news, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
+        breaker=_bands(changes, _BREAKER, begin_ms, now_ms),
+        holds=_bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
         health=spark(_filled(scores, slot_times)) if len(scores) > 1 else "",
         latency=spark(_filled(latencies, slot_times)) if len(latencies) > 1 else "",
         worst=(min(scores.values()), max(latencies.values())) if marks else None,
         times_ms=[begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
-        news=news[:MOST_NEWS],
+        changes=changes[:MOST_CHANGES],
         statuses=queries.status_counts(workspace),
         dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
         partition=site.home(workspace, lane.view),
@@ -140,11 +140,11 @@ def _burn(slots: Sequence[Slot], meter: Meter, bar: Bar, length_s: int, now_ms: 
     return line(rows, begin_s, end_s, meter.cap, until)
 
 
-def _bands(news: Iterable[News], kinds: dict[str, Tone], begin_ms: int, now_ms: int) -> list[Band]:
-    """Return what the news say, as spans from one change to the next, oldest first."""
+def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int, now_ms: int) -> list[Band]:
+    """Return the changes as spans from one change to the next, oldest first."""
     found: list[Band] = []
     end_ms = now_ms
-    for each in news:  # newest first
+    for each in changes:  # newest first
         tone = kinds.get(each.change.kind)
         if tone is None:
             continue

@@ -42,7 +42,7 @@ class Mark(msgspec.Struct, frozen=True):
     p95_ms: int
 
 
-class News(msgspec.Struct, frozen=True):
+class DatedChange(msgspec.Struct, frozen=True):
     """A change of a lane and when it was published."""
 
     at_ms: int
@@ -125,11 +125,11 @@ class BoardQueries(Queries):
             )
             return [Mark(*row) for row in found]
 
-    def news(self, workspace: str) -> list[News]:
-        """Return what happened to a lane, newest first."""
-        sql = "SELECT at_ms, kind, text FROM lane_news WHERE workspace = ? ORDER BY at_ms DESC, number DESC"
+    def lane_changes(self, workspace: str) -> list[DatedChange]:
+        """Return the changes of a lane, newest first."""
+        sql = "SELECT at_ms, kind, text FROM lane_changes WHERE workspace = ? ORDER BY at_ms DESC, number DESC"
         with self._reading() as db:
-            return [News(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
+            return [DatedChange(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
 
     def status_sums(self, workspace: str) -> list[StatusCount]:
         """Return the number of records by status and column, of all destinations together. `workspace`: '' for all."""

@@ -1,7 +1,7 @@
-"""The history over time: events per slot, the lanes' health and news, and the answers to commands. It is bounded.
+"""The history over time: events per slot, the lanes' health and changes, and the answers to commands. It is bounded.
 
-Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows a lane's health and news only as
-far as Kafka has not compacted them.
+Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows the health and changes of a lane
+only as far as Kafka has not compacted them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from stream_app.domain.books.history import Event
-from stream_app.domain.messages import RESEND, CommandAnswer, LaneChange, LaneView
+from stream_app.domain.messages import RESEND, CommandAnswer, LaneView
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900
@@ -22,7 +22,7 @@ DAY_S: Final = 86_400
 KEPT_S: Final = {MINUTE_S: 2 * 3_600, QUARTER_S: 26 * 3_600, DAY_S: 35 * DAY_S}
 """Length of a slot -> how long it is kept."""
 MARK_S: Final = 300
-MOST_NEWS: Final = 300
+MOST_CHANGES: Final = 300
 """Of one lane."""
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
@@ -68,21 +68,20 @@ class History:
         )
 
     def lanes(self, views: Iterable[LaneView]) -> None:
-        """Keep the health and the news of published lanes."""
-        news: list[tuple[object, ...]] = []
+        """Keep the health and the changes of published lanes."""
+        changes: list[tuple[object, ...]] = []
         marks: list[tuple[object, ...]] = []
         for view in views:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
-            changes: tuple[LaneChange, ...] = view.news
-            news += [(view.workspace, view.at_ms, nr, each.kind, each.text) for nr, each in enumerate(changes)]
+            changes += [(view.workspace, view.at_ms, nr, each.kind, each.text) for nr, each in enumerate(view.news)]
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
             marks,
         )
-        self._db.executemany("INSERT OR IGNORE INTO lane_news VALUES (?, ?, ?, ?, ?)", news)
+        self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
 
     def audit(self, records: Iterable[AuditRecord]) -> int:
         """Keep the answers to commands. Returns the number of unreadable records."""
@@ -122,9 +121,9 @@ class History:
             [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in found],
         )
         db.executemany(
-            """DELETE FROM lane_news WHERE workspace = ?1 AND at_ms <
-                   (SELECT at_ms FROM lane_news WHERE workspace = ?1 ORDER BY at_ms DESC LIMIT 1 OFFSET ?2)""",
-            [(name, MOST_NEWS - 1) for (name,) in found],
+            """DELETE FROM lane_changes WHERE workspace = ?1 AND at_ms <
+                   (SELECT at_ms FROM lane_changes WHERE workspace = ?1 ORDER BY at_ms DESC LIMIT 1 OFFSET ?2)""",
+            [(name, MOST_CHANGES - 1) for (name,) in found],
         )
         db.execute("DELETE FROM audit WHERE at_ms < ?", (now_ms - audit_days * DAY_S * 1000,))
         db.execute("DELETE FROM dead_letter_hours WHERE hour < ?", (now_s // 3_600 - 25,))

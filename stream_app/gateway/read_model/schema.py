@@ -13,7 +13,7 @@ history   Number of events by status in each minute, quarter of an hour and day.
           `slot` its begin (epoch s). The workspace '' is the sum of all. `resent`: leads that were sent again although
           they may have reached Clay.
 lane_marks The worst health and latency of a lane in each slot of five minutes.
-lane_news What happened to a lane, newest last, as its records on Kafka report it.
+lane_changes The changes of a lane, newest last, as its records on Kafka report it.
 audit     The answers to commands.
 """
 
@@ -87,7 +87,7 @@ TABLES: Final = (
     """CREATE TABLE lane_marks (
         workspace TEXT, slot INTEGER, score REAL NOT NULL, p95_ms INTEGER NOT NULL,
         PRIMARY KEY (workspace, slot)) WITHOUT ROWID""",
-    """CREATE TABLE lane_news (
+    """CREATE TABLE lane_changes (
         workspace TEXT, at_ms INTEGER, number INTEGER, kind TEXT NOT NULL, text TEXT NOT NULL,
         PRIMARY KEY (workspace, at_ms, number)) WITHOUT ROWID""",
     """CREATE TABLE audit (

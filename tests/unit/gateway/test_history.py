@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.messages import CommandAnswer, LaneChange
-from stream_app.gateway.read_model.history import DAY_S, MINUTE_S, MOST_NEWS, QUARTER_S
+from stream_app.gateway.read_model.history import DAY_S, MINUTE_S, MOST_CHANGES, QUARTER_S
 from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
 
@@ -79,15 +79,15 @@ def test_slots_are_forgotten_by_their_length(model: ReadModel, path: Path) -> No
 
 
 def test_a_lane_keeps_its_worst_marks_and_its_last_news(model: ReadModel, path: Path) -> None:
-    for number in range(MOST_NEWS + 50):
+    for number in range(MOST_CHANGES + 50):
         change = LaneChange("held", f"hold {number}")
         take(model, lane(NAMES, at_ms=NOW_MS + number, score=100 - number % 50, p95_ms=number, news=(change,)))
     take(model, lane(NAMES, at_ms=NOW_MS + 9_999, health="insufficient_data", score=0))
     (mark,) = rows(path, "SELECT workspace, score, p95_ms FROM lane_marks")
-    assert mark == ("acme", 51, MOST_NEWS + 49)
+    assert mark == ("acme", 51, MOST_CHANGES + 49)
     model.sweep(NOW_MS + 60_000)
-    news = rows(path, "SELECT text FROM lane_news ORDER BY at_ms")
-    assert (len(news), news[0], news[-1]) == (MOST_NEWS, ("hold 50",), (f"hold {MOST_NEWS + 49}",))
+    news = rows(path, "SELECT text FROM lane_changes ORDER BY at_ms")
+    assert (len(news), news[0], news[-1]) == (MOST_CHANGES, ("hold 50",), (f"hold {MOST_CHANGES + 49}",))
     model.sweep(NOW_MS + 2 * DAY_MS)
     assert rows(path, "SELECT * FROM lane_marks") == []
 

@@ -8,7 +8,7 @@ import ssl
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from stream_app.ops.abandoned import is_not_abandoned
+from stream_app.tasks import is_not_abandoned
 
 NEVER = "Future exception was never retrieved"
 TASK = "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro=<{}> exception=KafkaError('x')>"
