@@ -192,7 +192,11 @@ def _failed(code: int, text: str, *, as_json: bool) -> int:
 
 def _mute_libraries() -> None:
     """Turn off aiokafka's log. Commands print these errors themselves, and its DEBUG records cost CPU."""
-    from stream_app.tasks import is_not_abandoned
-
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(is_not_abandoned)
+    logging.getLogger("asyncio").addFilter(_is_not_abandoned)
+
+
+def _is_not_abandoned(record: logging.LogRecord) -> bool:
+    from stream_app.tasks import is_not_abandoned  # imports asyncio, which a help page does not need
+
+    return is_not_abandoned(record)
