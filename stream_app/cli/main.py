@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "clay-setup": ("clay_setup:clay_setup", "print what to set up in the Clay table"),
     "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
     "status": ("status:status", "show where a lead is, with the time and reason of each step"),
+    "imports": ("imports:imports", "show each publication of leads, and where its leads are"),
     "results": ("results:results", "write the last result of each lead as CSV or JSON Lines"),
     "lanes": ("lanes:app", "show all lanes; pause one, change its budget or rate live"),
     "explain": ("explain:explain", "show why leads are not moving, and what lifts it"),

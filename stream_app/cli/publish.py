@@ -13,24 +13,28 @@ from typing import IO, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from stream_app.cli.base import NO, OK, QUEUED, Common, say, show, show_json
+from stream_app.cli.base import NO, OK, QUEUED, Common, confirm, say, show, show_json
 from stream_app.cli.files import STDIO, format_of
-from stream_app.cli.options import Map, Workspace, mapping_of
+from stream_app.cli.options import Map, Workspace, login_name, mapping_of
 from stream_app.cli.progress import reading_rows
 from stream_app.cli.publish_files import SHOWN_ROWS, Rejects, write_ids
-from stream_app.cli.publish_quote import ask, quotes_of, show_columns, show_quotes
 from stream_app.cli.publish_wait import DEFAULT_WAIT_S, Wait, as_json, send_and_wait, show_wait
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.imports import is_shown
 from stream_app.domain.quote import Quote
 from stream_app.domain.text import count
 from stream_app.operator.lanes import last_views
+from stream_app.ops.clock import SystemClock
 from stream_app.publishing import Batch, PublishOptions, Ready, Summary, check_rows, send_batch
+from stream_app.publishing.announce import any_import_id
 from stream_app.publishing.check import Checker
+from stream_app.publishing.quotes import column_lines, quote_lines, quotes_of
 from stream_app.publishing.rows import Sheet, open_csv, read_jsonl
 from stream_app.publishing.waiting import PublishedLeads
 
+ASK_ABOVE_CREDITS: Final = 1_000
 MAP_FORM: Final = 'FIELD=COLUMN, such as --map email="E-Mail"'
 
 
@@ -48,7 +52,7 @@ class Options(Common):
     destination: Annotated[str | None, Parameter(metavar="ALIAS")] = None
     """for rows that name none (default: the workspace's)"""
     import_id: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """a name for this batch, for people"""
+    """a name for these leads; `stream-app imports` shows their progress (default: the date and six characters)"""
     bulk: bool = False
     """publish to leads.bulk, which gets a share of the rate"""
     force: bool = False
@@ -62,11 +66,6 @@ are still under way then"""
     """publish without confirmation, at any cost"""
     dry_run: bool = False
     """check every row and show the cost, write nothing"""
-
-    @property
-    def publish_options(self) -> PublishOptions:
-        """The options of the lead publisher."""
-        return PublishOptions(self.workspace, self.destination, self.import_id, self.bulk, self.force)
 
     @property
     def wait_s(self) -> float | None:
@@ -98,34 +97,39 @@ def publish(file: Path, /, *, options: Options = _OPTIONS) -> int:
     if options.dry_run and options.wait is not None:
         raise SettingsError(["--wait: a dry run publishes nothing; leave one of the two out"])
     settings = options.settings()
+    import_id = options.import_id or any_import_id()
+    chosen = PublishOptions(options.workspace, options.destination, import_id, options.bulk, options.force)
     with Batch() as batch, _ctrl_c_at_once():
-        return _publish(file, options, settings, batch)
+        return _publish(file, options, chosen, settings, batch)
 
 
-def _publish(file: Path, options: Options, settings: Settings, batch: Batch) -> int:
+def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Settings, batch: Batch) -> int:
     """Check all rows, show their cost, ask, and publish."""
     if not options.dry_run:
         asyncio.run(kafka_ready(settings, options.program, say))
-    sheet, summary, rejects = _check(file, options, settings, batch)
+    sheet, summary, rejects = _check(file, options, chosen, settings, batch)
     rejects.show()
     quotes = []
     if summary.ready:
-        show_columns(settings, sheet.titles, sheet.names, summary)
-        quotes = quotes_of(settings, summary, {} if options.dry_run else asyncio.run(last_views(settings)))
-        if not options.json:
-            show_quotes(quotes)
+        for line in column_lines(settings, sheet.titles, sheet.names, summary, "use --map"):
+            say(line)
+        views = {} if options.dry_run else asyncio.run(last_views(settings))
+        quotes = quotes_of(settings, summary, views, SystemClock().now_ms())
+        for line in () if options.json else quote_lines(quotes):
+            show(line)
     leads = None
     if not options.dry_run:
-        ask(quotes, yes=options.yes)
+        _ask(quotes, yes=options.yes)
+        summaries = summary.import_summaries("" if file == STDIO else file.name, login_name())
         if options.wait_s is not None:
-            work = send_and_wait(settings, options.publish_options, batch, summary, options.out, options.wait_s)
+            work = send_and_wait(settings, chosen, batch, summary, summaries, options.out, options.wait_s)
             leads = asyncio.run(work)
         else:
-            summary.published = asyncio.run(send_batch(batch, settings, options.publish_options))
+            summary.published = asyncio.run(send_batch(batch, settings, chosen, summaries=summaries))
             write_ids(options.out, batch)
     rejected = rejects.path if summary.refused and not options.dry_run else None
     if options.json:
-        show_json(_document(options, summary, sheet, quotes, rejected, leads))
+        show_json(_document(options, chosen, summary, sheet, quotes, rejected, leads))
     else:
         for reason, rows in summary.reasons.most_common():
             show(f"refused, {reason}: {rows}")
@@ -134,12 +138,23 @@ def _publish(file: Path, options: Options, settings: Settings, batch: Batch) -> 
         number = summary.ready if options.dry_run else summary.published
         done = f"{number:,} {'would be published' if options.dry_run else 'published'}, {summary.refused:,} refused"
         show(f"{count(summary.rows, 'row')}: {done}" + (f", see {rejected}" if rejected else ""))
+        if summary.published and not summary.own_imports and is_shown(chosen.import_id or ""):
+            show(f"`stream-app imports {chosen.import_id}` shows where they are")
     if summary.refused:
         return NO
     return QUEUED if leads is not None and leads.at_rest < leads.total else OK
 
 
-def _check(file: Path, options: Options, settings: Settings, batch: Batch) -> tuple[Sheet, Summary, Rejects]:
+def _ask(quotes: list[Quote], *, yes: bool) -> None:
+    """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
+    credits_, leads = sum(each.credits for each in quotes), sum(each.leads for each in quotes)
+    cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
+    confirm(f"publish {count(leads, 'lead')} for {cost}", yes=yes or credits_ <= ASK_ABOVE_CREDITS)
+
+
+def _check(
+    file: Path, options: Options, chosen: PublishOptions, settings: Settings, batch: Batch
+) -> tuple[Sheet, Summary, Rejects]:
     """Check all rows: valid ones go into the batch, refused ones into their file."""
     changed: list[Ready] = []
 
@@ -158,7 +173,7 @@ def _check(file: Path, options: Options, settings: Settings, batch: Batch) -> tu
             sheet = _sheet(file, options, source)
         except ValueError as exc:
             raise SettingsError([f"{file}: {exc}"]) from None
-        checker = Checker(settings, options.publish_options, ids=options.out is not None)
+        checker = Checker(settings, chosen, ids=options.out is not None)
         work = check_rows(sheet.rows, checker, on_ready, on_refused=rejects.add, on_progress=on_progress)
         summary = asyncio.run(work)
     for lead in changed:
@@ -186,6 +201,7 @@ def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
 
 def _document(
     options: Options,
+    chosen: PublishOptions,
     summary: Summary,
     sheet: Sheet,
     quotes: list[Quote],
@@ -193,6 +209,7 @@ def _document(
     leads: PublishedLeads | None,
 ) -> dict[str, Any]:
     return {
+        "import_id": None if options.dry_run or summary.own_imports else chosen.import_id,
         "rows": summary.rows,
         "ready": summary.ready,
         "published": summary.published,

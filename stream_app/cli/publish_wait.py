@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,6 +14,7 @@ from stream_app.cli.publish_files import write_ids
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import StreamAppError
+from stream_app.domain.messages import ImportSummary
 from stream_app.domain.text import count
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.publishing import Batch, PublishOptions, Summary, send_batch, topic_of
@@ -37,7 +39,13 @@ Wait = Annotated[tuple[float, ...] | None, Parameter(metavar="[SECONDS]", conver
 
 
 async def send_and_wait(
-    settings: Settings, options: PublishOptions, batch: Batch, summary: Summary, ids: Path | None, wait_s: float
+    settings: Settings,
+    options: PublishOptions,
+    batch: Batch,
+    summary: Summary,
+    summaries: Mapping[str, ImportSummary],
+    ids: Path | None,
+    wait_s: float,
 ) -> PublishedLeads:
     """Send the leads of the batch, write their ids to a file, and wait until all are at rest or the time is over.
 
@@ -52,7 +60,7 @@ async def send_and_wait(
     if not partitions:
         return leads
     async with StatusFollower(connection_of(settings), settings.names.status, partitions) as follower:
-        summary.published = await send_batch(batch, settings, options, leads.add)
+        summary.published = await send_batch(batch, settings, options, leads.add, summaries)
         write_ids(ids, batch)
         try:
             with reading("leads", "at rest") as progress:

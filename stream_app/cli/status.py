@@ -12,7 +12,15 @@ from stream_app.config import check_known
 from stream_app.domain.books.columns import MEANING
 from stream_app.domain.text import count
 from stream_app.gateway.client import Found, find
-from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingAnswer, WaitingLead
+from stream_app.gateway.lookup_answers import (
+    Answer,
+    Event,
+    FoundLead,
+    FoundResult,
+    RecordHistory,
+    WaitingAnswer,
+    WaitingLead,
+)
 
 _MEANING: Final = {str(column): text for column, text in MEANING.items()} | {
     "": "a callback or a command about the lead; the books do not count it"
@@ -43,7 +51,7 @@ def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, c
             _show_waiting(waiting)
         if not _is_known(found):
             say(_unknown(found.waiting))
-    _say_how_far(found)
+    say_how_far(found)
     return OK if _is_known(found) else NO
 
 
@@ -78,7 +86,8 @@ def _document(found: Found, *, result: bool) -> Any:
     return document
 
 
-def _say_how_far(found: Found) -> None:
+def say_how_far(found: Answer) -> None:
+    """Print how far the answer is behind Kafka, if it is."""
     if found.trouble:
         say(f"The gateway cannot follow Kafka: {found.trouble}")
     left = count(found.lag, "record is", "records are")

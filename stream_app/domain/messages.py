@@ -7,7 +7,7 @@ here: its value is the raw bytes of the record that failed, and headers hold the
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -59,6 +59,28 @@ RESEND: Final = "resend"
 """The reason of `replayed` when the policy resends a lead that may have reached Clay: a possible double spend."""
 
 
+Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A number of rows."""
+
+
+class ImportSummary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the publisher of an import counted, on the first lead of each workspace.
+
+    Attributes:
+        rows: Rows of the file.
+        rejected: Rows that were refused, and not published.
+        leads: Leads of this workspace that are published.
+        file: The file's name without its folder.
+        who: Who published it.
+    """
+
+    rows: Rows = 0
+    rejected: Rows = 0
+    leads: Rows = 0
+    file: str = ""
+    who: str = ""
+
+
 class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
     """A person to enrich, published to `leads` or `leads.bulk`. The record's key is the workspace.
 
@@ -70,8 +92,9 @@ class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
         destination: The alias of a destination in the configuration. Default: the workspace's default.
         not_after_ms: The lead is not sent after this time, epoch ms.
         force: Send although the same lead or person was sent before (once per record).
-        import_id: The name of the batch that the lead belongs to.
+        import_id: The name of the import that the lead belongs to.
         source: Where the lead comes from, for people.
+        import_summary: Of the first lead of an import: what its publisher counted.
     """
 
     fields: dict[str, Scalar]
@@ -82,6 +105,7 @@ class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
     force: bool = False
     import_id: str | None = None
     source: str | None = None
+    import_summary: ImportSummary | None = None
 
 
 class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,6 +128,9 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         saved: The estimated credits that were saved because an earlier result answered the lead.
         parent_id: Of the first event: the span in the `traceparent` of the input record, 16 hexadecimal digits.
         sampled: Of the first event: true if that `traceparent` says so.
+        import_id: Of the record's first event in its home partition: the lead's `import_id`, unless it has more than
+            200 characters or may be an e-mail address.
+        import_summary: As `import_id`: what the publisher counted. Texts that look like personal data are removed.
     """
 
     id: str
@@ -130,6 +157,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     saved: int | None = None
     parent_id: str = ""
     sampled: bool = False
+    import_id: str = ""
+    import_summary: ImportSummary | None = None
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

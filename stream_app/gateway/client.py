@@ -1,4 +1,4 @@
-"""Asks the gateway where a lead is; `stream-app status` uses it, and so can Python programs.
+"""Asks the gateway where a lead or an import is; `stream-app status` and `imports` use it, and so can Python programs.
 
 An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 """
@@ -15,9 +15,18 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
 from stream_app.domain.hosts import is_loopback
+from stream_app.domain.lead.imports import LONGEST_ID, is_shown
 from stream_app.domain.lead.lead import clean_email, clean_linkedin, identify
 from stream_app.domain.messages import Lead
-from stream_app.gateway.lookup_answers import Answer, FoundLead, LeadAnswer, LeadsAnswer, Refusal, WaitingAnswer
+from stream_app.gateway.lookup_answers import (
+    Answer,
+    FoundLead,
+    ImportsAnswer,
+    LeadAnswer,
+    LeadsAnswer,
+    Refusal,
+    WaitingAnswer,
+)
 
 _WITHIN_S = 30.0
 _RECORD = "record:"  # a rejected record has its position as its name
@@ -50,16 +59,43 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
         GatewayUnavailable: The gateway does not respond.
         StreamAppError: The gateway rejected the request.
     """
-    url, token = settings.api_url, settings.api_token
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    direct = is_loopback(urlsplit(url).hostname or "")  # a proxy of the environment cannot reach this machine
-    with httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct) as client:
+    with _client(settings) as client:
+        url = settings.api_url
         for path in paths_of(who):
             found = _ask(client, path, url)
             leads = [mine for lead in found.leads if (mine := _of_workspace(lead, workspace)) is not None]
             if leads:
                 return msgspec.structs.replace(found, leads=leads)
         return msgspec.structs.replace(found, leads=[], waiting=_waiting(client, url, who, workspace))
+
+
+def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
+    """Return the newest imports, or those with one id.
+
+    Args:
+        settings: Name the API's address and token.
+        import_id: '' for all.
+        workspace: None for all.
+
+    Raises:
+        SettingsError: The id may be an e-mail address.
+        GatewayUnavailable: The gateway does not respond.
+        StreamAppError: The gateway rejected the request.
+    """
+    if import_id and not is_shown(import_id):
+        text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
+        raise SettingsError([f"{text}; use `stream-app status LEAD`"])
+    asked = {"import_id": import_id, "workspace": workspace or ""}
+    path = f"/imports?{urlencode({name: value for name, value in asked.items() if value})}"
+    with _client(settings) as client:
+        return _answer(client, path, settings.api_url, lambda answer: _decode(answer, ImportsAnswer))
+
+
+def _client(settings: Settings) -> httpx.Client:
+    url, token = settings.api_url, settings.api_token
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    direct = is_loopback(urlsplit(url).hostname or "")  # a proxy of the environment cannot reach this machine
+    return httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct)
 
 
 def paths_of(who: str) -> list[str]:

@@ -28,6 +28,7 @@ from stream_app.gateway.lookup_answers import (
     DeadLettersAnswer,
     FoundLead,
     FoundResult,
+    ImportsAnswer,
     LanesAnswer,
     LeadAnswer,
     LeadsAnswer,
@@ -43,6 +44,8 @@ from stream_app.ops.clock import SystemClock
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300
+MOST_IMPORTS: Final = 100
+"""In one answer."""
 
 
 class Results(Protocol):
@@ -101,6 +104,7 @@ class Lookup:
             Route("/leads", _Endpoint(self, self._leads)),
             Route("/waiting", _Endpoint(self, self._still_waiting)),
             Route("/lanes", _Endpoint(self, self._lanes)),
+            Route("/imports", _Endpoint(self, self._imports)),
             Route("/books", _Endpoint(self, self._books)),
             Route("/dlq", _Endpoint(self, self._dead_letters)),
             Route("/openapi.json", _Endpoint(self, self._openapi)),
@@ -167,6 +171,12 @@ class Lookup:
     async def _lanes(self, _: Request, lag: ProjectionLag) -> LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self._queries.lanes)
         return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=unreadable)
+
+    async def _imports(self, request: Request, lag: ProjectionLag) -> ImportsAnswer:
+        asked = request.query_params
+        workspace, import_id = asked.get("workspace", ""), asked.get("import_id", "")
+        found, last = await asyncio.to_thread(self._queries.imports, workspace, import_id, None, MOST_IMPORTS)
+        return ImportsAnswer(**msgspec.structs.asdict(lag), imports=found, more=last is not None)
 
     async def _books(self, _: Request, lag: ProjectionLag) -> BooksAnswer:
         counts = await asyncio.to_thread(self._queries.status_counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from stream_app.domain.books.columns import MOVING
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.messages import LaneView, Scalar
 
@@ -166,6 +167,50 @@ class BooksAnswer(Answer, frozen=True, kw_only=True):
     status_counts: list[StatusCount]
     not_leads: dict[str, int]
     waiting: dict[str, int] | None
+
+
+class FoundImport(msgspec.Struct, frozen=True):
+    """The leads of one workspace that were published under one import id.
+
+    Attributes:
+        first_ms: The first event of its leads, epoch ms; `last_ms`: the last one.
+        file: The name of the published file; '' if it is unknown, as `who`.
+        rows: The rows of the file, of all workspaces; null if the publisher has not counted them, as `rejected` and
+            `published`.
+        rejected: Rows that were not published.
+        published: Leads that were to be published when the publication began.
+        columns: Its leads by column of the books. `waiting`: published, and not taken by a worker yet.
+        credits: What they have cost.
+    """
+
+    import_id: str
+    workspace: str
+    first_ms: int
+    last_ms: int
+    who: str
+    file: str
+    rows: int | None
+    rejected: int | None
+    published: int | None
+    columns: dict[str, int]
+    credits: int
+
+    @property
+    def leads(self) -> int:
+        """All leads that are known."""
+        return sum(self.columns.values())
+
+    @property
+    def moving(self) -> int:
+        """Leads that are not at rest."""
+        return sum(self.columns.get(name, 0) for name in MOVING)
+
+
+class ImportsAnswer(Answer, frozen=True, kw_only=True):
+    """`GET /imports`: the newest first. `more`: there are older ones."""
+
+    imports: list[FoundImport]
+    more: bool
 
 
 class Cause(msgspec.Struct, frozen=True):

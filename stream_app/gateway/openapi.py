@@ -9,6 +9,7 @@ import msgspec
 from stream_app.gateway.lookup_answers import (
     BooksAnswer,
     DeadLettersAnswer,
+    ImportsAnswer,
     LanesAnswer,
     LeadAnswer,
     LeadsAnswer,
@@ -49,6 +50,13 @@ _WORKSPACE: Final = {
     "description": "Only leads of this workspace.",
     "schema": {"type": "string"},
 }
+_IMPORT_ID: Final = {
+    "name": "import_id",
+    "in": "query",
+    "required": False,
+    "description": "Only imports with this id.",
+    "schema": {"type": "string"},
+}
 
 
 class _Operation(msgspec.Struct, frozen=True):
@@ -74,6 +82,13 @@ _OPERATIONS: Final = (
         (400,),
     ),
     _Operation("/lanes", "getLanes", "The state of every lane", LanesAnswer),
+    _Operation(
+        "/imports",
+        "getImports",
+        "The newest imports, and where their leads are",
+        ImportsAnswer,
+        (_WORKSPACE, _IMPORT_ID),
+    ),
     _Operation("/books", "getBooks", "Leads by status", BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", DeadLettersAnswer),
 )

@@ -95,7 +95,7 @@ class Rejects:
             return
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
-        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, rows=rows)
+        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead, rows=rows)
         await self._partition.conclude(in_flight, step)
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:

@@ -12,7 +12,8 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.messages import Lead
+from stream_app.domain.messages import ImportSummary, Lead
+from stream_app.publishing.announce import announced, summaries_of
 from stream_app.publishing.batch import Batch
 from stream_app.publishing.check import Checker, PublishOptions, Ready, Refusal
 from stream_app.publishing.rows import Row, draft_of
@@ -33,6 +34,7 @@ __all__ = [
 _ROWS_A_TURN: Final = 500
 _MOST_FIELDS: Final = 200
 _DEFAULTS: Final = PublishOptions()
+_NO_SUMMARIES: Final[Mapping[str, ImportSummary]] = {}
 
 
 class Summary(msgspec.Struct):
@@ -43,6 +45,7 @@ class Summary(msgspec.Struct):
         reasons: Refused rows by reason.
         going: Leads by workspace and destination.
         fields: The names of the leads' fields, the first 200.
+        own_imports: Leads whose row names another import than the publisher.
     """
 
     rows: int = 0
@@ -53,6 +56,16 @@ class Summary(msgspec.Struct):
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
     going: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
     fields: dict[str, None] = msgspec.field(default_factory=dict)
+    own_imports: int = 0
+
+    def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
+        """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own.
+
+        Args:
+            file: The file's name without its folder.
+            who: Who publishes.
+        """
+        return {} if self.own_imports else summaries_of(self.workspaces, self.rows, self.refused, file, who)
 
     @property
     def workspaces(self) -> Counter[str]:
@@ -103,7 +116,8 @@ async def publish_rows(
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()", _nothing)
     with Batch() as batch:
         summary = await check_rows(rows, Checker(settings, options), batch.add, on_refused=on_refused)
-        summary.published = await send_batch(batch, settings, options)
+        summaries = summary.import_summaries() if options.import_id else _NO_SUMMARIES
+        summary.published = await send_batch(batch, settings, options, summaries=summaries)
     return summary
 
 
@@ -128,8 +142,10 @@ async def check_rows(
             summary.ready += 1
             summary.going[answer.workspace, answer.destination] += 1
             summary.changed += answer.is_changed
-            if not isinstance(row.draft, Unreadable) and len(summary.fields) < _MOST_FIELDS:
-                summary.fields.update(dict.fromkeys(row.draft["fields"]))
+            if not isinstance(row.draft, Unreadable):
+                summary.own_imports += row.draft.get("import_id") != checker.import_id
+                if len(summary.fields) < _MOST_FIELDS:
+                    summary.fields.update(dict.fromkeys(row.draft["fields"]))
             on_ready(answer)
         if summary.rows % _ROWS_A_TURN == 0:
             on_progress(summary)
@@ -138,16 +154,27 @@ async def check_rows(
 
 
 async def send_batch(
-    batch: Iterable[Ready], settings: Settings, options: PublishOptions, on_acknowledged: OnAcknowledged = ignore
+    batch: Iterable[Ready],
+    settings: Settings,
+    options: PublishOptions,
+    on_acknowledged: OnAcknowledged = ignore,
+    summaries: Mapping[str, ImportSummary] = _NO_SUMMARIES,
 ) -> int:
     """Send checked leads to their topic. Returns how many are safe on Kafka.
+
+    Args:
+        batch: The leads.
+        settings: The configuration.
+        options: Choose the topic.
+        on_acknowledged: Called for each batch that Kafka has acknowledged.
+        summaries: By workspace, what the first lead says of its import.
 
     Raises:
         BrokerUnavailable: Not all of them are.
     """
     connection, wait_s = connection_of(settings), settings.kafka.broker_wait_s
     async with Sender(connection, topic_of(settings, options), wait_s, on_acknowledged) as sender:
-        for lead in batch:
+        for lead in announced(batch, summaries):
             await sender.put(lead.partition, lead.workspace.encode(), lead.value)
         await sender.flush()
         return sender.acknowledged

@@ -79,6 +79,11 @@ class Checker:
         self._ids = ids
         self._homes = {name: settings.home(name) for name in settings.workspaces}
 
+    @property
+    def import_id(self) -> str | None:
+        """The import of leads that name none."""
+        return self._defaults["import_id"]
+
     def check(self, row: Row) -> Ready | Refusal:
         """Return the row's record, or why it is refused."""
         answer = row.draft if isinstance(row.draft, Unreadable) else self._ready(row.line, row.draft)

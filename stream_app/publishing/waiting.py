@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final, Protocol, get_args
 
-from stream_app.domain.books.columns import Column, column
+from stream_app.domain.books.columns import MOVING, column
 from stream_app.domain.messages import Status, StatusEvent
 
-_MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
 _STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 _NUMBER: Final[dict[Status, int]] = {status: number for number, status in enumerate(_STATUSES, 1)}
 _NO_EVENT: Final = 0
@@ -67,7 +66,7 @@ class PublishedLeads:
         if offset - first >= len(last):
             return
         stands_in = column(event.status, final=event.destination in self._without_callbacks)
-        now = _NUMBER[event.status] | (_AT_REST if stands_in is not None and stands_in not in _MOVING else 0)
+        now = _NUMBER[event.status] | (_AT_REST if stands_in is not None and stands_in not in MOVING else 0)
         self._leads[last[offset - first]] -= 1
         self._leads[now] += 1
         last[offset - first] = now

@@ -25,6 +25,9 @@ Column = Literal[
 COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
 """in = the sum of these. `waiting`: the worker's group has not passed the record, and it has no event yet."""
 
+MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
+"""The columns of leads that are not at rest."""
+
 MEANING: Final[dict[Column, str]] = {
     "enriched": "Clay has answered, whatever it found",
     "accepted_final": "Clay took it, and nothing ever comes back",

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.delivery.state_machine import NEXT
+from stream_app.domain.messages import ImportSummary
 
 _LEGAL: Final = frozenset((before or "", after) for before, afters in NEXT.items() for after in afters)
 _OFFSET_BITS: Final = 44
@@ -43,6 +44,8 @@ class Event(msgspec.Struct, gc=False):
     month: str = ""
     saved: Number | None = None
     trace_id: str = ""
+    import_id: str = ""
+    import_summary: ImportSummary | None = None
 
 
 decode_event: Final = msgspec.json.Decoder(Event).decode

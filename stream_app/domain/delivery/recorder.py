@@ -13,9 +13,10 @@ from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncerta
 from stream_app.domain.delivery.state_machine import Delivery, mark_key, step
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lead.imports import import_of
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.lead.resolve import LeadRef, trace_of
-from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, trace_of
+from stream_app.domain.messages import ImportSummary, Status, StatusEvent
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord, Record
 
@@ -45,6 +46,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 
 NO_REASON: Final = Reason()
 _NO_CALLER: Final = Envelope()
+_NO_IMPORT: Final = ("", None)
 
 
 def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:
@@ -165,6 +167,7 @@ class DeliveryRecorder:
         """Record the event of the row's present state."""
         row, resolved = self.row, self.resolved
         caller = resolved.envelope if row.seq == 1 else _NO_CALLER
+        import_id, summary = _import_of(resolved) if row.seq == resolved.envelope.seq + 1 else _NO_IMPORT
         self._events.append(
             StatusEvent(
                 id=f"{row.origin}#{row.seq}",
@@ -191,6 +194,8 @@ class DeliveryRecorder:
                 saved=why.saved,
                 parent_id=caller.parent_id,
                 sampled=caller.sampled,
+                import_id=import_id,
+                import_summary=summary,
             )
         )
 
@@ -242,6 +247,10 @@ class DeliveryRecorder:
         return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers)
 
 
+def _import_of(ref: LeadRef) -> tuple[str, ImportSummary | None]:
+    return import_of(ref.lead) if isinstance(ref, ResolvedLead) else _NO_IMPORT
+
+
 def brief(
     plan: Plan,
     consumed: ConsumedRecord,
@@ -252,6 +261,7 @@ def brief(
     lead_id: str,
     *records: Record,
     there: Destination | None = None,
+    ref: LeadRef | None = None,
     rows: Rows | None = None,
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
@@ -266,8 +276,10 @@ def brief(
         lead_id: The lead's id; '' if it has none.
         records: Records to write in the same transaction.
         there: The destination, if the event is to name it.
+        ref: The lead, if it could be read: its import is in the event.
         rows: Other rows to write in the same transaction.
     """
+    import_id, summary = _NO_IMPORT if ref is None else _import_of(ref)
     event = StatusEvent(
         id=f"{envelope.origin}#{envelope.seq + 1}",
         lead_id=lead_id or f"record:{envelope.origin}",
@@ -285,6 +297,8 @@ def brief(
         app=plan.app,
         parent_id=envelope.parent_id,
         sampled=envelope.sampled,
+        import_id=import_id,
+        import_summary=summary,
     )
     return WriteBatch(
         [(mark_key(consumed.record_id), b"1"), *(rows or [])], [event_record(plan, event), *records], [event]

@@ -20,6 +20,7 @@ from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import LaneView
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway.read_model.history import History
+from stream_app.gateway.read_model.imports import Imports
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
@@ -77,6 +78,7 @@ class Projector:
         self._db = db
         self._workspaces = workspaces
         self.history = History(db)
+        self.imports = Imports(db)
         self._writers: dict[str, Callable[[Iterable[Consumed]], None]] = {
             names.status: self._write_events,
             names.enriched: self._write_results,
@@ -89,6 +91,7 @@ class Projector:
 
     def load(self) -> None:
         """Load the cached names from the tables, after other code has changed them."""
+        self.imports.load()
         self._numbers = record_numbers(self._db)
         self._logs_written = len(self._numbers.logs)
         causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM dead_letters"
@@ -107,10 +110,13 @@ class Projector:
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record.topic)
         known = self._db.execute(
-            f"SELECT id, {_HISTORY} FROM records WHERE id IN (SELECT value FROM json_each(?))",
+            f"SELECT id, import, {_HISTORY} FROM records WHERE id IN (SELECT value FROM json_each(?))",
             (msgspec.json.encode([number for number, _ in found]).decode(),),
         )
-        histories = {number: RecordHistory(*row) for number, *row in known}
+        imports: dict[int, int] = {}
+        histories: dict[int, RecordHistory] = {}
+        for number, imports[number], *row in known:
+            histories[number] = RecordHistory(*row)
         # Retention may have deleted any event, so a history may begin anywhere.
         new = [
             (number, event)
@@ -118,15 +124,21 @@ class Projector:
             if advance(histories.setdefault(number, RecordHistory()), event, kept=False)[0]
         ]
         self._write_logs()
+        imports |= self.imports.numbers_of(new)
         self._db.executemany(
             f"INSERT OR IGNORE INTO events VALUES (?, {', '.join('?' * len(EVENT_COLUMNS))})",
             [(number, *_event_row(event)) for number, event in new],
         )
         self._db.executemany(
-            f"""INSERT INTO records (id, {_HISTORY}) VALUES (?, {", ".join("?" * len(_FIELDS))})
-                ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
-            [(number, *msgspec.structs.astuple(history)) for number, history in histories.items()],
+            f"""INSERT INTO records (id, import, {_HISTORY}) VALUES (?, ?, {", ".join("?" * len(_FIELDS))})
+                ON CONFLICT (id) DO UPDATE SET
+                    {", ".join(f"{name} = excluded.{name}" for name in ("import", *_FIELDS))}""",
+            [
+                (number, imports.get(number, 0), *msgspec.structs.astuple(history))
+                for number, history in histories.items()
+            ],
         )
+        self.imports.count(new, imports)
         self.history.count(event for _, event in new)
 
     def _write_logs(self) -> None:

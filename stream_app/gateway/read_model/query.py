@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from stream_app.gateway.lookup_answers import (
     Cause,
     DeadLetters,
     Event,
+    FoundImport,
     FoundLead,
     FoundResult,
     RecordHistory,
@@ -135,6 +137,40 @@ class Queries:
                 StatusCount(workspace, destination, status, column(status, final=destination in self._final), records)
                 for workspace, destination, status, records in rows
             ]
+
+    def imports(
+        self, workspace: str, import_id: str, after: tuple[int, int] | None, limit: int
+    ) -> tuple[list[FoundImport], tuple[int, int] | None]:
+        """Return the imports, newest first, and the place of the last one if there are more.
+
+        Args:
+            workspace: Only of this workspace; '' for all.
+            import_id: Only with this name; '' for all.
+            after: The place of the last one of the page before.
+            limit: How many at most.
+        """
+        where, values = ["(first_ms, id) < (?, ?)"], list[object](after or (1 << 62, 0))
+        for name, value in (("workspace", workspace), ("name", import_id)):
+            if value:
+                where, values = [*where, f"{name} = ?"], [*values, value]
+        with self._reading() as db:
+            rows = db.execute(
+                f"""SELECT id, name, workspace, first_ms, last_ms, who, file, rows, rejected, leads, credits
+                    FROM imports WHERE {" AND ".join(where)} ORDER BY first_ms DESC, id DESC LIMIT ?""",
+                (*values, limit + 1),
+            ).fetchall()
+            found: list[FoundImport] = []
+            for number, *facts, published, credits_ in rows[:limit]:
+                columns: Counter[str] = Counter()
+                for destination, status, records in db.execute(
+                    "SELECT destination, status, records FROM import_counts WHERE import = ? AND records > 0", (number,)
+                ):
+                    columns[column(status, final=destination in self._final)] += records
+                if (waiting := (published or 0) - columns.total()) > 0:
+                    columns["waiting"] = waiting
+                found.append(FoundImport(*(*facts, published, dict(columns), credits_)))
+            last = rows[limit - 1] if len(rows) > limit else None
+            return found, None if last is None else (last[3], last[0])
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""

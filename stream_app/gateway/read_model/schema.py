@@ -6,6 +6,8 @@ people    Hash of an identifier -> ids of the person's leads, separated by space
 erased    Until when (epoch ms) the published data of a lead is erased.
 results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
 status_counts  Number of records by status. Triggers keep it consistent with `records`.
+imports   What is known of each import: its first and last event, what its publisher counted, its credits.
+import_counts  Number of records by import and status. Triggers keep it consistent with `records`.
 dead_letters   Number of dead letters of one cause per day (days since the epoch), by topic.
 dead_letter_hours The same per hour, for the last day.
 causes    The sums of `dead_letters`, and when the first and the last one was appended. Triggers keep it consistent.
@@ -30,10 +32,11 @@ TABLES: Final = (
     """CREATE TABLE records (
         id INTEGER PRIMARY KEY, lead_id TEXT NOT NULL, workspace TEXT NOT NULL, destination TEXT NOT NULL,
         status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, rerouted INTEGER NOT NULL, headless INTEGER
-        NOT NULL, trace_id TEXT NOT NULL)""",
+        NOT NULL, trace_id TEXT NOT NULL, import INTEGER NOT NULL)""",
     "CREATE INDEX records_of_lead ON records (lead_id)",
     "CREATE INDEX records_of_status ON records (status, at_ms)",
     "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms)",
+    "CREATE INDEX records_of_import ON records (import, status, at_ms) WHERE import > 0",
     """CREATE TABLE events (
         record INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
         NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
@@ -112,6 +115,29 @@ TABLES: Final = (
         UPDATE status_counts SET records = records - 1
             WHERE workspace = old.workspace AND destination = old.destination AND status = old.status;
         INSERT INTO status_counts VALUES (new.workspace, new.destination, new.status, 1)
+            ON CONFLICT DO UPDATE SET records = records + 1;
+    END""",
+    """CREATE TABLE imports (
+        id INTEGER PRIMARY KEY, workspace TEXT NOT NULL, name TEXT NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER
+        NOT NULL, rows INTEGER, rejected INTEGER, leads INTEGER, file TEXT NOT NULL DEFAULT '', who TEXT NOT NULL
+        DEFAULT '', credits INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (name, workspace))""",
+    "CREATE INDEX imports_by_time ON imports (first_ms, id)",
+    """CREATE TABLE import_counts (
+        import INTEGER, destination TEXT, status TEXT, records INTEGER NOT NULL,
+        PRIMARY KEY (import, destination, status)) WITHOUT ROWID""",
+    """CREATE TRIGGER import_came AFTER INSERT ON records WHEN new.import > 0 BEGIN
+        INSERT INTO import_counts VALUES (new.import, new.destination, new.status, 1)
+            ON CONFLICT DO UPDATE SET records = records + 1;
+    END""",
+    """CREATE TRIGGER import_went AFTER DELETE ON records WHEN old.import > 0 BEGIN
+        UPDATE import_counts SET records = records - 1
+            WHERE import = old.import AND destination = old.destination AND status = old.status;
+    END""",
+    """CREATE TRIGGER import_moved AFTER UPDATE ON records WHEN new.import > 0 BEGIN
+        UPDATE import_counts SET records = records - 1
+            WHERE import = old.import AND destination = old.destination AND status = old.status;
+        INSERT INTO import_counts VALUES (new.import, new.destination, new.status, 1)
             ON CONFLICT DO UPDATE SET records = records + 1;
     END""",
 )

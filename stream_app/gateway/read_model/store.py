@@ -146,6 +146,7 @@ class ReadModel:
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
                 db.execute("DELETE FROM dead_letters WHERE topic = ? AND day < ?", (topic, now_ms // DAY_MS - days))
             self._projector.history.sweep(now_ms, kept.audit_days)
+            self._projector.imports.sweep(now_ms, oldest_ms)
 
     def _fact(self, name: str) -> str | None:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():

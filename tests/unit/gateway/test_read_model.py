@@ -383,4 +383,4 @@ def test_an_event_has_each_field_of_those_on_kafka() -> None:
     assert set(StatusEvent.__struct_fields__) - set(Event.__struct_fields__) == {"id", "app", "parent_id", "sampled"}
     assert set(Event.__struct_fields__) - {"lead_id", "origin", "workspace", "destination", "trace_id"} - set(
         EVENT_COLUMNS
-    ) == {"actions", "day", "month", "saved"}
+    ) == {"actions", "day", "month", "saved", "import_id", "import_summary"}

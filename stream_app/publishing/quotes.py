@@ -1,22 +1,19 @@
-"""The cost of `stream-app publish`, and its reading of the columns: shown before anything is written."""
+"""The cost of a publication and its reading of the columns, in words: shown before anything is written."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from stream_app.cli.base import confirm, say, show
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.messages import LaneView
 from stream_app.domain.quote import Part, Quote, part, quote
 from stream_app.domain.text import count
-from stream_app.ops.clock import SystemClock
 from stream_app.publishing import Summary
 from stream_app.publishing.headers import LEAD_LEVEL, USUAL_FIELDS
 
-ASK_ABOVE_CREDITS: Final = 1_000
 _METERS: Final[dict[MeterName, str]] = {
     "credits_day": "credits of today",
     "credits_month": "credits of this month",
@@ -25,61 +22,68 @@ _METERS: Final[dict[MeterName, str]] = {
 }
 
 
-def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView]) -> list[Quote]:
-    """Quote the leads of each workspace. `views`: the last published views of their lanes."""
+def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
+    """Quote the leads of each workspace.
+
+    Args:
+        settings: The configuration.
+        summary: The checked leads.
+        views: The last published views of their lanes.
+        now_ms: The time, epoch ms.
+    """
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
         there = settings.destinations[alias]
         own = part(alias, leads, there.estimate, there.ceiling, views.get(workspace))
         parts.setdefault(workspace, []).append(own)
-    now_ms, found = SystemClock().now_ms(), []
-    for name, mine in parts.items():
-        found.append(quote(settings.workspaces[name], views.get(name), mine, now_ms))
-    return found
+    return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
 
 
-def show_quotes(quotes: Sequence[Quote]) -> None:
-    """Print one line for each destination, then one for its workspace."""
+def quote_lines(quotes: Sequence[Quote]) -> Iterator[str]:
+    """Yield one line for each destination, then those for its workspace."""
     for each in quotes:
         for some in each.parts:
-            show(
+            yield (
                 f"{each.workspace}/{some.destination}: {count(some.leads, 'lead')} at about {some.credits_each:g} "
                 f"credits each: about {count(some.credits, 'credit')} and {count(some.actions, 'action')}, at most "
                 f"{some.credits_at_most:,} and {some.actions_at_most:,}"
             )
         left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in each.left.items())
         budget = "no budget limits it" if not left else f"{left} are left" if each.known else f"the budget is {left}"
-        show(f"{each.workspace}: {budget}; {_time(each.seconds)} at the lane's rate")
+        yield f"{each.workspace}: {budget}; {_time(each.seconds)} at the lane's rate"
         for name in each.short:
-            show(f"{each.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka")
+            yield f"{each.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka"
         if each.holds:
-            show(f"{each.workspace}: its lane is held now: {each.holds}")
+            yield f"{each.workspace}: its lane is held now: {each.holds}"
 
 
-def ask(quotes: Sequence[Quote], *, yes: bool) -> None:
-    """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
-    credits_, leads = sum(each.credits for each in quotes), sum(each.leads for each in quotes)
-    cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
-    confirm(f"publish {count(leads, 'lead')} for {cost}", yes=yes or credits_ <= ASK_ABOVE_CREDITS)
+def column_lines(
+    settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary, correct: str
+) -> Iterator[str]:
+    """Yield how the columns were named, which fields have no usual name, and which are not sent to Clay.
 
-
-def show_columns(settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary) -> None:
-    """Print how the columns were named, which fields have no usual name, and which are not sent to Clay."""
+    Args:
+        settings: The configuration.
+        titles: The titles of the columns; none for JSON Lines.
+        names: The name of each column's cells.
+        summary: The checked leads.
+        correct: How to name a column otherwise, such as `use --map`.
+    """
     renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
     if renamed:
-        say(f"columns: {', '.join(renamed)}")
+        yield f"columns: {', '.join(renamed)}"
     if left_out := [number for number, name in enumerate(names, 1) if not name]:
-        say(f"left out, since the header has no title there: column {', '.join(map(str, left_out))}")
+        yield f"left out, since the header has no title there: column {', '.join(map(str, left_out))}"
     known = set(USUAL_FIELDS.values())
     for name in [each for each in summary.fields if each not in known | LEAD_LEVEL]:
         near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, n=1, cutoff=0.8)
-        hint = f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{', or use --map' if names else ''}" if near else ""
-        say(f"{name}: no usual name, so it stays a field of its own{hint}")
+        hint = f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}" if near else ""
+        yield f"{name}: no usual name, so it stays a field of its own{hint}"
     for alias in sorted({alias for _, alias in summary.going}):
         columns = settings.destinations[alias].columns
         unsent = [name for name in summary.fields if name not in columns] if columns else []
         if unsent:
-            say(f"not sent to Clay, since destinations.{alias}.columns does not name it: {', '.join(unsent)}")
+            yield f"not sent to Clay, since destinations.{alias}.columns does not name it: {', '.join(unsent)}"
 
 
 def _time(seconds: float) -> str:

@@ -1,0 +1,96 @@
+"""`stream-app imports`: one line for each import at 80 columns, and all about one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stream_app.cli import imports as command
+from stream_app.cli.imports import _table
+from stream_app.cli.main import main
+from stream_app.cli.tables import lines_of
+from stream_app.gateway.lookup_answers import FoundImport, ImportsAnswer
+
+FIRST_MS = 1_790_000_000_000
+MARCH = FoundImport(
+    import_id="2026-09-21-kfdwzp",
+    workspace="acme",
+    first_ms=FIRST_MS,
+    last_ms=FIRST_MS + 61_000,
+    who="jane",
+    file="leads.csv",
+    rows=1_012,
+    rejected=12,
+    published=1_000,
+    columns={"enriched": 600, "parked": 15, "under_way": 85, "waiting": 300},
+    credits=3_702,
+)
+FOREIGN = FoundImport("crm", "globex", FIRST_MS, FIRST_MS, "", "", None, None, None, {"duplicate": 2}, 0)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(
+        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
+    )
+    monkeypatch.setenv("STREAM_APP_CONFIG", str(path))
+    return path
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *found: FoundImport, more: bool = False) -> None:
+    answer = ImportsAnswer(as_of_ms=FIRST_MS, lag=0, trouble="", imports=list(found), more=more)
+    monkeypatch.setattr(command, "find_imports", lambda *_: answer)
+
+
+def test_at_80_columns_the_progress_is_there() -> None:
+    lines, left_out = lines_of(_table([MARCH, FOREIGN]), 80)
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].split() == ["2026-09-21-kfdwzp", "2026-09-21", "14:13", "acme", "1,000", "615", "61", "%", "3,702"]
+    assert left_out == ["rows", "rejected", "file", "by"]
+
+
+def test_one_import_is_shown_by_column(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, MARCH)
+    assert main(["imports", "2026-09-21-kfdwzp"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2026-09-21-kfdwzp: acme, began 2026-09-21 14:13:20Z from leads.csv by jane",
+        "  1,012 rows in the file, 12 rejected; 1,000 leads published to acme",
+        "  [##################............] 615 of 1,000 leads at rest",
+        "  enriched: 600 (Clay has answered, whatever it found)",
+        "  parked: 15 (waits for a human)",
+        "  under way: 85 (between two steps, at Clay, or on its way back)",
+        "  waiting: 300 (on Kafka, not taken yet)",
+        "  3,702 credits so far; last event 2026-09-21 14:14:21Z",
+    ]
+
+
+def test_what_is_not_known_is_not_shown(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, FOREIGN, more=True)
+    assert main(["imports"]) == 0
+    said = capsys.readouterr()
+    assert "None" not in said.out
+    assert "there are older imports" in said.err
+    answers(monkeypatch)
+    assert main(["imports", "april"]) == 1
+    assert "no lead of import april is known" in capsys.readouterr().err
+
+
+def test_programs_get_all_of_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, MARCH)
+    assert main(["imports", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["imports"]
+    assert (found["published"], found["columns"]["waiting"]) == (1_000, 300)
+
+
+def test_an_address_is_not_sent(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["imports", "ada@example.com"]) == 2
+    assert "an id with an @" in capsys.readouterr().err

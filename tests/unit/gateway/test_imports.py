@@ -1,0 +1,131 @@
+"""The imports in the read model: what is counted of them, and that there are never too many."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.domain.messages import ImportSummary
+from stream_app.gateway.lookup_answers import FoundImport
+from stream_app.gateway.read_model import imports
+from stream_app.gateway.read_model.query import Queries
+from stream_app.gateway.read_model.store import ReadModel
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, sources, take
+
+SOURCES = sources()
+NAMES = SOURCES.names
+SUMMARY = ImportSummary(rows=12, rejected=2, leads=10, file="leads.csv", who="jane")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.sqlite"
+
+
+@pytest.fixture
+def model(path: Path) -> Iterator[ReadModel]:
+    with_it = ReadModel(path, SOURCES)
+    yield with_it
+    with_it.close()
+
+
+@pytest.fixture
+def ask(path: Path, model: ReadModel) -> Queries:
+    return Queries(path, final={"firms"})
+
+
+def received(number: int, import_id: str = "march", **more: Any) -> Made:
+    return event(NAMES, f"crm-{number}", "received", 1, number, import_id=import_id, **more)
+
+
+def only(ask: Queries, import_id: str = "march") -> FoundImport:
+    (found,), last = ask.imports("", import_id, None, 10)
+    assert last is None
+    return found
+
+
+def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Queries) -> None:
+    take(model, received(0, import_summary=SUMMARY), *(received(number) for number in range(1, 6)))
+    take(model, event(NAMES, "crm-0", "sending", 2, 0), event(NAMES, "crm-0", "enriched", 3, 0, credits=6))
+    take(model, event(NAMES, "crm-1", "parked", 2, 1, credits=2), event(NAMES, "crm-2", "held_budget", 2, 2))
+    take(model, event(NAMES, "crm-9", "received", 1, 9))  # of no import
+    found = only(ask)
+    assert found.columns == {"enriched": 1, "parked": 1, "held": 1, "under_way": 3, "waiting": 4}
+    assert (found.rows, found.rejected, found.published, found.credits) == (12, 2, 10, 8)
+    assert (found.file, found.who, found.workspace) == ("leads.csv", "jane", "acme")
+    assert (found.first_ms, found.last_ms) == (NOW_MS + 1, NOW_MS + 3)
+    assert (found.leads, found.moving) == (10, 8)
+
+
+def test_reading_again_counts_nothing_twice(model: ReadModel, ask: Queries) -> None:
+    steps = [received(0, import_summary=SUMMARY), event(NAMES, "crm-0", "enriched", 2, 0, credits=6)]
+    take(model, *steps)
+    take(model, *steps)
+    assert only(ask).columns == {"enriched": 1, "waiting": 9}
+    assert only(ask).credits == 6
+
+
+def test_an_import_without_a_summary_counts_what_was_taken(model: ReadModel, ask: Queries) -> None:
+    take(model, received(0), received(1))
+    found = only(ask)
+    assert (found.rows, found.published, found.columns) == (None, None, {"under_way": 2})
+
+
+def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
+    take(model, event(NAMES, "crm-1", "accepted", 1, destination="firms", import_id="march"))
+    assert only(ask).columns == {"accepted_final": 1}
+
+
+def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries) -> None:
+    take(model, received(0), received(1, workspace="globex"))
+    found, _ = ask.imports("", "march", None, 10)
+    assert {each.workspace: each.leads for each in found} == {"acme": 1, "globex": 1}
+    assert [each.workspace for each in ask.imports("globex", "", None, 10)[0]] == ["globex"]
+
+
+def test_the_newest_import_comes_first_and_pages_continue(model: ReadModel, ask: Queries) -> None:
+    take(model, *(received(number, f"i{number}", at_ms=NOW_MS + number // 2) for number in range(5)))
+    first, last = ask.imports("", "", None, 3)
+    rest, end = ask.imports("", "", last, 3)
+    assert [each.import_id for each in (*first, *rest)] == ["i4", "i3", "i2", "i1", "i0"]
+    assert end is None
+
+
+def test_a_rerouted_lead_belongs_to_its_import_once(model: ReadModel, ask: Queries) -> None:
+    take(model, event(NAMES, "crm-1", "received", 2, import_id="march"))
+    take(model, event(NAMES, "crm-1", "rerouted", 1, import_id="march"))
+    assert only(ask).columns == {"under_way": 1}
+
+
+def test_an_import_goes_with_its_last_record(model: ReadModel, ask: Queries, path: Path) -> None:
+    take(model, received(0, at_ms=NOW_MS - 400 * DAY_MS), received(1, "april"))
+    model.sweep(NOW_MS)
+    assert [each.import_id for each in ask.imports("", "", None, 10)[0]] == ["april"]
+    take(model, received(2, "march"))
+    assert only(ask).columns == {"under_way": 1}
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT sum(records) FROM import_counts").fetchone() == (2,)
+
+
+def test_there_are_never_too_many_imports(model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "MOST_IMPORTS", 3)
+    take(model, *(received(number, f"i{number}") for number in range(5)))
+    assert len(ask.imports("", "", None, 10)[0]) == 3
+    take(model, event(NAMES, "crm-4", "enriched", 2, 4, credits=1))
+    assert sum(each.leads for each in ask.imports("", "", None, 10)[0]) == 3
+
+
+def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
+    """The cost of a page of imports does not grow with the leads."""
+    with sqlite3.connect(path) as db:
+        for statement in (
+            "SELECT id FROM imports WHERE (first_ms, id) < (1, 1) ORDER BY first_ms DESC, id DESC LIMIT 3",
+            "SELECT status, records FROM import_counts WHERE import = 1",
+            "SELECT id FROM records WHERE import = 1 AND import > 0 AND status = 'x' ORDER BY at_ms DESC",
+        ):
+            (plan,) = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            assert plan.startswith("SEARCH"), plan
