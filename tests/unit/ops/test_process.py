@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
 
 from stream_app.cli.processes import run_process
@@ -16,10 +17,12 @@ from stream_app.ops.logs import _LEVELS
 
 @pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
-    """`run_process` sets up logging for its process: this one keeps its own."""
+    """`run_process` configures logging for its process: restore what the tests after these expect."""
+    structlog_config = structlog.get_config()
     handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
     levels = {name: logging.getLogger(name).level for name in _LEVELS}
     yield
+    structlog.configure(**structlog_config)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     sys.excepthook = hook
