@@ -213,8 +213,7 @@ def bars_of(view: LaneView | None, forecasts: Mapping[str, Forecast], now_ms: in
         meter = view.meters.get(name) if view else None
         if meter is None:
             continue
-        if now_ms >= meter.ends_ms:  # a new day or month has begun, without a lead so far
-            meter = Meter("", meter.ends_ms, meter.cap)
+        meter = meter.at(now_ms)
         if meter.cap is None and not meter.used:
             continue
         cap = meter.cap or 0

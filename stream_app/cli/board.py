@@ -14,7 +14,7 @@ import httpx
 
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
 from stream_app.domain.errors import GatewayUnavailable
-from stream_app.domain.hosts import is_loopback
+from stream_app.domain.hosts import is_loopback_url
 
 _WITHIN_S = 5.0
 
@@ -30,7 +30,7 @@ def board(*, common: Common = COMMON) -> int:
     settings = common.settings()
     url = f"{settings.api_url}/board"
     _check(settings.api_url)
-    here = is_loopback(urlsplit(url).hostname or "")
+    here = is_loopback_url(url)
     tunnel = tunnel_to(url, os.environ) if here else ""
     opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
     if common.json:
@@ -73,7 +73,7 @@ def _has_browser(environ: Mapping[str, str]) -> bool:
 def _check(url: str) -> None:
     """Raise GatewayUnavailable if no gateway answers."""
     try:
-        answer = httpx.get(f"{url}/healthz", timeout=_WITHIN_S, trust_env=not is_loopback(urlsplit(url).hostname or ""))
+        answer = httpx.get(f"{url}/healthz", timeout=_WITHIN_S, trust_env=not is_loopback_url(url))
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise GatewayUnavailable(

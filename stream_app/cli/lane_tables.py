@@ -117,9 +117,8 @@ def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zon
         meter = view.meters.get(name)
         if meter is None or meter.cap is None:
             continue
-        over = now_ms >= meter.ends_ms  # a new day or month has begun, without a lead so far
-        used = 0 if over else meter.spent + meter.reserved + meter.elsewhere
-        foreseen = "" if over else _foreseen(meter, forecasts.get(name), now_ms, zone)
+        used = meter.at(now_ms).used
+        foreseen = _foreseen(meter.at(now_ms), forecasts.get(name), now_ms, zone)
         yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), foreseen]
 
 

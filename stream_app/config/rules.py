@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from stream_app.config import lanes
 from stream_app.config.model import OAuth, Settings
-from stream_app.domain.hosts import is_local, is_loopback
+from stream_app.domain.hosts import is_local, is_loopback_url
 from stream_app.domain.policy import DeliveryPolicy, Destination
 from stream_app.domain.ranges import outside
 
@@ -73,7 +73,7 @@ def _oauth(oauth: OAuth) -> Iterator[str]:
         yield ": OAUTHBEARER needs token_url, client_id and client_secret_env; or, for Amazon MSK, only aws_region"
     elif oauth.token_url is not None and not _is_base(oauth.token_url):
         yield ".token_url: must be like https://login.example.com/oauth2/token, without user, query or fragment"
-    elif oauth.token_url is not None and oauth.token_url.startswith("http:") and not _is_loopback(oauth.token_url):
+    elif oauth.token_url is not None and oauth.token_url.startswith("http:") and not is_loopback_url(oauth.token_url):
         yield ".token_url: must begin with https, because the client's secret is sent there"
 
 
@@ -170,7 +170,7 @@ def _gateway(settings: Settings) -> Iterator[str]:
     gateway = settings.gateway
     if gateway.public_url is not None and not _is_base(gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
-    elif gateway.public_url is not None and gateway.api_token_env is None and not _is_loopback(gateway.public_url):
+    elif gateway.public_url is not None and gateway.api_token_env is None and not is_loopback_url(gateway.public_url):
         yield (
             "gateway.api_token_env: is required with a public_url: a proxy in front of the gateway would open the "
             "look-up API to everyone; name an environment variable with a token"
@@ -191,10 +191,6 @@ def _is_base(url: str) -> bool:
         return False
     plain = parts.scheme in ("http", "https") and parts.hostname and parts.netloc.isascii() and not url.endswith("?")
     return bool(plain) and not (parts.username or parts.query or parts.fragment)
-
-
-def _is_loopback(url: str) -> bool:
-    return is_loopback(urlsplit(url).hostname or "")
 
 
 def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
@@ -11,6 +12,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_loopback_url(url: str) -> bool:
+    """Return True if the host of the URL always means this machine."""
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def is_local(host: str) -> bool:

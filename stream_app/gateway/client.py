@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
 
 from stream_app.config import Settings
 from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
-from stream_app.domain.hosts import is_loopback
+from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.imports import LONGEST_ID, is_shown
 from stream_app.domain.lead.lead import clean_email, clean_linkedin, identify
 from stream_app.domain.messages import Lead
@@ -94,7 +94,7 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
 def _client(settings: Settings) -> httpx.Client:
     url, token = settings.api_url, settings.api_token
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    direct = is_loopback(urlsplit(url).hostname or "")  # a proxy of the environment cannot reach this machine
+    direct = is_loopback_url(url)  # a proxy of the environment cannot reach this machine
     return httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct)
 
 

@@ -74,8 +74,8 @@ class Refusals:
                 raise KafkaConnectionError(str(closed)) from closed
             del unanswered[mark]
             if isinstance(request, DescribeProducers):
-                for place, _, first_open in request.read(answer):
-                    (still_open.discard if first_open is None else still_open.add)(place)
+                for place, _, producers in request.read(answer):
+                    (still_open.add if producers else still_open.discard)(place)
             for what, code in _codes(request, answer):
                 error = for_code(code)
                 if error in (NoError, DuplicateSequenceNumber):  # the broker has the batch already

@@ -194,7 +194,7 @@ class ClusterView:
 
         async def ask(node: int, its: list[TopicPartition]) -> None:
             request = DescribeProducers(None, its)
-            for place, code, producers in request.read_each(await client.send(node, request)):
+            for place, code, producers in request.read(await client.send(node, request)):
                 found[place] = PartitionProducers(node, code, producers)
 
         await _ask_leaders(client, places, ask, found)

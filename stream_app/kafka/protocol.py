@@ -94,17 +94,12 @@ class DescribeProducers(Request[_Producers]):  # type: ignore[misc]  # aiokafka 
     def build(self, request_struct_class: Any) -> Any:
         return request_struct_class([(topic, numbers, {}) for topic, numbers in self._topics.items()], {})
 
-    def read(self, answer: Any) -> Iterator[tuple[TopicPartition, int, int | None]]:
-        """Yield each partition with its error code and the first offset of the open transaction there, or None."""
-        for place, code, producers in self.read_each(answer):
-            begins = [begin for producer, begin in producers.items() if self._producer_id in (None, producer)]
-            yield place, code, min(begins, default=None)
-
-    def read_each(self, answer: Any) -> Iterator[tuple[TopicPartition, int, dict[int, int]]]:
+    def read(self, answer: Any) -> Iterator[tuple[TopicPartition, int, dict[int, int]]]:
         """Yield each partition with its error code and the first offset of each producer's open transaction there."""
         for topic, partitions, _ in answer.topics:
             for number, code, _, producers, _ in partitions:
-                yield TopicPartition(topic, number), code, {it[0]: it[5] for it in producers if it[5] >= 0}
+                begins = {it[0]: it[5] for it in producers if it[5] >= 0 and self._producer_id in (None, it[0])}
+                yield TopicPartition(topic, number), code, begins
 
 
 _Transactions = _version(

@@ -29,30 +29,6 @@ _LASTING: Final = (TopicAuthorizationFailedError, IncompatibleBrokerVersion)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 
 
-async def open_at(
-    client: Any, producer_id: int | None, places: Collection[TopicPartition]
-) -> dict[TopicPartition, int]:
-    """Return the partitions where the producer (None: any) has an open transaction, and its first offset there.
-
-    Raises:
-        KafkaError: a leader does not answer.
-    """
-    if lost := without_leader(client, places):
-        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
-    asked: dict[int, list[TopicPartition]] = defaultdict(list)
-    for place in places:
-        asked[client.cluster.leader_for_partition(place)].append(place)
-    found: dict[TopicPartition, int] = {}
-    for node, its in asked.items():
-        request = DescribeProducers(producer_id, its)
-        for place, code, first_open in request.read(await client.send(node, request)):
-            if code:
-                raise for_code(code)(f"{place.topic}/{place.partition}")
-            if first_open is not None:
-                found[place] = first_open
-    return found
-
-
 async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
     """Return once the producer has no open transaction there. Raises KafkaError if that cannot be determined."""
     pause_s = _FIRST_PAUSE_S
@@ -60,12 +36,28 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
         await asyncio.sleep(pause_s)  # the coordinator answers before the markers are written
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
-            if not await open_at(client, producer_id, places):
+            if not await _is_open(client, producer_id, places):
                 return
         except _LASTING:
             raise
         except KafkaError:
             client.force_metadata_update()
+
+
+async def _is_open(client: Any, producer_id: int, places: Collection[TopicPartition]) -> bool:
+    if lost := without_leader(client, places):
+        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
+    asked: dict[int, list[TopicPartition]] = defaultdict(list)
+    for place in places:
+        asked[client.cluster.leader_for_partition(place)].append(place)
+    is_open = False
+    for node, its in asked.items():
+        request = DescribeProducers(producer_id, its)
+        for place, code, producers in request.read(await client.send(node, request)):
+            if code:
+                raise for_code(code)(f"{place.topic}/{place.partition}")
+            is_open = is_open or bool(producers)
+    return is_open
 
 
 def producer_id(producer: AIOKafkaProducer) -> int:

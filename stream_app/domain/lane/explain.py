@@ -165,14 +165,13 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
         cost = sum(each) / len(each) if each else 0.0
         if meter.cap is None or not cost:
             continue
-        over = now_ms >= meter.ends_ms  # a new day or month has begun, and the lane has published nothing in it
-        now, later = int((meter.cap if over else meter.left or 0) / cost), int(meter.cap / cost)
+        now, later = int((meter.at(now_ms).left or 0) / cost), int(meter.cap / cost)
         if leads <= now:
             continue
         if not later:
             return f"for ever: the budget {name} is too small for one lead"
         length_s = _PERIODS_S[period]
-        rest_s = length_s if over else (meter.ends_ms - now_ms) / 1000
+        rest_s = (meter.ends_ms - now_ms) / 1000 if now_ms < meter.ends_ms else length_s
         takes_s = rest_s + (math.ceil((leads - now) / later) - 1) * length_s
         if takes_s > slowest_s:
             slowest_s, because = takes_s, f": the budget {name} has room for about {count(now, 'more lead')} now"

@@ -35,6 +35,10 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
     elsewhere: int = 0
     warned: int = 0
 
+    def at(self, now_ms: int) -> Meter:
+        """Return the meter at this time: nothing is used when its day or month has ended."""
+        return self if now_ms < self.ends_ms else Meter("", self.ends_ms, self.cap)
+
     @property
     def used(self) -> int:
         """Everything that counts against the cap."""

@@ -49,3 +49,10 @@ def test_another_day_or_too_short_a_time_says_nothing() -> None:
     assert forecast([yesterday, Sample(NOON_MS, meter(10))], NOON_MS) is None
     assert forecast([Sample(NOON_MS - 30_000, meter(0)), Sample(NOON_MS, meter(10))], NOON_MS) is None
     assert forecast([Sample(0, meter(0)), Sample(NOON_MS, meter(10))], 24 * HOUR_MS) is None
+
+
+def test_a_meter_is_empty_once_its_day_has_ended() -> None:
+    full = meter(6_000)
+    assert full.at(full.ends_ms - 1) is full
+    later = full.at(full.ends_ms)
+    assert (later.used, later.left, later.ends_ms) == (0, full.cap, full.ends_ms)
