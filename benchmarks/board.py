@@ -30,7 +30,8 @@ from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import LaneView, Status, StatusEvent
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import Status, StatusEvent
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.follow import ProjectionLag

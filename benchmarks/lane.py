@@ -25,7 +25,7 @@ from stream_app.domain.lane.overrides import ChangeBudget, obey
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.settlement import book_callback, settle
 from stream_app.domain.lane.view import view
-from stream_app.domain.messages import Actor, LaneView
+from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000

@@ -13,7 +13,7 @@ from stream_app.config import Settings
 from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
 from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.gateway.lookup_answers import StatusCount
 from stream_app.gateway.read_model.board_query import BoardQueries, Slot
 from stream_app.gateway.read_model.follow import ProjectionLag

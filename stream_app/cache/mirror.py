@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.cache.redis import RedisLink
 from stream_app.domain.lane.mirror import mirror_of, mirror_slot
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 
 TTL_S: Final = 30
 REFRESH_S: Final = 10.0

@@ -11,7 +11,7 @@ from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.options import Audit
 from stream_app.config import Settings
 from stream_app.domain.lane.explain import LaneFacts
-from stream_app.domain.messages import CommandAnswer, CommandKind
+from stream_app.domain.lane_messages import CommandAnswer, CommandKind
 from stream_app.domain.text import count
 from stream_app.operator.submit import SentCommand, submit
 

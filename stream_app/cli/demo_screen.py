@@ -13,7 +13,8 @@ from rich.text import Text
 
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.dev.demo import DemoState
-from stream_app.domain.messages import LaneView, Status
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import Status
 from stream_app.domain.text import count, wrapped
 
 _PLAIN_EVERY_S: Final = 1.0

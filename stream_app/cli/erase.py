@@ -10,7 +10,7 @@ from stream_app.cli.commands import exit_code, is_queued, received, sent
 from stream_app.cli.options import Audit, Workspace
 from stream_app.cli.progress import reading
 from stream_app.config import Settings, check_known
-from stream_app.domain.messages import CommandKind
+from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.text import count
 from stream_app.operator.erase import StoredLead, find_stored_leads, remains
 from stream_app.operator.submit import SentCommand

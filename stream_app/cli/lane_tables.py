@@ -12,7 +12,7 @@ from stream_app.cli.tables import Column, Table, show_table
 from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Forecast, Meter
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
 
 Forecasts = Mapping[str, Mapping[str, Forecast]]

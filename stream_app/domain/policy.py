@@ -19,8 +19,8 @@ from stream_app.domain.lane.health import HealthPolicy, WindowPolicy
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
+from stream_app.domain.lane_messages import Change
 from stream_app.domain.lead.lead import home_partition
-from stream_app.domain.messages import Change
 from stream_app.domain.ranges import Range
 from stream_app.domain.result.cache_entry import CachePolicy
 from stream_app.domain.topics import TopicNames

@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.lane.budget import Budget, Cost, MeterName
 from stream_app.domain.lane.meters import Meter, first_estimate, meters
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.policy import Workspace, in_force
 
 

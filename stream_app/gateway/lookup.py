@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from stream_app import __version__
 from stream_app.domain.books.columns import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
 from stream_app.gateway.access import Access, Refused
 from stream_app.gateway.lookup_answers import (

@@ -6,7 +6,8 @@ import msgspec
 
 from stream_app.domain.books.columns import MOVING
 from stream_app.domain.lane.explain import Finding
-from stream_app.domain.messages import LaneView, Scalar
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import Scalar
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

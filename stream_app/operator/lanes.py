@@ -15,7 +15,7 @@ from stream_app.domain.errors import TopicsError, UnreadableBatch
 from stream_app.domain.lane.command import command_id
 from stream_app.domain.lane.explain import Facts, LaneFacts
 from stream_app.domain.lane.meters import Forecast, Sample, forecast
-from stream_app.domain.messages import Actor, CommandAnswer, LaneView
+from stream_app.domain.lane_messages import Actor, CommandAnswer, LaneView
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics

@@ -18,7 +18,7 @@ from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.command import MAX_TEXT, TO_ALL
-from stream_app.domain.messages import Command, CommandAnswer, CommandKind
+from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.kafka.connection import KafkaConnection

@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from structlog.typing import FilteringBoundLogger
 
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 
 _BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 _MODES: Final = ("auto", "shadow", "closed", "open")

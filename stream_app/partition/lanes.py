@@ -19,7 +19,7 @@ from stream_app.domain.lane.callback_health import record_owner
 from stream_app.domain.lane.lane import Lane, reconfigured, take_over
 from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.lane.view import view
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
 from stream_app.partition.ports import Observer

@@ -7,7 +7,8 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
-from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 
 HostAnswers = Callable[[str], Awaitable[bool]]

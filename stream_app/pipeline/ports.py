@@ -18,8 +18,9 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.lead.suppression import Suppression
-from stream_app.domain.messages import Callback, CommandAnswer, LaneView
+from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination
 from stream_app.domain.record import ConsumedRecord
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import MeterName
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.quote import Part, Quote, part, quote
 from stream_app.domain.text import count
 from stream_app.publishing import Summary

@@ -10,7 +10,8 @@ import msgspec
 
 from stream_app.domain.dead_letter.headers import MEANING, SPRING
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.messages import Callback, Command, CommandAnswer, LaneView, Lead, Result, StatusEvent
+from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
+from stream_app.domain.messages import Callback, Lead, Result, StatusEvent
 from stream_app.schemas.asyncapi import asyncapi
 from stream_app.schemas.yaml import to_yaml
 

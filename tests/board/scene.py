@@ -22,7 +22,8 @@ from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.lane.webhook_quota import Webhook
-from stream_app.domain.messages import Actor, Change, CommandAnswer, LaneChange, Status
+from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneChange
+from stream_app.domain.messages import Status
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.board_query import BoardQueries

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from stream_app.domain.messages import Command, CommandAnswer
+from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 

@@ -20,7 +20,7 @@ from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane.mirror import LaneMirror
-from stream_app.domain.messages import Actor, LaneView
+from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
 from stream_app.services.cache import open_cache

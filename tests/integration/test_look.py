@@ -18,7 +18,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Forecast, Meter
-from stream_app.domain.messages import Actor, Change, CommandAnswer, LaneView, PartHold
+from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneView, PartHold
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.topics import create_topics
 from stream_app.operator.lanes import read_lanes

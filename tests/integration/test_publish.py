@@ -19,8 +19,9 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.lead import plain_id
-from stream_app.domain.messages import LaneView, Lead
+from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics

@@ -20,8 +20,9 @@ from stream_app.dev.kafka import Broker
 from stream_app.doctor import round_trip
 from stream_app.doctor.round_trip import RoundTrip, price, probe_lead
 from stream_app.domain.errors import SettingsError
+from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.lead import read_lead
-from stream_app.domain.messages import Command, Lead, Status, StatusEvent
+from stream_app.domain.messages import Lead, Status, StatusEvent
 from stream_app.gateway.http.server import serve_http
 from stream_app.kafka.topics import create_topics
 from tests.e2e.pipeline import read_topic

@@ -18,7 +18,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Actor, Change
+from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
 from tests.unit.cli.test_options import Terminal
 

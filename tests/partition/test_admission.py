@@ -16,7 +16,7 @@ from stream_app.domain.lane.concurrency import Concurrency
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.rate import Rate
 from stream_app.domain.lane.suspension import Suspension
-from stream_app.domain.messages import Actor
+from stream_app.domain.lane_messages import Actor
 from stream_app.domain.policy import Plan
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Source

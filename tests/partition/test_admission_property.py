@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from stream_app.domain.delivery.outcome import Accepted, Refused
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
-from stream_app.domain.messages import Actor
+from stream_app.domain.lane_messages import Actor
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Recalled, Source
 from stream_app.partition.lanes import Lanes

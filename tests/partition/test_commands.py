@@ -12,8 +12,8 @@ import pytest
 from hypothesis import strategies as st
 
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.lead.lead import people
-from stream_app.domain.messages import CommandAnswer
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.owner import PartitionOwner

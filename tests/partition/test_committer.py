@@ -9,7 +9,8 @@ import pytest
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import Aborted, StateStoreError
-from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.committer import Committer
 from tests.partition.virtual import run

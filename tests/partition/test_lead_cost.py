@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.domain.books.report import Report
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.messages import CommandAnswer
+from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.record import Record
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench

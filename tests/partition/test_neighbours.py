@@ -14,7 +14,8 @@ import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
 from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.messages import Actor, StatusEvent
+from stream_app.domain.lane_messages import Actor
+from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import SlowClay

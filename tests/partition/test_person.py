@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.person import person_key
-from stream_app.domain.messages import Command, Scalar
+from stream_app.domain.messages import Scalar
 from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import Entry, Field, person_slot
 from tests.partition.test_fallback import ADA, Bench

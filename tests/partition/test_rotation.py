@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
-from stream_app.domain.messages import Command
 from stream_app.domain.record import Record
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, run

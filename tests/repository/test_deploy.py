@@ -24,7 +24,8 @@ from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
 from stream_app.domain.lane.breaker import Mode
-from stream_app.domain.messages import LaneView, Status, StatusEvent
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import Status, StatusEvent
 from stream_app.gateway import answers
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics

@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 
 from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
 from stream_app.partition.in_flight import Source

@@ -7,7 +7,7 @@ import msgspec
 from stream_app.board.formats import tone
 from stream_app.board.site import Moment, Site
 from stream_app.domain.books.columns import MEANING
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.gateway.lookup import waiting_lead
 from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingLead
 from stream_app.gateway.read_model.query import FoundResultAt

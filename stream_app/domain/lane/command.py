@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.messages import Command, CommandAnswer
+from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import ConsumedRecord
 
 TO_ALL: Final = frozenset({"reload", "suppress", "unsuppress"})

@@ -11,7 +11,7 @@ import msgspec
 from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import lifts
-from stream_app.domain.messages import Actor, LaneView, PartHold
+from stream_app.domain.lane_messages import Actor, LaneView, PartHold
 from stream_app.domain.text import count
 from stream_app.domain.topics import TopicNames
 

@@ -24,7 +24,7 @@ from stream_app.domain.lane import (
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.breaker import Outage
-from stream_app.domain.messages import Actor, Change
+from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from stream_app.domain.lane.budget import METERS
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 
 
 class LaneMirror(msgspec.Struct, frozen=True):

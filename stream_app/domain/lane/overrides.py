@@ -18,7 +18,7 @@ from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import Cost
 from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.lane.meters import meters
-from stream_app.domain.messages import Actor, Change
+from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.policy import Workspace, in_force
 from stream_app.domain.text import count
 

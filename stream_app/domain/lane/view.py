@@ -17,7 +17,7 @@ from stream_app.domain.lane.meters import first_estimate, meters
 from stream_app.domain.lane.overrides import byline
 from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
-from stream_app.domain.messages import Actor, LaneChange, LaneView, PartHold
+from stream_app.domain.lane_messages import Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.policy import Destination, Workspace, in_force
 from stream_app.domain.text import count
 

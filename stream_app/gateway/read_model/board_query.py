@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.columns import column
-from stream_app.domain.messages import LaneChange, LaneView
+from stream_app.domain.lane_messages import LaneChange, LaneView
 from stream_app.gateway.lookup_answers import Cause, StatusCount
 from stream_app.gateway.read_model.history import DAY_S
 from stream_app.gateway.read_model.project import record_numbers

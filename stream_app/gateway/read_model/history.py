@@ -14,7 +14,8 @@ from typing import Final, Protocol
 import msgspec
 
 from stream_app.domain.books.history import Event
-from stream_app.domain.messages import RESEND, CommandAnswer, LaneView
+from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.messages import RESEND
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900

@@ -15,9 +15,9 @@ from stream_app.domain.books.history import Event, Number, RecordHistory, Record
 from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
-from stream_app.domain.messages import LaneView
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway.read_model.history import History
 from stream_app.gateway.read_model.imports import Imports

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from stream_app.domain.books.columns import column
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.gateway.lookup_answers import (
     Cause,
     DeadLetters,

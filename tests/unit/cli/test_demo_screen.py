@@ -11,7 +11,8 @@ from rich.console import Console
 from stream_app.cli import demo_screen
 from stream_app.cli.demo_screen import Screen, _shown
 from stream_app.dev.demo.state import DemoState
-from stream_app.domain.messages import LaneView, Status, StatusEvent
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import Status, StatusEvent
 
 
 def state() -> DemoState:

@@ -17,7 +17,7 @@ from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lead_cost import LeadCost
 from stream_app.domain.lane.overrides import Order
-from stream_app.domain.messages import CommandKind
+from stream_app.domain.lane_messages import CommandKind
 
 Sent = tuple[Audit, str, str, dict[str, Any]]
 

@@ -15,7 +15,7 @@ from stream_app.domain.books.report import Report
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import Actor, Change, LaneView
+from stream_app.domain.lane_messages import Actor, Change, LaneView
 from stream_app.replay.inspect import Listed
 
 NOW_MS = 1_790_000_000_000

@@ -10,7 +10,7 @@ from stream_app.cli.main import main
 from stream_app.cli.options import View
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
-from stream_app.domain.messages import LaneView
+from stream_app.domain.lane_messages import LaneView
 from stream_app.operator.lanes import LanesReport
 
 NOW_MS = 1_790_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stream_app.domain.lane.command import read_command
-from stream_app.domain.messages import Command
+from stream_app.domain.lane_messages import Command
 from stream_app.domain.record import ConsumedRecord
 
 

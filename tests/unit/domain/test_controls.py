@@ -16,7 +16,7 @@ from stream_app.domain.lane.overrides import Answer, Order, obey
 from stream_app.domain.lane.rate import Rate, on_429
 from stream_app.domain.lane.settlement import book_callback, settle
 from stream_app.domain.lane.view import view
-from stream_app.domain.messages import Actor
+from stream_app.domain.lane_messages import Actor
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000

@@ -14,9 +14,10 @@ from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, first_estimate
 from stream_app.domain.lane.rate import Rate, RatePolicy
+from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.suppression import Suppression, SuppressionList, erased_row, person_row
-from stream_app.domain.messages import Actor, Change, Status
+from stream_app.domain.messages import Status
 from stream_app.domain.policy import Workspace
 
 HOUR_MS = 3_600_000

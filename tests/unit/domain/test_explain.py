@@ -17,7 +17,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.settlement import settle
 from stream_app.domain.lane.view import view as view_of
-from stream_app.domain.messages import Actor, LaneView
+from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_790_000_000_000

@@ -12,7 +12,7 @@ import pytest
 
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.meters import Estimate, Meter
-from stream_app.domain.messages import Actor, Change, LaneView
+from stream_app.domain.lane_messages import Actor, Change, LaneView
 from stream_app.domain.policy import Workspace
 from stream_app.domain.quote import part, quote
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import LaneChange, LaneView
+from stream_app.domain.lane_messages import LaneChange, LaneView
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import LaneMetrics
