@@ -29,7 +29,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import free_port
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.suppression import Suppression, person_row
 from stream_app.domain.record import Record
 from stream_app.kafka.topics import create_topics

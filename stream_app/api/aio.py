@@ -15,7 +15,7 @@ from stream_app.config import check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.lead.lead import identify
+from stream_app.domain.lead.identity import identify
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.gateway import client
 from stream_app.gateway.client import Found

@@ -14,7 +14,7 @@ from typing import Final
 import phonenumbers
 from publicsuffixlist import PublicSuffixList
 
-from stream_app.domain.lead.lead import company_domain
+from stream_app.domain.lead.identity import company_domain
 from stream_app.domain.messages import Scalar
 
 # fmt: off

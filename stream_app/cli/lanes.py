@@ -28,7 +28,7 @@ from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import TO_ALL
 from stream_app.domain.lane_messages import CommandKind
-from stream_app.domain.lead.lead import plain_id
+from stream_app.domain.lead.identity import plain_id
 from stream_app.operator import lanes as reader
 from stream_app.operator.lanes import LanesReport
 

@@ -15,8 +15,9 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
 from stream_app.domain.hosts import is_loopback_url
+from stream_app.domain.lead.fields import clean_email, clean_linkedin
+from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.imports import LONGEST_ID, is_shown
-from stream_app.domain.lead.lead import clean_email, clean_linkedin, identify
 from stream_app.domain.messages import Lead
 from stream_app.gateway.lookup_answers import (
     Answer,

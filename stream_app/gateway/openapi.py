@@ -38,7 +38,7 @@ _PERSON: Final = {
     "name": "person",
     "in": "query",
     "required": True,
-    "description": "The person's hash, as `stream_app.domain.lead.lead.identify` computes it; never the e-mail itself.",
+    "description": "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the e-mail.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
 }
 

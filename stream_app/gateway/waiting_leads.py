@@ -12,7 +12,8 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lead.lead import Unreadable, identify, read_lead
+from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Reader
@@ -69,7 +70,7 @@ class WaitingLeads:
 
         Args:
             lead_id: As on `leads.status`.
-            person: A hash of `stream_app.domain.lead.lead.hashes`.
+            person: A hash of `stream_app.domain.lead.identity.hashes`.
             workspace: Only leads of this workspace; empty for all.
         """
         search = Search()

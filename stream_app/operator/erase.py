@@ -11,7 +11,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.lead import former_ids_of, hashes, plain_id
+from stream_app.domain.lead.identity import former_ids_of, hashes, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
 from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress, TopicReader

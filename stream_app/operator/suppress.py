@@ -12,7 +12,8 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.lead import clean_email, clean_linkedin, former_hashes, people
+from stream_app.domain.lead.fields import clean_email, clean_linkedin
+from stream_app.domain.lead.identity import former_hashes, people
 from stream_app.domain.lead.suppression import Suppression, suppressed_person
 from stream_app.domain.messages import Scalar
 from stream_app.kafka.readers import Progress, TopicReader

@@ -19,7 +19,7 @@ from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_sta
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
-from stream_app.domain.lead.lead import row_id
+from stream_app.domain.lead.identity import row_id
 from stream_app.domain.lead.person import hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row

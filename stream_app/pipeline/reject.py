@@ -10,7 +10,8 @@ import msgspec
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
-from stream_app.domain.lead.lead import Unreadable, identify
+from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan

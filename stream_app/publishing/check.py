@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from stream_app.config import Settings
-from stream_app.domain.lead.lead import Unreadable, clean_email, identify, plain_id, read_lead
+from stream_app.domain.lead.fields import clean_email
+from stream_app.domain.lead.identity import identify, plain_id
+from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.messages import Lead
 from stream_app.publishing.rows import Draft, Row
 

@@ -13,7 +13,8 @@ import jsonpatch
 from stream_app.config import Settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.lead import Unreadable, identify, read_lead
+from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.resolve import body_of
 from stream_app.domain.messages import Lead
 from stream_app.domain.record import ConsumedRecord

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stream_app.config import Settings
-from stream_app.domain.lead.lead import Unreadable, identify
+from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import identifiers, person_key
 from stream_app.publishing import PublishOptions
 from stream_app.publishing.check import Checker

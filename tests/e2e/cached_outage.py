@@ -27,7 +27,7 @@ from rich.console import Console
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.redis import LocalRedis
-from stream_app.domain.lead.lead import company, people
+from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Lead, Result, Scalar
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline

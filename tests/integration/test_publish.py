@@ -20,7 +20,7 @@ from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.lead.lead import plain_id
+from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection

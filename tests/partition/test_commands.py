@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.owner import PartitionOwner

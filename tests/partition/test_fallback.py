@@ -16,7 +16,7 @@ from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.lead import company, people
+from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Callback, Result, Scalar, StatusEvent
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import Record

@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import Record

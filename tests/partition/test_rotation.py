@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.record import Record
 from tests.partition.test_fallback import ADA, Bench

@@ -14,7 +14,7 @@ import msgspec
 from stream_app.domain.lane.command import TO_ALL
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.suppression import person_row
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan

@@ -13,7 +13,7 @@ from stream_app.domain.lane import budget, callback_health
 from stream_app.domain.lane.budget import Cost, Reservation
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
-from stream_app.domain.lead.lead import is_plain_id
+from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.messages import Callback, Result
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.record import ConsumedRecord, Record

@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.domain.dead_letter.headers import parse_record_id, read_number
 from stream_app.domain.delivery.envelope import HEADERS, Disposition
-from stream_app.domain.lead.lead import plain_id
+from stream_app.domain.lead.identity import plain_id
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition. `foreign`: another program wrote it, without headers of ours."""

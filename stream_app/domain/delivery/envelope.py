@@ -17,7 +17,7 @@ from typing import Final, Literal, cast, get_args
 import msgspec
 
 from stream_app.domain.dead_letter.headers import parse_record_id, read_number, spring_headers
-from stream_app.domain.lead.lead import is_plain_id
+from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.record import ConsumedRecord, Headers
 
 Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]

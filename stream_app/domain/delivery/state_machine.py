@@ -94,7 +94,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         person: Hash of the person (domain/lead/lead.py), if a result may come.
         company: Hash of the company, if a result may come.
         probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
-        people: All hashes of the person (`domain.lead.lead.hashes`); () if `person` is the only one.
+        people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.
     """
 
     version: int

@@ -11,7 +11,7 @@ from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery
 from stream_app.domain.lane.budget import Cost, Reservation, reviewed, unbook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.lead import row_id
+from stream_app.domain.lead.identity import row_id
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan, Workspace, in_force

@@ -1,22 +1,18 @@
-"""Reads a lead from the bytes of a record, cleans and identifies it, and builds the row for Clay.
+"""Reads a lead from the bytes of a record, and builds the row for Clay.
 
-Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`. The rules of cleaning and identity are in
-docs/reference/clay.md ("Lead data") and docs/identity.md.
+Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote
 
 import msgspec
 
-from stream_app.domain.lead.free_mail import is_free_mail
-from stream_app.domain.lead.pseudonyms import current, digest, former_digests
+from stream_app.domain.lead.fields import normalise
+from stream_app.domain.lead.identity import plain_id, says_who
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import murmur2
 
@@ -41,24 +37,6 @@ class Unreadable(msgspec.Struct, frozen=True):
     text: str
     workspace: str = ""
     lead_id: str = ""
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """The id of a lead and hashes of its person. It holds no personal data.
-
-    Attributes:
-        lead_id: The id.
-        person: The strongest hash of the person; None if only an id is known.
-        people: `hashes` of the person.
-        former: The same hashes under each former pepper, for look-ups.
-        former_ids: Ids that the lead may have had under former peppers.
-    """
-
-    lead_id: str
-    person: str | None
-    people: tuple[str, ...] = ()
-    former: tuple[tuple[str, ...], ...] = ()
-    former_ids: tuple[str, ...] = ()
 
 
 def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
@@ -88,7 +66,7 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
         return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace, given_id)
     lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
-    if not _says_who(lead):
+    if not says_who(lead):
         return Unreadable(
             "no_identity",
             "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
@@ -131,238 +109,6 @@ def _fits(value: Scalar) -> bool:
 
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the fields as they are sent to Clay, which compares exactly. A second call changes nothing.
-
-    A known field without a usable value (blank, not an e-mail, a free-mail domain) is left out. Unknown fields stay
-    unchanged.
-    """
-    cleaned: dict[str, Scalar] = {}
-    for name, value in fields.items():
-        clean = _CLEANERS.get(name)
-        if clean is None or not isinstance(value, str):
-            if clean is None or (value is not None and clean is tidy):
-                cleaned[name] = value
-            continue
-        if text := clean(value):
-            cleaned[name] = text
-    return cleaned
-
-
-_remembered: Final = lru_cache(64)  # a lead's values are cleaned twice: when it is read and when it is identified
-
-
-def tidy(text: str) -> str:
-    """Return names, titles and phones in NFC, without invisible characters, with single spaces."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
-    return " ".join(text.split())
-
-
-def _lower(text: str) -> str:
-    return tidy(tidy(text).lower())
-
-
-@_remembered
-def clean_email(text: str) -> str:
-    """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
-    address = _lower(text)
-    while address.startswith("mailto:"):
-        address = address.removeprefix("mailto:").partition("?")[0].strip()
-    local, _, domain = address.rpartition("@")
-    host = _host(domain)
-    return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
-
-
-@_remembered
-def clean_domain(text: str) -> str:
-    """Return a company's domain as punycode; "" if it is none or a free-mail domain.
-
-    Scheme, user, path, port and `www.` are removed.
-    """
-    rest = _lower(text)
-    rest = rest.rpartition("://")[2] if "://" in rest else rest
-    rest = re.split(r"[/?#\\]", rest, maxsplit=1)[0].rpartition("@")[2]
-    host = _host(re.sub(r":\d*$", "", rest))
-    while host.startswith("www.") and host.count(".") > 1:
-        host = host.removeprefix("www.")
-    return "" if is_free_mail(host) else host
-
-
-@_remembered
-def clean_linkedin(text: str) -> str:
-    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on LinkedIn."""
-    found = _LINKEDIN.match(tidy(text))
-    if not found:
-        return ""
-    slug = _lower(unquote(found[1]) if "%" in found[1] else found[1])
-    if not slug or _NOT_IN_SLUG.search(slug):
-        return ""
-    return f"https://www.linkedin.com/in/{quote(slug, safe='')}"
-
-
-def _host(text: str) -> str:
-    """Return a host name with at least one dot and ASCII labels; "" if it is none."""
-    host = text.strip().rstrip(".")
-    if not host.isascii():
-        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, a different domain.
-        labels = unicodedata.normalize("NFKC", host).lower().replace("。", ".").split(".")
-        host = ".".join(_ascii_label(label) for label in labels)
-    return host if len(host) <= 253 and _HOST.fullmatch(host) else ""
-
-
-def _ascii_label(label: str) -> str:
-    if label.isascii():
-        return label
-    if not all(char == "-" or unicodedata.category(char)[0] in "LMN" for char in label):
-        return ""
-    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")
-
-
-_INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
-_LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")
-"""No leading `=` and no `|`: such an address is a spreadsheet formula (`=cmd|calc@example.com`)."""
-_HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
-_LINKEDIN: Final = re.compile(r"(?:[a-z]+://)?(?:[a-z0-9-]+\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
-_NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
-
-_CLEANERS: Final[dict[str, Callable[[str], str]]] = {
-    "email": clean_email,
-    "domain": clean_domain,
-    "linkedin_url": clean_linkedin,
-    **dict.fromkeys(("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"), tidy),
-}
-
-
-def identify(lead: Lead) -> Identity | None:
-    """Return the identity of a lead with raw or cleaned fields; None if nothing identifies it.
-
-    The person is the first of linkedin_url, email, domain + first + last. The id is `plain_id` of the given id, or
-    derived from the person.
-    """
-    parts = _parts(lead.fields)
-    people = tuple(digest(*each) if each else "" for each in parts)
-    former = _former(parts)
-    person = next(filter(None, people), None)
-    lead_id = (lead.lead_id or "").strip()
-    if not lead_id:
-        former_ids = tuple(f"p-{next(filter(None, each))}" for each in former) if person else ()
-        return Identity(f"p-{person}", person, people, former, former_ids) if person else None
-    if person is None and not _says_something(lead.fields):
-        return None
-    return Identity(plain_id(lead_id), person, people, former, former_ids_of(lead_id))
-
-
-def _says_who(lead: Lead) -> bool:
-    """Return True if `identify` would find an identity in cleaned fields, at a tenth of the cost."""
-    fields = lead.fields
-    if fields.get("linkedin_url") or fields.get("email"):
-        return True
-    if lead.lead_id and lead.lead_id.strip() and _says_something(fields):
-        return True
-    return all(isinstance(fields.get(name), str) for name in ("domain", "first_name", "last_name"))
-
-
-def _says_something(fields: Mapping[str, Scalar]) -> bool:
-    return any(value not in (None, "") for value in fields.values())
-
-
-def plain_id(lead_id: str) -> str:
-    """Return the id for rows, keys and events. A second call changes nothing.
-
-    It is a hash if the id may hold personal data (an address, a URL), is not valid as a key, or if every id is to be
-    hashed.
-    """
-    return f"h-{digest('id', lead_id)}" if _is_hashed(lead_id) else lead_id
-
-
-def former_ids_of(lead_id: str) -> tuple[str, ...]:
-    """Return what `plain_id` gave under former peppers, and the id itself from before ids were hashed."""
-    if not _is_hashed(lead_id):
-        return ()
-    before = (lead_id,) if _PLAIN_ID.fullmatch(lead_id) else ()
-    return (*(f"h-{each}" for each in former_digests("id", lead_id)), *before)
-
-
-def row_id(lead_id: str) -> str:
-    """Return the id of a command as rows have it. The command may already hold such an id."""
-    return lead_id if is_plain_id(lead_id) else plain_id(lead_id)
-
-
-def _is_hashed(lead_id: str) -> bool:
-    if current().hash_lead_ids:
-        return _MADE_ID.fullmatch(lead_id) is None
-    return _PLAIN_ID.fullmatch(lead_id) is None
-
-
-def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """Return all hashes that identify the person of these fields. The first one is the one of `identify`."""
-    return tuple(filter(None, hashes(fields)))
-
-
-def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """Return the same hashes by kind: LinkedIn URL, e-mail, name with domain; '' for one that is missing.
-
-    Only the first two are unique to a person: two people of one name may work at one company.
-    """
-    return tuple(digest(*each) if each else "" for each in _parts(fields))
-
-
-def former_hashes(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
-    """Return `hashes` under each former pepper."""
-    return _former(_parts(fields))
-
-
-def _cleaned(fields: Mapping[str, Scalar], name: str) -> str:
-    value = fields.get(name)
-    return _CLEANERS[name](value) if isinstance(value, str) else ""
-
-
-def _parts(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
-    """Return the texts to hash by kind, the strongest first; () for one that is missing."""
-    linkedin, email = _cleaned(fields, "linkedin_url"), _cleaned(fields, "email")
-    return ("linkedin", linkedin) if linkedin else (), ("email", email) if email else (), _name(fields)
-
-
-def _name(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    domain = _cleaned(fields, "domain")
-    if not domain:
-        return ()
-    first, last = _cleaned(fields, "first_name").casefold(), _cleaned(fields, "last_name").casefold()
-    return ("name", domain, first, last) if first and last else ()
-
-
-def _former(parts: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-    number = len(current().keys) - 1
-    if not number:
-        return ()
-    return tuple(zip(*(former_digests(*each) if each else ("",) * number for each in parts), strict=True))
-
-
-def company_domain(fields: Mapping[str, Scalar]) -> str:
-    """Return the domain of the person's company: the given one, else the e-mail's unless it is free mail; else ""."""
-    given, email = fields.get("domain"), fields.get("email")
-    domain = clean_domain(given) if isinstance(given, str) else ""
-    if not domain and isinstance(email, str):
-        domain = clean_domain(clean_email(email).rpartition("@")[2])
-    return domain
-
-
-def company(fields: Mapping[str, Scalar]) -> str:
-    """Return the hash of the company of these fields; "" if unknown."""
-    domain = company_domain(fields)
-    return digest("company", domain) if domain else ""
-
-
-_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_MADE_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}|record:.*")
-
-
-def is_plain_id(text: str) -> bool:
-    """Return True if `identify` may have made this id: it is valid as a key and is no address or URL."""
-    return _PLAIN_ID.fullmatch(text) is not None
 
 
 def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:

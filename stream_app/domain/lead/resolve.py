@@ -11,13 +11,8 @@ import msgspec
 from stream_app.domain.callback.token import sign
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
-from stream_app.domain.lead.lead import (
-    Unreadable,
-    clay_row,
-    company,
-    identify,
-    is_plain_id,
-)
+from stream_app.domain.lead.identity import company, identify, is_plain_id
+from stream_app.domain.lead.lead import Unreadable, clay_row
 from stream_app.domain.lead.person import Alias, Person, hash_of, identifiers, person_key
 from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import Lead
@@ -57,9 +52,9 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
         bulk: True if it was published as bulk, whatever topic the record comes from now.
         identity: Hash of the person, under which results are cached; '' if no result comes.
         company: Hash of the company; '' if no result comes.
-        people: `domain.lead.lead.hashes` of the person.
+        people: `domain.lead.identity.hashes` of the person.
         also: Other hashes of the same person, known from its alias rows.
-        former: `domain.lead.lead.former_hashes` of the person.
+        former: `domain.lead.identity.former_hashes` of the person.
         former_ids: Ids that the lead may have had under former peppers.
     """
 

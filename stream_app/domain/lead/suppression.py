@@ -17,7 +17,7 @@ import msgspec
 from stream_app.domain.dead_letter.causes import Headers, addressed_to, lead_id_of, number
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.recorder import Reason
-from stream_app.domain.lead.lead import former_hashes, people, row_id
+from stream_app.domain.lead.identity import former_hashes, people, row_id
 from stream_app.domain.lead.person import Alias, hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
 
@@ -49,7 +49,7 @@ _row: Final = msgspec.json.Decoder(Suppression)
 
 
 def person_row(person: str) -> bytes:
-    """Return the row key of a suppressed person (a hash of `domain.lead.lead.people`)."""
+    """Return the row key of a suppressed person (a hash of `domain.lead.identity.people`)."""
     return f"s/{person}".encode()
 
 

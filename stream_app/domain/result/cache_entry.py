@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Final, Literal
 import msgspec
 
 from stream_app.domain.lane.bounds import Policy
-from stream_app.domain.lead.lead import company, hashes
+from stream_app.domain.lead.identity import company, hashes
 from stream_app.domain.lead.person import strong
 from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
@@ -93,7 +93,7 @@ def person_slot(workspace: str, destination: str, person: str) -> str:
 
 
 def company_slot(workspace: str, company: str) -> str:
-    """Return the key of a company's entry (a hash of `domain.lead.lead.company`)."""
+    """Return the key of a company's entry (a hash of `domain.lead.identity.company`)."""
     return f"{{{workspace}}}:company:{company}"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.config import Settings, client_options, load_settings
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.lead import plain_id
+from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.policy import Workspace
 from tests.unit.config.files import EXAMPLE, PEOPLE, PEPPER, SECRETS, URL, load, problems
 

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.lead.lead import company, people
+from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.result.cache_entry import (
     DAY_MS,

@@ -13,7 +13,8 @@ from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import HEADERS, Envelope, read_envelope
 from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, strayed
-from stream_app.domain.lead.lead import Unreadable, is_plain_id
+from stream_app.domain.lead.identity import is_plain_id
+from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.select import consumed_records

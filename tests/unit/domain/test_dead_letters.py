@@ -15,7 +15,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, first_estimate
 from stream_app.domain.lane.rate import Rate, RatePolicy
 from stream_app.domain.lane_messages import Actor, Change
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.suppression import Suppression, SuppressionList, erased_row, person_row
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Workspace

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.lead.lead import identify, people
+from stream_app.domain.lead.identity import identify, people
 from stream_app.domain.lead.person import (
     MOST_IDENTIFIERS,
     claimed,

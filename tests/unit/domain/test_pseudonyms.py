@@ -8,16 +8,8 @@ import pytest
 
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import begin, delivery_key
-from stream_app.domain.lead.lead import (
-    Identity,
-    Unreadable,
-    former_ids_of,
-    hashes,
-    identify,
-    plain_id,
-    read_lead,
-    row_id,
-)
+from stream_app.domain.lead.identity import Identity, former_ids_of, hashes, identify, plain_id, row_id
+from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.person import claimed, identifiers, person_key, person_of
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
 from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead

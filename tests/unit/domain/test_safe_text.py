@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.lead.lead import clean_email
+from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.text import for_json, for_spreadsheet, for_terminal
 
 _OBEYED = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2066"]

@@ -9,7 +9,8 @@ import pytest
 
 from stream_app.domain.delivery.envelope import Way, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, match_callback
-from stream_app.domain.lead.lead import Unreadable, people, read_lead
+from stream_app.domain.lead.identity import people
+from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
 from stream_app.domain.record import ConsumedRecord

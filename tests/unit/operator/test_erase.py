@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.operator.suppress import hashes_of
 
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from stream_app.config import Kafka, Settings
-from stream_app.domain.lead.lead import identify, plain_id, read_lead
+from stream_app.domain.lead.identity import identify, plain_id
+from stream_app.domain.lead.lead import read_lead
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.publishing import Batch, PublishOptions, check_rows

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Scalar
 from stream_app.publishing import PublishOptions

@@ -1,0 +1,122 @@
+"""Cleans the fields of a lead, as Clay compares them exactly. The rules are in docs/reference/clay.md ("Lead data")."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote, unquote
+
+from stream_app.domain.lead.free_mail import is_free_mail
+from stream_app.domain.messages import Scalar
+
+
+def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the fields as they are sent to Clay, which compares exactly. A second call changes nothing.
+
+    A known field without a usable value (blank, not an e-mail, a free-mail domain) is left out. Unknown fields stay
+    unchanged.
+    """
+    cleaned: dict[str, Scalar] = {}
+    for name, value in fields.items():
+        clean = _CLEANERS.get(name)
+        if clean is None or not isinstance(value, str):
+            if clean is None or (value is not None and clean is tidy):
+                cleaned[name] = value
+            continue
+        if text := clean(value):
+            cleaned[name] = text
+    return cleaned
+
+
+_remembered: Final = lru_cache(64)  # a lead's values are cleaned twice: when it is read and when it is identified
+
+
+def tidy(text: str) -> str:
+    """Return names, titles and phones in NFC, without invisible characters, with single spaces."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    return " ".join(text.split())
+
+
+def _lower(text: str) -> str:
+    return tidy(tidy(text).lower())
+
+
+@_remembered
+def clean_email(text: str) -> str:
+    """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
+    address = _lower(text)
+    while address.startswith("mailto:"):
+        address = address.removeprefix("mailto:").partition("?")[0].strip()
+    local, _, domain = address.rpartition("@")
+    host = _host(domain)
+    return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
+
+
+@_remembered
+def clean_domain(text: str) -> str:
+    """Return a company's domain as punycode; "" if it is none or a free-mail domain.
+
+    Scheme, user, path, port and `www.` are removed.
+    """
+    rest = _lower(text)
+    rest = rest.rpartition("://")[2] if "://" in rest else rest
+    rest = re.split(r"[/?#\\]", rest, maxsplit=1)[0].rpartition("@")[2]
+    host = _host(re.sub(r":\d*$", "", rest))
+    while host.startswith("www.") and host.count(".") > 1:
+        host = host.removeprefix("www.")
+    return "" if is_free_mail(host) else host
+
+
+@_remembered
+def clean_linkedin(text: str) -> str:
+    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on LinkedIn."""
+    found = _LINKEDIN.match(tidy(text))
+    if not found:
+        return ""
+    slug = _lower(unquote(found[1]) if "%" in found[1] else found[1])
+    if not slug or _NOT_IN_SLUG.search(slug):
+        return ""
+    return f"https://www.linkedin.com/in/{quote(slug, safe='')}"
+
+
+def _host(text: str) -> str:
+    """Return a host name with at least one dot and ASCII labels; "" if it is none."""
+    host = text.strip().rstrip(".")
+    if not host.isascii():
+        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, a different domain.
+        labels = unicodedata.normalize("NFKC", host).lower().replace("。", ".").split(".")
+        host = ".".join(_ascii_label(label) for label in labels)
+    return host if len(host) <= 253 and _HOST.fullmatch(host) else ""
+
+
+def _ascii_label(label: str) -> str:
+    if label.isascii():
+        return label
+    if not all(char == "-" or unicodedata.category(char)[0] in "LMN" for char in label):
+        return ""
+    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")
+
+
+_INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
+_LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")
+"""No leading `=` and no `|`: such an address is a spreadsheet formula (`=cmd|calc@example.com`)."""
+_HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
+_LINKEDIN: Final = re.compile(r"(?:[a-z]+://)?(?:[a-z0-9-]+\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
+_NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
+
+_CLEANERS: Final[dict[str, Callable[[str], str]]] = {
+    "email": clean_email,
+    "domain": clean_domain,
+    "linkedin_url": clean_linkedin,
+    **dict.fromkeys(("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"), tidy),
+}
+
+
+def cleaned(fields: Mapping[str, Scalar], name: str) -> str:
+    """Return a known field as it is sent to Clay; "" without a usable value."""
+    value = fields.get(name)
+    return _CLEANERS[name](value) if isinstance(value, str) else ""
