@@ -101,8 +101,8 @@ OUTSIDE: Final = re.compile(r"clay-facts|faust-hazards|\bhazards? [1-9]\b|[Dd]es
 """Documents outside the repository, which no reader can look up."""
 
 PROSE: Final = re.compile(
-    r"(?<![^\W_])(?:told|anew|whoever|nobody|somebody|mended|judg(?:e[sd]?|ing)|story|stories|desks?|walks?|as it is)"
-    r"(?![^\W_])|(?<!dead)(?<!dead.)(?<![^\W_])letters?(?![^\W_])",
+    r"(?<![^\W_])(?:told|anew|whoever|nobody|somebody|mended|judg(?:e[sd]?|ing)|story|stories|desks?|walks?)(?![^\W_])"
+    r"|\bas it is(?=[,.;:])|(?<!dead)(?<!dead.)(?<![^\W_])letters?(?![^\W_])",
     re.IGNORECASE,
 )
 """Words to avoid. Write who does what: "the worker reports" for "is told", "again" for "anew"."""

@@ -117,6 +117,6 @@ _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
 
 
 def cleaned(fields: Mapping[str, Scalar], name: str) -> str:
-    """Return a known field as it is sent to Clay; "" without a usable value."""
+    """Return the value of a known field for Clay; "" without a usable value."""
     value = fields.get(name)
     return _CLEANERS[name](value) if isinstance(value, str) else ""

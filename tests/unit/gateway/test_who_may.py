@@ -30,7 +30,16 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "T
 HOSTS: Final = {"loopback": "127.0.0.1:9103", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
 ROLES: Final = {"anonymous": None, "wrong token": "Bearer guessed", "token": f"Bearer {TOKEN}"}
 OPEN: Final = ("/healthz", "/readyz")
-LOOK_UP: Final = ("/leads/{lead_id:path}", "/leads", "/waiting", "/lanes", "/books", "/dlq", "/openapi.json")
+LOOK_UP: Final = (
+    "/leads/{lead_id:path}",
+    "/leads",
+    "/waiting",
+    "/lanes",
+    "/books",
+    "/dlq",
+    "/imports",
+    "/openapi.json",
+)
 CALLBACKS: Final = "/callbacks/{address:path}"
 
 
