@@ -88,7 +88,7 @@ class _Bench:
     def run(self, case: str, leads: int) -> dict[str, float]:
         """Publish, start the case's process, and measure it from the first tenth to the end."""
         directory = self._children.directory
-        peers = [sys.executable, "-m", "benchmarks.peers"]
+        peers = [sys.executable, "-m", "benchmarks.baselines"]
         target = subprocess.Popen([*peers, "target"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             assert target.stdout is not None
@@ -109,7 +109,7 @@ class _Bench:
             environment = {**os.environ, **environment}
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
-                found = measure(process, lambda: _count(port), leads)
+                found = measure(process, lambda: count(port), leads)
                 rows = _rows(metrics) if case in WORKERS else 0
             finally:
                 process.terminate()
@@ -167,7 +167,7 @@ async def publish(config: Path, environment: dict[str, str], leads: int) -> None
     await producer.stop()
 
 
-def _count(port: int) -> int:
+def count(port: int) -> int:
     return int(_get(port, "/count"))
 
 

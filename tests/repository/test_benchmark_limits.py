@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
 from benchmarks import copies, dead_letters, failover, goodput, line, safety, waiting
 from benchmarks.dead_letters import Counted
 from benchmarks.goodput import Outage, Steady
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import cases, systems
+from benchmarks.peers.cases import Kills
 from benchmarks.waiting import Figures
 
 MB = 2**20
@@ -107,3 +112,37 @@ def test_how_fast_copies_are_decided(copies_per_s: float, persons_per_s: float, 
     found = copies.missed({name: copies.Row(3_000, 1, 3_000 / pace, pace) for name, pace in paces.items()})
     assert words in found
     assert bool(words) == bool(found)
+
+
+def test_the_systems_beside_ours_have_their_programs() -> None:
+    for system in systems.SYSTEMS:
+        for file in (system.program, *system.shares) if system.program else ():
+            text = (systems.PROGRAMS / file).read_text()
+            if file.endswith(".py"):
+                compile(text, file, "exec")
+        assert bool(system.program) == bool(system.needs) == bool(system.lines)
+        assert all(re.search(r"==\d|:\d", need) for need in system.needs), f"{system.name}: a version is not pinned"
+
+
+@pytest.mark.parametrize(
+    ("kills", "outage", "words"),
+    [
+        (Kills(2_000, 0, 0, 300), cases.Outage(0.9, 12, 0, 0.1), []),
+        (Kills(2_000, 1, 0, 0), cases.Outage(0.9, 12, 0, 0.1), ["1 leads lost and 0 sent twice"]),
+        (Kills(2_000, 0, 2, 0), cases.Outage(0.9, 12, 3, 0.1), ["0 leads lost and 2 sent twice", "3 dead letters"]),
+    ],
+)
+def test_ours_beside_other_systems(kills: Kills, outage: cases.Outage, words: list[str]) -> None:
+    others = {"raw": Kills(2_000, 9, 9, 0)}
+    found = peers.missed({"kills": {systems.OURS: kills, **others}, "outage": {systems.OURS: outage}})
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_a_row_has_a_cell_for_each_heading() -> None:
+    cpu = {systems.BARE: cases.Cpu(88.0, 9_000.0, 44.0), systems.OURS: cases.Cpu(352.0, 2_000.0, 110.0)}
+    rows = peers.rows({"cpu": dict(cpu), "kills": {systems.OURS: Kills(2_000, 0, 0, 3)}})
+    assert rows == {
+        systems.BARE: ["88", "1.0", "9,000", "44", "", "", ""],
+        systems.OURS: ["352", "4.0", "2,000", "110", "0", "0", "3"],
+    }

@@ -1,6 +1,6 @@
-"""What `benchmarks.line` measures the worker against, each a process: the target, a bare loop, a stock Faust agent.
+"""What `benchmarks.line` compares the worker with, each a process: the target, a bare loop, a stock Faust agent.
 
-`python -m benchmarks.peers target | bare BOOTSTRAP TOPIC URL IN_FLIGHT | stock BOOTSTRAP TOPIC URL`.
+`python -m benchmarks.baselines target | bare BOOTSTRAP TOPIC URL IN_FLIGHT | stock BOOTSTRAP TOPIC URL`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,321 @@
+"""What each system is put through, on a Kafka of its own namespace and a simulated Clay of its own.
+
+The account is the simulator's ledger. A dead letter is a record on the DLQ; ours are read from the statuses, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+import msgspec
+
+from benchmarks import line as whole_line
+from benchmarks.peers.systems import BARE, OURS, System
+from stream_app.dev.kafka import unused
+from stream_app.dev.process import ChildProcesses
+from stream_app.domain.webhook import WEBHOOK_PATH
+from tests.e2e.fleet import Fleet, now_ms
+
+CLAY_PER_S: Final = 10
+SQUEEZED_PER_S: Final = 8
+OUTAGE_PER_S: Final = 8
+BURST: Final = 20
+SESSION_MS: Final = 6_000
+_IN_FLIGHT: Final = 100
+_START_S: Final = 90.0
+_QUIET_S: Final = 20.0
+"""Nothing more is expected of a system that has sent nothing for so long while nothing was wrong."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A system, and the command that runs its program."""
+
+    system: System
+    argv: Sequence[str]
+
+    @property
+    def ours(self) -> bool:
+        return self.system.name == OURS
+
+
+class Cpu(msgspec.Struct):
+    cpu_us_per_lead: float
+    leads_per_s: float
+    rss_mb: float
+
+
+class Kills(msgspec.Struct):
+    """`lost`: neither taken, nor on the DLQ, nor parked. `doubled`: taken by Clay more than once."""
+
+    leads: int
+    lost: int
+    doubled: int
+    parked: int
+
+
+class Outage(msgspec.Struct):
+    """`first_s`: from the start of the process to its first POST, with a warm cache of files."""
+
+    first_s: float
+    wasted: int
+    dead_letters: int
+    back_s: float
+
+
+class Squeezed(msgspec.Struct):
+    of_limit: float
+    limited_share: float
+
+
+class Hot(msgspec.Struct):
+    """`came`: how many of the hot leads Clay took within the watch; `p50_s` of these, from their publication."""
+
+    hot: int
+    came: int
+    p50_s: float
+
+
+def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
+    """Run through leads with an instant target, in a process of its own."""
+    children = ChildProcesses("peers")
+    target = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.baselines", "target"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert target.stdout is not None
+        port = int(target.stdout.readline())
+        url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
+        namespace = unused("peers")
+        config, secrets, _ = whole_line.configure(children.directory, namespace, bootstrap, _IN_FLIGHT, url)
+        asyncio.run(whole_line.publish(config, secrets, leads))
+        argv = candidate.argv
+        if candidate.ours:
+            argv = [sys.executable, "-m", "stream_app", "worker", "--config", str(config)]
+        elif candidate.system.name == BARE:
+            bare = [sys.executable, "-m", "benchmarks.baselines", "bare"]
+            argv = [*bare, bootstrap, f"{namespace}leads", url, str(_IN_FLIGHT)]
+        environment = os.environ | secrets | settings_of(bootstrap, namespace, f"{url}w0", 0)
+        with (children.directory / "log").open("wb") as log:
+            process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
+        try:
+            found = whole_line.measure(process, lambda: whole_line.count(port), leads)
+        except SystemExit as problem:
+            words = (children.directory / "log").read_text(errors="replace")[-1500:]
+            raise SystemExit(f"{candidate.system.name}: {problem}\n{words}") from None
+        finally:
+            process.terminate()
+            process.wait(60)
+    finally:
+        target.kill()
+        children.close()
+    return Cpu(found["cpu_us_per_lead"], found["leads_per_s"], found["rss_mb_at_100_percent"])
+
+
+def settings_of(bootstrap: str, namespace: str, url: str, rate_per_s: float) -> dict[str, str]:
+    """Return the environment of a program; see `programs/__init__.py`."""
+    return {
+        "BOOTSTRAP": bootstrap,
+        "LEADS": f"{namespace}leads",
+        "BULK": f"{namespace}leads.bulk",
+        "DLQ": f"{namespace}leads.dlq",
+        "GROUP": f"{namespace}peer",
+        "URL": url,
+        "IN_FLIGHT": str(_IN_FLIGHT),
+        "RATE_PER_S": f"{rate_per_s:g}",
+        "SESSION_MS": str(SESSION_MS),
+    }
+
+
+class Run:
+    """One candidate with its own namespace and its own Clay. `async with` starts Clay, `start` the candidate."""
+
+    def __init__(self, bootstrap: str, candidate: Candidate, rate_per_s: int, burst: int = BURST) -> None:
+        self._namespace = unused("peers")
+        self._rate_per_s = rate_per_s
+        self.candidate = candidate
+        self.line = Fleet(bootstrap, self._namespace, 1, partitions=4, rate_per_s=rate_per_s, burst=burst)
+
+    async def __aenter__(self) -> Run:
+        await self.line.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.line.__aexit__(None, None, None)
+
+    def start(self, *, paced: bool = True) -> subprocess.Popen[bytes]:
+        """Start the process. Candidates start one after the other: they share this process's environment."""
+        os.environ.update(self.line.environment)
+        if self.candidate.ours:
+            return self.line.join().process
+        url = self.line.environment["WEBHOOK_0"]
+        rate_per_s = self._rate_per_s if paced else 0
+        os.environ.update(settings_of(self.line.bootstrap, self._namespace, url, rate_per_s))
+        return self.line.children.spawn(self.candidate.argv, log=self.line.directory / "peer.log")
+
+    def accepted(self) -> Counter[str]:
+        """Count how often Clay took each lead."""
+        taken = (request.lead_id for request in self.line.requests() if request.accepted)
+        return Counter(lead for lead in taken if lead is not None)
+
+    async def dead_letters(self) -> set[str]:
+        """Return the leads on the DLQ."""
+        records = await self.line.read(self.line.settings.names.dlq)
+        return {msgspec.json.decode(record.value)["lead_id"] for record in records}
+
+    def parked(self) -> set[str]:
+        """Return the leads that ours has parked: it does not know if Clay took them, and does not send them again."""
+        return {story[-1].lead_id for story in list(self.line.histories.values()) if story[-1].status == "parked"}
+
+    def say(self, what: str) -> AssertionError:
+        """Return an error with the last words of the process."""
+        log = self.line.directory / "peer.log"
+        words = log.read_text(errors="replace")[-1500:] if log.exists() else ""
+        return AssertionError(f"{self.candidate.system.name}: {what}\n{words}")
+
+
+async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) -> Kills:
+    """End the process by SIGKILL at equal parts of the work, 200 ms a POST, and start it again at once."""
+    async with Run(bootstrap, candidate, 1_000, 1_000) as run:
+        run.line.control("POST", "/control/faults", {"kind": "slow", "delay_s": 0.2, "for_s": 3_600})
+        await run.line.publish(run.line.leads(leads))
+        process = run.start(paced=False)
+        for number in range(1, count + 1):
+            goal = leads * number // (count + 1)
+            await _until(lambda goal=goal: len(run.accepted()) >= goal, run, f"{goal} leads")  # type: ignore[misc]
+            process.kill()
+            await asyncio.to_thread(process.wait, 10)
+            process = run.start(paced=False)
+        await _until_quiet(run, leads)
+        process.terminate()
+        taken, parked = run.accepted(), run.parked() if candidate.ours else set()
+        concluded = taken.keys() | parked | await run.dead_letters()
+        await asyncio.to_thread(process.wait, 60)
+        return Kills(leads, leads - len(concluded), sum(times > 1 for times in taken.values()), len(parked))
+
+
+async def outages(
+    bootstrap: str, candidates: Sequence[Candidate], outage_s: float, around_s: float
+) -> dict[str, Outage]:
+    """Let Clay's host answer 503 for a time, for all candidates at once."""
+    leads = int(OUTAGE_PER_S * (outage_s + 3 * around_s))
+    async with AsyncExitStack() as stack:
+        runs, first_s = await _begin(stack, bootstrap, candidates, OUTAGE_PER_S, leads)
+        await asyncio.sleep(around_s)
+        for run in runs:
+            run.line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "for_s": outage_s})
+        up_ms = now_ms() + int(outage_s * 1000)
+        await asyncio.sleep(outage_s + around_s)
+        found = {}
+        for run in runs:
+            seen = run.line.requests()
+            back = [request.at_ms - up_ms for request in seen if request.accepted and request.at_ms > up_ms]
+            name = run.candidate.system.name
+            wasted = sum(request.status == 503 for request in seen)
+            back_s = min(back, default=int(around_s * 1000)) / 1000
+            found[name] = Outage(first_s[name], wasted, len(await run.dead_letters()), back_s)
+        return found
+
+
+async def squeezed(bootstrap: str, candidates: Sequence[Candidate], watch_s: float) -> dict[str, Squeezed]:
+    """Let Clay take 8 leads a second of candidates that are configured for 10, as where somebody else sends, too."""
+    settle_s = watch_s / 2
+    leads = int(CLAY_PER_S * (watch_s + settle_s) * 2)
+    async with AsyncExitStack() as stack:
+        runs, _ = await _begin(stack, bootstrap, candidates, CLAY_PER_S, leads, per_s=SQUEEZED_PER_S)
+        await asyncio.sleep(settle_s)
+        began_ms = now_ms()
+        await asyncio.sleep(watch_s)
+        ended_ms = now_ms()
+        found = {}
+        for run in runs:
+            seen = [request for request in run.line.requests() if began_ms <= request.at_ms <= ended_ms]
+            took = sum(request.accepted for request in seen)
+            limited = sum(request.status == 429 for request in seen)
+            of_limit = took / (SQUEEZED_PER_S * watch_s)
+            found[run.candidate.system.name] = Squeezed(of_limit, limited / max(1, len(seen)))
+        return found
+
+
+async def hot(bootstrap: str, candidates: Sequence[Candidate], bulk: int, watch_s: float) -> dict[str, Hot]:
+    """Publish a hot lead a second on `leads` while a backfill waits on `leads.bulk`."""
+    hot_leads = 15
+    async with AsyncExitStack() as stack:
+        runs, _ = await _begin(stack, bootstrap, candidates, CLAY_PER_S, bulk, to_bulk=True)
+        published: dict[str, int] = {}
+        for number in range(1_000_000, 1_000_000 + hot_leads):
+            published[f"lead-{number}"] = now_ms()
+            for run in runs:
+                await run.line.publish([run.line.lead(number, run.line.names[0])])
+            await asyncio.sleep(1)
+        await asyncio.sleep(watch_s)
+        found = {}
+        for run in runs:
+            took = {
+                request.lead_id: (request.at_ms - published[request.lead_id]) / 1000
+                for request in run.line.requests()
+                if request.accepted and request.lead_id in published
+            }
+            p50_s = statistics.median(took.values()) if took else watch_s
+            found[run.candidate.system.name] = Hot(hot_leads, len(took), p50_s)
+        return found
+
+
+async def _begin(
+    stack: AsyncExitStack,
+    bootstrap: str,
+    candidates: Sequence[Candidate],
+    rate_per_s: int,
+    leads: int,
+    *,
+    per_s: int = CLAY_PER_S,
+    to_bulk: bool = False,
+) -> tuple[list[Run], dict[str, float]]:
+    """Start all, one after the other. Return them when each has sent, with the seconds to the first POST of each."""
+    runs, started_ms = [], {}
+    for candidate in candidates:
+        run = await stack.enter_async_context(Run(bootstrap, candidate, rate_per_s))
+        run.line.control("POST", "/control/limits", {"rate_per_s": per_s, "burst": BURST})
+        records = run.line.leads(leads)
+        if to_bulk and not candidate.system.one_topic:
+            bulk = run.line.settings.names.bulk
+            records = [msgspec.structs.replace(record, topic=bulk) for record in records]
+        await run.line.publish(records)
+        runs.append(run)
+    for run in runs:
+        started_ms[run.candidate.system.name] = now_ms()
+        run.start()
+        await _until(lambda run=run: bool(run.line.requests()), run, "the first POST")  # type: ignore[misc]
+    first = {run.candidate.system.name: run.line.requests()[0].at_ms for run in runs}
+    for run in runs:
+        await _until(lambda run=run: len(run.accepted()) >= BURST, run, "it is under way")  # type: ignore[misc]
+    return runs, {name: (first[name] - started_ms[name]) / 1000 for name in first}
+
+
+async def _until(done: Callable[[], bool], run: Run, what: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise run.say(f"{what}: not within {_START_S:.0f} s")
+        await asyncio.sleep(0.02)
+
+
+async def _until_quiet(run: Run, leads: int) -> None:
+    """Wait until every lead is concluded, or until nothing was sent for a while."""
+    last, quiet_since = -1, time.monotonic()
+    while len(run.accepted().keys() | run.parked()) < leads and time.monotonic() < quiet_since + _QUIET_S:
+        if (sent := len(run.line.requests())) != last:
+            last, quiet_since = sent, time.monotonic()
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1)
