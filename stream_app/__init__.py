@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         read_results_sync,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BrokerUnavailable",

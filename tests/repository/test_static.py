@@ -12,8 +12,12 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import stream_app
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stream_app"
@@ -120,3 +124,18 @@ def names_in(folder: Path) -> Iterator[str]:
 
 def nodes_of(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def test_one_version_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((ROOT / "deploy" / "chart" / "Chart.yaml").read_text())
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert {stream_app.__version__, chart["version"], chart["appVersion"], newest[1]} == {version}
+
+
+def test_the_promised_compatibility_begins_with_this_version_or_an_earlier_one() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    first = re.search(r"hold from (\S+) on", page)
+    assert first is not None
+    assert Version(first[1]) <= Version(stream_app.__version__)
