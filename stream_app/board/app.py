@@ -21,6 +21,7 @@ from stream_app.board.formats import clock
 from stream_app.board.pages.audit import audit_page
 from stream_app.board.pages.books import books_page
 from stream_app.board.pages.dead import Which, dead_page
+from stream_app.board.pages.imports import imports_of
 from stream_app.board.pages.lane import lane_page
 from stream_app.board.pages.lanes import STATES, lanes_page
 from stream_app.board.pages.lead import lead_page, waiting_page
@@ -43,6 +44,7 @@ NAV: Final = (
     ("now", "Now", PATH),
     ("lanes", "Lanes", f"{PATH}/lanes"),
     ("leads", "Leads", f"{PATH}/leads"),
+    ("imports", "Imports", f"{PATH}/imports"),
     ("dead", "Dead letters", f"{PATH}/dead"),
     ("books", "Books", f"{PATH}/books"),
     ("audit", "Audit", f"{PATH}/audit"),
@@ -135,6 +137,7 @@ class Board:
             ("GET", "/leads/{lead_id:path}", self._lead),
             ("POST", "/leads/{lead_id:path}", self._show),
             ("GET", "/waiting", self._still_waiting),
+            ("GET", "/imports", self._imports),
             ("GET", "/dead", self._dead),
             ("GET", "/books", self._books),
             ("GET", "/audit", self._audit),
@@ -265,6 +268,11 @@ class Board:
         search = await self._waiting.find(lead_id, person, "")
         make = partial(waiting_page, self._site, moment, search, lead_id, person)
         return await self._page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
+
+    async def _imports(self, request: Request, moment: Moment) -> Response:
+        chosen, after = (_word(request, "workspace"), _word(request, "id")), _numbers(request, 2)
+        name, make = imports_of(self._site, moment, *chosen, cast("tuple[int, int] | None", after))
+        return await self._page(request, moment, name, "Imports", make, current="imports")
 
     async def _dead(self, request: Request, moment: Moment) -> Response:
         which = cast(Which, _one_of(request, "from", get_args(Which)) or "dlq")

@@ -53,7 +53,7 @@ def _table(found: list[FoundImport]) -> Table:
         Column("began", rank=1),
         Column("workspace", rank=2),
         Column("rows", rank=4, right=True),
-        Column("rejected", rank=3, right=True),
+        Column("refused", rank=3, right=True),
         Column("leads", right=True),
         Column("at rest", right=True),
         Column("credits", rank=1, right=True),
@@ -68,7 +68,7 @@ def _table(found: list[FoundImport]) -> Table:
             iso(each.first_ms)[:16].replace("T", " "),
             each.workspace,
             _number(each.rows),
-            _number(each.rejected),
+            _number(each.refused),
             f"{each.leads:,}",
             f"{rest:,}{share}",
             f"{each.credits:,}",
@@ -83,8 +83,8 @@ def _show(each: FoundImport) -> None:
     by = f" by {each.who}" if each.who else ""
     show(f"{each.import_id}: {each.workspace}, began {iso(each.first_ms)}{of}{by}")
     if each.rows is not None:
-        rows, rejected = count(each.rows, "row"), f"{each.rejected or 0:,} rejected"
-        show(f"  {rows} in the file, {rejected}; {count(each.published or 0, 'lead')} published to {each.workspace}")
+        rows, refused = count(each.rows, "row"), f"{each.refused or 0:,} refused"
+        show(f"  {rows} in the file, {refused}; {count(each.published or 0, 'lead')} published to {each.workspace}")
     rest = each.leads - each.moving
     full = rest * _BAR // each.leads if each.leads else 0
     show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(each.leads, 'lead')} at rest")

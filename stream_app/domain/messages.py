@@ -63,14 +63,14 @@ class ImportSummary(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         rows: Rows of the file.
-        rejected: Rows that were refused, and not published.
+        refused: Rows that were refused, and not published.
         leads: Leads of this workspace that are published.
         file: The file's name without its folder.
         who: Who published it.
     """
 
     rows: Rows = 0
-    rejected: Rows = 0
+    refused: Rows = 0
     leads: Rows = 0
     file: str = ""
     who: str = ""

@@ -176,9 +176,9 @@ class FoundImport(msgspec.Struct, frozen=True):
     Attributes:
         first_ms: The first event of its leads, epoch ms; `last_ms`: the last one.
         file: The name of the published file; '' if it is unknown, as `who`.
-        rows: The rows of the file, of all workspaces; null if the publisher has not counted them, as `rejected` and
+        rows: The rows of the file, of all workspaces; null if the publisher has not counted them, as `refused` and
             `published`.
-        rejected: Rows that were not published.
+        refused: Rows that were not published.
         published: Leads that were to be published when the publication began.
         columns: Its leads by column of the books. `waiting`: published, and not taken by a worker yet.
         credits: What they have cost.
@@ -191,7 +191,7 @@ class FoundImport(msgspec.Struct, frozen=True):
     who: str
     file: str
     rows: int | None
-    rejected: int | None
+    refused: int | None
     published: int | None
     columns: dict[str, int]
     credits: int

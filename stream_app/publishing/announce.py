@@ -22,17 +22,17 @@ def any_import_id() -> str:
     return new_import_id(SystemClock().now_ms(), "".join(secrets.choice(_ALPHABET) for _ in range(6)))
 
 
-def summaries_of(leads: Mapping[str, int], rows: int, rejected: int, file: str, who: str) -> dict[str, ImportSummary]:
+def summaries_of(leads: Mapping[str, int], rows: int, refused: int, file: str, who: str) -> dict[str, ImportSummary]:
     """Return the summary of each workspace.
 
     Args:
         leads: The leads of each workspace.
         rows: The rows of the file.
-        rejected: Those of them that are not published.
+        refused: Those of them that are not published.
         file: The file's name without its folder.
         who: Who publishes.
     """
-    return {name: ImportSummary(rows, rejected, number, label(file), label(who)) for name, number in leads.items()}
+    return {name: ImportSummary(rows, refused, number, label(file), label(who)) for name, number in leads.items()}
 
 
 def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) -> Iterator[Ready]:

@@ -23,7 +23,7 @@ from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneChange
-from stream_app.domain.messages import Status
+from stream_app.domain.messages import ImportSummary, Status
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.board_query import BoardQueries
@@ -125,7 +125,7 @@ def fill(path: Path, settings: Settings) -> None:
     """Write the scene into a new read model."""
     sources = Sources(settings.names, settings.kafka.partitions, settings.topics, frozenset(settings.workspaces))
     model = ReadModel(path, sources)
-    take(model, *_events(), *_lanes(), *_dead_letters(), *_audit(), *_one_lead())
+    take(model, *_events(), *_lanes(), *_dead_letters(), *_audit(), *_one_lead(), *_imports())
     model.close()
 
 
@@ -191,6 +191,31 @@ def _one_lead() -> Iterator[Made]:
     found = result(_NAMES, "crm-17", at_ms=NOW_MS - 11 * MINUTE_MS)
     yield Made(found.topic, b"initech/initech-people/crm-17", found.value)
     yield person(_NAMES, HASH, "crm-17")
+
+
+def _imports() -> Iterator[Made]:
+    """Three imports: one under way, one that is done, and one of another program with hostile names."""
+    ends: list[tuple[Status, int]] = [
+        *(("enriched", 61), ("no_data", 9), ("served_from_cache", 12), ("duplicate", 6), ("rejected_invalid", 3)),
+        *(("parked", 2), ("held_budget", 17), ("accepted", 14)),
+    ]
+    summary = ImportSummary(rows=183, refused=3, leads=180, file="leads march.csv", who="jane")
+    yield from _import("2026-09-21-kfdwzp", "initech", 70_000, ends, summary, NOW_MS - 20 * MINUTE_MS)
+    summary = ImportSummary(rows=40, refused=0, leads=40, file="webinar.csv", who="sam")
+    yield from _import("webinar", "hooli", 71_000, [("enriched", 38), ("no_data", 2)], summary, NOW_MS - 3 * DAY_MS)
+    hostile = ImportSummary(rows=1, refused=0, leads=1, file=HOSTILE, who=HOSTILE)
+    yield from _import(HOSTILE, "umbrella", 72_000, [("enriched", 1)], hostile, NOW_MS - 5 * DAY_MS)
+
+
+def _import(
+    name: str, workspace: str, offset: int, ends: list[tuple[Status, int]], summary: ImportSummary, at_ms: int
+) -> Iterator[Made]:
+    statuses = [status for status, leads in ends for _ in range(leads)]
+    for number, status in enumerate(statuses):
+        more: dict[str, Any] = {"import_id": name, "import_summary": None if number else summary}
+        yield _step(workspace, offset + number, "received", 1, at_ms + number * 100, **more)
+        credits_ = 6 if status in ("enriched", "no_data") else None
+        yield _step(workspace, offset + number, status, 2, at_ms + number * 100 + 900, credits=credits_)
 
 
 def _meters(day: int, day_cap: int | None, month: int, month_cap: int | None, reserved: int = 0) -> dict[str, Meter]:

@@ -88,7 +88,7 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
         "workspace": "acme",
         "not_after_ms": 5,
         "import_id": "b1",
-        "import_summary": {"rows": 3_002, "rejected": 1, "leads": 1},
+        "import_summary": {"rows": 3_002, "refused": 1, "leads": 1},
     }
     assert ["import_summary" in json.loads(record.value) for record in beta[:3]] == [True, False, False]
     emails = [json.loads(record.value)["fields"]["email"] for record in beta]

@@ -15,7 +15,7 @@ from tests.partition.test_owner import Bench
 from tests.partition.virtual import run
 from tests.simulation.schedule import Setup
 
-SUMMARY = {"rows": 12, "rejected": 2, "leads": 10, "file": "for ada@example.com.csv", "who": "jane"}
+SUMMARY = {"rows": 12, "refused": 2, "leads": 10, "file": "for ada@example.com.csv", "who": "jane"}
 
 
 async def events_of(*documents: dict[str, Any], partition: int = 0) -> list[StatusEvent]:

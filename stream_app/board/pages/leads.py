@@ -14,16 +14,22 @@ from stream_app.gateway.client import names_of
 from stream_app.gateway.read_model.board_query import Place, RecordRow
 
 ROWS: Final = 50
+_UNKNOWN: Final = -1
+"""The number of an import that is not known: it has no record."""
 _FILTERED: Final = tuple(name for name in COLUMNS if name != "waiting")
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """What the URL selects. `status` or `column` may be set, not both; `person` is the hash of a person."""
+    """What the URL selects. `status` or `column` may be set, not both; `person` is the hash of a person.
+
+    `import_id` selects an import of the workspace.
+    """
 
     workspace: str = ""
     status: str = ""
     column: str = ""
     person: str = ""
+    import_id: str = ""
 
 
 class LeadsPage(msgspec.Struct, frozen=True):
@@ -57,7 +63,12 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
     """
     if chosen.person:
         return LeadsPage(_of_person(site, chosen.person), chosen, [], [], None, None)
-    counts = site.queries.status_sums(chosen.workspace)
+    imported = 0
+    if chosen.import_id:
+        imported, counts = site.queries.import_counts(chosen.workspace, chosen.import_id)
+        imported = imported or _UNKNOWN
+    else:
+        counts = site.queries.status_sums(chosen.workspace)
     columns: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     for each in counts:
@@ -69,7 +80,7 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
         found = [each for each in counts if each.column == chosen.column]
         wanted = tuple({each.status for each in found}) or tuple(s for s, c in COLUMN.items() if c == chosen.column)
         matches, final = columns[chosen.column], chosen.column == "accepted_final"
-    rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, final=final)
+    rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, final=final, imported=imported)
     more = rows[ROWS - 1].place if len(rows) > ROWS else None
     known: list[tuple[str, str, int]] = [(name, MEANING[name], columns[name]) for name in _FILTERED]
     return LeadsPage(rows[:ROWS], chosen, known, statuses.most_common(), matches, more)

@@ -32,7 +32,7 @@ def import_of(lead: Lead) -> tuple[str, ImportSummary | None]:
     found = lead.import_summary
     if found is None:
         return lead.import_id, None
-    return lead.import_id, ImportSummary(found.rows, found.rejected, found.leads, label(found.file), label(found.who))
+    return lead.import_id, ImportSummary(found.rows, found.refused, found.leads, label(found.file), label(found.who))
 
 
 def label(text: str) -> str:

@@ -140,8 +140,30 @@ class BoardQueries(Queries):
             rows = db.execute(sql, (self._final_json, *values)).fetchall()
         return [StatusCount(workspace, "", name, column(name, final=final), many) for name, final, many in rows]
 
+    def import_counts(self, workspace: str, import_id: str) -> tuple[int, list[StatusCount]]:
+        """Return the number of an import (0: unknown), and its records by destination and status."""
+        with self._reading() as db:
+            found = db.execute("SELECT id FROM imports WHERE name = ? AND workspace = ?", (import_id, workspace))
+            (number,) = found.fetchone() or (0,)
+            rows = db.execute(
+                """SELECT destination, status, records FROM import_counts WHERE import = ? AND records > 0
+                   ORDER BY destination, status""",
+                (number,),
+            )
+            return number, [
+                StatusCount(workspace, alias, status, column(status, final=alias in self._final), records)
+                for alias, status, records in rows
+            ]
+
     def records(
-        self, workspace: str, statuses: Collection[str], after: Place | None, limit: int, *, final: bool | None = None
+        self,
+        workspace: str,
+        statuses: Collection[str],
+        after: Place | None,
+        limit: int,
+        *,
+        final: bool | None = None,
+        imported: int = 0,
     ) -> list[RecordRow]:
         """Return the records with these last statuses, newest first.
 
@@ -151,17 +173,23 @@ class BoardQueries(Queries):
             after: The last record of the page before.
             limit: How many at most.
             final: True: `accepted` only of destinations without callbacks; False: only of the others; None: of all.
+            imported: Only of the import with this number; 0 for all. Its workspace is that of the import then.
         """
         at_ms, record = (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
         with self._reading() as db:
             found: list[tuple[int, int, str, str, str, str]] = []
             # Only the groups with the newest records can be on this page.
-            for newest, group in self._groups(db, workspace, statuses, at_ms, final):
+            groups = (
+                self._groups_of_import(db, imported, statuses, at_ms, final)
+                if imported
+                else self._groups(db, workspace, statuses, at_ms, final)
+            )
+            for newest, group in groups:
                 if len(found) >= limit and newest < found[limit - 1][0]:
                     break
                 found += db.execute(
                     f"""SELECT at_ms, id, lead_id, workspace, destination, status FROM records
-                        WHERE {" AND ".join(f"{name} = ?" for name in group)}
+                        WHERE {" AND ".join(f"{name} = ?" for name in group)} {"AND import > 0" if imported else ""}
                         AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
                     (*group.values(), at_ms, at_ms, record, limit),
                 )
@@ -174,7 +202,7 @@ class BoardQueries(Queries):
 
     def _groups(
         self, db: sqlite3.Connection, workspace: str, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> list[tuple[int, dict[str, str]]]:
+    ) -> list[tuple[int, dict[str, str | int]]]:
         """Return groups of records, each with its newest time. The records of a group are in the order of an index.
 
         A group is a status, or where only some of its records are wanted, a status of one destination.
@@ -189,7 +217,7 @@ class BoardQueries(Queries):
             is_final = "destination IN (SELECT value FROM json_each(?))"
             where, values = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})", [*values, self._final_json]
             by_destination = f"({by_destination} OR status = 'accepted')"
-        found: list[tuple[int, dict[str, str]]] = []
+        found: list[tuple[int, dict[str, str | int]]] = []
         for names, condition in (
             (("status",), f"NOT {by_destination}"),
             (("workspace", "status", "destination"), by_destination),
@@ -201,6 +229,26 @@ class BoardQueries(Queries):
                 (at_ms, *values),
             )
             found += [(newest, dict(zip(names, group, strict=True))) for *group, newest in rows if newest is not None]
+        return sorted(found, key=lambda each: -each[0])
+
+    def _groups_of_import(
+        self, db: sqlite3.Connection, imported: int, statuses: Collection[str], at_ms: int, final: bool | None
+    ) -> list[tuple[int, dict[str, str | int]]]:
+        """Return the groups of `_groups` for one import: its statuses by destination."""
+        rows = db.execute(
+            """SELECT status, destination, (
+                   SELECT max(at_ms) FROM records AS r WHERE r.import = g.import AND r.import > 0
+                   AND r.status = g.status AND r.destination = g.destination AND r.at_ms <= ?)
+               FROM import_counts AS g WHERE import = ? AND records > 0""",
+            (at_ms, imported),
+        )
+        found: list[tuple[int, dict[str, str | int]]] = [
+            (newest, {"import": imported, "status": status, "destination": alias})
+            for status, alias, newest in rows
+            if newest is not None
+            and (not statuses or status in statuses)
+            and (status != "accepted" or final in (None, alias in self._final))
+        ]
         return sorted(found, key=lambda each: -each[0])
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:

@@ -52,8 +52,8 @@ class Imports:
             row[2] += event.credits or 0
             if (said := event.import_summary) is not None:
                 self._db.execute(
-                    "UPDATE imports SET rows = ?, rejected = ?, leads = ?, file = ?, who = ? WHERE id = ?",
-                    (said.rows, said.rejected, said.leads, said.file, said.who, number),
+                    "UPDATE imports SET rows = ?, refused = ?, leads = ?, file = ?, who = ? WHERE id = ?",
+                    (said.rows, said.refused, said.leads, said.file, said.who, number),
                 )
         self._db.executemany(
             """UPDATE imports SET first_ms = min(first_ms, ?), last_ms = max(last_ms, ?), credits = credits + ?

@@ -155,7 +155,7 @@ class Queries:
                 where, values = [*where, f"{name} = ?"], [*values, value]
         with self._reading() as db:
             rows = db.execute(
-                f"""SELECT id, name, workspace, first_ms, last_ms, who, file, rows, rejected, leads, credits
+                f"""SELECT id, name, workspace, first_ms, last_ms, who, file, rows, refused, leads, credits
                     FROM imports WHERE {" AND ".join(where)} ORDER BY first_ms DESC, id DESC LIMIT ?""",
                 (*values, limit + 1),
             ).fetchall()

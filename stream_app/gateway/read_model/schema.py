@@ -36,7 +36,7 @@ TABLES: Final = (
     "CREATE INDEX records_of_lead ON records (lead_id)",
     "CREATE INDEX records_of_status ON records (status, at_ms)",
     "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms)",
-    "CREATE INDEX records_of_import ON records (import, status, at_ms) WHERE import > 0",
+    "CREATE INDEX records_of_import ON records (import, status, destination, at_ms) WHERE import > 0",
     """CREATE TABLE events (
         record INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
         NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
@@ -119,7 +119,7 @@ TABLES: Final = (
     END""",
     """CREATE TABLE imports (
         id INTEGER PRIMARY KEY, workspace TEXT NOT NULL, name TEXT NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER
-        NOT NULL, rows INTEGER, rejected INTEGER, leads INTEGER, file TEXT NOT NULL DEFAULT '', who TEXT NOT NULL
+        NOT NULL, rows INTEGER, refused INTEGER, leads INTEGER, file TEXT NOT NULL DEFAULT '', who TEXT NOT NULL
         DEFAULT '', credits INTEGER NOT NULL DEFAULT 0,
         UNIQUE (name, workspace))""",
     "CREATE INDEX imports_by_time ON imports (first_ms, id)",

@@ -22,7 +22,7 @@ MARCH = FoundImport(
     who="jane",
     file="leads.csv",
     rows=1_012,
-    rejected=12,
+    refused=12,
     published=1_000,
     columns={"enriched": 600, "parked": 15, "under_way": 85, "waiting": 300},
     credits=3_702,
@@ -49,7 +49,7 @@ def test_at_80_columns_the_progress_is_there() -> None:
     lines, left_out = lines_of(_table([MARCH, FOREIGN]), 80)
     assert all(len(line) <= 80 for line in lines)
     assert lines[1].split() == ["2026-09-21-kfdwzp", "2026-09-21", "14:13", "acme", "1,000", "615", "61", "%", "3,702"]
-    assert left_out == ["rows", "rejected", "file", "by"]
+    assert left_out == ["rows", "refused", "file", "by"]
 
 
 def test_one_import_is_shown_by_column(
@@ -59,7 +59,7 @@ def test_one_import_is_shown_by_column(
     assert main(["imports", "2026-09-21-kfdwzp"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "2026-09-21-kfdwzp: acme, began 2026-09-21 14:13:20Z from leads.csv by jane",
-        "  1,012 rows in the file, 12 rejected; 1,000 leads published to acme",
+        "  1,012 rows in the file, 12 refused; 1,000 leads published to acme",
         "  [##################............] 615 of 1,000 leads at rest",
         "  enriched: 600 (Clay has answered, whatever it found)",
         "  parked: 15 (waits for a human)",

@@ -18,7 +18,7 @@ from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, sources, ta
 
 SOURCES = sources()
 NAMES = SOURCES.names
-SUMMARY = ImportSummary(rows=12, rejected=2, leads=10, file="leads.csv", who="jane")
+SUMMARY = ImportSummary(rows=12, refused=2, leads=10, file="leads.csv", who="jane")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Que
     take(model, event(NAMES, "crm-9", "received", 1, 9))  # of no import
     found = only(ask)
     assert found.columns == {"enriched": 1, "parked": 1, "held": 1, "under_way": 3, "waiting": 4}
-    assert (found.rows, found.rejected, found.published, found.credits) == (12, 2, 10, 8)
+    assert (found.rows, found.refused, found.published, found.credits) == (12, 2, 10, 8)
     assert (found.file, found.who, found.workspace) == ("leads.csv", "jane", "acme")
     assert (found.first_ms, found.last_ms) == (NOW_MS + 1, NOW_MS + 3)
     assert (found.leads, found.moving) == (10, 8)
@@ -125,7 +125,8 @@ def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
         for statement in (
             "SELECT id FROM imports WHERE (first_ms, id) < (1, 1) ORDER BY first_ms DESC, id DESC LIMIT 3",
             "SELECT status, records FROM import_counts WHERE import = 1",
-            "SELECT id FROM records WHERE import = 1 AND import > 0 AND status = 'x' ORDER BY at_ms DESC",
+            """SELECT id FROM records WHERE import = 1 AND import > 0 AND status = 'x' AND destination = 'y'
+               ORDER BY at_ms DESC""",
         ):
             (plan,) = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
             assert plan.startswith("SEARCH"), plan

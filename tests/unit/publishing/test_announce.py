@@ -10,7 +10,7 @@ from stream_app.publishing import Summary
 from stream_app.publishing.announce import announced, any_import_id
 from stream_app.publishing.check import Ready
 
-ACME = ImportSummary(rows=3, rejected=1, leads=2, file="leads.csv", who="jane")
+ACME = ImportSummary(rows=3, refused=1, leads=2, file="leads.csv", who="jane")
 
 
 def ready(workspace: str, note: str = "") -> Ready:
@@ -23,7 +23,7 @@ def summaries(leads: list[Ready]) -> list[ImportSummary | None]:
 
 
 def test_the_first_lead_of_each_workspace_has_the_summary() -> None:
-    globex = ImportSummary(rows=3, rejected=1, leads=1)
+    globex = ImportSummary(rows=3, refused=1, leads=1)
     leads = [ready("acme"), ready("globex"), ready("acme"), ready("globex")]
     found = list(announced(leads, {"acme": ACME, "globex": globex}))
     assert summaries(found) == [ACME, globex, None, None]

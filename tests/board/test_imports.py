@@ -1,0 +1,61 @@
+"""The pages of imports: their numbers are those of the lists that they link to."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.board.client import Client
+from tests.board.scene import HOSTILE
+
+MARCH = "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"
+
+
+async def test_all_imports_are_listed_with_their_progress(local: Client) -> None:
+    text = (await local.get("/board/imports")).text
+    assert [text.index(name) for name in ("2026-09-21-kfdwzp", "webinar", "alert(1)")] == sorted(
+        text.index(name) for name in ("2026-09-21-kfdwzp", "webinar", "alert(1)")
+    )
+    assert "93, 51 %" in text
+    assert "183" in text
+    assert HOSTILE not in text
+    only = (await local.get("/board/imports?workspace=hooli")).text
+    assert "webinar" in only
+    assert "kfdwzp" not in only
+
+
+async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
+    text = (await local.get(MARCH)).text
+    assert "93 of 180 leads" in text
+    found = re.findall(r'href="(/board/leads\?[^"]*column=(\w+))".*?\n<td[^>]*>([\d,]+)</td>', text)
+    assert {column: number for _, column, number in found} == {
+        "enriched": "70",
+        "served_from_cache": "12",
+        "rejected": "3",
+        "duplicate": "6",
+        "parked": "2",
+        "held": "17",
+        "under_way": "14",
+    }
+    for link, _, number in found:
+        listed, seen = link.replace("&amp;", "&"), 0
+        while listed:
+            page = (await local.get(listed)).text
+            assert re.search(rf"<h1>{number} [^<]* in initech of import 2026-09-21-kfdwzp</h1>", page)
+            seen += page.count('<tr><th scope="row">')
+            more = re.search(r'rel="next" href="([^"]*)"', page)
+            listed = more[1].replace("&amp;", "&") if more else ""
+        assert seen == int(number)
+
+
+@pytest.mark.parametrize("name", ["unknown", "..", "a/b?c#d", HOSTILE[:20], "x" * 10_000])
+async def test_an_unknown_import_is_answered(local: Client, name: str) -> None:
+    answer = await local.get("/board/imports", params={"workspace": "initech", "id": name})
+    assert answer.status_code == 200
+    assert "No lead of this import is known" in answer.text
+
+
+async def test_leads_of_an_unknown_import_are_none(local: Client) -> None:
+    answer = await local.get("/board/leads?workspace=initech&import_id=unknown&column=enriched")
+    assert "No lead matches" in answer.text
