@@ -130,6 +130,20 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
     model.close()
 
 
+def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int) -> Board:
+    """The board of the settings and the model in the folder."""
+    settings = load_settings(folder / "stream_app.toml", {}, clay=False)
+    return Board(
+        Site(settings, BoardQueries(folder / "model.sqlite", set())),
+        BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000),
+        lambda: ProjectionLag(now_ms, 0),
+        elsewhere,
+        elsewhere,
+        elsewhere,
+        lambda: now_ms,
+    )
+
+
 async def measure(
     board: Board, lanes: int, leads: int, times: int, now_ms: int
 ) -> dict[str, tuple[list[float], list[float]]]:
@@ -175,12 +189,9 @@ def main() -> int:
     now_ms = time.time_ns() // 1_000_000
     with tempfile.TemporaryDirectory(prefix="board-") as folder:
         settings = settings_of(Path(folder), args.lanes)
-        path, elsewhere = Path(folder) / "model.sqlite", Elsewhere()
+        path = Path(folder) / "model.sqlite"
         fill(path, settings, args.lanes, args.leads, now_ms)
-        access = BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000)
-        lag = ProjectionLag(now_ms, 0)
-        site = Site(settings, BoardQueries(path, set()))
-        board = Board(site, access, lambda: lag, elsewhere, elsewhere, elsewhere, lambda: now_ms)
+        board = board_over(Path(folder), Elsewhere(), now_ms)
         took = asyncio.run(measure(board, args.lanes, args.leads, args.times, now_ms))
         board.close()
         size_mb = path.stat().st_size / 1e6
