@@ -37,6 +37,7 @@ from stream_app.kafka.topics import create_topics
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
+from stream_app.services.gateway import SWITCH_S
 from stream_app.services.process import tame_garbage_collector
 
 MAX_MORE: Final = 0.2
@@ -56,6 +57,7 @@ def serve(ready: Connection, bootstrap: str, topic: str, folder: Path, now_ms: i
 
 
 async def _serve(ready: Connection, bootstrap: str, topic: str, folder: Path, now_ms: int) -> None:
+    sys.setswitchinterval(SWITCH_S)
     board = board_over(folder, Elsewhere(), now_ms)
     table = Table("acme", "people", 2, (_SECRET.encode(),))
     metrics = GatewayMetrics(CollectorRegistry(), log.get("benchmark"))

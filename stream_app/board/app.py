@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -39,6 +41,8 @@ from stream_app.ops import logs as log
 
 KAFKA_WITHIN_S: Final = 0.3
 """How long a page waits for new records of Kafka; then it shows what was known before."""
+SHARED_S: Final = 1.0
+"""How long requests share what was read and made for the first of them."""
 
 NAV: Final = (
     ("now", "Now", PATH),
@@ -94,6 +98,7 @@ class Board:
         results: Fetches the data of results.
         waiting: Searches the lead topics.
         now_ms: The clock, epoch ms.
+        shared_s: As `SHARED_S`.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Board:
         results: Results,
         waiting: Waiting,
         now_ms: Callable[[], int],
+        shared_s: float = SHARED_S,
     ) -> None:
         self._site = site
         self._access = access
@@ -113,6 +119,8 @@ class Board:
         self._results = results
         self._waiting = waiting
         self._now_ms = now_ms
+        self._shared_s = shared_s
+        self._seen = -math.inf, Moment(0, ProjectionLag(), None, "")
         self._assets = Assets()
         self._renderer = Renderer(self._assets)
         self._threads = Threads()
@@ -164,8 +172,7 @@ class Board:
             return self._to_login(request)
         except Refused as refused:
             return self._refused(request, refused, "")
-        # Read the lag before the query: the model may be newer than the page says, never older.
-        moment = Moment(self._now_ms(), self._lag(), await self._consumers.look(KAFKA_WITHIN_S), who)
+        moment = await self._moment(who, new=request.method not in ("GET", "HEAD"))
         try:
             return await handler(request, moment)
         except Refused as refused:
@@ -173,6 +180,17 @@ class Board:
         except sqlite3.Error as error:
             text = f"The read model cannot be read: {error}. {moment.lag.trouble}".strip()
             return self._refused(request, Refused(503, "read_model", text), who)
+
+    async def _moment(self, who: str, *, new: bool) -> Moment:
+        """Return what the request sees. `new`: nothing that was read before, because the request changes something."""
+        now_s = time.monotonic()
+        began_s, moment = self._seen
+        if new or now_s - began_s >= self._shared_s:
+            # Read the lag before the query: the model may be newer than the page says, never older.
+            lag = self._lag()
+            moment = Moment(0, lag, await self._consumers.look(KAFKA_WITHIN_S), "")
+            self._seen = now_s, moment
+        return msgspec.structs.replace(moment, now_ms=self._now_ms(), who=who)
 
     def _to_login(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -309,7 +327,8 @@ class Board:
         live: bool = True,
     ) -> Response:
         frame = self._frame(request, moment, title, current or name, live=live)
-        body = await self._threads.run(partial(self._rendered, frame, name, make))
+        once = partial(moment.shared.once, frame.url, make) if live else make
+        body = await self._threads.run(partial(self._rendered, frame, name, once))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body)

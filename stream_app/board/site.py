@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.history import MINUTE_S
 from stream_app.kafka.groups import Consumption
 
+T = TypeVar("T")
 Tone = Literal["ok", "warn", "bad", "idle"]
 
 HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
@@ -49,20 +50,36 @@ class Site(msgspec.Struct, frozen=True):
         return view.partition
 
 
+class Shared:
+    """What was read and made at a moment, for all boards that ask for the same. Use it from one thread."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` makes, which runs only once for a key."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
+
+
 class Moment(msgspec.Struct, frozen=True):
-    """What a request sees.
+    """What a request sees. Requests of the same second see the same.
 
     Attributes:
         now_ms: The time, epoch ms.
         lag: How far the read model is.
         kafka: What Kafka says beside the topics; None if it does not answer.
         who: Who asks.
+        shared: What was read and made for others. Nothing in it may depend on who asks.
     """
 
     now_ms: int
     lag: ProjectionLag
     kafka: Consumption | None
     who: str
+    shared: Shared = msgspec.field(default_factory=Shared)
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -132,6 +149,10 @@ class Overview(msgspec.Struct, frozen=True):
 
 def overview(site: Site, moment: Moment) -> Overview:
     """Read the state of all lanes."""
+    return moment.shared.once("overview", lambda: _overview(site, moment))
+
+
+def _overview(site: Site, moment: Moment) -> Overview:
     views, unreadable = site.queries.lanes()
     counts = site.queries.status_counts()
     by_name: dict[str, LaneView | None] = dict.fromkeys(site.settings.workspaces)

@@ -107,7 +107,7 @@ class Waiting:
         return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
 
 
-def board_of(settings: Settings, path: Path, consumers: Consumers | None = None) -> Board:
+def board_of(settings: Settings, path: Path, consumers: Consumers | None = None, shared_s: float = 0) -> Board:
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
     return Board(
@@ -118,6 +118,7 @@ def board_of(settings: Settings, path: Path, consumers: Consumers | None = None)
         Results(),
         Waiting(),
         lambda: NOW_MS,
+        shared_s,
     )
 
 

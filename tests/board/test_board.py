@@ -19,7 +19,10 @@ from hatchling.builders.wheel import WheelBuilder
 from stream_app.board.render import _MOST_WAITING
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane_messages import LaneView
 from stream_app.gateway.lookup_answers import StatusCount
+from stream_app.gateway.read_model.board_query import BoardQueries
+from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client
@@ -227,6 +230,30 @@ async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) 
     codes = [answer.status_code for answer in await asyncio.gather(*waiting)]
     assert codes.count(503) == 11
     assert codes.count(200) == _MOST_WAITING - 1
+
+
+async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(self: BoardQueries) -> tuple[list[LaneView], int]:
+        read.append("lanes")
+        return Queries.lanes(self)
+
+    monkeypatch.setattr(BoardQueries, "lanes", counted, raising=False)
+    consumers = Consumers()
+    board = board_of(settings_of(folder), folder / "model.sqlite", consumers, shared_s=3_600)
+    client = Client(board)
+    for _ in range(5):
+        assert "2 of 6 lanes are held" in (await client.get("/board")).text
+        assert "6 lanes, 2 held" in (await client.get("/board/lanes")).text
+        assert "1 lane, by name" in (await client.get("/board/lanes?begins=a")).text
+    assert read == ["lanes"]
+    consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
+    assert "2 of 6 lanes are held" in (await client.get("/board")).text
+    await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
+    text = (await client.get("/board")).text
+    assert "Nothing is sent: no worker runs" in text, "who changes something sees what comes of it"
+    board.close()
 
 
 async def test_refused_logins_do_not_fill_the_log(with_token: Client, capfd: pytest.CaptureFixture[str]) -> None:
