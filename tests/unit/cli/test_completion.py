@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,10 +35,17 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
-def script(shell: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    assert main(["completion", shell]) == 0
+@functools.cache
+def text_of(shell: str) -> str:
+    """The script; to make it imports every command."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["completion", shell]) == 0
+    return out.getvalue()
+
+
+def script(shell: str, folder: Path) -> Path:
     path = folder / f"completion.{shell}"
-    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    path.write_text(text_of(shell), encoding="utf-8")
     return path
 
 
@@ -51,35 +61,32 @@ def needs(shell: str) -> pytest.MarkDecorator:
 
 @needs("bash")
 @pytest.mark.parametrize(("typed", "completed"), CASES)
-def test_bash(typed: str, completed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert completed in answer("bash", "-c", ASK_BASH, "bash", str(script("bash", tmp_path, capsys)), typed)
+def test_bash(typed: str, completed: str, tmp_path: Path) -> None:
+    assert completed in answer("bash", "-c", ASK_BASH, "bash", str(script("bash", tmp_path)), typed)
 
 
 @needs("bash")
-def test_a_file_is_completed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_completed(tmp_path: Path) -> None:
     leads = tmp_path / "leads.csv"
     leads.touch()
-    path = str(script("bash", tmp_path, capsys))
+    path = str(script("bash", tmp_path))
     assert str(leads) in answer("bash", "-c", ASK_BASH, "bash", path, f"stream-app publish {tmp_path}/lea")
 
 
 @needs("fish")
 @pytest.mark.parametrize(("typed", "completed"), CASES)
-def test_fish(
-    typed: str, completed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fish(typed: str, completed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = script("fish", tmp_path, capsys)
+    path = script("fish", tmp_path)
     found = answer("fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", str(path), typed)
     assert completed in [line.partition("\t")[0] for line in found]
 
 
 @pytest.mark.parametrize("shell", [pytest.param(shell, marks=needs(shell)) for shell in SHELLS])
-def test_the_shell_reads_its_script(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answer(shell, "-n", str(script(shell, tmp_path, capsys))) == []
+def test_the_shell_reads_its_script(shell: str, tmp_path: Path) -> None:
+    assert answer(shell, "-n", str(script(shell, tmp_path))) == []
 
 
 @pytest.mark.parametrize(("shell", "mark"), [("bash", "complete "), ("zsh", "#compdef stream-app"), ("fish", "-c ")])
-def test_each_shell_has_a_script_of_its_own(shell: str, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", shell]) == 0
-    assert mark in capsys.readouterr().out
+def test_each_shell_has_a_script_of_its_own(shell: str, mark: str) -> None:
+    assert mark in text_of(shell)

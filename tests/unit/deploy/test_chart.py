@@ -5,6 +5,7 @@ Helm as a library has a wheel for Linux only. CI runs on Linux.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -100,7 +101,12 @@ def chart() -> Iterator[Chart]:
 
 def objects(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects that a release of these values consists of."""
-    rendered = chart.render(values, name="leads", namespace="sales")
+    return copy.deepcopy(_objects(chart, json.dumps(values)))
+
+
+@functools.cache
+def _objects(chart: Chart, values: str) -> list[dict[str, Any]]:
+    rendered = chart.render(json.loads(values), name="leads", namespace="sales")
     return [
         each
         for path, text in rendered.items()

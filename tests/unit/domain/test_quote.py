@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 
+from stream_app.cli.main import main
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane_messages import Actor, Change, LaneView
@@ -68,20 +69,33 @@ def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
 # ---------------------------------------------------------------------------------------------------- the command
 
 
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Publish = Callable[..., Done]
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stream_app.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def publish(folder: Path, csv: str, *more: str) -> subprocess.CompletedProcess[str]:
-    (folder / "leads.csv").write_text(csv)
-    command = [sys.executable, "-m", "stream_app", "publish", "leads.csv", *more]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture
+def publish(folder: Path, capfd: pytest.CaptureFixture[str]) -> Publish:
+    def run(csv: str, *more: str) -> Done:
+        (folder / "leads.csv").write_text(csv)
+        return Done(main(["publish", "leads.csv", *more]), *capfd.readouterr())
+
+    return run
 
 
-def test_a_dry_run_shows_the_cost(folder: Path) -> None:
-    done = publish(folder, "email\n" + "".join(f"p{n}@acme.example\n" for n in range(1_200)), "--dry-run")
+def test_a_dry_run_shows_the_cost(publish: Publish) -> None:
+    done = publish("email\n" + "".join(f"p{n}@acme.example\n" for n in range(1_200)), "--dry-run")
     assert done.returncode == 0, done.stderr
     first, second, third, last = done.stdout.splitlines()
     assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
@@ -90,9 +104,9 @@ def test_a_dry_run_shows_the_cost(folder: Path) -> None:
     assert last == "1,200 rows: 1,200 would be published, 0 refused"
 
 
-def test_unsent_columns_are_listed(folder: Path) -> None:
+def test_unsent_columns_are_listed(publish: Publish) -> None:
     header = "E-Mail,Vorname,Emial,Notes,\n"
-    done = publish(folder, header + "a@acme.example,Ada,x,y,z\n", "--dry-run", "--json")
+    done = publish(header + "a@acme.example,Ada,x,y,z\n", "--dry-run", "--json")
     said = done.stderr.splitlines()
     assert said[0] == "columns: E-Mail -> email, Vorname -> first_name"
     assert said[1] == "left out, since the header has no title there: column 5"
@@ -104,22 +118,21 @@ def test_unsent_columns_are_listed(folder: Path) -> None:
     assert (answer["quotes"][0]["workspace"], answer["quotes"][0]["parts"][0]["credits"]) == ("acme", 6)
 
 
-def test_unsent_fields_of_json_lines_are_listed(folder: Path) -> None:
+def test_unsent_fields_of_json_lines_are_listed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "leads.jsonl").write_text('{"email": "a@acme.example", "Vorname": "Ada"}\n')
-    command = [sys.executable, "-m", "stream_app", "publish", "leads.jsonl", "--dry-run"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr.splitlines()[0] == (
+    main(["publish", "leads.jsonl", "--dry-run"])
+    assert capfd.readouterr().err.splitlines()[0] == (
         "Vorname: no usual name, so it stays a field of its own; is it first_name? Then name it so"
     )
 
 
-def test_a_changed_id_is_reported(folder: Path) -> None:
-    done = publish(folder, "email,lead_id\na@acme.example,a@acme.example\nb@acme.example,b-1\n", "--dry-run")
+def test_a_changed_id_is_reported(publish: Publish) -> None:
+    done = publish("email,lead_id\na@acme.example,a@acme.example\nb@acme.example,b-1\n", "--dry-run")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("line ")]
     assert line.startswith("line 2: the lead id cannot be used as it stands; the lead has the id h-")
 
 
-def test_a_dry_run_writes_no_ids(folder: Path) -> None:
-    done = publish(folder, "email\na@acme.example\n", "--dry-run", "--out", "ids.csv")
+def test_a_dry_run_writes_no_ids(folder: Path, publish: Publish) -> None:
+    done = publish("email\na@acme.example\n", "--dry-run", "--out", "ids.csv")
     assert (done.returncode, done.stdout) == (2, "")
     assert not (folder / "ids.csv").exists()
