@@ -69,7 +69,13 @@ class Common:
     """one JSON document on stdout; the rest on stderr"""
 
     def settings(
-        self, *, clay: bool = False, gateway: bool = False, api: bool = False, trace: bool = False
+        self,
+        *,
+        clay: bool = False,
+        gateway: bool = False,
+        api: bool = False,
+        trace: bool = False,
+        notify: bool = False,
     ) -> "Settings":
         """Load the configuration.
 
@@ -78,13 +84,14 @@ class Common:
             gateway: Read the callbacks' secrets.
             api: Read the secrets of the look-up API.
             trace: Read the secrets of the OTLP receiver.
+            notify: Read the URL for messages.
 
         Raises:
             SettingsError: The configuration is wrong, or a secret is missing.
         """
         from stream_app.config import load_settings
 
-        return load_settings(self.config, os.environ, clay=clay, gateway=gateway, api=api, trace=trace)
+        return load_settings(self.config, os.environ, clay=clay, gateway=gateway, api=api, trace=trace, notify=notify)
 
 
 COMMON: Final = Common()

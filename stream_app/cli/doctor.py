@@ -25,6 +25,7 @@ def doctor(
     round_trip: Annotated[str | None, Parameter(metavar="DESTINATION")] = None,
     within: Annotated[float, Parameter(metavar="SECONDS")] = 300,
     yes: bool = False,
+    notify: bool = False,
     common: Common = COMMON,
 ) -> int:
     """Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.
@@ -32,15 +33,17 @@ def doctor(
     example:
       stream-app doctor
       stream-app doctor --round-trip people --yes
+      stream-app doctor --notify
 
     Args:
         round_trip: then send one test lead to Clay and wait for its callback
         within: how long to wait for the callback
         yes: send it without confirmation; it costs credits
+        notify: also send a test message to the webhook of [notify]
     """
-    settings = common.settings(clay=True, gateway=True)
+    settings = common.settings(clay=True, gateway=True, notify=notify)
     cost = price(settings, round_trip) if round_trip else ""
-    checks = asyncio.run(_examine(settings, as_json=common.json))
+    checks = asyncio.run(_examine(settings, notify=notify, as_json=common.json))
     report: dict[str, Any] = {"checks": checks}
     code = NO if any(check.verdict == "failed" for check in checks) else OK
     if round_trip and code == NO:
@@ -60,10 +63,10 @@ def doctor(
     return code
 
 
-async def _examine(settings: Settings, *, as_json: bool) -> list[Check]:
+async def _examine(settings: Settings, *, notify: bool, as_json: bool) -> list[Check]:
     checks: list[Check] = []
     alike: list[Check] = []  # checks with the same text share a line
-    async for check in checks_of.examine(settings):
+    async for check in checks_of.examine(settings, notify=notify):
         checks.append(check)
         if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
             _show(alike, as_json=as_json)

@@ -21,7 +21,14 @@ from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
 from stream_app.domain.trace import headers_of
-from stream_app.domain.webhook import proxy_problem, setup_id, token_problem, webhook_id, webhook_problem
+from stream_app.domain.webhook import (
+    messages_problem,
+    proxy_problem,
+    setup_id,
+    token_problem,
+    webhook_id,
+    webhook_problem,
+)
 
 DEFAULT_PATH = Path("stream_app.toml")
 _LANES: Final = frozenset({"workspace_defaults", "workspaces", "destinations"})
@@ -35,6 +42,7 @@ def load_settings(
     gateway: bool = False,
     api: bool = False,
     trace: bool = False,
+    notify: bool = False,
 ) -> Settings:
     """Load the configuration.
 
@@ -48,6 +56,7 @@ def load_settings(
         gateway: Require the keys and secrets of callbacks.
         api: Require the token of the look-up API. It is kept wherever it is set; so is the name of this process.
         trace: Require the headers of the OTLP receiver.
+        notify: Require the URL for messages.
 
     Raises:
         SettingsError: Lists every error of the file and of the environment.
@@ -56,8 +65,8 @@ def load_settings(
     reader, before = TableReader(), stamp_of(path, None)
     settings = _read(reader, _parse(path))
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
-    named = list(_named(settings, clay=clay, gateway=gateway, api=api, trace=trace))
-    every = (name for _, name in _named(settings, clay=True, gateway=True, api=True, trace=True))
+    named = list(_named(settings, clay=clay, gateway=gateway, api=api, trace=trace, notify=notify))
+    every = (name for _, name in _named(settings, clay=True, gateway=True, api=True, trace=True, notify=True))
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
     found += unreadable
@@ -66,6 +75,7 @@ def load_settings(
     if clay and reader.knows("allowed_hosts"):
         found += _webhook_problems(settings, environ)
     found += [*_guessable(settings, environ), *_redis_problems(settings, environ), *_header_problems(settings, environ)]
+    found += _proxy_and_message_problems(settings, environ, proxy=clay or notify)
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
@@ -134,7 +144,9 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     return msgspec.structs.replace(settings, workspaces=workspaces, destinations=destinations)
 
 
-def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool, trace: bool) -> Iterator[tuple[str, str]]:
+def _named(
+    settings: Settings, *, clay: bool, gateway: bool, api: bool, trace: bool, notify: bool
+) -> Iterator[tuple[str, str]]:
     """(place in the file, environment variable) of each secret that is needed."""
     security = settings.kafka.security
     optional = [
@@ -148,7 +160,9 @@ def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool, trace: b
         optional.append(("gateway.api_token_env", settings.gateway.api_token_env))
     if trace:
         optional.append(("trace.headers_env", settings.trace.headers_env))
-    if clay:
+    if notify:
+        optional.append(("notify.url_env", settings.notify.url_env))
+    if clay or notify:
         optional.append(("egress.proxy_env", settings.egress.proxy_env))
     if clay or gateway:
         optional += [("gateway.token_keys_env", name) for name in settings.gateway.token_keys_env]
@@ -213,11 +227,18 @@ def _header_problems(settings: Settings, environ: Mapping[str, str]) -> list[str
     return []
 
 
-def _webhook_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:
-    """Check the URLs of webhooks and proxy, and the tokens. The lines never repeat a value, which is a secret."""
+def _proxy_and_message_problems(settings: Settings, environ: Mapping[str, str], *, proxy: bool) -> list[str]:
     found = []
-    if (url := environ.get(settings.egress.proxy_env or "")) and (problem := proxy_problem(url)):
+    if proxy and (url := environ.get(settings.egress.proxy_env or "")) and (problem := proxy_problem(url)):
         found.append(f"environment variable {settings.egress.proxy_env}: {problem}")
+    if (url := environ.get(settings.notify.url_env or "")) and (problem := messages_problem(url)):
+        found.append(f"environment variable {settings.notify.url_env}: {problem}")
+    return found
+
+
+def _webhook_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Check the URLs of webhooks, and the tokens. The lines never repeat a value, which is a secret."""
+    found = []
     seen: dict[str, str] = {}
     for there in settings.destinations.values():
         for name in there.webhooks_env:

@@ -29,6 +29,9 @@ from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsErro
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import check_topics
+from stream_app.notify.messages import trial_body
+from stream_app.notify.receiver import NotDelivered, Receiver
+from stream_app.ops.clock import SystemClock
 
 _WITHIN_S: Final = 10.0
 
@@ -47,8 +50,12 @@ class Check(msgspec.Struct, frozen=True):
     text: str
 
 
-async def examine(settings: Settings) -> AsyncIterator[Check]:
+async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
     """Yield each check when it is done.
+
+    Args:
+        settings: The configuration.
+        notify: Send a test message, too.
 
     Raises:
         SettingsError: egress.ca_file cannot be read.
@@ -95,6 +102,8 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
         yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
     async for check in _callbacks(settings, egress):
         yield check
+    if notify:
+        yield await message_check(settings, egress)
 
 
 async def _probe(name: str, asked: Awaitable[str]) -> Check:
@@ -127,6 +136,23 @@ async def _topics(settings: Settings) -> AsyncIterator[Check]:
             yield Check("topics", "failed", line)
     else:
         yield Check("topics", "ok", f"{len(plan)} topics are as planned")
+
+
+async def message_check(settings: Settings, egress: Egress) -> Check:
+    """Send a test message to the webhook of `[notify]`."""
+    return await _probe("notify", _test_message(settings, egress))
+
+
+async def _test_message(settings: Settings, egress: Egress) -> str:
+    name = settings.notify.url_env
+    if name is None:
+        raise ProbeFailed("notify.url_env is not set: name the environment variable with the webhook's URL")
+    async with Receiver(settings.secrets[name], egress) as receiver:
+        try:
+            await receiver.post(trial_body(settings.notify.format, SystemClock().now_ms()))
+        except NotDelivered as error:
+            raise ProbeFailed(str(error)) from error
+        return f"{receiver.host} took a test message"
 
 
 def _webhook_hosts(settings: Settings) -> list[str]:

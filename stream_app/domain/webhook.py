@@ -1,4 +1,4 @@
-"""Validates webhook URLs, webhook tokens and proxy URLs. All are secrets: error texts never repeat them."""
+"""Validates tokens, and URLs of webhooks and proxies. All are secrets: error texts never repeat them."""
 
 from __future__ import annotations
 
@@ -73,3 +73,17 @@ def proxy_problem(url: str) -> str | None:
     if parts.scheme != "http":
         return f"{wanted}: an HTTP proxy, which passes TLS on by CONNECT"
     return None if parts.path in ("", "/") and not (parts.query or parts.fragment) else wanted
+
+
+def messages_problem(url: str) -> str | None:
+    """Return what is wrong with the URL of the webhook for messages, or None."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "the URL for messages is malformed: copy it again"
+    if not (url.isascii() and url.isprintable() and " " not in url and host):
+        return "the URL for messages must be like https://hooks.example.com/services/..., without spaces"
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_local(host)):
+        return "the URL for messages must begin with https:// (http:// only for this machine and names without a dot)"
+    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -38,7 +37,7 @@ from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.process import check_kafka, serve_ops, stop_signal, tame_garbage_collector
+from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal, tame_garbage_collector
 from stream_app.tasks import cancel
 
 _GRACE_S: Final = 10.0
@@ -169,11 +168,4 @@ def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Return the read model's path: as configured, else in the state folder of the service or user, or temporary."""
     if settings.gateway.read_model_path is not None:
         return Path(settings.gateway.read_model_path)
-    # systemd may name several folders
-    named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
-    try:
-        folder = Path(named).expanduser() / "stream-app"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # the user has no home
-        folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
-    return folder / f"{settings.kafka.namespace}gateway-{settings.http.gateway_port}.sqlite"
+    return state_folder(environ) / f"{settings.kafka.namespace}gateway-{settings.http.gateway_port}.sqlite"

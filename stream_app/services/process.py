@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -65,6 +67,18 @@ def stop_signal() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder for what a process may keep: that of the service, else of the user, else a temporary one."""
+    # systemd may name several folders
+    named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        folder = Path(named).expanduser() / "stream-app"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # the user has no home
+        folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
+    return folder
 
 
 def faust_options(

@@ -137,6 +137,27 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
         assert problems(tmp_path, text, environ) == [reported]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://hooks.slack.com/services/s3cret", None),
+        ("http://127.0.0.1:9/s3cret", None),
+        (
+            "http://hooks.example.com/s3cret",
+            "must begin with https:// (http:// only for this machine and names without a dot)",
+        ),
+        ("s3cret", "must be like https://hooks.example.com/services/..., without spaces"),
+        ("https://h:s3cret/", "is malformed: copy it again"),
+    ],
+)
+def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str, told: str | None) -> None:
+    text, environ = '[notify]\nurl_env = "NOTIFY_URL"', {"NOTIFY_URL": url}
+    if told is None:
+        load(tmp_path, text, environ)
+    else:
+        assert problems(tmp_path, text, environ) == [f"environment variable NOTIFY_URL: the URL for messages {told}"]
+
+
 def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:
     text = "[kafka]\ninstance_env = 'NAME'"
     assert load(tmp_path, "").instance_id is None

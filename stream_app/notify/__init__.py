@@ -1,0 +1,1 @@
+"""Alerts by webhook, without Prometheus: conditions over the processes' metrics, and messages."""
