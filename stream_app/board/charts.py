@@ -40,14 +40,12 @@ class Stack(msgspec.Struct, frozen=True):
         ticks: Labels of the y axis, from the top, at equal distances.
         times_ms: Labels of the x axis, at equal distances.
         rows: The numbers: begin of the slot (epoch ms), and a value for each area.
-        bands: Spans to shade.
     """
 
     areas: list[Area]
     ticks: list[int]
     times_ms: list[int]
     rows: list[tuple[int, list[int]]]
-    bands: list[Band] = []
 
     @property
     def total(self) -> int:
@@ -138,6 +136,17 @@ def spark(values: Sequence[float]) -> str:
         return ""
     step = 100 / (len(values) - 1)
     return " ".join(f"{n * step:.1f},{96 - value / top * 92:.1f}" for n, value in enumerate(values))
+
+
+def trend(values: Mapping[int, float], slots: Sequence[int]) -> str:
+    """Return a polyline over the slots: from the first value on, each value lasts until the next. '' without values."""
+    top, points = max(values.values(), default=0) or 1, []
+    last: float | None = None
+    for n, slot in enumerate(slots):
+        last = values.get(slot, last)
+        if last is not None:
+            points.append(f"{n * 100 / (len(slots) - 1):.1f},{96 - last / top * 92:.1f}")
+    return " ".join(points)
 
 
 def times(begin_s: int, length_s: int, labels: int) -> list[int]:

@@ -8,14 +8,15 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.charts import Band, Line, Stack, line, spark
+from stream_app.board.charts import Band, Line, Stack, line, trend
 from stream_app.board.pages.now import Span, throughput
 from stream_app.board.site import HOUR_S, Bar, Lane, Moment, Site, Tone, bars_of, forecasts_of, one_lane
+from stream_app.domain.lane import calendar
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.policy import Workspace
 from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.board_query import DatedChange, Slot
+from stream_app.gateway.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.gateway.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 
 MOST_CHANGES: Final = 30
@@ -38,6 +39,7 @@ class LanePage(msgspec.Struct, frozen=True):
         breaker: The last day's circuit breaker as spans; `holds`: the same for holds.
         health: Health over the last day as a polyline, `latency` the p95.
         worst: The lowest health and the highest p95 of that time.
+        hours: The same of each hour: its begin (epoch ms), health, p95.
         statuses: Records by status.
         dead_letters: Of this workspace.
         partition: Where its records are.
@@ -56,6 +58,7 @@ class LanePage(msgspec.Struct, frozen=True):
     health: str
     latency: str
     worst: tuple[float, int] | None
+    hours: list[tuple[int, float, int]]
     times_ms: list[int]
     changes: list[DatedChange]
     statuses: list[StatusCount]
@@ -80,19 +83,23 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     if lane.view is not None:
         bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms)
         periods: tuple[tuple[MeterName, list[Slot], int], ...] = (
-            ("credits_day", quarters, DAY_S),
-            ("credits_month", days, 31 * DAY_S),
+            ("credits_day", quarters, QUARTER_S),
+            ("credits_month", days, DAY_S),
         )
-        for name, slots, length_s in periods:
+        for name, slots, step_s in periods:
             meter = lane.view.meters.get(name)
             bar = next((bar for bar in bars if bar.name == name), None)
             if meter is not None and bar is not None and now_ms < meter.ends_ms:
-                burns.append(Burn(bar, _burn(slots, meter, bar, length_s, now_ms)))
+                begin_ms = _begin_ms(name, meter, policy)
+                burns.append(Burn(bar, _burn(slots, step_s, meter, bar, begin_ms, now_ms)))
     changes = queries.lane_changes(workspace)
     begin_ms = now_ms - _HOURS * HOUR_S * 1000
     marks = [mark for mark in queries.marks(workspace) if mark.at_s * 1000 >= begin_ms]
     begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, _HOURS * HOUR_S // MARK_S
     scores, latencies = {mark.at_s: mark.score for mark in marks}, {mark.at_s: mark.p95_ms for mark in marks}
+    hours: dict[int, list[Mark]] = {}
+    for mark in marks:
+        hours.setdefault(mark.at_s // HOUR_S * HOUR_S, []).append(mark)
     slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
     return LanePage(
         lane=lane,
@@ -104,9 +111,13 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         burns=burns,
         breaker=_bands(changes, _BREAKER, begin_ms, now_ms),
         holds=_bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
-        health=spark(_filled(scores, slot_times)) if len(scores) > 1 else "",
-        latency=spark(_filled(latencies, slot_times)) if len(latencies) > 1 else "",
+        health=trend(scores, slot_times),
+        latency=trend(latencies, slot_times),
         worst=(min(scores.values()), max(latencies.values())) if marks else None,
+        hours=[
+            (at_s * 1000, min(mark.score for mark in found), max(mark.p95_ms for mark in found))
+            for at_s, found in hours.items()
+        ],
         times_ms=[begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
         changes=changes[:MOST_CHANGES],
         statuses=queries.status_counts(workspace),
@@ -116,10 +127,16 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     )
 
 
-def _burn(slots: Sequence[Slot], meter: Meter, bar: Bar, length_s: int, now_ms: int) -> Line:
+def _begin_ms(name: MeterName, meter: Meter, policy: Workspace | None) -> int:
+    """Return when the meter's day or month began. A day has 23 or 25 hours where clocks change."""
+    zone, billing_day = (policy.time_zone, policy.budget.billing_day) if policy else ("UTC", 1)
+    periods = calendar.at(zone, billing_day, meter.ends_ms - 1)
+    return periods.day_start_ms if name == "credits_day" else periods.month_start_ms
+
+
+def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, begin_ms: int, now_ms: int) -> Line:
     """Return the credits booked since the period began. The last point is the lane's own sum."""
-    end_s = meter.ends_ms // 1000
-    begin_s = end_s - length_s
+    begin_s, end_s = begin_ms // 1000, meter.ends_ms // 1000
     booked: Counter[int] = Counter()
     for slot in slots:
         if begin_s <= slot.at_s:
@@ -127,10 +144,10 @@ def _burn(slots: Sequence[Slot], meter: Meter, bar: Bar, length_s: int, now_ms: 
     rows, total = [(begin_s * 1000, 0)], 0
     for at_s, credits_ in sorted(booked.items()):
         total += credits_
-        rows.append((max(at_s, begin_s) * 1000, total))
+        rows.append((min((at_s + step_s) * 1000, now_ms), total))
     used = meter.spent + meter.elsewhere
     missing = used - total  # an opening balance, a correction, or what is older than the history
-    rows = [(at_ms, max(0, value + missing)) for at_ms, value in rows] if missing > 0 else rows
+    rows = [(at_ms, min(used, value + max(0, missing))) for at_ms, value in rows if at_ms < now_ms]
     rows.append((now_ms, used))
     until = None
     if bar.empty_at_ms is not None and meter.cap is not None and bar.empty_at_ms > now_ms:
@@ -155,13 +172,3 @@ def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int
         if each.at_ms <= begin_ms:
             break
     return found[::-1]
-
-
-def _filled(values: dict[int, float] | dict[int, int], slots: Sequence[int]) -> list[float]:
-    """Return a value for each slot: a lane that sends nothing keeps its last one."""
-    found: list[float] = []
-    last: float = values[min(values)]
-    for at_s in slots:
-        last = values.get(at_s, last)
-        found.append(last)
-    return found
