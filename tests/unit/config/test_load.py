@@ -138,7 +138,7 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "problem"),
     [
         ("https://hooks.slack.com/services/s3cret", None),
         ("http://127.0.0.1:9/s3cret", None),
@@ -150,12 +150,12 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
         ("https://h:s3cret/", "is malformed: copy it again"),
     ],
 )
-def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str, told: str | None) -> None:
+def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str, problem: str | None) -> None:
     text, environ = '[notify]\nurl_env = "NOTIFY_URL"', {"NOTIFY_URL": url}
-    if told is None:
+    if problem is None:
         load(tmp_path, text, environ)
     else:
-        assert problems(tmp_path, text, environ) == [f"environment variable NOTIFY_URL: the URL for messages {told}"]
+        assert problems(tmp_path, text, environ) == [f"environment variable NOTIFY_URL: the URL for messages {problem}"]
 
 
 def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_the_receivers_wish_to_wait_is_heard_within_reason() -> None:
     st.integers(1_000, 300_000),
 )
 def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, int]], interval_ms: int) -> None:
-    outbox, now_ms, told, last_ms = Outbox((), interval_ms), 0, dict[str, str](), -interval_ms
+    outbox, now_ms, reported, last_ms = Outbox((), interval_ms), 0, dict[str, str](), -interval_ms
     for workspaces, answers, pause_ms in steps:
         now_ms += pause_ms
         fires = firing(*map(alert, workspaces))
@@ -158,11 +158,11 @@ def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, 
         last_ms = now_ms
         for status, alerts in (("firing", change.fired), ("resolved", change.resolved)):
             for each in alerts:
-                assert told.get(each.labels["workspace"], "resolved") != status
-                told[each.labels["workspace"]] = status
+                assert reported.get(each.labels["workspace"], "resolved") != status
+                reported[each.labels["workspace"]] = status
         outbox.sent(change, now_ms)
         assert not outbox.waiting(fires)
-        assert {name for name, status in told.items() if status == "firing"} == workspaces
+        assert {name for name, status in reported.items() if status == "firing"} == workspaces
         outbox = Outbox(msgspec.json.decode(msgspec.json.encode(list(outbox.known.values())), type=list[Alert]), 1)
         outbox.sent(Change((), ()), now_ms)
         outbox._interval_ms, outbox._next_ms = interval_ms, now_ms + interval_ms
