@@ -82,6 +82,7 @@ class Frame(msgspec.Struct, frozen=True):
     who: str
     has_login: bool
     live: bool
+    banner: str
 
 
 Handler = Callable[[Request, Moment], Awaitable[Response]]
@@ -362,6 +363,7 @@ class Board:
             who=moment.who,
             has_login=self._access.has_login,
             live=live,
+            banner=self._site.settings.gateway.banner,
         )
 
 

@@ -158,6 +158,8 @@ class Gateway(msgspec.Struct, frozen=True):
             requests to a loopback address, and public_url must be one.
         api_url: Where `stream-app status` finds the API. Absent: this machine, at http.gateway_port.
         read_model_path: The SQLite file of the read model, one per gateway. Absent: in the user's state folder.
+        trace_url: Where the board links a trace to: a URL with `{trace_id}`.
+        banner: A word on each page of the board, such as "production".
     """
 
     public_url: str | None = None
@@ -167,6 +169,8 @@ class Gateway(msgspec.Struct, frozen=True):
     api_token_env: str | None = None
     api_url: str | None = None
     read_model_path: str | None = None
+    trace_url: str | None = None
+    banner: Annotated[str, msgspec.Meta(max_length=30)] = ""
 
 
 class Trace(Sampling, frozen=True):

@@ -182,6 +182,8 @@ def _gateway(settings: Settings) -> Iterator[str]:
         )
     yield from _env_names("gateway.token_keys_env", gateway.token_keys_env)
     yield from _env_name("gateway.api_token_env", gateway.api_token_env)
+    if gateway.trace_url is not None and not _is_trace_url(gateway.trace_url):
+        yield "gateway.trace_url: must be like https://tempo.example.com/trace/{trace_id}"
     if gateway.api_url is not None and not _is_base(gateway.api_url):
         yield "gateway.api_url: must be like http://gateway.internal:9103, without user, query or fragment"
     if gateway.read_model_path == "":
@@ -196,6 +198,16 @@ def _is_base(url: str) -> bool:
         return False
     plain = parts.scheme in ("http", "https") and parts.hostname and parts.netloc.isascii() and not url.endswith("?")
     return bool(plain) and not (parts.username or parts.query or parts.fragment)
+
+
+def _is_trace_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https") and bool(parts.hostname) and "{" not in parts.netloc and "{trace_id}" in url
+    )
 
 
 def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:

@@ -54,6 +54,8 @@ host = "{host}"
 [gateway]
 public_url = "http://127.0.0.1:9103"
 token_keys_env = ["KEY"]
+trace_url = "https://tempo.example.com/trace/{{trace_id}}"
+banner = "production"
 {token}
 """
 _LANE: Final = """

@@ -42,6 +42,7 @@ class LeadPage(msgspec.Struct, frozen=True):
         histories: Newest first.
         results: Its results; without their data unless `shown`.
         shown: True if the personal data is on the page.
+        trace_url: Where traces are, with `{trace_id}`; '' if it is not configured.
     """
 
     lead_id: str
@@ -49,6 +50,7 @@ class LeadPage(msgspec.Struct, frozen=True):
     histories: list[Timeline]
     results: list[FoundResult]
     shown: bool
+    trace_url: str
 
 
 class WaitingPage(msgspec.Struct, frozen=True):
@@ -66,8 +68,9 @@ def lead_page(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage, list[
     """Return the page without personal data, and where the results are on Kafka."""
     lead = site.queries.lead(lead_id)
     places = site.queries.results(lead_id) if lead is not None else []
+    url = site.settings.gateway.trace_url or ""
     histories = [_timeline(each) for each in lead.histories] if lead else []
-    return LeadPage(lead_id, lead, histories, [place.result for place in places], shown=False), places
+    return LeadPage(lead_id, lead, histories, [place.result for place in places], shown=False, trace_url=url), places
 
 
 def waiting_page(site: Site, moment: Moment, search: Search, lead_id: str, person: str) -> WaitingPage:

@@ -58,6 +58,8 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
         (f"[gateway]\napi_token_env = '{KEY}'", "gateway.api_token_env: must be the name of an environment"),
+        ("[gateway]\ntrace_url = 'https://tempo.example.com/'", "gateway.trace_url: must be like https://"),
+        ("[gateway]\ntrace_url = 'javascript:{trace_id}'", "gateway.trace_url: must be like https://"),
         ("[gateway]\napi_url = 'gateway:9103'", "gateway.api_url: must be like http://"),
         ("[notify]\nworkers = ['worker']", "notify.workers: must be host:port"),
         ("[notify]\nurl_env = 'https://hooks.slack.com/x'", "notify.url_env: must be the name of an environment"),
