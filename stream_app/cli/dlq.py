@@ -16,15 +16,16 @@ from stream_app.cli.progress import reading
 from stream_app.cli.sending import affordable, send_back, show_prices
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Group, Tally
+from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.replay import inspect
-from stream_app.replay.edit import check, sendable
-from stream_app.replay.plan import Chosen, Source, survey, topic_of
-from stream_app.replay.select import Edit, Operator, Sent
+from stream_app.replay.edit import Edit, check, sendable
+from stream_app.replay.order import ordered_replays
+from stream_app.replay.plan import Chosen, survey, topic_of
+from stream_app.replay.select import Operator, Sent
 
 From = Annotated[Source, Parameter(name="--from")]
 Values = dict[tuple[int, int], bytes]
@@ -197,6 +198,12 @@ def import_them(
         edited[topics[each.topic]][each.partition, each.offset] = each.value
 
     async def work() -> int:
+        running = (await ordered_replays(settings)).running
+        if running is not None:
+            raise StreamAppError(
+                f"replay {running.id} of {running.who} is running: wait for its end, or stop it with "
+                f"`stream-app replay stop {running.id}`"
+            )
         async with Operator(settings) as operator:
             plans = {
                 source: await _planned(settings, source, values, uncertain=uncertain)

@@ -3,10 +3,11 @@
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -15,6 +16,7 @@ from stream_app.cli.base import (
     COMMON,
     NO,
     OK,
+    QUEUED,
     Common,
     OptionalWhole,
     confirm,
@@ -24,23 +26,25 @@ from stream_app.cli.base import (
     show_json,
     with_actions,
 )
-from stream_app.cli.options import WHICH, Which, iso, login_name, mapping_of, ms
+from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, mapping_of, ms
 from stream_app.cli.processes import LogFormat, run_process
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import PerSecond, affordable, send_back, show_prices
+from stream_app.cli.sending import PerSecond, affordable, order_and_follow, order_change, show_prices
+from stream_app.cli.tables import Column, Table, show_table
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
+from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
 from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
 from stream_app.domain.dead_letter.replay import goes_on
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
 from stream_app.replay import rewind as offsets
-from stream_app.replay.edit import EditError, Transform, changes, from_mapping, from_patch, sendable, transformed
-from stream_app.replay.plan import Chosen, Source, reader_of, survey, topic_of
-from stream_app.replay.select import Edit, Operator, dead_letters_at, unchanged
+from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
+from stream_app.replay.order import change_command, ordered_replays, start_command
+from stream_app.replay.plan import Chosen, reader_of, spans_of, survey, topic_of
+from stream_app.replay.select import dead_letters_at
 
 _SHOWN: Final = 3
 
@@ -71,6 +75,10 @@ class Sending(Selection):
     """do not ask for confirmation"""
     over_budget: bool = False
     """send even if it costs more than the budget has left"""
+    why: str = ""
+    """the reason, for the audit log"""
+    who: Annotated[str | None, Parameter(metavar="NAME")] = None
+    """your name in the audit log (default: the login name)"""
 
 
 @Parameter(name="*")
@@ -132,14 +140,15 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
 def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
     """Send dead letters back to leads.retry, each once, with all replays available again.
 
-    Shows the price and asks first. Deferred leads are only sent earlier.
+    Shows the price and asks first. The replay process sends them, and Ctrl-C stops it. Deferred leads are only sent
+    earlier.
 
     example:
       stream-app replay select --reason http_503 --limit 1000 --rate 4
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
-    return on_kafka(settings, "replay select", _select(settings, wanted, sending, None, values=False))
+    return on_kafka(settings, "replay select", _select(settings, wanted, sending, None, {}, values=False))
 
 
 @app.command(sort_key=2)
@@ -151,8 +160,9 @@ def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
-    transform = _transform(sending)
-    return on_kafka(settings, "replay redrive", _select(settings, wanted, sending, transform, values=sending.value))
+    patch, renames = _edits(sending)
+    work = _select(settings, wanted, sending, patch, renames, values=sending.value)
+    return on_kafka(settings, "replay redrive", work)
 
 
 @app.command(sort_key=3)
@@ -191,7 +201,7 @@ def rewind(
         with reading("reading dead letters and rows") as progress:
             moves = await offsets.moves(settings, to, progress)
             ranges = {move.partition: (move.target, move.committed) for move in moves}
-            priced, _ = await survey(settings, "dlq", Filter(), progress, rewind=ranges)
+            priced, _ = await survey(settings, "dlq", Filter(), progress, ranges=ranges, rewind=True)
         if not common.json:
             for move in moves:
                 first = ", the first dead letter still kept; older ones are deleted" if move.expired else ""
@@ -232,13 +242,96 @@ def pause(*, why: str = "", common: Common = COMMON) -> int:
 
 
 @app.command(sort_key=5)
-def resume(*, common: Common = COMMON) -> int:
-    """Resume replays after `pause`.
+def resume(replay: str | None = None, /, *, why: str = "", common: Common = COMMON) -> int:
+    """Resume all replays after `pause`, or one stopped replay.
 
     example:
       stream-app replay resume
+      stream-app replay resume r-4f1c9e20ab34 --why "Clay is up again"
+
+    Args:
+        replay: the id of a stopped replay; without it, the pause of all ends
+        why: the reason, for the audit log
     """
-    return _set_pause(common, None, "")
+    if replay is None:
+        return _set_pause(common, None, "")
+    return _change(common, "resume", replay, why)
+
+
+@app.command(sort_key=6)
+def stop(replay: str, /, *, why: str = "", common: Common = COMMON) -> int:
+    """Stop one replay that `select` or `redrive` started. `resume` continues it.
+
+    example:
+      stream-app replay stop r-4f1c9e20ab34 --why "Clay is down"
+
+    Args:
+        replay: the id of the replay
+        why: the reason, for the audit log
+    """
+    return _change(common, "stop", replay, why)
+
+
+@app.command(name="list", sort_key=7)
+def list_them(*, limit: Positive = 20, common: Common = COMMON) -> int:
+    """List the replays that operators started, the newest first.
+
+    example:
+      stream-app replay list
+
+    Args:
+        limit: at most N
+    """
+    settings = common.settings()
+    orders = on_kafka(settings, "replay list", ordered_replays(settings))
+    found = sorted(orders.replays.values(), key=lambda each: -each.at_ms)[:limit]
+    if common.json:
+        show_json({"replays": [msgspec.structs.asdict(each) for each in found]})
+    elif found:
+        show_table(_replay_table(found))
+    else:
+        show("no operator has started a replay: stream-app replay select")
+    return OK
+
+
+def _replay_table(replays: Sequence[ReplayProgress]) -> Table:
+    table = Table(
+        Column("replay"),
+        Column("state"),
+        Column("sent", right=True),
+        Column("of", right=True),
+        Column("refused", right=True, rank=2),
+        Column("who", rank=1),
+        Column("started", rank=3),
+        Column("says", rank=4, prose=True),
+    )
+    for each in replays:
+        of = f"{each.total or each.plan.dead_letters:,}"
+        row = (each.id, each.state, f"{each.sent:,}", of, f"{each.refused:,}", each.who, iso(each.at_ms), each.text)
+        table.add(*row)
+    return table
+
+
+def _change(common: Common, kind: Literal["stop", "resume"], replay: str, why: str) -> int:
+    settings = common.settings()
+    command = change_command(kind, replay, login_name(), why)
+
+    async def work() -> ReplayProgress | None:
+        known = (await ordered_replays(settings)).replays.get(replay)
+        if known is None:
+            raise StreamAppError(f"there is no replay {replay}: stream-app replay list shows all")
+        if known.state != ("running" if kind == "stop" else "stopped"):
+            raise StreamAppError(f"replay {replay} is {known.state}: {known.text}")
+        return await order_change(settings, command)
+
+    changed = on_kafka(settings, f"replay {kind}", work())
+    if changed is None:
+        return _queued(command.id, "again", as_json=common.json)
+    if common.json:
+        show_json(msgspec.structs.asdict(changed))
+    else:
+        show(f"replay {replay}: {changed.text}")
+    return OK
 
 
 def _set_pause(common: Common, by: str | None, why: str) -> int:
@@ -258,41 +351,77 @@ def _set_pause(common: Common, by: str | None, why: str) -> int:
 
 
 async def _select(
-    settings: Settings, wanted: Filter, sending: Sending, transform: Transform | None, *, values: bool
+    settings: Settings,
+    wanted: Filter,
+    sending: Sending,
+    patch: list[dict[str, Any]] | None,
+    renames: dict[str, str],
+    *,
+    values: bool,
 ) -> int:
-    async with Operator(settings) as operator:
-        priced, chosen = await _survey(settings, wanted, sending, edited=transform is not None)
-        if not sending.json:
-            _show(priced)
-        if not priced.go:
-            if sending.json:
-                show_json({"sent": 0, "refused": {}})
-            else:
-                show("nothing to send back")
-            return NO
-        if not affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
-            return NO
-        edit = unchanged if transform is None else _edit_of(settings, transform)
-        if transform is not None:
-            await _preview(settings, sending.source, edit, chosen, values=values)
-        confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
-        sent = await send_back(settings, sending.source, operator, chosen, priced.paces, edit)
+    planned_at_ms, edited = time.time_ns() // 1_000_000, patch is not None or bool(renames)
+    ends = await spans_of(settings, sending.source)
+    priced, chosen = await _survey(settings, wanted, sending, ranges=ends, edited=edited)
+    if not sending.json:
+        _show(priced)
+    if not priced.go:
+        if sending.json:
+            show_json({"sent": 0, "refused": {}})
+        else:
+            show("nothing to send back")
+        return NO
+    if not affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
+        return NO
+    if edited:
+        await _preview(settings, sending.source, edit_of(settings, patch, renames), chosen, values=values)
+    confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
+    plan = ReplayPlan(
+        planned_at_ms,
+        sending.source,
+        wanted,
+        {number: end for number, (_, end) in ends.items()},
+        priced.go,
+        priced.credits_at_most,
+        priced.actions_at_most,
+        uncertain=sending.uncertain,
+        rate_per_s=sending.rate,
+        over_budget=sending.over_budget,
+    )
+    command = start_command(plan, sending.who or login_name(), sending.why, patch=patch, renames=renames)
+    sent = await order_and_follow(settings, command)
+    if sent is None:
+        return _queued(command.id, "within 10 minutes of the plan", as_json=sending.json)
     if sending.json:
-        show_json({"sent": sent.dead_letters, "refused": sent.refused})
+        show_json({"sent": sent.sent, "refused": sent.refusals})
     else:
-        for record_id, why in list(sent.refused.items())[:20]:
+        for record_id, why in list(sent.refusals.items())[:20]:
             say(f"{record_id} was not sent: {why}")
-        sent_back = count(sent.dead_letters, "dead letter was", "dead letters were")
-        show(f"{sent_back} sent back, {len(sent.refused)} refused")
+        sent_back = count(sent.sent, "dead letter was", "dead letters were")
+        show(f"{sent_back} sent back, {sent.refused} refused")
     return NO if sent.refused else OK
 
 
+def _queued(command: str, until: str, *, as_json: bool) -> int:
+    if as_json:
+        show_json({"id": command, "queued": True})
+    else:
+        show(f"queued {command}")
+    say(f"no replay process has answered yet: the command is carried out when one runs {until}")
+    return QUEUED
+
+
 async def _survey(
-    settings: Settings, wanted: Filter, selection: Selection, *, edited: bool = False
+    settings: Settings,
+    wanted: Filter,
+    selection: Selection,
+    *,
+    ranges: Mapping[int, tuple[int, int]] | None = None,
+    edited: bool = False,
 ) -> tuple[PricedPlan, Chosen]:
     with reading("reading dead letters and rows") as progress:
         return await survey(
             *(settings, selection.source, wanted, progress),
+            ranges=ranges,
             uncertain=selection.uncertain,
             limit=selection.limit,
             rate_per_s=selection.rate,
@@ -300,22 +429,12 @@ async def _survey(
         )
 
 
-def _transform(options: Redrive) -> Transform | None:
+def _edits(options: Redrive) -> tuple[list[dict[str, Any]] | None, dict[str, str]]:
     if options.patch and options.map:
         raise SettingsError(["--patch and --map exclude each other: pass one of them"])
     if options.patch:
-        return from_patch(options.patch)
-    names = mapping_of(options.map, "NEW=OLD, such as --map email=mail")
-    return from_mapping(names) if names else None
-
-
-def _edit_of(settings: Settings, transform: Transform) -> Edit:
-    check_lead = sendable(settings)
-
-    def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
-        return transformed(transform, dead_letter, check_lead, same_lead=same_lead)
-
-    return edit
+        return read_patch(options.patch), {}
+    return None, mapping_of(options.map, "NEW=OLD, such as --map email=mail")
 
 
 async def _preview(settings: Settings, source: Source, edit: Edit, chosen: Chosen, *, values: bool) -> None:

@@ -90,11 +90,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         look_at_groups=groups,
     )
     order = Rights(read=frozenset({names.audit}), write=frozenset({names.commands}))
-    select = Rights(
-        read=dead_letters | {names.state, names.retry, names.replay_state},
-        write=frozenset({names.retry, names.replay_state}),
-        transactional_id=operator,
-    )
+    survey = dead_letters | {names.state, names.retry, names.replay_state}
+    select = Rights(read=survey, write=frozenset({names.replay_state}))
     doctor = Rights(
         write=frozenset({names.audit}),
         configs=every,
@@ -113,10 +110,11 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             transactional_ids_begin=True,
         ),
         "replay": Rights(
-            read=waits | {names.dlq, names.deferred, names.replay_state, names.lanes},
-            write=waits | {names.retry, names.replay_state},
+            read=waits | survey | {names.lanes},
+            write=waits | {names.retry, names.replay_state, names.audit},
             configs=every,
             join_groups=frozenset({names.replay_app}),
+            transactional_id=operator,
         ),
         "gateway": Rights(
             read=frozenset(
@@ -158,13 +156,19 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq": count,
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,
-        "dlq import": select,
-        "replay plan": Rights(read=select.read),
+        "dlq import": Rights(
+            read=survey,
+            write=frozenset({names.retry, names.replay_state, names.audit}),
+            transactional_id=operator,
+        ),
+        "replay plan": Rights(read=survey),
         "replay select": select,
         "replay redrive": select,
         "replay rewind": Rights(read=frozenset({names.dlq, names.state}), join_groups=frozenset({names.replay_app})),
         "replay pause": pause,
         "replay resume": pause,
+        "replay stop": pause,
+        "replay list": Rights(read=frozenset({names.replay_state})),
         "skip": Rights(
             read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred}, join_groups=groups
         ),

@@ -23,6 +23,9 @@ from stream_app.replay.document import read_document, write_document
 Transform = Callable[[Any], Any]
 """Edit the JSON document of a lead. Raises EditError if the edit does not apply."""
 
+Edit = Callable[[ConsumedRecord, bool], bytes | None]
+"""Return the value to send for a dead letter; the flag: the lead continues its delivery. ValueError: do not send."""
+
 LeadCheck = Callable[[Lead, str], str]
 """Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""
 
@@ -31,19 +34,24 @@ class EditError(ValueError):
     """An edited dead letter must not be sent; the text says why."""
 
 
-def from_patch(path: Path) -> Transform:
+def read_patch(path: Path) -> list[dict[str, Any]]:
     """Read a JSON Patch from a file.
 
     Raises:
         SettingsError: The file cannot be read, or is no JSON Patch.
     """
     try:
-        operations = json.loads(path.read_text(encoding="utf-8"))
+        operations: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         jsonpatch.JsonPatch(operations)
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from None
     except (ValueError, TypeError, KeyError, AttributeError, jsonpatch.JsonPatchException) as error:
         raise SettingsError([f"{path}: is not a JSON Patch: {error}"]) from None
+    return operations
+
+
+def from_patch(operations: list[dict[str, Any]]) -> Transform:
+    """Return the edit of a JSON Patch."""
 
     def apply(document: Any) -> Any:
         try:
@@ -67,6 +75,26 @@ def from_mapping(names: Mapping[str, str]) -> Transform:
         return {**document, "fields": {**kept, **moved}}
 
     return apply
+
+
+def edit_of(settings: Settings, patch: list[dict[str, Any]] | None, renames: Mapping[str, str]) -> Edit:
+    """Return the edit of a JSON Patch or of renamed fields; without either, dead letters stay unchanged."""
+    if patch is None and not renames:
+        return unchanged
+    transform = from_mapping(renames) if patch is None else from_patch(patch)
+    check_lead = sendable(settings)
+
+    def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
+        return transformed(transform, dead_letter, check_lead, same_lead=same_lead)
+
+    return edit
+
+
+def unchanged(dead_letter: ConsumedRecord, same_lead: bool) -> bytes | None:
+    """Return the dead letter's own value. Raises ValueError if it has none although its lead is to be sent."""
+    if same_lead and not dead_letter.value:
+        raise ValueError("it no longer holds its lead: publish the lead again")
+    return dead_letter.value
 
 
 def sendable(settings: Settings) -> LeadCheck:

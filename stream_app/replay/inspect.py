@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Kind, Tally, headers_of, kind_of, text
+from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.errors import SettingsError, StreamAppError
@@ -21,7 +21,7 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.document import read_document, write_document
-from stream_app.replay.plan import Source, check_filter, reader_of, topic_of
+from stream_app.replay.plan import check_filter, reader_of, topic_of
 from stream_app.replay.select import consumed_records
 
 _event: Final = msgspec.json.Decoder(StatusEvent)

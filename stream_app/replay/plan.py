@@ -5,15 +5,17 @@ earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters t
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.dead_letter.causes import Filter, Kind, addressed_to, headers_of, kind_of, number, text
+from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
@@ -29,7 +31,6 @@ from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.edit import never_sent, sendable
 
-Source = Literal["dlq", "parked", "deferred"]
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
 
@@ -82,6 +83,48 @@ def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
         raise SettingsError(found)
 
 
+async def spans_of(settings: Settings, source: Source) -> dict[int, tuple[int, int]]:
+    """Return the first and the end offset of each partition of a source.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    async with reader_of(settings, lambda done, total: None) as reader:
+        return await reader.bounds(topic_of(settings, source))
+
+
+class _GivenUp(Exception):
+    pass
+
+
+async def survey_in_thread(
+    settings: Settings, source: Source, wanted: Filter, progress: Progress, **options: Any
+) -> tuple[PricedPlan, Chosen]:
+    """Call `survey` in a thread of its own, because it keeps an event loop busy. It ends soon after a cancellation.
+
+    Args:
+        settings: As of `survey`.
+        source: As of `survey`.
+        wanted: As of `survey`.
+        progress: As of `survey`; called in the thread.
+        options: The options of `survey`.
+    """
+    given_up = threading.Event()
+
+    def note(done: int, total: int) -> None:
+        if given_up.is_set():
+            raise _GivenUp
+        progress(done, total)
+
+    def work() -> tuple[PricedPlan, Chosen]:
+        return asyncio.run(survey(settings, source, wanted, note, **options))
+
+    try:
+        return await asyncio.to_thread(work)
+    finally:
+        given_up.set()
+
+
 async def survey(
     settings: Settings,
     source: Source,
@@ -90,7 +133,8 @@ async def survey(
     *,
     uncertain: bool = False,
     limit: int | None = None,
-    rewind: Mapping[int, tuple[int, int]] | None = None,
+    ranges: Mapping[int, tuple[int, int]] | None = None,
+    rewind: bool = False,
     values: Mapping[tuple[int, int], bytes] | None = None,
     rate_per_s: float | None = None,
     edited: bool = False,
@@ -104,7 +148,8 @@ async def survey(
         progress: Called with offsets done and offsets in all.
         uncertain: Include leads that may have reached Clay.
         limit: Send at most so many.
-        rewind: By partition, the offsets that a rewind of the replay group would bring back; each lead counts once.
+        ranges: By partition, the first offset to read and the end offset; None: everything that Kafka keeps.
+        rewind: The replay group would be rewound over these offsets; each lead counts once.
         values: Only the dead letters at these partitions and offsets, of any disposition, with these new values.
         rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's current rate.
         edited: The dead letters will be edited and checked later: include those that cannot be sent now.
@@ -119,24 +164,26 @@ async def survey(
     check_filter(settings, source, wanted)
     async with reader_of(settings, progress) as reader:
         sent_back = RedriveDedup(settings.names.dlq)
-        if rewind is None:
+        if not rewind:
             await _read_redrives(sent_back, reader, settings)
-        found = await _dead_letters(reader, settings, source, wanted, sent_back, rewind, values)
+        found = await _dead_letters(reader, settings, source, wanted, sent_back, ranges, values)
         rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
         never = await _never(reader, topic_of(settings, source), found, on_list)
+    if limit is not None:
+        found.sort(key=lambda each: (each.partition, each.offset))  # so that a later run takes the same ones
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
     going: Counter[tuple[str, str]] = Counter()
     counted: set[str] = set()
     for each in found:
-        if rewind is not None and each.kind == "failed":
+        if rewind and each.kind == "failed":
             if each.origin in counted:
                 fates["same_lead"] += 1
                 continue
             counted.add(each.origin)
         asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or values is not None
-        end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind is not None)
+        end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind)
         if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
             end = "suppressed"
         if end in ("goes", "as_input") and not each.sendable and not edited and values is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Self
 
 import msgspec
@@ -16,46 +17,49 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.causes import addressed_to
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
+from stream_app.domain.dead_letter.orders import ReplayOrders
 from stream_app.domain.dead_letter.redrive_dedup import outlived, sent_row
 from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.errors import Fenced, StreamAppError
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.readers import TopicReader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops.clock import SystemClock
+from stream_app.replay.edit import Edit, unchanged
 from stream_app.replay.plan import Chosen
 
 _MOST_AT_ONCE: Final = 500
 
-Edit = Callable[[ConsumedRecord, bool], bytes | None]
-"""Return the value to send for a dead letter; the flag: the lead continues its delivery. ValueError: do not send."""
-
 
 class Sent(msgspec.Struct):
-    """The result: how many dead letters were sent, and why others were refused, by record id."""
+    """The result so far.
+
+    Attributes:
+        dead_letters: How many were sent.
+        refused: Record id -> why it was not sent.
+        next: Partition -> the offset after the last dead letter that was sent or refused.
+    """
 
     dead_letters: int = 0
     refused: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-def unchanged(dead_letter: ConsumedRecord, same_lead: bool) -> bytes | None:
-    """Return the dead letter's own value. Raises ValueError if it has none although its lead is to be sent."""
-    if same_lead and not dead_letter.value:
-        raise ValueError("it no longer holds its lead: publish the lead again")
-    return dead_letter.value
+    next: dict[int, int] = msgspec.field(default_factory=dict)
 
 
 class Operator:
-    """Sends dead letters back. `async with` fences every operator that started before."""
+    """Sends dead letters back. `async with` fences every operator that started before, and reads the `rows`."""
 
     def __init__(self, settings: Settings) -> None:
         names, connection = settings.names, connection_of(settings)
         limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
         everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
         self._ledger = TransactionalState(
-            connection, f"{names.replay_app}-operator", names.replay_state, 0, limits, writes_to=everywhere
+            connection,
+            f"{names.replay_app}-operator",
+            names.replay_state,
+            0,
+            limits,
+            writes_to=everywhere | {(names.audit, 0)},
         )
         self._retry, self._state = names.retry, names.replay_state
         kept = settings.topics
@@ -63,67 +67,82 @@ class Operator:
         self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
         self._outlived = list[Record]()
         self._clock = SystemClock()
+        self.rows: dict[bytes, bytes] = {}
 
     async def __aenter__(self) -> Self:
-        rows = await self._ledger.take_over()
+        self.rows = await self._ledger.take_over()
         oldest_ms = self._clock.now_ms() - self._kept_ms
-        self._outlived = [Record(self._state, key, None) for key in outlived(rows, oldest_ms)]
+        keys = [*outlived(self.rows, oldest_ms), *ReplayOrders(self.rows.items()).outlived(oldest_ms)]
+        self._outlived = [Record(self._state, key, None) for key in keys]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._ledger.close()
 
+    async def write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record] = ()) -> None:
+        """Write rows of the replay state and records of other topics in one transaction.
+
+        Raises:
+            Fenced: Another operator has started meanwhile.
+            Aborted: The transaction failed.
+        """
+        await self._ledger.transact([*(Record(self._state, *row) for row in rows.items()), *others])
+
     async def send(
         self,
         dead_letters: AsyncIterator[ConsumedRecord],
         paces: Mapping[str, float],
-        on_progress: Callable[[Sent], None],
         edit: Edit = unchanged,
+        progress: Callable[[Sent], Mapping[bytes, bytes]] = lambda sent: {},
+        stop: asyncio.Event | None = None,
     ) -> Sent:
         """Send the dead letters in order.
 
         Args:
             dead_letters: What to send.
             paces: Dead letters per second, by workspace.
-            on_progress: Called with the result so far after each batch.
             edit: Makes the value to send.
+            progress: Called with the result after each batch; returns rows to write with it in one transaction.
+            stop: Ends it early, after the batch under way.
 
         Raises:
-            StreamAppError: Another operator has started meanwhile.
+            Fenced: Another operator has started meanwhile.
+            Aborted: The transaction failed.
         """
         sent, waiting, pace = Sent(), self._outlived, Pace(paces)
-        try:
-            async for dead_letter in dead_letters:
-                envelope = read_envelope(dead_letter)
-                try:
-                    value = edit(dead_letter, goes_on(envelope))
-                except ValueError as error:
-                    sent.refused[dead_letter.record_id] = str(error)
-                    continue
-                workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
-                turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
-                if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
-                    await self._publish(waiting, sent)
-                    on_progress(sent)
-                    await asyncio.sleep(max(0, turn_ms - self._clock.now_ms()) / 1000)
-                headers = redriven(envelope, dead_letter.record_id).to_headers()
-                key = dead_letter.key if value is not None else dead_letter.key or b""
-                waiting.append(Record(self._retry, key, value, headers, dead_letter.partition))
-                if not goes_on(envelope):
-                    waiting.append(Record(self._state, *sent_row(dead_letter)))
-            await self._publish(waiting, sent)
-        except Fenced:
-            raise StreamAppError(
-                f"another operator has started to send dead letters back, so this run ended after {sent.dead_letters}. "
-                "Wait for theirs, then repeat this run if needed: nothing is sent twice"
-            ) from None
-        on_progress(sent)
+        stop = stop or asyncio.Event()
+        async for dead_letter in dead_letters:
+            envelope = read_envelope(dead_letter)
+            try:
+                value = edit(dead_letter, goes_on(envelope))
+            except ValueError as error:
+                sent.refused[dead_letter.record_id] = str(error)
+                sent.next[dead_letter.partition] = dead_letter.offset + 1
+                continue
+            workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
+            turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
+            if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
+                await self._publish(waiting, sent, progress)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), max(0, turn_ms - self._clock.now_ms()) / 1000)
+            if stop.is_set():
+                break
+            headers = redriven(envelope, dead_letter.record_id).to_headers()
+            key = dead_letter.key if value is not None else dead_letter.key or b""
+            waiting.append(Record(self._retry, key, value, headers, dead_letter.partition))
+            if not goes_on(envelope):
+                waiting.append(Record(self._state, *sent_row(dead_letter)))
+            sent.next[dead_letter.partition] = dead_letter.offset + 1
+        await self._publish(waiting, sent, progress)
         return sent
 
-    async def _publish(self, waiting: list[Record], sent: Sent) -> None:
+    async def _publish(
+        self, waiting: list[Record], sent: Sent, progress: Callable[[Sent], Mapping[bytes, bytes]]
+    ) -> None:
         if waiting:
-            await self._ledger.transact(waiting)
             sent.dead_letters += sum(record.topic == self._retry for record in waiting)
+            waiting += [Record(self._state, *row) for row in progress(sent).items()]
+            await self._ledger.transact(waiting)
             waiting.clear()
 
 

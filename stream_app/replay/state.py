@@ -3,6 +3,7 @@
     dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
     sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/redrive_dedup.py)
+    command/<id>, replay/<id>  ->  replays that operators order (domain/dead_letter/orders.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
 """
@@ -21,6 +22,7 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.domain.dead_letter.orders import COMMAND, PROGRESS
 from stream_app.domain.dead_letter.replay import Begin, Came, begin
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
@@ -57,6 +59,8 @@ class ReplayState:
         self.pause: Pause | None = None
         self.moving = asyncio.Event()
         self.moving.set()
+        self.orders: dict[bytes, bytes] = {}
+        """The rows of the replays that operators order."""
         self._connection = connection
         self._names = names
         self._publisher = publisher
@@ -114,6 +118,10 @@ class ReplayState:
                 await self.record()
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("could not save the replay checkpoint at the end: %r", error)
+
+    async def current(self) -> None:
+        """Wait until `orders` has everything that is on Kafka now. Raises BrokerUnavailable."""
+        await self._current(self._partitions[:1])
 
     async def set_pause(self, pause: Pause | None) -> None:
         """Pause all replays, or resume them (None)."""
@@ -177,6 +185,11 @@ class ReplayState:
                 self.moving.clear()
             else:
                 self.moving.set()
+            return
+        if key.startswith((COMMAND, PROGRESS)):
+            self.orders.pop(key, None)
+            if value is not None:
+                self.orders[key] = value
             return
         kind, *where = key.decode().split("/")
         if kind == "dlq" and value:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.domain.dead_letter.headers import MEANING, SPRING
+from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
 from stream_app.domain.messages import Callback, Lead, Result, StatusEvent
@@ -23,6 +24,8 @@ MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     "callback.v1": Callback,
     "command.v1": Command,
     "command-answer.v1": CommandAnswer,
+    "replay-command.v1": ReplayCommand,
+    "replay-progress.v1": ReplayProgress,
 }
 """Name with version -> type. An incompatible change gets a new version beside the old one."""
 

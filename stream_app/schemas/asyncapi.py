@@ -61,9 +61,21 @@ _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
         _WORKSPACE,
         f"The result of each command: who submitted it, why, what it did, and the lane after it. {_COMMITTED}",
     ),
+    "replayCommands": (
+        _TOPICS.replay_state,
+        "replay-command.v1",
+        "command/<id>",
+        "An operator's command to start, stop or resume a replay, in partition 0. The answer comes on leads.audit.",
+    ),
+    "replays": (
+        _TOPICS.replay_state,
+        "replay-progress.v1",
+        "replay/<id>",
+        f"Each replay's progress, in partition 0; compacted. Other keys are internal. {_COMMITTED}",
+    ),
 }
 
-_USERS_WRITE: Final = ("leads", "leadsBulk", "commands")
+_USERS_WRITE: Final = ("leads", "leadsBulk", "commands", "replayCommands")
 
 
 def asyncapi() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
 from stream_app.replay.agents import define_agents
+from stream_app.replay.runner import OrderRunner
 from stream_app.replay.state import Pause, ReplayState
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
 
@@ -71,6 +72,7 @@ async def run_replay(settings: Settings) -> None:
         options = faust_options(settings, connection, topics.replay_app, None)
         app = build_app(replace(options, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)
+        runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),
@@ -88,7 +90,9 @@ async def run_replay(settings: Settings) -> None:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
         watch = TopicWatch(connection, KnownTopics(), [*app.agents, topics.replay_state], settings.kafka.partitions)
         await run_app(
-            app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run(), rates.follow())
+            app,
+            broker_wait_s=settings.kafka.broker_wait_s,
+            beside=(watchdog.run(), watch.run(), rates.follow(), runner.run()),
         )
         await state.record_last()
         logger.info("replay_stopped")

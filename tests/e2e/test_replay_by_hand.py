@@ -14,7 +14,7 @@ from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import DOWN, pipeline
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def ask(line: Pipeline, *argv: str) -> tuple[int, Any]:

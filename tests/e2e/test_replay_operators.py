@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.e2e.behind import caught_up
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import CONFIG, DOWN, LANE, reset
 from tests.e2e.test_replay_by_hand import ask
+from tests.support.replaying import replaying
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -32,7 +35,7 @@ LEADS = 40
 @pytest.mark.long
 async def test_interrupted_and_concurrent_selections_send_each_dead_letter_once(kafka: Broker, namespace: str) -> None:
     budget = LANE + "[workspaces.{name}.budget]\ncredits_per_day = 1000\n"
-    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=budget) as line:
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=budget) as line, running(line):
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(LEADS))
         worker = line.start("worker")
@@ -71,6 +74,13 @@ async def test_interrupted_and_concurrent_selections_send_each_dead_letter_once(
         assert set(line.summary()["leads"].values()) == {1}
         code, said = await line.run("books", "--json")
         assert code == 0, said
+
+
+@asynccontextmanager
+async def running(line: Pipeline) -> AsyncIterator[None]:
+    """Carry out ordered replays, without automatic ones."""
+    with replaying(line.settings):
+        yield
 
 
 def operator(line: Pipeline, *more: str) -> tuple[subprocess.Popen[bytes], Path]:

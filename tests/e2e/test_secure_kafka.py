@@ -353,7 +353,14 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
             await asyncio.gather(*(done(program, 0, 1) for program in several))
         for program in ("dlq import", "lanes ORDER", "suppress add", "suppress remove", "erase"):
             await done(program, 0, 1)
-        for program in ("replay pause", "replay resume", "replay select", "replay redrive"):
+        for program in (
+            "replay pause",
+            "replay resume",
+            "replay select",
+            "replay redrive",
+            "replay list",
+            "replay stop",
+        ):
             await done(program, 0, 1)
         await done("doctor", 0, argv=["doctor"])
         await done("lanes ORDER", 0, argv=["lanes", "resume", "w0", "--why", "test"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
+from stream_app.replay.plan import reader_of
+from tests.support.replaying import replaying
 from tests.unit.cli.test_options import Terminal
 
 CONFIG = """
@@ -80,6 +84,31 @@ def forget(bootstrap: str, topic: str) -> None:
     asyncio.run(main())
 
 
+def last_rows(settings: Settings) -> list[tuple[bytes, bytes]]:
+    """The rows of the replay state."""
+
+    async def main() -> dict[bytes, bytes]:
+        rows: dict[bytes, bytes] = {}
+        async with reader_of(settings, lambda done, total: None) as reader:
+            async for records in reader.read(settings.names.replay_state):
+                rows |= {record.key: record.value for record in records}
+        return {key: value for key, value in rows.items() if value is not None}
+
+    return list(asyncio.run(main()).items())
+
+
+def until_done(run: Callable[..., tuple[int, str, Any]], replay: str) -> None:
+    """Wait until a replay is done."""
+    deadline = time.monotonic() + 60
+    while True:
+        _, _, answer = run("replay", "list", "--json")
+        (found,) = [each for each in answer["replays"] if each["id"] == replay] or [{"state": "queued"}]
+        if found["state"] == "done":
+            break
+        assert time.monotonic() < deadline, found
+    assert (found["sent"], found["who"]) == (15, "jane")
+
+
 def slowed(rate_per_s: float) -> bytes:
     """The row of a lane whose rate an operator has changed live."""
     change = Change("rate.rate_per_s", 8.0, rate_per_s, Actor("jane", "c1", 1))
@@ -125,18 +154,21 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
     code, said, out = run("dlq", "import", file, "--yes")
     assert (code, dear in said, "about 90 credits" in out) == (1, True, True), said
 
-    # What is left pays for half of them, when a person says so.
+    # What is left pays for half of them, when a person says so. Without a replay process it is queued.
     select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, said, _ = run(*select)
     assert (code, "send 15 dead letters back? [y/N]" in said) == (1, True)
-    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    code, said, out = run(*select)
-    assert (code, "15 dead letters were sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
-        "a bar, too"
-    )
-    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.setattr("stream_app.cli.sending._ANSWER_WITHIN_S", 1.0)
+    code, said, out = run(*select, "--yes", "--who", "jane")
+    assert (code, "no replay process has answered yet" in said) == (3, True), said
+    queued = out.split()[-1]
+    monkeypatch.setattr("stream_app.cli.sending._ANSWER_WITHIN_S", 60.0)
+    with replaying(settings):
+        until_done(run, queued)
+        code, said, out = run("replay", "stop", queued)
+        assert (code, f"replay {queued} is done" in said) == (1, True), said
+    assert run("replay", "stop", "r-0")[0] == 1
     write(settings, [(names.state, lane_key("w0"), slowed(1_000.0))])
     code, _, answer = run("dlq", "import", file, "--yes", "--json")
     assert (code, answer["sent"], answer["need_no_sending"]) == (0, 15, 15)
@@ -146,11 +178,20 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
 
     # One that cannot be edited stops no others.
     write(settings, [(names.dlq, b"w0", b"[" * 10_000 + b"]" * 10_000), (names.dlq, b"w0", foreign(1)[0])])
-    code, said, answer = run(
-        *("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes", "--json")
-    )
-    assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
-    assert f"{names.dlq}/0/30 will not be sent: its value is not JSON" in said
+    redrive = ("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes")
+    with replaying(settings):
+        code, said, answer = run(*redrive, "--json")
+        assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
+        assert f"{names.dlq}/0/30 will not be sent: its value is not JSON" in said
+        write(settings, [(names.dlq, b"w0", foreign(1)[0])])
+        monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        code, said, out = run("replay", "select", "--disposition", "foreign", "--rate", "1000", "--over-budget")
+        assert (code, "1 dead letter was sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
+            "a bar, too"
+        )
+        monkeypatch.delenv("FORCE_COLOR")
+    assert not [key for key, _ in last_rows(settings) if key.startswith(b"command/")], "the edits are deleted"
 
 
 def test_a_dead_letter_that_cannot_be_sent_has_no_price(

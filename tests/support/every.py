@@ -33,6 +33,8 @@ COMMANDS: Final[dict[str, str]] = {
     "replay rewind": "replay rewind --to-earliest --yes",
     "replay pause": "replay pause --why test",
     "replay resume": "replay resume",
+    "replay stop": "replay stop r-0",
+    "replay list": "replay list",
     "skip": "skip {namespace}leads/0/0 --yes",
 }
 

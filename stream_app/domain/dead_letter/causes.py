@@ -18,6 +18,9 @@ from stream_app.domain.lead.identity import plain_id
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition. `foreign`: another program wrote it, without headers of ours."""
 
+Source = Literal["dlq", "parked", "deferred"]
+"""A topic with records that can be sent back."""
+
 _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000
 _MOST_TEXTS: Final = 50

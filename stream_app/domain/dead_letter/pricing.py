@@ -16,6 +16,7 @@ from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, meters
 from stream_app.domain.policy import Workspace, in_force
+from stream_app.domain.text import count
 
 Fate = Literal[
     "goes",  # it would be sent
@@ -109,6 +110,17 @@ class Price(msgspec.Struct):
     seconds: float
 
 
+def price_text(each: Price) -> str:
+    """Say what the leads of a destination cost, what is left, and how long they take."""
+    where = f"{each.destination or 'no destination'} ({each.workspace or 'no workspace'})"
+    return (
+        f"{where}: {count(each.leads, 'lead')}, about "
+        f"{count(each.credits, 'credit')} (at most {each.credits_at_most:,}) of {left_text(each.credits_left)}, about "
+        f"{count(each.actions, 'action')} (at most {each.actions_at_most:,}) of {left_text(each.actions_left)}, about "
+        f"{each.seconds:.0f} s"
+    )
+
+
 class TooDear(msgspec.Struct, frozen=True):
     """A workspace whose leads of all destinations cost more than its budget has left; None: no limit."""
 
@@ -139,6 +151,20 @@ def too_dear(prices: Iterable[Price]) -> list[TooDear]:
         if (each.credits_left is not None and each.credits > each.credits_left)
         or (each.actions_left is not None and each.actions > each.actions_left)
     ]
+
+
+def too_dear_text(each: TooDear) -> str:
+    """Say what the leads cost and what is left."""
+    cost = f"{count(each.credits, 'credit')} and {count(each.actions, 'action')}"
+    return (
+        f"{each.workspace}: {count(each.leads, 'lead costs', 'leads cost')} about {cost}, there are "
+        f"{left_text(each.credits_left)} and {left_text(each.actions_left)}"
+    )
+
+
+def left_text(amount: int | None) -> str:
+    """Say what is left of a budget; None: it has no limit."""
+    return "no limit" if amount is None else f"{amount:,} left"
 
 
 def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, int | None]:
@@ -212,6 +238,16 @@ class PricedPlan(msgspec.Struct):
     def go(self) -> int:
         """How many would be published."""
         return self.fates["goes"] + self.fates["as_input"]
+
+    @property
+    def credits_at_most(self) -> int:
+        """The cost of all in credits, at the ceilings."""
+        return sum(each.credits_at_most for each in self.prices)
+
+    @property
+    def actions_at_most(self) -> int:
+        """The cost of all in Actions, at the ceilings."""
+        return sum(each.actions_at_most for each in self.prices)
 
 
 def _least(*rests: int | None) -> int | None:

@@ -19,10 +19,11 @@ from stream_app.replay.edit import (
     from_mapping,
     from_patch,
     never_sent,
+    read_patch,
     sendable,
     transformed,
+    unchanged,
 )
-from stream_app.replay.select import unchanged
 
 SETTINGS = Settings(
     workspaces={"acme": Workspace("acme", "people")},
@@ -51,14 +52,14 @@ def encoded(lead: Any) -> bytes:
 
 
 def test_a_patch(tmp_path: Path) -> None:
-    apply = from_patch(patch(tmp_path, [{"op": "move", "from": "/fields/mail", "path": "/fields/email"}]))
+    apply = from_patch(read_patch(patch(tmp_path, [{"op": "move", "from": "/fields/mail", "path": "/fields/email"}])))
     edited = json.loads(edit(apply, encoded(LEAD), same_lead=True))
     assert edited["fields"] == {"email": "ada@example.com", "title": "CEO"}
 
 
 def test_a_patch_is_the_same_for_every_lead(tmp_path: Path) -> None:
     operations = [{"op": "add", "path": "/fields", "value": {}}, {"op": "add", "path": "/fields/title", "value": "x"}]
-    apply = from_patch(patch(tmp_path, operations))
+    apply = from_patch(read_patch(patch(tmp_path, operations)))
     assert apply(LEAD) == apply(LEAD)
     assert apply(LEAD)["fields"] == {"title": "x"}
     assert LEAD["fields"] == {"mail": "ada@example.com", "title": "CEO"}
@@ -84,20 +85,22 @@ def test_a_mapping() -> None:
 )
 def test_an_edit_that_makes_the_lead_unsendable_is_refused(tmp_path: Path, operations: Any, why: str) -> None:
     with pytest.raises(EditError, match=why) as caught:
-        edit(from_patch(patch(tmp_path, operations)), encoded(LEAD), same_lead=True)
+        edit(from_patch(read_patch(patch(tmp_path, operations))), encoded(LEAD), same_lead=True)
     assert "ada@" not in str(caught.value)
 
 
 def test_an_unknown_workspace_or_destination_is_refused(tmp_path: Path) -> None:
     for operation in ({"path": "/destination", "value": "peple"}, {"path": "/workspace", "value": "unknown"}):
-        apply = from_patch(patch(tmp_path, [{"op": "add", **operation}]))
+        apply = from_patch(read_patch(patch(tmp_path, [{"op": "add", **operation}])))
         with pytest.raises(EditError, match="no such workspace or destination"):
             edit(apply, encoded(LEAD), same_lead=False)
 
 
 def test_fields_above_the_size_limit_are_refused(tmp_path: Path) -> None:
     many = {f"note{number}": "x" * 8_000 for number in range(12)}
-    apply = from_patch(patch(tmp_path, [{"op": "add", "path": "/fields", "value": many | {"name": "y" * 4_000}}]))
+    apply = from_patch(
+        read_patch(patch(tmp_path, [{"op": "add", "path": "/fields", "value": many | {"name": "y" * 4_000}}]))
+    )
     lead = {"workspace": "acme", "lead_id": "crm-1", "destination": "all", "fields": {"title": "CEO"}}
     with pytest.raises(EditError, match="larger than the 100 KB"):
         edit(apply, encoded(lead), same_lead=True)
@@ -112,7 +115,7 @@ def test_a_dead_letter_without_its_lead_is_refused() -> None:
 
 
 def test_poison_may_become_another_lead(tmp_path: Path) -> None:
-    apply = from_patch(patch(tmp_path, [{"op": "replace", "path": "/lead_id", "value": "crm-2"}]))
+    apply = from_patch(read_patch(patch(tmp_path, [{"op": "replace", "path": "/lead_id", "value": "crm-2"}])))
     assert json.loads(edit(apply, encoded(LEAD), same_lead=False))["lead_id"] == "crm-2"
     with pytest.raises(EditError, match="not JSON"):
         edit(apply, b"\xff", same_lead=False)
@@ -132,7 +135,7 @@ def test_poison_may_become_another_lead(tmp_path: Path) -> None:
 )
 def test_a_hostile_dead_letter_is_refused_without_stopping_others(tmp_path: Path, value: bytes, why: str) -> None:
     """Seen: one of these ended the whole run with a traceback."""
-    moved = from_patch(patch(tmp_path, [{"op": "add", "path": "/source", "value": "x"}]))
+    moved = from_patch(read_patch(patch(tmp_path, [{"op": "add", "path": "/source", "value": "x"}])))
     for transform in (from_mapping({"email": "mail"}), moved):
         with pytest.raises(EditError, match=why):
             edit(transform, value, same_lead=True)
@@ -142,9 +145,9 @@ def test_a_hostile_dead_letter_is_refused_without_stopping_others(tmp_path: Path
 @pytest.mark.parametrize("operations", [{"op": "add"}, [{"op": "fly", "path": "/x"}], [{"op": "add"}], 7, None])
 def test_an_invalid_patch_is_refused(tmp_path: Path, operations: Any) -> None:
     with pytest.raises(SettingsError, match="not a JSON Patch"):
-        from_patch(patch(tmp_path, operations))
+        read_patch(patch(tmp_path, operations))
     with pytest.raises(SettingsError, match="cannot be read"):
-        from_patch(tmp_path / "nowhere.json")
+        read_patch(tmp_path / "nowhere.json")
 
 
 def test_the_diff_hides_values_by_default() -> None:

@@ -1,0 +1,382 @@
+"""Replays that operators order: the commands, the progress, and the next step. All are rows of the replay state.
+
+    command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has applied it
+    replay/<id>   ->  ReplayProgress: written by the replay process only, in the transaction that sends dead letters
+
+The command that starts a replay stays until the replay has ended. One replay runs at a time: a later one stops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from stream_app.domain.dead_letter.causes import Filter, Source
+from stream_app.domain.dead_letter.pricing import PricedPlan, too_dear, too_dear_text
+from stream_app.domain.delivery.outcome import scrub
+from stream_app.domain.lane.command import MAX_TEXT
+from stream_app.domain.lane_messages import Actor, CommandAnswer
+from stream_app.domain.text import count
+
+PLAN_LIFE_MS: Final = 10 * 60_000
+"""How long a plan may be sent. Prices and dead letters change."""
+
+MOST_REFUSALS: Final = 200
+"""Refused dead letters that are kept with their reason. All are counted."""
+
+COMMAND: Final = b"command/"
+PROGRESS: Final = b"replay/"
+_MAX_ID: Final = 64
+_LAST_COMMANDS: Final = 20
+
+ReplayState = Literal["running", "stopped", "done", "refused"]
+ENDED: Final[frozenset[ReplayState]] = frozenset({"done", "refused"})
+
+
+class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an operator has seen and orders.
+
+    Attributes:
+        planned_at_ms: When it was planned, epoch ms. It expires after 10 minutes.
+        source: The topic.
+        filter: Which dead letters.
+        ends: Partition -> the offset after the last dead letter that was planned. Later ones are not sent.
+        dead_letters: Send at most so many.
+        credits: Refuse if they may cost more credits, at the ceiling of each destination.
+        actions: As `credits`, in Actions.
+        uncertain: Include leads that may have reached Clay.
+        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's rate.
+        over_budget: Send even if it costs more than the budget has left.
+    """
+
+    planned_at_ms: int
+    source: Source
+    filter: Filter
+    ends: dict[int, int]
+    dead_letters: int
+    credits: int
+    actions: int
+    uncertain: bool = False
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)] | None = None
+    over_budget: bool = False
+
+
+class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An operator's command to the replay process, on `stream-app-replay-state`, keyed by `command/<id>`, partition 0.
+
+    Attributes:
+        id: Chosen by the sender, at most 64 characters. A command that arrives twice is applied once.
+        kind: `start`, `stop` or `resume`.
+        replay: The id of the replay. Of `start`: the same as `id`.
+        at_ms: When it was submitted, epoch ms.
+        who: The operator.
+        why: The reason.
+        plan: Of `start`: what to send.
+        patch: Of `start`: a JSON Patch (RFC 6902) for each lead.
+        renames: Of `start`: new field name -> old field name, for each lead.
+    """
+
+    id: str
+    kind: Literal["start", "stop", "resume"]
+    replay: str
+    at_ms: int
+    who: str
+    why: str = ""
+    plan: ReplayPlan | None = None
+    patch: list[dict[str, Any]] | None = None
+    renames: dict[str, str] = {}
+
+
+class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A replay that an operator ordered, on `stream-app-replay-state`, keyed by `replay/<id>`, in partition 0.
+
+    The topic is compacted: the last value of a key counts.
+
+    Attributes:
+        at_ms: When it was ordered, epoch ms.
+        updated_at_ms: When this was written, epoch ms.
+        total: How many dead letters are sent or refused in all; 0 until they are counted.
+        sent: How many were sent back.
+        refused: How many were refused.
+        refusals: Record id -> why, of the first 200.
+        next: Partition -> the offset of the next dead letter.
+        credits: What the dead letters were expected to cost in credits when it began.
+        text: What happened last, in words.
+        by: Who stopped or resumed it last.
+        commands: The ids of the last commands that were applied.
+    """
+
+    id: str
+    state: ReplayState
+    who: str
+    why: str
+    at_ms: int
+    plan: ReplayPlan
+    updated_at_ms: int = 0
+    total: int = 0
+    sent: int = 0
+    refused: int = 0
+    refusals: dict[str, str] = {}
+    next: dict[int, int] = {}
+    credits: int = 0
+    text: str = ""
+    by: Actor | None = None
+    commands: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> int:
+        """How many may still be sent."""
+        return self.plan.dead_letters - self.sent - self.refused
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """The effect of one command, to be written in one transaction."""
+
+    rows: dict[bytes, bytes | None]
+    answer: CommandAnswer
+
+
+_command: Final = msgspec.json.Decoder(ReplayCommand)
+_progress: Final = msgspec.json.Decoder(ReplayProgress)
+_json: Final = msgspec.json.Encoder()
+
+
+def command_row(command: ReplayCommand) -> tuple[bytes, bytes]:
+    """Return key and value of a command's row."""
+    return COMMAND + command.id.encode(), _json.encode(command)
+
+
+def progress_row(progress: ReplayProgress) -> tuple[bytes, bytes]:
+    """Return key and value of a replay's row."""
+    return PROGRESS + progress.id.encode(), _json.encode(progress)
+
+
+def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | None:
+    """Return the progress in a row of the replay state; None if it is another row, a deletion, or unreadable."""
+    if not value or not (key or b"").startswith(PROGRESS):
+        return None
+    try:
+        return _progress.decode(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+class ReplayOrders:
+    """The rows of all ordered replays, in the order in which they were written."""
+
+    def __init__(self, rows: Iterable[tuple[bytes, bytes | None]] = ()) -> None:
+        self.replays: dict[str, ReplayProgress] = {}
+        self._commands: dict[bytes, bytes] = {}
+        for key, value in rows:
+            self.apply(key, value)
+
+    def apply(self, key: bytes, value: bytes | None) -> None:
+        """Apply a row; rows of other kinds are ignored."""
+        if key.startswith(COMMAND):
+            self._commands.pop(key, None)
+            if value is not None:
+                self._commands[key] = value
+        elif key.startswith(PROGRESS):
+            progress = read_progress(key, value)
+            if progress is not None:
+                self.replays[progress.id] = progress
+            elif value is None:
+                self.replays.pop(key.removeprefix(PROGRESS).decode("utf-8", "replace"), None)
+
+    @property
+    def running(self) -> ReplayProgress | None:
+        """The replay that is to be carried out."""
+        return next((each for each in self.replays.values() if each.state == "running"), None)
+
+    @property
+    def pending(self) -> bool:
+        """True if there is work: a command to apply, or a replay to carry out."""
+        return self.running is not None or any(self._waits(value) for value in self._commands.values())
+
+    def start_of(self, replay: str) -> ReplayCommand | None:
+        """Return the command that started a replay, until the replay has ended."""
+        value = self._commands.get(COMMAND + replay.encode())
+        return _decoded(value) if value else None
+
+    def outlived(self, oldest_ms: int) -> list[bytes]:
+        """Return the keys of ended replays that are older than `oldest_ms`."""
+        old = (each for each in self.replays.values() if each.state != "running" and each.updated_at_ms < oldest_ms)
+        return [PROGRESS + each.id.encode() for each in old]
+
+    def next_step(self, now_ms: int, partition: int = 0) -> Effect | None:
+        """Return the effect of the first command that was not applied yet; None: all were.
+
+        Args:
+            now_ms: The time, epoch ms.
+            partition: The partition of the replay state, for the answer.
+        """
+        for key, value in self._commands.items():
+            if self._waits(value):
+                return self._applied(key, value, now_ms, partition)
+        return None
+
+    def _waits(self, value: bytes) -> bool:
+        command = _decoded(value)
+        replay = self.replays.get(command.replay) if command is not None else None
+        # The command of a replay that has not ended is kept for its edit.
+        return command is None or command.kind != "start" or replay is None or replay.state in ENDED
+
+    def _applied(self, key: bytes, value: bytes, now_ms: int, partition: int) -> Effect:
+        command = _decoded(value)
+        if command is None:
+            found = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
+            text = "this is no command that this version knows"
+            answer = CommandAnswer(found, False, now_ms, partition, "replay", reason="unreadable", text=text)
+            return Effect({key: None}, answer)
+        command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
+        changed, reason, text = self._effect(command, now_ms)
+        kind = "replay" if command.kind == "start" else f"replay_{command.kind}"
+        rows: dict[bytes, bytes | None] = dict(map(progress_row, changed))
+        if not any(each.id == command.id and each.state == "running" for each in changed):
+            rows[key] = None
+        return Effect(
+            rows,
+            CommandAnswer(
+                *(command.id, not reason, now_ms, partition, kind, "", command.who, command.why, command.at_ms),
+                reason=reason,
+                text=text,
+            ),
+        )
+
+    def _effect(self, command: ReplayCommand, now_ms: int) -> tuple[list[ReplayProgress], str, str]:
+        """Return the changed replays, why nothing was changed (a code), and the outcome in words."""
+        replay, by = self.replays.get(command.replay), Actor(command.who, command.why, command.at_ms)
+        if command.kind == "start":
+            return self._started(command, replay, by, now_ms)
+        if replay is None:
+            return [], "unknown", f"there is no replay {command.replay}"
+        if command.id in replay.commands:
+            return [], "repeated", "this command was applied before"
+        wanted: ReplayState = "stopped" if command.kind == "stop" else "running"
+        if replay.state in ENDED or replay.state == wanted:
+            return [], "no_change", f"replay {replay.id} is {replay.state} already"
+        done = f"after {replay.sent:,} of {count(replay.total, 'dead letter')}"
+        verb = "stopped" if command.kind == "stop" else "resumed"
+        text = f"{verb} {done} by {command.who}"
+        commands = (*replay.commands, command.id)[-_LAST_COMMANDS:]
+        if command.kind == "stop":
+            return [_changed(replay, now_ms, state="stopped", text=text, by=by, commands=commands)], "", text
+        # The price is checked again, as at the start.
+        resumed = _changed(replay, now_ms, state="running", total=0, text=text, by=by, commands=commands)
+        return [*self._superseded(by, now_ms), resumed], "", text
+
+    def _started(
+        self, command: ReplayCommand, replay: ReplayProgress | None, by: Actor, now_ms: int
+    ) -> tuple[list[ReplayProgress], str, str]:
+        plan = command.plan
+        if replay is not None:
+            return [], "repeated", "this replay was ordered before"
+        if plan is None:
+            return [], "unreadable", "a replay needs its plan"
+        ordered = ReplayProgress(command.id, "running", command.who, command.why, command.at_ms, plan, now_ms)
+        if not -PLAN_LIFE_MS <= now_ms - plan.planned_at_ms <= PLAN_LIFE_MS:
+            text = f"the plan is older than {PLAN_LIFE_MS // 60_000} minutes: plan again"
+            return [_changed(ordered, now_ms, state="refused", text=text)], "expired", text
+        text = f"sends {count(plan.dead_letters, 'dead letter')} for up to {count(plan.credits, 'credit')}"
+        return [*self._superseded(by, now_ms), ordered], "", text
+
+    def _superseded(self, by: Actor, now_ms: int) -> list[ReplayProgress]:
+        return [
+            _changed(
+                replay,
+                now_ms,
+                state="stopped",
+                by=by,
+                text="another operator has started to send dead letters back, so this one ended after "
+                f"{replay.sent:,}. Wait for theirs, then repeat or resume this one if needed: nothing is sent twice",
+            )
+            for replay in self.replays.values()
+            if replay.state == "running"
+        ]
+
+
+def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProgress:
+    """Return a replay with its dead letters counted, or refused (at its start) or stopped (if it was resumed).
+
+    Args:
+        replay: The replay, whose total is not known.
+        priced: The price of the dead letters that it has still to send.
+        now_ms: The time, epoch ms.
+    """
+    text = _not_to_be_sent(replay, priced)
+    if text:
+        return given_up(replay, text, now_ms)
+    total = replay.sent + replay.refused + priced.go
+    credits = replay.credits or sum(each.credits for each in priced.prices)
+    if not priced.go:
+        return finished(_changed(replay, now_ms, total=total), now_ms)
+    return _changed(replay, now_ms, total=total, credits=credits)
+
+
+def given_up(replay: ReplayProgress, text: str, now_ms: int) -> ReplayProgress:
+    """Return a replay that cannot go on: refused if nothing was sent yet, else stopped."""
+    state: ReplayState = "stopped" if replay.sent or replay.refused else "refused"
+    return _changed(replay, now_ms, state=state, text=text)
+
+
+def finished(replay: ReplayProgress, now_ms: int) -> ReplayProgress:
+    """Return a replay whose dead letters were all read."""
+    gone = replay.total - replay.sent - replay.refused
+    text = f"{count(replay.sent, 'dead letter was', 'dead letters were')} sent back, {replay.refused:,} refused" + (
+        f", {gone:,} no longer need sending or are no longer kept" if gone > 0 else ""
+    )
+    return _changed(replay, now_ms, state="done", text=text)
+
+
+def advanced(
+    replay: ReplayProgress, sent: int, refusals: dict[str, str], next_offsets: dict[int, int], now_ms: int
+) -> ReplayProgress:
+    """Return a replay after more dead letters.
+
+    Args:
+        replay: The replay before.
+        sent: How many more were sent.
+        refusals: More that were refused: record id -> why.
+        next_offsets: Partition -> the offset after the last of them.
+        now_ms: The time, epoch ms.
+    """
+    room = MOST_REFUSALS - len(replay.refusals)
+    return _changed(
+        replay,
+        now_ms,
+        sent=replay.sent + sent,
+        refused=replay.refused + len(refusals),
+        refusals=replay.refusals | dict(list(refusals.items())[: max(0, room)]),
+        next=replay.next | next_offsets,
+    )
+
+
+def _not_to_be_sent(replay: ReplayProgress, priced: PricedPlan) -> str:
+    plan = replay.plan
+    if not priced.go and not (replay.sent or replay.refused):
+        return "nothing to send back: no dead letter matches, or all were sent or delivered meanwhile"
+    dear = [] if plan.over_budget else too_dear(priced.prices)
+    if dear:
+        return "; ".join(map(too_dear_text, dear))
+    credits, actions = priced.credits_at_most, priced.actions_at_most
+    if credits > plan.credits or actions > plan.actions:
+        return (
+            f"they may now cost up to {count(credits, 'credit')} and {count(actions, 'action')}, and the plan allows "
+            f"{plan.credits:,} and {plan.actions:,}: plan again"
+        )
+    return ""
+
+
+def _changed(replay: ReplayProgress, now_ms: int, **changes: Any) -> ReplayProgress:
+    return msgspec.structs.replace(replay, updated_at_ms=now_ms, **changes)
+
+
+def _decoded(value: bytes) -> ReplayCommand | None:
+    try:
+        command = _command.decode(value)
+    except (ValueError, RecursionError):
+        return None
+    fits = 0 < len(command.id) <= _MAX_ID and 0 < len(command.replay) <= _MAX_ID and len(command.who) <= _MAX_ID
+    return command if fits and (command.kind != "start" or command.id == command.replay) else None

@@ -1,0 +1,123 @@
+"""Order replays, and follow them. The replay process carries them out (replay/runner.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+from itertools import chain
+from typing import Any, Final, Literal
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.domain.dead_letter.orders import (
+    ReplayCommand,
+    ReplayOrders,
+    ReplayPlan,
+    ReplayProgress,
+    command_row,
+    read_progress,
+)
+from stream_app.domain.errors import BrokerUnavailable, SettingsError
+from stream_app.domain.record import Record
+from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.kafka.producers import kafka_publisher
+from stream_app.kafka.readers import Reader, TopicReader
+from stream_app.ops.clock import SystemClock
+
+_CONFIRM_WITHIN_S: Final = 15.0
+_MOST_BYTES: Final = 900_000
+
+
+def start_command(
+    plan: ReplayPlan,
+    who: str,
+    why: str,
+    *,
+    replay: str | None = None,
+    patch: list[dict[str, Any]] | None = None,
+    renames: dict[str, str] | None = None,
+) -> ReplayCommand:
+    """Return the command that starts a replay.
+
+    Args:
+        plan: What to send.
+        who: The operator.
+        why: The reason.
+        replay: Its id. The same id twice starts one replay. None: a new id.
+        patch: A JSON Patch for each lead.
+        renames: New field name -> old field name, for each lead.
+
+    Raises:
+        SettingsError: It is too large for Kafka.
+    """
+    replay = replay or f"r-{uuid.uuid4().hex[:12]}"
+    command = ReplayCommand(replay, "start", replay, SystemClock().now_ms(), who, why, plan, patch, renames or {})
+    if len(command_row(command)[1]) > _MOST_BYTES:
+        raise SettingsError([f"the filter and the patch are larger than {_MOST_BYTES:,} bytes: name fewer leads"])
+    return command
+
+
+def change_command(kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> ReplayCommand:
+    """Return a command that stops or resumes a replay."""
+    return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, SystemClock().now_ms(), who, why)
+
+
+async def submit(settings: Settings, command: ReplayCommand) -> None:
+    """Write a command to Kafka.
+
+    Raises:
+        BrokerUnavailable: Kafka did not confirm it.
+    """
+    connection = connection_of(settings)
+    record = Record(settings.names.replay_state, *command_row(command), (), 0)
+    try:
+        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
+            await (await publisher.publish(record))
+    except (KafkaError, TimeoutError) as error:
+        why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have arrived nevertheless: "
+            "check `stream-app replay list`"
+        ) from error
+
+
+async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress | None, None]:
+    """Write a command to Kafka, and yield each progress of its replay from then on. It does not end by itself.
+
+    Yields:
+        The progress; None every half a second while none comes.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    place = TopicPartition(settings.names.replay_state, 0)
+    async with Reader(connection_of(settings)) as reader:
+        starts = await reader.ends([place])
+        await submit(settings, command)
+        async for got in reader.follow(starts):
+            found = [read_progress(record.key, record.value) for record in chain.from_iterable(got.values())]
+            own = [each for each in found if each is not None and each.id == command.replay]
+            for each in own:
+                yield each
+            if not own:
+                yield None
+
+
+async def ordered_replays(settings: Settings) -> ReplayOrders:
+    """Return all replays that operators ordered.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    orders = ReplayOrders()
+    topic = settings.names.replay_state
+    async with TopicReader(connection_of(settings), settings.kafka.partitions) as reader:
+        ranges = {0: (await reader.bounds(topic))[0]}
+        async for records in reader.read(topic, ranges):
+            for record in records:
+                orders.apply(record.key, record.value)
+    return orders

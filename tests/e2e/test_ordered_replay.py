@@ -1,0 +1,105 @@
+"""Ordered replays on real Kafka: the command and the replay process are killed in the middle, and it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.dev.kafka import Broker
+from stream_app.replay.order import change_command, ordered_replays, submit
+from tests.e2e.behind import eventually
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_replay import CONFIG, DOWN, LANE
+from tests.e2e.test_replay_by_hand import ask
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize(("kills", "leads"), [(1, 30), pytest.param(6, 120, marks=pytest.mark.long)])
+async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_once(
+    kafka: Broker, namespace: str, kills: int, leads: int
+) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
+        assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(leads))
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until(lambda: line.last()["dead_lettered"] == leads, 60, "all are dead letters")
+        line.control("DELETE", "/control/faults")
+
+        # The command dies as soon as it is obeyed.
+        argv = ["-m", "stream_app", "replay", "select", "--yes", "--rate", "2", "--why", "Clay is back"]
+        config = str(line.directory / "stream_app.toml")
+        log = line.directory / "select.log"
+        select = line.children.spawn([sys.executable, *argv, "--config", config], log=log)
+        await sent(line, 3)
+        select.kill()
+        await asyncio.to_thread(select.wait, 30)
+
+        for number in range(kills):
+            replay.kill()
+            await asyncio.to_thread(replay.wait, 30)
+            before = (await state(line))["sent"]
+            replay = line.start("replay")
+            if number + 1 < kills:
+                await sent(line, before + 5)
+        after_kills = await sent(line, (await state(line))["sent"] + 3)
+
+        # Stopped, it sends nothing; resumed, the rest.
+        await submit(line.settings, change_command("stop", after_kills["id"], "joe", "a look first"))
+        stopped = await state(line, "stopped")
+        assert stopped["sent"] < leads
+        assert (await line.run("replay", "stop", after_kills["id"]))[0] == 1, "it is stopped already"
+        assert stopped["sent"] == len(await line.read(line.settings.names.retry))
+        code, resumed = await ask(line, "replay", "resume", after_kills["id"])
+        assert (code, resumed["state"]) == (0, "running"), resumed
+        await line.until(lambda: line.last()["accepted"] == leads, 120, "all are accepted")
+        done = await state(line, "done")
+        assert (done["sent"], done["total"], done["why"]) == (leads, leads, "Clay is back")
+        code, listed = await ask(line, "replay", "list")
+        assert (code, [each["state"] for each in listed["replays"]]) == (0, ["done"])
+
+        places = Counter(
+            dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
+        )
+        assert sorted(places.values()) == [1] * leads, "each dead letter went back once"
+        code, said = await line.run("lanes", "log")
+        assert (code, "Clay is back" in said, "a look first" in said) == (0, True, True), "the audit has both"
+        line.check_histories()
+        assert set(line.summary()["leads"].values()) == {1}
+        assert await line.stop(replay) == 0
+        assert await line.stop(worker) == 0
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def state(line: Pipeline, wanted: str = "") -> Any:
+    """Return the only replay, once it is in this state."""
+    found: dict[str, Any] = {"sent": 0, "state": ""}
+
+    async def missing() -> bool:
+        nonlocal found
+        for replay in (await ordered_replays(line.settings)).replays.values():
+            found = msgspec.structs.asdict(replay)
+        return bool(wanted) and found["state"] != wanted
+
+    await eventually(missing, 60)
+    return found
+
+
+async def sent(line: Pipeline, least: int) -> Any:
+    """Wait until so many were sent back, or all, and return the replay."""
+    found: Any = None
+
+    async def too_few() -> bool:
+        nonlocal found
+        found = await state(line)
+        return bool(found["state"] != "done" and found["sent"] < least)
+
+    await eventually(too_few, 90)
+    return found

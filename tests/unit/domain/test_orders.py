@@ -1,0 +1,332 @@
+"""Ordered replays: what each command does, and that no crash, stop or second operator sends a dead letter twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.orders import (
+    COMMAND,
+    ENDED,
+    MOST_REFUSALS,
+    PLAN_LIFE_MS,
+    ReplayCommand,
+    ReplayOrders,
+    ReplayPlan,
+    ReplayProgress,
+    advanced,
+    begun,
+    command_row,
+    finished,
+    progress_row,
+    read_progress,
+)
+from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan
+
+NOW_MS = 1_800_000_000_000
+COST = 6
+
+
+def plan(dead_letters: int = 10, end: int = 10, **more: Any) -> ReplayPlan:
+    return ReplayPlan(NOW_MS, "dlq", Filter(), {0: end}, dead_letters, dead_letters * COST, dead_letters, **more)
+
+
+def start(replay: str = "r-1", its: ReplayPlan | None = None, **more: Any) -> ReplayCommand:
+    return ReplayCommand(replay, "start", replay, NOW_MS, "jane", "Clay is back", its or plan(), **more)
+
+
+def change(kind: Any, replay: str = "r-1", command: str = "c-1") -> ReplayCommand:
+    return ReplayCommand(command, kind, replay, NOW_MS, "joe", "a look first")
+
+
+def priced(dead_letters: int, left: int | None = None, cost: int = COST) -> PricedPlan:
+    fates = Counter[Fate]({"goes": dead_letters})
+    price = Price(
+        "acme",
+        "people",
+        dead_letters,
+        dead_letters * cost,
+        dead_letters,
+        dead_letters * cost,
+        dead_letters,
+        left,
+        None,
+        1.0,
+    )
+    return PricedPlan(dead_letters, fates, Counter(), [price] if dead_letters else [], {"acme": 4.0})
+
+
+class Rows:
+    """The replay state, and a process that applies the commands in it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.answers: list[tuple[str, bool, str]] = []
+
+    def put(self, *commands: ReplayCommand) -> None:
+        for command in commands:
+            self.write(dict([command_row(command)]))
+
+    def write(self, rows: dict[bytes, bytes | None] | dict[bytes, bytes]) -> None:
+        for key, value in rows.items():
+            self.rows.pop(key, None)
+            if value is not None:
+                self.rows[key] = value
+
+    def apply(self, now_ms: int = NOW_MS) -> ReplayOrders:
+        """Apply all commands, each in a transaction, with the rows read again each time."""
+        while step := ReplayOrders(self.rows.items()).next_step(now_ms):
+            self.write(step.rows)
+            self.answers.append((step.answer.id, step.answer.applied, step.answer.reason))
+        return ReplayOrders(self.rows.items())
+
+
+def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answered_once() -> None:
+    rows = Rows()
+    rows.put(start())
+    first = rows.apply().running
+    assert first is not None
+    counted = begun(first, priced(10), NOW_MS)
+    assert (counted.state, counted.total, counted.credits) == ("running", 10, 60)
+    rows.write(dict([progress_row(advanced(counted, 4, {}, {0: 4}, NOW_MS))]))
+    rows.put(change("stop"))
+    stopped = rows.apply().replays["r-1"]
+    assert (stopped.state, stopped.text) == ("stopped", "stopped after 4 of 10 dead letters by joe")
+    rows.put(change("resume", command="c-2"), change("stop"))
+    resumed = rows.apply().replays["r-1"]
+    assert (resumed.state, resumed.left, resumed.next) == ("running", 6, {0: 4}), "the same command twice does nothing"
+    again = begun(resumed, priced(6), NOW_MS)
+    assert again.total == 10
+    done = finished(advanced(again, 5, {"leads.dlq/0/9": "no lead"}, {0: 10}, NOW_MS), NOW_MS)
+    assert (done.state, done.text) == ("done", "9 dead letters were sent back, 1 refused")
+    assert rows.answers == [("r-1", True, ""), ("c-1", True, ""), ("c-2", True, ""), ("c-1", False, "repeated")]
+
+
+def test_the_same_replay_twice_is_one_replay_even_after_its_end() -> None:
+    rows = Rows()
+    rows.put(start(), start())
+    running = rows.apply().running
+    assert running is not None
+    rows.write(dict([progress_row(finished(running, NOW_MS))]) | {COMMAND + b"r-1": None})
+    assert not rows.apply().pending
+    rows.put(start())
+    orders = rows.apply(NOW_MS + 60_000)
+    assert (orders.running, orders.pending, rows.answers[-1]) == (None, False, ("r-1", False, "repeated"))
+
+
+def test_a_second_operator_stops_the_first_and_the_edit_of_the_first_is_kept_for_its_resume() -> None:
+    rows = Rows()
+    rows.put(start("r-1", renames={"email": "mail"}), start("r-2"))
+    orders = rows.apply()
+    assert orders.running is not None
+    assert orders.running.id == "r-2"
+    assert "another operator has started" in orders.replays["r-1"].text
+    kept = orders.start_of("r-1")
+    assert kept is not None
+    assert kept.renames == {"email": "mail"}
+    rows.put(change("resume", "r-1"))
+    orders = rows.apply()
+    assert (orders.replays["r-1"].state, orders.replays["r-2"].state) == ("running", "stopped")
+
+
+@pytest.mark.parametrize("age_ms", [PLAN_LIFE_MS + 1, -PLAN_LIFE_MS - 1, 86_400_000])
+def test_an_expired_plan_is_refused(age_ms: int) -> None:
+    rows = Rows()
+    rows.put(start())
+    orders = rows.apply(NOW_MS + age_ms)
+    assert (orders.replays["r-1"].state, orders.replays["r-1"].text) == (
+        "refused",
+        "the plan is older than 10 minutes: plan again",
+    )
+    assert not orders.pending
+    assert COMMAND + b"r-1" not in rows.rows
+
+
+def test_bad_commands_are_answered_and_change_nothing() -> None:
+    rows = Rows()
+    wrong = {b"command/x": b"{", b"command/y": b'{"id":"y","kind":"explode","replay":"r","at_ms":1,"who":"j"}'}
+    rate = msgspec.structs.replace(plan(), rate_per_s=-1.0)
+    no_plan = ReplayCommand("r-8", "start", "r-8", NOW_MS, "jane")
+    rows.write(wrong)
+    rows.put(start("r-7", rate), no_plan, change("stop", "r-9", "c-9"), msgspec.structs.replace(start("r-5"), id="r-6"))
+    orders = rows.apply()
+    assert orders.replays == {}
+    assert rows.rows == {}
+    reasons = {name: reason for name, applied, reason in rows.answers if not applied}
+    assert reasons == {
+        "x": "unreadable",
+        "y": "unreadable",
+        "r-7": "unreadable",
+        "r-8": "unreadable",
+        "c-9": "unknown",
+        "r-6": "unreadable",
+    }
+
+
+def ordered(its: ReplayPlan, sent: int = 0) -> ReplayProgress:
+    return ReplayProgress("r-1", "running", "jane", "", NOW_MS, its, sent=sent)
+
+
+def test_what_costs_more_than_is_left_is_refused_with_figures_unless_it_is_wanted() -> None:
+    dear = begun(ordered(plan()), priced(10, left=59), NOW_MS)
+    words = "acme: 10 leads cost about 60 credits and 10 actions, there are 59 left and no limit"
+    assert (dear.state, dear.text) == ("refused", words)
+    assert begun(ordered(plan(over_budget=True)), priced(10, left=59), NOW_MS).state == "running"
+    assert begun(ordered(plan(), sent=3), priced(7, left=1), NOW_MS).state == "stopped", "it was resumed"
+
+
+def test_what_costs_more_than_the_plan_said_is_refused() -> None:
+    dear = begun(ordered(plan()), priced(10, cost=7), NOW_MS)
+    assert (dear.state, "up to 70 credits" in dear.text, "allows 60" in dear.text) == ("refused", True, True)
+
+
+def test_a_plan_of_which_nothing_is_left_is_refused_in_words() -> None:
+    none = begun(ordered(plan()), priced(0), NOW_MS)
+    assert (none.state, "nothing to send back" in none.text) == ("refused", True)
+    assert begun(ordered(plan(), sent=3), priced(0), NOW_MS).state == "done"
+
+
+def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> None:
+    many = {f"leads.dlq/0/{number}": "no lead" for number in range(1_000)}
+    refused = advanced(ordered(plan()), 0, many, {0: 1_000}, NOW_MS)
+    assert (refused.refused, len(refused.refusals)) == (1_000, MOST_REFUSALS)
+    assert len(advanced(refused, 0, {"leads.dlq/0/1000": "no lead"}, {}, NOW_MS).refusals) == MOST_REFUSALS
+
+
+def test_ended_replays_are_forgotten_after_their_dead_letters() -> None:
+    done = finished(ordered(plan()), NOW_MS)
+    orders = ReplayOrders([progress_row(done), progress_row(msgspec.structs.replace(ordered(plan()), id="r-2"))])
+    assert orders.outlived(NOW_MS) == []
+    assert orders.outlived(NOW_MS + 1) == [b"replay/r-1"]
+
+
+def test_rows_of_other_kinds_are_no_progress() -> None:
+    assert read_progress(b"sent/leads.dlq/0/1", b"1") is None
+    assert read_progress(b"replay/r-1", b"{") is None
+    assert read_progress(b"replay/r-1", None) is None
+
+
+LEADS = 30
+
+
+class Replays(RuleBasedStateMachine):
+    """Two replay processes that crash at any step, operators that order at once, and leads that end meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = Rows()
+        self.now_ms = NOW_MS
+        self.sent: Counter[int] = Counter()
+        self.gone: set[int] = set()  # delivered by another way
+        self.ordered = 0
+        self.owner = 0  # the last process that took over; all others are fenced
+        self.sessions: dict[int, tuple[int, ReplayOrders]] = {}
+        self.limits: dict[str, int] = {}
+
+    @rule(end=st.integers(0, LEADS), limit=st.integers(1, LEADS), twice=st.booleans())
+    def order(self, end: int, limit: int, twice: bool) -> None:
+        going = [each for each in range(end) if not self.sent[each] and each not in self.gone][:limit]
+        if not going:
+            return
+        self.ordered += 1
+        replay = f"r-{self.ordered}"
+        its = msgspec.structs.replace(plan(len(going), end), planned_at_ms=self.now_ms)
+        self.limits[replay] = len(going)
+        self.rows.put(*[start(replay, its)] * (1 + twice))
+
+    @precondition(lambda self: self.ordered)
+    @rule(kind=st.sampled_from(["stop", "resume"]), data=st.data(), command=st.integers(0, 50))
+    def change(self, kind: str, data: st.DataObject, command: int) -> None:
+        replay = data.draw(st.integers(1, self.ordered))
+        self.rows.put(change(kind, f"r-{replay}", f"c-{command}"))
+
+    @rule(lead=st.integers(0, LEADS - 1))
+    def ends_meanwhile(self, lead: int) -> None:
+        self.gone.add(lead)
+
+    @rule(minutes=st.integers(1, 8))
+    def later(self, minutes: int) -> None:
+        self.now_ms += minutes * 60_000
+
+    @rule(process=st.integers(0, 1))
+    def take_over(self, process: int) -> None:
+        """A process starts, or starts again after a crash: it fences the other and reads the rows."""
+        self.owner += 1
+        self.sessions[process] = (self.owner, ReplayOrders(self.rows.rows.items()))
+
+    @rule(process=st.integers(0, 1), most=st.integers(1, 7), hears=st.booleans(), crashes=st.booleans())
+    def step(self, process: int, most: int, hears: bool, crashes: bool) -> None:
+        """One transaction of a process, as replay/runner.py does it. A crash comes before it; a fenced one fails."""
+        if process not in self.sessions:
+            return
+        token, orders = self.sessions[process]
+        if hears:
+            for key, value in list(self.rows.rows.items()):
+                if key.startswith(COMMAND):
+                    orders.apply(key, value)
+        sends: list[int] = []
+        step = orders.next_step(self.now_ms)
+        if step is not None:
+            rows = dict(step.rows)
+        elif (replay := orders.running) is not None:
+            rows, sends = self.carry_out(replay, most)
+        else:
+            return
+        if crashes or token != self.owner:
+            del self.sessions[process]
+            return
+        self.rows.write(rows)
+        for row in rows.items():
+            orders.apply(*row)
+        self.sent.update(sends)
+
+    def carry_out(self, replay: ReplayProgress, most: int) -> tuple[dict[bytes, bytes | None], list[int]]:
+        first, end = replay.next.get(0, 0), replay.plan.ends[0]
+        going = [each for each in range(first, end) if not self.sent[each] and each not in self.gone][: replay.left]
+        sends: list[int] = []
+        if not replay.total:
+            replay = begun(replay, priced(len(going)), self.now_ms)
+        elif going:
+            sends = going[:most]
+            replay = advanced(replay, len(sends), {}, {0: sends[-1] + 1}, self.now_ms)
+        else:
+            replay = finished(replay, self.now_ms)
+        rows: dict[bytes, bytes | None] = dict([progress_row(replay)])
+        return rows | ({COMMAND + replay.id.encode(): None} if replay.state in ENDED else {}), sends
+
+    @invariant()
+    def each_is_sent_once_at_most(self) -> None:
+        assert set(self.sent.values()) <= {0, 1}
+
+    @invariant()
+    def what_is_sent_is_counted_and_the_cap_is_kept(self) -> None:
+        orders = ReplayOrders(self.rows.rows.items())
+        assert sum(each.sent for each in orders.replays.values()) == sum(self.sent.values())
+        assert all(each.sent <= self.limits[each.id] for each in orders.replays.values())
+        assert sum(each.state == "running" for each in orders.replays.values()) <= 1
+
+    def teardown(self) -> None:
+        """None is lost: after a last order everything that can be sent is sent."""
+        self.order(LEADS, LEADS, False)
+        last = f"r-{self.ordered}"
+        going = [each for each in range(LEADS) if not self.sent[each] and each not in self.gone]
+        self.take_over(0)
+        for _ in range(500):
+            self.step(0, 7, True, False)
+        if going and ReplayOrders(self.rows.rows.items()).replays[last].state == "done":
+            assert all(self.sent[each] == 1 for each in going)
+        orders = ReplayOrders(self.rows.rows.items())
+        assert not orders.pending
+        self.each_is_sent_once_at_most()
+        self.what_is_sent_is_counted_and_the_cap_is_kept()
+
+
+Replays.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestReplays = Replays.TestCase
