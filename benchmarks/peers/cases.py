@@ -176,7 +176,7 @@ class Run:
 
     def parked(self) -> set[str]:
         """Return the leads that ours has parked: it does not know if Clay took them, and does not send them again."""
-        return {story[-1].lead_id for story in list(self.line.histories.values()) if story[-1].status == "parked"}
+        return {history[-1].lead_id for history in list(self.line.histories.values()) if history[-1].status == "parked"}
 
     def say(self, what: str) -> AssertionError:
         """Return an error with the last words of the process."""
@@ -229,7 +229,7 @@ async def outages(
 
 
 async def squeezed(bootstrap: str, candidates: Sequence[Candidate], watch_s: float) -> dict[str, Squeezed]:
-    """Let Clay take 8 leads a second of candidates that are configured for 10, as where somebody else sends, too."""
+    """Let Clay take 8 leads a second of candidates that are configured for 10, as where another program sends, too."""
     settle_s = watch_s / 2
     leads = int(CLAY_PER_S * (watch_s + settle_s) * 2)
     async with AsyncExitStack() as stack:
