@@ -13,10 +13,10 @@ from benchmarks import books
 LEADS = 100_000
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 def test_memory_a_lead_is_bounded() -> None:
     argv = [sys.executable, "-m", "benchmarks.books", "--leads", str(LEADS), "--json"]
-    ran = subprocess.run(argv, capture_output=True, text=True, timeout=80, check=False)
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     figures = json.loads(ran.stdout)
     assert figures["balanced"]
