@@ -145,6 +145,11 @@ class Http(msgspec.Struct, frozen=True):
     trace_port: _FreePort = 9105
     notify_port: _FreePort = 9106
 
+    def address_of(self, port: int) -> str:
+        """Return host:port of a port of a process on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
 
 class Gateway(msgspec.Struct, frozen=True):
     """The gateway: callbacks and the look-up API (`GET /leads/...`).
@@ -318,8 +323,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         """The URL of the look-up API, without a trailing slash."""
         if self.gateway.api_url is not None:
             return self.gateway.api_url.rstrip("/")
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.http.host, self.http.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.http.gateway_port}"
+        return f"http://{self.http.address_of(self.http.gateway_port)}"
 
     @property
     def instance_id(self) -> str | None:

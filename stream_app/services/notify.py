@@ -30,8 +30,7 @@ from stream_app.notify.watch import Watch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.process import serve_ops, state_folder, stop_signal
-from stream_app.tasks import cancel
+from stream_app.services.process import run_until, serve_ops, state_folder, stop_signal
 
 _EVERY_S: Final = 15.0
 _WITHIN_S: Final = 10.0
@@ -94,23 +93,18 @@ async def run_notify(settings: Settings) -> None:
             serve_ops(settings.http.host, settings.http.notify_port, registry, ready) as port,
         ):
             logger.info("notify_started", version=__version__, metrics_port=port, host=receiver.host, watched=targets)
-            following, stopped = asyncio.create_task(follow(state, receiver, http)), asyncio.create_task(stop.wait())
-            await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                following.result()
-            await cancel([following, stopped])
+            await run_until(stop, follow(state, receiver, http))
     logger.info("notify_stopped")
 
 
 def targets_of(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Return job -> host:port of its metrics: as configured, else on this machine."""
     notify, http = settings.notify, settings.http
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http.host, http.host)
     calls_back = any(there.callbacks for there in settings.destinations.values())
     found = {
-        "worker": notify.workers or (f"{host}:{http.worker_port}",),
-        "replay": notify.replays or (f"{host}:{http.replay_port}",),
-        "gateway": notify.gateways or ((f"{host}:{http.gateway_ops_port}",) if calls_back else ()),
+        "worker": notify.workers or (http.address_of(http.worker_port),),
+        "replay": notify.replays or (http.address_of(http.replay_port),),
+        "gateway": notify.gateways or ((http.address_of(http.gateway_ops_port),) if calls_back else ()),
     }
     return {job: places for job, places in found.items() if places}
 

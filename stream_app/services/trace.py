@@ -21,8 +21,7 @@ from stream_app.kafka.readers import Reader
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.process import serve_ops, stop_signal
-from stream_app.tasks import cancel
+from stream_app.services.process import run_until, serve_ops, stop_signal
 from stream_app.trace.exporter import Exporter, Placed
 from stream_app.trace.otlp import OtlpClient
 
@@ -67,11 +66,7 @@ async def run_trace(settings: Settings) -> None:
     with stop_signal() as stop:
         async with serve_ops(settings.http.host, settings.http.trace_port, registry, not_ready) as port:
             logger.info("trace_started", version=__version__, metrics_port=port, endpoint=trace.endpoint)
-            following, stopped = asyncio.create_task(follow()), asyncio.create_task(stop.wait())
-            await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                following.result()
-            await cancel([following, stopped])
+            await run_until(stop, follow())
     logger.info("trace_stopped")
 
 
