@@ -162,7 +162,7 @@ async def begun(partition: Partition) -> AIOKafkaProducer:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_a_transaction_keeps_its_outcome_wherever_takeovers_are_interrupted(
+async def test_a_transaction_keeps_its_outcome_when_take_overs_are_interrupted_anywhere(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request of a takeover is lost, or its answer is, or the takeover is cancelled while it is on its way."""

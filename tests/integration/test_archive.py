@@ -17,7 +17,7 @@ from tests.simulation.client import MemoryArchive
 from tests.simulation.kafka import MemoryKafka
 
 
-async def test_records_are_found_by_their_places_and_what_is_gone_is_not(kafka: Broker, namespace: str) -> None:
+async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()

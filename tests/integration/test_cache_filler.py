@@ -97,7 +97,7 @@ async def test_a_flushed_redis_is_refilled_and_a_new_process_continues(
 
 
 @pytest.mark.parametrize("mark_is_lost", [False, True])
-async def test_a_tombstone_removes_an_entry_however_far_behind_the_cache_is(
+async def test_a_tombstone_removes_an_entry_from_a_lagging_cache(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, *, mark_is_lost: bool
 ) -> None:
     monkeypatch.setattr(cache_filler, "MOST_RESULTS", 3)

@@ -61,7 +61,7 @@ class Bench:
         return [one.source for one in self.gone]
 
 
-def test_hot_before_retry_before_bulk_whatever_came_first() -> None:
+def test_hot_before_retry_before_bulk_in_any_order_of_arrival() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=1.0, burst=1))
         order: tuple[Source, ...] = ("bulk", "retry", "hot")

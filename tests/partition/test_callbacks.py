@@ -169,7 +169,7 @@ def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict[str, 
     run(main())
 
 
-def test_a_lead_that_clay_refused_for_good_and_calls_back_about_costs_what_the_callback_says() -> None:
+def test_a_rejected_lead_costs_what_its_late_callback_states() -> None:
     async def main() -> None:
         bench = Bench()
         bench.clay.first = [Poison(400, 1)]

@@ -112,7 +112,7 @@ async def _member() -> float:
     return 5.0
 
 
-def test_a_pause_holds_what_comes_after_its_answer_and_resume_lets_it_go() -> None:
+def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.start()

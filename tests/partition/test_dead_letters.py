@@ -116,7 +116,7 @@ def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quo
     run(main())
 
 
-def test_one_parked_as_uncertain_says_what_clay_had_answered() -> None:
+def test_a_lead_parked_as_uncertain_states_the_answer_of_clay() -> None:
     async def main() -> None:
         began_ms = now_ms()
         _, dead_letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")

@@ -140,7 +140,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def test_a_held_lead_is_answered_with_what_is_known_and_marked() -> None:
+def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.begin()
@@ -228,7 +228,7 @@ def test_nothing_is_served_where_leads_wait() -> None:
     run(main())
 
 
-def test_cache_first_asks_nothing_of_the_lane_and_only_fresh_results_count() -> None:
+def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
     async def main() -> None:
         bench = Bench(cache_first=True, hold="pause")
         await bench.begin()
@@ -257,7 +257,7 @@ def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
     run(main())
 
 
-def test_a_known_person_under_another_id_is_served_while_the_lane_stands_still() -> None:
+def test_a_known_person_under_another_id_is_served_while_the_lane_is_held() -> None:
     """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the first id."""
 
     async def main() -> None:
@@ -302,7 +302,7 @@ def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_probe_is_
     run(main())
 
 
-def test_a_person_of_whom_nothing_is_known_stays_a_duplicate_in_an_outage() -> None:
+def test_a_person_without_a_cached_result_stays_a_duplicate_in_an_outage() -> None:
     async def main() -> None:
         bench = Bench(budget=BudgetPolicy())
         await bench.begin()
@@ -313,7 +313,7 @@ def test_a_person_of_whom_nothing_is_known_stays_a_duplicate_in_an_outage() -> N
     run(main())
 
 
-def test_a_forced_lead_is_bought_whatever_is_known() -> None:
+def test_a_forced_lead_is_sent_in_spite_of_a_cached_result() -> None:
     async def main() -> None:
         bench = Bench(cache_first=True, budget=BudgetPolicy())
         await bench.begin()

@@ -68,7 +68,7 @@ class FailsOnce(PlainLink):
         return await super().ask(what, request)
 
 
-def test_a_lane_that_stands_still_is_shown_from_the_take_over_on() -> None:
+def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
     async def main() -> None:
         board = Board()
         await board.start()
@@ -104,7 +104,7 @@ def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
     run(main())
 
 
-def test_news_of_an_aborted_commit_are_published_on_retry() -> None:
+def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
     async def main() -> None:
         board = Board(Setup(credits_per_day=25))
         await board.start()

@@ -131,7 +131,7 @@ def _backfilling(bench: Bench) -> None:
 
 @pytest.mark.parametrize("lanes", [1, 19])
 @pytest.mark.parametrize("trouble", [_ill, _paused, _out_of_budget, _bursting, _backfilling])
-def test_a_well_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
+def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
     async def main() -> None:
         bench = Bench(lanes)
         await bench.start()

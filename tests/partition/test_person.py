@@ -91,7 +91,7 @@ def test_a_name_identifies_only_a_lead_that_has_nothing_better() -> None:
     run(main())
 
 
-def test_a_lead_is_answered_from_the_cache_by_whatever_its_person_is_known_by() -> None:
+def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person() -> None:
     """The third has neither of the two identifiers that the result is remembered under."""
 
     async def main() -> None:
@@ -119,7 +119,7 @@ def test_a_cached_result_is_not_served_for_a_namesake() -> None:
     run(main())
 
 
-def test_a_person_on_the_suppression_list_is_suppressed_by_whatever_the_lead_has() -> None:
+def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead() -> None:
     async def main() -> None:
         bench = await opened(cache_first=True)
         (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))

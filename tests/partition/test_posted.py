@@ -118,7 +118,7 @@ def test_a_post_that_was_never_started_is_not_uncertain() -> None:
     run(main())
 
 
-def test_a_post_under_way_is_uncertain_whatever_the_one_before_came_to() -> None:
+def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before() -> None:
     """Another lead's transaction is lost while this one's second POST is under way."""
 
     async def main() -> None:

@@ -190,7 +190,7 @@ def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: boo
     run(main())
 
 
-def test_the_reservation_of_a_returned_lead_is_booked_once_however_often_it_is_processed() -> None:
+def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> None:
     """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
 
     async def main() -> None:
@@ -245,7 +245,7 @@ def test_a_lead_that_is_rerouted_twice_is_parked() -> None:
     run(main())
 
 
-def test_a_lead_that_came_in_as_bulk_is_bulk_to_the_budget_whatever_topic_it_comes_back_by() -> None:
+def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
 
     async def main() -> None:

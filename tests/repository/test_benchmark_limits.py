@@ -98,7 +98,7 @@ def test_limit_of_the_cost_of_safety() -> None:
     assert "61% more" in safety.missed({"safe": 161.0, "unsafe": 100.0})
 
 
-def test_how_long_a_lane_stands_still() -> None:
+def test_the_longest_stop_of_a_lane() -> None:
     assert not failover.missed([[6.0, 7.0], [9.9]])
     assert "for 10.1 s" in failover.missed([[6.0, 10.1], [7.0]])
 

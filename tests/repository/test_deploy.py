@@ -313,7 +313,7 @@ def test_the_image_shows_the_ports_that_are_served() -> None:
     }
 
 
-def test_the_build_context_has_what_is_copied_and_little_else() -> None:
+def test_the_build_context_has_the_copied_files_and_little_else() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}

@@ -23,7 +23,7 @@ def test_lanes_that_share_a_partition_lose_nothing_and_send_nothing_twice() -> N
     assert_whole([crowded(seed) for seed in range(SCHEDULES)])
 
 
-def test_a_lane_that_is_well_does_not_notice_its_neighbours() -> None:
+def test_a_healthy_lane_is_not_affected_by_its_neighbours() -> None:
     assert_whole([troubled(number) for number in range(60)])
 
 

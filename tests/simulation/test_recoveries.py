@@ -17,7 +17,7 @@ def assert_whole(schedules: list[Schedule]) -> None:
 
 
 @pytest.mark.parametrize("base", [*missed_once(), *aborted()[::4]], ids=lambda base: base.name)
-def test_a_transaction_without_markers_stays_what_it_was(base: Schedule) -> None:
+def test_a_transaction_without_markers_keeps_its_outcome(base: Schedule) -> None:
     outcome = simulate(base, trace=True)
     assert not outcome.problems, "\n".join(outcome.trace)
     assert outcome.recovery_requests > 0

@@ -67,12 +67,12 @@ def test_without_a_fault_all_is_well(base: Schedule) -> None:
     assert outcome.posts > 0
 
 
-def test_orders_are_obeyed_wherever_a_process_breaks() -> None:
+def test_commands_are_obeyed_wherever_a_process_crashes() -> None:
     failures = run(list(counted("ordered"))[::3])
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
 
-def test_costs_are_corrected_once_wherever_a_process_breaks() -> None:
+def test_costs_are_corrected_once_wherever_a_process_crashes() -> None:
     failures = run(list(counted("corrected"))[::7])
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 

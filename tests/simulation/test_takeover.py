@@ -142,7 +142,7 @@ async def refused(ending: str, stranded: Sequence[str], missed: int, breaks: Bre
     return False
 
 
-def test_a_transaction_stays_what_it_was_wherever_its_take_overs_break() -> None:
+def test_a_transaction_keeps_its_outcome_when_take_overs_break_anywhere() -> None:
     refusals = tried = 0
     for plan in plans():
         try:

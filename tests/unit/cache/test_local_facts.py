@@ -46,7 +46,7 @@ def test_which_facts_are_derived(fields: dict[str, Scalar], said: dict[str, Scal
 
 
 @given(st.dictionaries(st.sampled_from(["email", "domain", "phone", "country"]), st.text() | st.integers() | st.none()))
-def test_whatever_the_fields_are_there_is_an_answer(fields: dict[str, Scalar]) -> None:
+def test_any_fields_give_an_answer(fields: dict[str, Scalar]) -> None:
     for name, (value, source) in local_facts(fields).items():
         assert fields.get(name) in (None, "")
         assert value

@@ -90,7 +90,7 @@ async def test_without_tls_the_proxy_gets_the_whole_url() -> None:
 
 
 @pytest.mark.parametrize("is_tls", [True, False])
-async def test_a_proxy_that_wants_other_credentials_sent_nothing(
+async def test_a_proxy_that_refuses_the_credentials_sent_nothing(
     is_tls: bool, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -137,7 +137,7 @@ async def test_all_connections_busy_until_a_cancellation_passes_through_and_free
         pytest.param([b"HTTP/1.1 299 ?\r\nx: \xff\r\ncontent-length: 1\r\n\r\n\xff"], id="odd bytes"),
     ],
 )
-async def test_a_2xx_is_accepted_whatever_follows(script: list[WriteBatch], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_2xx_is_accepted_with_any_body(script: list[WriteBatch], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
     async with serve(READ, *script) as server:
         assert isinstance(await send_once(server.url), Accepted)
@@ -217,7 +217,7 @@ async def test_retry_after_is_read_and_bounded(header: bytes, found: str | None)
 
 @settings(max_examples=60, deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda tail: b"HTTP/1.1 2" + tail)))
-def test_no_answer_whatever_raises_or_is_taken_for_unsent(junk: bytes) -> None:
+def test_no_bytes_of_an_answer_raise_or_count_as_unsent(junk: bytes) -> None:
     async def run() -> None:
         async with serve(READ, junk) as server:  # which closes then: no limit is waited for, so none need be short
             outcome = await send_once(server.url, ClayClient())

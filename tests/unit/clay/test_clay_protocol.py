@@ -44,6 +44,6 @@ def status_of(answer: list[bytes]) -> int:
 @example(head=HEADS[1], rest=b"zz\r\n", cuts=[])
 @example(head=HEADS[0], rest=b"okHTTP/1.1 408 X\r\n\r\n", cuts=[])
 @example(head=HEADS[3], rest=b"\0junk\r\n\r\n", cuts=[30])
-def test_a_status_counts_whatever_follows_its_head(head: bytes, rest: bytes, cuts: list[int]) -> None:
+def test_a_status_counts_with_any_body(head: bytes, rest: bytes, cuts: list[int]) -> None:
     whole = status_of([head])
     assert status_of(packets(head + rest, cuts)) == whole

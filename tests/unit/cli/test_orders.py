@@ -58,7 +58,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         ("quota acme --webhook 3f9a --use --count 12000", controls.ChangeQuota("3f9a", use=True, count=12_000)),
     ],
 )
-def test_an_order_is_what_was_typed(typed: str, order: Order, orders: list[Sent]) -> None:
+def test_a_command_has_the_typed_values(typed: str, order: Order, orders: list[Sent]) -> None:
     assert main(["lanes", *typed.split(), "--why", "because"]) == 0
     ((audit, kind, workspace, arguments),) = orders
     assert (workspace, audit.why) == ("acme", "because")
@@ -77,7 +77,7 @@ def test_an_order_is_what_was_typed(typed: str, order: Order, orders: list[Sent]
         ),
     ],
 )
-def test_the_cost_of_one_lead_is_what_was_typed(typed: str, arguments: dict[str, Any], orders: list[Sent]) -> None:
+def test_the_cost_of_one_lead_has_the_typed_values(typed: str, arguments: dict[str, Any], orders: list[Sent]) -> None:
     assert main(["lanes", "correct", "acme", *typed.split(), "--why", "because"]) == 0
     assert [each[1:] for each in orders] == [("correct", "acme", arguments)]
     msgspec.convert(arguments, LeadCost)

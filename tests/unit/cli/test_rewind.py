@@ -55,7 +55,7 @@ def argv(tmp_path: Path) -> list[str]:
     return ["replay", "rewind", "--to-earliest", "--config", str(path)]
 
 
-def test_it_asks_and_a_no_moves_nothing(
+def test_a_rewind_asks_and_a_no_changes_nothing(
     group: Group, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))

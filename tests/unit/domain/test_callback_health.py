@@ -125,7 +125,7 @@ def test_a_short_absence_is_none() -> None:
     assert taken_over(state, 5_000).gaps == ()
 
 
-def test_the_likely_causes_come_in_their_order_with_what_speaks_for_them() -> None:
+def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     lane = Lane("acme", 0, callback_health=after(1_000, 2_000, 3_000))
     text = causes(evidence(ACME, lane, THERE, "", 10_000))
     assert [text.index(word) for word in ("credits", "auto-run", "50,000", "callback URL")] == sorted(

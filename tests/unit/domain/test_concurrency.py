@@ -32,7 +32,7 @@ def test_it_starts_at_the_least_and_grows_while_all_of_it_is_used() -> None:
 
 
 @pytest.mark.parametrize("latency_ms", [50, 200, 1_000, 4_000])
-def test_it_is_what_the_rate_and_the_latency_need_with_some_headroom(latency_ms: int) -> None:
+def test_the_limit_is_what_rate_and_latency_need_with_some_headroom(latency_ms: int) -> None:
     """Ten a second for ten minutes, and a burst of 20 every minute: Little's law says how many are in flight."""
     state, chance, ends = Concurrency(), random.Random(latency_ms), list[tuple[float, float]]()
     now_ms, limits, waited_ms = 0.0, list[int](), list[float]()

@@ -73,7 +73,7 @@ def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
     assert obey(POLICY, LANE, controls.Resume(), BY).text == "was neither paused nor suspended"
 
 
-def test_forced_open_holds_whatever_time_it_is_and_ends_in_probes() -> None:
+def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     forced = _done(LANE, controls.Trip())
     _, held = admit(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)
     assert isinstance(held, Held)
@@ -106,7 +106,7 @@ def test_shadow_decides_and_counts_and_holds_nothing() -> None:
     assert (seen.breaker, seen.mode, seen.holds, seen.shadow_breaker) == ("open", "shadow", "", 3)
 
 
-def test_reset_forgets_trouble_but_neither_a_pause_nor_a_retry_after() -> None:
+def test_reset_clears_failures_but_neither_a_pause_nor_a_retry_after() -> None:
     lane = LANE
     for _ in range(5):
         lane = _call(lane, REFUSED)
@@ -224,7 +224,7 @@ def test_orders_are_one_tagged_union() -> None:
     assert msgspec.json.decode(raw, type=Order) == order
 
 
-def test_a_change_of_a_lane_is_news_once() -> None:
+def test_a_change_of_a_lane_is_reported_once() -> None:
     before = view(POLICY, LANE, [PEOPLE], NOW_MS)
     paused = _done(LANE, controls.Pause())
     after = view(POLICY, paused, [PEOPLE], NOW_MS, before)
@@ -242,7 +242,7 @@ def _news(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
     return [news.kind for news in seen.news if news.kind.startswith("budget_")]
 
 
-def test_a_soft_limit_crossed_by_a_lower_cap_or_a_correction_is_news_without_a_lead() -> None:
+def test_a_soft_limit_crossed_by_a_lower_cap_or_a_correction_is_reported_without_a_lead() -> None:
     lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
     assert _news(SPENT_200, lowered) == ["budget_95"]
     assert _news(SPENT_200, _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 400}), WIDE)) == ["budget_50"]
@@ -252,12 +252,12 @@ def test_a_soft_limit_crossed_by_a_lower_cap_or_a_correction_is_news_without_a_l
     assert _news(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
 
 
-def test_a_soft_limit_crossed_by_a_new_configuration_is_news() -> None:
+def test_a_soft_limit_crossed_by_a_new_configuration_is_reported() -> None:
     lowered = msgspec.structs.replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
     assert _news(SPENT_200, reconfigured(lowered, SPENT_200, [], NOW_MS), lowered) == ["budget_80"]
 
 
-def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_news() -> None:
+def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_reported() -> None:
     lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
     assert isinstance(entry, Grant)
     assert _news(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

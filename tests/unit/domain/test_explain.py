@@ -70,7 +70,7 @@ def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
     assert only(explain(facts(held("breaker_open", until_ms=NOW_MS - 1, mode="open")))).holds
 
 
-def test_a_lane_that_moves_says_how_long_what_waits_takes() -> None:
+def test_a_moving_lane_states_how_long_its_waiting_leads_take() -> None:
     assert only(explain(facts())).what == "moves at up to 8 a second"
     finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",)})))
     assert "takes about 10 minutes" in finding.what
@@ -78,7 +78,7 @@ def test_a_lane_that_moves_says_how_long_what_waits_takes() -> None:
     assert not finding.holds
 
 
-def test_time_left_knows_what_the_budgets_leave() -> None:
+def test_the_time_left_respects_the_budgets() -> None:
     hour_ms = 3_600_000
     meters: dict[Any, Meter] = {"credits_day": Meter("2026-09-21", NOW_MS + 10 * hour_ms, 600, 300)}
     view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(6.0, 1.0)})
@@ -113,7 +113,7 @@ def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
     return policy, lane
 
 
-def test_in_an_outage_it_says_what_clay_answers_since_when_and_what_comes_next() -> None:
+def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_step() -> None:
     policy, lane = outage(5, "http_503")
     now_ms = NOW_MS + 4_500
     view = view_of(policy, lane, [Destination("people", "acme", ("hook",))], now_ms)
@@ -177,7 +177,7 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert (whole.holds, whole.partly) == ("no_webhook", ())
 
 
-def test_bulk_that_the_hot_share_holds_is_named_and_no_part_of_what_takes_so_long() -> None:
+def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> None:
     rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
     reserved = reserve(rules, Lane("acme", 3).budget, Cost(40), Cost(40), NOW_MS)
     assert isinstance(reserved, tuple)

@@ -13,7 +13,7 @@ def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = 
     return Meter(period, 24 * HOUR_MS, cap, spent, reserved)
 
 
-def test_it_ends_when_what_is_left_is_used_at_the_rate_of_the_last_minutes() -> None:
+def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes() -> None:
     samples = [Sample(NOON_MS - 10 * MINUTE_MS, meter(1_000, 100)), Sample(NOON_MS, meter(1_150, 50))]
     assert forecast(samples, NOON_MS) == Forecast(600.0, NOON_MS + 8 * HOUR_MS)
 

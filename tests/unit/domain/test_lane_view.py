@@ -18,7 +18,7 @@ from stream_app.domain.lane.view import view
 from tests.unit.domain.test_lane import LANE, NOW_MS, OK, PEOPLE, POLICY, _call, _entry
 
 
-def test_the_view_says_what_the_gate_would_say() -> None:
+def test_the_view_agrees_with_the_admission() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
     lane, _ = _entry(LANE, policy)
     seen = view(policy, lane, [PEOPLE], NOW_MS)
@@ -86,7 +86,7 @@ def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
     assert view(POLICY, lane, [PEOPLE], NOW_MS).meters["credits_day"].reserved == 0
 
 
-def test_health_is_that_of_five_minutes_and_outlives_what_the_breaker_forgets() -> None:
+def test_health_covers_five_minutes_and_survives_a_reset_of_the_breaker() -> None:
     policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(consecutive_failures=30, min_calls=1_000))
     lane = _call(LANE, *[Refused("dns", 40)] * 30, policy=policy)
     assert lane.breaker.phase == "open"

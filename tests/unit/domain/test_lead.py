@@ -240,9 +240,7 @@ LOCAL = st.from_regex(r"[a-z0-9][a-z0-9.+-]{0,10}", fullmatch=True)
     st.sampled_from(["", "mailto:", "MailTo:"]),
     st.sampled_from([str.upper, str.lower, str.title]),
 )
-def test_a_mail_address_is_one_person_however_it_is_written(
-    local: str, space: str, scheme: str, case: type[str]
-) -> None:
+def test_spellings_of_a_mail_address_are_one_person(local: str, space: str, scheme: str, case: type[str]) -> None:
     plain = identify(Lead(fields={"email": f"{local}@acme.example"}))
     written = f"{space}{scheme}{case(local)}@{case('acme')}.EXAMPLE{space}"
     assert plain is not None
@@ -254,7 +252,7 @@ def test_a_mail_address_is_one_person_however_it_is_written(
     st.sampled_from(["", "www.", "WWW."]),
     st.sampled_from(["", "/", ":443/x?y", "."]),
 )
-def test_a_domain_is_one_company_however_it_is_written(scheme: str, www: str, rest: str) -> None:
+def test_spellings_of_a_domain_are_one_company(scheme: str, www: str, rest: str) -> None:
     person = {"first_name": "Jane", "last_name": "Doe"}
     plain = identify(Lead(fields={**person, "domain": "acme.example"}))
     written = {"first_name": " jane", "last_name": "DOE ", "domain": f"{scheme}{www}Acme.example{rest}"}

@@ -71,7 +71,7 @@ def test_the_reason_of_a_suspension_says_what_to_do(http_status: int, words: str
     assert "Clay said: no way" in outcome.text
 
 
-def test_excerpts_are_scrubbed_with_what_was_sent() -> None:
+def test_values_that_were_sent_are_scrubbed_from_excerpts() -> None:
     for http_status in (400, 403, 500, 503):
         outcome = classify(http_status, None, "no Ada at bob@example.com", 1, True, known=["Ada"])
         assert "Ada" not in repr(outcome)

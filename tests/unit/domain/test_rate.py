@@ -162,7 +162,7 @@ def _sent(state: Rate, from_ms: int, to_ms: int) -> Rate:
     return state
 
 
-def test_two_429s_measure_what_clay_takes() -> None:
+def test_two_429s_measure_the_limit_of_clay() -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
     assert rate.current(POLICY, state) == 6.0, "not measured yet"
     state = _sent(state, NOW_MS + 1_000, NOW_MS + 21_000)
@@ -253,7 +253,7 @@ def test_where_leads_come_in_bursts_fewer_than_one_in_400_is_answered_429(
 
 @pytest.mark.parametrize("jitter_ms", [0, 200])
 @pytest.mark.parametrize("limit_per_s", [9.5, 8.0, 6.5, 5.0])
-def test_of_what_others_leave_99_percent_is_used_and_fewer_than_one_in_400_is_answered_429(
+def test_99_percent_of_the_rate_that_others_leave_is_used_and_fewer_than_one_in_400_is_answered_429(
     limit_per_s: float, jitter_ms: int
 ) -> None:
     """Others use up to half of Clay's 10 a second."""
@@ -264,7 +264,7 @@ def test_of_what_others_leave_99_percent_is_used_and_fewer_than_one_in_400_is_an
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_of_what_others_leave_at_random_97_percent_is_used(seed: int) -> None:
+def test_97_percent_of_the_rate_that_others_leave_at_random_is_used(seed: int) -> None:
     per_s, consumed, limited = _with_clay(CLAY_PER_S, 20_000, 3_600, 200, others_per_s=2.0, seed=seed)
     assert limited / (consumed + limited) < 0.0025
     assert per_s >= 0.97 * 8

@@ -51,7 +51,7 @@ def test_retry_after_in_all_its_forms(value: str | None, expected: int | None) -
     assert rate.parse_retry_after(value, SECOND_BEFORE_MS) == pytest.approx(expected)
 
 
-def test_a_date_without_zone_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_without_zone_is_utc_in_every_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setenv("TZ", "EST5")
         time.tzset()

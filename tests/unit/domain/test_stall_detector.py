@@ -70,7 +70,7 @@ def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_mor
     st.lists(st.tuples(st.sampled_from(["out", "answer", "time-out"]), st.integers(0, 3_000)), max_size=60),
     st.integers(0, 5_000),
 )
-def test_it_holds_only_while_requests_wait_and_not_for_ever(steps: list[tuple[str, int]], usual_ms: int) -> None:
+def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, int]], usual_ms: int) -> None:
     state, under_way, now_ms, usual = StallDetector(), 0, NOW_MS, Concurrency(usual_ms=usual_ms, calls=100)
     for what, pause_ms in steps:
         now_ms += pause_ms

@@ -71,7 +71,7 @@ async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_no
         assert position == (done[-1] + 1 if done else committed)
 
 
-async def test_a_suspended_flow_tells_everybody_once_and_stays_usable() -> None:
+async def test_a_suspended_flow_notifies_every_stream_once_and_stays_usable() -> None:
     consumer = consumer_with([])
     reported: list[str] = []
     consumer.on_suspend.add(lambda: reported.append("a"))

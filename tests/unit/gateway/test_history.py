@@ -78,7 +78,7 @@ def test_slots_are_forgotten_by_their_length(model: ReadModel, path: Path) -> No
     assert counted(path, "", MINUTE_S)["received"][0] == 2
 
 
-def test_a_lane_keeps_its_worst_marks_and_its_last_news(model: ReadModel, path: Path) -> None:
+def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, path: Path) -> None:
     for number in range(MOST_CHANGES + 50):
         change = LaneChange("held", f"hold {number}")
         take(model, lane(NAMES, at_ms=NOW_MS + number, score=100 - number % 50, p95_ms=number, news=(change,)))

@@ -49,7 +49,7 @@ def parsed(pieces: list[bytes]) -> list[Any]:
 
 
 @given(streams, st.lists(st.integers(1, 400), max_size=10))
-def test_the_same_requests_come_out_however_the_bytes_are_cut(stream: bytes, cuts: list[int]) -> None:
+def test_the_same_requests_are_parsed_from_any_cut_of_the_bytes(stream: bytes, cuts: list[int]) -> None:
     places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     cut = [stream[at:to] for at, to in pairwise(places)]
     whole, by_cut = parsed([stream]), parsed(cut)

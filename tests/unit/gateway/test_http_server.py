@@ -109,7 +109,7 @@ async def test_requests_start_peer_by_peer_and_so_many_in_a_turn() -> None:
     assert "b" in turns[0]
 
 
-async def test_the_end_is_bounded_whatever_is_under_way() -> None:
+async def test_the_end_of_a_process_is_bounded() -> None:
     async def large(_: Scope, receive: Receive, send: Send) -> None:
         await answer(send, b"y" * 20_000_000)
 
@@ -160,7 +160,7 @@ async def test_cuts_are_counted_and_logged_once_for_each_reason() -> None:
     [
         test_a_peer_with_many_connections_loses_its_oldest_and_keeps_none_out,
         test_connections_with_a_request_under_way_are_never_cut_for_others,
-        test_the_end_is_bounded_whatever_is_under_way,
+        test_the_end_of_a_process_is_bounded,
         test_an_answer_that_is_not_read_ends_after_its_time,
         test_cuts_are_counted_and_logged_once_for_each_reason,
     ],

@@ -69,7 +69,7 @@ def test_reading_again_counts_nothing_twice(model: ReadModel, ask: Queries) -> N
     assert only(ask).credits == 6
 
 
-def test_an_import_without_a_summary_counts_what_was_taken(model: ReadModel, ask: Queries) -> None:
+def test_an_import_without_a_summary_counts_the_received_leads(model: ReadModel, ask: Queries) -> None:
     take(model, received(0), received(1))
     found = only(ask)
     assert (found.rows, found.published, found.columns) == (None, None, {"under_way": 2})

@@ -77,7 +77,7 @@ def model(tmp_path: Path) -> Iterator[Path]:
     model.close()
 
 
-async def test_each_route_answers_who_may_ask_and_no_one_else(model: Path) -> None:
+async def test_each_route_answers_only_authorized_requests(model: Path) -> None:
     names = sources().names
     gateway = Gateway()
 

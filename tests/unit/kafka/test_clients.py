@@ -220,7 +220,7 @@ async def test_metadata_that_no_broker_gives_are_missed_and_asked_for_again(
     assert cluster.brokers[2].asked[METADATA]
 
 
-def test_all_that_speaks_to_kafka_is_bounded() -> None:
+def test_every_client_of_kafka_is_bounded() -> None:
     """aiokafka's own classes are used where they are bounded, and by what only developers run."""
     package = Path(stream_app.__file__).parent
     made = re.compile(r"\bAIOKafka(Consumer|Producer|AdminClient|Client)\(\*?\*?\w")

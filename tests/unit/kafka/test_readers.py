@@ -154,7 +154,7 @@ async def test_records_are_fetched_by_their_offsets_and_those_that_are_gone_are_
         assert [record.offset for record in await it.fetch(wanted)] == [0, 3, 2_003]
 
 
-async def test_markers_are_not_counted_and_what_cannot_be_counted_is_an_upper_bound(log: Log) -> None:
+async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bound(log: Log) -> None:
     log.entries = {A: ["a0", MARKER, "a2", MARKER], B: ["b0", DAMAGED, MARKER]}
     async with TopicReader(KafkaConnection("nowhere:9092"), 2) as it:
         assert await it.count(["leads"], {("leads", 0): 1}) == {("leads", 0): 1, ("leads", 1): 3}

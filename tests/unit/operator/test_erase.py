@@ -77,7 +77,7 @@ def test_a_lead_is_found_by_its_email_linkedin_url_and_id_with_and_without_a_res
     run(main())
 
 
-def test_a_result_tells_of_its_person_when_its_row_is_gone() -> None:
+def test_a_result_names_its_person_after_its_row_expired() -> None:
     async def main() -> None:
         bench = await bench_of()
         await bench.lead("1", ADA, fields=WHOLE)

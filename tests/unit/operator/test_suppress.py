@@ -9,7 +9,7 @@ from stream_app.domain.lead.identity import people
 from stream_app.operator.suppress import hashes_of
 
 
-def test_a_person_has_one_hash_however_the_line_is_written() -> None:
+def test_spellings_of_a_person_have_one_hash() -> None:
     (ada,) = people({"email": "ada@example.com"})
     (linkedin,) = people({"linkedin_url": "https://www.linkedin.com/in/ada"})
     lines = ["ada@example.com\n", "", "  mailto:Ada@Example.com", "linkedin.com/in/Ada/", "ADA@example.com"]

@@ -77,7 +77,7 @@ def by_the_end_of_the_process(form: log.Format) -> None:
     "event",
     ["by_structlog", "by_the_standard_library", "by_a_task_without_an_awaiter", "by_the_end_of_the_process"],
 )
-def test_an_exception_tells_where_and_what_kind_and_nothing_of_its_data(form: log.Format, event: str) -> None:
+def test_an_exception_is_logged_with_its_place_and_type_and_without_its_data(form: log.Format, event: str) -> None:
     said = written(form, event)
     assert "example.com" not in said
     for reported in ("ExceptionGroup", "KeyError", "ValueError", "test_log.py", "in bug"):

@@ -14,7 +14,7 @@ from tests.partition.virtual import run
 LEADS = ("leads", 0)
 
 
-def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
+def test_only_work_with_an_unchanged_token_for_the_whole_time_is_stalled() -> None:
     seen: dict[str, Hashable] = {"moves": 0, "stands": 0, "goes": 0}
     reported: list[list[str]] = []
     watchdog = Watchdog(10.0, lambda: seen, lambda what: reported.append(list(what)))
@@ -98,7 +98,7 @@ def test_a_topic_without_a_reader_is_named() -> None:
     run(main())
 
 
-def test_a_recovery_that_takes_for_ever_and_a_dead_committer_are_named() -> None:
+def test_a_recovery_without_end_and_a_dead_committer_are_named() -> None:
     async def main() -> None:
         bench = Bench()
         worker = _worker(bench)

@@ -55,7 +55,7 @@ def test_a_bad_row_is_refused_and_the_next_ones_are_read(bad: bytes, reason: str
     assert all(isinstance(row.draft, dict) for row in (seen[0], *seen[2:]))
 
 
-def test_a_quote_that_never_closes_costs_one_row_however_long_the_file_is() -> None:
+def test_an_unclosed_quote_costs_one_row_of_a_file_of_any_length() -> None:
     good = b"a@b.example,x\n" * (3 * MAX_LINES_PER_ROW)
     seen = csv_rows(b'email,notes\n"broken,x\n' + good)
     assert outcome(seen[0]) == "bad_csv"

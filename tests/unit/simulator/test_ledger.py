@@ -93,7 +93,7 @@ def without_times(lines: list[dict[str, Any]]) -> list[str]:
     )
 
 
-async def test_a_seed_decides_everything_whatever_the_interleaving(start: Start) -> None:
+async def test_a_seed_decides_everything_under_any_interleaving(start: Start) -> None:
     ledgers = []
     for seed, concurrency in ((1, 1), (1, 9), (2, 1)):
         bench = await start(f"seed = {seed}\n{STORM}")

@@ -130,7 +130,7 @@ def test_an_offset_is_done_when_the_leads_before_it_are(steps: list[tuple[int, b
     asyncio.run(bench.exporter.run(feed()))
 
 
-async def test_a_batch_costs_the_same_however_many_leads_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cost_of_a_batch_does_not_grow_with_open_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
 
     def is_at_rest(event: StatusEvent) -> bool:
