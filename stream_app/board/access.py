@@ -1,7 +1,10 @@
-"""Who may see the board: a signed session cookie after a login with the API token, or requests from this machine only.
+"""Who may use the board: a signed session cookie after a login with a token, or requests from this machine only.
+
+The token that was entered decides the role. A viewer reads; an operator also gives commands. Without an operator token
+there is no operator.
 
 A session is not stored: the cookie holds the name and the time of the login, signed with a key that is derived from the
-token. So several gateways accept the same session, and a new token ends all of them.
+token of the role. So several gateways accept the same session, and a new token ends all of its sessions.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -26,9 +29,12 @@ SESSION_S: Final = 12 * 3_600
 LONGEST_NAME: Final = 80
 LOCAL: Final = "this machine"
 """Who looks at the board where no token is configured."""
+PROXY_SECRET_HEADER: Final = "x-stream-app-proxy-secret"
 
 _FAILURE_S: Final = 1.0
 _ATTEMPTS: Final = 4
+
+Role = Literal["viewer", "operator"]
 
 
 class LoginNeeded(Exception):
@@ -36,10 +42,33 @@ class LoginNeeded(Exception):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A login. `who`: the name that was entered; `began_s`: epoch s."""
+    """A login. `who`: the person's name; `began_s`: epoch s."""
 
     who: str
     began_s: int
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """Who makes a request, and in which role. `has_session`: False for one from this machine without a login."""
+
+    who: str
+    role: Role
+    has_session: bool = True
+
+
+STRANGER: Final = Visitor("", "viewer", has_session=False)
+
+
+class Proxy(msgspec.Struct, frozen=True):
+    """A proxy that logs people in. Its header counts only together with the secret.
+
+    Attributes:
+        header: The header with the person's name, such as X-Auth-Request-Email.
+        secret: What it sends as X-Stream-App-Proxy-Secret.
+    """
+
+    header: str
+    secret: str
 
 
 _session: Final = msgspec.json.Decoder(Session)
@@ -49,66 +78,132 @@ class BoardAccess:
     """Checks each request to the board.
 
     Args:
-        token: The token of the look-up API. None: accept only requests that were made to a loopback address.
+        token: The token of the look-up API, for viewers. None: requests that were made to a loopback address may read.
         host: The address that the gateway listens on.
         now_s: The clock, epoch s.
+        operator_token: The token of operators. None: there are none.
+        proxy: Names the people. None: they enter their name.
     """
 
-    def __init__(self, token: str | None, host: str, now_s: Callable[[], int]) -> None:
-        self._token = None if token is None else token.encode()
-        self._key = b"" if self._token is None else hmac.digest(self._token, b"stream-app board session 1", "sha256")
+    def __init__(
+        self,
+        token: str | None,
+        host: str,
+        now_s: Callable[[], int],
+        operator_token: str | None = None,
+        proxy: Proxy | None = None,
+    ) -> None:
+        tokens: dict[Role, str | None] = {"viewer": token, "operator": operator_token}
+        self._tokens: dict[Role, bytes] = {role: value.encode() for role, value in tokens.items() if value is not None}
+        self._keys: dict[Role, bytes] = {
+            role: hmac.digest(value, f"stream-app board session 2 {role}".encode(), "sha256")
+            for role, value in self._tokens.items()
+        }
         self._local = Access(None, host)
         self._now_s = now_s
+        self._proxy = proxy
         self._attempts = asyncio.Semaphore(_ATTEMPTS)
 
     @property
     def has_login(self) -> bool:
         """True if a token is configured."""
-        return self._token is not None
+        return bool(self._tokens)
 
-    def viewer(self, request: Request) -> str:
-        """Return who makes the request. Raises LoginNeeded or Refused."""
+    @property
+    def asks_name(self) -> bool:
+        """True if people enter their name at the login."""
+        return self._proxy is None
+
+    @property
+    def roles(self) -> list[Role]:
+        """The roles that have a token."""
+        return list(self._tokens)
+
+    def check(self, request: Request, role: Role = "viewer") -> Visitor:
+        """Return who makes the request.
+
+        Raises:
+            LoginNeeded: There is no session, and one is needed.
+            Refused: It is not allowed, or its session has not the role.
+        """
         if request.method not in ("GET", "HEAD"):
             check_origin(request)
-        if self._token is None:
+        visitor = self._read(request)
+        if visitor is None:
+            if "viewer" in self._tokens:
+                raise LoginNeeded
             self._local.check_without_token(request)
-            return LOCAL
-        session = self._read(request.cookies.get(COOKIE, ""))
-        if session is None:
-            raise LoginNeeded
-        return session.who
+            visitor = Visitor(LOCAL, "viewer", has_session=False)
+        if role == "operator" and visitor.role != "operator":
+            text = "Only operators may do this: log in with the token of gateway.operator_token_env"
+            raise Refused(403, "not_operator", text)
+        return visitor
 
-    async def login(self, request: Request, token: str, who: str) -> str:
-        """Return the cookie's value. Raises Refused if the token is wrong; that takes a second.
+    async def login(self, request: Request, token: str, who: str) -> tuple[str, Visitor]:
+        """Return the cookie's value, and who logged in. A wrong token is refused after a second.
 
         Args:
             request: The request, whose origin is checked.
             token: What was entered as the token.
             who: What was entered as the name.
+
+        Raises:
+            Refused: The token is wrong, or there is no name.
         """
         check_origin(request)
-        if self._token is None:
+        if not self._tokens:
             raise Refused(404, "no_login", "No token is configured, so there is no login")
-        if not hmac.compare_digest(token.strip().encode(), self._token):
+        given = token.strip().encode()
+        found = [role for role, value in self._tokens.items() if hmac.compare_digest(given, value)]
+        if not found:
             async with self._attempts:
                 await asyncio.sleep(_FAILURE_S)
-            raise Refused(403, "wrong_token", "This is not the token of gateway.api_token_env")
-        raw = msgspec.json.encode(Session(who.strip()[:LONGEST_NAME] or "unnamed", self._now_s()))
-        return f"{urlsafe_b64encode(raw).decode()}.{self._signature(raw)}"
+            names = " or ".join(_SETTING[role] for role in self._tokens)
+            raise Refused(403, "wrong_token", f"This is not the token of {names}")
+        name = self._named_by_proxy(request) if self._proxy else _clean(who)
+        if not name:
+            raise Refused(422, "no_name", "Enter your name: it is logged, and commands are kept with it")
+        raw = msgspec.json.encode(Session(name, self._now_s()))
+        visitor = Visitor(name, found[0])
+        return f"{urlsafe_b64encode(raw).decode()}.{self._signature(visitor.role, raw)}", visitor
 
-    def _read(self, cookie: str) -> Session | None:
-        body, _, signature = cookie.partition(".")
+    def _read(self, request: Request) -> Visitor | None:
+        body, _, signature = request.cookies.get(COOKIE, "").partition(".")
         try:
             raw = urlsafe_b64decode(body)
-            if not hmac.compare_digest(signature.encode(), self._signature(raw).encode()):
+            signed = [
+                role
+                for role in self._keys
+                if hmac.compare_digest(signature.encode(), self._signature(role, raw).encode())
+            ]
+            if not signed:
                 return None
             session = _session.decode(raw)
         except (ValueError, msgspec.DecodeError):
             return None
-        return session if 0 <= self._now_s() - session.began_s < SESSION_S else None
+        if not 0 <= self._now_s() - session.began_s < SESSION_S:
+            return None
+        if self._proxy is not None and self._named_by_proxy(request) != session.who:
+            return None  # another person uses this browser now
+        return Visitor(session.who, signed[0])
 
-    def _signature(self, raw: bytes) -> str:
-        return hmac.new(self._key, raw, sha256).hexdigest()
+    def _named_by_proxy(self, request: Request) -> str:
+        assert self._proxy is not None
+        secret, name = request.headers.get(PROXY_SECRET_HEADER, ""), _clean(request.headers.get(self._proxy.header, ""))
+        if not name or not hmac.compare_digest(secret.encode(), self._proxy.secret.encode()):
+            text = "The proxy did not name you: it must send gateway.user_header, and the secret in "
+            raise Refused(403, "no_user", f"{text}{PROXY_SECRET_HEADER.title()}")
+        return name
+
+    def _signature(self, role: Role, raw: bytes) -> str:
+        return hmac.new(self._keys[role], raw, sha256).hexdigest()
+
+
+_SETTING: Final[dict[Role, str]] = {"viewer": "gateway.api_token_env", "operator": "gateway.operator_token_env"}
+
+
+def _clean(name: str) -> str:
+    return "".join(filter(str.isprintable, name)).strip()[:LONGEST_NAME]
 
 
 def set_cookie(request: Request, response: Response, value: str) -> None:

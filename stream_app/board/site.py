@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from stream_app.board import charts
+from stream_app.board.access import Visitor
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
@@ -71,14 +72,14 @@ class Moment(msgspec.Struct, frozen=True):
         now_ms: The time, epoch ms.
         lag: How far the read model is.
         kafka: What Kafka says beside the topics; None if it does not answer.
-        who: Who asks.
+        visitor: Who asks, and in which role.
         shared: What was read and made for others. Nothing in it may depend on who asks.
     """
 
     now_ms: int
     lag: ProjectionLag
     kafka: Consumption | None
-    who: str
+    visitor: Visitor
     shared: Shared = msgspec.field(default_factory=Shared)
 
 

@@ -10,10 +10,10 @@ from stream_app.cli.base import NO, OK, QUEUED, say, show, show_json
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.options import Audit
 from stream_app.config import Settings
+from stream_app.domain.lane.command import outcome_text
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane_messages import CommandAnswer, CommandKind
-from stream_app.domain.text import count
-from stream_app.operator.submit import SentCommand, submit
+from stream_app.operator.submit import QUEUED_TEXT, SentCommand, submit
 
 _WAIT_S: Final = 5.0
 
@@ -52,7 +52,7 @@ def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[
                 show_lanes([facts], {}, zones(settings), answer.at_ms)
         if is_queued(command):
             show(f"queued {command.command.id}")
-            say("no worker has answered yet: the command is applied when a worker runs, within 24 hours")
+            say(QUEUED_TEXT)
     return exit_code([command])
 
 
@@ -76,8 +76,7 @@ def exit_code(command: list[SentCommand]) -> int:
 def result_text(answer: CommandAnswer) -> str:
     """Describe an answer in one line."""
     where = answer.workspace or "all"
-    under_way = f"; {count(answer.under_way, 'request')} in progress will finish" if answer.under_way else ""
-    return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{answer.text}{under_way}"
+    return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{outcome_text(answer.text, answer.under_way)}"
 
 
 def zones(settings: Settings) -> Mapping[str, str]:

@@ -31,18 +31,10 @@ from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import plain_id
 from stream_app.operator import lanes as reader
 from stream_app.operator.lanes import LanesReport
+from stream_app.operator.orders import SIMPLE
 
 Cap = Annotated[int | Literal["none", "configured"] | None, WHOLE]
 _PAGE: Final = 100
-_SIMPLE: Final[dict[CommandKind, str]] = {
-    "pause": "Send no more leads of a lane until `resume`. They wait in Kafka.",
-    "resume": "End a pause, or the suspension of a lane whose leads Clay rejected.",
-    "trip": "Force the circuit breaker open.",
-    "close": "Force the circuit breaker closed, regardless of Clay's answers.",
-    "shadow": "Let the breaker report its decisions without holding leads.",
-    "auto": "Let the breaker decide again.",
-    "reset": "Reset the breaker and its window, and end a suspension.",
-}
 
 app = with_actions("lanes")
 
@@ -91,7 +83,7 @@ def _simple(kind: CommandKind) -> Callable[..., int]:
     return run
 
 
-for _kind, _text in _SIMPLE.items():
+for _kind, _text in SIMPLE.items():
     _help = f'{_text}\n\nexample:\n  stream-app lanes {_kind} acme --why "..."'
     app.command(_simple(_kind), name=_kind, help=_help, sort_key=0)
 

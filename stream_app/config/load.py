@@ -158,6 +158,9 @@ def _named(
     ]
     if api:
         optional.append(("gateway.api_token_env", settings.gateway.api_token_env))
+    if gateway:
+        optional.append(("gateway.operator_token_env", settings.gateway.operator_token_env))
+        optional.append(("gateway.user_header_secret_env", settings.gateway.user_header_secret_env))
     if trace:
         optional.append(("trace.headers_env", settings.trace.headers_env))
     if notify:
@@ -188,7 +191,9 @@ def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory
 
 def _guessable(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Find our secrets that are public or guessable, whether this process needs them or not."""
-    names = [*settings.privacy.pepper_env, *settings.gateway.token_keys_env, settings.gateway.api_token_env or ""]
+    gateway = settings.gateway
+    names = [*settings.privacy.pepper_env, *gateway.token_keys_env, gateway.api_token_env or ""]
+    names += [gateway.operator_token_env or "", gateway.user_header_secret_env or ""]
     for there in settings.destinations.values():
         names += there.callback_secrets_env
     found: list[str] = []

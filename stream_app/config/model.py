@@ -161,6 +161,10 @@ class Gateway(msgspec.Struct, frozen=True):
         read_timeout_s: Time for a callback to arrive completely.
         api_token_env: Name of the variable with the bearer token of the look-up API. Without it the API answers only
             requests to a loopback address, and public_url must be one.
+        operator_token_env: Name of the variable with the token of operators of the board. Without it the board only
+            reads.
+        user_header: The header in which a proxy names the person who is logged in there.
+        user_header_secret_env: Name of the variable with the secret that the proxy sends with that header.
         api_url: Where `stream-app status` finds the API. Absent: this machine, at http.gateway_port.
         read_model_path: The SQLite file of the read model, one per gateway. Absent: in the user's state folder.
         trace_url: Where the board links a trace to: a URL with `{trace_id}`.
@@ -172,6 +176,9 @@ class Gateway(msgspec.Struct, frozen=True):
     max_body_bytes: Annotated[int, Range(1_024, MAX_INPUT_BYTES // 2)] = 262_144
     read_timeout_s: Annotated[float, Range(0.1, 60)] = 10.0
     api_token_env: str | None = None
+    operator_token_env: str | None = None
+    user_header: str | None = None
+    user_header_secret_env: str | None = None
     api_url: str | None = None
     read_model_path: str | None = None
     trace_url: str | None = None
@@ -342,6 +349,23 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     def api_token(self) -> str | None:
         """The bearer token of the look-up API, if the configuration was read with it."""
         name = self.gateway.api_token_env
+        return None if name is None else self.secrets[name]
+
+    @property
+    def gateway_rights(self) -> str:
+        """The key of `rights_of` for the gateway: one with an operator token sends commands."""
+        return "gateway" if self.gateway.operator_token_env is None else "gateway with operator_token_env"
+
+    @property
+    def operator_token(self) -> str | None:
+        """The token of the board's operators, if the configuration was read with it."""
+        name = self.gateway.operator_token_env
+        return None if name is None else self.secrets[name]
+
+    @property
+    def user_header_secret(self) -> str | None:
+        """The secret of the proxy that names people, if the configuration was read with it."""
+        name = self.gateway.user_header_secret_env
         return None if name is None else self.secrets[name]
 
     @property

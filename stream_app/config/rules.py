@@ -13,6 +13,7 @@ from stream_app.domain.hosts import is_local, is_loopback_url
 from stream_app.domain.policy import DeliveryPolicy, Destination
 from stream_app.domain.ranges import outside
 
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
@@ -184,6 +185,12 @@ def _gateway(settings: Settings) -> Iterator[str]:
     yield from _env_name("gateway.api_token_env", gateway.api_token_env)
     if gateway.trace_url is not None and not _is_trace_url(gateway.trace_url):
         yield "gateway.trace_url: must be like https://tempo.example.com/trace/{trace_id}"
+    yield from _env_name("gateway.operator_token_env", gateway.operator_token_env)
+    yield from _env_name("gateway.user_header_secret_env", gateway.user_header_secret_env)
+    if (gateway.user_header is None) != (gateway.user_header_secret_env is None):
+        yield "gateway.user_header: needs gateway.user_header_secret_env, and the other way round"
+    if gateway.user_header is not None and not _HEADER.fullmatch(gateway.user_header):
+        yield "gateway.user_header: must be the name of a header, such as X-Auth-Request-Email"
     if gateway.api_url is not None and not _is_base(gateway.api_url):
         yield "gateway.api_url: must be like http://gateway.internal:9103, without user, query or fragment"
     if gateway.read_model_path == "":

@@ -98,6 +98,13 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         look_at_groups=groups,
         transactional_id=f"{names.worker_app}-doctor",
     )
+    gateway = Rights(
+        read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit})
+        | leads,
+        write=frozenset({names.callbacks}),
+        configs=every,
+        look_at_groups=groups,
+    )
     count = Rights(read=dead_letters | {names.state})
     pause = Rights(read=frozenset({names.replay_state}), write=frozenset({names.replay_state}))
     return {
@@ -116,15 +123,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             join_groups=frozenset({names.replay_app}),
             transactional_id=operator,
         ),
-        "gateway": Rights(
-            read=frozenset(
-                {names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit}
-            )
-            | leads,
-            write=frozenset({names.callbacks}),
-            configs=every,
-            look_at_groups=groups,
-        ),
+        "gateway": gateway,
+        "gateway with operator_token_env": msgspec.structs.replace(gateway, write=gateway.write | {names.commands}),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
         "doctor": doctor,

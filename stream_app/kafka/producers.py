@@ -74,19 +74,21 @@ async def kafka_publisher(
 
 
 class CallbackInbox:
-    """Implements `gateway.receiver.Inbox`: keeps callbacks on `leads.callbacks`."""
+    """Implements `gateway.receiver.Inbox`: keeps callbacks on `leads.callbacks`, and commands of the board."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
 
     async def put(self, record: Record) -> None:
-        """Return when all in-sync replicas have the callback. Raises BrokerUnavailable if that is unknown."""
+        """Return when all in-sync replicas have the record. Raises BrokerUnavailable if that is unknown."""
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
                 await sent
         except (TimeoutError, KafkaError) as error:
-            raise BrokerUnavailable(f"Kafka did not take a callback ({type(error).__name__})") from error
+            raise BrokerUnavailable(
+                f"Kafka did not take a record of {record.topic} ({type(error).__name__})"
+            ) from error
 
     async def not_ready(self) -> str | None:
         """Return why no callback can be kept now, or None. Concurrent callers share one request to Kafka."""

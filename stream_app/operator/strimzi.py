@@ -10,7 +10,6 @@ from stream_app.config import Settings
 from stream_app.domain.rights import Rights, rights_of
 
 _API: Final = "kafka.strimzi.io/v1"
-_PROCESSES: Final = ("worker", "replay", "gateway", "trace")
 _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transactionalId"}
 
 
@@ -37,6 +36,7 @@ def resources(settings: Settings, cluster: str) -> dict[str, Any]:
         for topic in settings.topic_plan()
     ]
     rights = rights_of(settings.names, settings.replay.tiers_s)
+    programs = {"worker": "worker", "replay": "replay", "gateway": settings.gateway_rights, "trace": "trace"}
     users = [
         {
             "apiVersion": _API,
@@ -44,10 +44,10 @@ def resources(settings: Settings, cluster: str) -> dict[str, Any]:
             "metadata": {"name": _resource_name(f"{settings.names.worker_app}-{name}"), "labels": labels},
             "spec": {
                 "authentication": {"type": "scram-sha-512"},
-                "authorization": {"type": "simple", "acls": _acls(rights[name])},
+                "authorization": {"type": "simple", "acls": _acls(rights[program])},
             },
         }
-        for name in _PROCESSES
+        for name, program in programs.items()
     ]
     return {"apiVersion": "v1", "kind": "List", "items": [*topics, *users]}
 

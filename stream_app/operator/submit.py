@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
@@ -29,6 +29,7 @@ from stream_app.ops.clock import SystemClock
 _json: Final = msgspec.json.Encoder()
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _CONFIRM_WITHIN_S: Final = 15.0
+QUEUED_TEXT: Final = "no worker has answered yet: the command is applied when a worker runs, within 24 hours"
 _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
 
@@ -68,20 +69,82 @@ async def submit(
         SettingsError: The workspace is unknown.
         TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
     """
-    if kind not in TO_ALL:
-        check_known(settings, workspace=workspace)
-    command = Command(
-        f"c-{uuid.uuid4().hex}", kind, workspace, SystemClock().now_ms(), who, scrub(why, MAX_TEXT, known), args
-    )
-    everywhere = range(settings.kafka.partitions)
-    partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]
+    command = command_of(settings, f"c-{uuid.uuid4().hex}", kind, workspace, args, who, why, known)
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Reader(connection) as reader:
-        ends = await reader.ends([TopicPartition(names.audit, number) for number in partitions])
-        value = _json.encode(command)
-        await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])
+        places = [TopicPartition(names.audit, number) for number in _partitions(settings, command)]
+        ends = await reader.ends(places)
+        await _publish(connection, _records(settings, command))
         return SentCommand(command, await _answers(reader, ends, command.id, wait_s))
+
+
+def command_of(
+    settings: Settings,
+    command_id: str,
+    kind: CommandKind,
+    workspace: str,
+    args: Mapping[str, Any],
+    who: str,
+    why: str,
+    known: Sequence[str] = (),
+) -> Command:
+    """Return a command. The arguments are those of `submit`. Raises SettingsError if the workspace is unknown."""
+    if kind not in TO_ALL:
+        check_known(settings, workspace=workspace)
+    why = scrub(why, MAX_TEXT, known)
+    return Command(command_id, kind, workspace, SystemClock().now_ms(), who, why, dict(args))
+
+
+def _partitions(settings: Settings, command: Command) -> Sequence[int]:
+    """Return the workspace's home partition, or (kinds of `TO_ALL`) every partition."""
+    return range(settings.kafka.partitions) if command.kind in TO_ALL else [settings.home(command.workspace)]
+
+
+def _records(settings: Settings, command: Command) -> list[Record]:
+    value, key = _json.encode(command), command.workspace.encode()
+    return [Record(settings.names.commands, key, value, (), number) for number in _partitions(settings, command)]
+
+
+class CommandSender:
+    """Sends commands in a process that runs on; their answers are read elsewhere.
+
+    Args:
+        settings: The configuration.
+        put: Returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
+    """
+
+    def __init__(self, settings: Settings, put: Callable[[Record], Awaitable[None]]) -> None:
+        self._settings = settings
+        self._put = put
+
+    async def send(
+        self,
+        command_id: str,
+        kind: CommandKind,
+        workspace: str,
+        args: Mapping[str, Any],
+        who: str,
+        why: str,
+        known: Sequence[str] = (),
+    ) -> None:
+        """Send one command. A second one with the same id is not applied again. The arguments are those of `submit`.
+
+        Raises:
+            SettingsError: The workspace is unknown.
+            BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
+        """
+        command = command_of(self._settings, command_id, kind, workspace, args, who, why, known)
+        sent = [self._put(record) for record in _records(self._settings, command)]
+        problems = [each for each in await asyncio.gather(*sent, return_exceptions=True) if each is not None]
+        if not problems:
+            return
+        if not isinstance(problems[0], BrokerUnavailable):
+            raise problems[0]
+        raise BrokerUnavailable(
+            "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, or send this form "
+            "again, which does it once"
+        ) from problems[0]
 
 
 async def _answers(

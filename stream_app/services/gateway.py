@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Gauge
 from starlette.routing import Route
 
 from stream_app import __version__
-from stream_app.board.access import BoardAccess
+from stream_app.board.access import BoardAccess, Proxy
+from stream_app.board.actions import actions_of
 from stream_app.board.app import Board
 from stream_app.board.site import Site
 from stream_app.config import Settings
@@ -33,6 +34,7 @@ from stream_app.gateway.waiting_leads import WaitingLeads
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import callback_inbox
+from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
@@ -69,12 +71,14 @@ async def run_gateway(settings: Settings) -> None:
     registry = process_registry()
     metrics = GatewayMetrics(registry, logger)
     tables = tables_of(settings)
-    await check_kafka(settings, "gateway", logger)  # before the signal handlers: a signal ends this wait at once
+    # Before the signal handlers: a signal ends this wait at once.
+    await check_kafka(settings, settings.gateway_rights, logger)
     sys.setswitchinterval(SWITCH_S)
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             inbox = await stack.enter_async_context(callback_inbox(connection))
-            routes, erasures = await stack.enter_async_context(lookups(settings, connection, registry, logger))
+            sender = CommandSender(settings, inbox.put) if settings.operator_token else None
+            routes, erasures = await stack.enter_async_context(lookups(settings, connection, registry, logger, sender))
             receiver = Receiver(
                 tables,
                 settings.callback_keys if gateway.token_keys_env else None,
@@ -108,9 +112,16 @@ async def run_gateway(settings: Settings) -> None:
 
 @asynccontextmanager
 async def lookups(
-    settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
+    settings: Settings,
+    connection: KafkaConnection,
+    registry: CollectorRegistry,
+    logger: log.Logger,
+    sender: CommandSender | None = None,
 ) -> AsyncIterator[tuple[list[Route], ErasedLeads]]:
-    """Yield the routes of look-up API and board, and the erased leads. The read model follows Kafka meanwhile."""
+    """Yield the routes of look-up API and board, and the erased leads. The read model follows Kafka meanwhile.
+
+    `sender`: sends the commands of operators; None: the board only reads.
+    """
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
     projection = Projection(
@@ -142,14 +153,23 @@ async def lookups(
         waiting,
     )
     clock = SystemClock()
+    header, secret = settings.gateway.user_header, settings.user_header_secret
+    site = Site(settings, queries)
     board = Board(
-        Site(settings, queries),
-        BoardAccess(settings.api_token, settings.http.host, lambda: clock.now_ms() // 1000),
+        site,
+        BoardAccess(
+            settings.api_token,
+            settings.http.host,
+            lambda: clock.now_ms() // 1000,
+            settings.operator_token,
+            Proxy(header, secret) if header and secret else None,
+        ),
         lambda: projection.lag,
         backlog,
         results,
         waiting,
         clock.now_ms,
+        actions=actions_of(site, sender) if sender else (),
     )
     following = asyncio.create_task(projection.run())
     try:

@@ -41,7 +41,8 @@ class Client:
         return await self.ask("GET", url, **more)
 
     async def login(self, token: str = TOKEN, **more: Any) -> httpx.Response:
-        form = {"token": token, "who": "jane", "next": "/board/lanes"}
-        answer = await self.ask("POST", "/board/login", data=form, headers=OWN, **more)
+        form = {"token": token, "who": more.pop("who", "jane"), "next": "/board/lanes"}
+        headers = OWN | more.pop("headers", {})
+        answer = await self.ask("POST", "/board/login", data=form, headers=headers, **more)
         self.cookies = dict(answer.cookies)
         return answer

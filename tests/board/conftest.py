@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.board.client import Client
-from tests.board.scene import board_of, fill, settings_of
+from tests.board.scene import Outbox, board_of, fill, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -29,5 +29,19 @@ def local(folder: Path) -> Iterator[Client]:
 def with_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
     board = board_of(settings_of(folder, token=True), folder / "model.sqlite")
+    yield Client(board)
+    board.close()
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    """What the operator's commands go to."""
+    return Outbox()
+
+
+@pytest.fixture
+def with_operator(folder: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
+    board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", outbox=outbox)
     yield Client(board)
     board.close()

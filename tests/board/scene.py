@@ -13,17 +13,20 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.board.access import BoardAccess
+from stream_app.board.access import BoardAccess, Proxy
+from stream_app.board.actions import actions_of
 from stream_app.board.app import Board
 from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
+from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.breaker import Outage
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.lane.webhook_quota import Webhook
-from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneChange
+from stream_app.domain.lane_messages import Actor, Change, Command, CommandAnswer, LaneChange
 from stream_app.domain.messages import ImportSummary, Status
+from stream_app.domain.record import Record
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.board_query import BoardQueries
@@ -32,6 +35,7 @@ from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.kafka.groups import Consumption
+from stream_app.operator.submit import CommandSender
 from tests.gateway.model_records import Made, dead_letter, event, lane, person, result, take
 
 NOW_MS: Final = 1_790_002_320_000  # 2026-09-21 14:52:00 UTC
@@ -39,6 +43,8 @@ MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
 TOKEN: Final = "a token that no one guesses: 8f3b1c77"
+OPERATOR_TOKEN: Final = "a token for people who act: 51d2e9c4"
+PROXY_SECRET: Final = "what only the proxy knows: 3c0a77be"
 HASH: Final = "AbCdEfGhIjKlMnOpQrStUv"
 WORKSPACES: Final = ("acme", "globex", "hooli", "initech", "stark", "umbrella")
 HOSTILE: Final = "<script>alert(1)</script>\"'&"
@@ -68,14 +74,19 @@ webhooks_env = ["HOOK_{number}"]
 """
 
 
-def settings_of(folder: Path, *, token: bool = False, host: str = "127.0.0.1") -> Settings:
-    """The configuration of six workspaces."""
-    text = _CONFIG.format(token='api_token_env = "BOARD_TOKEN"' if token else "", host=host)
+def settings_of(
+    folder: Path, *, token: bool = False, operator: bool = False, proxy: bool = False, host: str = "127.0.0.1"
+) -> Settings:
+    """The configuration of six workspaces, with these tokens."""
+    lines = ['api_token_env = "BOARD_TOKEN"'] * token + ['operator_token_env = "OPERATOR_TOKEN"'] * operator
+    lines += ['user_header = "X-Auth-Request-Email"\nuser_header_secret_env = "PROXY_SECRET"'] * proxy
+    text = _CONFIG.format(token="\n".join(lines), host=host)
     text += "".join(_LANE.format(name=name, number=number) for number, name in enumerate(WORKSPACES))
-    path = folder / f"stream_app-{token}.toml"
+    path = folder / f"stream_app-{token}-{operator}-{proxy}.toml"
     path.write_text(text)
     environ = {"KEY": "a key of callback tokens with 32 characters", "BOARD_TOKEN": TOKEN}
-    return load_settings(path, environ, clay=False, api=token)
+    environ |= {"OPERATOR_TOKEN": OPERATOR_TOKEN, "PROXY_SECRET": PROXY_SECRET}
+    return load_settings(path, environ, clay=False, gateway=True, api=token)
 
 
 class Consumers:
@@ -109,25 +120,58 @@ class Waiting:
         return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
 
 
-def board_of(settings: Settings, path: Path, consumers: Consumers | None = None, shared_s: float = 0) -> Board:
+class Outbox:
+    """Takes commands in place of Kafka. `is_away`: Kafka does not answer."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.is_away = False
+
+    async def put(self, record: Record) -> None:
+        if self.is_away:
+            raise BrokerUnavailable("Kafka did not take a record")
+        self.records.append(record)
+
+    @property
+    def commands(self) -> list[Command]:
+        """The commands so far, each as often as it was sent."""
+        return [msgspec.json.decode(record.value or b"", type=Command) for record in self.records]
+
+
+def board_of(
+    settings: Settings,
+    path: Path,
+    consumers: Consumers | None = None,
+    shared_s: float = 0,
+    outbox: Outbox | None = None,
+) -> Board:
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
+    site = Site(settings, BoardQueries(path, set()))
+    header, secret = settings.gateway.user_header, settings.user_header_secret
+    proxy = Proxy(header, secret) if header and secret else None
     return Board(
-        Site(settings, BoardQueries(path, set())),
-        BoardAccess(settings.api_token, settings.http.host, lambda: now_s),
+        site,
+        BoardAccess(settings.api_token, settings.http.host, lambda: now_s, settings.operator_token, proxy),
         lambda: ProjectionLag(NOW_MS - 2_000, 0),
         consumers or Consumers(),
         Results(),
         Waiting(),
         lambda: NOW_MS,
         shared_s,
+        actions_of(site, CommandSender(settings, (outbox or Outbox()).put)),
     )
+
+
+def model_of(path: Path, settings: Settings) -> ReadModel:
+    """Open the read model."""
+    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, frozenset(settings.workspaces))
+    return ReadModel(path, sources)
 
 
 def fill(path: Path, settings: Settings) -> None:
     """Write the scene into a new read model."""
-    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, frozenset(settings.workspaces))
-    model = ReadModel(path, sources)
+    model = model_of(path, settings)
     take(model, *_events(), *_lanes(), *_dead_letters(), *_audit(), *_one_lead(), *_imports())
     model.close()
 
@@ -252,7 +296,7 @@ def _lanes() -> Iterator[Made]:
         webhooks={"w-1f2e": Webhook(41_200), "w-77aa": Webhook(45_000, "used up"), "w-gone": Webhook(9, "", _GONE)},
         estimates={"acme-people": Estimate(5.8, 1.2, 900)},
         submissions_left={"acme-people": 3_800},
-        changes=(Change("rate.per_s", 10, 6, jane),),
+        changes=(Change("rate.rate_per_s", 10, 6, jane),),
     )
     yield _lane(
         "globex",
@@ -319,7 +363,7 @@ def _dead_letters() -> Iterator[Made]:
 def _audit() -> Iterator[Made]:
     for number, (kind, name, who, why, applied, text) in enumerate(
         (
-            ("rate", "acme", "jane", "Clay's sales call said so", True, "rate.per_s: 10 -> 6"),
+            ("rate", "acme", "jane", "Clay's sales call said so", True, "rate.rate_per_s: 10 -> 6"),
             ("pause", "stark", "sam", "waits for the new contract", True, "paused"),
             ("resume", "stark", "sam", "signed", True, "resumed"),
             ("quota", "acme", "jane", "the old one is full", False, "acme has no webhook w-9999"),

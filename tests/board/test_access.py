@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from starlette.requests import Request
 
-from stream_app.board.access import COOKIE, SESSION_S, BoardAccess, LoginNeeded
+from stream_app.board.access import COOKIE, SESSION_S, BoardAccess, LoginNeeded, Visitor
 from tests.board.client import HERE, OWN, PAGES, Client
-from tests.board.scene import NOW_MS, TOKEN, board_of, settings_of
+from tests.board.scene import NOW_MS, OPERATOR_TOKEN, PROXY_SECRET, TOKEN, Outbox, board_of, settings_of
 
 
 def concrete(path: str) -> str:
@@ -19,29 +19,35 @@ def concrete(path: str) -> str:
     return path
 
 
-async def test_every_route_with_every_role_and_method(with_token: Client) -> None:
-    """Without a session, only the login and the static files answer; with one, only the listed methods do."""
-    routes = [(concrete(route.path), route.methods or set()) for route in with_token.board.routes()]
+async def test_every_route_with_every_role_and_method(with_operator: Client, outbox: Outbox) -> None:
+    """Without a session, only the login and the static files answer; a viewer reads; only an operator acts."""
+    routes = [(concrete(route.path), route.methods or set()) for route in with_operator.board.routes()]
     allowed: dict[str, set[str]] = {}
     for path, methods in routes:
         allowed.setdefault(path, set()).update(methods)
     open_paths = {"/board/login", "/board/static/x", "/board/logout"}
     sessions: dict[str, dict[str, str]] = {"none": {}, "forged": {COOKIE: "eyJ3aG8iOiJqYW5lIiwiYmVnYW5fcyI6MH0=.00"}}
-    await with_token.login()
-    sessions["viewer"] = with_token.cookies
-    assert len(allowed) >= 14
+    for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)):
+        await with_operator.login(token)
+        sessions[role] = with_operator.cookies
+    acts = {path for path in allowed if "/act/" in path}
+    assert len(allowed.keys() - acts) >= 14
+    assert len(acts) >= 12
     for path, methods in allowed.items():
         for role, cookies in sessions.items():
             for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-                with_token.cookies = cookies
-                answer = await with_token.ask(method, path, headers=OWN)
+                with_operator.cookies = cookies
+                answer = await with_operator.ask(method, path, headers=OWN)
                 where = f"{role} {method} {path}: {answer.status_code}"
+                has_session = role in ("viewer", "operator")
                 if method not in methods:
-                    expected = {404, 405} if role == "viewer" else {303, 405}
+                    expected = {404, 405} if has_session else {303, 405}
                     assert answer.status_code in expected, where
                 elif path in open_paths:
                     assert answer.status_code < 500, where
-                elif role == "viewer":
+                elif path in acts and role == "viewer":
+                    assert answer.status_code == 403, where
+                elif has_session:
                     assert answer.status_code in (200, 303, 400, 404, 415), where
                     assert answer.headers.get("location", "") != "/board/login", where
                 elif method in ("GET", "HEAD"):
@@ -50,6 +56,67 @@ async def test_every_route_with_every_role_and_method(with_token: Client) -> Non
                 else:
                     assert answer.status_code == 401, where
                     assert "Work Email" not in answer.text, where
+    assert outbox.records == [], "an empty form is no command"
+
+
+async def test_without_an_operator_token_nothing_can_be_changed(with_token: Client, local: Client) -> None:
+    await with_token.login()
+    for client in (with_token, local):
+        assert not [route.path for route in client.board.routes() if "/act/" in route.path]
+        assert "/act/" not in (await client.get("/board/lanes/acme")).text
+        assert (await client.get("/board/lanes/acme/act/pause")).status_code == 404
+        answer = await client.ask("POST", "/board/lanes/acme/act/pause", data={"why": "x"}, headers=OWN)
+        assert answer.status_code == 405
+
+
+async def test_the_token_decides_the_role(with_operator: Client, folder: Path) -> None:
+    await with_operator.login(TOKEN)
+    text = (await with_operator.get("/board/lanes/acme")).text
+    assert "/act/" not in text
+    assert "Log in to act" in text
+    viewer = with_operator.cookies
+    await with_operator.login(OPERATOR_TOKEN)
+    text = (await with_operator.get("/board/lanes/acme")).text
+    assert "/board/lanes/acme/act/pause" in text
+    # a session keeps its role with its signature only
+    body, _, _ = with_operator.cookies[COOKIE].partition(".")
+    _, _, signature = viewer[COOKIE].partition(".")
+    with_operator.cookies = {COOKIE: f"{body}.{signature}"}
+    assert (await with_operator.get("/board/lanes/acme/act/pause")).status_code in (303, 403)
+
+
+async def test_operators_of_a_local_board_log_in_to_act(folder: Path) -> None:
+    client = Client(board_of(settings_of(folder, operator=True), folder / "model.sqlite"))
+    text = (await client.get("/board/lanes/acme")).text
+    assert ("Log in to act" in text, "/act/" in text) == (True, False)
+    assert (await client.get("/board/lanes/acme/act/pause")).status_code == 403
+    answer = await client.login(TOKEN)
+    assert (answer.status_code, "gateway.operator_token_env" in answer.text) == (403, True)
+    await client.login(OPERATOR_TOKEN)
+    assert (await client.get("/board/lanes/acme/act/pause")).status_code == 200
+    client.board.close()
+
+
+async def test_an_operator_has_a_name(with_operator: Client) -> None:
+    for name in ("", "   ", "\x00"):
+        answer = await with_operator.login(OPERATOR_TOKEN, who=name)
+        assert (answer.status_code, "Enter your name" in answer.text) == (422, True)
+
+
+async def test_a_proxy_names_people_with_its_secret_only(folder: Path) -> None:
+    client = Client(board_of(settings_of(folder, token=True, operator=True, proxy=True), folder / "model.sqlite"))
+    named = {"x-auth-request-email": "jane@example.com", "x-stream-app-proxy-secret": PROXY_SECRET}
+    assert "Your name" not in (await client.get("/board/login")).text
+    for headers in ({}, {**named, "x-stream-app-proxy-secret": "guessed"}, {"x-stream-app-proxy-secret": PROXY_SECRET}):
+        answer = await client.login(OPERATOR_TOKEN, headers=headers)
+        assert (answer.status_code, "The proxy did not name you" in answer.text) == (403, True)
+    await client.login(OPERATOR_TOKEN, headers=named)
+    text = (await client.get("/board/lanes/acme", headers=named)).text
+    assert "Logged in as jane@example.com" in text
+    assert (await client.get("/board/lanes/acme")).status_code == 403, "the header is missing"
+    other = named | {"x-auth-request-email": "sam@example.com"}
+    assert (await client.get("/board/lanes/acme", headers=other)).status_code == 303, "another person logs in"
+    client.board.close()
 
 
 async def test_a_login_gives_a_session_that_several_gateways_accept(with_token: Client, folder: Path) -> None:
@@ -91,7 +158,7 @@ def _accepts(token: str, now_s: int, cookies: dict[str, str]) -> bool:
     access = BoardAccess(token, "127.0.0.1", lambda: now_s)
     headers = [(b"cookie", f"{COOKIE}={cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
     try:
-        return access.viewer(Request({"type": "http", "method": "GET", "headers": headers})) == "jane"
+        return access.check(Request({"type": "http", "method": "GET", "headers": headers})) == Visitor("jane", "viewer")
     except LoginNeeded:
         return False
 

@@ -128,7 +128,7 @@ async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: 
 
 async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(local: Client, folder: Path) -> None:
     text = (await local.get("/board/books")).text
-    counts = local.board._site.queries.status_counts()
+    counts = local.board._maker.site.queries.status_counts()
     by_column: dict[str, int] = {}
     for each in counts:
         by_column[each.column] = by_column.get(each.column, 0) + each.records
@@ -140,7 +140,7 @@ async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(loca
 
 
 async def test_the_list_of_leads_has_every_record_once_newest_first(local: Client) -> None:
-    counts = local.board._site.queries.status_counts("acme")
+    counts = local.board._maker.site.queries.status_counts("acme")
     assert await _rows(local, "/board/leads?workspace=acme") == _sum(counts)
 
 
@@ -223,7 +223,7 @@ async def test_bad_input_is_answered(local: Client, url: str, status: int) -> No
 async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) -> None:
     """One page is made at a time, beside the event loop, and too many at once are refused at once."""
     began, go_on = threading.Event(), threading.Event()
-    threads = local.board._threads
+    threads = local.board._maker.threads
 
     def hold() -> None:
         began.set()
@@ -274,7 +274,7 @@ async def test_refused_logins_do_not_fill_the_log(with_token: Client, capfd: pyt
 
 
 async def test_a_form_is_bounded(local: Client) -> None:
-    answer = await local.ask("POST", "/board/leads", data={"text": "x" * 5_000}, headers=OWN)
+    answer = await local.ask("POST", "/board/leads", data={"text": "x" * 9_000}, headers=OWN)
     assert answer.status_code == 413
     answer = await local.ask("POST", "/board/leads", json={"text": "x"}, headers=OWN)
     assert answer.status_code == 415

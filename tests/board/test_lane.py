@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_app.board.access import STRANGER
 from stream_app.board.charts import trend
 from stream_app.board.pages.lane import _begin_ms, lane_page
 from stream_app.board.site import Moment, Site
@@ -56,7 +57,9 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
         event(names, f"crm-{n}", "enriched", 1, n, credits=n * 10, at_ms=NOW_MS - n * HOUR_MS, **where) for n in (1, 2)
     ]
     path = model(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent)
-    page = lane_page(Site(settings, BoardQueries(path, set())), Moment(NOW_MS, ProjectionLag(), None, ""), "acme", None)
+    page = lane_page(
+        Site(settings, BoardQueries(path, set())), Moment(NOW_MS, ProjectionLag(), None, STRANGER), "acme", None
+    )
     assert page is not None
     day, month = (burn.line for burn in page.burns)
     assert [value for _, value in day.rows] == [0, 20, 30, 30]

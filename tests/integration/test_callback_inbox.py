@@ -68,7 +68,7 @@ async def test_kafka_hangs_then_dies_then_returns() -> None:
 
 async def test_a_missing_topic() -> None:
     async with LocalKafka() as kafka, callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
-        with pytest.raises(BrokerUnavailable, match="Kafka did not take a callback"):
+        with pytest.raises(BrokerUnavailable, match="Kafka did not take a record"):
             await inbox.put(record(1))
 
 

@@ -14,10 +14,12 @@ from stream_app.board.site import HOUR_S, Bar, Lane, Moment, Site, Tone, bars_of
 from stream_app.domain.lane import calendar
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.policy import Workspace
 from stream_app.gateway.lookup_answers import StatusCount
 from stream_app.gateway.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.gateway.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
+from stream_app.operator.orders import LANE_KINDS
 
 MOST_CHANGES: Final = 30
 _HOURS: Final = 24
@@ -44,6 +46,7 @@ class LanePage(msgspec.Struct, frozen=True):
         dead_letters: Of this workspace.
         partition: Where its records are.
         zone: The time zone of its budget.
+        kinds: The commands that an operator can give.
     """
 
     lane: Lane
@@ -65,6 +68,7 @@ class LanePage(msgspec.Struct, frozen=True):
     dead_letters: int
     partition: int
     zone: str
+    kinds: tuple[CommandKind, ...]
 
 
 def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> LanePage | None:
@@ -124,6 +128,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
         partition=site.home(workspace, lane.view),
         zone=policy.time_zone if policy else "UTC",
+        kinds=LANE_KINDS if policy else (),
     )
 
 

@@ -58,6 +58,18 @@
     });
   }
 
+  // A second click does nothing. The server would apply the command once, too.
+  for (const form of document.querySelectorAll("form[data-once]")) {
+    form.addEventListener("submit", () => {
+      for (const each of form.querySelectorAll("button")) each.disabled = true;
+      form.setAttribute("aria-busy", "true");
+    });
+  }
+  window.addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    for (const each of document.querySelectorAll("form[data-once] button")) each.disabled = false;
+  });
+
   document.addEventListener("htmx:before:request", (event) => {
     const main = document.getElementById("content");
     if (event.target === main && (isPaused() || document.hidden || isBusy(main))) event.preventDefault();

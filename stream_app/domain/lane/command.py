@@ -9,6 +9,7 @@ import msgspec
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.text import count
 
 TO_ALL: Final = frozenset({"reload", "suppress", "unsuppress"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""
@@ -52,6 +53,11 @@ def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
     # The reason appears in events, views and the log.
     who, why, workspace = command.who[:_MAX_ID], scrub(command.why, MAX_TEXT), command.workspace[:_MAX_ID]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
+
+
+def outcome_text(text: str, under_way: int) -> str:
+    """Describe the outcome of a command. `under_way`: requests to Clay that started before it."""
+    return f"{text}; {count(under_way, 'request')} in progress will finish" if under_way else text
 
 
 def is_stale(command: Command, consumed: ConsumedRecord, now_ms: int) -> bool:

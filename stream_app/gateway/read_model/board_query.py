@@ -83,6 +83,7 @@ class Order(msgspec.Struct, frozen=True):
     text: str
     asked_at_ms: int
     people: int
+    under_way: int
 
 
 class BoardQueries(Queries):
@@ -275,10 +276,20 @@ class BoardQueries(Queries):
         with self._reading() as db:
             rows = db.execute(
                 f"""SELECT at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms,
-                           people FROM audit
+                           people, under_way FROM audit
                     WHERE {mine}(at_ms, partition, offset) < (?, ?, ?)
                     ORDER BY at_ms DESC, partition DESC, offset DESC LIMIT ?""",
                 (*values, at_ms, partition, offset, limit),
+            )
+            return [Order((at, number, nr), at, *rest) for at, number, nr, *rest in rows]
+
+    def answers(self, command_id: str) -> list[Order]:
+        """Return the answers to one command, oldest first. A command to every partition has several."""
+        with self._reading() as db:
+            rows = db.execute(
+                """SELECT at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms,
+                          people, under_way FROM audit WHERE id = ? ORDER BY at_ms, partition, offset""",
+                (command_id,),
             )
             return [Order((at, number, nr), at, *rest) for at, number, nr, *rest in rows]
 

@@ -28,7 +28,7 @@ MOST_CHANGES: Final = 300
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _columns: Final = attrgetter(
-    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "people"
+    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "people", "under_way"
 )
 
 
@@ -94,7 +94,7 @@ class History:
                 unreadable += 1
                 continue
             rows.append((answer.at_ms, record.partition, record.offset, *_columns(answer)))
-        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
+        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 14)})", rows)
         return unreadable
 
     def sweep(self, now_ms: int, audit_days: int) -> None:

@@ -1,0 +1,18 @@
+"""What operators can do on the board: one module for each kind of thing, all in the way that `base` describes."""
+
+from __future__ import annotations
+
+from stream_app.board.actions.base import Action
+from stream_app.board.actions.lanes import lane_actions
+from stream_app.board.site import Site
+from stream_app.operator.submit import CommandSender
+
+
+def actions_of(site: Site, sender: CommandSender) -> list[Action]:
+    """Return all actions.
+
+    Args:
+        site: What all pages share.
+        sender: Sends commands.
+    """
+    return [*lane_actions(site, sender)]

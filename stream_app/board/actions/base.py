@@ -1,0 +1,255 @@
+"""Pages with a form that changes something: the one way in which the board acts.
+
+To add one, write two functions in a module of this folder, and list the `Action` in `actions_of`:
+
+1. `show(opened)` returns the `Form`: what changes, from what to what, the fields, and the word to type if it cannot be
+   undone. It runs in the board's thread and may query the read model. It raises `Refused` if there is no such thing.
+2. `submit(submission)` does it, and returns the address to go to next: `followed_at(path, [submission.id])` is a page
+   that shows the answer of the command. It runs in the event loop. It raises `Invalid` to show the form again, with
+   each problem beside its field, and `BrokerUnavailable` if Kafka is away: then the form keeps what was entered.
+
+`Actions` does the rest, the same for all: only operators, only from our own page, a reason, the typed word, and 303 as
+the answer. The form carries a random number. `submission.id` is made from it and from what was entered. So a second
+click gives the same id, and a command is applied once; a changed form gives another id.
+
+The page is `form.html`, or a template that extends it and fills its block `details` from `form.more`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from stream_app.board.frame import PageMaker
+from stream_app.board.render import HEADERS
+from stream_app.board.requests import read_form
+from stream_app.board.site import Moment
+from stream_app.board.views import Handler
+from stream_app.domain.errors import BrokerUnavailable, SettingsError
+from stream_app.domain.lane.command import MAX_TEXT
+from stream_app.gateway.access import Refused
+
+_NONCE: Final = re.compile(r"[0-9a-f]{32}")
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A field of a form.
+
+    Attributes:
+        name: Its key in `Submission.values`.
+        label: What it is.
+        was: The value in force, in words; '' if there is none.
+        hint: What may be entered.
+        kind: A line of text, a number, or one of `choices`.
+        choices: Value and label of each.
+        value: What it begins with.
+        required: It must not be empty.
+        most: Characters at most.
+    """
+
+    name: str
+    label: str
+    was: str = ""
+    hint: str = ""
+    kind: Literal["text", "number", "choice"] = "text"
+    choices: Sequence[tuple[str, str]] = ()
+    value: str = ""
+    required: bool = False
+    most: int = MAX_TEXT
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """What the button changes. `now`: what it will be."""
+
+    label: str
+    was: str
+    now: str
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A form.
+
+    Attributes:
+        title: What it does to what, such as `Pause acme`.
+        text: The same in a sentence.
+        button: The label of the button.
+        back: Where the link beside the button leads.
+        facts: What changes, from what to what.
+        fields: What is entered.
+        asks_why: A reason is required.
+        typed: The word that must be typed to confirm; '' for none.
+        is_final: What it does cannot be undone.
+        more: What a template of its own shows.
+    """
+
+    title: str
+    text: str
+    button: str
+    back: str
+    facts: Sequence[Fact] = ()
+    fields: Sequence[Field] = ()
+    asks_why: bool = True
+    typed: str = ""
+    is_final: bool = False
+    more: msgspec.Struct | None = None
+
+
+class FormRequest(msgspec.Struct, frozen=True):
+    """A request for a form. `path`: the parameters of the path; `query`: those of the address."""
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    moment: Moment
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A form that was sent.
+
+    Attributes:
+        opened: As for the form.
+        form: The form, made again.
+        id: The id of the command, the same for the same content of the same form.
+        who: The operator.
+        why: The reason.
+        values: What was entered, without spaces around it.
+    """
+
+    opened: FormRequest
+    form: Form
+    id: str
+    who: str
+    why: str
+    values: Mapping[str, str]
+
+
+class Invalid(Exception):
+    """What was entered cannot be done. `problems`: the text by field; '' is the form as a whole."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__("; ".join(problems.values()))
+        self.problems = problems
+
+
+class Action(msgspec.Struct, frozen=True):
+    """A page with a form, for operators.
+
+    Attributes:
+        path: Its path below /board, with parameters.
+        show: Returns the form.
+        submit: Does it; returns the address to go to next.
+        current: The page that the navigation marks.
+        template: The template without its suffix.
+        read: Reads the body of the form.
+    """
+
+    path: str
+    show: Callable[[FormRequest], Form]
+    submit: Callable[[Submission], Awaitable[str]]
+    current: str
+    template: str = "form"
+    read: Callable[[Request], Awaitable[Mapping[str, str]]] = read_form
+
+
+class FormPage(msgspec.Struct, frozen=True):
+    """What the template shows. `values` and `problems`: what was entered, and what is wrong with it, by field."""
+
+    form: Form
+    nonce: str
+    values: Mapping[str, str] = {}
+    problems: Mapping[str, str] = {}
+
+
+class Actions:
+    """Answers requests for forms, and forms that were sent. The caller has checked role and origin."""
+
+    def __init__(self, maker: PageMaker, actions: Sequence[Action]) -> None:
+        self._maker = maker
+        self._actions = actions
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Return method, path below /board and handler of each."""
+        return [
+            (method, action.path, partial(handler, action))
+            for action in self._actions
+            for method, handler in (("GET", self._show), ("POST", self._submit))
+        ]
+
+    async def _show(self, action: Action, request: Request, moment: Moment) -> Response:
+        form = await self._form(action, _form_request(request, moment))
+        return await self._page(action, request, moment, FormPage(form, secrets.token_hex(16)), 200)
+
+    async def _submit(self, action: Action, request: Request, moment: Moment) -> Response:
+        values = {name: value.strip() for name, value in (await action.read(request)).items()}
+        nonce = values.pop("form", "")
+        if not _NONCE.fullmatch(nonce):
+            raise Refused(400, "no_form", "Send the form of the page")
+        opened = _form_request(request, moment)
+        form = await self._form(action, opened)
+        page = FormPage(form, nonce, values, _problems(form, values))
+        if page.problems:
+            return await self._page(action, request, moment, page, 422)
+        submission = Submission(
+            opened, form, _command_id(request, nonce, values), moment.visitor.who, values.get("why", ""), values
+        )
+        try:
+            target = await action.submit(submission)
+        except Invalid as invalid:
+            page = msgspec.structs.replace(page, problems=invalid.problems)
+            return await self._page(action, request, moment, page, 422)
+        except SettingsError as error:
+            page = msgspec.structs.replace(page, problems={"": "; ".join(error.problems)})
+            return await self._page(action, request, moment, page, 422)
+        except BrokerUnavailable as error:
+            page = msgspec.structs.replace(page, problems={"": str(error)})
+            return await self._page(action, request, moment, page, 503)
+        return RedirectResponse(target, 303, HEADERS)
+
+    async def _form(self, action: Action, opened: FormRequest) -> Form:
+        return await self._maker.threads.run(partial(action.show, opened))
+
+    async def _page(self, action: Action, request: Request, moment: Moment, page: FormPage, status: int) -> Response:
+        return await self._maker.page(
+            request,
+            moment,
+            action.template,
+            page.form.title,
+            lambda: page,
+            current=action.current,
+            live=False,
+            status=status,
+        )
+
+
+def _form_request(request: Request, moment: Moment) -> FormRequest:
+    path = {name: str(value) for name, value in request.path_params.items()}
+    return FormRequest(path, dict(request.query_params), moment)
+
+
+def _problems(form: Form, values: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for field in form.fields:
+        value = values.get(field.name, "")
+        if field.required and not value:
+            found[field.name] = f"Enter {field.label[0].lower()}{field.label[1:]}"
+        elif len(value) > field.most:
+            found[field.name] = f"At most {field.most:,} characters"
+        elif value and field.kind == "choice" and value not in dict(field.choices):
+            found[field.name] = "Choose one of these"
+    if form.asks_why and not values.get("why"):
+        found["why"] = "Enter the reason: the audit log keeps it"
+    if form.typed and values.get("typed", "") != form.typed:
+        found["typed"] = f"Type {form.typed} to confirm"
+    return found
+
+
+def _command_id(request: Request, nonce: str, values: Mapping[str, str]) -> str:
+    content = msgspec.json.encode([nonce, request.url.path, sorted(values.items())])
+    return f"c-{sha256(content).hexdigest()[:32]}"

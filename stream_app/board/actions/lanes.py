@@ -1,0 +1,295 @@
+"""The commands to a lane, and the reload of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from stream_app.board.access import PATH
+from stream_app.board.actions.base import Action, Fact, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.commands import followed_at
+from stream_app.board.formats import number
+from stream_app.board.site import Site
+from stream_app.domain.lane.budget import CAPS
+from stream_app.domain.lane.webhook_quota import Webhook
+from stream_app.domain.lane_messages import CommandKind, LaneView
+from stream_app.domain.policy import Workspace, in_force
+from stream_app.gateway.access import Refused
+from stream_app.operator import orders
+from stream_app.operator.submit import CommandSender
+
+_BUTTONS: Final[dict[CommandKind, str]] = {
+    "pause": "Pause the lane",
+    "resume": "Resume the lane",
+    "trip": "Open the breaker",
+    "close": "Close the breaker",
+    "shadow": "Put the breaker in shadow",
+    "auto": "Let the breaker decide",
+    "reset": "Reset the breaker",
+    "budget": "Change the budget",
+    "correct": "Book it",
+    "rate": "Change the rate",
+    "quota": "Change the webhook",
+}
+_MODES: Final[dict[CommandKind, str]] = {
+    "trip": "forced open",
+    "close": "forced closed",
+    "shadow": "shadow: it only reports",
+    "auto": "decides by itself",
+}
+_MODE_WORDS: Final = {
+    "open": "forced open",
+    "closed": "forced closed",
+    "shadow": "shadow: it only reports",
+    "auto": "decides by itself",
+}
+_ON_OFF: Final = (("", "unchanged"), ("on", "on"), ("off", "off"), ("configured", "as configured"))
+
+
+class _Lane(msgspec.Struct, frozen=True):
+    """What the forms show of a lane. `policy`: in force now."""
+
+    name: str
+    view: LaneView | None
+    policy: Workspace
+
+
+def lane_actions(site: Site, sender: CommandSender) -> list[Action]:
+    """Return the actions of the page Lane."""
+    path = "/lanes/{workspace}/act/"
+    simple = [
+        Action(f"{path}{kind}", partial(_simple, site, kind), partial(_send, sender, kind, lambda _: {}), "lanes")
+        for kind in orders.SIMPLE
+    ]
+    others: list[
+        tuple[CommandKind, Callable[[Site, FormRequest], Form], Callable[[Mapping[str, str]], dict[str, Any]]]
+    ] = [
+        ("budget", _budget, _budget_args),
+        ("correct", _correct, _correct_args),
+        ("rate", _rate, _rate_args),
+        ("quota", _quota, _quota_args),
+    ]
+    forms = [
+        Action(f"{path}{kind}", partial(show, site), partial(_send, sender, kind, args), "lanes")
+        for kind, show, args in others
+    ]
+    return [*simple, *forms, Action("/act/reload", partial(_reload, site), partial(_send_reload, sender), "system")]
+
+
+def lane_path(workspace: str) -> str:
+    """Return the path of a lane's page."""
+    return f"{PATH}/lanes/{quote(workspace, safe='')}"
+
+
+async def _send(
+    sender: CommandSender,
+    kind: CommandKind,
+    args: Callable[[Mapping[str, str]], dict[str, Any]],
+    submission: Submission,
+) -> str:
+    workspace = submission.opened.path["workspace"]
+    await sender.send(submission.id, kind, workspace, args(submission.values), submission.who, submission.why)
+    return followed_at(lane_path(workspace), [submission.id])
+
+
+async def _send_reload(sender: CommandSender, submission: Submission) -> str:
+    await sender.send(submission.id, "reload", "", {}, submission.who, submission.why)
+    return followed_at(f"{PATH}/system", [submission.id])
+
+
+def _lane(site: Site, opened: FormRequest) -> _Lane:
+    name = opened.path["workspace"]
+    policy = site.settings.workspaces.get(name)
+    if policy is None:
+        raise Refused(404, "unknown_workspace", "No workspace with this name is configured")
+    view = site.queries.lane(name)
+    return _Lane(name, view, in_force(policy, view.changes if view else ()))
+
+
+def _form(kind: CommandKind, lane: _Lane, text: str, **more: Any) -> Form:
+    title = f"{kind.capitalize()}: {lane.name}"
+    return Form(title, text, _BUTTONS[kind], lane_path(lane.name), **more)
+
+
+# ------------------------------------------------------------------------------------------------- without arguments
+
+
+def _simple(site: Site, kind: CommandKind, opened: FormRequest) -> Form:
+    lane = _lane(site, opened)
+    return _form(kind, lane, orders.SIMPLE[kind].replace("`", ""), facts=_facts(kind, lane.view))
+
+
+def _facts(kind: CommandKind, view: LaneView | None) -> list[Fact]:
+    if kind in _MODES:
+        return [Fact("Circuit breaker", _MODE_WORDS[view.mode if view else "auto"], _MODES[kind])]
+    if kind == "reset":
+        breaker = view.breaker.replace("_", " ") if view else "closed"
+        return [Fact("Circuit breaker", breaker, "closed, with an empty window")]
+    paused = "not paused"
+    if view is not None and view.paused_by is not None:
+        paused = f"paused by {view.paused_by.who}"
+    if kind == "pause":
+        return [Fact("Lane", paused, "paused: its leads wait in Kafka")]
+    found = [Fact("Lane", paused, "not paused")]
+    if view is not None and view.holds and view.paused_by is None:
+        found.append(Fact("Held", view.text or view.holds, "no longer, if it is a suspension"))
+    return found
+
+
+def _reload(site: Site, opened: FormRequest) -> Form:
+    return Form("Reload the configuration", orders.RELOAD, "Reload", f"{PATH}/system")
+
+
+# ---------------------------------------------------------------------------------------------------- with arguments
+
+
+def _budget(site: Site, opened: FormRequest) -> Form:
+    lane = _lane(site, opened)
+    budget = lane.policy.budget
+    hint = "a number, none for no limit, or configured; empty: unchanged"
+    fields = [
+        Field(cap, cap.replace("_", " ").capitalize(), _cap(getattr(budget, cap)), hint, "number", most=20)
+        for cap in CAPS
+    ]
+    shadow = Field("shadow", "Shadow", "on" if budget.shadow else "off", "count only, hold no lead", "choice", _ON_OFF)
+    return _form("budget", lane, "Change caps live, from the next lead on.", fields=[*fields, shadow])
+
+
+def _cap(value: int | None) -> str:
+    return "no limit" if value is None else number(value)
+
+
+def _budget_args(values: Mapping[str, str]) -> dict[str, Any]:
+    problems: dict[str, str] = {}
+    caps = {cap: _cap_of(values.get(cap, ""), cap, problems) for cap in CAPS if values.get(cap)}
+    shadow = values.get("shadow", "")
+    if not caps and not shadow:
+        problems[""] = "Nothing to change was entered"
+    _check(problems)
+    return {"caps": caps, "shadow": {"on": True, "off": False, "configured": "configured"}.get(shadow)}
+
+
+def _cap_of(text: str, name: str, problems: dict[str, str]) -> int | str | None:
+    if text.lower() in ("none", "configured"):
+        return None if text.lower() == "none" else "configured"
+    return _whole(text, name, problems, "Enter a number, none or configured", least=0)
+
+
+def _correct(site: Site, opened: FormRequest) -> Form:
+    lane = _lane(site, opened)
+    meters = lane.view.meters if lane.view else {}
+    spent = {name: number(meter.spent + meter.elsewhere) + " booked" for name, meter in meters.items()}
+    fields = [
+        Field("credits", "Credits", spent.get("credits_day", ""), "to book; below 0: returned", "number", most=20),
+        Field("actions", "Actions", spent.get("actions_day", ""), "to book; below 0: returned", "number", most=20),
+        Field(
+            "period", "Period", kind="choice", choices=(("day", "today and this month"), ("month", "only this month"))
+        ),
+    ]
+    return _form("correct", lane, orders.CORRECT, fields=fields)
+
+
+def _correct_args(values: Mapping[str, str]) -> dict[str, Any]:
+    problems: dict[str, str] = {}
+    amounts = {
+        name: _whole(values[name], name, problems, "Enter a whole number")
+        for name in ("credits", "actions")
+        if values.get(name)
+    }
+    if not any(amounts.values()) and not problems:
+        problems[""] = "Enter credits or actions"
+    _check(problems)
+    return {"credits": 0, "actions": 0, **amounts, "period": values.get("period") or "day"}
+
+
+def _rate(site: Site, opened: FormRequest) -> Form:
+    lane = _lane(site, opened)
+    hint, rate = "a number, or configured; empty: unchanged", lane.policy.rate
+    fields = [
+        Field("per_second", "Leads a second at most", number(rate.rate_per_s), hint, "number", most=20),
+        Field("burst", "Leads at once at most", number(rate.burst), hint, "number", most=20),
+    ]
+    return _form("rate", lane, orders.RATE, fields=fields)
+
+
+def _rate_args(values: Mapping[str, str]) -> dict[str, Any]:
+    problems: dict[str, str] = {}
+    found: dict[str, Any] = {}
+    hint = "Enter a number or configured"
+    if text := values.get("per_second", ""):
+        found["rate_per_s"] = text if text == "configured" else _decimal(text, "per_second", problems, hint)
+    if text := values.get("burst", ""):
+        found["burst"] = text if text == "configured" else _whole(text, "burst", problems, hint, least=1)
+    if not found:
+        problems[""] = "Nothing to change was entered"
+    _check(problems)
+    return found
+
+
+def _quota(site: Site, opened: FormRequest) -> Form:
+    lane = _lane(site, opened)
+    known = dict(lane.view.webhooks) if lane.view else {}
+    for there in site.settings.plan.destinations_of(lane.name):
+        known |= {webhook_id: Webhook() for webhook_id in there.webhook_ids if webhook_id not in known}
+    chosen = opened.query.get("webhook", "")
+    fields = [
+        Field(
+            "webhook",
+            "Webhook",
+            kind="choice",
+            choices=[("", "choose one"), *((name, f"{name}: {_webhook(each)}") for name, each in known.items())],
+            value=chosen,
+            required=True,
+        ),
+        Field(
+            "use", "Use", kind="choice", choices=(("", "unchanged"), ("use", "use it again"), ("retire", "retire it"))
+        ),
+        Field("count", "Submissions so far", "", "a number; empty: unchanged", "number", most=20),
+    ]
+    return _form("quota", lane, orders.QUOTA, fields=fields)
+
+
+def _webhook(webhook: Webhook) -> str:
+    state = "out of use" if webhook.dead else "suspended" if webhook.suspension else "in use"
+    return f"{number(webhook.count)} submissions, {state}"
+
+
+def _quota_args(values: Mapping[str, str]) -> dict[str, Any]:
+    problems: dict[str, str] = {}
+    text, use = values.get("count", ""), {"use": True, "retire": False}.get(values.get("use", ""))
+    count = _whole(text, "count", problems, "Enter a number", least=0) if text else None
+    if use is None and not text:
+        problems[""] = "Nothing to change was entered"
+    _check(problems)
+    return {"webhook_id": values["webhook"], "use": use, "count": count}
+
+
+def _whole(text: str, name: str, problems: dict[str, str], hint: str, least: int = -(10**12)) -> int | None:
+    try:
+        value = int(text.replace(",", ""))
+    except ValueError:
+        problems[name] = hint
+        return None
+    if not least <= value <= 10**12:
+        problems[name] = f"{hint}, {least:,} or more" if value < least else f"{hint} of 12 digits at most"
+    return value
+
+
+def _decimal(text: str, name: str, problems: dict[str, str], hint: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        problems[name] = hint
+        return None
+    if not 0 < value <= 1_000:
+        problems[name] = f"{hint}, above 0 and at most 1,000"
+    return value
+
+
+def _check(problems: Mapping[str, str]) -> None:
+    if problems:
+        raise Invalid(problems)

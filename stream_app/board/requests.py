@@ -1,0 +1,88 @@
+"""Reads what a browser sends: small forms, words and places in an address. Everything is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, cast, get_args
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.requests import Request
+
+from stream_app.board.access import PATH
+from stream_app.board.pages.now import Span
+from stream_app.gateway.access import Refused
+from stream_app.gateway.read_model.board_query import Place
+
+LONGEST_WORD: Final = 300
+_MOST_FORM_BYTES: Final = 8_192
+_MOST_FIELDS: Final = 20
+_FORM_WITHIN_S: Final = 10.0
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Read a small form.
+
+    Raises:
+        Refused: It is no form, too large, or too slow.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+        raise Refused(415, "no_form", "Send the form of the page")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_FORM_WITHIN_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MOST_FORM_BYTES:
+                    raise Refused(413, "too_large", "The form is too large: enter less text")
+    except TimeoutError:
+        raise Refused(408, "too_slow", "The form did not arrive in time: try again") from None
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+    except ValueError:
+        raise Refused(400, "no_form", "Send the form of the page") from None
+
+
+def own_path(path: str) -> str:
+    """Return a path of the board, and nothing that leads elsewhere."""
+    parts = urlsplit(path)
+    own = parts.path == PATH or parts.path.startswith(f"{PATH}/")
+    clean = not (parts.scheme or parts.netloc or "\\" in path or "//" in parts.path or ".." in parts.path)
+    return path if own and clean and path.isascii() and path.isprintable() else PATH
+
+
+def word(request: Request, name: str) -> str:
+    """Return a word of the address; '' if it is not there."""
+    return request.query_params.get(name, "")[:LONGEST_WORD]
+
+
+def one_of(request: Request, name: str, allowed: tuple[str, ...]) -> str:
+    """Return a word of the address if it is allowed, else ''."""
+    found = word(request, name)
+    return found if found in allowed else ""
+
+
+def span_of(request: Request) -> Span | None:
+    """Return the time that a chart shows; None if the address names none."""
+    return cast(Span, one_of(request, "span", get_args(Span))) or None
+
+
+def numbers(request: Request, many: int) -> tuple[int, ...] | None:
+    """Return the numbers of `after`, the last row of the page before; None if there are not `many`."""
+    parts = word(request, "after").split("-")
+    if len(parts) != many or not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
+        return None
+    return tuple(map(int, parts))
+
+
+def after_of(request: Request) -> Place | None:
+    """Return the place after which the page of a list begins."""
+    found = numbers(request, 2)
+    return Place(*found) if found else None
+
+
+def lead_id_of(request: Request) -> str:
+    """Return the lead id of the path. Raises Refused if it cannot be one."""
+    lead_id = str(request.path_params["lead_id"])
+    if "@" in lead_id or len(lead_id) > LONGEST_WORD:
+        raise Refused(400, "no_id", "This is not a lead id. Enter an e-mail or a URL in the search of the page Leads")
+    return lead_id

@@ -1,0 +1,136 @@
+"""The pages that only show: what each is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, cast, get_args
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from stream_app.board.frame import PageMaker
+from stream_app.board.pages.audit import audit_page
+from stream_app.board.pages.books import books_page
+from stream_app.board.pages.dead import Which, dead_page
+from stream_app.board.pages.imports import imports_of
+from stream_app.board.pages.lane import lane_page
+from stream_app.board.pages.lanes import STATES, lanes_page
+from stream_app.board.pages.lead import lead_page, waiting_page
+from stream_app.board.pages.leads import Filter, find, leads_page
+from stream_app.board.pages.now import now_page
+from stream_app.board.pages.system import system_page
+from stream_app.board.render import HEADERS
+from stream_app.board.requests import LONGEST_WORD, after_of, lead_id_of, numbers, one_of, read_form, span_of, word
+from stream_app.board.site import Moment
+from stream_app.gateway.access import Refused
+from stream_app.gateway.lookup import Results, Waiting
+from stream_app.ops import logs as log
+
+_LONGEST_SEARCH: Final = 2_000
+
+Handler = Callable[[Request, Moment], Awaitable[Response]]
+
+
+class Views:
+    """The handlers.
+
+    Args:
+        maker: Makes the responses.
+        results: Fetches the data of results.
+        waiting: Searches the lead topics.
+        logger: Gets a line for each look at personal data.
+    """
+
+    def __init__(self, maker: PageMaker, results: Results, waiting: Waiting, logger: log.Logger) -> None:
+        self._maker = maker
+        self._site = maker.site
+        self._results = results
+        self._waiting = waiting
+        self._log = logger
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Return method, path below /board and handler of each page."""
+        return [
+            ("GET", "", self._now),
+            ("GET", "/lanes", self._lanes),
+            ("GET", "/lanes/{workspace}", self._lane),
+            ("GET", "/leads", self._leads),
+            ("POST", "/leads", self._find),
+            ("GET", "/leads/{lead_id:path}", self._lead),
+            ("POST", "/leads/{lead_id:path}", self._show),
+            ("GET", "/waiting", self._still_waiting),
+            ("GET", "/imports", self._imports),
+            ("GET", "/dead", self._dead),
+            ("GET", "/books", self._books),
+            ("GET", "/audit", self._audit),
+            ("GET", "/system", self._system),
+        ]
+
+    async def _now(self, request: Request, moment: Moment) -> Response:
+        make = partial(now_page, self._site, moment, span_of(request))
+        return await self._maker.page(request, moment, "now", "Now", make)
+
+    async def _lanes(self, request: Request, moment: Moment) -> Response:
+        state = one_of(request, "state", STATES)
+        make = partial(lanes_page, self._site, moment, state, word(request, "begins"), word(request, "after"))
+        return await self._maker.page(request, moment, "lanes", "Lanes", make)
+
+    async def _lane(self, request: Request, moment: Moment) -> Response:
+        workspace = str(request.path_params["workspace"])
+        make = partial(lane_page, self._site, moment, workspace, span_of(request))
+        return await self._maker.page(request, moment, "lane", workspace[:LONGEST_WORD], make, current="lanes")
+
+    async def _leads(self, request: Request, moment: Moment) -> Response:
+        words = {name: word(request, name) for name in Filter.__struct_fields__}
+        make = partial(leads_page, self._site, moment, Filter(**words), after_of(request))
+        return await self._maker.page(request, moment, "leads", "Leads", make)
+
+    async def _find(self, request: Request, moment: Moment) -> Response:
+        text = (await read_form(request)).get("text", "")[:_LONGEST_SEARCH]
+        return RedirectResponse(await self._maker.threads.run(partial(find, self._site, text)), 303, HEADERS)
+
+    async def _lead(self, request: Request, moment: Moment) -> Response:
+        lead_id = lead_id_of(request)
+        page, _ = await self._maker.threads.run(partial(lead_page, self._site, moment, lead_id))
+        return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads")
+
+    async def _show(self, request: Request, moment: Moment) -> Response:
+        """Show the personal data of a lead. Who does it is logged."""
+        lead_id = lead_id_of(request)
+        page, places = await self._maker.threads.run(partial(lead_page, self._site, moment, lead_id))
+        self._log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
+        results = [await self._results.fill(place) for place in places]
+        page = msgspec.structs.replace(page, results=results, shown=True)
+        return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads", live=False)
+
+    async def _still_waiting(self, request: Request, moment: Moment) -> Response:
+        lead_id, person = word(request, "lead_id"), word(request, "person")
+        if not lead_id and not person:
+            raise Refused(400, "no_lead", "Search for a lead first: the address names none")
+        search = await self._waiting.find(lead_id, person, "")
+        make = partial(waiting_page, self._site, moment, search, lead_id, person)
+        return await self._maker.page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
+
+    async def _imports(self, request: Request, moment: Moment) -> Response:
+        chosen, after = (word(request, "workspace"), word(request, "id")), numbers(request, 2)
+        name, make = imports_of(self._site, moment, *chosen, cast("tuple[int, int] | None", after))
+        return await self._maker.page(request, moment, name, "Imports", make, current="imports")
+
+    async def _dead(self, request: Request, moment: Moment) -> Response:
+        which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
+        make = partial(dead_page, self._site, moment, which, word(request, "workspace"))
+        return await self._maker.page(request, moment, "dead", "Dead letters", make)
+
+    async def _books(self, request: Request, moment: Moment) -> Response:
+        make = partial(books_page, self._site, moment, word(request, "after"))
+        return await self._maker.page(request, moment, "books", "Books", make)
+
+    async def _audit(self, request: Request, moment: Moment) -> Response:
+        after = cast("tuple[int, int, int] | None", numbers(request, 3))
+        make = partial(audit_page, self._site, moment, word(request, "workspace"), after)
+        return await self._maker.page(request, moment, "audit", "Audit", make)
+
+    async def _system(self, request: Request, moment: Moment) -> Response:
+        return await self._maker.page(request, moment, "system", "System", partial(system_page, self._site, moment))

@@ -1,0 +1,218 @@
+"""The forms of operators: each command of the command line, the answer on the page, and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.domain.lane_messages import CommandAnswer
+from stream_app.operator.orders import LANE_KINDS
+from tests.board.client import OWN, Client
+from tests.board.scene import HOSTILE, NOW_MS, OPERATOR_TOKEN, Outbox, board_of, model_of, settings_of
+from tests.gateway.model_records import Made, take
+
+_WHY = {"why": "table is being rebuilt"}
+
+
+@pytest.fixture
+async def operator(with_operator: Client) -> Client:
+    await with_operator.login(OPERATOR_TOKEN)
+    return with_operator
+
+
+async def nonce_of(client: Client, url: str) -> str:
+    """Open a form; returns the random number that it carries."""
+    answer = await client.get(url)
+    assert answer.status_code == 200, answer.text
+    (found,) = re.findall(r'name="form" value="([0-9a-f]{32})"', answer.text)
+    return str(found)
+
+
+async def send(client: Client, url: str, nonce: str = "", **values: str) -> Any:
+    """Open and send a form."""
+    data = {"form": nonce or await nonce_of(client, url), **values}
+    return await client.ask("POST", url, data=data, headers=OWN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "args"),
+    [
+        *((kind, {}, {}) for kind in ("pause", "resume", "trip", "close", "shadow", "auto", "reset")),
+        ("budget", {"credits_per_day": "8000"}, {"caps": {"credits_per_day": 8000}, "shadow": None}),
+        (
+            "budget",
+            {"credits_per_day": "none", "actions_per_month": "configured", "shadow": "off"},
+            {"caps": {"credits_per_day": None, "actions_per_month": "configured"}, "shadow": False},
+        ),
+        ("correct", {"credits": "-120", "period": "month"}, {"credits": -120, "actions": 0, "period": "month"}),
+        ("rate", {"per_second": "4.5", "burst": "configured"}, {"rate_per_s": 4.5, "burst": "configured"}),
+        ("quota", {"webhook": "w-1f2e", "use": "retire"}, {"webhook_id": "w-1f2e", "use": False, "count": None}),
+        ("quota", {"webhook": "w-gone", "use": "use"}, {"webhook_id": "w-gone", "use": True, "count": None}),
+        ("quota", {"webhook": "w-77aa", "count": "12,000"}, {"webhook_id": "w-77aa", "use": None, "count": 12_000}),
+    ],
+)
+async def test_each_command_of_a_lane(
+    operator: Client, outbox: Outbox, kind: str, values: dict[str, str], args: dict[str, object]
+) -> None:
+    answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values, **_WHY)
+    (command,) = outbox.commands
+    assert (command.kind, command.workspace, command.who, command.why) == (kind, "acme", "jane", _WHY["why"])
+    assert command.args == args
+    assert [(record.topic, record.key, record.partition) for record in outbox.records] == [
+        ("leads.commands", b"acme", 0)
+    ]
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/board/lanes/acme?command={command.id}")
+    text = (await operator.get(answer.headers["location"])).text
+    assert "no worker has answered yet" in text
+    assert command.id in text
+
+
+async def test_the_page_lane_offers_each_command_of_the_command_line(operator: Client) -> None:
+    text = (await operator.get("/board/lanes/acme")).text
+    for kind in LANE_KINDS:
+        assert f'href="/board/lanes/acme/act/{kind}"' in text
+    assert 'href="/board/lanes/acme/act/quota?webhook=w-77aa"' in text
+    assert '<option value="w-77aa" selected>' in (await operator.get("/board/lanes/acme/act/quota?webhook=w-77aa")).text
+    assert "/act/" not in (await operator.get("/board/lanes")).text
+
+
+async def test_a_reload_goes_to_every_partition(operator: Client, outbox: Outbox) -> None:
+    answer = await send(operator, "/board/act/reload", **_WHY)
+    assert [record.partition for record in outbox.records] == list(range(6))
+    assert len({command.id for command in outbox.commands}) == 1
+    assert answer.headers["location"].startswith("/board/system?command=c-")
+
+
+async def test_a_form_shows_from_what_to_what(operator: Client) -> None:
+    text = (await operator.get("/board/lanes/acme/act/rate")).text
+    assert "Rate: acme" in text
+    assert re.search(r'class="was">6 ', text), "the rate in force, which an operator changed"
+    text = (await operator.get("/board/lanes/acme/act/trip")).text
+    assert re.search(r"decides by itself</span>.*<b>forced open</b>", text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "problem"),
+    [
+        ("pause", {"why": ""}, "Enter the reason"),
+        ("pause", {"why": "   "}, "Enter the reason"),
+        ("pause", {}, "Enter the reason"),
+        ("budget", _WHY, "Nothing to change was entered"),
+        ("budget", {"credits_per_day": "many", **_WHY}, "Enter a number, none or configured"),
+        ("budget", {"credits_per_day": "-1", **_WHY}, "0 or more"),
+        ("budget", {"shadow": HOSTILE, **_WHY}, "Choose one of these"),
+        ("correct", _WHY, "Enter credits or actions"),
+        ("correct", {"credits": "1.5", **_WHY}, "Enter a whole number"),
+        ("rate", {"per_second": "nan", **_WHY}, "Enter a number or configured, above 0"),
+        ("rate", {"burst": "0", **_WHY}, "1 or more"),
+        ("quota", {"use": "use", **_WHY}, "Enter webhook"),
+        ("quota", {"webhook": "w-other", "use": "use", **_WHY}, "Choose one of these"),
+        ("quota", {"webhook": "w-1f2e", **_WHY}, "Nothing to change was entered"),
+    ],
+)
+async def test_what_is_wrong_stands_beside_its_field(
+    operator: Client, outbox: Outbox, kind: str, values: dict[str, str], problem: str
+) -> None:
+    answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values)
+    assert (answer.status_code, problem in answer.text, outbox.records) == (422, True, [])
+    for value in values.values():
+        assert HOSTILE not in answer.text
+        assert value != "many" or f'value="{value}"' in answer.text, "what was entered stays"
+
+
+async def test_a_second_click_is_the_same_command_and_a_changed_form_is_another(
+    operator: Client, outbox: Outbox
+) -> None:
+    url = "/board/lanes/acme/act/rate"
+    nonce = await nonce_of(operator, url)
+    for per_second in ("4", "4", "5"):
+        await send(operator, url, nonce, per_second=per_second, **_WHY)
+    first, second, third = outbox.commands
+    assert first.id == second.id != third.id
+    await send(operator, url, per_second="4", **_WHY)
+    assert outbox.commands[3].id != first.id, "the form was opened again: it is meant again"
+
+
+async def test_kafka_away_is_a_sentence_and_the_same_form_again(operator: Client, outbox: Outbox) -> None:
+    url = "/board/lanes/acme/act/rate"
+    nonce = await nonce_of(operator, url)
+    outbox.is_away = True
+    answer = await send(operator, url, nonce, per_second="4", **_WHY)
+    assert answer.status_code == 503
+    assert "Kafka did not confirm the command" in answer.text
+    assert f'value="{nonce}"' in answer.text, "sent again it is the same command"
+    assert 'value="4"' in answer.text
+    outbox.is_away = False
+    assert (await send(operator, url, nonce, per_second="4", **_WHY)).status_code == 303
+
+
+async def test_bad_requests(operator: Client, outbox: Outbox) -> None:
+    for path in ("/board/lanes/unknown/act/pause", "/board/lanes/acme/act/nothing"):
+        assert (await operator.get(path)).status_code == 404
+    url = "/board/lanes/acme/act/pause"
+    for nonce in ("x", "0" * 31, HOSTILE):
+        assert (await operator.ask("POST", url, data={"form": nonce, **_WHY}, headers=OWN)).status_code == 400
+    many = {f"field{number}": "x" for number in range(100)}
+    assert (await operator.ask("POST", url, data=many, headers=OWN)).status_code == 400
+    assert outbox.records == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.example"}],
+)
+async def test_a_command_of_another_site_is_refused(operator: Client, outbox: Outbox, headers: dict[str, str]) -> None:
+    url = "/board/lanes/acme/act/pause"
+    data = {"form": await nonce_of(operator, url), **_WHY}
+    assert (await operator.ask("POST", url, data=data, headers=headers)).status_code == 403
+    assert outbox.records == []
+
+
+async def test_a_reason_keeps_no_personal_data(operator: Client, outbox: Outbox) -> None:
+    await send(operator, "/board/lanes/acme/act/pause", why="ada@example.com asked for it")
+    assert "ada@" not in outbox.commands[0].why
+
+
+async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None:
+    settings, path, outbox = settings_of(folder, operator=True), tmp_path / "model.sqlite", Outbox()
+    shutil.copy(folder / "model.sqlite", path)
+    client = Client(board_of(settings, path, outbox=outbox))
+    await client.login(OPERATOR_TOKEN, who=HOSTILE)
+
+    def answered(number: int, partition: int = 0, **more: Any) -> None:
+        command = outbox.commands[-1]
+        values: dict[str, Any] = {"applied": True, "text": "paused", **more}
+        answer = CommandAnswer(
+            command.id, at_ms=NOW_MS, partition=partition, kind=command.kind, workspace=command.workspace,
+            who=command.who, why=command.why, **values,
+        )  # fmt: skip
+        model = model_of(path, settings)
+        take(model, Made(settings.names.audit, b"acme", msgspec.json.encode(answer), partition, number))
+        model.close()
+
+    shown = await send(client, "/board/lanes/acme/act/pause", why=HOSTILE)
+    page = shown.headers["location"]
+    assert '<span class="pill idle">queued</span>' in (await client.get(page)).text
+    answered(1_000, under_way=2)
+    text = (await client.get(page)).text
+    assert re.search(r'pill ok">applied</span>.*Pause, acme</strong>: paused; 2 requests in progress', text)
+    answered(1_001, applied=False, reason="repeated", text="command was answered before: nothing was done again")
+    assert (await client.get(page)).text.count("answered before") == 0, "a second click changes nothing"
+    audit = (await client.get("/board/audit?workspace=acme")).text
+    assert outbox.commands[-1].id in audit
+    assert HOSTILE not in audit
+    page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
+    answered(1_002, applied=False, reason="refused", text=HOSTILE)
+    text = (await client.get(page)).text
+    assert ('pill bad">refused</span>' in text, HOSTILE in text) == (True, False)
+    page = (await send(client, "/board/act/reload", **_WHY)).headers["location"]
+    answered(1_003, partition=2, text="the configuration is as before")
+    assert "by 1 of 6 partitions" in (await client.get(page)).text
+    for command in ("c-1", HOSTILE, "c-" + "0" * 32):
+        assert (await client.get("/board", params={"command": command})).status_code == 200
+    client.board.close()
