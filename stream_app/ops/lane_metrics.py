@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.lane_messages import LaneView
+from stream_app.ops.bounded_labels import BoundedLabel
 
 _BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 _MODES: Final = ("auto", "shadow", "closed", "open")
@@ -34,6 +35,7 @@ class LaneMetrics:
         self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}  # the one that changed last at the end
         self._last: dict[str, LaneView] = {}  # of those that are shown
         self._left_out: set[str] = set()
+        self._workspace = BoundedLabel()
         left_out = Gauge(
             "stream_app_lanes_left_out",
             "Lanes of this process that have no series, because others are held or change.",
@@ -84,7 +86,7 @@ class LaneMetrics:
         else:
             self._left_out.add(name)
         for change in view.news:
-            self._changes.labels(name, change.kind).inc()
+            self._changes.labels(self._workspace(name), change.kind).inc()
             log = self._log.info if change.kind in _GOOD else self._log.warning
             log("lane", workspace=name, kind=change.kind, text=change.text)
 

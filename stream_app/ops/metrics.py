@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
@@ -13,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
+from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS, BoundedLabel
 from stream_app.ops.lane_metrics import LaneMetrics
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -81,6 +83,7 @@ class WorkerMetrics:
             ("workspace", "destination", "status"),
             registry=registry,
         )
+        self._workspace, self._destination = BoundedLabel(), BoundedLabel()
         # `labels()` takes a lock for each call, so the children that each lead uses are kept.
         self._children: dict[tuple[str, str, str], Counter] = {}
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
@@ -137,10 +140,11 @@ class WorkerMetrics:
         labels = (event.workspace, event.destination, event.status)
         child = self._children.get(labels)
         if child is None:
-            child = self._children[labels] = self._events.labels(*labels)
+            bounded = self._workspace(event.workspace), self._destination(event.destination)
+            child = self._children[labels] = self._events.labels(*bounded, event.status)
         child.inc()
         if event.reason == RESEND:
-            self._twice.labels(event.workspace, event.destination).inc()
+            self._twice.labels(self._workspace(event.workspace), self._destination(event.destination)).inc()
         if event.status in _WORTH_A_LINE or event.reason == RESEND:
             self._log.info(
                 event.status,
@@ -190,7 +194,8 @@ class WorkerMetrics:
         labels = (destination, type(outcome))
         timer = self._timers.get(labels)
         if timer is None:
-            timer = self._timers[labels] = self._posts.labels(destination, type(outcome).__name__.lower())
+            name = type(outcome).__name__.lower()
+            timer = self._timers[labels] = self._posts.labels(self._destination(destination), name)
         timer.observe(outcome.latency_ms / 1000)
 
 
@@ -229,7 +234,10 @@ class ParkedLeads(Collector):
         family = GaugeMetricFamily(
             "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
         )
-        for partition in self._look():
-            for workspace, count in partition.items():
-                family.add_metric((workspace,), count)
+        parked = sum(map(Counts, self._look()), Counts())
+        shown = parked.most_common(MOST_NAMES)
+        for workspace, count in shown:
+            family.add_metric((workspace,), count)
+        if (rest := parked.total() - sum(count for _, count in shown)) > 0:
+            family.add_metric((OTHERS,), rest)
         yield family
