@@ -4,6 +4,7 @@ python -m tests.chaos --seconds 60                the quick form
 python -m tests.chaos --kills 200 --seed 7        a campaign
 python -m tests.chaos --seconds 120 --resend      uncertain leads are sent again instead of parked
 python -m tests.chaos --seconds 600 --brokers 3   on a cluster: each broker is killed, stopped and frozen
+python -m tests.chaos --kills 100 --workspaces 40 --partitions 8    with workspaces that share partitions
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tests.chaos.brokers import BOUND_S
+from tests.chaos.brokers import BOUND_S, BUDGETED
 from tests.chaos.brokers import MEANING as BROKER_MEANING
-from tests.chaos.campaign import Goal, Result, run_campaign
+from tests.chaos.campaign import PARTITIONS, WORKSPACES, Goal, Result, run_campaign
 from tests.chaos.schedule import MEANING
 
 SAY_EVERY_S = 30.0
@@ -36,9 +37,13 @@ def main() -> int:
     goal.add_argument("--kills", type=int, help="until so many workers were killed with -9")
     parser.add_argument("--resend", action="store_true", help="the policy for uncertain leads: resend, not park")
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="how many Kafka has (default 1)")
+    parser.add_argument("--workspaces", type=int, default=WORKSPACES, help=f"how many (default {WORKSPACES})")
+    parser.add_argument("--partitions", type=int, default=PARTITIONS, help=f"how many (default {PARTITIONS})")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="leave the logs of all processes there")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args()
+    if args.workspaces < len(BUDGETED) or args.partitions < 2:
+        parser.error(f"at least {len(BUDGETED)} workspaces and 2 partitions: some have a budget, and some leads stray")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broken connection is no news here
     wanted = Goal(kills=args.kills) if args.kills else Goal(seconds=args.seconds or 60.0)
     columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -61,6 +66,8 @@ def main() -> int:
                 resend=args.resend,
                 logs=args.logs,
                 brokers=args.brokers,
+                workspaces=args.workspaces,
+                partitions=args.partitions,
                 progress=progress,
             )
         )

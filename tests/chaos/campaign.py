@@ -33,6 +33,7 @@ from tests.e2e.load import Load
 from tests.support.proxy import ProxiedKafka, Proxy
 
 WORKSPACES: Final = 6
+PARTITIONS: Final = 4
 PER_S: Final = 60.0
 SETTLE_S: Final = 90.0
 CLOSING_S: Final = 20.0
@@ -114,21 +115,31 @@ class Result(msgspec.Struct):
 
 
 async def run_campaign(
-    goal: Goal, seed: int, *, resend: bool, progress: Progress, logs: Path | None = None, brokers: int = 1
+    goal: Goal,
+    seed: int,
+    *,
+    resend: bool,
+    progress: Progress,
+    logs: Path | None = None,
+    brokers: int = 1,
+    workspaces: int = WORKSPACES,
+    partitions: int = PARTITIONS,
 ) -> Result:
     """Run one on a broker, or on a cluster, of its own.
 
     logs: where to leave what the processes said, and Clay's ledger. brokers: 1, or 3 of which each is broken in turn.
+    workspaces: they share the partitions if there are more of them.
     """
     began = time.monotonic()
     expected_s = goal.seconds or goal.kills * 5.0
-    caps = {name: int(CREDITS_A_LEAD * PER_S / WORKSPACES * expected_s * 0.4) for name in BUDGETED}
+    caps = {name: int(CREDITS_A_LEAD * PER_S / workspaces * expected_s * 0.4) for name in BUDGETED}
     async with (
         _kafka(brokers) as (kafka, proxy),
         Fleet(
             kafka.bootstrap,
             f"chaos{seed}.",
-            WORKSPACES,
+            workspaces,
+            partitions=partitions,
             config=_CONFIG + "".join(_budget(name, cap) for name, cap in caps.items()),
             lane=_LANE,
             script=_SCRIPT,
