@@ -80,7 +80,7 @@ class FaustOptions:
     heartbeat_s: float = 3.0
     rebalance_timeout_s: float = 90.0
     commit_interval_s: float = 0.5
-    max_poll_records: int = 200
+    max_poll_records: int = 800
     buffer_records: int = 4096
     instance_id: str | None = None
 

@@ -37,11 +37,10 @@ class AckTracker:
         self._acking = False
 
     def give_up(self, in_flight: InFlight) -> None:
-        """Give a record up, so that it is delivered again. Those behind it are given up too: an ack would skip it."""
-        self._broken = True
+        """Give a record up, so that it is delivered again. From then on nothing is acked: an ack could skip it."""
         self._stream.give_up(in_flight.consumed)
-        behind = False
-        for other in self._unfinished:
-            behind = behind or other is in_flight
-            if behind and other.finished:
-                self._stream.give_up(other.consumed)
+        if not self._broken:
+            self._broken = True
+            for other in self._unfinished:
+                if other.finished:
+                    self._stream.give_up(other.consumed)

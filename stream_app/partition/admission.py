@@ -92,6 +92,11 @@ class AdmissionQueue:
         return bool(self._queues.get(workspace))
 
     @property
+    def shared(self) -> bool:
+        """True if several workspaces live in the partition."""
+        return self._patience.shared
+
+    @property
     def waiting(self) -> int:
         """How many leads wait."""
         return len(self._waiters)

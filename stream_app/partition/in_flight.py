@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from stream_app.domain.delivery.recorder import Posted
+from stream_app.domain.policy import DeliveryPolicy
 from stream_app.domain.record import ConsumedRecord
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]
@@ -26,7 +27,8 @@ class InFlight:
     """A consumed record that is being processed. It survives a recovery of the partition.
 
     Attributes:
-        passed: Set when the next record of its topic may start.
+        begun: False as long as it is only taken ahead.
+        passed: Set when the next record of its topic may start; of its workspace, where workspaces share the partition.
         finished: True if it is concluded and not acked yet.
         waits: True while it waits for admission or for a lock.
         turns: How often such a wait has ended.
@@ -38,7 +40,7 @@ class InFlight:
     """
 
     __slots__ = (
-        *("arrival", "consumed", "finished", "passed", "posted", "recalled", "source"),
+        *("arrival", "begun", "consumed", "finished", "passed", "posted", "recalled", "source"),
         *("suspended", "task", "ticket", "turns", "waits", "waits_since_ms"),
     )
 
@@ -46,6 +48,7 @@ class InFlight:
         self.consumed = consumed
         self.source: Source = source
         self.suspended = suspended
+        self.begun = False
         self.passed = asyncio.Event()
         self.finished = False
         self.waits = False
@@ -68,10 +71,12 @@ class InFlight:
             self.turns += 1
 
     def release_next(self) -> None:
-        """Let the next record of the topic start."""
+        """Let the next record start."""
         self.passed.set()
 
 
+_AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing
+_PAUSE_EVERY: Final = 32  # records that are taken without a pause cost about a millisecond
 _MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
 
 
@@ -120,6 +125,38 @@ class Limiter:
         self._left += places
         self._left_released += released
         if self._left > 0 and self._left_released > 0:
+            self._some.set()
+        else:
+            self._some.clear()
+
+
+class TakenAhead:
+    """Bounds the records of one topic that were taken and have not begun, by number and bytes."""
+
+    def __init__(self, policy: DeliveryPolicy) -> None:
+        self._records_left = policy.max_waiting * _AHEAD
+        self._bytes_left = policy.max_waiting_bytes
+        self._some = asyncio.Event()
+        self._some.set()
+        self._since_pause = 0
+
+    def enter(self, in_flight: InFlight) -> None:
+        self._count(in_flight, -1)
+
+    def leave(self, in_flight: InFlight) -> None:
+        self._count(in_flight, 1)
+
+    async def wait(self) -> None:
+        """Wait until one more record may be taken. Others get the event loop now and then."""
+        self._since_pause = (self._since_pause + 1) % _PAUSE_EVERY
+        if not self._since_pause:
+            await asyncio.sleep(0)
+        await self._some.wait()
+
+    def _count(self, in_flight: InFlight, sign: int) -> None:
+        self._records_left += sign
+        self._bytes_left += sign * len(in_flight.consumed.value or b"")
+        if self._records_left > 0 and self._bytes_left > 0:
             self._some.set()
         else:
             self._some.clear()

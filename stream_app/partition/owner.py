@@ -23,7 +23,7 @@ from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.erasures import Erasures
 from stream_app.partition.host_watch import HostWatch
-from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source
+from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
 from stream_app.partition.ports import Alarm, HostAnswers, Membership, Observer, PartitionStream, StateStore
 from stream_app.partition.table import PartitionTable
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
@@ -90,7 +90,7 @@ class PartitionOwner:
         sources: TimeoutSources = NO_SOURCES,
         host_answers: HostAnswers = _always_answers,
     ) -> None:
-        self.number = number
+        self.number, self._plan = number, plan
         self._store, self._observer, self._alarm, self._still_member = store, observer, alarm, still_member
         self._reload = reload
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
@@ -111,6 +111,7 @@ class PartitionOwner:
             "command": CommandPipeline(plan, state, clock, self._reload_settings).process,
         }
         self._limiters = {source: leads if source in PRIORITY else others for source in self._pipelines}
+        self._ahead = {source: TakenAhead(plan.delivery) for source in self._pipelines}
         self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
         self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, unavailable)
@@ -155,9 +156,13 @@ class PartitionOwner:
             )
 
     async def serve(self, stream: PartitionStream, source: Source) -> None:
-        """Process the records of one topic. A record starts when its predecessor no longer waits for admission."""
+        """Process the records of one topic. A record starts when its predecessor no longer waits for admission.
+
+        Where workspaces share the partition, records are taken ahead, and the predecessor is that of the workspace. So
+        the leads of a workspace do not wait until a burst of another one before them is processed.
+        """
         acks, limiter, began = AckTracker(stream), self._limiters[source], self._take_overs
-        previous: InFlight | None = None
+        ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()
         self.state.streams[stream.topic] = stream
         stream.expect(self.state.markers.passed(stream.topic))
         suspension = asyncio.create_task(self._when_suspended(stream))
@@ -171,14 +176,18 @@ class PartitionOwner:
                 in_flight = InFlight(consumed, source, stream.suspended)
                 acks.add(in_flight)
                 self._unfinished[in_flight] = acks
-                limiter.enter()
+                ahead.enter(in_flight)
+                line = self._line_of(in_flight)
                 if self._ready.is_set():
-                    self._start(in_flight, previous)
+                    self._start(in_flight, previous.get(line))
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # else the recovery starts it
-                await in_flight.passed.wait()
-                await limiter.wait()
-                previous = in_flight
+                previous[line] = in_flight.passed
+                if source in PRIORITY and self.state.admission.shared:
+                    await ahead.wait()
+                else:
+                    await in_flight.passed.wait()
+                    await limiter.wait()
         finally:
             suspension.cancel()
 
@@ -190,6 +199,8 @@ class PartitionOwner:
         self.state.admission.clear()
         for in_flight in self._unfinished:
             in_flight.release_next()  # a task that was cancelled before its first step has not done so
+            if not in_flight.begun:
+                self._ahead[in_flight.source].leave(in_flight)
         self._unfinished.clear()
         self.state.lanes.gone()
         await self._store.close()
@@ -236,14 +247,37 @@ class PartitionOwner:
 
     # ------------------------------------------------------------------------------------------------- one record
 
-    def _start(self, in_flight: InFlight, previous: InFlight | None) -> None:
-        """Start a record as soon as the previous one of its topic lets it. A recovery starts many at a time."""
+    def _start(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
+        """Start a record as soon as the previous one lets it."""
         in_flight.task = asyncio.create_task(self._process(in_flight, previous))
 
-    async def _process(self, in_flight: InFlight, previous: InFlight | None) -> None:
+    async def _begin(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
+        """Wait for the previous record, and for a place if this one starts for the first time."""
+        if previous is not None and not previous.is_set():
+            with in_flight.waiting():
+                await previous.wait()
+        if in_flight.begun:
+            return
+        limiter = self._limiters[in_flight.source]
+        await limiter.wait()
+        if in_flight.suspended.is_set():
+            raise GiveUp
+        self._ahead[in_flight.source].leave(in_flight)
+        limiter.enter()
+        in_flight.begun = True
+
+    def _line_of(self, in_flight: InFlight) -> bytes:
+        """Return whose records start one after the other: those of a workspace, where workspaces share the partition.
+
+        Records whose key names no workspace of the partition are one line.
+        """
+        key = in_flight.consumed.key or b""
+        shares = in_flight.source in PRIORITY and self.state.admission.shared
+        return key if shares and key.decode(errors="replace") in self._plan.residents(self.number) else b""
+
+    async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         try:
-            if previous is not None:
-                await previous.passed.wait()
+            await self._begin(in_flight, previous)
             try:
                 await self._pipelines[in_flight.source](in_flight)
             except Recalled:
@@ -267,7 +301,10 @@ class PartitionOwner:
 
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""
-        self._limiters[in_flight.source].leave()
+        if in_flight.begun:
+            self._limiters[in_flight.source].leave()
+        else:
+            self._ahead[in_flight.source].leave(in_flight)
         return self._unfinished.pop(in_flight)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
@@ -326,11 +363,12 @@ class PartitionOwner:
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
         self._give_up_idle()
-        last: dict[AckTracker, InFlight] = {}
+        previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
         for in_flight, acks in list(self._unfinished.items()):
             if self.state.markers.is_passed(in_flight.consumed):
                 self._drop(in_flight)
             else:
+                line = acks, self._line_of(in_flight)
                 in_flight.passed.clear()
-                self._start(in_flight, last.get(acks))
-                last[acks] = in_flight
+                self._start(in_flight, previous.get(line))
+                previous[line] = in_flight.passed

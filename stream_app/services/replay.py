@@ -70,7 +70,7 @@ async def run_replay(settings: Settings) -> None:
         rates = LaneRates(connection, topics.lanes, settings.kafka.partitions, configured_per_s)
         replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), on_moved, on_begin)
         options = faust_options(settings, connection, topics.replay_app, None)
-        app = build_app(replace(options, buffer_records=_BUFFERED))
+        app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)
         runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
         app.gaps.on_expired = ExpiredRecords(registry, logger)

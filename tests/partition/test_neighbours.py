@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 import pytest
@@ -20,11 +20,12 @@ from stream_app.domain.record import Record
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import now_ms, run
-from tests.simulation.client import MemoryInlet
+from tests.simulation.client import Link, MemoryInlet, PlainLink
 from tests.simulation.loop import SimLoop
 from tests.simulation.replayer import Replayer
 from tests.simulation.schedule import Setup
 
+T = TypeVar("T")
 WELL_PER_S: Final = 2.0
 WATCH_S: Final = 20.0
 SOON_S: Final = 1.0
@@ -44,14 +45,26 @@ class IllClay(SlowClay):
         return Refused("http_503", 100, 503) if is_ill else Accepted(200, 100)
 
 
+class SlowLink(PlainLink):
+    """A broker that takes its time for each request."""
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0.1)
+        return request()
+
+
 class Bench(OwnerBench):
     """The topics of leads of one partition, and the replay process."""
 
     clay: IllClay
 
-    def __init__(self, lanes: int = 1, max_waiting: int = 500) -> None:
-        setup = Setup(callbacks=False, max_in_flight=100, lanes=lanes, max_waiting=max_waiting, patience_s=5.0)
-        super().__init__(setup)
+    def __init__(
+        self, lanes: int = 1, max_waiting: int = 500, max_in_flight: int = 100, link: Link | None = None
+    ) -> None:
+        setup = Setup(
+            callbacks=False, max_in_flight=max_in_flight, lanes=lanes, max_waiting=max_waiting, patience_s=5.0
+        )
+        super().__init__(setup, link=link)
         self.clay = IllClay()
         self.start_over()
         self.published: dict[str, int] = {}
@@ -139,6 +152,35 @@ def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench
         waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
         assert waits_s[int(len(waits_s) * 0.99)] < SOON_S
         assert bench.most_waiting <= bench.plan.delivery.max_waiting
+        assert bench.alarms == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("lanes", [1, 19])
+def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(lanes: int) -> None:
+    async def main() -> None:
+        bench = Bench(lanes, max_in_flight=2, link=SlowLink())  # so few records at once that the burst takes 5 s
+        await bench.start()
+        _bursting(bench)
+        waits_s = await bench.watch(lambda: None, 0)
+        assert waits_s[-1] < SOON_S
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_suspended() -> None:
+    async def main() -> None:
+        bench = Bench(max_in_flight=2, link=SlowLink())
+        await bench.start()
+        for _ in range(60):
+            bench.lead("acme")
+        await asyncio.sleep(0.5)
+        assert bench.partition.unfinished > 0
+        bench.inlet.suspend()
+        await asyncio.sleep(1.0)
+        assert bench.partition.unfinished == 0
         assert bench.alarms == []
 
     run(main())
