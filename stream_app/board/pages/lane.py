@@ -124,7 +124,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         ],
         times_ms=[begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
         changes=changes[:MOST_CHANGES],
-        statuses=queries.status_counts(workspace),
+        statuses=queries.status_sums(workspace),
         dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
         partition=site.home(workspace, lane.view),
         zone=policy.time_zone if policy else "UTC",

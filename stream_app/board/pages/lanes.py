@@ -14,7 +14,12 @@ STATES: Final = ("held", "moves", "idle")
 
 
 class LanesPage(msgspec.Struct, frozen=True):
-    """What the page shows. `after`: the last name of this page if there are more; `counts`: lanes by filter."""
+    """What the page shows.
+
+    Attributes:
+        counts: Lanes whose names begin with `begins`, by state.
+        after: The last name of this page if there are more.
+    """
 
     lanes: list[Lane]
     counts: dict[str, int]
@@ -36,14 +41,11 @@ def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) 
         after: The last name of the page before.
     """
     seen = overview(site, moment)
+    named = [lane for lane in seen.lanes if lane.workspace.lower().startswith(begins.lower())]
     counts = dict.fromkeys(STATES, 0)
-    for lane in seen.lanes:
+    for lane in named:
         counts[_filter_of(lane)] += 1
-    matching = [
-        lane
-        for lane in seen.lanes
-        if state in ("", _filter_of(lane)) and lane.workspace.lower().startswith(begins.lower())
-    ]
+    matching = [lane for lane in named if state in ("", _filter_of(lane))]
     rest = [lane for lane in matching if lane.workspace > after]
     page = with_sparks(site, moment, rest[:ROWS])
     more = page[-1].workspace if len(rest) > ROWS else ""

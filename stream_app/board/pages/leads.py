@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from stream_app.board.site import Moment, Site
-from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING
+from stream_app.domain.books.columns import COLUMNS, MEANING
 from stream_app.gateway.client import names_of
 from stream_app.gateway.read_model.board_query import Place, RecordRow
 
@@ -78,9 +78,11 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
     matches, final = statuses[chosen.status] if chosen.status else statuses.total(), None
     if chosen.column:
         found = [each for each in counts if each.column == chosen.column]
-        wanted = tuple({each.status for each in found}) or tuple(s for s, c in COLUMN.items() if c == chosen.column)
+        wanted = tuple({each.status for each in found})
         matches, final = columns[chosen.column], chosen.column == "accepted_final"
-    rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, final=final, imported=imported)
+    rows: list[RecordRow] = []
+    if matches:
+        rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, final=final, imported=imported)
     more = rows[ROWS - 1].place if len(rows) > ROWS else None
     known: list[tuple[str, str, int]] = [(name, MEANING[name], columns[name]) for name in _FILTERED]
     return LeadsPage(rows[:ROWS], chosen, known, statuses.most_common(), matches, more)
