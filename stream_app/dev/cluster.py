@@ -5,12 +5,10 @@ Each process is a broker and a controller. Two of three controllers are a quorum
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from stream_app.dev.java import Progress
 from stream_app.dev.kafka import Broker, LocalKafka, broker_properties, new_cluster_id
 from stream_app.dev.process import LOOPBACK, free_port
 
@@ -25,21 +23,16 @@ class LocalCluster(Broker):
 
     Attributes:
         brokers: The three brokers, each a `LocalKafka`, by node id minus 1.
-
-    Args:
-        overrides: server.properties of all three that override the cluster's own.
-        progress: Called with a line for each slow step.
     """
 
-    def __init__(self, *, overrides: Mapping[str, str] | None = None, progress: Progress | None = None) -> None:
+    def __init__(self) -> None:
         ports = [(free_port(), free_port()) for _ in range(BROKERS)]
         voters = ",".join(f"{node}@{LOOPBACK}:{control}" for node, (_, control) in enumerate(ports, 1))
         cluster_id = new_cluster_id()
         self.brokers = [
             LocalKafka(
                 port=port,
-                overrides=_properties(node, port, control, voters) | dict(overrides or {}),
-                progress=progress,
+                overrides=_properties(node, port, control, voters),
                 cluster_id=cluster_id,
                 heap_mb=_HEAP_MB,
                 start_timeout_s=120,

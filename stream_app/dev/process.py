@@ -90,12 +90,12 @@ def wait_for_answer(
         time.sleep(0.05)
 
 
-def last_words(log: Path, count: int = 3) -> str:
+def last_words(log: Path) -> str:
     """Return the end of a log in one line: its last errors, else its last lines, without stack frames."""
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = dict.fromkeys(line for line in text.splitlines() if line.strip() and not line[0].isspace())
     errors = [line for line in lines if "ERROR" in line or "Exception" in line]
-    return " | ".join((errors or list(lines))[-count:]) or "the log is empty"
+    return " | ".join((errors or list(lines))[-3:]) or "the log is empty"
 
 
 def port_is_free(port: int) -> bool:

@@ -4,9 +4,11 @@ import shutil
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, wait_for_answer
+
+_START_WITHIN_S: Final = 60.0
 
 
 def find_redis_server() -> str | None:
@@ -24,10 +26,9 @@ def find_redis_server() -> str | None:
 class LocalRedis:
     """One redis-server as a child process; a context manager. `url` is for clients, `options` for the server."""
 
-    def __init__(self, *options: str, start_timeout_s: float = 15) -> None:
+    def __init__(self, *options: str) -> None:
         self._options = options
         self._port = free_port()
-        self._start_timeout_s = start_timeout_s
         self._children: ChildProcesses | None = None
         self.url = f"redis://{LOOPBACK}:{self._port}/0"
 
@@ -41,8 +42,7 @@ class LocalRedis:
             log = self._children.directory / "redis.log"
             options = ["--bind", LOOPBACK, "--port", str(self._port), "--save", "", "--appendonly", "no"]
             process = self._children.spawn([server, *options, *self._options], log=log)
-            timeout_s = self._start_timeout_s
-            wait_for_answer("Redis", process, lambda: _answers(self._port), log=log, timeout_s=timeout_s)
+            wait_for_answer("Redis", process, lambda: _answers(self._port), log=log, timeout_s=_START_WITHIN_S)
         except BaseException:
             self.stop()
             raise

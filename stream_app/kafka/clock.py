@@ -26,23 +26,21 @@ class KafkaClock:
 
     Args:
         report: Called with the text while the clocks differ, once a minute at most.
-        now_ms: Our clock.
 
     Attributes:
         text: How the clocks differ; empty if they agree.
     """
 
-    def __init__(self, report: Callable[[str], object], now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(self, report: Callable[[str], object]) -> None:
         self.text = ""
         self._report = Throttled(report)
-        self._now_ms = now_ms or _now_ms
 
     def watch(self, client: Any) -> None:
         """Compare at the answers that this AIOKafkaClient gets from now on."""
         send = client.send
 
         async def watched(node_id: int, request: Any, **how: Any) -> Any:
-            sent_ms = self._now_ms()
+            sent_ms = _now_ms()
             answer = await send(node_id, request, **how)
             if isinstance(request, ProduceRequest):
                 for _, partitions in getattr(answer, "topics", ()):
@@ -54,7 +52,7 @@ class KafkaClock:
         client.send = watched
 
     def _compare(self, appended_ms: int, sent_ms: int) -> None:
-        self.text = in_words(skew_ms(appended_ms, sent_ms, self._now_ms()))
+        self.text = in_words(skew_ms(appended_ms, sent_ms, _now_ms()))
         if self.text:
             self._report(self.text)
         else:

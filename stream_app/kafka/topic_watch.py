@@ -69,7 +69,7 @@ class KnownTopics:
 
 
 class TopicWatch:
-    """Checks `topics`, each with `partitions` partitions, every `every_s` seconds."""
+    """Checks `topics`, each with `partitions` partitions, now and then."""
 
     def __init__(
         self,
@@ -77,13 +77,11 @@ class TopicWatch:
         known: KnownTopics,
         topics: Sequence[str],
         partitions: int,
-        every_s: float = _EVERY_S,
     ) -> None:
         self._connection = connection
         self._known = known
         self._topics = topics
         self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
-        self._every_s = every_s
         self._ends: dict[TopicPartition, int] = {}
         self._missing_since_s: float | None = None
         self._refused = Throttled(lambda why: log.error("Kafka refuses this process: %s", why))
@@ -95,10 +93,10 @@ class TopicWatch:
                 async with Reader(self._connection, isolation_level="read_uncommitted") as reader:
                     while True:
                         await self.look(reader)
-                        await asyncio.sleep(self._every_s)
+                        await asyncio.sleep(_EVERY_S)
             except (KafkaError, BrokerUnavailable, KafkaRefused):
                 await self._say_refusal()
-                await asyncio.sleep(self._every_s)
+                await asyncio.sleep(_EVERY_S)
 
     async def _say_refusal(self) -> None:
         """Log why Kafka refuses the connection, if it does. The process continues: other brokers may accept it."""

@@ -32,7 +32,7 @@ from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
 from tests.support.secure import MECHANISM, SecureKafka, secure_kafka
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PASSWORD: Final = "correct-horse"
 TIERS_S: Final = (2, 10, 60, 600, 3_600)
