@@ -1,0 +1,107 @@
+"""Each shell command in the documents is known, and has options that its program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.repository.test_docs import DOCUMENTS, ROOT, CommandError, each_document, parse
+from tests.support.shell import commands_of, lines_of
+
+EXCUSED = {
+    ".": "activates the virtual environment",
+    "cat": "writes a file of the example",
+    "cp": "copies the example of the configuration",
+    "echo": "writes a file of the example",
+    "export": "sets variables of the example",
+    "helm": "needs a cluster; the chart is rendered with the same values by tests/unit/deploy/test_chart.py",
+    "kill": "ends the example's own processes",
+    "kubectl": "needs a cluster",
+    "pip": "CI installs the package the same way",
+    "pre-commit": "a tool of its own",
+    "printf": "writes a file of the example",
+    "pytest": "this run",
+    "redis-cli": "a tool of its own",
+    "sleep": "waits",
+    "$lock": "is uv, as the line before it says",
+}
+"""Programs that are not ours -> why no test runs them here."""
+
+
+def problem_of(words: list[str]) -> str | None:
+    """What is wrong with a command."""
+    program, arguments = words[0].rpartition("/")[2] or words[0], words[1:]
+    if program == "stream-app":
+        if not any("$" in word for word in arguments):  # a loop over names: the shell knows them
+            try:
+                parse(arguments)
+            except CommandError as error:
+                return str(error)
+        return None
+    if program.startswith("python"):
+        return _problem_of_module(arguments)
+    return None if program in EXCUSED else f"{program} is neither ours nor excused"
+
+
+def _problem_of_module(arguments: list[str]) -> str | None:
+    if arguments[:1] != ["-m"]:
+        script = ROOT / arguments[0]
+        return None if script.exists() or arguments[0] == "-c" else f"{script} is missing"
+    if arguments[1] == "venv":
+        return None
+    at = ROOT / Path(*arguments[1].split("."))
+    files = [at.with_suffix(".py")] if at.with_suffix(".py").exists() else sorted(at.glob("*.py"))
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    options = {word.partition("=")[0] for word in arguments[2:] if word.startswith("--")}
+    unknown = sorted(option for option in options if f'"{option}"' not in source)
+    return f"python -m {arguments[1]} has no {', '.join(unknown)}" if unknown or not files else None
+
+
+@each_document
+def test_each_shell_command_is_known(document: Path) -> None:
+    for line in lines_of(document):
+        for words in commands_of(line):
+            assert problem_of(words) is None, line
+
+
+@each_document
+def test_modules_in_the_text_take_their_options(document: Path) -> None:
+    for line in re.findall(r"`(python -m [^`]+)`", document.read_text(encoding="utf-8")):
+        assert problem_of(shlex.split(line)) is None, line
+
+
+def test_each_excuse_is_used() -> None:
+    programs = {
+        words[0].rpartition("/")[2] or words[0]
+        for document in DOCUMENTS
+        for line in lines_of(document)
+        for words in commands_of(line)
+    }
+    assert set(EXCUSED) <= programs
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stream-app publish leads.csv --workspaec acme",
+        "cat x | stream-app lanes --wacth",
+        "for name in a b; do stream-app topics --strimzzi x; done",
+        "python -m benchmarks.line --lead 5",
+        "python -m benchmarks.none",
+        "python docs/sites.py build",
+        "curl http://127.0.0.1:9103/leads",
+    ],
+)
+def test_a_wrong_command_is_found(line: str) -> None:
+    assert any(problem_of(words) for words in commands_of(line))
+
+
+def test_here_documents_and_redirections_are_no_commands(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "1. Do:\n\n   ```sh\n   cat > x.toml <<'END'\n   a = 1\n   END\n   A=1 b c 2> d; e & f > g  # h\n   ```\n"
+    )
+    assert [list(commands_of(line)) for line in lines_of(page)] == [[["cat"]], [["b", "c"], ["e"], ["f"]]]
