@@ -17,6 +17,9 @@ WORDS: Final[dict[str, str]] = {
     "partial": "partly enriched",
     "served_from_cache": "answered from the cache",
     "served_locally": "answered without Clay",
+    "held_budget": "held: budget",
+    "held_paused": "held: paused",
+    "held_outage": "held: outage",
     "cost_corrected": "cost corrected",
 }
 _BAD: Final[tuple[Status, ...]] = (

@@ -260,9 +260,9 @@ def _import(
     statuses = [status for status, leads in ends for _ in range(leads)]
     for number, status in enumerate(statuses):
         more: dict[str, Any] = {"import_id": name, "import_summary": None if number else summary}
-        yield _step(workspace, offset + number, "received", 1, at_ms + number * 100, **more)
+        yield _step(workspace, offset + number, "received", 1, at_ms + number * 10_000, **more)
         credits_ = 6 if status in ("enriched", "no_data") else None
-        yield _step(workspace, offset + number, status, 2, at_ms + number * 100 + 900, credits=credits_)
+        yield _step(workspace, offset + number, status, 2, at_ms + number * 10_000 + 900, credits=credits_)
 
 
 def _meters(day: int, day_cap: int | None, month: int, month_cap: int | None, reserved: int = 0) -> dict[str, Meter]:
@@ -283,6 +283,13 @@ def _lanes() -> Iterator[Made]:
     common: dict[str, Any] = {"at_ms": NOW_MS - 5_000, "calls": 240, "p50_ms": 120, "p95_ms": 240, "p99_ms": 900}
     common |= {"concurrency": 12}
     held = "Clay refuses its token (401)"
+    for minutes in range(23 * 60, 40, -20):
+        turn = minutes // 20
+        values = {"score": 97 - turn % 5, "p95_ms": 200 + 30 * (turn % 4), "calls": 90}
+        yield _lane("acme", 0, at_ms=NOW_MS - minutes * MINUTE_MS, **values)
+    for ago_min, kind, text in ((23 * 60, "moves", "no longer paused"), (38, "held", f"stopped: {held}")):
+        news = (LaneChange(kind, text),)
+        yield _lane("acme", 0, at_ms=NOW_MS - ago_min * MINUTE_MS, score=71, p95_ms=240, calls=90, news=news)
     yield _lane(
         "acme",
         0,
@@ -292,7 +299,7 @@ def _lanes() -> Iterator[Made]:
         since_ms=NOW_MS - 38 * MINUTE_MS,
         until_ms=NOW_MS + 5 * MINUTE_MS,
         meters=_meters(3_720, 6_000, 60_100, 150_000, 240),
-        news=(LaneChange("held", f"stopped: {held}"), LaneChange("health_degraded", "240 calls, score 71, p95 240 ms")),
+        news=(LaneChange("health_degraded", "240 calls, score 71, p95 240 ms"),),
         webhooks={"w-1f2e": Webhook(41_200), "w-77aa": Webhook(45_000, "used up"), "w-gone": Webhook(9, "", _GONE)},
         estimates={"acme-people": Estimate(5.8, 1.2, 900)},
         submissions_left={"acme-people": 3_800},

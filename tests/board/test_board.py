@@ -120,9 +120,11 @@ async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: 
         board = board_of(settings, path)
         text = (await Client(board).get("/board")).text
         card = text[text.index("Credits today") : text.index("saved</a>")]
-        shown.append(re.findall(r"[\d,]+</a> <small>of 1,000|\d+ of 1,000 credits|[\d,]+</a> without a limit", card))
+        shown.append(
+            re.findall(r"[\d,]+</a> <small>of 1,000|\d+ used, \d+ reserved of 1,000|[\d,]+</a> without a limit", card)
+        )
         board.close()
-    capped = ["300</a> <small>of 1,000", "300 of 1,000 credits"]
+    capped = ["300</a> <small>of 1,000", "300 used, 100 reserved of 1,000"]
     assert shown == [capped, [*capped, "50,000</a> without a limit"]]
 
 
