@@ -116,6 +116,27 @@ class WorkerMetrics:
             ("workspace", "destination"),
             registry=registry,
         )
+        self._booked = Counter(
+            "stream_app_credits_booked",
+            "Credits booked for leads, by the step that booked them.",
+            ("destination", "status"),
+            registry=registry,
+        )
+        self._returned = Counter(
+            "stream_app_credits_returned",
+            "Booked credits that leads did not cost after all, by the step that corrected them.",
+            ("destination", "status"),
+            registry=registry,
+        )
+        self._saved = Counter(
+            "stream_app_credits_saved",
+            "Credits that were not spent because an earlier result answered the lead.",
+            ("destination",),
+            registry=registry,
+        )
+        self._dead = Counter(
+            "stream_app_dead_letters", "Dead letters, by reason.", ("destination", "reason"), registry=registry
+        )
         self._commands = Counter(
             "stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"), registry=registry
         )
@@ -145,6 +166,13 @@ class WorkerMetrics:
         child.inc()
         if event.reason == RESEND:
             self._twice.labels(self._workspace(event.workspace), self._destination(event.destination)).inc()
+        if event.credits:
+            counter = self._booked if event.credits > 0 else self._returned
+            counter.labels(self._destination(event.destination), event.status).inc(abs(event.credits))
+        if event.saved:
+            self._saved.labels(self._destination(event.destination)).inc(event.saved)
+        if event.status == "dead_lettered":
+            self._dead.labels(self._destination(event.destination), event.reason).inc()
         if event.status in _WORTH_A_LINE or event.reason == RESEND:
             self._log.info(
                 event.status,

@@ -24,6 +24,8 @@ __all__ = ["stack"]
 WINDOW = "30s"
 AFTER_TROUBLE_ONLY = {
     "Dead letters": "there are none",
+    "Dead letters by reason": "there are none",
+    "Credits saved by the cache": "no lead is answered from the cache",
     "Records moved": "nothing is replayed",
     "Spans": "there is no trace process",
     "Repaired callbacks and cut connections": "all callbacks are valid",

@@ -104,6 +104,32 @@ OVERVIEW: Final = Dashboard(
                 most=1,
             ),
             Panel(
+                "Credits booked",
+                "Credits booked for leads, and those that came back, per second, by destination.",
+                "short",
+                {
+                    "{{destination}}": "sum by (destination) (rate(stream_app_credits_booked_total[$__rate_interval]))",
+                    "{{destination}} returned": "sum by (destination) "
+                    "(rate(stream_app_credits_returned_total[$__rate_interval]))",
+                },
+                span=8,
+            ),
+            Panel(
+                "Credits saved by the cache",
+                "Credits that were not spent because an earlier result answered the lead, per second.",
+                "short",
+                {"{{destination}}": "sum by (destination) (rate(stream_app_credits_saved_total[$__rate_interval]))"},
+                span=8,
+            ),
+            Panel(
+                "Dead letters by reason",
+                "Dead letters per second, by reason.",
+                "ops",
+                {"{{reason}}": "sum by (reason) (rate(stream_app_dead_letters_total[$__rate_interval]))"},
+                "stack",
+                8,
+            ),
+            Panel(
                 "Leads that wait on Kafka",
                 "Records that no worker has finished yet, by topic. A held lane makes them wait on purpose.",
                 "short",

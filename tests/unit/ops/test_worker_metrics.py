@@ -28,6 +28,27 @@ def test_a_lead_resent_by_policy_is_counted_and_reported_as_a_possible_double_sp
     assert [(line["lead_id"], line["text"]) for line in emitted] == [("lead-1", "a possible double spend")]
 
 
+def test_credits_and_dead_letters_are_counted_by_destination() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    event = StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace="acme", destination="people")
+    for status, credits in (("accepted", 6), ("accepted", 6), ("enriched", -2), ("enriched", 1), ("retrying", None)):
+        metrics.emitted(msgspec.structs.replace(event, status=status, credits=credits))
+    metrics.emitted(msgspec.structs.replace(event, status="enriched", saved=6))
+    metrics.emitted(msgspec.structs.replace(event, status="dead_lettered", reason="http_503"))
+    found = {
+        (name, label): registry.get_sample_value(f"stream_app_{name}_total", {"destination": "people"} | labels)
+        for name, label, labels in (
+            ("credits_booked", "accepted", {"status": "accepted"}),
+            ("credits_booked", "enriched", {"status": "enriched"}),
+            ("credits_returned", "enriched", {"status": "enriched"}),
+            ("credits_saved", "", {}),
+            ("dead_letters", "http_503", {"reason": "http_503"}),
+        )
+    }
+    assert list(found.values()) == [12, 1, 2, 6, 1]
+
+
 def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
