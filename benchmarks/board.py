@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 
 from benchmarks.read_model import Made
 from stream_app.board.access import BoardAccess
-from stream_app.board.app import Board
+from stream_app.board.app import SHARED_S, Board
 from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
@@ -130,7 +130,7 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
     model.close()
 
 
-def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int) -> Board:
+def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float = SHARED_S) -> Board:
     """The board of the settings and the model in the folder."""
     settings = load_settings(folder / "stream_app.toml", {}, clay=False)
     return Board(
@@ -141,6 +141,7 @@ def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int) -> Board:
         elsewhere,
         elsewhere,
         lambda: now_ms,
+        shared_s,
     )
 
 
@@ -191,7 +192,7 @@ def main() -> int:
         settings = settings_of(Path(folder), args.lanes)
         path = Path(folder) / "model.sqlite"
         fill(path, settings, args.lanes, args.leads, now_ms)
-        board = board_over(Path(folder), Elsewhere(), now_ms)
+        board = board_over(Path(folder), Elsewhere(), now_ms, shared_s=0)
         took = asyncio.run(measure(board, args.lanes, args.leads, args.times, now_ms))
         board.close()
         size_mb = path.stat().st_size / 1e6
