@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from stream_app.board.access import PATH, STRANGER, BoardAccess, LoginNeeded, Role, Visitor
 from stream_app.board.actions.base import Action, Actions
+from stream_app.board.actions.publish import PublishActions, Publishing
 from stream_app.board.assets import Assets
 from stream_app.board.frame import PageMaker
 from stream_app.board.login import Login
@@ -53,6 +54,7 @@ class Board:
         now_ms: The clock, epoch ms.
         shared_s: As `SHARED_S`.
         actions: What operators can do. Without an operator token there are no routes for them.
+        publishing: What the page Publish needs; None: there is none.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Board:
         now_ms: Callable[[], int],
         shared_s: float = SHARED_S,
         actions: Sequence[Action] = (),
+        publishing: Publishing | None = None,
     ) -> None:
         logger = log.get("board")
         self._access = access
@@ -76,11 +79,15 @@ class Board:
         self._maker = PageMaker(site, access, self._assets, lag, now_ms)
         self._login = Login(access, self._maker, logger)
         self._views = Views(self._maker, results, waiting, logger)
-        self._actions = Actions(self._maker, actions if "operator" in access.roles else ())
+        has_operators = "operator" in access.roles
+        self._actions = Actions(self._maker, actions if has_operators else ())
+        self._publish = PublishActions(self._maker, publishing, logger) if publishing and has_operators else None
 
     def close(self) -> None:
-        """End the board's thread."""
+        """End the board's threads. It waits for a publication until what was sent is on Kafka."""
         self._maker.threads.close()
+        if self._publish is not None:
+            self._publish.close()
 
     def routes(self) -> list[Route]:
         """The routes, to serve at the root."""
@@ -88,6 +95,7 @@ class Board:
             Route(f"{PATH}/static/{{path:path}}", self._assets.serve, methods=["GET"]),
             *self._login.routes(),
             *(self._guarded("operator", *each) for each in self._actions.routes()),
+            *(self._guarded("operator", *each) for each in (self._publish.routes() if self._publish else ())),
             *(self._guarded("viewer", *each) for each in self._views.routes()),
             self._guarded("viewer", "GET", "/{path:path}", self._unknown),
         ]

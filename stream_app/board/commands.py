@@ -41,7 +41,7 @@ class Followed(msgspec.Struct, frozen=True):
 
 def followed_at(path: str, ids: Iterable[str]) -> str:
     """Return the address of a page that follows these commands."""
-    return f"{path}?{urlencode([('command', each) for each in ids])}"
+    return f"{path}{'&' if '?' in path else '?'}{urlencode([('command', each) for each in ids])}"
 
 
 def command_ids(request: Request) -> list[str]:

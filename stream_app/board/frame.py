@@ -30,6 +30,8 @@ NAV: Final = (
     ("audit", "Audit", f"{PATH}/audit"),
     ("system", "System", f"{PATH}/system"),
 )
+PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
+"""Only operators have this page."""
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -157,7 +159,7 @@ class PageMaker:
         return Frame(
             title=title,
             current=current,
-            nav=NAV,
+            nav=(*NAV, PUBLISH) if is_operator else NAV,
             url=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
             now_ms=moment.now_ms,
             age_ms=age_ms,

@@ -19,8 +19,15 @@ _MOST_FIELDS: Final = 20
 _FORM_WITHIN_S: Final = 10.0
 
 
-async def read_form(request: Request) -> dict[str, str]:
+async def read_form(
+    request: Request, most_bytes: int = _MOST_FORM_BYTES, most_fields: int = _MOST_FIELDS
+) -> dict[str, str]:
     """Read a small form.
+
+    Args:
+        request: The request.
+        most_bytes: The most bytes that are read.
+        most_fields: The most fields that a form has.
 
     Raises:
         Refused: It is no form, too large, or too slow.
@@ -32,12 +39,12 @@ async def read_form(request: Request) -> dict[str, str]:
         async with asyncio.timeout(_FORM_WITHIN_S):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > _MOST_FORM_BYTES:
+                if len(body) > most_bytes:
                     raise Refused(413, "too_large", "The form is too large: enter less text")
     except TimeoutError:
         raise Refused(408, "too_slow", "The form did not arrive in time: try again") from None
     try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=most_fields))
     except ValueError:
         raise Refused(400, "no_form", "Send the form of the page") from None
 

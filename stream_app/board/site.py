@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -43,6 +43,11 @@ class Site(msgspec.Struct, frozen=True):
 
     settings: Settings
     queries: BoardQueries
+
+    def views(self, workspaces: Collection[str]) -> dict[str, LaneView]:
+        """Return the last published views of lanes. Lanes without one are absent."""
+        found = ((name, self.queries.lane(name)) for name in workspaces)
+        return {name: view for name, view in found if view is not None}
 
     def home(self, workspace: str, view: LaneView | None) -> int:
         """Return the partition of a lane. One that the configuration no longer has stays where it was."""

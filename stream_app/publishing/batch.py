@@ -32,6 +32,10 @@ class Batch:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the leads."""
         self._file.close()
 
     def add(self, lead: Ready) -> None:

@@ -69,7 +69,22 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
         name = asked.get(title) or (title if usual in consumed else usual)
         consumed.add(name)
         names.append(name)
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two columns would have the name {', '.join(twice)}; rename one, or use --map")
+    check_unique(names, "rename one, or use --map")
     return names
+
+
+def check_unique(names: Sequence[str], correct: str) -> None:
+    """Raise ValueError if two columns have the same name; `correct` says what to do then."""
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"two columns would have the name {', '.join(twice)}; {correct}")
+
+
+def guess_columns(titles: Sequence[str]) -> list[str]:
+    """Return a name for each column as `name_columns` does. Of columns with the same name the first one has it."""
+    try:
+        return name_columns(titles, {})
+    except ValueError:
+        names: list[str] = []
+        for (name,) in (name_columns([title], {}) for title in titles):
+            names.append("" if name in names else name)
+        return names

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Final
 
 import msgspec
 
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.publishing.headers import LEAD_LEVEL, delimiter_of, name_columns
+from stream_app.publishing.headers import LEAD_LEVEL, check_unique, delimiter_of, guess_columns, name_columns
 
 MAX_LINE_BYTES: Final = 1_048_576
 MAX_LINES_PER_ROW: Final = 100
 """A quoted cell may contain line breaks. A row with more lines has an unclosed quote."""
 
+_NOT_CSV: Final = ("PK\x03\x04", "%PDF-", "\udcd0\udccf\x11", "\x1f\udc8b")
+"""How xlsx and zip, PDF, xls and gzip begin."""
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other bytes
 
 Draft = dict[str, Any]
@@ -79,10 +81,33 @@ def read_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Iterator[Row]:
 
 def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
     """Open a CSV and read its header. Raises ValueError if the header is invalid."""
+    return _open(source, lambda titles: name_columns(titles, mapping))
+
+
+def open_named_csv(source: IO[bytes], names: Sequence[str]) -> Sheet:
+    """Open a CSV whose columns have these names; '': left out. Raises ValueError if they do not fit the header."""
+
+    def naming(titles: list[str]) -> list[str]:
+        if len(titles) != len(names):
+            raise ValueError(f"the header has {len(titles)} columns, and {len(names)} were named")
+        check_unique(names, "name one of them otherwise, or leave it out")
+        return list(names)
+
+    return _open(source, naming)
+
+
+def read_titles(source: IO[bytes]) -> list[str]:
+    """Return the titles of the columns of a CSV. Raises ValueError if the header is invalid."""
+    return _open(source, guess_columns).titles
+
+
+def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:
     feed = _Feed(source)
     first = feed.take()
     if first is None:
         return Sheet([], [], iter(()))
+    if first.startswith(_NOT_CSV):
+        raise ValueError("it is a spreadsheet, an archive or a document, not CSV; save it as CSV UTF-8")
     if "\0" in first or _NOT_UTF8.search(first):
         raise ValueError("the header is not UTF-8; save the file as CSV UTF-8")
     header = first.removeprefix("\ufeff")
@@ -90,9 +115,9 @@ def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
         reader = csv.reader(feed, delimiter=delimiter_of(header), strict=True)
         feed.put_back(header)
         titles = next(reader)
-        names = name_columns(titles, mapping)
     except (csv.Error, _Unclosed, StopIteration):
         raise ValueError("the header cannot be read as CSV") from None
+    names = naming(titles)
     return Sheet(titles, names, _records(feed, reader, names))
 
 

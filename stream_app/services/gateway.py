@@ -16,6 +16,7 @@ from starlette.routing import Route
 from stream_app import __version__
 from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
+from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
 from stream_app.board.site import Site
 from stream_app.config import Settings
@@ -39,6 +40,7 @@ from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.process_metrics import process_registry
+from stream_app.publishing.uploads import Uploads
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal, tame_garbage_collector
 from stream_app.tasks import cancel
 
@@ -170,6 +172,7 @@ async def lookups(
         waiting,
         clock.now_ms,
         actions=actions_of(site, sender) if sender else (),
+        publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,
     )
     following = asyncio.create_task(projection.run())
     try:
@@ -179,7 +182,7 @@ async def lookups(
         )
     finally:
         await cancel([following])
-        board.close()
+        await asyncio.to_thread(board.close)
         await backlog.close()
         await results.close()
 

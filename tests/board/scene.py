@@ -15,6 +15,7 @@ import msgspec
 
 from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
+from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
 from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
@@ -36,6 +37,7 @@ from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.kafka.groups import Consumption
 from stream_app.operator.submit import CommandSender
+from stream_app.publishing.uploads import Uploads
 from tests.gateway.model_records import Made, dead_letter, event, lane, person, result, take
 
 NOW_MS: Final = 1_790_002_320_000  # 2026-09-21 14:52:00 UTC
@@ -150,6 +152,7 @@ def board_of(
     site = Site(settings, BoardQueries(path, set()))
     header, secret = settings.gateway.user_header, settings.user_header_secret
     proxy = Proxy(header, secret) if header and secret else None
+    sender = CommandSender(settings, (outbox or Outbox()).put)
     return Board(
         site,
         BoardAccess(settings.api_token, settings.http.host, lambda: now_s, settings.operator_token, proxy),
@@ -159,7 +162,8 @@ def board_of(
         Waiting(),
         lambda: NOW_MS,
         shared_s,
-        actions_of(site, CommandSender(settings, (outbox or Outbox()).put)),
+        actions_of(site, sender),
+        Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
     )
 
 

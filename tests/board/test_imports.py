@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.board.client import Client
-from tests.board.scene import HOSTILE
+from tests.board.client import OWN, Client
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, TOKEN, Outbox
 
 MARCH = "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"
 
@@ -59,3 +59,39 @@ async def test_an_unknown_import_is_answered(local: Client, name: str) -> None:
 async def test_leads_of_an_unknown_import_are_none(local: Client) -> None:
     answer = await local.get("/board/leads?workspace=initech&import_id=unknown&column=enriched")
     assert "No lead matches" in answer.text
+
+
+CANCEL = "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp"
+
+
+async def test_an_operator_cancels_an_import(with_operator: Client, outbox: Outbox) -> None:
+    await with_operator.login(OPERATOR_TOKEN)
+    assert CANCEL.replace("&", "&amp;") in (await with_operator.get(MARCH)).text
+    form = (await with_operator.get(CANCEL)).text
+    assert "87" in form
+    nonce = re.search(r'name="form" value="(\w+)"', form)
+    assert nonce is not None
+    given = {"form": nonce[1], "why": "wrong file"}
+    answer = await with_operator.ask("POST", CANCEL, data={**given, "typed": "acme"}, headers=OWN)
+    assert answer.status_code == 422
+    for _ in range(2):
+        answer = await with_operator.ask("POST", CANCEL, data={**given, "typed": "initech"}, headers=OWN)
+        assert answer.status_code == 303
+    first, second = outbox.commands
+    assert first.id == second.id, "a second click is the same command"
+    assert (first.kind, first.workspace, first.why) == ("cancel_import", "initech", "wrong file")
+    assert first.args == {"import_id": "2026-09-21-kfdwzp"}
+    followed = (await with_operator.get(answer.headers["location"])).text
+    assert "Import 2026-09-21-kfdwzp" in followed
+    assert first.id in followed
+
+
+async def test_a_viewer_has_no_button(with_operator: Client) -> None:
+    await with_operator.login(TOKEN)
+    assert "/act/" not in (await with_operator.get(MARCH)).text
+
+
+@pytest.mark.parametrize("query", ["", "?workspace=initech&id=unknown", "?workspace=absent&id=webinar"])
+async def test_an_import_that_is_not_there_is_not_cancelled(with_operator: Client, query: str) -> None:
+    await with_operator.login(OPERATOR_TOKEN)
+    assert (await with_operator.get(f"/board/imports/act/cancel{query}")).status_code == 404

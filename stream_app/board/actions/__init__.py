@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stream_app.board.actions.base import Action
+from stream_app.board.actions.imports import import_actions
 from stream_app.board.actions.lanes import lane_actions
 from stream_app.board.site import Site
 from stream_app.operator.submit import CommandSender
@@ -15,4 +16,4 @@ def actions_of(site: Site, sender: CommandSender) -> list[Action]:
         site: What all pages share.
         sender: Sends commands.
     """
-    return [*lane_actions(site, sender)]
+    return [*lane_actions(site, sender), *import_actions(site, sender)]

@@ -70,6 +70,30 @@
     for (const each of document.querySelectorAll("form[data-once] button")) each.disabled = false;
   });
 
+  const upload = document.querySelector("form.upload");
+  if (upload) {
+    const file = upload.querySelector("input[type=file]");
+    const problem = document.getElementById("problem");
+    const check = () => {
+      const most = Number(upload.dataset.mostMb);
+      const large = file.files.length > 0 && file.files[0].size > most * 2 ** 20;
+      const says = large ? `The file has more than ${most} MB: split it, or publish it with stream-app publish` : "";
+      problem.hidden = !large;
+      problem.textContent = says;
+      file.setCustomValidity(says);
+    };
+    file.addEventListener("change", check);
+    for (const kind of ["dragover", "dragleave", "drop"]) {
+      upload.addEventListener(kind, (event) => {
+        event.preventDefault();
+        upload.classList.toggle("over", kind === "dragover");
+        if (kind !== "drop" || !event.dataTransfer.files.length) return;
+        file.files = event.dataTransfer.files;
+        check();
+      });
+    }
+  }
+
   document.addEventListener("htmx:before:request", (event) => {
     const main = document.getElementById("content");
     if (event.target === main && (isPaused() || document.hidden || isBusy(main))) event.preventDefault();

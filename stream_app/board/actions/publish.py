@@ -1,0 +1,190 @@
+"""Publish a file: upload, columns, cost, publication. Each step is a form that works without JavaScript."""
+
+from __future__ import annotations
+
+import uuid
+from functools import partial
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from stream_app.board.access import PATH
+from stream_app.board.commands import followed_at
+from stream_app.board.frame import PageMaker
+from stream_app.board.pages.publish import PublishPage, names_of, upload_page
+from stream_app.board.receiving import MAX_FILE_BYTES, FileReceiver
+from stream_app.board.render import HEADERS
+from stream_app.board.requests import read_form
+from stream_app.board.site import Moment
+from stream_app.board.views import Handler
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.gateway.access import Refused
+from stream_app.operator.submit import CommandSender
+from stream_app.ops import logs as log
+from stream_app.publishing import PublishOptions
+from stream_app.publishing.uploads import MOST_COLUMNS, TooManyUploads, Upload, Uploads
+
+_MOST_MB: Final = MAX_FILE_BYTES // 2**20
+_FORM_BYTES: Final = 65_536
+_LONGEST_WHY: Final = 200
+
+
+class Publishing(msgspec.Struct, frozen=True):
+    """What publishing needs: the files of this gateway, and what sends the commands that cancel an import."""
+
+    uploads: Uploads
+    sender: CommandSender
+
+
+class PublishActions:
+    """The handlers.
+
+    Args:
+        maker: Makes the responses.
+        publishing: What it needs.
+        logger: Gets a line for each publication, and for each download of refused rows.
+    """
+
+    def __init__(self, maker: PageMaker, publishing: Publishing, logger: log.Logger) -> None:
+        self._maker = maker
+        self._uploads = publishing.uploads
+        self._sender = publishing.sender
+        self._log = logger
+        self._receiver = FileReceiver()
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Return method, path below /board and handler of each page."""
+        one = "/publish/{upload}"
+        return [
+            ("GET", "/publish", self._form),
+            ("POST", "/publish", self._receive),
+            ("GET", one, self._show),
+            ("GET", f"{one}/rejected.csv", self._download),
+            ("POST", f"{one}/columns", self._check),
+            ("POST", f"{one}/send", self._send),
+            ("POST", f"{one}/stop", self._stop),
+            ("POST", f"{one}/discard", self._discard),
+        ]
+
+    def close(self) -> None:
+        """End all publications, and delete the files."""
+        self._uploads.close()
+
+    async def _form(self, request: Request, moment: Moment) -> Response:
+        return await self._first(request, moment, "", 200)
+
+    async def _receive(self, request: Request, moment: Moment) -> Response:
+        try:
+            self._uploads.make_room()
+            received = await self._receiver.receive(request, "file")
+            try:
+                upload = self._uploads.add(
+                    received.file, received.name, received.size, received.digest, moment.visitor.who
+                )
+            except BaseException:
+                received.file.close()
+                raise
+        except (TooManyUploads, ValueError) as error:
+            return await self._first(request, moment, f"The file was not taken: {error}", 422)
+        except Refused as refused:
+            return await self._first(request, moment, str(refused), refused.status)
+        return _to(upload)
+
+    async def _first(self, request: Request, moment: Moment, problem: str, status: int) -> Response:
+        return await self._maker.page(
+            request, moment, "publish", "Publish", lambda: PublishPage(_MOST_MB, problem), live=False, status=status
+        )
+
+    async def _show(self, request: Request, moment: Moment) -> Response:
+        upload = self._upload(request, moment)
+        make = partial(upload_page, self._maker.site, upload)
+        live = upload.state in ("checking", "sending")
+        return await self._maker.page(request, moment, "upload", "Publish", make, current="publish", live=live)
+
+    async def _check(self, request: Request, moment: Moment) -> Response:
+        upload = self._upload(request, moment)
+        form = await read_form(request, _FORM_BYTES, MOST_COLUMNS + 10)
+        workspace, destination = form.get("workspace", ""), form.get("destination", "")
+        settings = self._maker.site.settings
+        if (workspace and workspace not in settings.workspaces) or (
+            destination and destination not in settings.destinations
+        ):
+            raise Refused(422, "unknown_workspace", "The configuration has no such workspace or destination")
+        options = PublishOptions(workspace or None, destination or None, upload.import_id, "bulk" in form)
+        try:
+            names = names_of(upload, form)
+        except ValueError as error:
+            raise Refused(422, "bad_column", str(error)) from None
+        self._uploads.check(upload, names, options)
+        return _to(upload)
+
+    async def _send(self, request: Request, moment: Moment) -> Response:
+        upload = self._upload(request, moment)
+        why = _why(await read_form(request))
+        if self._uploads.send(upload):
+            self._log.info(
+                "import_published",
+                who=moment.visitor.who,
+                why=why,
+                import_id=upload.import_id,
+                leads=upload.summary.ready,
+                bulk=upload.options.bulk,
+            )
+        return _to(upload)
+
+    async def _stop(self, request: Request, moment: Moment) -> Response:
+        upload = self._upload(request, moment)
+        why = _why(await read_form(request))
+        if upload.state != "sending":
+            return _to(upload)
+        await self._uploads.stop(upload)
+        commands, args = [], {"import_id": upload.import_id}
+        for workspace in sorted(upload.summary.workspaces):
+            commands.append(f"c-{uuid.uuid4().hex}")
+            try:
+                await self._sender.send(commands[-1], "cancel_import", workspace, args, moment.visitor.who, why)
+            except BrokerUnavailable as error:
+                upload.problem = f"The publication is stopped. {error}. The page of the import cancels it, too"
+        return RedirectResponse(followed_at(_path(upload), commands), 303, HEADERS)
+
+    async def _discard(self, request: Request, moment: Moment) -> Response:
+        self._uploads.discard(self._upload(request, moment))
+        return RedirectResponse(f"{PATH}/publish", 303, HEADERS)
+
+    async def _download(self, request: Request, moment: Moment) -> Response:
+        """Send the refused rows, which are personal data. Who takes them is logged."""
+        upload = self._upload(request, moment)
+        self._log.info(
+            "rejected_rows_downloaded", who=moment.visitor.who, import_id=upload.import_id, rows=upload.summary.refused
+        )
+        name = f"{upload.import_id}.rejected.csv"
+        headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(upload.rejected_rows(), 200, headers, "text/csv; charset=utf-8")
+
+    def _upload(self, request: Request, moment: Moment) -> Upload:
+        upload = self._uploads.get(str(request.path_params["upload"]), moment.visitor.who)
+        if upload is None:
+            text = (
+                "This file is not here any more: it was discarded, or came more than 30 minutes ago, or the gateway "
+                "was restarted, or another gateway answers. Choose it again on the page Publish: leads that are "
+                "published already are recognised as duplicates"
+            )
+            raise Refused(404, "no_upload", text)
+        return upload
+
+
+def _why(form: dict[str, str]) -> str:
+    why = form.get("why", "").strip()[:_LONGEST_WHY]
+    if not why:
+        raise Refused(422, "no_reason", "Say why: the reason is kept with what you do")
+    return why
+
+
+def _path(upload: Upload) -> str:
+    return f"{PATH}/publish/{upload.id}"
+
+
+def _to(upload: Upload) -> RedirectResponse:
+    return RedirectResponse(_path(upload), 303, HEADERS)

@@ -1,0 +1,333 @@
+"""Files that are published step by step by people who look at a page: columns, cost, publication, progress.
+
+The data of a file is in unnamed temporary files: it is gone when the process ends, whatever ends it. One thread checks
+and publishes one file after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import os
+import secrets
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import IO, Final, Literal, TypeVar
+
+from stream_app.config import Settings
+from stream_app.config.kafka_access import kafka_ready
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lead.imports import label, new_import_id
+from stream_app.domain.quote import Quote
+from stream_app.domain.text import for_spreadsheet
+from stream_app.ops import logs as log
+from stream_app.publishing import Batch, PublishOptions, Ready, Refusal, Summary, check_rows, send_batch
+from stream_app.publishing.check import Checker
+from stream_app.publishing.headers import guess_columns
+from stream_app.publishing.quotes import quotes_of
+from stream_app.publishing.rows import open_named_csv, read_titles
+
+KEPT_S: Final = 1_800.0
+MOST_UPLOADS: Final = 8
+MOST_COLUMNS: Final = 200
+SHOWN_REJECTS: Final = 20
+_ITEMS_A_TURN: Final = 50
+_REST_S: Final = 0.0005
+_CHUNK_BYTES: Final = 65_536
+_STOP_WITHIN_S: Final = 30.0
+
+T = TypeVar("T")
+
+State = Literal["columns", "checking", "checked", "sending", "stopped", "published", "failed"]
+
+Views = Callable[[Collection[str]], Mapping[str, LaneView]]
+"""Returns the last published views of lanes, by workspace."""
+
+
+class Upload:
+    """One file and how far it is. Its thread writes; pages read.
+
+    Attributes:
+        id: Cannot be guessed: it is in the addresses of its pages.
+        who: Who uploaded it; no other operator sees it.
+        file: Its name for people.
+        size: Bytes.
+        state: `columns`: the columns may be corrected; `checked`: the cost is known; `failed`: it can be published
+            again.
+        titles: The titles of the columns.
+        names: The name of each column's cells; '' for a column that is left out.
+        problem: Why it failed, or why the columns cannot be used.
+        share: How much of the rows is checked, from 0 to 1.
+        rejects: The first refused rows, without their data.
+        published: Leads that are safe on Kafka.
+    """
+
+    def __init__(self, source: IO[bytes], file: str, size: int, import_id: str, who: str) -> None:
+        self.id = secrets.token_urlsafe(24)
+        self.who, self.file, self.size = who, label(file), size
+        self.options = PublishOptions(import_id=import_id)
+        self.state: State = "columns"
+        self.titles = _titles(source)
+        self.names = guess_columns(self.titles)
+        self.problem, self.share = "", 0.0
+        self.summary = Summary()
+        self.quotes: list[Quote] = []
+        self.rejects: list[Refusal] = []
+        self.published = 0
+        self.began_s = time.monotonic()
+        self._source = source
+        self._batch: Batch | None = None
+        self._rejected: IO[bytes] | None = None
+        self._is_stopped = False
+
+    @property
+    def import_id(self) -> str:
+        """The name of the import."""
+        return self.options.import_id or ""
+
+    def stop(self) -> None:
+        """End the work on it soon. What is on its way to Kafka still arrives."""
+        self._is_stopped = True
+
+    def close(self) -> None:
+        """Delete all its data."""
+        self.stop()
+        self._forget()
+        if self._rejected is not None:
+            self._rejected.close()
+            self._rejected = None
+
+    def rejected_rows(self) -> Iterator[bytes]:
+        """Yield the refused rows as CSV, in chunks: line, reason, text and the row itself, which is personal data."""
+        if self._rejected is None:
+            return
+        file, at = os.dup(self._rejected.fileno()), 0
+        try:
+            while chunk := os.pread(file, _CHUNK_BYTES, at):
+                at += len(chunk)
+                yield chunk
+        finally:
+            os.close(file)
+
+    def check(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> None:
+        """Check all rows and compute the cost. It runs in the thread."""
+        self._source.seek(0)
+        sheet = open_named_csv(self._source, self.names)
+        self._batch, self.rejects, self.summary = Batch(), [], Summary()
+        if self._rejected is not None:
+            self._rejected.close()
+        self._rejected = tempfile.TemporaryFile(prefix="rejected-")  # noqa: SIM115 (closed by close)
+        text = io.TextIOWrapper(self._rejected, "utf-8", newline="", write_through=True)
+        table = csv.writer(text, lineterminator="\r\n")
+        table.writerow(("line", "reason", "text", "row"))
+
+        def refused(refusal: Refusal) -> None:
+            if len(self.rejects) < SHOWN_REJECTS:
+                self.rejects.append(Refusal(refusal.line, refusal.reason, refusal.text))
+            table.writerow((refusal.line, refusal.reason, refusal.text, for_spreadsheet(refusal.row)))
+
+        def progress(summary: Summary) -> None:
+            self.summary, self.share = summary, self._source.tell() / max(1, self.size)
+            if self._is_stopped:
+                raise _Stopped
+
+        checker = Checker(settings, self.options)
+        work = check_rows(_slowly(sheet.rows), checker, self._batch.add, on_refused=refused, on_progress=progress)
+        summary = asyncio.run(work)
+        text.detach()  # keep the file open
+        progress(summary)
+        self.quotes = quotes_of(settings, self.summary, views(self.summary.workspaces), now_ms())
+
+    def send(self, settings: Settings) -> None:
+        """Publish the checked leads. It runs in the thread."""
+        self.published = 0
+
+        async def run() -> None:
+            await kafka_ready(settings, "publish --bulk" if self.options.bulk else "publish", _ignore)
+            summaries = self.summary.import_summaries(self.file, self.who)
+            await send_batch(self._until_stopped(), settings, self.options, self._acknowledged, summaries)
+
+        asyncio.run(run())
+        self._forget()
+
+    def _until_stopped(self) -> Iterator[Ready]:
+        assert self._batch is not None  # made by check
+        for lead in _slowly(self._batch):
+            if self._is_stopped:
+                return
+            yield lead
+
+    def _acknowledged(self, _: int, __: int, leads: int) -> None:
+        self.published += leads
+
+    def _forget(self) -> None:
+        self._source.close()
+        if self._batch is not None:
+            self._batch.close()
+
+    @property
+    def end(self) -> State:
+        """The state after all leads were sent."""
+        return "stopped" if self._is_stopped else "published"
+
+
+class _Stopped(Exception):
+    """The file is not wanted any more."""
+
+
+class TooManyUploads(StreamAppError):
+    """As many files as are kept are being published."""
+
+
+class Uploads:
+    """The files of this process, and the thread that works on them.
+
+    Args:
+        settings: The configuration.
+        views: Returns the last published views of lanes.
+        now_ms: The clock, epoch ms.
+    """
+
+    def __init__(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> None:
+        self._settings = settings
+        self._views = views
+        self._now_ms = now_ms
+        self._uploads: dict[str, Upload] = {}
+        self._work: dict[str, Future[None]] = {}
+        self._thread = ThreadPoolExecutor(1, "publish")
+        self._log = log.get("publish")
+
+    def add(self, source: IO[bytes], file: str, size: int, digest: str, who: str) -> Upload:
+        """Keep a file, for 30 minutes at most.
+
+        Args:
+            source: The file. It is closed with the upload.
+            file: Its name.
+            size: Bytes.
+            digest: Six characters that the same file always has: published twice on a day, it is one import.
+            who: Who uploaded it.
+
+        Raises:
+            ValueError: It is not a CSV with a header.
+            TooManyUploads: There are too many files already.
+        """
+        self.make_room()
+        upload = Upload(source, file, size, new_import_id(self._now_ms(), digest), who)
+        self._uploads[upload.id] = upload
+        asyncio.get_running_loop().call_later(KEPT_S + 1, self._sweep)
+        return upload
+
+    def make_room(self) -> None:
+        """Raise TooManyUploads if no other file can be kept."""
+        self._sweep()
+        if len(self._uploads) >= MOST_UPLOADS:
+            raise TooManyUploads(
+                f"{MOST_UPLOADS} files are being published on this gateway: finish or discard one, or wait "
+                f"{KEPT_S / 60:.0f} minutes"
+            )
+
+    def get(self, upload_id: str, who: str) -> Upload | None:
+        """Return a file of this person; None if it is not kept any more."""
+        self._sweep()
+        upload = self._uploads.get(upload_id)
+        return upload if upload is not None and upload.who == who else None
+
+    def check(self, upload: Upload, names: Sequence[str], options: PublishOptions) -> None:
+        """Check the rows with these columns and options, unless it is published already."""
+        if upload.state in ("columns", "checked"):
+            upload.names, upload.options, upload.problem, upload.share = list(names), options, "", 0.0
+            upload.state = "checking"
+            self._start(upload, lambda: upload.check(self._settings, self._views, self._now_ms), "checked", "columns")
+
+    def send(self, upload: Upload) -> bool:
+        """Publish a checked file. Returns False if that was begun already, or there is nothing to publish."""
+        if upload.state not in ("checked", "failed") or not upload.summary.ready:
+            return False
+        upload.problem, upload.state = "", "sending"
+        self._start(upload, lambda: upload.send(self._settings), None, "failed")
+        return True
+
+    async def stop(self, upload: Upload) -> None:
+        """Stop the publication, and wait until it has stopped."""
+        upload.stop()
+        if (work := self._work.get(upload.id)) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_WITHIN_S):
+                    await asyncio.shield(asyncio.wrap_future(work))
+
+    def discard(self, upload: Upload) -> None:
+        """Delete a file. One that is being published must be stopped first."""
+        if upload.state == "sending":
+            return
+        self._uploads.pop(upload.id, None)
+        self._work.pop(upload.id, None)
+        if upload.state == "checking":
+            upload.stop()  # its thread closes it
+        else:
+            upload.close()
+
+    def close(self) -> None:
+        """End all work, and delete all files."""
+        for upload in self._uploads.values():
+            upload.stop()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        for upload in self._uploads.values():
+            upload.close()
+        self._uploads.clear()
+
+    def _start(self, upload: Upload, work: Callable[[], None], then: State | None, failed: State) -> None:
+        def run() -> None:
+            try:
+                work()
+                upload.state = then or upload.end
+            except _Stopped:
+                upload.close()
+            except (StreamAppError, ValueError) as error:
+                upload.problem, upload.state = str(error), failed
+            except OSError as error:
+                text = f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
+                upload.problem, upload.state = text, failed
+            except Exception as error:  # noqa: BLE001 - a bug here must not end the thread; the text reports it
+                name, where = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+                # The error's own text may hold personal data.
+                self._log.error("upload_failed", error=name, at=f"{where.filename}:{where.lineno}")
+                upload.problem, upload.state = f"a bug ({name}): the log of the gateway says where", failed
+
+        self._work[upload.id] = self._thread.submit(run)
+
+    def _sweep(self) -> None:
+        """Delete the files that are too old. One that is being published is kept until it is."""
+        for upload in [each for each in self._uploads.values() if time.monotonic() - each.began_s > KEPT_S]:
+            self.discard(upload)
+
+
+def _slowly(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items with short rests: the event loop of the process shares the interpreter with this thread."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _ITEMS_A_TURN == 0:
+            time.sleep(_REST_S)
+
+
+def _titles(source: IO[bytes]) -> list[str]:
+    source.seek(0)
+    titles = read_titles(source)
+    if not titles:
+        raise ValueError("the file is empty")
+    if titles[0].lstrip().startswith(("{", "[")):
+        raise ValueError("it is JSON, not CSV; publish JSON Lines with `stream-app publish leads.jsonl`")
+    if len(titles) > MOST_COLUMNS:
+        raise ValueError(
+            f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use `stream-app publish`"
+        )
+    return titles
+
+
+def _ignore(_: object) -> None:
+    return None

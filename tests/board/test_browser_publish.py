@@ -1,0 +1,144 @@
+"""Publish a file in Chromium: each step in light and dark, wide and narrow, with and without JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from stream_app.board.receiving import MAX_FILE_BYTES
+from tests.board.scene import HOSTILE, NOW_MS, OPERATOR_TOKEN
+from tests.board.serving import chromium, served
+from tests.board.test_browser import LOOKS, Watched, context
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("board"), token=True, operator=True) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("files") / "leads of march.csv"
+    title = HOSTILE.replace('"', '""')
+    rows = "".join(f"p{number}@example.com,Ada,x,initech\n" for number in range(300))
+    path.write_text(f'E-Mail,Vorname,"{title}",workspace\n{rows}not one,B,y,initech\n')
+    return path
+
+
+def log_in(page: Page, url: str) -> None:
+    page.goto(f"{url}/board/login?next=/board/publish")
+    page.get_by_label("Token").fill(OPERATOR_TOKEN)
+    page.get_by_label("Your name").fill("jane")
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{url}/board/publish")
+
+
+def to_the_cost(page: Page) -> None:
+    page.get_by_role("button", name="Check all rows").click()
+    cost = page.get_by_role("heading", name="What it will cost")
+    for _ in range(120):
+        if cost.is_visible():
+            return
+        page.wait_for_timeout(500)
+        page.goto(page.url)
+    raise AssertionError("the rows are not checked")
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_every_step_can_be_used_by_everyone(browser: Browser, url: str, file: Path, scheme: str, width: int) -> None:
+    made = context(browser, scheme, width)
+    watched, axe = Watched(made), Axe()
+    page = watched.page
+    page.clock.set_fixed_time(NOW_MS / 1000)
+    log_in(page, url)
+
+    def check(name: str) -> None:
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert watched.errors == [], name
+
+    check("file")
+    page.set_input_files("#file", file)
+    page.get_by_role("button", name="Show the columns").click()
+    expect(page.get_by_label("E-Mail")).to_have_value("email")
+    expect(page.get_by_label(HOSTILE, exact=True)).to_have_value("=")
+    check("columns")
+    page.get_by_label("Vorname").select_option("last_name")
+    to_the_cost(page)
+    expect(page.get_by_role("button", name="Publish 300 leads for about 1,800 credits")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("Vorname -> last_name")
+    expect(page.locator("main")).to_contain_text("bad_email")
+    check("cost")
+    page.get_by_role("button", name="Discard the file").click()
+    page.wait_for_url(f"{url}/board/publish")
+    made.close()
+
+
+def test_without_javascript_every_step_works(browser: Browser, url: str, file: Path, tmp_path: Path) -> None:
+    made = context(browser, java_script_enabled=False)
+    page = made.new_page()
+    log_in(page, url)
+    page.set_input_files("#file", file)
+    page.get_by_role("button", name="Show the columns").click()
+    to_the_cost(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download them").click()
+    assert "not one" in download.value.path().read_text()
+    page.get_by_role("button", name="Discard the file").click()
+    large = tmp_path / "large.csv"
+    with large.open("wb") as out:
+        out.write(b"email\n")
+        out.truncate(2 * MAX_FILE_BYTES)
+    page.set_input_files("#file", large)
+    page.get_by_role("button", name="Show the columns").click()
+    expect(page.get_by_role("alert")).to_contain_text("The file has more than 50 MB", timeout=60_000)
+    made.close()
+
+
+def test_a_file_that_is_too_large_is_not_sent(browser: Browser, url: str, tmp_path: Path) -> None:
+    made = context(browser)
+    page = made.new_page()
+    log_in(page, url)
+    large = tmp_path / "large.csv"
+    with large.open("wb") as out:
+        out.truncate(2 * MAX_FILE_BYTES)
+    page.set_input_files("#file", large)
+    expect(page.get_by_role("alert")).to_contain_text("The file has more than 50 MB")
+    page.get_by_role("button", name="Show the columns").click()
+    assert page.url == f"{url}/board/publish"
+    made.close()
+
+
+def test_a_file_can_be_dropped(browser: Browser, url: str) -> None:
+    made = context(browser)
+    watched = Watched(made)
+    log_in(watched.page, url)
+    watched.page.evaluate(
+        """() => {
+            const dropped = new DataTransfer();
+            dropped.items.add(new File(["E-Mail\\nada@example.com\\n"], "dropped.csv", { type: "text/csv" }));
+            const form = document.querySelector("form.upload");
+            for (const kind of ["dragover", "drop"]) {
+                form.dispatchEvent(new DragEvent(kind, { dataTransfer: dropped, bubbles: true, cancelable: true }));
+            }
+        }"""
+    )
+    watched.page.get_by_role("button", name="Show the columns").click()
+    expect(watched.page.get_by_role("heading", name="dropped.csv")).to_be_visible()
+    assert watched.errors == []
+    watched.page.get_by_role("button", name="Discard the file").click()
+    made.close()

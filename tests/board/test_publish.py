@@ -1,0 +1,265 @@
+"""Publish a file on the board, step by step, without JavaScript and without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from stream_app.board.receiving import MAX_FILE_BYTES
+from stream_app.config import Settings
+from stream_app.domain.messages import Lead
+from stream_app.publishing import PublishOptions, uploads
+from stream_app.publishing.announce import announced
+from stream_app.publishing.uploads import Upload
+from tests.board.client import OWN, Client
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
+from tests.support.kafka import until
+
+CSV = (
+    f'E-Mail,"{HOSTILE.replace(chr(34), chr(34) * 2)}",workspace\n'
+    f'ada@example.com,"{HOSTILE.replace(chr(34), chr(34) * 2)}",initech\n'
+    "bo@example.com,x,hooli\n"
+    f'not one,"{HOSTILE.replace(chr(34), chr(34) * 2)}",initech\n'
+)
+
+
+class Kafka:
+    """What was published."""
+
+    def __init__(self) -> None:
+        self.leads: list[Lead] = []
+        self.stops_after = 0
+        self.goes_on = threading.Event()
+
+    async def send(
+        self, batch: Any, settings: Settings, options: PublishOptions, acknowledged: Any, summaries: Any
+    ) -> int:
+        for lead in announced(batch, summaries):
+            self.leads.append(msgspec.json.decode(lead.value, type=Lead))
+            acknowledged(0, 0, 1)
+            if len(self.leads) == self.stops_after:
+                assert await asyncio.to_thread(self.goes_on.wait, 60)
+        return len(self.leads)
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    found = Kafka()
+
+    async def ready(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(uploads, "send_batch", found.send)
+    monkeypatch.setattr(uploads, "kafka_ready", ready)
+    return found
+
+
+@pytest.fixture
+async def jane(with_operator: Client) -> Client:
+    await with_operator.login(OPERATOR_TOKEN)
+    return with_operator
+
+
+async def post(client: Client, path: str, **more: Any) -> httpx.Response:
+    return await client.ask("POST", path, headers=OWN, **more)
+
+
+async def upload(client: Client, content: str | bytes = CSV, name: str = "leads.csv") -> httpx.Response:
+    raw = content.encode() if isinstance(content, str) else content
+    return await post(client, "/board/publish", files={"file": (name, raw, "text/csv")})
+
+
+async def checked(client: Client, content: str | bytes = CSV, **form: str) -> str:
+    """Return the address of a file whose cost is known."""
+    answer = await upload(client, content)
+    assert answer.status_code == 303, answer.text
+    path = answer.headers["location"]
+    assert (await post(client, f"{path}/columns", data={"workspace": "", **form})).status_code == 303
+    await settled(client, path)
+    return str(path)
+
+
+async def settled(client: Client, path: str) -> str:
+    """Return the page as soon as its file is not worked on."""
+    async with asyncio.timeout(60):
+        while True:
+            text = (await client.get(path)).text
+            if "Show the progress now" not in text:
+                return text
+            await asyncio.sleep(0.01)
+
+
+async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka, capfd: Any) -> None:
+    path = await checked(jane)
+    text = (await jane.get(path)).text
+    assert "hooli/hooli-people: 1 lead at about 6 credits each" in text, "the words of the command"
+    assert "Publish 2 leads for about 12 credits" in text
+    assert re.search(r"<code>bad_email</code>.*Its e-mail is not an e-mail address", text)
+    answer = await post(jane, f"{path}/send", data={"why": "webinar of march"})
+    assert answer.headers["location"] == path
+    text = await settled(jane, path)
+    assert "2 of 2 leads published" in text
+    links = re.findall(r'href="/board/imports\?workspace=(\w+)&amp;id=([\w-]+)"', text)
+    assert [workspace for workspace, _ in links] == ["hooli", "initech"]
+    assert {lead.import_id for lead in kafka.leads} == {links[0][1]}
+    assert [lead.fields["email"] for lead in kafka.leads] == ["ada@example.com", "bo@example.com"]
+    first = kafka.leads[0].import_summary
+    assert first is not None
+    assert (first.rows, first.refused, first.leads, first.file, first.who) == (3, 1, 1, "leads.csv", "jane")
+    await post(jane, f"{path}/send", data={"why": "a second click"})
+    await settled(jane, path)
+    assert len(kafka.leads) == 2, "once"
+    logged = capfd.readouterr()
+    assert "import_published" in logged.out + logged.err
+    assert "example.com" not in logged.out + logged.err
+    assert "example.com" not in path
+
+
+async def test_columns_can_be_corrected_and_left_out(jane: Client, kafka: Kafka) -> None:
+    path = await checked(
+        jane,
+        "one,two,three\nada@example.com,Ada,secret\n",
+        **{"workspace": "initech", "bulk": "yes", "column-0": "email", "column-1": "=", "column-2": ""},
+    )
+    await post(jane, f"{path}/send", data={"why": "test"})
+    await settled(jane, path)
+    assert [lead.fields for lead in kafka.leads] == [{"email": "ada@example.com", "two": "Ada"}]
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ({"column-0": "password"}, 422),
+        ({"workspace": "unknown"}, 422),
+        ({"destination": "unknown"}, 422),
+        ({f"x{number}": "y" for number in range(1_000)}, 400),
+        ({"column-0": "x" * 100_000}, 413),
+    ],
+)
+async def test_a_form_that_cannot_be_is_answered(jane: Client, form: dict[str, str], status: int) -> None:
+    path = (await upload(jane)).headers["location"]
+    assert (await post(jane, f"{path}/columns", data=form)).status_code == status
+
+
+async def test_two_columns_with_one_name_are_explained(jane: Client) -> None:
+    path = await checked(jane, "a,b\nx@example.com,y\n", **{"column-0": "email", "column-1": "email"})
+    text = (await jane.get(path)).text
+    assert "two columns would have the name email" in text
+    assert "Check all rows" in text
+
+
+async def test_text_of_the_file_is_shown_as_text(jane: Client, kafka: Kafka) -> None:
+    answer = await upload(jane, name=f"{HOSTILE}.csv")
+    path = answer.headers["location"]
+    pages = [(await jane.get(path)).text]
+    await post(jane, f"{path}/columns", data={"workspace": ""})
+    pages.append(await settled(jane, path))
+    for text in pages:
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+        assert "<script>alert(1)" not in text
+        assert "ada@example.com" not in text, "no cell is on a page"
+
+
+async def test_refused_rows_are_downloaded_and_that_is_logged(jane: Client, capfd: Any) -> None:
+    path = await checked(jane)
+    answer = await jane.get(f"{path}/rejected.csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"].startswith('attachment; filename="20')
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.text.splitlines()[0] == "line,reason,text,row"
+    assert "not one" in answer.text
+    logged = capfd.readouterr()
+    assert "rejected_rows_downloaded" in logged.out + logged.err
+    assert "not one" not in logged.out + logged.err
+
+
+async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
+    jane: Client, kafka: Kafka, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Upload.stop
+
+    def stop_and_go_on(upload: Upload) -> None:
+        stop(upload)
+        kafka.goes_on.set()
+
+    monkeypatch.setattr(Upload, "stop", stop_and_go_on)
+    path = await checked(jane, "email\n" + "".join(f"a{n}@example.com\n" for n in range(500)), workspace="initech")
+    kafka.stops_after = 100
+    await post(jane, f"{path}/send", data={"why": "test"})
+    await until(lambda: len(kafka.leads) == 100, 60)
+    assert "100 of 500 leads are on Kafka" in (await jane.get(path)).text
+    answer = await post(jane, f"{path}/stop", data={"why": "wrong file"})
+    assert answer.headers["location"].startswith(f"{path}?command=c-")
+    text = (await jane.get(answer.headers["location"])).text
+    assert "100 of 500 leads published" in text
+    assert "The other 400 were not" in text
+    (command,) = outbox.commands
+    assert (command.kind, command.workspace, command.who, command.why) == (
+        "cancel_import",
+        "initech",
+        "jane",
+        "wrong file",
+    )
+    assert command.args == {"import_id": kafka.leads[0].import_id}
+
+
+@pytest.mark.parametrize("step", ["send", "stop"])
+async def test_a_reason_is_needed(jane: Client, kafka: Kafka, step: str) -> None:
+    path = await checked(jane)
+    assert (await post(jane, f"{path}/{step}", data={"why": " "})).status_code == 422
+    assert kafka.leads == []
+
+
+async def test_a_discarded_file_is_gone_in_words(jane: Client) -> None:
+    path = await checked(jane)
+    assert (await post(jane, f"{path}/discard")).headers["location"] == "/board/publish"
+    answer = await jane.get(path)
+    assert answer.status_code == 404
+    assert "Choose it again on the page Publish" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("E-Mail\nada@example.com\n".encode("utf-16"), "the header is not UTF-8"),
+        (b"PK\x03\x04", "it is a spreadsheet, an archive or a document"),
+        (b"", "the file is empty"),
+    ],
+)
+async def test_a_file_that_is_no_csv_is_explained(jane: Client, content: bytes, text: str) -> None:
+    answer = await upload(jane, content)
+    assert answer.status_code == 422
+    assert text in answer.text
+
+
+async def test_a_file_that_is_too_large_is_refused_before_it_is_read(jane: Client) -> None:
+    headers = {**OWN, "content-type": "multipart/form-data; boundary=x", "content-length": str(2 * MAX_FILE_BYTES)}
+    answer = await jane.ask("POST", "/board/publish", headers=headers, content=b"")
+    assert answer.status_code == 413
+    assert "The file has more than 50 MB" in answer.text
+
+
+async def test_only_operators_have_the_page(folder: Path) -> None:
+    settings = settings_of(folder, token=True, operator=True)
+    board = board_of(settings, folder / "model.sqlite")
+    viewer = Client(board)
+    await viewer.login()
+    for method, path in (("GET", "/board/publish"), ("POST", "/board/publish"), ("GET", "/board/publish/x")):
+        answer = await viewer.ask(method, path, headers=OWN)
+        assert answer.status_code == 403, path
+    assert "/board/publish" not in (await viewer.get("/board")).text
+    board.close()
+
+
+async def test_another_operator_does_not_see_the_file(jane: Client, folder: Path) -> None:
+    path = (await upload(jane)).headers["location"]
+    sam = Client(jane.board)
+    await sam.login(OPERATOR_TOKEN, who="sam")
+    assert (await sam.get(path)).status_code == 404

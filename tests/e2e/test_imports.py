@@ -1,0 +1,47 @@
+"""The progress of an import with real processes: from the file to `stream-app imports`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(240)
+
+
+async def test_an_import_is_followed_from_its_file_to_the_last_lead(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 2) as line:
+        source = line.directory / "leads of march.csv"
+        rows = "".join(f"L{number},w{number % 2},p{number}@example.com\n" for number in range(60))
+        source.write_text(f"lead_id,workspace,email\n{rows}L60,w0,not an address\n")
+        code, said = await line.run("publish", str(source), "--import-id", "march", "--yes")
+        assert code == 1, said
+        assert "`stream-app imports march` shows where they are" in said
+        line.start("gateway")
+        line.start("worker")
+        found = await _until(line, {"accepted_final": 30})
+        assert {each["workspace"]: each["published"] for each in found} == {"w0": 30, "w1": 30}
+        assert {(each["rows"], each["refused"], each["file"]) for each in found} == {(61, 1, "leads of march.csv")}
+
+        code, said = await line.run("publish", str(source), "--import-id", "march", "--yes")
+        assert code == 1, said
+        await _until(line, {"accepted_final": 30, "duplicate": 30})
+        code, said = await line.run("imports")
+        assert code == 0, said
+        assert said.count("march") == 4, "two imports, each from the same file"
+
+
+async def _until(line: Pipeline, columns: dict[str, int]) -> list[Any]:
+    """Return the two imports as soon as both have these leads."""
+    async with asyncio.timeout(120):
+        while True:
+            code, said = await line.run("imports", "march", "--json")
+            found = json.loads(said[said.index("{") : said.rindex("}") + 1])["imports"] if code == 0 else []
+            if len(found) == 2 and all(each["columns"] == columns for each in found):
+                return list(found)
+            await asyncio.sleep(0.5)

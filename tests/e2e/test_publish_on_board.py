@@ -1,0 +1,70 @@
+"""Publish a file on the board of a real gateway: the leads are those of `stream-app publish`, and they are followed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+from tests.integration.test_publish import records
+
+pytestmark = pytest.mark.timeout(300)
+
+TOKEN = "a token for people who act: 51d2e9c4"
+OWN = {"sec-fetch-site": "same-origin"}
+
+
+async def test_a_file_goes_through_the_board_to_clay(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPERATOR_TOKEN", TOKEN)
+    line = Pipeline(kafka.bootstrap, namespace, 2)
+    line._toml = line._toml.replace("token_keys_env", 'operator_token_env = "OPERATOR_TOKEN"\ntoken_keys_env', 1)
+    async with line:
+        line.start("gateway")
+        rows = "".join(f"L{number},w{number % 2},p{number}@example.com\n" for number in range(400))
+        source = line.directory / "leads.csv"
+        source.write_text(f"lead_id,workspace,E-Mail\n{rows}L400,w0,not an address\n")
+        address = f"http://127.0.0.1:{line.gateway_port}"
+        async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60) as client:
+            await _until(client, "/healthz", "ok")
+            await client.post("/board/login", data={"token": TOKEN, "who": "jane"})
+            with source.open("rb") as file:
+                answer = await client.post("/board/publish", files={"file": ("leads.csv", file)})
+            assert answer.status_code == 303, answer.text
+            path = answer.headers["location"]
+            assert (await client.post(f"{path}/columns", data={"workspace": ""})).status_code == 303
+            await _until(client, path, "Publish 400 leads for about")
+            assert (await client.post(f"{path}/send", data={"why": "test"})).status_code == 303
+            text = await _until(client, path, "400 of 400 leads published")
+            found = re.search(r"id=([\w-]+)\"", text)
+            assert found is not None
+            of_the_board = await records(line.settings, line.settings.names.leads)
+
+            monkeypatch.setattr("getpass.getuser", lambda: "jane")
+            monkeypatch.setenv("LOGNAME", "jane")
+            code, said = await line.run("publish", str(source), "--import-id", found[1], "--yes")
+            assert code == 1, said
+            both = await records(line.settings, line.settings.names.leads)
+            for number in {each.partition for each in of_the_board}:
+                leads = [each.value for each in of_the_board if each.partition == number]
+                assert [each.value for each in both if each.partition == number] == [*leads, *leads]
+
+            line.start("worker")
+            await _until(client, f"/board/imports?workspace=w0&id={found[1]}", "400 of 400 leads")
+
+
+async def _until(client: httpx.AsyncClient, path: str, text: str) -> str:
+    """Return the page as soon as it has this text."""
+    page = ""
+    async with asyncio.timeout(120):
+        while text not in page:
+            with suppress(httpx.TransportError):
+                page = (await client.get(path)).text
+            await asyncio.sleep(0.2)
+    return page

@@ -1,0 +1,215 @@
+"""Files that are published step by step, without Kafka: columns, cost, refused rows, and when they are deleted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import AsyncIterator, Collection, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import pytest
+
+from stream_app.config import Settings, load_settings
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import ImportSummary, Lead
+from stream_app.publishing import PublishOptions, Ready, uploads
+from stream_app.publishing.announce import announced
+from stream_app.publishing.check import Checker
+from stream_app.publishing.rows import open_csv
+from stream_app.publishing.uploads import TooManyUploads, Upload, Uploads
+from tests.support.kafka import until
+
+NOW_MS = 1_790_000_000_000
+ADA = b"E-Mail,Vorname,Notes\nada@example.com,Ada,fine\n"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(
+        "[workspaces.acme.budget]\ncredits_per_day = 100\n[workspaces.globex]\n"
+        '[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
+        '[destinations.firms]\nworkspace = "globex"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
+    )
+    return load_settings(path, {}, clay=False)
+
+
+@pytest.fixture
+async def kept(settings: Settings) -> AsyncIterator[Uploads]:
+    with_them = Uploads(settings, no_views, lambda: NOW_MS)
+    yield with_them
+    with_them.close()
+
+
+def no_views(_: Collection[str]) -> Mapping[str, LaneView]:
+    return {}
+
+
+def stored(raw: bytes) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (its upload closes it)
+    file.write(raw)
+    return file
+
+
+def add(kept: Uploads, raw: bytes, file: str = "leads.csv", who: str = "jane") -> Upload:
+    return kept.add(stored(raw), file, len(raw), "kfdwzp", who)
+
+
+async def checked(
+    kept: Uploads, upload: Upload, names: list[str] | None = None, options: PublishOptions | None = None
+) -> Upload:
+    kept.check(upload, names or upload.names, options or PublishOptions("acme", import_id=upload.import_id))
+    return await settled(upload)
+
+
+async def settled(upload: Upload) -> Upload:
+    await until(lambda: upload.state not in ("checking", "sending"))
+    return upload
+
+
+async def test_the_columns_are_guessed_as_the_command_does(kept: Uploads) -> None:
+    upload = add(kept, ADA)
+    assert upload.titles == ["E-Mail", "Vorname", "Notes"]
+    assert upload.names == open_csv(io.BytesIO(ADA), {}).names == ["email", "first_name", "Notes"]
+    assert (upload.import_id, upload.file, upload.state) == ("2026-09-21-kfdwzp", "leads.csv", "columns")
+
+
+async def test_of_two_columns_with_one_name_the_second_is_left_out(kept: Uploads) -> None:
+    assert add(kept, b"email,E-Mail,email\n").names == ["email", "", ""]
+
+
+async def test_the_leads_are_those_that_the_command_makes(kept: Uploads, settings: Settings) -> None:
+    raw = ADA + 'b@example.com,Bo,naïve\nnot one,,\nc@example.com,<b>C</b>,"a\nb"\n'.encode()
+    upload = await checked(kept, add(kept, raw))
+    options = PublishOptions("acme", import_id=upload.import_id)
+    checker = Checker(settings, options)
+    expected = [answer for row in open_csv(io.BytesIO(raw), {}).rows if isinstance(answer := checker.check(row), Ready)]
+    assert upload._batch is not None
+    assert list(upload._batch) == expected
+    assert (upload.summary.rows, upload.summary.ready, upload.summary.refused) == (4, 3, 1)
+    assert upload.share == 1
+
+
+async def test_the_columns_can_be_corrected(kept: Uploads) -> None:
+    upload = add(kept, b"one,two,three\nada@example.com,Ada,secret\n")
+    assert (await checked(kept, upload)).summary.reasons == {"no_identity": 1}
+    await checked(kept, upload, ["email", "first_name", ""])
+    assert (upload.state, list(upload.summary.fields)) == ("checked", ["email", "first_name"])
+    await checked(kept, upload, ["email", "email", ""])
+    assert upload.state == "columns"
+    assert upload.problem == "two columns would have the name email; name one of them otherwise, or leave it out"
+
+
+async def test_half_of_the_rows_are_refused_and_can_be_downloaded(kept: Uploads) -> None:
+    raw = b"email,note\n" + b"".join(b"a%d@example.com,x\n=bad %d,y\n" % (n, n) for n in range(5_000))
+    upload = await checked(kept, add(kept, raw))
+    assert (upload.summary.ready, upload.summary.refused) == (5_000, 5_000)
+    rows = list(csv.reader(io.StringIO(b"".join(upload.rejected_rows()).decode())))
+    assert rows[0] == ["line", "reason", "text", "row"]
+    assert len(rows) == 5_001
+    assert (rows[1][:2], rows[1][3]) == (["3", "bad_email"], "'=bad 0,y")
+    assert len(upload.rejects) == uploads.SHOWN_REJECTS
+    assert {each.row for each in upload.rejects} == {""}
+
+
+async def test_the_cost_is_quoted_against_the_budget(kept: Uploads) -> None:
+    raw = b"email\n" + b"".join(b"a%d@example.com\n" % n for n in range(50))
+    upload = await checked(kept, add(kept, raw))
+    (quote,) = upload.quotes
+    assert (quote.workspace, quote.leads, quote.left) == ("acme", 50, {"credits_day": 100})
+    assert quote.short == ["credits_day"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", "the file is empty"),
+        ("email\n".encode("utf-16"), "the header is not UTF-8"),
+        (b"PK\x03\x04\x14\x00\x06\x00", "it is a spreadsheet, an archive or a document"),
+        (b"%PDF-1.7\n", "it is a spreadsheet, an archive or a document"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "it is a spreadsheet, an archive or a document"),
+        (b"\x89PNG\r\n\x1a\n", "the header is not UTF-8"),
+        (b'{"email": "ada@example.com"}\n', "it is JSON, not CSV"),
+        (b",".join(b"c%d" % n for n in range(201)), "the header has 201 columns"),
+        (b'"never closed\n' + b"x\n" * 200, "the header cannot be read as CSV"),
+    ],
+)
+async def test_a_file_that_is_no_csv_is_refused_in_words(kept: Uploads, raw: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        add(kept, raw)
+    kept.make_room()
+
+
+async def test_semicolons_of_a_spreadsheet_are_read(kept: Uploads) -> None:
+    upload = await checked(kept, add(kept, "\ufeffE-Mail;Name\r\nada@example.com;Ada, L\r\n".encode()))
+    assert (upload.names, upload.summary.ready) == (["email", "full_name"], 1)
+
+
+async def test_no_other_operator_sees_a_file(kept: Uploads) -> None:
+    upload = add(kept, ADA)
+    assert kept.get(upload.id, "jane") is upload
+    assert kept.get(upload.id, "sam") is None
+    assert kept.get("x", "jane") is None
+
+
+async def test_a_file_is_deleted_after_its_time(kept: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = await checked(kept, add(kept, ADA))
+    source = upload._source
+    monkeypatch.setattr(uploads, "KEPT_S", -1.0)
+    assert kept.get(upload.id, "jane") is None
+    assert source.closed
+    assert list(upload.rejected_rows()) == []
+
+
+async def test_there_are_never_too_many_files(kept: Uploads) -> None:
+    for _ in range(uploads.MOST_UPLOADS):
+        add(kept, ADA)
+    with pytest.raises(TooManyUploads, match="8 files are being published on this gateway"):
+        add(kept, ADA)
+
+
+async def test_a_discarded_file_is_gone(kept: Uploads) -> None:
+    upload = add(kept, b"email\n" + b"a@example.com\n" * 200_000)
+    kept.check(upload, upload.names, upload.options)
+    kept.discard(upload)
+    assert kept.get(upload.id, "jane") is None
+    await until(lambda: upload._source.closed)
+
+
+async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    async def fails(batch: Any, settings: Settings, options: PublishOptions, acknowledged: Any, summaries: Any) -> int:
+        sent.append([lead.value for lead in announced(batch, summaries)])
+        if len(sent) == 1:
+            raise BrokerUnavailable("Kafka accepted 0 records, then no more")
+        acknowledged(0, 0, 1)
+        return 1
+
+    async def ready(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(uploads, "send_batch", fails)
+    monkeypatch.setattr(uploads, "kafka_ready", ready)
+    upload = await checked(kept, add(kept, ADA))
+    assert kept.send(upload)
+    assert not kept.send(upload), "a second click"
+    await settled(upload)
+    assert (upload.state, upload.problem) == ("failed", "Kafka accepted 0 records, then no more")
+    assert kept.send(upload)
+    await settled(upload)
+    assert (upload.state, upload.published, upload._source.closed) == ("published", 1, True)
+    assert sent[0] == sent[1], "the same leads with the same import"
+    lead = msgspec.json.decode(sent[1][0], type=Lead)
+    assert (lead.import_id, lead.import_summary) == (upload.import_id, ImportSummary(1, 0, 1, "leads.csv", "jane"))
+    assert not kept.send(upload)
+
+
+async def test_a_file_without_a_good_row_is_not_published(kept: Uploads) -> None:
+    upload = await checked(kept, add(kept, b"email\nnot one\n"))
+    assert not kept.send(upload)
+    assert upload.state == "checked"
