@@ -18,7 +18,7 @@ class Range(NamedTuple):
 def outside(table: msgspec.Struct) -> list[str]:
     """Return one line for each field that is outside its range. NaN is always outside, None never."""
     return [
-        f"{key} = {value!r}: must be from {low:g} to {high:g}"
+        f"{key} = {value!r}: must be from {low:.15g} to {high:.15g}"
         for key, (low, high) in _ranges(type(table)).items()
         if (value := getattr(table, key)) is not None and not low <= value <= high
     ]

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.whole_worker import configuration, environment
+from stream_app.config import load_settings
+from stream_app.domain.errors import SettingsError
 from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
 
 
@@ -22,7 +25,7 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[redis]\nurl_env = 'redis://s3cret'", "redis.url_env: must be the name of an environment variable"),
         ("[delivery]\nuncertain_grace_s = 40", "delivery.uncertain_grace_s: must be above"),
         ("[delivery]\nmax_waiting = 0", "delivery.max_waiting = 0: must be from 1 to 100000"),
-        ("[delivery]\nmax_waiting_bytes = 0", "delivery.max_waiting_bytes = 0: must be from 102400 to"),
+        ("[delivery]\nmax_waiting_bytes = 0", "delivery.max_waiting_bytes = 0: must be from 102400 to 1073741824"),
         ("uncertain_grace_s = nan", "destinations.people.uncertain_grace_s = nan: must be"),
         ("uncertain_grace_s = 40", "destinations.people.uncertain_grace_s: must be above"),
         ("uncertain_grace_s = 7200", "destinations.people.uncertain_grace_s = 7200: is longer than"),
@@ -99,3 +102,22 @@ def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
     text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]\ncallbacks = false'
     found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
     assert found == ["environment variable OTHER: is the same webhook as CLAY_WEBHOOK_PEOPLE; remove one"]
+
+
+def test_the_mistakes_among_ten_thousand_workspaces_are_reported_together_one_per_line(tmp_path: Path) -> None:
+    text = configuration(10_000, 64)
+    for right, wrong in (
+        ("credits_per_day = 1007\n", "credits_per_day = -3\n"),
+        ('workspace = "w00500"', 'workspace = "w0O500"'),
+        ("[destinations.d09999]\n", '[destinations.d09999]\ncolour = "red"\n'),
+    ):
+        text = text.replace(right, wrong, 1)
+    path = tmp_path / "stream_app.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, environment(10_000))
+    assert sorted(line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()) == [
+        "destinations.d00500.workspace = w0O500: there is no [workspaces.w0O500]; did you mean w00500?",
+        "destinations.d09999.colour: unknown key; did you mean columns?",
+        "workspaces.w00007.budget.credits_per_day = -3: must be from 0 to 1000000000000",
+    ]
