@@ -7,13 +7,14 @@ import re
 import msgspec
 import pytest
 
-from benchmarks import copies, dead_letters, failover, goodput, line, safety, waiting
+from benchmarks import copies, dead_letters, failover, goodput, line, rolling_restart, safety, waiting
 from benchmarks.dead_letters import Counted
 from benchmarks.goodput import Outage, Steady
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import cases, systems
 from benchmarks.peers.cases import Kills
 from benchmarks.waiting import Figures
+from tests.e2e.fleet import Request
 
 MB = 2**20
 COUNTED = Counted(1_000_000, 29.0, 28.0, 100 * MB, 110 * MB)
@@ -146,3 +147,12 @@ def test_a_row_has_a_cell_for_each_heading() -> None:
         systems.BARE: ["88", "1.0", "9,000", "44", "", "", ""],
         systems.OURS: ["352", "4.0", "2,000", "110", "0", "0", "3"],
     }
+
+
+def test_the_longest_stand_of_a_lane_in_a_rolling_restart() -> None:
+    requests = [Request(number, at_ms, 200, 1, workspace="w0") for number, at_ms in enumerate((10, 100, 2_101, 2_150))]
+    assert rolling_restart.longest(requests, ["w0"], 50) == {"w0": 2.001}
+    stands = rolling_restart.Stands({"w0": 2.001, "w1": 0.1}, [], [])
+    assert "2.0 s" in rolling_restart.missed(stands)
+    stands.lanes["w0"] = 2.0
+    assert rolling_restart.missed(stands) == ""
