@@ -12,8 +12,9 @@ from tests.e2e.commands import answer, command
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
 from tests.e2e.test_replay_by_hand import ask
+from tests.support.replaying import replaying
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, namespace: str) -> None:
@@ -49,16 +50,17 @@ async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, na
         file.write_text("\n".join(json.dumps(each) for each in lines[:3]))
         code, sent = await ask(line, "dlq", "import", str(file), "--yes")
         assert (code, sent["sent"], sent["refused"]) == (0, 3, {}), sent
-        await line.until(lambda: line.last()["accepted"] == 13, 30, "three more")
-        code, sent = await ask(line, "replay", "select", "--from", "deferred", "--yes")
-        assert (code, sent) == (0, {"sent": 5, "refused": {}})
-        await line.until(lambda: line.last()["accepted"] == 18, 30, "all that may go")
-        for command_again in (
-            ("dlq", "import", str(file), "--yes"),
-            ("replay", "select", "--from", "deferred", "--yes"),
-        ):
-            code, sent = await ask(line, *command_again)
-            assert (code, sent["sent"]) == (1, 0), "not twice"
+        await line.until(lambda: line.last()["accepted"] == 13, 60, "three more")
+        with replaying(line.settings):
+            code, sent = await ask(line, "replay", "select", "--from", "deferred", "--yes")
+            assert (code, sent) == (0, {"sent": 5, "refused": {}})
+            await line.until(lambda: line.last()["accepted"] == 18, 60, "all that may go")
+            for command_again in (
+                ("dlq", "import", str(file), "--yes"),
+                ("replay", "select", "--from", "deferred", "--yes"),
+            ):
+                code, sent = await ask(line, *command_again)
+                assert (code, sent["sent"]) == (1, 0), "not twice"
         await line.stop(worker)
         line.check_histories()
         assert line.last() == {"accepted": 18, "deferred": 2}
@@ -74,7 +76,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         line.control("POST", "/control/faults", DOWN)
         await line.publish([*line.leads(6), line.lead(6, "w0", fields={"title": "Unknown person"})])
         worker = line.start("worker")
-        await line.until(lambda: line.last()["dead_lettered"] == 7, 40, "seven dead letters")
+        await line.until(lambda: line.last()["dead_lettered"] == 7, 60, "seven dead letters")
         await suppress(line, 1)
         code, said = await line.run("erase", "lead-6", "--why", "asked for it", "--yes")
         assert code == 0, said
@@ -104,9 +106,10 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         ), "each lead once, and the numbers add up"
 
         line.control("DELETE", "/control/faults")
-        code, sent = await ask(line, "replay", "redrive", "--yes")
+        with replaying(line.settings):
+            code, sent = await ask(line, "replay", "redrive", "--yes")
         assert (code, sent["sent"]) == (0, 4)
-        await line.until(lambda: line.last()["accepted"] == 4, 30, "the others")
+        await line.until(lambda: line.last()["accepted"] == 4, 60, "the others")
         assert 'stream_app_parked_leads{workspace="w0"} 1.0' in await line.get(worker, "/metrics")
         await line.stop(worker)
         line.check_histories()
