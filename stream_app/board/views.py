@@ -20,6 +20,7 @@ from stream_app.board.pages.lanes import STATES, lanes_page
 from stream_app.board.pages.lead import lead_page, waiting_page
 from stream_app.board.pages.leads import Filter, find, leads_page
 from stream_app.board.pages.now import now_page
+from stream_app.board.pages.replay import REPLAY_ID, replay_page
 from stream_app.board.pages.system import system_page
 from stream_app.board.render import HEADERS
 from stream_app.board.requests import LONGEST_WORD, after_of, lead_id_of, numbers, one_of, read_form, span_of, word
@@ -63,6 +64,7 @@ class Views:
             ("GET", "/waiting", self._still_waiting),
             ("GET", "/imports", self._imports),
             ("GET", "/dead", self._dead),
+            ("GET", "/replays/{replay}", self._replay),
             ("GET", "/books", self._books),
             ("GET", "/audit", self._audit),
             ("GET", "/system", self._system),
@@ -122,6 +124,13 @@ class Views:
         which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
         make = partial(dead_page, self._site, moment, which, word(request, "workspace"))
         return await self._maker.page(request, moment, "dead", "Dead letters", make)
+
+    async def _replay(self, request: Request, moment: Moment) -> Response:
+        replay = str(request.path_params["replay"])
+        if not REPLAY_ID.fullmatch(replay):
+            raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
+        make = partial(replay_page, self._site, moment, replay, word(request, "asked"))
+        return await self._maker.page(request, moment, "replay", f"Replay {replay}", make, current="dead")
 
     async def _books(self, request: Request, moment: Moment) -> Response:
         make = partial(books_page, self._site, moment, word(request, "after"))

@@ -100,7 +100,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     )
     gateway = Rights(
         read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit})
-        | leads,
+        | leads
+        | {names.replay_state},
         write=frozenset({names.callbacks}),
         configs=every,
         look_at_groups=groups,
@@ -124,7 +125,9 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             transactional_id=operator,
         ),
         "gateway": gateway,
-        "gateway with operator_token_env": msgspec.structs.replace(gateway, write=gateway.write | {names.commands}),
+        "gateway with operator_token_env": msgspec.structs.replace(
+            gateway, read=gateway.read | survey, write=gateway.write | {names.commands, names.replay_state}
+        ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
         "doctor": doctor,

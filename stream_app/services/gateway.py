@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,11 @@ from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
+from stream_app.board.planner import Planner
 from stream_app.board.site import Site
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.record import Record
 from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.erased_leads import ErasedLeads
@@ -79,8 +81,8 @@ async def run_gateway(settings: Settings) -> None:
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             inbox = await stack.enter_async_context(callback_inbox(connection))
-            sender = CommandSender(settings, inbox.put) if settings.operator_token else None
-            routes, erasures = await stack.enter_async_context(lookups(settings, connection, registry, logger, sender))
+            put = inbox.put if settings.operator_token else None
+            routes, erasures = await stack.enter_async_context(lookups(settings, connection, registry, logger, put))
             receiver = Receiver(
                 tables,
                 settings.callback_keys if gateway.token_keys_env else None,
@@ -118,11 +120,11 @@ async def lookups(
     connection: KafkaConnection,
     registry: CollectorRegistry,
     logger: log.Logger,
-    sender: CommandSender | None = None,
+    put: Callable[[Record], Awaitable[None]] | None = None,
 ) -> AsyncIterator[tuple[list[Route], ErasedLeads]]:
     """Yield the routes of look-up API and board, and the erased leads. The read model follows Kafka meanwhile.
 
-    `sender`: sends the commands of operators; None: the board only reads.
+    `put`: writes the commands of operators to Kafka; None: the board only reads.
     """
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
@@ -157,6 +159,8 @@ async def lookups(
     clock = SystemClock()
     header, secret = settings.gateway.user_header, settings.user_header_secret
     site = Site(settings, queries)
+    sender = CommandSender(settings, put) if put else None
+    planner = Planner(settings, put, clock.now_ms) if put else None
     board = Board(
         site,
         BoardAccess(
@@ -171,7 +175,7 @@ async def lookups(
         results,
         waiting,
         clock.now_ms,
-        actions=actions_of(site, sender) if sender else (),
+        actions=actions_of(site, sender, planner) if sender and planner else (),
         publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,
     )
     following = asyncio.create_task(projection.run())
@@ -182,6 +186,8 @@ async def lookups(
         )
     finally:
         await cancel([following])
+        if planner:
+            await planner.close()
         await asyncio.to_thread(board.close)
         await backlog.close()
         await results.close()

@@ -17,6 +17,7 @@ from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
+from stream_app.board.planner import Planner, Survey
 from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
 from stream_app.domain.errors import BrokerUnavailable
@@ -38,6 +39,7 @@ from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.kafka.groups import Consumption
 from stream_app.operator.submit import CommandSender
 from stream_app.publishing.uploads import Uploads
+from tests.board.replays import priced, replays
 from tests.gateway.model_records import Made, dead_letter, event, lane, person, result, take
 
 NOW_MS: Final = 1_790_002_320_000  # 2026-09-21 14:52:00 UTC
@@ -48,9 +50,9 @@ TOKEN: Final = "a token that no one guesses: 8f3b1c77"
 OPERATOR_TOKEN: Final = "a token for people who act: 51d2e9c4"
 PROXY_SECRET: Final = "what only the proxy knows: 3c0a77be"
 HASH: Final = "AbCdEfGhIjKlMnOpQrStUv"
-WORKSPACES: Final = ("acme", "globex", "hooli", "initech", "stark", "umbrella")
 HOSTILE: Final = "<script>alert(1)</script>\"'&"
 """A text that every field could have, from other programs."""
+WORKSPACES: Final = ("acme", "globex", "hooli", "initech", "stark", "umbrella")
 
 _NAMES: Final = TopicNames()
 
@@ -146,13 +148,15 @@ def board_of(
     consumers: Consumers | None = None,
     shared_s: float = 0,
     outbox: Outbox | None = None,
+    survey: Survey | None = None,
 ) -> Board:
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
     site = Site(settings, BoardQueries(path, set()))
     header, secret = settings.gateway.user_header, settings.user_header_secret
     proxy = Proxy(header, secret) if header and secret else None
-    sender = CommandSender(settings, (outbox or Outbox()).put)
+    put = (outbox or Outbox()).put
+    sender = CommandSender(settings, put)
     return Board(
         site,
         BoardAccess(settings.api_token, settings.http.host, lambda: now_s, settings.operator_token, proxy),
@@ -162,7 +166,7 @@ def board_of(
         Waiting(),
         lambda: NOW_MS,
         shared_s,
-        actions_of(site, sender),
+        actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced)),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
     )
 
@@ -176,7 +180,9 @@ def model_of(path: Path, settings: Settings) -> ReadModel:
 def fill(path: Path, settings: Settings) -> None:
     """Write the scene into a new read model."""
     model = model_of(path, settings)
-    take(model, *_events(), *_lanes(), *_dead_letters(), *_audit(), *_one_lead(), *_imports())
+    take(
+        model, *_events(), *_lanes(), *_dead_letters(), *_audit(), *_one_lead(), *_imports(), *replays(NOW_MS, HOSTILE)
+    )
     model.close()
 
 

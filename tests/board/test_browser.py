@@ -26,6 +26,8 @@ PAGES: Final = {
     "an unknown import": "/board/imports?workspace=initech&id=unknown",
     "leads of an import": "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp&column=under_way",
     "dead letters": "/board/dead",
+    "a replay that runs": "/board/replays/r-0b9c40e1f2a",
+    "a replay with refused dead letters": "/board/replays/r-2b9c40e1f2a",
     "books": "/board/books",
     "audit": "/board/audit",
     "system": "/board/system",

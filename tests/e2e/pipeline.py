@@ -61,6 +61,7 @@ class Pipeline:
         uncertain: str = "park",
         workspace: str = "",
         destination: str = "",
+        gateway: str = "",
         rate_per_s: int = 1000,
         burst: int | None = None,
         replication: int = 1,
@@ -114,6 +115,7 @@ public_url = "http://127.0.0.1:{self.gateway_port}"
 token_keys_env = ["CALLBACK_KEY"]
 api_url = "http://127.0.0.1:{self.gateway_port}"
 read_model_path = "{self.directory}/model.sqlite"
+{gateway}
 {lanes}
 """
 

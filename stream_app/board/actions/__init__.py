@@ -5,15 +5,18 @@ from __future__ import annotations
 from stream_app.board.actions.base import Action
 from stream_app.board.actions.imports import import_actions
 from stream_app.board.actions.lanes import lane_actions
+from stream_app.board.actions.replays import replay_actions
+from stream_app.board.planner import Planner
 from stream_app.board.site import Site
 from stream_app.operator.submit import CommandSender
 
 
-def actions_of(site: Site, sender: CommandSender) -> list[Action]:
+def actions_of(site: Site, sender: CommandSender, planner: Planner) -> list[Action]:
     """Return all actions.
 
     Args:
         site: What all pages share.
         sender: Sends commands.
+        planner: Plans replays and orders them.
     """
-    return [*lane_actions(site, sender), *import_actions(site, sender)]
+    return [*lane_actions(site, sender), *import_actions(site, sender), *replay_actions(site, planner)]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from typing import Final, Literal
+from urllib.parse import urlencode
 
 import msgspec
 
 from stream_app.board.charts import Stack, spark, stack
-from stream_app.board.site import HOUR_S, Moment, Site
+from stream_app.board.pages.replay import tone_of
+from stream_app.board.site import HOUR_S, Moment, Site, Tone
+from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.gateway.lookup_answers import Cause
 
 Which = Literal["dlq", "parked"]
 
 ROWS: Final = 50
+MOST_REPLAYS: Final = 10
 _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
 
@@ -25,6 +29,7 @@ class CauseRow(msgspec.Struct, frozen=True):
     Attributes:
         last_day: Dead letters of the last day.
         command: The command that shows what sending them back costs.
+        plan: The query of the page that plans to send them back.
     """
 
     cause: Cause
@@ -32,6 +37,14 @@ class CauseRow(msgspec.Struct, frozen=True):
     spark: str
     last_day: int
     command: str
+    plan: str
+
+
+class ReplayRow(msgspec.Struct, frozen=True):
+    """A replay in the list, with the colour and shape of its state."""
+
+    replay: ReplayProgress
+    tone: Tone
 
 
 class DeadPage(msgspec.Struct, frozen=True):
@@ -42,6 +55,7 @@ class DeadPage(msgspec.Struct, frozen=True):
         rows: The most frequent causes; `causes`: how many there are.
         hours: Those of the last day by cause.
         deferred: Leads that return by themselves.
+        replays: What operators have sent back, the newest first.
     """
 
     which: Which
@@ -52,6 +66,7 @@ class DeadPage(msgspec.Struct, frozen=True):
     hours: Stack
     workspace: str
     deferred: int
+    replays: list[ReplayRow]
 
 
 def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadPage:
@@ -77,17 +92,26 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadP
         for at_s, count in hours:
             by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
         share = round(cause.dead_letters / found.dead_letters * 100, 1)
-        rows.append(CauseRow(cause, share, spark(last), sum(last), _command(cause, which)))
+        rows.append(CauseRow(cause, share, spark(last), sum(last), _command(cause, which), _plan(site, cause, which)))
     named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
     hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
     deferred = sum(each.records for each in queries.status_counts(workspace or None) if each.status == "deferred")
     others = queries.dead_letters(other, workspace or None).dead_letters
-    return DeadPage(which, found.dead_letters, others, rows, len(found.causes), hours_chart, workspace, deferred)
+    replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
+    causes = len(found.causes)
+    return DeadPage(which, found.dead_letters, others, rows, causes, hours_chart, workspace, deferred, replays)
 
 
 def _label(cause: Cause) -> str:
     where = " / ".join(filter(None, (cause.workspace, cause.destination)))
     return f"{cause.reason or 'no reason'}{f' ({where})' if where else ''}"
+
+
+def _plan(site: Site, cause: Cause, which: Which) -> str:
+    workspace = cause.workspace if cause.workspace in site.settings.workspaces else ""
+    destination = cause.destination if cause.destination in site.settings.destinations else ""
+    words = {"from": which, "kind": cause.kind, "reason": cause.reason}
+    return urlencode(words | {"workspace": workspace, "destination": destination})
 
 
 def _command(cause: Cause, which: Which) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.columns import column
+from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.lane_messages import LaneChange, LaneView
 from stream_app.gateway.lookup_answers import Cause, StatusCount
 from stream_app.gateway.read_model.history import DAY_S
@@ -20,6 +21,7 @@ from stream_app.gateway.read_model.project import record_numbers
 from stream_app.gateway.read_model.query import Queries
 
 _HOUR_S: Final = 3_600
+_replay: Final = msgspec.json.Decoder(ReplayProgress)
 _lane: Final = msgspec.json.Decoder(LaneView)
 
 
@@ -292,6 +294,18 @@ class BoardQueries(Queries):
                 (command_id,),
             )
             return [Order((at, number, nr), at, *rest) for at, number, nr, *rest in rows]
+
+    def replays(self, limit: int) -> list[ReplayProgress]:
+        """Return the replays that operators ordered, the newest first."""
+        with self._reading() as db:
+            found = db.execute("SELECT progress FROM replays ORDER BY at_ms DESC LIMIT ?", (limit,))
+            return [_replay.decode(progress) for (progress,) in found]
+
+    def replay(self, replay: str) -> ReplayProgress | None:
+        """Return one replay; None if it is not known."""
+        with self._reading() as db:
+            found = db.execute("SELECT progress FROM replays WHERE id = ?", (replay,)).fetchone()
+        return None if found is None else _replay.decode(found[0])
 
     def unreadable(self) -> dict[str, int]:
         """Return the number of records that this version could not read, by topic."""

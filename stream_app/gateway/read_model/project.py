@@ -14,6 +14,7 @@ import msgspec
 from stream_app.domain.books.history import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
 from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.person import rows_of
@@ -87,6 +88,7 @@ class Projector:
             names.dlq: self._write_dead_letters,
             names.parked: self._write_dead_letters,
             names.audit: self._write_audit,
+            names.replay_state: self._write_replays,
         }
 
     def load(self) -> None:
@@ -167,6 +169,18 @@ class Projector:
         found = list(records)
         for _ in range(self.history.audit(found)):
             self._unreadable(found[0].topic)
+
+    def _write_replays(self, records: Iterable[Consumed]) -> None:
+        """Write the replays that operators ordered (domain/dead_letter/orders.py). Other rows are ignored."""
+
+        def columns(record: Consumed) -> tuple[object, ...]:
+            progress = read_progress(record.key, record.value)
+            if progress is None:
+                raise ValueError("no progress of a replay")
+            return (progress.at_ms, record.value)
+
+        found = (each for each in records if (each.key or b"").startswith(PROGRESS))
+        self._keep_last("replays", ("id",), found, columns, begin=len(PROGRESS))
 
     def _write_state(self, records: Iterable[Consumed]) -> None:
         """Write the rows of people and of erased leads. Other rows of the state are ignored."""

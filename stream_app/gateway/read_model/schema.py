@@ -100,6 +100,9 @@ TABLES: Final = (
         PRIMARY KEY (at_ms, partition, offset)) WITHOUT ROWID""",
     "CREATE INDEX audit_of_workspace ON audit (workspace, at_ms)",
     "CREATE INDEX audit_of_command ON audit (id)",
+    """CREATE TABLE replays (
+        id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, progress BLOB NOT NULL) WITHOUT ROWID""",
+    "CREATE INDEX replays_by_time ON replays (at_ms)",
     "CREATE TABLE unreadable (topic TEXT PRIMARY KEY, records INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE status_counts (
         workspace TEXT, destination TEXT, status TEXT, records INTEGER NOT NULL,

@@ -53,7 +53,16 @@ class Sources(msgspec.Struct, frozen=True):
     @property
     def topics(self) -> tuple[str, ...]:
         names = self.names
-        return (names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit)
+        return (
+            names.status,
+            names.enriched,
+            names.lanes,
+            names.state,
+            names.dlq,
+            names.parked,
+            names.audit,
+            names.replay_state,
+        )
 
 
 Log = tuple[str, int]

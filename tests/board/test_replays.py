@@ -1,0 +1,162 @@
+"""Plan, send, stop and resume a replay on the board."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.board.planner import Wanted
+from stream_app.config import Settings
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
+from stream_app.domain.dead_letter.pricing import PricedPlan
+from stream_app.domain.errors import StreamAppError
+from stream_app.kafka.readers import Progress
+from tests.board import scene
+from tests.board.client import Client
+from tests.board.replays import priced
+from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, settings_of
+from tests.board.test_actions import send
+
+CAUSE = "/board/dead/act/plan?from=dlq&kind=failed&reason=http_503&workspace=acme&destination=acme-people"
+CHOSEN = {"from": "dlq", "kind": "failed", "reason": "http_503", "workspace": "acme", "destination": "acme-people"}
+WHY = {"why": "Clay is up again"}
+
+
+@pytest.fixture
+async def operator(with_operator: Client) -> Client:
+    await with_operator.login(OPERATOR_TOKEN)
+    return with_operator
+
+
+async def planned(operator: Client, **values: str) -> str:
+    """Plan, and return the path of the plan once it is made."""
+    answer = await send(operator, "/board/dead/act/plan", **CHOSEN, **values)
+    assert answer.status_code == 303, answer.text
+    path = str(answer.headers["location"])
+    async with asyncio.timeout(60):
+        while "<h1>Planning a replay</h1>" in (await operator.get(path)).text:  # noqa: ASYNC110 - a page
+            await asyncio.sleep(0.02)
+    return path
+
+
+async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(operator: Client, outbox: Outbox) -> None:
+    dead = (await operator.get("/board/dead")).text
+    assert "/board/dead/act/plan?from=dlq&amp;kind=failed&amp;reason=http_503" in dead
+    form = (await operator.get(CAUSE)).text
+    assert 'value="http_503"' in form
+    path = await planned(operator)
+    text = (await operator.get(path)).text
+    for words in (
+        "Send 167 dead letters for up to 1,002 credits",
+        "about 334",
+        "at most 1,002 of 1,140 left",
+        "41 were delivered since",
+        "160: <code>http_503</code>",
+        "stream-app replay select --from dlq --disposition failed --reason http_503 --workspace acme",
+    ):
+        assert words in text, words
+    assert (await send(operator, path)).status_code == 422, "without a reason"
+    assert not outbox.records
+    for _ in range(2):
+        answer = await send(operator, path, **WHY)
+        assert answer.headers["location"] == path.replace("/dead/act/plan/", "/replays/r-")
+    assert len({record.key for record in outbox.records}) == 1, "the same replay"
+    command = json.loads(outbox.records[0].value or b"")
+    assert (command["who"], command["why"], command["plan"]["dead_letters"]) == ("jane", WHY["why"], 167)
+    assert (command["plan"]["credits"], command["plan"]["ends"]) == (1_002, {"0": 231})
+    assert "no replay process has answered yet" in (await operator.get(answer.headers["location"])).text
+
+
+async def test_a_form_that_cannot_be_planned_is_shown_again(operator: Client) -> None:
+    for values, words in (
+        ({"workspace": "wayne"}, "there is no workspace wayne"),
+        ({"limit": "0"}, "Enter a whole number above 0"),
+        ({"from": "deferred", "kind": "failed"}, "deferred has only the disposition deferred"),
+    ):
+        answer = await send(operator, "/board/dead/act/plan", **{**CHOSEN, **values})
+        assert (answer.status_code, words in answer.text) == (422, True), answer.text
+
+
+async def test_an_expired_or_unknown_plan_is_refused(
+    operator: Client, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await planned(operator)
+    nonce = re.findall(r'name="form" value="([0-9a-f]{32})"', (await operator.get(path)).text)[0]
+    monkeypatch.setattr(scene, "NOW_MS", scene.NOW_MS + PLAN_LIFE_MS + 1)
+    for answer in (await operator.get(path), await send(operator, path, nonce, **WHY)):
+        assert (answer.status_code, "older than 10 minutes" in answer.text) == (404, True)
+    assert (await operator.get("/board/dead/act/plan/nothing")).status_code == 404
+    assert not outbox.records
+
+
+async def surveyed(folder: Path, survey: Any, outbox: Outbox) -> Client:
+    """An operator whose plans are made by `survey`."""
+    settings = settings_of(folder, token=True, operator=True)
+    client = Client(board_of(settings, folder / "model.sqlite", outbox=outbox, survey=survey))
+    await client.login(OPERATOR_TOKEN)
+    return client
+
+
+async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so(folder: Path, outbox: Outbox) -> None:
+    async def dear(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+        ends, plan = await priced(settings, wanted, progress)
+        return ends, msgspec.structs.replace(plan, prices=[msgspec.structs.replace(plan.prices[0], credits_left=100)])
+
+    client = await surveyed(folder, dear, outbox)
+    path = await planned(client)
+    figures = "acme: 167 leads cost about 334 credits and 167 actions, there are 100 left and no limit"
+    answer = await send(client, path, over_budget="", **WHY)
+    assert (answer.status_code, figures in answer.text, len(outbox.records)) == (422, True, 0)
+    assert (await send(client, path, over_budget="yes", **WHY)).status_code == 303
+    assert json.loads(outbox.records[0].value or b"")["plan"]["over_budget"] is True
+    client.board.close()
+
+
+async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(folder: Path, outbox: Outbox) -> None:
+    async def nothing(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+        return {}, PricedPlan(0, Counter(), Counter(), [])
+
+    async def fails(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+        raise StreamAppError("Kafka at 127.0.0.1 does not answer")
+
+    for survey, words in ((nothing, "0 dead letters match, and none can be sent"), (fails, "does not answer")):
+        client = await surveyed(folder, survey, outbox)
+        path = await planned(client)
+        assert words in (await client.get(path)).text
+        again = await send(client, path)
+        assert again.status_code == 303
+        assert again.headers["location"] != path
+        client.board.close()
+    assert not outbox.records
+
+
+@pytest.mark.parametrize(("kind", "replay"), [("stop", "r-0b9c40e1f2a"), ("resume", "r-1b9c40e1f2a")])
+async def test_a_replay_is_stopped_and_resumed_with_a_reason(
+    operator: Client, outbox: Outbox, kind: str, replay: str
+) -> None:
+    page = f"/board/replays/{replay}"
+    assert f'href="{page}/act/{kind}"' in (await operator.get(page)).text
+    assert (await send(operator, f"{page}/act/{kind}")).status_code == 422
+    answer = await send(operator, f"{page}/act/{kind}", **WHY)
+    command = json.loads(outbox.records[0].value or b"")
+    assert (command["kind"], command["replay"], command["who"]) == (kind, replay, "jane")
+    assert answer.headers["location"] == f"{page}?asked={command['id']}"
+    assert "has not applied it yet" in (await operator.get(answer.headers["location"])).text
+    assert (await operator.get(f"/board/replays/r-9/act/{kind}")).status_code == 404
+
+
+async def test_viewers_see_replays_and_cannot_act(with_operator: Client) -> None:
+    await with_operator.login()
+    text = (await with_operator.get("/board/replays/r-0b9c40e1f2a")).text
+    assert "96</b> of 167 dead letters sent back" in text
+    assert "/act/" not in text
+    assert "/board/dead/act/plan" not in (await with_operator.get("/board/dead")).text
+    for url in ("/board/dead/act/plan", "/board/dead/act/plan/x", "/board/replays/r-0b9c40e1f2a/act/stop"):
+        assert (await with_operator.get(url)).status_code == 403

@@ -1,0 +1,130 @@
+"""A replay from the board in a browser, on real Kafka: its price, its progress, and a gateway that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import Counter
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from stream_app.dev.kafka import Broker
+from tests.board.serving import chromium
+from tests.e2e.behind import eventually
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_replay import CONFIG, LANE
+
+pytestmark = pytest.mark.timeout(300)
+
+TOKEN = "operators of the board, only for tests"
+CAUSES = (503, 422, 400)
+WITHIN_MS = 60_000
+
+
+@pytest.mark.parametrize(
+    ("each", "rate_per_s"), [(20, 40), pytest.param(170, 20, marks=pytest.mark.long)], ids=["short", "long"]
+)
+async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
+    kafka: Broker, namespace: str, each: int, rate_per_s: int
+) -> None:
+    os.environ["BOARD_OPERATORS"] = TOKEN
+    budget = LANE + "[workspaces.{name}.budget]\ncredits_per_day = 20000\n"
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config=CONFIG,
+        lane=budget,
+        gateway='operator_token_env = "BOARD_OPERATORS"',
+        rate_per_s=rate_per_s,
+    ) as line:
+        assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
+        worker, replay, gateway = line.start("worker"), line.start("replay"), line.start("gateway")
+        for number, status in enumerate(CAUSES):
+            line.control("DELETE", "/control/faults")
+            line.control("POST", "/control/faults", {"kind": "status_before", "status": status})
+            await line.publish(line.lead(number * each + n, "w0") for n in range(each))
+            await dead_letters(line, (number + 1) * each)
+        line.control("DELETE", "/control/faults")
+        board = f"http://127.0.0.1:{line.gateway_port}/board"
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+            page = await browser.new_page()
+            page.set_default_timeout(WITHIN_MS)
+            await open_board(page, f"{board}/login")
+            await page.fill("#token", TOKEN)
+            await page.fill("#who", "jane")
+            await page.get_by_role("button", name="Log in").click()
+            await shows(page, f"{board}/dead", f"{3 * each} dead letters of 3 causes")
+
+            # One cause, its price, and the button that says both.
+            await page.get_by_role("link", name="Plan a replay of http_503").click()
+            await page.get_by_role("button", name="Plan").click()
+            send = page.get_by_role("button", name=f"Send {each} dead letters for up to {20 * each:,} credits")
+            await send.wait_for()
+            content = page.locator("#content")
+            await expect(content).to_contain_text(f"about {6 * each:,}")
+            await expect(content).to_contain_text("20,000 left")
+            await page.fill("#why", "Clay is back")
+            await send.click()
+            await page.wait_for_url(re.compile(r".*/board/replays/r-[0-9a-f]+"))
+            url = page.url
+            await shows(page, url, "Clay is back")
+
+            # Another gateway goes on with the page. Its read model is empty at first.
+            gateway.kill()
+            await asyncio.to_thread(gateway.wait, 30)
+            gateway = line.start("gateway")
+            await shows(page, url, f"{each} of {each} dead letters sent back")
+            await shows(page, url, "done")
+            await shows(page, f"{board}/dead", "Sent back by operators")
+            await shows(page, f"{board}/audit", "Clay is back")
+            await browser.close()
+
+        await line.until(lambda: line.last()["accepted"] == each, 60, "those of the cause are accepted")
+        assert sum(line.last().values()) == 3 * each
+        sent = Counter(dict(record.headers)["stream-app-lead-id"] for record in await line.read(retry(line)))
+        assert sent == {f"lead-{number}".encode(): 1 for number in range(each)}, "exactly the leads of the cause, once"
+        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(each)}
+        line.check_histories()
+        for process in (gateway, replay, worker):
+            assert await line.stop(process) == 0
+
+
+async def dead_letters(line: Pipeline, wanted: int) -> None:
+    """Wait until there are so many dead letters."""
+
+    async def too_few() -> int:
+        return wanted - len(await line.read(line.settings.names.dlq))
+
+    await eventually(too_few, 90)
+
+
+def retry(line: Pipeline) -> str:
+    return line.settings.names.retry
+
+
+async def open_board(page: Page, url: str) -> None:
+    """Open a page as soon as the gateway answers."""
+
+    async def silent() -> str:
+        try:
+            await page.goto(url)
+        except Exception as error:  # noqa: BLE001 - playwright's errors have no common name for a refused connection
+            return str(error)
+        return ""
+
+    await eventually(silent, 60)
+
+
+async def shows(page: Page, url: str, text: str) -> None:
+    """Open a page again and again until it shows this text."""
+
+    async def missing() -> str:
+        await open_board(page, url)
+        found = await page.locator("body").inner_text()
+        return "" if text in found else found
+
+    await eventually(missing, 90)

@@ -1,0 +1,102 @@
+"""Plans that the board makes, on a real Kafka: one at a time, kept for ten minutes, sent once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.board.planner import Busy, Plan, Planner, Wanted
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.dev.kafka import Broker
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.record import Record
+from stream_app.kafka.topics import create_topics
+from tests.integration.test_survey import CONFIG, foreign
+
+NOW_MS = 1_800_000_000_000
+ALL = Wanted("dlq", Filter(kinds=frozenset({"foreign"})))
+
+
+class Bench:
+    def __init__(self, settings: Settings) -> None:
+        self.now_ms = NOW_MS
+        self.put: list[Record] = []
+        self.planner = Planner(settings, self._put, lambda: self.now_ms)
+
+    async def _put(self, record: Record) -> None:
+        self.put.append(record)
+
+    async def ready(self, plan: Plan) -> Plan:
+        """Wait until the plan is made."""
+        async with asyncio.timeout(60):
+            while plan.is_made:  # noqa: ASYNC110 - it is read from a thread, too
+                await asyncio.sleep(0.02)
+        return plan
+
+
+@pytest.fixture
+async def bench(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[Bench]:
+    config = tmp_path / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
+    settings = load_settings(config, {}, clay=False)
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for value in foreign(12):
+            await producer.send_and_wait(settings.names.dlq, value, b"w0", partition=0)
+    found = Bench(settings)
+    yield found
+    await found.planner.close()
+
+
+async def test_a_plan_is_made_kept_and_sent_once(bench: Bench) -> None:
+    planner = bench.planner
+    plan = planner.begin(ALL, "jane")
+    with pytest.raises(Busy):
+        planner.begin(ALL, "joe")
+    assert (await bench.ready(plan)).problem == ""
+    assert plan.priced is not None
+    assert (plan.priced.go, plan.priced.credits_at_most, plan.ends) == (12, 12 * 20, {0: 12})
+    assert plan.done == plan.total > 0
+    assert planner.find(plan.id) is plan
+    for _ in range(2):
+        assert await planner.send(plan, "jane", "Clay is back", over_budget=False) == f"r-{plan.id}"
+    first, second = (json.loads(record.value or b"") for record in bench.put)
+    assert {record.key for record in bench.put} == {f"command/r-{plan.id}".encode()}
+    assert {record.partition for record in bench.put} == {0}
+    assert without_time(first) == without_time(second), "a second click orders the same replay"
+    assert (first["plan"]["ends"], first["plan"]["dead_letters"], first["why"]) == ({"0": 12}, 12, "Clay is back")
+
+    limited = await bench.ready(planner.begin(msgspec.structs.replace(ALL, limit=5), "joe"))
+    assert limited.priced is not None
+    assert limited.priced.go == 5
+    bench.now_ms += PLAN_LIFE_MS + 1
+    assert planner.find(plan.id) is None
+
+
+def without_time(command: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in command.items() if name != "at_ms"}
+
+
+async def test_a_cancelled_plan_makes_room_for_the_next(bench: Bench) -> None:
+    plan = bench.planner.begin(ALL, "jane")
+    await bench.planner.give_up(plan)
+    assert (plan.is_made, plan.problem) == (False, "it was cancelled")
+    assert (await bench.ready(bench.planner.begin(ALL, "jane"))).priced is not None
+
+
+async def test_a_wrong_filter_is_refused_and_what_matches_nothing_is_an_empty_plan(bench: Bench) -> None:
+    with pytest.raises(SettingsError, match="there is no workspace w7"):
+        bench.planner.begin(Wanted("dlq", Filter(workspaces=frozenset({"w7"}))), "jane")
+    empty = await bench.ready(bench.planner.begin(Wanted("dlq", Filter(reasons=frozenset({"http_503"}))), "jane"))
+    assert empty.priced is not None
+    assert (empty.priced.dead_letters, empty.priced.go) == (0, 0)
