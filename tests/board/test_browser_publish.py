@@ -14,6 +14,8 @@ from tests.board.scene import HOSTILE, NOW_MS, OPERATOR_TOKEN
 from tests.board.serving import chromium, served
 from tests.board.test_browser import LOOKS, Watched, context
 
+expect.set_options(timeout=60_000)
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -105,7 +107,7 @@ def test_without_javascript_every_step_works(browser: Browser, url: str, file: P
         out.truncate(2 * MAX_FILE_BYTES)
     page.set_input_files("#file", large)
     page.get_by_role("button", name="Show the columns").click()
-    expect(page.get_by_role("alert")).to_contain_text("The file has more than 50 MB", timeout=60_000)
+    expect(page.get_by_role("alert")).to_contain_text("The file has more than 50 MB")
     made.close()
 
 

@@ -67,7 +67,7 @@ async def checked(
 
 
 async def settled(upload: Upload) -> Upload:
-    await until(lambda: upload.state not in ("checking", "sending"))
+    await until(lambda: upload.state not in ("checking", "sending"), 60)
     return upload
 
 
@@ -177,7 +177,7 @@ async def test_a_discarded_file_is_gone(kept: Uploads) -> None:
     kept.check(upload, upload.names, upload.options)
     kept.discard(upload)
     assert kept.get(upload.id, "jane") is None
-    await until(lambda: upload._source.closed)
+    await until(lambda: upload._source.closed, 60)
 
 
 async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
