@@ -38,7 +38,7 @@ _TERM_S = 60.0
 _AFTER_S = 3.0
 
 
-class Stands(msgspec.Struct):
+class Restarts(msgspec.Struct):
     """Seconds: the longest stand of each lane, and of each restart: until the process ended, and until it was ready."""
 
     lanes: dict[str, float]
@@ -46,7 +46,7 @@ class Stands(msgspec.Struct):
     ready: list[float]
 
 
-async def measure(bootstrap: str, rounds: int, names: bool, progress: Callable[[str], None]) -> Stands:
+async def measure(bootstrap: str, rounds: int, names: bool, progress: Callable[[str], None]) -> Restarts:
     """Restart each worker in turn under load."""
     environment = NAME_ENV if names else ""
     async with Fleet(
@@ -72,7 +72,7 @@ async def measure(bootstrap: str, rounds: int, names: bool, progress: Callable[[
             found = longest(line.requests(), line.names, began_ms)
         if line.posted_again():
             raise SystemExit("a lead was POSTed twice: the figures are worth nothing")
-    return Stands(found, ended_s, ready_s)
+    return Restarts(found, ended_s, ready_s)
 
 
 def join(line: Fleet, slot: int) -> Member:
@@ -91,9 +91,9 @@ def longest(requests: Iterable[Request], lanes: Iterable[str], after_ms: int) ->
     return {name: max(each, default=0) / 1000 for name, each in gaps.items()}
 
 
-def missed(stands: Stands) -> str:
+def missed(restarts: Restarts) -> str:
     """Which goal was missed, in words; "" if none."""
-    slowest = max(stands.lanes.values())
+    slowest = max(restarts.lanes.values())
     return f"a lane stood still for {slowest:.1f} s, the goal is {MOST_S:g}" if slowest > MOST_S else ""
 
 
@@ -110,17 +110,17 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     progress = Console(stderr=True).print
     with kafka_for(progress) as kafka:
-        stands = asyncio.run(measure(kafka.bootstrap, arguments.rounds, not arguments.without_names, progress))
+        restarts = asyncio.run(measure(kafka.bootstrap, arguments.rounds, not arguments.without_names, progress))
     if arguments.json:
-        sys.stdout.write(json.dumps({**msgspec.to_builtins(stands), "missed": missed(stands)}) + "\n")
+        sys.stdout.write(json.dumps({**msgspec.to_builtins(restarts), "missed": missed(restarts)}) + "\n")
     else:
         table = Table(title=f"Longest time between two requests of a lane, {WORKERS} workers restarted in turn")
         table.add_column("lane")
         table.add_column("seconds", justify="right")
-        for name, seconds in stands.lanes.items():
+        for name, seconds in restarts.lanes.items():
             table.add_row(name, f"{seconds:.2f}")
         Console().print(table)
-    if problem := missed(stands):
+    if problem := missed(restarts):
         raise SystemExit(problem)
 
 

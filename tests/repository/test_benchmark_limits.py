@@ -152,7 +152,7 @@ def test_a_row_has_a_cell_for_each_heading() -> None:
 def test_the_longest_stand_of_a_lane_in_a_rolling_restart() -> None:
     requests = [Request(number, at_ms, 200, 1, workspace="w0") for number, at_ms in enumerate((10, 100, 2_101, 2_150))]
     assert rolling_restart.longest(requests, ["w0"], 50) == {"w0": 2.001}
-    stops = rolling_restart.Stands({"w0": 2.001, "w1": 0.1}, [], [])
-    assert "2.0 s" in rolling_restart.missed(stops)
-    stops.lanes["w0"] = 2.0
-    assert rolling_restart.missed(stops) == ""
+    restarts = rolling_restart.Restarts({"w0": 2.001, "w1": 0.1}, [], [])
+    assert "2.0 s" in rolling_restart.missed(restarts)
+    restarts.lanes["w0"] = 2.0
+    assert rolling_restart.missed(restarts) == ""
