@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from stream_app.cli.base import NO, confirm, on_kafka, say, show, show_json
 from stream_app.cli.commands import exit_code, is_queued, received, sent
 from stream_app.cli.options import Audit, Workspace
 from stream_app.cli.progress import reading
 from stream_app.config import Settings, check_known
-from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.text import count
-from stream_app.operator.erase import StoredLead, find_stored_leads, remains
+from stream_app.operator.erase import StoredLead, erasure, find_stored_leads, remains
 from stream_app.operator.submit import SentCommand
 from stream_app.operator.suppress import hashes_of
 
@@ -57,15 +55,9 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
 async def _erase(
     audit: Audit, settings: Settings, stored: list[StoredLead], persons: list[str], typed: str
 ) -> list[SentCommand]:
-    async def to_lanes(kind: CommandKind, workspace: str, what: dict[str, Any]) -> SentCommand:
-        return await sent(settings, audit, kind, workspace, what, typed)
-
-    # Suppress the person first, so that no new lead of theirs arrives after the erasure.
-    commands = [await to_lanes("suppress", "", {"people": persons})] if persons else []
-    for lead in stored:
-        what = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
-        commands.append(await to_lanes("erase", lead.workspace, what))
-    return commands
+    return [
+        await sent(settings, audit, kind, workspace, args, typed) for kind, workspace, args in erasure(stored, persons)
+    ]
 
 
 def _show(settings: Settings, stored: list[StoredLead], commands: list[SentCommand], *, as_json: bool) -> None:

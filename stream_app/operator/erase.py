@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Set
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -11,6 +11,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.errors import SettingsError
+from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import former_ids_of, hashes, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
 from stream_app.domain.messages import Result
@@ -143,6 +144,20 @@ async def find_stored_leads(
         StoredLead(workspace, name, tuple(sorted(destinations)), people)
         for (workspace, name), destinations in sorted(found.leads.items())
     ]
+
+
+def erasure(stored: Sequence[StoredLead], persons: Sequence[str]) -> list[tuple[CommandKind, str, dict[str, Any]]]:
+    """Return kind, workspace and arguments of each command that erases these leads and suppresses these people.
+
+    The people come first, so that no new lead of theirs arrives after the erasure.
+    """
+    found: list[tuple[CommandKind, str, dict[str, Any]]] = []
+    if persons:
+        found.append(("suppress", "", {"people": list(persons)}))
+    for lead in stored:
+        args = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
+        found.append(("erase", lead.workspace, args))
+    return found
 
 
 def _add_row(found: _Found, key: bytes, value: bytes) -> None:

@@ -24,5 +24,9 @@ BUDGET: Final = "Change caps live, from the next lead on. N, `none` for no limit
 CORRECT: Final = "Book credits or actions that were spent elsewhere, or (below 0) returned by Clay."
 RATE: Final = "Change the rate live."
 QUOTA: Final = "Retire a webhook or use it again, or set its count of submissions."
-CANCEL: Final = "Cancel a lead or an import: what is not at Clay yet ends as suppressed."
+SUPPRESS: Final = "Add people to the list. Their leads then end as suppressed, in every workspace."
+ERASE: Final = (
+    "Erase a lead, or all leads of a person, from results, cache and look-up. The person is never sent again, not even "
+    "from a dead letter. Clay's rows cannot be deleted from here; the command lists them."
+)
 RELOAD: Final = "Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces."

@@ -37,6 +37,7 @@ from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.kafka.groups import Consumption
+from stream_app.operator.erase import StoredLead
 from stream_app.operator.submit import CommandSender
 from stream_app.publishing.uploads import Uploads
 from tests.board.replays import priced, replays
@@ -124,6 +125,11 @@ class Waiting:
         return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
 
 
+async def stored_lead(lead_id: str, workspace: str | None) -> list[StoredLead]:
+    """What Kafka stores of a lead: of crm-17, in one destination."""
+    return [StoredLead("initech", "crm-17", ("initech-people",), (HASH,))] if lead_id == "crm-17" else []
+
+
 class Outbox:
     """Takes commands in place of Kafka. `is_away`: Kafka does not answer."""
 
@@ -166,7 +172,7 @@ def board_of(
         Waiting(),
         lambda: NOW_MS,
         shared_s,
-        actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced)),
+        actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
     )
 

@@ -10,7 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.cli import lanes
+from stream_app.cli.erase import erase
+from stream_app.cli.suppress import add_people
 from stream_app.domain.lane_messages import CommandAnswer
+from stream_app.operator import orders
 from stream_app.operator.orders import LANE_KINDS
 from tests.board.client import OWN, Client
 from tests.board.scene import HOSTILE, NOW_MS, OPERATOR_TOKEN, Outbox, board_of, model_of, settings_of
@@ -216,3 +220,71 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     for command in ("c-1", HOSTILE, "c-" + "0" * 32):
         assert (await client.get("/board", params={"command": command})).status_code == 200
     client.board.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- leads
+
+
+async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox) -> None:
+    url, entered = "/board/leads/crm-17/act/cancel", {"workspace": "initech", **_WHY}
+    for typed in ("", "crm-1", "CRM-17", HOSTILE):
+        answer = await send(operator, url, typed=typed, **entered)
+        assert (answer.status_code, "Type crm-17 to confirm" in answer.text, outbox.records) == (422, True, [])
+    answer = await send(operator, url, typed="crm-17", **entered)
+    (command,) = outbox.commands
+    assert (command.kind, command.workspace, command.args) == ("cancel_lead", "initech", {"lead_id": "crm-17"})
+    assert answer.headers["location"] == f"/board/leads/crm-17?command={command.id}"
+    assert "no worker has answered yet" in (await operator.get(answer.headers["location"])).text
+
+
+async def test_a_lead_that_still_waits_can_be_cancelled(operator: Client, outbox: Outbox) -> None:
+    """The read model does not know it, so the operator chooses the workspace."""
+    url = "/board/leads/crm-waits/act/cancel"
+    assert (await send(operator, url, typed="crm-waits", workspace="other", **_WHY)).status_code == 422
+    assert (await send(operator, url, typed="crm-waits", workspace="acme", **_WHY)).status_code == 303
+    assert outbox.commands[0].args == {"lead_id": "crm-waits"}
+
+
+async def test_erase_suppresses_the_person_first(operator: Client, outbox: Outbox) -> None:
+    url = "/board/leads/crm-17/act/erase"
+    text = (await operator.get(url)).text
+    assert "this cannot be undone" in text
+    assert "The person is never sent again" in text
+    nonce, entered = await nonce_of(operator, url), {"workspace": "initech", "typed": "crm-17", **_WHY}
+    for _ in range(2):
+        answer = await send(operator, url, nonce, **entered)
+    sent = [(command.kind, command.workspace, record.partition) for command, record in _both(outbox)]
+    once = [*(("suppress", "", number) for number in range(6)), ("erase", "initech", 3)]
+    assert sent == once * 2
+    ids = [command.id for command in outbox.commands]
+    assert ids[: len(once)] == ids[len(once) :], "a second click is the same commands"
+    assert set(re.findall("c-[0-9a-f]{32}", answer.headers["location"])) == set(ids)
+    assert "ada@" not in "".join(str(command) for command in outbox.commands)
+    answer = await send(operator, "/board/leads/unknown/act/erase", workspace="acme", typed="unknown", **_WHY)
+    assert (answer.status_code, "Nothing found to erase" in answer.text) == (422, True)
+
+
+def _both(outbox: Outbox) -> list[Any]:
+    return list(zip(outbox.commands, outbox.records, strict=True))
+
+
+async def test_suppress_a_person(operator: Client, outbox: Outbox, capfd: pytest.CaptureFixture[str]) -> None:
+    url, entered = "/board/act/suppress", {"typed": "suppress", "why": "ada@example.com objected"}
+    answer = await send(operator, url, person="someone", **entered)
+    assert (answer.status_code, "is neither an e-mail nor a LinkedIn URL" in answer.text) == (422, True)
+    answer = await send(operator, url, person="ada@example.com", **entered)
+    assert answer.headers["location"].startswith("/board/leads?command=c-")
+    assert "ada@" not in answer.headers["location"]
+    assert [record.partition for record in outbox.records] == list(range(6))
+    assert outbox.commands[0].args["people"]
+    assert b"ada@" not in b"".join(record.value or b"" for record in outbox.records)
+    assert "ada@" not in "".join(capfd.readouterr())
+
+
+async def test_the_words_are_those_of_the_command_line() -> None:
+    help_texts = {
+        lanes.budget: orders.BUDGET, lanes.correct: orders.CORRECT, lanes.rate: orders.RATE,
+        lanes.quota: orders.QUOTA, lanes.reload: orders.RELOAD, add_people: orders.SUPPRESS, erase: orders.ERASE,
+    }  # fmt: skip
+    for command, text in help_texts.items():
+        assert " ".join((command.__doc__ or "").split()).startswith(text)

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
-from tests.board.scene import NOW_MS, TOKEN
+from tests.board.scene import NOW_MS, OPERATOR_TOKEN, TOKEN
 from tests.board.serving import chromium, served
 
 PAGES: Final = {
@@ -33,7 +33,14 @@ PAGES: Final = {
     "system": "/board/system",
 }
 LOOKS: Final = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
-_CONTROLS: Final = "a[href], button, input:not([type=hidden]), summary, [tabindex='0']"
+_CONTROLS: Final = "a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']"
+KEYBOARD: Final = """(controls) => {
+    window.expected = new Set([...document.querySelectorAll(controls)].filter((each) =>
+        each.checkVisibility({ visibilityProperty: true })));
+    document.addEventListener("focusin", (event) => window.expected.delete(event.target));
+    return window.expected.size;
+}"""
+"""Notes the controls that the focus has not reached; returns their number."""
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +100,8 @@ def test_the_keyboard_reaches_every_control(browser: Browser, url: str, width: i
     watched = Watched(made)
     for name, path in PAGES.items():
         page = watched.open(url + path)
-        page.evaluate(
-            """(controls) => {
-                window.expected = new Set([...document.querySelectorAll(controls)].filter((each) =>
-                    each.checkVisibility({ visibilityProperty: true })));
-                document.addEventListener("focusin", (event) => window.expected.delete(event.target));
-            }""",
-            _CONTROLS,
-        )
-        for _ in range(page.evaluate("window.expected.size") + 2):
+        expected = page.evaluate(KEYBOARD, _CONTROLS)
+        for _ in range(expected + 2):
             page.keyboard.press("Tab")
         left = page.evaluate("[...window.expected].map((each) => each.outerHTML)")
         assert left == [], name
@@ -163,6 +163,92 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     page.get_by_label("Find a lead").fill("crm-1")
     assert not refreshes(), "a form is being filled"
     assert watched.errors == []
+    made.close()
+
+
+FORMS: Final = {
+    **{kind: f"/board/lanes/acme/act/{kind}" for kind in ("pause", "budget", "correct", "rate", "quota")},
+    "cancel": "/board/leads/crm-17/act/cancel",
+    "erase": "/board/leads/crm-17/act/erase",
+    "suppress": "/board/act/suppress",
+    "reload": "/board/act/reload",
+    "lane": "/board/lanes/acme?command=c-" + "0" * 32,
+}
+"""What only operators see."""
+
+
+@pytest.fixture(scope="module")
+def operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("operators"), token=True, operator=True) as url:
+        yield url
+
+
+def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN) -> None:
+    page.goto(f"{url}/board/login")
+    page.get_by_label("Token").fill(token)
+    page.get_by_label("Your name").fill("jane")
+    page.get_by_role("button", name="Log in").click()
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_every_form_can_be_used_by_everyone(browser: Browser, operators: str, scheme: str, width: int) -> None:
+    made = context(browser, scheme, width)
+    watched, axe = Watched(made), Axe()
+    log_in(watched.page, operators)
+    for name, path in FORMS.items():
+        page = watched.open(operators + path)
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        expected = page.evaluate(KEYBOARD, _CONTROLS)
+        for _ in range(expected + 2):
+            page.keyboard.press("Tab")
+        assert page.evaluate("[...window.expected].map((each) => each.outerHTML)") == [], name
+        assert watched.errors == [], name
+    made.close()
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_pause_a_lane_in_the_browser(browser: Browser, operators: str, javascript: bool) -> None:
+    made = context(browser, java_script_enabled=javascript)
+    page = made.new_page()
+    log_in(page, operators)
+    page.goto(f"{operators}/board/lanes/hooli")
+    page.get_by_role("link", name="Pause").click()
+    assert "not paused" in page.locator(".facts").inner_text()
+    page.get_by_label("Why").fill("<b>new table</b>")
+    page.get_by_role("button", name="Pause the lane").click()
+    page.wait_for_url("**/board/lanes/hooli?command=c-*")
+    assert "no worker has answered yet" in page.locator(".answer").inner_text()
+    made.close()
+
+
+def test_a_button_locks_while_the_form_is_sent(browser: Browser, operators: str) -> None:
+    made = context(browser)
+    watched = Watched(made)
+    page = watched.page
+    log_in(page, operators)
+    page.goto(f"{operators}/board/lanes/hooli/act/trip")
+    page.evaluate("document.querySelector('.act').addEventListener('submit', (event) => event.preventDefault())")
+    page.get_by_label("Why").fill("x")
+    page.get_by_role("button", name="Open the breaker").click()
+    assert page.get_by_role("button", name="Open the breaker").is_disabled()
+    made.close()
+
+
+def test_a_wrong_form_says_so_beside_the_field(browser: Browser, operators: str) -> None:
+    made = context(browser)
+    watched, axe = Watched(made), Axe()
+    page = watched.page
+    log_in(page, operators)
+    page.goto(f"{operators}/board/lanes/hooli/act/budget")
+    page.get_by_label("Credits per day").fill("many")
+    page.get_by_label("Why").fill("x")
+    page.get_by_role("button", name="Change the budget").click()
+    assert page.get_by_label("Credits per day").input_value() == "many"
+    field = page.get_by_label("Credits per day")
+    assert "Enter a number, none or configured" in page.locator(f"#{field.get_attribute('id')}-problem").inner_text()
+    assert axe.run(page).violations_count == 0
     made.close()
 
 

@@ -14,7 +14,7 @@ from stream_app.board.actions.base import Action, Fact, Field, Form, FormRequest
 from stream_app.board.commands import followed_at
 from stream_app.board.formats import number
 from stream_app.board.site import Site
-from stream_app.domain.lane.budget import CAPS
+from stream_app.domain.lane.budget import CAPS, METERS
 from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import CommandKind, LaneView
 from stream_app.domain.policy import Workspace, in_force
@@ -35,12 +35,7 @@ _BUTTONS: Final[dict[CommandKind, str]] = {
     "rate": "Change the rate",
     "quota": "Change the webhook",
 }
-_MODES: Final[dict[CommandKind, str]] = {
-    "trip": "forced open",
-    "close": "forced closed",
-    "shadow": "shadow: it only reports",
-    "auto": "decides by itself",
-}
+_MODES: Final[dict[CommandKind, str]] = {"trip": "open", "close": "closed", "shadow": "shadow", "auto": "auto"}
 _MODE_WORDS: Final = {
     "open": "forced open",
     "closed": "forced closed",
@@ -125,7 +120,7 @@ def _simple(site: Site, kind: CommandKind, opened: FormRequest) -> Form:
 
 def _facts(kind: CommandKind, view: LaneView | None) -> list[Fact]:
     if kind in _MODES:
-        return [Fact("Circuit breaker", _MODE_WORDS[view.mode if view else "auto"], _MODES[kind])]
+        return [Fact("Circuit breaker", _MODE_WORDS[view.mode if view else "auto"], _MODE_WORDS[_MODES[kind]])]
     if kind == "reset":
         breaker = view.breaker.replace("_", " ") if view else "closed"
         return [Fact("Circuit breaker", breaker, "closed, with an empty window")]
@@ -149,14 +144,21 @@ def _reload(site: Site, opened: FormRequest) -> Form:
 
 def _budget(site: Site, opened: FormRequest) -> Form:
     lane = _lane(site, opened)
-    budget = lane.policy.budget
+    budget, meters = lane.policy.budget, lane.view.meters if lane.view else {}
     hint = "a number, none for no limit, or configured; empty: unchanged"
     fields = [
-        Field(cap, cap.replace("_", " ").capitalize(), _cap(getattr(budget, cap)), hint, "number", most=20)
-        for cap in CAPS
+        Field(
+            cap,
+            cap.replace("_", " ").capitalize(),
+            _cap(meters[name].cap if name in meters else getattr(budget, cap)),
+            hint,
+            "number",
+            most=20,
+        )
+        for cap, name in zip(CAPS, METERS, strict=True)
     ]
     shadow = Field("shadow", "Shadow", "on" if budget.shadow else "off", "count only, hold no lead", "choice", _ON_OFF)
-    return _form("budget", lane, "Change caps live, from the next lead on.", fields=[*fields, shadow])
+    return _form("budget", lane, orders.BUDGET.replace("`", ""), fields=[*fields, shadow])
 
 
 def _cap(value: int | None) -> str:
