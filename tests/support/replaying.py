@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
@@ -33,10 +34,11 @@ def replaying(settings: Settings) -> Iterator[None]:
             await cancel([running])
 
     thread = threading.Thread(target=lambda: asyncio.run(work()))
-    thread.start()
-    try:
-        assert ready.wait(60)
-        yield
-    finally:
-        end.set()
-        thread.join(60)
+    with patch("stream_app.replay.runner.log"):  # it would write into the output of the command under test
+        thread.start()
+        try:
+            assert ready.wait(60)
+            yield
+        finally:
+            end.set()
+            thread.join(60)
