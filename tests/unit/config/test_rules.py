@@ -61,6 +61,13 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
         (f"[gateway]\napi_token_env = '{KEY}'", "gateway.api_token_env: must be the name of an environment"),
+        (f"[gateway]\noperator_token_env = '{KEY}'", "gateway.operator_token_env: must be the name of an environment"),
+        ("[gateway]\nuser_header = 'X-User'", "gateway.user_header: needs gateway.user_header_secret_env"),
+        ("[gateway]\nuser_header_secret_env = 'SECRET'", "gateway.user_header: needs gateway.user_header_secret_env"),
+        (
+            "[gateway]\nuser_header = 'X User'\nuser_header_secret_env = 'SECRET'",
+            "gateway.user_header: must be the name of a header",
+        ),
         ("[gateway]\ntrace_url = 'https://tempo.example.com/'", "gateway.trace_url: must be like https://"),
         ("[gateway]\ntrace_url = 'javascript:{trace_id}'", "gateway.trace_url: must be like https://"),
         ("[gateway]\napi_url = 'gateway:9103'", "gateway.api_url: must be like http://"),
