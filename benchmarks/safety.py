@@ -78,7 +78,7 @@ def _yes(counter: _Counter) -> type[Any]:
 
         def __init__(self, *_: object) -> None: ...
 
-        async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
             await asyncio.sleep(0)
             counter.add()
             return Accepted(200, 1)

@@ -86,7 +86,7 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
 
 
 class _NoClay:
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         raise AssertionError("nothing is sent here")
 
 

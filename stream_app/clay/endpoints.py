@@ -20,13 +20,13 @@ class Endpoint:
 
 
 class Webhooks:
-    """`ports.Clay` over HTTP. Calls `posted` with the destination and the outcome after each POST."""
+    """`ports.Clay` over HTTP. Calls `posted` with destination, outcome and trace id after each POST."""
 
     def __init__(
         self,
         client: ClayClient,
         endpoints: Mapping[str, Endpoint],
-        posted: Callable[[str, Outcome], None],
+        posted: Callable[[str, Outcome, str], None],
         check: HostCheck,
     ) -> None:
         self._client = client
@@ -34,7 +34,7 @@ class Webhooks:
         self._endpoints = endpoints
         self._posted = posted
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         """Send one POST; see `ClayClient.send`."""
         endpoint = self._endpoints[destination]
         outcome = await self._client.send(
@@ -43,7 +43,7 @@ class Webhooks:
             body,
             unavailable_is_refused=endpoint.unavailable_is_refused,
         )
-        self._posted(destination, outcome)
+        self._posted(destination, outcome, trace_id)
         return outcome
 
     async def host_answers(self, destination: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
@@ -12,12 +13,16 @@ from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.delivery.recorder import Took
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
 from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS, BoundedLabel
 from stream_app.ops.lane_metrics import LaneMetrics
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LONG_SECONDS: Final = (1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400, 259_200, 604_800)
+_EXEMPLAR_EVERY_S: Final = 1.0
+_TRACE_ID_DIGITS: Final = 32  # the client library refuses a long exemplar
 _WORTH_A_LINE: Final = frozenset[Status](
     {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
 )
@@ -87,6 +92,7 @@ class WorkerMetrics:
         # `labels()` takes a lock for each call, so the children that each lead uses are kept.
         self._children: dict[tuple[str, str, str], Counter] = {}
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
+        self._next_exemplar_s: dict[tuple[str, type[Outcome]], float] = {}
         self._commit = Histogram(
             "stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS, registry=registry
         )
@@ -101,6 +107,23 @@ class WorkerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._took = {
+            "callback": Histogram(
+                "stream_app_accepted_to_callback_seconds",
+                "Time from Clay's acceptance of a lead to its first callback.",
+                ("destination",),
+                buckets=_LONG_SECONDS,
+                registry=registry,
+            ),
+            "done": Histogram(
+                "stream_app_received_to_done_seconds",
+                "Time from the first event of a lead to its end, over all retries and replays.",
+                ("destination",),
+                buckets=_LONG_SECONDS,
+                registry=registry,
+            ),
+        }
+        self._took_children: dict[tuple[str, str], Histogram] = {}
         self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
         self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
         self._recoveries = Counter(
@@ -126,6 +149,12 @@ class WorkerMetrics:
             "stream_app_credits_returned",
             "Booked credits that leads did not cost after all, by the step that corrected them.",
             ("destination", "status"),
+            registry=registry,
+        )
+        self._hits = Counter(
+            "stream_app_cache_hits",
+            "Leads that an earlier result answered, by the reason it was used.",
+            ("destination", "reason"),
             registry=registry,
         )
         self._saved = Counter(
@@ -169,6 +198,8 @@ class WorkerMetrics:
         if event.credits:
             counter = self._booked if event.credits > 0 else self._returned
             counter.labels(self._destination(event.destination), event.status).inc(abs(event.credits))
+        if event.status == "served_from_cache":
+            self._hits.labels(self._destination(event.destination), event.reason).inc()
         if event.saved:
             self._saved.labels(self._destination(event.destination)).inc(event.saved)
         if event.status == "dead_lettered":
@@ -182,6 +213,15 @@ class WorkerMetrics:
                 reason=event.reason,
                 text=event.text,
             )
+
+    def took(self, took: Took) -> None:
+        """Report how long a lead took."""
+        labels = (took.until, took.destination)
+        timer = self._took_children.get(labels)
+        if timer is None:
+            timer = self._took[took.until].labels(self._destination(took.destination))
+            self._took_children[labels] = timer
+        timer.observe(took.ms / 1000)
 
     def lane(self, view: LaneView) -> None:
         """Report the published state of a lane."""
@@ -217,14 +257,19 @@ class WorkerMetrics:
         self._recoveries.inc()
         self._log.warning("partition_recovered", partition=partition, because=str(error))
 
-    def posted(self, destination: str, outcome: Outcome) -> None:
-        """Report a finished POST."""
+    def posted(self, destination: str, outcome: Outcome, trace_id: str) -> None:
+        """Report a finished POST. An exemplar costs more than the observation, so few POSTs become one."""
         labels = (destination, type(outcome))
         timer = self._timers.get(labels)
         if timer is None:
             name = type(outcome).__name__.lower()
             timer = self._timers[labels] = self._posts.labels(self._destination(destination), name)
-        timer.observe(outcome.latency_ms / 1000)
+        now_s = time.monotonic()
+        if now_s >= self._next_exemplar_s.get(labels, 0.0):
+            self._next_exemplar_s[labels] = now_s + _EXEMPLAR_EVERY_S
+            timer.observe(outcome.latency_ms / 1000, {"trace_id": trace_id[:_TRACE_ID_DIGITS]})
+        else:
+            timer.observe(outcome.latency_ms / 1000)
 
 
 class WaitingRecords(Collector):

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
+from stream_app.domain.delivery.recorder import Took
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
@@ -81,6 +82,9 @@ class Observer(Protocol):
     """Gets what happened, once it is committed: metrics and log."""
 
     def emitted(self, event: StatusEvent) -> None: ...
+
+    def took(self, took: Took) -> None:
+        """A lead has got its callback or has come to its end."""
 
     def lane(self, view: LaneView) -> None: ...
 

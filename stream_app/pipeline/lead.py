@@ -265,7 +265,9 @@ class LeadPipeline:
         if self._clock.boot_ms() - grant.at_boot_ms > self._plan.delivery.max_request_start_age_s * 1000:
             return posted
         in_flight.posted = None
-        outcome = await self._clay.send(resolved.destination.alias, grant.webhook_id, resolved.body)
+        outcome = await self._clay.send(
+            resolved.destination.alias, grant.webhook_id, resolved.body, posted.row.trace_id
+        )
         in_flight.posted = posted = Posted(posted.row, grant, outcome)
         return posted
 

@@ -156,7 +156,7 @@ class PartitionState(Protocol):
 class Clay(Protocol):
     """Sends one row to a destination's webhook. A network failure is an outcome, not an exception."""
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome: ...
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome: ...
 
 
 class Archive(Protocol):

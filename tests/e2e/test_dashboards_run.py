@@ -25,6 +25,7 @@ WINDOW = "30s"
 AFTER_TROUBLE_ONLY = {
     "Dead letters": "there are none",
     "Dead letters by reason": "there are none",
+    "Leads answered by the cache": "no lead is",
     "Credits saved by the cache": "no lead is answered from the cache",
     "Records moved": "nothing is replayed",
     "Spans": "there is no trace process",

@@ -116,6 +116,29 @@ def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome: Statu
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("state", "accepted_at_ms", "seen"),
+    [
+        ("accepted", 61_000, {"done": 999, "callback": 940}),
+        ("callback_overdue", 61_000, {"done": 999, "callback": 940}),
+        ("accepted", 0, {"done": 999}),  # by a worker that did not note it
+        ("sending", 0, {"done": 999}),  # only the callback shows that Clay has accepted it
+    ],
+)
+def test_a_callback_shows_how_long_its_lead_took(state: Status, accepted_at_ms: int, seen: dict[str, int]) -> None:
+    async def main() -> None:
+        bench = Bench()
+        now = now_ms()
+        bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms and now - 940_000)
+        for outcome in ("partial", "enriched"):
+            bench.call_back(outcome)
+        await settled(bench)
+        assert {took.until: took.ms // 1_000 for took in bench.observer.times} == seen
+        assert len(bench.observer.times) == len(seen), "a second callback does not count again"
+
+    run(main())
+
+
 @pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
 def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s: int, age_s: int) -> None:
     async def main() -> None:

@@ -44,7 +44,7 @@ class Clay:
         self.sent: list[str] = []
         self.refuses = False
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.sent.append(json.loads(body)["lead_id"])
         return Refused("connect_error", 1) if self.refuses else Accepted(200, 1)
 

@@ -31,9 +31,9 @@ class ByWorkspace(SlowClay):
         self.acme: list[Outcome] = []
         self.sent: list[tuple[int, str]] = []
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.sent.append((now_ms(), webhook_id))
-        took = await super().send(destination, webhook_id, body)
+        took = await super().send(destination, webhook_id, body, trace_id)
         return self.acme.pop(0) if destination == "acme-main" and self.acme else took
 
 

@@ -24,7 +24,7 @@ class IllClay(SlowClay):
     host_answers_meanwhile = False
     checks = 0
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         await asyncio.sleep(0.1)
         self.bodies.append(body)
         return Refused("http_503", 100, 503) if self.down else Accepted(200, 100)

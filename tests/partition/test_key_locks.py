@@ -99,9 +99,9 @@ def test_copies_share_commits() -> None:
 class Hangs(SlowClay):
     """Answers about the first lead after an hour."""
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self._takes_s = 1.0 if self.bodies else 3_600.0
-        return await super().send(destination, webhook_id, body)
+        return await super().send(destination, webhook_id, body, trace_id)
 
 
 def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:

@@ -23,6 +23,7 @@ class Watching(Silent):
     """What the observer has of a lane now, and all news that it heard."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.view: LaneView | None = None
         self.news: list[str] = []
 

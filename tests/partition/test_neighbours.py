@@ -39,8 +39,8 @@ class IllClay(SlowClay):
         super().__init__(0.1)
         self.well_at_s = 0.0
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
-        await super().send(destination, webhook_id, body)
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        await super().send(destination, webhook_id, body, trace_id)
         is_ill = destination == "acme-main" and asyncio.get_running_loop().time() < self.well_at_s
         return Refused("http_503", 100, 503) if is_ill else Accepted(200, 100)
 

@@ -36,7 +36,7 @@ class SlowClay:
         self.first: list[Outcome] = []
         self._takes_s = takes_s
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.bodies.append(body)
         await asyncio.sleep(self._takes_s)
         return self.first.pop(0) if self.first else Accepted(200, round(self._takes_s * 1000))
@@ -63,8 +63,9 @@ class Bench:
 
     def start_over(self) -> None:
         """Another worker, which has nothing but what is on Kafka."""
+        self.observer = Silent()
         self.partition = PartitionOwner(
-            0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
+            0, self.plan, self.ledger, self.clay, VirtualClock(), self.observer, self.alarms.append, _member, 0.005
         )
         self.inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.leads, 0)
         self.retrying: asyncio.Task[None] | None = None

@@ -60,7 +60,7 @@ async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
     bench = Bench(Setup(callbacks=False, credits_per_day=100), link=link)
     left = iter(outcomes)
 
-    async def send(destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         bench.clay.bodies.append(body)
         await asyncio.sleep(0.1)
         return next(left)
@@ -126,7 +126,7 @@ def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before() -> 
         bench = Bench(Setup(callbacks=False), link=link)
         outcomes: list[Outcome] = [BUSY, ACCEPTED, ACCEPTED]
 
-        async def send(destination: str, webhook_id: str, body: bytes) -> Outcome:
+        async def send(destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
             bench.clay.bodies.append(body)
             second = len(bench.clay.bodies) == 2
             if second:

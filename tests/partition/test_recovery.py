@@ -94,10 +94,10 @@ class LosesOne(ManyRows):
 class DeafClay(SlowClay):
     """A client that swallows a cancellation, as libraries do."""
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         with suppress(asyncio.CancelledError):
-            await super().send(destination, webhook_id, body)
-        return await super().send(destination, webhook_id, body)
+            await super().send(destination, webhook_id, body, trace_id)
+        return await super().send(destination, webhook_id, body, trace_id)
 
 
 def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation() -> None:
@@ -132,7 +132,7 @@ class LosesOneAt:
 class RefusesTheFirst(SlowClay):
     """Answers the first lead with a 429 soon, and accepts the second one later."""
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.bodies.append(body)
         if len(self.bodies) == 1:
             await asyncio.sleep(0.5)

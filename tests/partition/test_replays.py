@@ -33,7 +33,7 @@ class NeverClay:
     def __init__(self) -> None:
         self.sent = 0
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.sent += 1
         return Refused("connect_error", 1)
 

@@ -25,7 +25,7 @@ class Hanging(SlowClay):
 
     hangs = False
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.bodies.append(body)
         if self.hangs:
             await asyncio.sleep(TIMES_OUT_S)
@@ -77,7 +77,7 @@ class Stalling(SlowClay):
 
     until_s = 0.0
 
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.bodies.append(body)
         takes_s = max(0.2, self.until_s - asyncio.get_running_loop().time())
         await asyncio.sleep(takes_s)

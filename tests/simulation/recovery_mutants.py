@@ -31,7 +31,7 @@ def under_way_counts_as_not_started() -> Patch:
     async def post(self: LeadPipeline, in_flight: InFlight, case: ResolvedLead) -> Posted:
         posted = in_flight.posted
         assert posted is not None
-        outcome = await self._clay.send(case.destination.alias, posted.entry.webhook_id, case.body)
+        outcome = await self._clay.send(case.destination.alias, posted.entry.webhook_id, case.body, posted.row.trace_id)
         return msgspec.structs.replace(posted, outcome=outcome)
 
     return patch.object(LeadPipeline, "_post", post)

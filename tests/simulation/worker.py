@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol, TypeVar
 
+from stream_app.domain.delivery.recorder import Took
 from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
@@ -128,6 +129,8 @@ class Observer:
         self._say = say
 
     def emitted(self, event: StatusEvent) -> None: ...
+
+    def took(self, took: Took) -> None: ...
 
     def lane(self, view: LaneView) -> None: ...
 

@@ -74,6 +74,8 @@ def _panel(source: Panel) -> Any:
         panel.mappings([models.ValueMap(options=results)])
     for number, (legend, query) in enumerate(source.queries.items()):
         target = prometheus.Dataquery().expr(query).legend_format(legend).ref_id(chr(ord("A") + number))
+        if source.exemplars:
+            target.exemplar(True)
         if source.kind == "heatmap":
             target.format(PromQueryFormat.HEATMAP)
         panel.with_target(target.instant() if source.kind in ("number", "bars") else target.range())

@@ -86,6 +86,7 @@ LANE: Final = Dashboard(
                 "The time within which 95 % of the POSTs were answered.",
                 "s",
                 {"{{destination}}": quantile(0.95, "stream_app_post_seconds", "destination", TABLES)},
+                exemplars=True,
             ),
             Panel(
                 "Time of a POST",
@@ -93,6 +94,27 @@ LANE: Final = Dashboard(
                 "s",
                 {"{{le}}": increase("stream_app_post_seconds_bucket", TABLES, "le")},
                 "heatmap",
+            ),
+            Panel(
+                "Time until the callback",
+                "The time from Clay's acceptance of a lead to its first callback, for 50 % and 95 % of the leads.",
+                "s",
+                {
+                    "{{destination}} 50 %": quantile(
+                        0.5, "stream_app_accepted_to_callback_seconds", "destination", TABLES
+                    ),
+                    "{{destination}} 95 %": quantile(
+                        0.95, "stream_app_accepted_to_callback_seconds", "destination", TABLES
+                    ),
+                },
+                span=12,
+            ),
+            Panel(
+                "Time until done, 95 %",
+                "The time from the first event of a lead to its end, over all replays.",
+                "s",
+                {"{{destination}}": quantile(0.95, "stream_app_received_to_done_seconds", "destination", TABLES)},
+                span=12,
             ),
             Panel(
                 "Budget",

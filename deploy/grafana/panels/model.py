@@ -30,6 +30,7 @@ class Panel:
         limits: Value -> colour from that value on, for a panel with a meaning of good and bad.
         states: Value -> text and colour, for states that are numbers.
         most: The largest value of the axis.
+        exemplars: True to show the traces of single observations of a histogram.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Panel:
     limits: dict[float | None, str] = field(default_factory=dict)
     states: dict[str, tuple[str, str]] = field(default_factory=dict)
     most: float | None = None
+    exemplars: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from panels.model import BREAKER, CALM, LANES, Dashboard, Panel, births, highest, increase, rate
+from panels.model import BREAKER, CALM, LANES, Dashboard, Panel, births, highest, increase, quantile, rate
 
 OVERVIEW: Final = Dashboard(
     "stream-app-overview",
@@ -150,6 +150,21 @@ OVERVIEW: Final = Dashboard(
                 "Callbacks by the gateway's answer. `kafka_away` and `wrong_token` need a look.",
                 "ops",
                 {"{{answer}}": "sum by (answer) (rate(stream_app_callbacks_total[$__rate_interval]))"},
+                "stack",
+                12,
+            ),
+            Panel(
+                "Time until done, 95 %",
+                "The time from the first event of a lead to its end, over all replays, for 95 % of the leads.",
+                "s",
+                {"{{destination}}": quantile(0.95, "stream_app_received_to_done_seconds", "destination", "")},
+                span=12,
+            ),
+            Panel(
+                "Leads answered by the cache",
+                "Leads that an earlier result answered, per second, by the reason. `stale`: Clay could not be asked.",
+                "ops",
+                {"{{reason}}": rate("stream_app_cache_hits_total", "", "reason")},
                 "stack",
                 12,
             ),

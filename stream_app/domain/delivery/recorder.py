@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -10,7 +10,7 @@ from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.delivery.state_machine import Delivery, mark_key, step
+from stream_app.domain.delivery.state_machine import CALLBACK, Delivery, mark_key, step
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.imports import import_of
@@ -54,6 +54,20 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
     return Reason(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
 
 
+class Took(msgspec.Struct, frozen=True, gc=False):
+    """How long a lead took, for metrics.
+
+    Attributes:
+        until: `callback`: from the acceptance by Clay to the callback. `done`: from the first event to the end.
+        destination: The alias of its destination.
+        ms: The time in ms, over all retries and replays.
+    """
+
+    until: Literal["callback", "done"]
+    destination: str
+    ms: int
+
+
 class WriteBatch(msgspec.Struct, frozen=True):
     """What one transaction commits.
 
@@ -62,12 +76,14 @@ class WriteBatch(msgspec.Struct, frozen=True):
         records: Records to write.
         events: The status events among them, for metrics.
         workspace: The workspace whose lane changed; '' if none did.
+        took: How long the lead took, if these steps show it.
     """
 
     rows: Rows
     records: list[Record]
     events: list[StatusEvent]
     workspace: str = ""
+    took: tuple[Took, ...] = ()
 
 
 class Posted(msgspec.Struct, frozen=True, gc=False):
@@ -105,6 +121,7 @@ class DeliveryRecorder:
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
+        self._took: tuple[Took, ...] = ()
         self._once: Rows = list(aliases or [])
         if replaced is not None:
             self._once.append((mark_key(replaced.origin), b"1"))
@@ -128,8 +145,20 @@ class DeliveryRecorder:
             spent: What was booked with it.
             changes: Other fields of the row that change.
         """
-        self.row = step(self.row, state, now_ms, **changes)
+        before = self.row
+        if state == "accepted" and why.http_status is not None:
+            changes["accepted_at_ms"] = now_ms
+        self.row = step(before, state, now_ms, **changes)
+        if self.row.final and not before.final:
+            self._measure()
         self.emit(why, spent)
+
+    def _measure(self) -> None:
+        """Note how long the lead took until now, its end."""
+        row, alias = self.row, self.resolved.destination.alias
+        self._took = (Took("done", alias, row.at_ms - row.first_at_ms),)
+        if row.state in CALLBACK and row.accepted_at_ms:
+            self._took += (Took("callback", alias, max(0, row.at_ms - row.accepted_at_ms)),)
 
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
         """Continue the history of a lead that returned from a delay or was sent back by an operator.
@@ -202,11 +231,12 @@ class DeliveryRecorder:
     def step(self, *records: Record) -> WriteBatch:
         """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
         events, self._events = self._events, []
+        took, self._took = self._took, ()
         once, self._once = self._once, []
         rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
         records = (*(event_record(self._plan, event) for event in events), *records)
         workspace = self.resolved.destination.workspace
-        return WriteBatch(rows, list(records), events, workspace if workspace in self._plan.workspaces else "")
+        return WriteBatch(rows, list(records), events, workspace if workspace in self._plan.workspaces else "", took)
 
     def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.

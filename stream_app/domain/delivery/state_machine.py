@@ -25,7 +25,7 @@ _GATE: Final[frozenset[Status]] = frozenset(
         *("served_from_cache", "served_locally"),
     }
 )
-_CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 _SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
 """After a POST, a callback can show that Clay has the lead, whatever its state is."""
 
@@ -44,9 +44,9 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "sending": frozenset({"accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"}),
     "refused": _GATE | _SHOWN | {"dead_lettered"},
     "send_uncertain": frozenset({"accepted", "parked", "replayed"}),
-    "accepted": _CALLBACK | {"callback_overdue"},
-    "callback_overdue": _CALLBACK | {"parked", "credits_exhausted_suspected"},
-    "credits_exhausted_suspected": _CALLBACK | {"parked"},
+    "accepted": CALLBACK | {"callback_overdue"},
+    "callback_overdue": CALLBACK | {"parked", "credits_exhausted_suspected"},
+    "credits_exhausted_suspected": CALLBACK | {"parked"},
     "deferred": _SHOWN | {"replayed"},
     "served_locally": frozenset({"deferred"}),
     "dead_lettered": _SHOWN | {"replayed"},
@@ -95,6 +95,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         company: Hash of the company, if a result may come.
         probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
         people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.
+        accepted_at_ms: When Clay last accepted a POST of the history, epoch ms; 0 if no response has shown that.
     """
 
     version: int
@@ -119,6 +120,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     company: str = ""
     probe: int = 0
     people: tuple[str, ...] = ()
+    accepted_at_ms: int = 0
 
 
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
@@ -247,7 +249,7 @@ def match_callback(row: Delivery | None, outcome: Status) -> Meeting:
     steps = NEXT.get(row.state, frozenset())
     if outcome in steps:
         return "settles"
-    if row.state in _CALLBACK:
+    if row.state in CALLBACK:
         return "duplicate"
     return "settles" if "accepted" in steps and row.webhook_id else "unmatched"
 

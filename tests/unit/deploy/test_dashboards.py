@@ -28,6 +28,10 @@ NOT_SHOWN = {
     "process_start_time_seconds": "the versions show a restart",
     "process_virtual_memory_bytes": "resident memory counts",
     "stream_app_post_seconds_sum": "the quantiles and the heatmap show the times",
+    "stream_app_accepted_to_callback_seconds_sum": "the quantiles show it",
+    "stream_app_accepted_to_callback_seconds_count": "callbacks are counted by answer",
+    "stream_app_received_to_done_seconds_sum": "the quantiles show it",
+    "stream_app_received_to_done_seconds_count": "ends are counted by status",
     "stream_app_commit_seconds_sum": "the quantile shows it",
     "stream_app_commit_seconds_count": "steps are counted",
     "stream_app_callback_seconds_sum": "the quantile shows it",
@@ -124,6 +128,14 @@ def test_each_metric_is_on_a_panel_or_in_an_alert_or_has_a_reason() -> None:
     for name in known_samples():
         if not name.endswith("_created"):
             assert (name in used or name in alerts) != (name in NOT_SHOWN), name
+
+
+def test_the_exemplars_of_posts_are_kept_and_shown() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert "--enable-feature=exemplar-storage" in compose["prometheus"]["command"]
+    shown = {target["expr"] for _, panel in PANELS for target in panel["targets"] if target.get("exemplar")}
+    assert shown
+    assert all("stream_app_post_seconds_bucket" in query for query in shown)
 
 
 def test_grafana_of_compose_is_given_the_dashboards_and_prometheus() -> None:

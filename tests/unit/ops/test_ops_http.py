@@ -12,7 +12,7 @@ from stream_app.services.process import serve_ops
 
 async def test_metrics_health_and_readiness_are_served() -> None:
     registry = CollectorRegistry()
-    Counter("leads", "Leads.", registry=registry).inc()
+    Counter("leads", "Leads.", registry=registry).inc(exemplar={"trace_id": "abc"})
     reasons: list[str | None] = [None]
 
     async def not_ready() -> str | None:
@@ -23,6 +23,12 @@ async def test_metrics_health_and_readiness_are_served() -> None:
         metrics = await client.get(f"{url}/metrics")
         assert (metrics.status_code, "leads_total 1.0" in metrics.text) == (200, True)
         assert metrics.headers["content-type"].startswith("text/plain; version=")
+        assert "trace_id" not in metrics.text
+        asked = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+        metrics = await client.get(f"{url}/metrics", headers=asked)
+        assert metrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert 'leads_total 1.0 # {trace_id="abc"} 1.0' in metrics.text
+        assert metrics.text.endswith("# EOF\n")
         assert [(await client.get(f"{url}/{path}")).text for path in ("healthz", "readyz")] == ["ok\n", "ok\n"]
         reasons[0] = "not joined to the group yet"
         answer = await client.get(f"{url}/readyz")

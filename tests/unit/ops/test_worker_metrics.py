@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from stream_app.domain.delivery.outcome import Accepted
+from stream_app.domain.delivery.recorder import Took
 from stream_app.domain.messages import RESEND, StatusEvent
 from stream_app.ops import logs as log
 from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS
 from stream_app.ops.metrics import ParkedLeads, WorkerMetrics
+
+DAY_MS = 86_400_000
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def test_a_lead_resent_by_policy_is_counted_and_reported_as_a_possible_double_spend() -> None:
@@ -49,6 +54,53 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
     assert list(found.values()) == [12, 1, 2, 6, 1]
 
 
+def test_the_times_of_leads_are_shown_by_destination() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    for took in (
+        Took("callback", "people", 90_000),
+        Took("done", "people", 100_000),
+        Took("done", "people", 2 * DAY_MS),
+    ):
+        metrics.took(took)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"stream_app_{name}", {"destination": "people"} | labels)
+
+    assert value("accepted_to_callback_seconds_sum") == 90
+    assert value("received_to_done_seconds_count") == 2
+    assert value("received_to_done_seconds_bucket", le="300.0") == 1
+    assert value("received_to_done_seconds_bucket", le="259200.0") == 2
+
+
+def test_leads_that_the_cache_answered_are_counted_by_reason() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    event = StatusEvent("o#1", "lead", "served_from_cache", 2, 0, "o", workspace="acme", destination="people")
+    for reason in ("cache_first", "stale", "stale"):
+        metrics.emitted(msgspec.structs.replace(event, reason=reason))
+    metrics.emitted(msgspec.structs.replace(event, status="enriched"))
+    labels = {"destination": "people", "reason": "stale"}
+    assert registry.get_sample_value("stream_app_cache_hits_total", labels) == 2
+    assert registry.get_sample_value("stream_app_cache_hits_total", labels | {"reason": "cache_first"}) == 1
+
+
+def test_posts_have_a_trace_id_as_exemplar_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    times_s = iter([10.0, 10.5, 11.5])
+    monkeypatch.setattr("stream_app.ops.metrics.time.monotonic", lambda: next(times_s))
+    for number, latency_ms in enumerate((40, 200, 2_000)):
+        metrics.posted("people", Accepted(200, latency_ms), f"{number}" * 200)
+    shown = {
+        sample.exemplar.labels["trace_id"]: (sample.labels["le"], sample.exemplar.value)
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert shown == {"0" * 32: ("0.05", 0.04), "2" * 32: ("2.5", 2.0)}
+
+
 def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
@@ -57,12 +109,14 @@ def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
     for number in range(10 * MOST_NAMES):
         name = f"w{number:05}"
         metrics.emitted(StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name))
-        metrics.posted(name, Accepted(200, 1))
+        metrics.posted(name, Accepted(200, 1), TRACE)
+        metrics.took(Took("done", name, 1))
     series = {
         metric.name: len({tuple(sample.labels.values()) for sample in metric.samples}) for metric in registry.collect()
     }
     assert series["stream_app_lead_events"] == MOST_NAMES + 1
     assert series["stream_app_parked_leads"] == MOST_NAMES + 1
+    assert series["stream_app_received_to_done_seconds"] == (MOST_NAMES + 1) * 14, "13 buckets, and the sum"
     rest = {"workspace": OTHERS, "destination": OTHERS, "status": "accepted"}
     assert registry.get_sample_value("stream_app_lead_events_total", rest) == 9 * MOST_NAMES
     posts = {"destination": OTHERS, "outcome": "accepted"}
