@@ -3,97 +3,51 @@
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from cyclopts import Parameter
 
 from stream_app.cli.base import (
     COMMON,
     NO,
     OK,
-    QUEUED,
     Common,
     OptionalWhole,
     confirm,
     on_kafka,
-    say,
     show,
     show_json,
     with_actions,
 )
-from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, mapping_of, ms
+from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, ms
+from stream_app.cli.ordering import (
+    Redrive,
+    Selection,
+    Sending,
+    edits_of,
+    plan_document,
+    select_and_order,
+    show_plan,
+    show_queued,
+    survey_selected,
+)
 from stream_app.cli.processes import LogFormat, run_process
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import PerSecond, affordable, order_and_follow, order_change, show_prices
+from stream_app.cli.sending import order_change
 from stream_app.cli.tables import Column, Table, show_table
-from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.headers import WorkspaceKeys
-from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
-from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
-from stream_app.domain.dead_letter.replay import goes_on
-from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
 from stream_app.replay import rewind as offsets
-from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
-from stream_app.replay.order import change_command, ordered_replays, start_command
-from stream_app.replay.plan import Chosen, reader_of, spans_of, survey, topic_of
-from stream_app.replay.select import dead_letters_at
+from stream_app.replay.order import change_command, ordered_replays
+from stream_app.replay.plan import survey
 
 _SHOWN: Final = 3
 
 app = with_actions("replay")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Selection(Common):
-    """The dead letters that a replay by hand sends."""
-
-    source: Annotated[Source, Parameter(name="--from")] = "dlq"
-    """which topic"""
-    limit: OptionalWhole = None
-    """at most N"""
-    rate: PerSecond = None
-    """dead letters per second and workspace (default: replay.rate_share)"""
-    uncertain: bool = False
-    """include leads that may have reached Clay: they may be paid for twice"""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Sending(Selection):
-    """How they are sent."""
-
-    yes: bool = False
-    """do not ask for confirmation"""
-    over_budget: bool = False
-    """send even if it costs more than the budget has left"""
-    why: str = ""
-    """the reason, for the audit log"""
-    who: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """your name in the audit log (default: the login name)"""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Redrive(Sending):
-    """How parked leads are edited and sent."""
-
-    source: Annotated[Source, Parameter(name="--from")] = "parked"
-    """which topic"""
-    patch: Path | None = None
-    """a JSON Patch (RFC 6902) for each lead"""
-    map: Annotated[tuple[str, ...], Parameter(metavar="NEW=OLD")] = ()
-    """rename a field; may be repeated"""
-    value: bool = False
-    """show values (personal data) in the diff"""
 
 
 _SELECTION: Final = Selection()
@@ -128,11 +82,11 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
     """
     settings = selection.settings()
     wanted = which.checked(settings, selection.source)
-    priced, _ = on_kafka(settings, "replay plan", _survey(settings, wanted, selection))
+    priced, _ = on_kafka(settings, "replay plan", survey_selected(settings, wanted, selection))
     if selection.json:
-        show_json(_document(priced))
+        show_json(plan_document(priced))
     else:
-        _show(priced)
+        show_plan(priced)
     return OK if priced.go else NO
 
 
@@ -148,7 +102,7 @@ def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
-    return on_kafka(settings, "replay select", _select(settings, wanted, sending, None, {}, values=False))
+    return on_kafka(settings, "replay select", select_and_order(settings, wanted, sending, None, {}, values=False))
 
 
 @app.command(sort_key=2)
@@ -160,8 +114,8 @@ def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
-    patch, renames = _edits(sending)
-    work = _select(settings, wanted, sending, patch, renames, values=sending.value)
+    patch, renames = edits_of(sending)
+    work = select_and_order(settings, wanted, sending, patch, renames, values=sending.value)
     return on_kafka(settings, "replay redrive", work)
 
 
@@ -206,7 +160,7 @@ def rewind(
             for move in moves:
                 first = ", the first dead letter still kept; older ones are deleted" if move.expired else ""
                 show(f"partition {move.partition}: {move.committed} -> {move.target}{first}")
-            _show(priced)
+            show_plan(priced)
         if moves and not dry_run:
             await offsets.check_stopped(settings)
             back = count(sum(move.committed - move.target for move in moves), "offset")
@@ -216,7 +170,7 @@ def rewind(
             moved = [
                 {"partition": m.partition, "from": m.committed, "to": m.target, "expired": m.expired} for m in moves
             ]
-            show_json({"moves": moved, "done": bool(moves) and not dry_run, "plan": _document(priced)})
+            show_json({"moves": moved, "done": bool(moves) and not dry_run, "plan": plan_document(priced)})
         elif not moves:
             show("nothing to rewind: no dead letter is kept between that place and the group's offset")
         elif dry_run:
@@ -326,7 +280,7 @@ def _change(common: Common, kind: Literal["stop", "resume"], replay: str, why: s
 
     changed = on_kafka(settings, f"replay {kind}", work())
     if changed is None:
-        return _queued(command.id, "again", as_json=common.json)
+        return show_queued(command.id, "again", as_json=common.json)
     if common.json:
         show_json(msgspec.structs.asdict(changed))
     else:
@@ -348,124 +302,3 @@ def _set_pause(common: Common, by: str | None, why: str) -> int:
         was = f" (paused by {before.by} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
     show(f"replays are resumed{was}" if by is None else f"replays are paused until `stream-app replay resume`{was}")
     return OK
-
-
-async def _select(
-    settings: Settings,
-    wanted: Filter,
-    sending: Sending,
-    patch: list[dict[str, Any]] | None,
-    renames: dict[str, str],
-    *,
-    values: bool,
-) -> int:
-    planned_at_ms, edited = time.time_ns() // 1_000_000, patch is not None or bool(renames)
-    ends = await spans_of(settings, sending.source)
-    priced, chosen = await _survey(settings, wanted, sending, ranges=ends, edited=edited)
-    if not sending.json:
-        _show(priced)
-    if not priced.go:
-        if sending.json:
-            show_json({"sent": 0, "refused": {}})
-        else:
-            show("nothing to send back")
-        return NO
-    if not affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
-        return NO
-    if edited:
-        await _preview(settings, sending.source, edit_of(settings, patch, renames), chosen, values=values)
-    confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
-    plan = ReplayPlan(
-        planned_at_ms,
-        sending.source,
-        wanted,
-        {number: end for number, (_, end) in ends.items()},
-        priced.go,
-        priced.credits_at_most,
-        priced.actions_at_most,
-        uncertain=sending.uncertain,
-        rate_per_s=sending.rate,
-        over_budget=sending.over_budget,
-    )
-    command = start_command(plan, sending.who or login_name(), sending.why, patch=patch, renames=renames)
-    sent = await order_and_follow(settings, command)
-    if sent is None:
-        return _queued(command.id, "within 10 minutes of the plan", as_json=sending.json)
-    if sending.json:
-        show_json({"sent": sent.sent, "refused": sent.refusals})
-    else:
-        for record_id, why in list(sent.refusals.items())[:20]:
-            say(f"{record_id} was not sent: {why}")
-        sent_back = count(sent.sent, "dead letter was", "dead letters were")
-        show(f"{sent_back} sent back, {sent.refused} refused")
-    return NO if sent.refused else OK
-
-
-def _queued(command: str, until: str, *, as_json: bool) -> int:
-    if as_json:
-        show_json({"id": command, "queued": True})
-    else:
-        show(f"queued {command}")
-    say(f"no replay process has answered yet: the command is carried out when one runs {until}")
-    return QUEUED
-
-
-async def _survey(
-    settings: Settings,
-    wanted: Filter,
-    selection: Selection,
-    *,
-    ranges: Mapping[int, tuple[int, int]] | None = None,
-    edited: bool = False,
-) -> tuple[PricedPlan, Chosen]:
-    with reading("reading dead letters and rows") as progress:
-        return await survey(
-            *(settings, selection.source, wanted, progress),
-            ranges=ranges,
-            uncertain=selection.uncertain,
-            limit=selection.limit,
-            rate_per_s=selection.rate,
-            edited=edited,
-        )
-
-
-def _edits(options: Redrive) -> tuple[list[dict[str, Any]] | None, dict[str, str]]:
-    if options.patch and options.map:
-        raise SettingsError(["--patch and --map exclude each other: pass one of them"])
-    if options.patch:
-        return read_patch(options.patch), {}
-    return None, mapping_of(options.map, "NEW=OLD, such as --map email=mail")
-
-
-async def _preview(settings: Settings, source: Source, edit: Edit, chosen: Chosen, *, values: bool) -> None:
-    """Show the first few edits, and report before anything is sent which dead letters cannot be edited."""
-    shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
-    async with reader_of(settings, lambda done, total: None) as reader:
-        async for dead_letter in dead_letters_at(reader, topic_of(settings, source), chosen, keys):
-            try:
-                edited = edit(dead_letter, goes_on(read_envelope(dead_letter)))
-            except EditError as error:
-                bad += 1
-                if bad <= _SHOWN:
-                    say(f"{dead_letter.record_id} will not be sent: {error}")
-                continue
-            if shown < _SHOWN:
-                shown += 1
-                say(f"{dead_letter.record_id}:")
-                for line in changes(dead_letter.value, edited or b"", values=values):
-                    say(f"  {line}")
-    if bad:
-        say(f"{count(bad, 'dead letter')} cannot be edited this way and will not be sent")
-
-
-def _show(priced: PricedPlan) -> None:
-    show(count(priced.dead_letters, "dead letter matches", "dead letters match"))
-    for end, number in priced.fates.most_common():
-        show(f"  {number:,} {MEANING[end]}")
-    for cause, number in priced.causes.most_common(20):
-        show(f"  to be sent, {number:,}: {cause}")
-    show_prices(priced)
-
-
-def _document(priced: PricedPlan) -> dict[str, Any]:
-    return {**msgspec.to_builtins(priced), "go": priced.go}

@@ -12,7 +12,7 @@ from typing import Final
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.board.scene import NOW_MS
+from tests.board.clock import NOW_MS
 from tests.board.serving import chromium, served
 from tests.board.test_browser import LOOKS, PAGES, context
 

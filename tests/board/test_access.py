@@ -9,7 +9,8 @@ from starlette.requests import Request
 
 from stream_app.board.access import COOKIE, SESSION_S, BoardAccess, LoginNeeded, Visitor
 from tests.board.client import HERE, OWN, PAGES, Client
-from tests.board.scene import NOW_MS, OPERATOR_TOKEN, PROXY_SECRET, TOKEN, Outbox, board_of, settings_of
+from tests.board.clock import NOW_MS
+from tests.board.scene import OPERATOR_TOKEN, PROXY_SECRET, TOKEN, Outbox, board_of, settings_of
 
 
 def concrete(path: str) -> str:

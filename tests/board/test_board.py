@@ -26,7 +26,8 @@ from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client
-from tests.board.scene import HOSTILE, NOW_MS, Consumers, board_of, settings_of
+from tests.board.clock import NOW_MS
+from tests.board.scene import HOSTILE, Consumers, board_of, settings_of
 from tests.gateway.model_records import lane, take
 
 _answers: dict[str, tuple[int, str]] = {}

@@ -9,7 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
-from tests.board.scene import NOW_MS, OPERATOR_TOKEN, TOKEN
+from tests.board.clock import NOW_MS
+from tests.board.scene import OPERATOR_TOKEN, TOKEN
 from tests.board.serving import chromium, served
 
 PAGES: Final = {

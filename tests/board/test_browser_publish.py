@@ -10,7 +10,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from stream_app.board.receiving import MAX_FILE_BYTES
-from tests.board.scene import HOSTILE, NOW_MS, OPERATOR_TOKEN
+from tests.board.clock import NOW_MS
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN
 from tests.board.serving import chromium, served
 from tests.board.test_browser import LOOKS, Watched, context
 

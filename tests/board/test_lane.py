@@ -19,7 +19,8 @@ from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.store import ReadModel, Sources
 from tests.board.client import Client
-from tests.board.scene import HOUR_MS, NOW_MS, board_of, settings_of
+from tests.board.clock import HOUR_MS, NOW_MS
+from tests.board.scene import board_of, settings_of
 from tests.gateway.model_records import Made, event, lane, take
 
 

@@ -20,6 +20,7 @@ from stream_app.domain.errors import StreamAppError
 from stream_app.kafka.readers import Progress
 from tests.board import scene
 from tests.board.client import Client
+from tests.board.clock import NOW_MS
 from tests.board.replays import priced
 from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, settings_of
 from tests.board.test_actions import send
@@ -89,7 +90,7 @@ async def test_an_expired_or_unknown_plan_is_refused(
 ) -> None:
     path = await planned(operator)
     nonce = re.findall(r'name="form" value="([0-9a-f]{32})"', (await operator.get(path)).text)[0]
-    monkeypatch.setattr(scene, "NOW_MS", scene.NOW_MS + PLAN_LIFE_MS + 1)
+    monkeypatch.setattr(scene, "NOW_MS", NOW_MS + PLAN_LIFE_MS + 1)
     for answer in (await operator.get(path), await send(operator, path, nonce, **WHY)):
         assert (answer.status_code, "older than 10 minutes" in answer.text) == (404, True)
     assert (await operator.get("/board/dead/act/plan/nothing")).status_code == 404

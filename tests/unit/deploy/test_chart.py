@@ -21,77 +21,12 @@ from helm_python import Chart
 from helm_python.errors import HelmRenderError, HelmValuesError
 
 from stream_app.config import Settings, load_settings
+from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "deploy" / "chart"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
-CONFIG = """\
-secrets_dir = "/run/secrets/stream-app"
-
-[kafka]
-bootstrap = "kafka:9092"
-
-[http]
-host = "0.0.0.0"
-
-[gateway]
-public_url = "https://leads.example.com"
-token_keys_env = ["CALLBACK_KEY"]
-api_token_env = "API_TOKEN"
-
-[workspaces.acme]
-budget.credits_per_day = 6000
-
-[destinations.people]
-workspace = "acme"
-webhooks_env = ["WEBHOOK"]
-"""
-SMALLEST = {"config": CONFIG, "existingSecret": "leads"}
-INGRESS = {"enabled": True, "className": "nginx", "annotations": {"a/b": "c"}, "tlsSecretName": "tls"}
-SETS: dict[str, dict[str, Any]] = {
-    "smallest": SMALLEST,
-    "public": SMALLEST
-    | {
-        "callbacksIngress": INGRESS | {"host": "leads.example.com"},
-        "apiIngress": INGRESS | {"host": "leads.internal.example.com"},
-    },
-    "no-callbacks": SMALLEST | {"gateway": {"enabled": False}, "worker": {"replicas": 5}},
-    "volumes": SMALLEST
-    | {
-        "gateway": {"persistence": {"enabled": True, "size": "10Gi", "storageClassName": "fast"}},
-        "replay": {"replicas": 2},
-        "trace": {"enabled": True},
-        "notify": {"enabled": True},
-    },
-    "private": SMALLEST
-    | {
-        "image": {"repository": "registry.example.com/leads", "digest": f"sha256:{'a' * 64}"},
-        "imagePullSecrets": [{"name": "registry"}],
-        "worker": {
-            "existingSecret": "webhooks",
-            "podAnnotations": {"team": "sales"},
-            "nodeSelector": {"disk": "ssd"},
-            "tolerations": [{"key": "leads", "operator": "Exists", "effect": "NoSchedule"}],
-            "affinity": {"nodeAffinity": {}},
-            "priorityClassName": "high",
-        },
-    },
-    "watched": SMALLEST
-    | {
-        "topics": {"job": {"enabled": False}},
-        "monitoring": {
-            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-            "dashboards": {"enabled": True},
-        },
-        "networkPolicy": {
-            "gatewayFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
-            "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
-            "egressPorts": [443, 9096],
-        },
-    },
-}
 
 
 @pytest.fixture(scope="module")

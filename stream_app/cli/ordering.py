@@ -1,0 +1,231 @@
+"""The work of `replay select` and `redrive`: select dead letters, show price and edits, and order the replay."""
+
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from cyclopts import Parameter
+
+from stream_app.cli.base import (
+    NO,
+    OK,
+    QUEUED,
+    Common,
+    OptionalWhole,
+    confirm,
+    say,
+    show,
+    show_json,
+)
+from stream_app.cli.options import login_name, mapping_of
+from stream_app.cli.progress import reading
+from stream_app.cli.sending import PerSecond, affordable, order_and_follow, show_prices
+from stream_app.config import Settings
+from stream_app.domain.dead_letter.causes import Filter, Source
+from stream_app.domain.dead_letter.headers import WorkspaceKeys
+from stream_app.domain.dead_letter.orders import ReplayPlan
+from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
+from stream_app.domain.dead_letter.replay import goes_on
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.text import count
+from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
+from stream_app.replay.order import start_command
+from stream_app.replay.plan import Chosen, reader_of, spans_of, survey, topic_of
+from stream_app.replay.select import dead_letters_at
+
+_SHOWN: Final = 3
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Selection(Common):
+    """The dead letters that a replay by hand sends."""
+
+    source: Annotated[Source, Parameter(name="--from")] = "dlq"
+    """which topic"""
+    limit: OptionalWhole = None
+    """at most N"""
+    rate: PerSecond = None
+    """dead letters per second and workspace (default: replay.rate_share)"""
+    uncertain: bool = False
+    """include leads that may have reached Clay: they may be paid for twice"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sending(Selection):
+    """How they are sent."""
+
+    yes: bool = False
+    """do not ask for confirmation"""
+    over_budget: bool = False
+    """send even if it costs more than the budget has left"""
+    why: str = ""
+    """the reason, for the audit log"""
+    who: Annotated[str | None, Parameter(metavar="NAME")] = None
+    """your name in the audit log (default: the login name)"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Redrive(Sending):
+    """How parked leads are edited and sent."""
+
+    source: Annotated[Source, Parameter(name="--from")] = "parked"
+    """which topic"""
+    patch: Path | None = None
+    """a JSON Patch (RFC 6902) for each lead"""
+    map: Annotated[tuple[str, ...], Parameter(metavar="NEW=OLD")] = ()
+    """rename a field; may be repeated"""
+    value: bool = False
+    """show values (personal data) in the diff"""
+
+
+async def select_and_order(
+    settings: Settings,
+    wanted: Filter,
+    sending: Sending,
+    patch: list[dict[str, Any]] | None,
+    renames: dict[str, str],
+    *,
+    values: bool,
+) -> int:
+    """Show the price, ask, order the replay and follow it. Return the exit code.
+
+    Args:
+        settings: The configuration.
+        wanted: Which dead letters.
+        sending: The options of the command.
+        patch: A JSON Patch for each lead.
+        renames: New field name -> old field name, for each lead.
+        values: Show values, which are personal data, in the preview of edits.
+    """
+    planned_at_ms, edited = time.time_ns() // 1_000_000, patch is not None or bool(renames)
+    ends = await spans_of(settings, sending.source)
+    priced, chosen = await survey_selected(settings, wanted, sending, ranges=ends, edited=edited)
+    if not sending.json:
+        show_plan(priced)
+    if not priced.go:
+        if sending.json:
+            show_json({"sent": 0, "refused": {}})
+        else:
+            show("nothing to send back")
+        return NO
+    if not affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
+        return NO
+    if edited:
+        await _preview(settings, sending.source, edit_of(settings, patch, renames), chosen, values=values)
+    confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
+    plan = ReplayPlan(
+        planned_at_ms,
+        sending.source,
+        wanted,
+        {number: end for number, (_, end) in ends.items()},
+        priced.go,
+        priced.credits_at_most,
+        priced.actions_at_most,
+        uncertain=sending.uncertain,
+        rate_per_s=sending.rate,
+        over_budget=sending.over_budget,
+    )
+    command = start_command(plan, sending.who or login_name(), sending.why, patch=patch, renames=renames)
+    sent = await order_and_follow(settings, command)
+    if sent is None:
+        return show_queued(command.id, "within 10 minutes of the plan", as_json=sending.json)
+    if sending.json:
+        show_json({"sent": sent.sent, "refused": sent.refusals})
+    else:
+        for record_id, why in list(sent.refusals.items())[:20]:
+            say(f"{record_id} was not sent: {why}")
+        sent_back = count(sent.sent, "dead letter was", "dead letters were")
+        show(f"{sent_back} sent back, {sent.refused} refused")
+    return NO if sent.refused else OK
+
+
+def show_queued(command: str, until: str, *, as_json: bool) -> int:
+    """Show that no replay process has answered a command yet. Return the exit code."""
+    if as_json:
+        show_json({"id": command, "queued": True})
+    else:
+        show(f"queued {command}")
+    say(f"no replay process has answered yet: the command is carried out when one runs {until}")
+    return QUEUED
+
+
+async def survey_selected(
+    settings: Settings,
+    wanted: Filter,
+    selection: Selection,
+    *,
+    ranges: Mapping[int, tuple[int, int]] | None = None,
+    edited: bool = False,
+) -> tuple[PricedPlan, Chosen]:
+    """Read the dead letters that the options select, and price their replay.
+
+    Args:
+        settings: The configuration.
+        wanted: Which dead letters.
+        selection: The options of the command.
+        ranges: Partition -> first offset and end; None: all that is kept.
+        edited: The leads will be edited.
+    """
+    with reading("reading dead letters and rows") as progress:
+        return await survey(
+            *(settings, selection.source, wanted, progress),
+            ranges=ranges,
+            uncertain=selection.uncertain,
+            limit=selection.limit,
+            rate_per_s=selection.rate,
+            edited=edited,
+        )
+
+
+def edits_of(options: Redrive) -> tuple[list[dict[str, Any]] | None, dict[str, str]]:
+    """Return the JSON Patch, and the new and old field names. Raises SettingsError if both are given."""
+    if options.patch and options.map:
+        raise SettingsError(["--patch and --map exclude each other: pass one of them"])
+    if options.patch:
+        return read_patch(options.patch), {}
+    return None, mapping_of(options.map, "NEW=OLD, such as --map email=mail")
+
+
+async def _preview(settings: Settings, source: Source, edit: Edit, chosen: Chosen, *, values: bool) -> None:
+    """Show the first few edits, and report before anything is sent which dead letters cannot be edited."""
+    shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
+    async with reader_of(settings, lambda done, total: None) as reader:
+        async for dead_letter in dead_letters_at(reader, topic_of(settings, source), chosen, keys):
+            try:
+                edited = edit(dead_letter, goes_on(read_envelope(dead_letter)))
+            except EditError as error:
+                bad += 1
+                if bad <= _SHOWN:
+                    say(f"{dead_letter.record_id} will not be sent: {error}")
+                continue
+            if shown < _SHOWN:
+                shown += 1
+                say(f"{dead_letter.record_id}:")
+                for line in changes(dead_letter.value, edited or b"", values=values):
+                    say(f"  {line}")
+    if bad:
+        say(f"{count(bad, 'dead letter')} cannot be edited this way and will not be sent")
+
+
+def show_plan(priced: PricedPlan) -> None:
+    """Print how many dead letters a replay would send, by cause, and its price."""
+    show(count(priced.dead_letters, "dead letter matches", "dead letters match"))
+    for end, number in priced.fates.most_common():
+        show(f"  {number:,} {MEANING[end]}")
+    for cause, number in priced.causes.most_common(20):
+        show(f"  to be sent, {number:,}: {cause}")
+    show_prices(priced)
+
+
+def plan_document(priced: PricedPlan) -> dict[str, Any]:
+    """Return a plan for `--json`."""
+    return {**msgspec.to_builtins(priced), "go": priced.go}
