@@ -122,10 +122,12 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         actions: As `credits`, in Actions.
         saved: The estimated credits that were saved because an earlier result answered the lead.
         parent_id: Of the first event: the span in the `traceparent` of the input record, 16 hexadecimal digits.
-        sampled: Of the first event: true if that `traceparent` says so.
+        sampled: Of the first event, and of events with `waited_ms`: true if that `traceparent` says so.
         import_id: Of the record's first event in its home partition: the lead's `import_id`, unless it has more than
             200 characters or may be an e-mail address.
         import_summary: As `import_id`: what the publisher counted. Texts that look like personal data are removed.
+        waited_ms: The time since the record's previous event in ms, if it is a second or more.
+        waited_as: The status of that event.
     """
 
     id: str
@@ -154,6 +156,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     sampled: bool = False
     import_id: str = ""
     import_summary: ImportSummary | None = None
+    waited_ms: int = 0
+    waited_as: Status | Literal[""] = ""
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

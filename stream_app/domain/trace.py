@@ -127,11 +127,18 @@ def is_at_rest(event: StatusEvent) -> bool:
     return event.status in _RESTING
 
 
-def is_sampled(sampling: Sampling, events: Sequence[StatusEvent]) -> bool:
-    """Return whether the lead of these events is traced. A caller that sampled its own span is always followed."""
+def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int = 0) -> bool:
+    """Return whether the lead of these events is traced. A caller that sampled its own span is always followed.
+
+    Args:
+        sampling: The rules.
+        events: The events of the lead, or those since the last ones that were exported.
+        rested_ms: How long at least no event has followed them.
+    """
     if any(event.sampled or event.status in sampling.always for event in events):
         return True
-    if sampling.slow_s and events[-1].at_ms - events[0].at_ms > sampling.slow_s * 1000:
+    took_ms = events[0].waited_ms + events[-1].at_ms - events[0].at_ms + rested_ms
+    if sampling.slow_s and took_ms > sampling.slow_s * 1000:
         return True
     return int(events[0].trace_id[:8], 16) < sampling.ratio * 2**32
 
@@ -140,15 +147,26 @@ def spans_of(events: Sequence[StatusEvent]) -> list[Span]:
     """Return the spans of one input record.
 
     Args:
-        events: Its events in sequence, without gaps. The root is among the spans if the first event is.
+        events: Its events in sequence, without gaps. The root is among the spans if the first event is. If they follow
+            events that were exported before, the first event says how long the last of those was the present one.
     """
     spans = [_root(events)] if events[0].seq == 1 else []
-    waited = ""
-    for event, after in pairwise(events):
-        if (span := _between(event, after, waited)) is not None:
+    for event, after in pairwise((*_previous(events[0]), *events)):
+        if (span := _between(event, after)) is not None:
             spans.append(span)
-        waited = span_id(event.origin, event.seq) if _WAITS.get(event.status) == "wait replay" else ""
     return spans
+
+
+def _previous(event: StatusEvent) -> tuple[StatusEvent, ...]:
+    """Return the event before, as far as its successor knows it."""
+    if not event.waited_as:
+        return ()
+    begun_ms = event.at_ms - event.waited_ms
+    return (
+        msgspec.structs.replace(
+            event, status=event.waited_as, seq=event.seq - 1, at_ms=begun_ms, reason="", attempt=0, replay=0
+        ),
+    )
 
 
 def _root(events: Sequence[StatusEvent]) -> Span:
@@ -170,7 +188,7 @@ def _root(events: Sequence[StatusEvent]) -> Span:
     return Span(first.trace_id, root, first.parent_id, name, "internal", *times, _with(attributes, error), error)
 
 
-def _between(event: StatusEvent, after: StatusEvent, waited: str) -> Span | None:
+def _between(event: StatusEvent, after: StatusEvent) -> Span | None:
     """Return the span from an event to the next one; None if nothing was done or waited for."""
     place = (event.trace_id, span_id(event.origin, event.seq), span_id(event.origin, 0))
     times = (event.at_ms, max(event.at_ms, after.at_ms))
@@ -184,8 +202,10 @@ def _between(event: StatusEvent, after: StatusEvent, waited: str) -> Span | None
         return Span(*place, "POST", "client", *times, _with(attributes, error), error)
     if event.status in _PROCESSED:
         topic, _, _ = event.origin.rsplit("/", 2)
-        name = f"process {topic}" if event.status != "replayed" else "process leads.retry"
-        return Span(*place, name, "consumer", *times, _of_record(event), link_id=waited)
+        if event.status != "replayed":
+            return Span(*place, f"process {topic}", "consumer", *times, _of_record(event))
+        waited = span_id(event.origin, event.seq - 1)  # a lead comes back only from a wait
+        return Span(*place, "process leads.retry", "consumer", *times, _of_record(event), link_id=waited)
     if (name := _WAITS.get(event.status, "")) == "":
         return None
     reasons: dict[str, Value] = {"stream_app.status": event.status}

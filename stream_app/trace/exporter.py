@@ -127,7 +127,8 @@ class Exporter:
                 yield lead
 
     def _spans_of(self, lead: Lead) -> list[Span]:
-        return spans_of(lead.events) if is_sampled(self._sampling, lead.events) else []
+        rested_ms = 0 if is_at_rest(lead.events[-1]) else self._settle_ms
+        return spans_of(lead.events) if is_sampled(self._sampling, lead.events, rested_ms) else []
 
     async def _send(self, spans: list[Span]) -> None:
         """Send spans; wait while the receiver is away. Kafka keeps the events meanwhile."""

@@ -116,6 +116,21 @@ def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome: Statu
     run(main())
 
 
+@pytest.mark.parametrize("is_sampled", [True, False])
+def test_the_event_of_a_late_callback_says_how_long_the_lead_waited(is_sampled: bool) -> None:
+    async def main() -> None:
+        bench = Bench()
+        accepted_ms = now_ms() - 7_200_000
+        bench.row("accepted", at_ms=accepted_ms, sampled=is_sampled)
+        bench.call_back()
+        await settled(bench)
+        [event] = bench.events()
+        assert (event.waited_ms, event.waited_as) == (event.at_ms - accepted_ms, "accepted")
+        assert event.sampled is is_sampled, "the caller has sampled the trace, and this event is exported alone"
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("state", "accepted_at_ms", "seen"),
     [

@@ -45,6 +45,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 NO_REASON: Final = Reason()
+_WORTH_NOTING_MS: Final = 1_000
 _NO_CALLER: Final = Envelope()
 _NO_IMPORT: Final = ("", None)
 
@@ -151,7 +152,7 @@ class DeliveryRecorder:
         self.row = step(before, state, now_ms, **changes)
         if self.row.final and not before.final:
             self._measure()
-        self.emit(why, spent)
+        self.emit(why, spent, before)
 
     def _measure(self) -> None:
         """Note how long the lead took until now, its end."""
@@ -192,9 +193,11 @@ class DeliveryRecorder:
             return Reason("loop_guard", text)
         return None
 
-    def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None) -> None:
-        """Record the event of the row's present state."""
+    def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
+        """Record the event of the row's present state; `before` is the row before the step."""
         row, resolved = self.row, self.resolved
+        waited_ms = row.at_ms - before.at_ms if before is not None else 0
+        has_waited = before is not None and waited_ms >= _WORTH_NOTING_MS
         caller = resolved.envelope if row.seq == 1 else _NO_CALLER
         import_id, summary = _import_of(resolved) if row.seq == resolved.envelope.seq + 1 else _NO_IMPORT
         self._events.append(
@@ -222,9 +225,11 @@ class DeliveryRecorder:
                 month=spent.month if spent else "",
                 saved=why.saved,
                 parent_id=caller.parent_id,
-                sampled=caller.sampled,
+                sampled=caller.sampled or (has_waited and row.sampled),
                 import_id=import_id,
                 import_summary=summary,
+                waited_ms=waited_ms if has_waited else 0,
+                waited_as=before.state if before is not None and has_waited else "",
             )
         )
 

@@ -96,6 +96,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
         people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.
         accepted_at_ms: When Clay last accepted a POST of the history, epoch ms; 0 if no response has shown that.
+        sampled: True if the caller of the input record has sampled its span.
     """
 
     version: int
@@ -121,6 +122,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     probe: int = 0
     people: tuple[str, ...] = ()
     accepted_at_ms: int = 0
+    sampled: bool = False
 
 
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
@@ -221,6 +223,7 @@ def begin(
         person=person,
         company=company,
         people=people if any(each not in ("", person) for each in people) else (),
+        sampled=envelope.sampled,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +105,36 @@ def test_a_record_that_is_no_lead_has_a_root_with_its_error() -> None:
     assert (root.name, root.error, root.start_ms, root.end_ms) == ("lead people", "not_json", 5, 5)
 
 
+def after_a_wait(before: StatusEvent, event: StatusEvent) -> StatusEvent:
+    return msgspec.structs.replace(event, waited_ms=event.at_ms - before.at_ms, waited_as=before.status)
+
+
+def shape(span: Span) -> tuple[object, ...]:
+    return span.trace_id, span.parent_id, span.name, span.kind, span.start_ms, span.end_ms, span.link_id
+
+
+def test_a_replay_after_days_keeps_its_wait_and_its_link_though_its_dead_letter_was_exported_before() -> None:
+    replayed = after_a_wait(REPLAYED[4], REPLAYED[5])
+    wait, process = spans_of([replayed, REPLAYED[6]])
+    assert (wait.name, wait.start_ms, wait.end_ms) == ("wait replay", 700, 10_000)
+    assert (process.link_id, wait.span_id) == (wait.span_id, span_id(ORIGIN, 5))
+    assert wait.parent_id == process.parent_id == span_id(ORIGIN, 0)
+
+
+def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
+    late = after_a_wait(REPLAYED[7], REPLAYED[8])
+    (clay,) = spans_of([late])
+    assert (clay.name, clay.start_ms, clay.end_ms, clay.span_id) == ("clay", 10_100, 70_000, span_id(ORIGIN, 8))
+    assert is_sampled(Sampling(ratio=0, slow_s=59), [late])
+    assert not is_sampled(Sampling(ratio=0, slow_s=60), [late])
+
+
+def test_a_lead_that_rests_longer_than_slow_is_sampled_before_it_goes_on() -> None:
+    waiting = history(("received", 0), ("accepted", 1_000))
+    assert is_sampled(Sampling(ratio=0, slow_s=60), waiting, rested_ms=60_000)
+    assert not is_sampled(Sampling(ratio=0, slow_s=60), waiting, rested_ms=59_000)
+
+
 @given(st.data())
 def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObject) -> None:
     status: Status | None = None
@@ -119,9 +150,15 @@ def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObj
     assert spans == spans_of(events)
     assert len({span.span_id for span in spans}) == len(spans)
     assert all(span.start_ms <= span.end_ms for span in spans)
-    for cut in range(1, len(events)):  # exported in two parts: no span is another one than in the whole
-        parts = {span.span_id: span.name for part in (events[:cut], events[cut:]) for span in spans_of(part)}
-        assert parts.items() <= {span.span_id: span.name for span in spans}.items()
+    times_ms = sorted(event.at_ms for event in events)  # as the worker writes them
+    events = [msgspec.structs.replace(event, at_ms=at_ms) for event, at_ms in zip(events, times_ms, strict=True)]
+    shapes = {span.span_id: shape(span) for span in spans_of(events)[1:]}
+    for cut in range(1, len(events)):  # exported in two parts: the same spans as in one
+        parts = [
+            *spans_of(events[:cut])[1:],
+            *spans_of([after_a_wait(events[cut - 1], events[cut]), *events[cut + 1 :]]),
+        ]
+        assert {span.span_id: shape(span) for span in parts} == shapes
 
 
 @pytest.mark.parametrize(
