@@ -51,6 +51,15 @@ def setup(config: str, alias: str, capsys: pytest.CaptureFixture[str]) -> dict[s
     return dict(json.loads(capsys.readouterr().out))
 
 
+def test_with_traces_the_table_has_a_column_for_the_trace(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def columns() -> set[str]:
+        return {column["name"] for column in setup(config, "people", capsys)["webhook"]["columns"]}
+
+    without = columns()
+    Path(config).write_text(f'{CONFIG}[trace]\nendpoint = "http://127.0.0.1:4318/v1/traces"\n')
+    assert columns() - without == {"traceparent"}
+
+
 @pytest.mark.parametrize(("alias", "workspace"), [("people", "acme"), ("static", "beta")])
 async def test_a_column_that_is_set_up_so_is_received(
     alias: str, workspace: str, config: str, capsys: pytest.CaptureFixture[str]

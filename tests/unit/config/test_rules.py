@@ -58,6 +58,8 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[gateway]\npublic_url = 'https://user:s3cret@x'", "gateway.public_url: must be like https://"),
         ("[gateway]\npublic_url = 'https://x?s3cret'", "gateway.public_url: must be like https://"),
         ("[gateway]\npublic_url = 'https://x:port'", "gateway.public_url: must be like https://"),
+        ("[trace]\nendpoint = 'localhost:4318'", "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces"),
+        ("[trace]\nendpoint = 'https://u:s3cret@x/v1/traces'", "trace.endpoint: must be like http://"),
         ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
         (f"[gateway]\napi_token_env = '{KEY}'", "gateway.api_token_env: must be the name of an environment"),

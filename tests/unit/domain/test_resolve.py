@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream_app.domain.callback.token import Keys, verify
@@ -17,6 +18,7 @@ from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.policy import Destination, Plan, Sizes, Workspace
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
+from stream_app.domain.trace import span_id
 
 KEYS = Keys(["a key of callback tokens, only for tests"])
 PLAN = Plan(
@@ -61,6 +63,14 @@ def test_without_columns_every_field_is_sent_under_its_own_name() -> None:
 def test_only_the_fields_of_a_destinations_columns_are_sent() -> None:
     found = case(destination="mapped")
     assert sent(found) == {"Work Email": "ada@example.com", "Role": "CEO", "lead_id": "crm-1"}
+
+
+def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
+    plan = msgspec.structs.replace(PLAN, traces=True)
+    found = case(plan=plan)
+    assert isinstance(found, ResolvedLead)
+    assert sent(found)["traceparent"] == f"00-{found.envelope.trace_id}-{span_id('leads/0/7', 0)}-01"
+    assert "traceparent" not in sent(case())
 
 
 @pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
-from opentelemetry.semconv.attributes import error_attributes, http_attributes
+from opentelemetry.semconv._incubating.attributes import service_attributes as incubating_service
+from opentelemetry.semconv.attributes import error_attributes, http_attributes, service_attributes
 
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.trace import Sampling, Span, is_sampled, span_id, spans_of
+from stream_app.trace.otlp import OtlpClient
 
 ORIGIN, TRACE_ID, CALLER = "leads/3/7", "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -94,10 +96,13 @@ def test_a_post_has_the_attributes_of_an_http_client() -> None:
 
 
 def test_attributes_are_those_of_the_conventions_or_ours() -> None:
-    modules = (http_attributes, error_attributes, messaging_attributes)
+    modules = (http_attributes, error_attributes, messaging_attributes, service_attributes, incubating_service)
     known = {value for module in modules for name, value in vars(module).items() if name.isupper()}
     used = {name for span in spans_of(REPLAYED) for name in span.attributes}
+    body = OtlpClient("http://127.0.0.1/", {}, "1", "host").encoded([])
+    used |= {each["key"] for each in msgspec.json.decode(body)["resourceSpans"][0]["resource"]["attributes"]}
     assert {name for name in used if not name.startswith("stream_app.")} <= known
+    assert {"http.request.method", "messaging.destination.name", "service.name"} <= used
 
 
 def test_a_record_that_is_no_lead_has_a_root_with_its_error() -> None:

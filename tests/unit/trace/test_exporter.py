@@ -198,6 +198,34 @@ def test_the_body_is_otlp() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"", "ReadTimeout"),
+        (b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00@\x00", "RemoteProtocolError"),  # gRPC's port, 4317
+    ],
+)
+async def test_a_wrong_receiver_is_named_with_what_to_check(
+    answer: bytes, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_app.trace.otlp._WITHIN_S", 0.2)
+    done = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        await done.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
+    async with server, OtlpClient(url, {}, "1", "host") as client:
+        with pytest.raises(ReceiverUnavailable, match=rf"{url} does not take traces .{text}.*check trace\.endpoint"):
+            await client.send(spans_of(REPLAYED))
+        done.set()
+
+
 async def test_the_client_tells_a_receiver_that_is_away_from_one_that_refuses() -> None:
     answers = [503, 429, 400, 200]
     got: list[bytes] = []

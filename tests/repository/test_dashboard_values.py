@@ -1,0 +1,80 @@
+"""The queries of the dashboards that calculate, run by Prometheus's own promtool on series with known results."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.promtool import promtool
+from tests.unit.deploy.test_dashboards import PANELS
+
+LANE = 'workspace="acme", meter="credits_day"'
+SERIES = {
+    # 40 credits a minute; 120 of 6,000 are spent at first.
+    f"stream_app_lane_budget_cap{{{LANE}}}": "6000x120",
+    f"stream_app_lane_budget_spent{{{LANE}}}": "120+40x120",
+    'stream_app_lane_holds{workspace="acme", reason="paused", instance="a"}': "1x120",
+    'stream_app_lane_holds{workspace="acme", reason="paused", instance="b"}': "1x120",
+    'stream_app_lane_holds{workspace="globex", reason="breaker_open", instance="b"}': "1x120",
+    'stream_app_post_seconds_count{destination="people", outcome="accepted"}': "0+90x120",
+    'stream_app_post_seconds_count{destination="people", outcome="ratelimited"}': "0+30x120",
+    # One dead letter in the whole hour: its series starts at 1.
+    'stream_app_lead_events_total{workspace="acme", destination="people", status="dead_lettered"}': "_x110 1x10",
+    # 60 leads a minute: half within an hour, all within four.
+    'stream_app_received_to_done_seconds_bucket{destination="people", le="3600.0"}': "0+30x120",
+    'stream_app_received_to_done_seconds_bucket{destination="people", le="14400.0"}': "0+60x120",
+    'stream_app_received_to_done_seconds_bucket{destination="people", le="+Inf"}': "0+60x120",
+    'stream_app_cache_hits_total{destination="people", reason="stale"}': "0+120x120",
+}
+EXPECTED: dict[str, list[tuple[str, float]]] = {
+    # After 2 hours 4,920 credits are spent, and 1,080 are left: 27 minutes, 0.45 hours.
+    "Hours until a day's credits are gone": [('{workspace="acme"}', 0.45)],
+    "Lanes held": [("{}", 2)],
+    "Accepted by Clay, of all sent": [("{}", 0.75)],
+    "Dead letters": [('{destination="people"}', 1)],
+    "Time until done, 95 %": [('{destination="people"}', 13_320)],
+    "Leads answered by the cache": [('{reason="stale"}', 2)],
+}
+
+
+def filled(query: str) -> str:
+    for variable in ("$workspace", "$destination", "$instance"):
+        query = query.replace(variable, ".*")
+    return query.replace("$__rate_interval", "15m").replace("$__range", "2h")
+
+
+def run(tmp_path: Path, expected: dict[str, list[tuple[str, float]]]) -> tuple[int, str]:
+    queries = {panel["title"]: panel["targets"][0]["expr"] for uid, panel in PANELS if uid == "stream-app-overview"}
+    test: dict[str, Any] = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in SERIES.items()],
+        "promql_expr_test": [
+            {
+                "expr": f"round({filled(queries[title])}, 0.0001)",
+                "eval_time": "2h",
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in samples],
+            }
+            for title, samples in expected.items()
+        ],
+    }
+    path = tmp_path / "dashboards.test.yml"
+    path.write_text(yaml.safe_dump({"tests": [test]}))
+    ran = subprocess.run([promtool(), "test", "rules", path], capture_output=True, text=True, timeout=60, check=False)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@pytest.mark.timeout(400)  # the first time promtool is fetched
+def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
+    code, said = run(tmp_path, EXPECTED)
+    assert code == 0, said
+
+
+@pytest.mark.timeout(400)
+def test_a_wrong_value_is_found(tmp_path: Path) -> None:
+    code, said = run(tmp_path, {"Lanes held": [("{}", 3)]})
+    assert code != 0
+    assert "exp:" in said
