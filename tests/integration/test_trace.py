@@ -36,6 +36,7 @@ class OtlpReceiver:
         self.port = free_port()
         self.spans: dict[str, str] = {}
         self.requests = 0
+        self.refused = 0
         self.away = False
         self.slow_s = 0.0
 
@@ -53,7 +54,9 @@ class OtlpReceiver:
                 length = next(int(line.split(b":")[1]) for line in head if line.startswith(b"content-length"))
                 body = await reader.readexactly(length)
                 await asyncio.sleep(self.slow_s)
-                if not self.away:
+                if self.away:
+                    self.refused += 1
+                else:
                     self._keep(body)
                 status = b"503 Service Unavailable" if self.away else b"200 OK"
                 writer.write(b"HTTP/1.1 %s\r\ncontent-length: 2\r\n\r\n{}" % status)
@@ -132,7 +135,11 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
             await until(lambda asked=kills: receiver.requests >= asked, 60, "a request")  # type: ignore[misc]
     receiver.away, receiver.slow_s = True, 0.0
     with exporter(kafka, namespace, receiver, tmp_path) as process:
-        await asyncio.sleep(3)
+        await until(lambda: receiver.refused, 60, "a request that is refused")
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 60) == 0, "it stops though its spans wait"
+    with exporter(kafka, namespace, receiver, tmp_path) as process:
+        await until(lambda: receiver.refused >= 3, 60, "requests that are refused")
         assert process.poll() is None
         receiver.away = False
         await until(lambda: receiver.spans == expected, 90, "all spans")

@@ -170,6 +170,34 @@ async def test_a_receiver_that_is_away_stops_the_exporter_and_loses_nothing(monk
     assert {line["event"] for line in said} == {"traces_wait"}
 
 
+async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour without a receiver costs no memory: the events stay on Kafka."""
+    read, waited_s = 0, 0.0
+    read_while_away: list[int] = []
+
+    async def sleep(pause_s: float) -> None:
+        nonlocal waited_s
+        waited_s += pause_s
+        read_while_away.append(read)
+
+    async def fed() -> AsyncIterator[Sequence[Placed]]:
+        nonlocal read
+        for number in range(3):
+            read += 1
+            origin = f"leads/0/{number}"
+            yield placed([msgspec.structs.replace(event, origin=origin) for event in REPLAYED], number * 9)
+
+    monkeypatch.setattr("stream_app.trace.exporter.asyncio.sleep", sleep)
+    collector = Collector(*(ReceiverUnavailable("away") for _ in range(66)))
+    bench = Bench(collector)
+    with capture_logs():
+        await bench.exporter.run(fed())
+    assert waited_s > 3_600
+    assert set(read_while_away) == {1}
+    assert len({span.span_id for span in collector.spans}) == 3 * len(spans_of(REPLAYED))
+    assert bench.committed[-1] == {0: 27}
+
+
 async def test_spans_that_are_refused_are_counted_and_do_not_stop_the_others() -> None:
     collector = Collector(SpansRefused("HTTP 400"))
     bench = Bench(collector)
