@@ -54,7 +54,8 @@ def load_settings(
         environ: The environment variables.
         clay: Require the webhooks and tokens. Only a worker needs them.
         gateway: Require the keys and secrets of callbacks.
-        api: Require the token of the look-up API. It is kept wherever it is set; so is the name of this process.
+        api: Require the token of the look-up API. It is kept wherever it is set; so are this process's name and the
+            headers of the OTLP receiver.
         trace: Require the headers of the OTLP receiver.
         notify: Require the URL for messages.
 
@@ -79,7 +80,7 @@ def load_settings(
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
-    optional = (settings.gateway.api_token_env, settings.kafka.instance_env)
+    optional = (settings.gateway.api_token_env, settings.kafka.instance_env, settings.trace.headers_env)
     names |= {name for name in optional if name is not None and name in environ}
     secrets = Secrets({name: environ[name] for name in names})
     peppers = [environ[name] for name in settings.privacy.pepper_env]

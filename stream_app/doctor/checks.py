@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stream_app import __version__
 from stream_app.clay.egress import Egress
 from stream_app.config import Settings, stranger_options
 from stream_app.config.client import egress_of
@@ -32,6 +33,7 @@ from stream_app.kafka.topics import check_topics
 from stream_app.notify.messages import trial_body
 from stream_app.notify.receiver import NotDelivered, Receiver
 from stream_app.ops.clock import SystemClock
+from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
 
 _WITHIN_S: Final = 10.0
 
@@ -102,6 +104,8 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
     async for check in _callbacks(settings, egress):
         yield check
+    if settings.trace.endpoint is not None:
+        yield await trace_check(settings)
     if notify:
         yield await message_check(settings, egress)
 
@@ -136,6 +140,25 @@ async def _topics(settings: Settings) -> AsyncIterator[Check]:
             yield Check("topics", "failed", line)
     else:
         yield Check("topics", "ok", f"{len(plan)} topics are as planned")
+
+
+async def trace_check(settings: Settings) -> Check:
+    """Send an empty request to the receiver of `[trace]`. Give advice, not a failure: leads need no traces."""
+    name = settings.trace.headers_env
+    if name is not None and name not in settings.secrets:
+        return Check("traces", "skipped", f"it needs {name}, the headers of the trace process")
+    check = await _probe("traces", _empty_traces(settings))
+    return msgspec.structs.replace(check, verdict="advice") if check.verdict == "failed" else check
+
+
+async def _empty_traces(settings: Settings) -> str:
+    endpoint = settings.trace.endpoint or ""
+    async with OtlpClient(endpoint, settings.trace_headers, __version__, "doctor") as client:
+        try:
+            await client.send([])
+        except (ReceiverUnavailable, SpansRefused) as error:
+            raise ProbeFailed(str(error)) from error
+    return f"{endpoint} takes traces"
 
 
 async def message_check(settings: Settings, egress: Egress) -> Check:

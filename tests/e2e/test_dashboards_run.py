@@ -62,18 +62,26 @@ class Prometheus:
         path.write_text(yaml.safe_dump(config))
         log_file = stack.directory / "prometheus.log"
         argv = [str(prometheus()), f"--config.file={path}", f"--storage.tsdb.path={stack.directory / 'tsdb'}"]
-        listen = f"--web.listen-address={self.url.removeprefix('http://')}"
-        process = stack.children.spawn([*argv, listen], log=log_file)
+        options = [f"--web.listen-address={self.url.removeprefix('http://')}", "--enable-feature=exemplar-storage"]
+        process = stack.children.spawn([*argv, *options], log=log_file)
         wait_for_answer("Prometheus", process, lambda: self.ask("up") is not None, log=log_file, timeout_s=60)
 
     def ask(self, query: str) -> list[Any] | None:
         """The samples of a query now; None while Prometheus does not answer."""
         try:
-            with urlopen(f"{self.url}/api/v1/query?{urlencode({'query': query})}", timeout=5) as answer:
-                found: list[Any] = json.load(answer)["data"]["result"]
-                return found
+            found: list[Any] = self._get("query", query=query)["result"]
         except OSError:
             return None
+        return found
+
+    def traces(self, query: str) -> set[str]:
+        """The trace ids of the exemplars of a query in the last ten minutes."""
+        series = self._get("query_exemplars", query=query, start=time.time() - 600, end=time.time())
+        return {exemplar["labels"]["trace_id"] for each in series for exemplar in each["exemplars"]}
+
+    def _get(self, what: str, **parameters: object) -> Any:
+        with urlopen(f"{self.url}/api/v1/{what}?{urlencode(parameters)}", timeout=5) as answer:
+            return json.load(answer)["data"]
 
 
 def without_data(prometheus: Prometheus) -> Iterator[str]:
@@ -106,3 +114,6 @@ def test_each_panel_has_data(stack: Stack) -> None:
             break
         time.sleep(2)
     assert left <= expected, "these panels show nothing"
+    traces = scraping.traces("stream_app_post_seconds_bucket")
+    assert traces
+    assert all(re.fullmatch("[0-9a-f]{32}", trace) for trace in traces)

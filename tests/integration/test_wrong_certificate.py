@@ -11,7 +11,9 @@ import pytest
 import trustme
 
 from stream_app.clay.egress import Egress
+from stream_app.config import Settings, load_settings
 from stream_app.dev.process import LOOPBACK
+from stream_app.doctor.checks import trace_check
 from stream_app.notify.receiver import NotDelivered, Receiver
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable
 
@@ -38,6 +40,49 @@ async def test_the_trace_process_names_the_receiver_and_the_reason(port: int) ->
     async with OtlpClient(f"https://{LOOPBACK}:{port}/v1/traces", {}, "1", "here") as client:
         with pytest.raises(ReceiverUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*check trace\.endpoint"):
             await client.send([])
+
+
+def with_receiver(folder: Path, endpoint: str, headers: str = "", variable: str | None = None) -> Settings:
+    folder.joinpath("stream_app.toml").write_text(
+        f"[trace]\nendpoint = '{endpoint}'\n{headers}\n[workspaces.acme]\n[destinations.people]\n"
+        "workspace = 'acme'\nwebhooks_env = ['WEBHOOK']\ncallbacks = false\n"
+    )
+    environ = {} if variable is None else {"HEADERS": variable}
+    return load_settings(folder / "stream_app.toml", environ, clay=False)
+
+
+async def test_doctor_says_what_is_wrong_with_the_receiver_of_traces(port: int, tmp_path: Path) -> None:
+    check = await trace_check(with_receiver(tmp_path, f"https://{LOOPBACK}:{port}/v1/traces"))
+    assert (check.name, check.verdict) == ("traces", "advice"), "leads need no traces"
+    assert "CERTIFICATE_VERIFY_FAILED" in check.text
+    assert "check trace.endpoint" in check.text
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "text"),
+    [
+        ("200 OK", "ok", "/v1/traces takes traces"),
+        ("404 Not Found", "advice", "(HTTP 404): check trace.endpoint, whose path is usually /v1/traces, and trace."),
+    ],
+)
+async def test_doctor_sends_the_headers_of_the_receiver(status: str, verdict: str, text: str, tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, LOOPBACK)
+    endpoint = f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/v1/traces"
+    async with server:
+        named = "headers_env = 'HEADERS'"
+        without = await trace_check(with_receiver(tmp_path, endpoint, named))
+        check = await trace_check(with_receiver(tmp_path, endpoint, named, "x-token=s3cret"))
+    assert (without.verdict, without.text) == ("skipped", "it needs HEADERS, the headers of the trace process")
+    assert (check.verdict, text in check.text, "s3cret" in check.text) == (verdict, True, False)
+    assert [b"x-token: s3cret" in head for head in seen] == [True]
 
 
 async def test_a_message_names_the_host_and_what_to_check(port: int, tmp_path: Path) -> None:
