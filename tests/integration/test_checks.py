@@ -198,7 +198,7 @@ async def test_an_unreachable_gateway_is_reported_once_for_all_destinations(tmp_
 def test_equal_findings_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def examine(_: Settings) -> AsyncIterator[Check]:
+    async def examine(_: Settings, *, notify: bool) -> AsyncIterator[Check]:
         yield Check("kafka", "failed", "no answer")
         for name in ("topics", "clock", "group", "group"):
             yield Check(name, "skipped", "it needs Kafka")
