@@ -6,12 +6,13 @@ import os
 
 from mq_bridge import Route
 
-limiter = [{"limiter": {"messages_per_second": float(os.environ["RATE_PER_S"])}}] * (os.environ["RATE_PER_S"] != "0")
+PACED = os.environ["RATE_PER_S"] != "0"
+limiter = [{"limiter": {"messages_per_second": float(os.environ["RATE_PER_S"])}}] if PACED else []
 retry = {"retry": {"max_attempts": 6, "initial_interval_ms": 500, "max_interval_ms": 10_000}}
 dlq = {"dlq": {"endpoint": {"kafka": {"url": os.environ["BOOTSTRAP"], "topic": os.environ["DLQ"]}}}}
 route = Route.from_config(
     {
-        "batch_size": int(os.environ["IN_FLIGHT"]),
+        "batch_size": 1 if PACED else int(os.environ["IN_FLIGHT"]),  # the limiter lets a batch through at once
         "input": {
             "kafka": {
                 "url": os.environ["BOOTSTRAP"],
