@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
+from time import monotonic
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import Took
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
-from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS, BoundedLabel
+from stream_app.ops.bounded_labels import BoundedLabel
 from stream_app.ops.lane_metrics import LaneMetrics
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -264,53 +261,9 @@ class WorkerMetrics:
         if timer is None:
             name = type(outcome).__name__.lower()
             timer = self._timers[labels] = self._posts.labels(self._destination(destination), name)
-        now_s = time.monotonic()
+        now_s = monotonic()
         if now_s >= self._next_exemplar_s.get(labels, 0.0):
             self._next_exemplar_s[labels] = now_s + _EXEMPLAR_EVERY_S
             timer.observe(outcome.latency_ms / 1000, {"trace_id": trace_id[:_TRACE_ID_DIGITS]})
         else:
             timer.observe(outcome.latency_ms / 1000)
-
-
-class WaitingRecords(Collector):
-    """Shows how many records in Kafka wait for this process.
-
-    Args:
-        look: Returns the records that are not finished yet, by source and partition. Called when metrics are read.
-    """
-
-    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]]) -> None:
-        self._look = look
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "stream_app_records_waiting",
-            "Records in Kafka that are not concluded yet, by right of way.",
-            labels=("source", "partition"),
-        )
-        for (source, partition), count in self._look().items():
-            family.add_metric((source, str(partition)), count)
-        yield family
-
-
-class ParkedLeads(Collector):
-    """Shows how many leads wait for a human.
-
-    Args:
-        look: Returns the parked leads by workspace, of each partition of this process. Called when metrics are read.
-    """
-
-    def __init__(self, look: Callable[[], Iterable[Mapping[str, int]]]) -> None:
-        self._look = look
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
-        )
-        parked = sum(map(Counts, self._look()), Counts())
-        shown = parked.most_common(MOST_NAMES)
-        for workspace, count in shown:
-            family.add_metric((workspace,), count)
-        if (rest := parked.total() - sum(count for _, count in shown)) > 0:
-            family.add_metric((OTHERS,), rest)
-        yield family

@@ -29,8 +29,9 @@ from stream_app.kafka.lookups import KafkaArchive
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
+from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.metrics import ParkedLeads, StallGauge, WaitingRecords, WorkerMetrics
+from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner

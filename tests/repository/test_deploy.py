@@ -28,8 +28,9 @@ from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.gateway import answers
 from stream_app.ops import logs as log
+from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.gateway_metrics import GatewayMetrics
-from stream_app.ops.metrics import ParkedLeads, WaitingRecords, WorkerMetrics
+from stream_app.ops.metrics import WorkerMetrics
 from stream_app.partition.in_flight import Source
 
 ROOT = Path(__file__).parents[2]

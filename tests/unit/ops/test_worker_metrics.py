@@ -13,8 +13,9 @@ from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.delivery.recorder import Took
 from stream_app.domain.messages import RESEND, StatusEvent
 from stream_app.ops import logs as log
+from stream_app.ops.backlog_metrics import ParkedLeads
 from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS
-from stream_app.ops.metrics import ParkedLeads, WorkerMetrics
+from stream_app.ops.metrics import WorkerMetrics
 
 DAY_MS = 86_400_000
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -89,7 +90,7 @@ def test_posts_have_a_trace_id_as_exemplar_at_most_once_a_second(monkeypatch: py
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     times_s = iter([10.0, 10.5, 11.5])
-    monkeypatch.setattr("stream_app.ops.metrics.time.monotonic", lambda: next(times_s))
+    monkeypatch.setattr("stream_app.ops.metrics.monotonic", lambda: next(times_s))
     for number, latency_ms in enumerate((40, 200, 2_000)):
         metrics.posted("people", Accepted(200, latency_ms), f"{number}" * 200)
     shown = {

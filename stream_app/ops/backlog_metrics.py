@@ -1,0 +1,55 @@
+"""Prometheus metrics of what waits: records on Kafka, and parked leads. Both are counted when metrics are read."""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS
+
+
+class WaitingRecords(Collector):
+    """Shows how many records in Kafka wait for this process.
+
+    Args:
+        look: Returns the records that are not finished yet, by source and partition. Called when metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_records_waiting",
+            "Records in Kafka that are not concluded yet, by right of way.",
+            labels=("source", "partition"),
+        )
+        for (source, partition), count in self._look().items():
+            family.add_metric((source, str(partition)), count)
+        yield family
+
+
+class ParkedLeads(Collector):
+    """Shows how many leads wait for a human.
+
+    Args:
+        look: Returns the parked leads by workspace, of each partition of this process. Called when metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Iterable[Mapping[str, int]]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
+        )
+        parked = sum(map(Counts, self._look()), Counts())
+        shown = parked.most_common(MOST_NAMES)
+        for workspace, count in shown:
+            family.add_metric((workspace,), count)
+        if (rest := parked.total() - sum(count for _, count in shown)) > 0:
+            family.add_metric((OTHERS,), rest)
+        yield family
