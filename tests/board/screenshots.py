@@ -1,6 +1,7 @@
 """Makes the pictures of the board in docs/images: `python -m tests.board.screenshots [--all FOLDER]`.
 
-With `--all`, every page in light and dark, on a desktop and a phone, goes into the folder, for review.
+With `--all`, every page in light and dark, on a desktop and a phone, goes into the folder, for review. So does every
+page with which operators act.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.board.clock import NOW_MS
 from tests.board.serving import chromium, served
-from tests.board.test_browser import LOOKS, PAGES, context
+from tests.board.test_browser import FORMS, LOOKS, PAGES, context, log_in
+from tests.board.test_browser_publish import CSV, to_the_cost
 
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 PICTURES: Final = {"board-now": "/board", "board-lane": "/board/lanes/initech", "board-dead": "/board/dead"}
@@ -35,6 +37,38 @@ def main() -> None:
         for scheme, width in LOOKS:
             for name, path in PAGES.items():
                 shoot(browser, url + path, folder / f"{name.replace(' ', '-')}-{scheme}-{width}.png", scheme, width)
+        with served(Path(data), token=True, operator=True) as url:
+            for scheme, width in LOOKS:
+                shoot_acts(browser, url, folder, scheme, width)
+
+
+def shoot_acts(browser: Browser, url: str, folder: Path, scheme: str, width: int) -> None:
+    """Take a picture of each page with which operators act, of a plan, and of each step of a publication."""
+    made = context(browser, scheme, width)
+    page = made.new_page()
+    page.clock.set_fixed_time(NOW_MS / 1000)
+    log_in(page, url)
+    for name, path in FORMS.items():
+        page.goto(url + path)
+        _save(page, folder / f"act-{name.replace(' ', '-')}-{scheme}-{width}.png")
+    page.goto(url + FORMS["plan a replay"])
+    page.get_by_role("button", name="Plan").click()
+    page.get_by_role("button", name="Send 167 dead letters").wait_for()
+    _save(page, folder / f"act-plan-{scheme}-{width}.png")
+    page.goto(f"{url}/board/publish")
+    page.set_input_files("#file", {"name": "leads.csv", "mimeType": "text/csv", "buffer": CSV.encode()})
+    page.get_by_role("button", name="Show the columns").click()
+    page.get_by_role("button", name="Check all rows").wait_for()
+    _save(page, folder / f"act-columns-{scheme}-{width}.png")
+    to_the_cost(page)
+    _save(page, folder / f"act-cost-{scheme}-{width}.png")
+    page.get_by_role("button", name="Discard the file").click()
+    made.close()
+
+
+def _save(page: Page, file: Path) -> None:
+    page.wait_for_timeout(200)
+    page.screenshot(path=file, full_page=True)
 
 
 def shoot(

@@ -35,6 +35,12 @@ _KINDS: Final = (
     ("deferred", "deferred"),
 )
 _UNCERTAIN: Final = (("", "leave them out"), ("yes", "send them too: they may be paid for twice"))
+_MEANING: Final = MEANING | {
+    "may_be_at_clay": "may have reached Clay: plan again and choose to send them too",
+    "waits_for_ask": "were refused for good: plan again with the disposition poison, policy or foreign",
+    "over_limit": "would go, too, with a higher number in At most",
+}
+"""As `MEANING`, with the fields of the form where that names options of the command line."""
 _OVER_BUDGET: Final = (("", "refuse"), ("yes", "send all: what the budget does not cover waits for the next one"))
 
 
@@ -161,7 +167,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         view,
         prices=priced.prices,
         left_out=[
-            (many, MEANING[fate]) for fate, many in priced.fates.most_common() if fate not in ("goes", "as_input")
+            (many, _MEANING[fate]) for fate, many in priced.fates.most_common() if fate not in ("goes", "as_input")
         ],
         causes=priced.causes.most_common(20),
         dear=[too_dear_text(each) for each in too_dear(priced.prices)],
