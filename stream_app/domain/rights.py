@@ -118,7 +118,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             transactional_ids_begin=True,
         ),
         "replay": Rights(
-            read=waits | survey | {names.lanes},
+            read=waits | survey | {names.lanes, names.audit},
             write=waits | {names.retry, names.replay_state, names.audit},
             configs=every,
             join_groups=frozenset({names.replay_app}),
@@ -126,7 +126,9 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         ),
         "gateway": gateway,
         "gateway with operator_token_env": msgspec.structs.replace(
-            gateway, read=gateway.read | survey, write=gateway.write | {names.commands, names.replay_state}
+            gateway,
+            read=gateway.read | survey,
+            write=gateway.write | {names.commands, names.replay_state, names.leads, names.bulk},
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
@@ -160,7 +162,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,
         "dlq import": Rights(
-            read=survey,
+            read=survey | {names.audit},
             write=frozenset({names.retry, names.replay_state, names.audit}),
             transactional_id=operator,
         ),

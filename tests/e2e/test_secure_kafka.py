@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import ssl
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from stream_app.cli.main import main
@@ -26,7 +29,8 @@ from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.on_board import OWN, acted, shown
+from tests.e2e.secured import PASSWORD, Secured, user_of
 from tests.support.acls import grant
 from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
@@ -34,14 +38,8 @@ from tests.support.secure import MECHANISM, SecureKafka, secure_kafka
 
 pytestmark = pytest.mark.timeout(600)
 
-PASSWORD: Final = "correct-horse"
 TIERS_S: Final = (2, 10, 60, 600, 3_600)
 PROGRAMS: Final = tuple(rights_of(TopicNames(), TIERS_S))
-
-
-def user_of(program: str) -> str:
-    """Return the SCRAM user that has only the rights of this process or command."""
-    return program.replace(" ", "_").replace("()", "_function")
 
 
 @pytest.fixture(scope="module")
@@ -268,60 +266,6 @@ security = {{ protocol = "SSL", ca_file = "{secure.ca_pem}", cert_file = "{pem}"
     assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err
 
 
-class Secured(Pipeline):
-    """A pipeline whose processes and commands connect with TLS, each as its own user."""
-
-    def __init__(self, kafka: SecureKafka, namespace: str) -> None:
-        script = '[table.callback]\nrun_if = "always"\n'
-        super().__init__(kafka.broker.bootstrap, namespace, 1, partitions=2, callbacks=True, script=script)
-        self._kafka = kafka
-        self._namespace = namespace
-
-    def config_of(self, program: str, namespace: str = "") -> Path:
-        """Return the configuration of one program. `namespace`: another one than the pipeline's."""
-        config = self.directory / f"{user_of(program)}.toml"
-        toml = self._toml.replace(self.bootstrap, self._kafka.addresses["SASL_SSL"])
-        toml = toml.replace(f'"{self._namespace}"', f'"{namespace or self._namespace}"')
-        config.write_text(
-            f"""{toml}
-[kafka.security]
-protocol = "SASL_SSL"
-username = "{user_of(program)}"
-password_env = "KAFKA_PASSWORD"
-ca_file = "{self._kafka.ca_pem}"
-[http]
-worker_port = 0
-replay_port = 0
-gateway_port = {self.gateway_port}
-gateway_ops_port = 0
-trace_port = 0
-[trace]
-endpoint = "http://127.0.0.1:1/v1/traces"
-"""
-        )
-        return config
-
-    def process(self, name: str) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "stream_app", name, "--config", str(self.config_of(name))]
-        log = self._log(name)
-        started = self.children.spawn(argv, log=log)
-        self.logs[started.pid] = log
-        return started
-
-    async def command(self, program: str, argv: list[str], namespace: str = "") -> tuple[int, str]:
-        """Run it. Return its exit code and its output."""
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "stream_app", *on_its_own(argv, self.config_of(program, namespace))],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-            cwd=self.directory,
-        )
-        return ran.returncode, ran.stdout + ran.stderr
-
-
 async def test_the_documented_rights_are_enough_for_each_process_and_command(
     secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,3 +313,58 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
             assert await line.stop(process) == 0, name
         await done("replay rewind", 0, 1)
         await done("skip", 1)
+
+
+# ---------------------------------------------------------------------------------------------- operators of the board
+
+OPERATORS: Final = "gateway with operator_token_env"
+
+
+async def test_the_documented_rights_are_enough_for_operators_of_the_board(
+    secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    monkeypatch.setenv("OPERATOR_TOKEN", "a token for people who act: 51d2e9c4")
+    rights = rights_of(TopicNames(namespace), TIERS_S)
+    async with Secured(secure, namespace, "[delivery]\nmax_attempts = 1\n") as line:
+        await grant(secure, {user_of(each): rights[each].acls for each in ("gateway", OPERATORS, "worker", "replay")})
+        less = line.process("gateway", operators=True)
+        assert await asyncio.to_thread(less.wait, 60) == 6
+        for topic in ("leads.commands", "leads, ", "stream-app-replay-state"):
+            assert re.search(rf"Write on Topic .*{re.escape(topic)}", line.logs[less.pid].read_text()), topic
+
+        gateway = line.process("gateway", OPERATORS, operators=True)
+        processes = [gateway, line.process("worker"), line.process("replay")]
+        assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
+        await line.publish(line.leads(3))
+        await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
+        line.control("POST", "/control/faults", {"kind": "status_before", "status": 503})
+        await line.publish([line.lead(3, "w0")])
+        await line.until(lambda: line.last()["dead_lettered"] == 1, 90, "a dead letter")
+        address = f"http://127.0.0.1:{line.gateway_port}"
+        async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60, follow_redirects=True) as client:
+            await shown(client, "/board/login", "Token")
+            await client.post("/board/login", data={"token": os.environ["OPERATOR_TOKEN"], "who": "jane"})
+            answer = await acted(client, "/board/lanes/w0/act/pause", why="test")
+            await shown(client, str(answer.url), "leads wait in Kafka until")
+            await shown(client, "/board/leads/lead-0", "enriched")
+            answer = await acted(client, "/board/leads/lead-0/act/erase", why="test", typed="lead-0", workspace="w0")
+            await shown(client, str(answer.url), "applied")
+
+            answer = await acted(client, "/board/dead/act/plan", **{"from": "dlq"})
+            plan = answer.url.path
+            await shown(client, plan, "Send 1 dead letter for up to")
+            answer = await acted(client, plan, why="test")
+            await shown(client, answer.url.path, "1 dead letter was sent back")
+
+            for bulk in ({}, {"bulk": "yes"}):
+                file = {"file": ("leads.csv", b"lead_id,workspace,email\nL1,w0,p1@example.org\n")}
+                path = (await client.post("/board/publish", files=file)).url.path
+                await client.post(f"{path}/columns", data={"workspace": "", **bulk})
+                await shown(client, path, "Publish 1 lead for about")
+                await client.post(f"{path}/send", data={"why": "test"})
+                await shown(client, path, "1 of 1 leads published")
+        for process in processes:
+            assert await line.stop(process) == 0
+        log = line.logs[gateway.pid].read_text()
+        assert not [word for word in ("not allow", "refuses", "Traceback") if word in log], log

@@ -1,0 +1,36 @@
+"""Use the board of a real gateway as a browser without JavaScript."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import httpx
+
+from tests.e2e.behind import eventually
+
+OWN: Final = {"sec-fetch-site": "same-origin"}
+"""Headers of a form that our own page sent."""
+
+
+async def acted(client: httpx.AsyncClient, path: str, **values: str) -> httpx.Response:
+    """Send the form of a page, and return the page after it."""
+    page = await client.get(path)
+    found = re.search(r'name="form" value="(\w+)"', page.text)
+    assert found is not None, page.text
+    answer = await client.post(path, data={"form": found[1], **values})
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def shown(client: httpx.AsyncClient, path: str, text: str) -> None:
+    """Wait until a page has this text."""
+
+    async def missing() -> str:
+        try:
+            page = (await client.get(path)).text
+        except httpx.TransportError as error:
+            return str(error) or "no answer"
+        return "" if text in page else page
+
+    await eventually(missing, 90)

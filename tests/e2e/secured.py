@@ -1,0 +1,83 @@
+"""A pipeline on a Kafka with TLS, SCRAM and an authorizer: each process and command is a user of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.e2e.pipeline import Pipeline
+from tests.support.every import on_its_own
+from tests.support.secure import SecureKafka
+
+PASSWORD: Final = "correct-horse"
+
+
+def user_of(program: str) -> str:
+    """Return the SCRAM user that has only the rights of this process or command."""
+    return program.replace(" ", "_").replace("()", "_function")
+
+
+class Secured(Pipeline):
+    """A pipeline whose processes and commands connect with TLS, each as its own user."""
+
+    def __init__(self, kafka: SecureKafka, namespace: str, config: str = "") -> None:
+        script = '[table.callback]\nrun_if = "always"\n'
+        super().__init__(
+            kafka.broker.bootstrap, namespace, 1, config=config, partitions=2, callbacks=True, script=script
+        )
+        self._kafka = kafka
+        self._namespace = namespace
+
+    def config_of(self, program: str, namespace: str = "", *, operators: bool = False) -> Path:
+        """Return the configuration of one program.
+
+        `namespace`: another one than the pipeline's; `operators`: with the token of `OPERATOR_TOKEN`.
+        """
+        config = self.directory / f"{user_of(program)}-{operators}.toml"
+        toml = self._toml.replace(self.bootstrap, self._kafka.addresses["SASL_SSL"])
+        toml = toml.replace(f'"{self._namespace}"', f'"{namespace or self._namespace}"')
+        if operators:
+            toml = toml.replace("[gateway]\n", '[gateway]\noperator_token_env = "OPERATOR_TOKEN"\n')
+        config.write_text(
+            f"""{toml}
+[kafka.security]
+protocol = "SASL_SSL"
+username = "{user_of(program)}"
+password_env = "KAFKA_PASSWORD"
+ca_file = "{self._kafka.ca_pem}"
+[http]
+worker_port = 0
+replay_port = 0
+gateway_port = {self.gateway_port}
+gateway_ops_port = 0
+trace_port = 0
+[trace]
+endpoint = "http://127.0.0.1:1/v1/traces"
+"""
+        )
+        return config
+
+    def process(self, name: str, program: str = "", *, operators: bool = False) -> subprocess.Popen[bytes]:
+        """Start a process, as the user of `program` if it is given."""
+        config = self.config_of(program or name, operators=operators)
+        argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
+        log = self._log(program or name)
+        started = self.children.spawn(argv, log=log)
+        self.logs[started.pid] = log
+        return started
+
+    async def command(self, program: str, argv: list[str], namespace: str = "") -> tuple[int, str]:
+        """Run it. Return its exit code and its output."""
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "stream_app", *on_its_own(argv, self.config_of(program, namespace))],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=self.directory,
+        )
+        return ran.returncode, ran.stdout + ran.stderr
