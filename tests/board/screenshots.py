@@ -19,8 +19,9 @@ from tests.board.test_browser import FORMS, LOOKS, PAGES, context, log_in
 from tests.board.test_browser_publish import CSV, to_the_cost
 
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
-PICTURES: Final = {"board-now": "/board", "board-lane": "/board/lanes/initech", "board-dead": "/board/dead"}
-_HEIGHT: Final = {"board-now": None, "board-lane": 800, "board-dead": 770}
+PICTURES: Final = {"board-now": "/board", "board-lane": "/board/lanes/initech"}
+OF_OPERATORS: Final = {"board-dead": "/board/dead"}
+_HEIGHT: Final = {"board-now": None, "board-lane": 800, "board-dead": 780}
 """In pixels; None: the whole page."""
 
 
@@ -28,18 +29,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", type=Path, metavar="FOLDER")
     folder: Path | None = parser.parse_args().all
-    with tempfile.TemporaryDirectory() as data, served(Path(data)) as url, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as data,
+        served(Path(data)) as url,
+        served(Path(data), token=True, operator=True) as operators,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         if folder is None:
             for name, path in PICTURES.items():
                 shoot(browser, url + path, IMAGES / f"{name}.png", height=_HEIGHT[name])
+            for name, path in OF_OPERATORS.items():
+                shoot(browser, operators + path, IMAGES / f"{name}.png", height=_HEIGHT[name], operators=operators)
             return
         for scheme, width in LOOKS:
             for name, path in PAGES.items():
                 shoot(browser, url + path, folder / f"{name.replace(' ', '-')}-{scheme}-{width}.png", scheme, width)
-        with served(Path(data), token=True, operator=True) as url:
-            for scheme, width in LOOKS:
-                shoot_acts(browser, url, folder, scheme, width)
+            shoot_acts(browser, operators, folder, scheme, width)
 
 
 def shoot_acts(browser: Browser, url: str, folder: Path, scheme: str, width: int) -> None:
@@ -72,14 +78,23 @@ def _save(page: Page, file: Path) -> None:
 
 
 def shoot(
-    browser: Browser, url: str, file: Path, scheme: str = "light", width: int = 1280, *, height: int | None = None
+    browser: Browser,
+    url: str,
+    file: Path,
+    scheme: str = "light",
+    width: int = 1280,
+    *,
+    height: int | None = None,
+    operators: str = "",
 ) -> None:
-    """Take a picture of a page: of all of it, or of its first `height` pixels."""
+    """Take a picture of a page: of all of it, or of its first `height` pixels. `operators`: log in to this board."""
     made = context(browser, scheme, width)
     page = made.new_page()
     if height is not None:
         page.set_viewport_size({"width": width, "height": height})
     page.clock.set_fixed_time(NOW_MS / 1000)
+    if operators:
+        log_in(page, operators)
     page.goto(url)
     page.wait_for_timeout(200)
     page.screenshot(path=file, full_page=height is None)
