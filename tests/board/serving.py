@@ -37,11 +37,11 @@ def served(folder: Path, *, token: bool = False, operator: bool = False) -> Iter
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="board")
     thread.start()
     try:
-        assert ready.wait(30), "the board does not start"
+        assert ready.wait(60), "the board does not start"
         yield f"http://127.0.0.1:{ports[0]}"
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

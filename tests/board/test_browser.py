@@ -13,6 +13,8 @@ from tests.board.clock import NOW_MS
 from tests.board.scene import OPERATOR_TOKEN, TOKEN
 from tests.board.serving import chromium, served
 
+pytestmark = pytest.mark.timeout(600)
+
 PAGES: Final = {
     "now": "/board",
     "lanes": "/board/lanes",
@@ -79,16 +81,17 @@ class Watched:
         self.page.goto(url)
         return self.page
 
-    def check(self, name: str) -> None:
-        """Check the open page: axe, no horizontal scroll, a keyboard reaches each control, and no error."""
+    def check(self, name: str, *, keyboard: bool) -> None:
+        """Check the open page: axe, no horizontal scroll, no error. `keyboard`: it reaches each control."""
         found = Axe().run(self.page)
         assert found.violations_count == 0, f"{name}: {found.generate_report()}"
         wide, width = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= width, f"{name} is {wide} pixels wide"
-        expected = self.page.evaluate(KEYBOARD, _CONTROLS)
-        for _ in range(expected + 2):
-            self.page.keyboard.press("Tab")
-        assert self.page.evaluate("[...window.expected].map((each) => each.outerHTML)") == [], name
+        if keyboard:
+            expected = self.page.evaluate(KEYBOARD, _CONTROLS)
+            for _ in range(expected + 2):
+                self.page.keyboard.press("Tab")
+            assert self.page.evaluate("[...window.expected].map((each) => each.outerHTML)") == [], name
         assert self.errors == [], name
 
 
@@ -99,7 +102,7 @@ def test_every_page_can_be_used_by_everyone(browser: Browser, url: str, scheme: 
     watched.page.clock.set_fixed_time(NOW_MS / 1000)
     for name, path in PAGES.items():
         watched.open(url + path)
-        watched.check(name)
+        watched.check(name, keyboard=scheme == "light")
     made.close()
 
 
@@ -153,7 +156,8 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     assert page.get_by_role("button", name="Paused").is_visible(), "the choice lasts"
     assert not refreshes()
     page.get_by_role("button", name="Paused").click()
-    assert refreshes()
+    with page.expect_request(lambda request: "hx-request" in request.headers):
+        page.clock.run_for(5_100)
     watched.open(f"{url}/board/leads")
     page.get_by_label("Find a lead").fill("crm-1")
     assert not refreshes(), "a form is being filled"
@@ -204,11 +208,11 @@ def test_every_form_can_be_used_by_everyone(browser: Browser, operators: str, sc
     log_in(watched.page, operators)
     for name, path in FORMS.items():
         watched.open(operators + path)
-        watched.check(name)
+        watched.check(name, keyboard=scheme == "light")
     watched.open(operators + FORMS["plan a replay"])
     watched.page.get_by_role("button", name="Plan").click()
     watched.page.get_by_role("button", name="Send 167 dead letters for up to 1,002 credits").wait_for()
-    watched.check("plan")
+    watched.check("plan", keyboard=scheme == "light")
     made.close()
 
 

@@ -15,6 +15,7 @@ from tests.board.scene import HOSTILE, OPERATOR_TOKEN
 from tests.board.serving import chromium, served
 from tests.board.test_browser import LOOKS, Watched, context
 
+pytestmark = pytest.mark.timeout(600)
 expect.set_options(timeout=60_000)
 
 _TITLE: Final = HOSTILE.replace('"', '""')
@@ -69,18 +70,18 @@ def test_every_step_can_be_used_by_everyone(browser: Browser, url: str, file: Pa
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)
     log_in(page, url)
-    watched.check("file")
+    watched.check("file", keyboard=scheme == "light")
     page.set_input_files("#file", file)
     page.get_by_role("button", name="Show the columns").click()
     expect(page.get_by_label("E-Mail")).to_have_value("email")
     expect(page.get_by_label(HOSTILE, exact=True)).to_have_value("=")
-    watched.check("columns")
+    watched.check("columns", keyboard=scheme == "light")
     page.get_by_label("Vorname").select_option("last_name")
     to_the_cost(page)
     expect(page.get_by_role("button", name="Publish 300 leads for about 1,800 credits")).to_be_visible()
     expect(page.locator("main")).to_contain_text("Vorname -> last_name")
     expect(page.locator("main")).to_contain_text("bad_email")
-    watched.check("cost")
+    watched.check("cost", keyboard=scheme == "light")
     page.get_by_role("button", name="Discard the file").click()
     page.wait_for_url(f"{url}/board/publish")
     made.close()

@@ -26,7 +26,7 @@ async def test_pause_and_resume_a_lane_in_the_browser(
         line.start("worker")
         await line.publish(line.leads(3))
         await line.until_over(3, 60)
-        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=60) as client:
             await until_ready(client, 60)
         browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = await browser.new_page()
