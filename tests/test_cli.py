@@ -63,6 +63,14 @@ def test_help_is_plain_text_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> No
         assert all(len(line) <= 80 for line in lines), lines
 
 
+@pytest.mark.parametrize("command", ["sim", "replay", "publish"])
+def test_help_has_the_width_of_the_terminal_each_time(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    for width in (200, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = [line for line in help_of(command).splitlines() if not line.startswith("  stream-app")]
+        assert (max(map(len, lines)) <= 80) == (width == 80)
+
+
 def test_the_help_lists_the_commands_in_the_order_of_use() -> None:
     listed = re.findall(r"^  ([a-z][a-z-]+)  +\w", help_of().partition("Commands:")[2].partition("Common")[0], re.M)
     assert listed == list(COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -42,7 +43,7 @@ class PlainHelp:
     def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
         """Print what the command does. An example stays on one line, so that it can be copied."""
         lines = str(description.primary_renderable).splitlines()
-        text = "\n".join(line if line.startswith("  ") else wrapped(line, console.width) for line in lines)
+        text = "\n".join(line if line.startswith("  ") else wrapped(line, _width()) for line in lines)
         console.print(f"{text}\n", markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
@@ -53,7 +54,7 @@ class PlainHelp:
         indent = min(max(len(label) for label, _ in rows), _WIDEST_LABEL) + 4
         lines = [f"{panel.title}:"]
         for label, text in rows:
-            texts = textwrap.wrap(text, console.width - indent, break_on_hyphens=False) or [""]
+            texts = textwrap.wrap(text, _width() - indent, break_on_hyphens=False) or [""]
             if len(label) > indent - 4:
                 lines.append(f"  {label}")
             else:
@@ -95,6 +96,11 @@ def _problem(error: CycloptsError) -> str:
     if isinstance(error, CoercionError) and error.msg is None and error.token and error.target_type is not None:
         return f"{error.token.keyword or 'argument'}: {error.token.value!r} is not {in_words(error.target_type)}"
     return str(error)
+
+
+def _width() -> int:
+    """Return the columns of the terminal now. A console of cyclopts keeps those that it found first."""
+    return shutil.get_terminal_size().columns
 
 
 def _unexpected(word: str, app: App | None) -> str:

@@ -40,7 +40,16 @@ def test_every_command_is_covered() -> None:
     from stream_app.domain.rights import rights_of
     from stream_app.domain.topics import TopicNames
 
-    own = {"worker", "replay", "gateway", "trace", "topics", "doctor", "doctor --round-trip"}
+    own = {
+        "worker",
+        "replay",
+        "gateway",
+        "gateway with operator_token_env",
+        "trace",
+        "topics",
+        "doctor",
+        "doctor --round-trip",
+    }
     own |= {"publish()", "publish() bulk", "follow_status()"}  # functions of the Python API
     assert set(COMMANDS) == set(rights_of(TopicNames(), (2,))) - own
 

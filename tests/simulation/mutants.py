@@ -37,6 +37,7 @@ from stream_app.pipeline.reject import Rejects
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded
+from tests.simulation.neighbours import crowded
 
 # ------------------------------------------------------------------------------------------- the order of things
 
@@ -301,7 +302,7 @@ def person_known_only_once_sent() -> Patch:
 # --------------------------------------------------------------------------------------------------------- waiting
 
 
-@mutant("rest", hunt=family("queue", "rebalance"))
+@mutant("rest", hunt=lambda: map(crowded, range(200)))
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: PartitionOwner) -> None:
         for in_flight, kept in list(self._unfinished.items()):
