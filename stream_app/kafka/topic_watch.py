@@ -69,7 +69,7 @@ class KnownTopics:
 
 
 class TopicWatch:
-    """Checks `topics`, each with `partitions` partitions, now and then."""
+    """Checks `topics`, each with `partitions` partitions, every second."""
 
     def __init__(
         self,
