@@ -193,7 +193,7 @@ async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) ->
         process = run.start(paced=False)
         for number in range(1, count + 1):
             goal = leads * number // (count + 1)
-            await _until(lambda goal=goal: len(run.accepted()) >= goal, run, f"{goal} leads")  # type: ignore[misc]
+            await _until_accepted(run, goal)
             process.kill()
             await asyncio.to_thread(process.wait, 10)
             process = run.start(paced=False)
@@ -296,14 +296,18 @@ async def _begin(
     for run in runs:
         started_ms[run.candidate.system.name] = now_ms()
         run.start()
-        await _until(lambda run=run: bool(run.line.requests()), run, "the first POST")  # type: ignore[misc]
+        await _until(run.line.requests, run, "the first POST")
     first = {run.candidate.system.name: run.line.requests()[0].at_ms for run in runs}
     for run in runs:
-        await _until(lambda run=run: len(run.accepted()) >= BURST, run, "it is under way")  # type: ignore[misc]
+        await _until_accepted(run, BURST)
     return runs, {name: (first[name] - started_ms[name]) / 1000 for name in first}
 
 
-async def _until(done: Callable[[], bool], run: Run, what: str) -> None:
+async def _until_accepted(run: Run, leads: int) -> None:
+    await _until(lambda: len(run.accepted()) >= leads, run, f"{leads} leads accepted")
+
+
+async def _until(done: Callable[[], object], run: Run, what: str) -> None:
     deadline = time.monotonic() + _START_S
     while not done():
         if time.monotonic() > deadline:
