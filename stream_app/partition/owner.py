@@ -258,7 +258,7 @@ class PartitionOwner:
                 await previous.wait()
         if in_flight.begun:
             return
-        limiter = self._limiters[in_flight.source]
+        limiter = self._limiter_of(in_flight)
         await limiter.wait()
         if in_flight.suspended.is_set():
             raise GiveUp
@@ -302,7 +302,7 @@ class PartitionOwner:
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""
         if in_flight.begun:
-            self._limiters[in_flight.source].leave()
+            self._limiter_of(in_flight).leave()
         else:
             self._ahead[in_flight.source].leave(in_flight)
         return self._unfinished.pop(in_flight)
