@@ -187,7 +187,7 @@ async def run_campaign(
             books=said[-2_000:] if code else _books(said, verdict.resent),
             findings=verdict.findings,
             untidy=team.untidy + unsettled + too_long(stops),
-            reported={finding.about: checker.tell(finding.about) for finding in verdict.findings[:10]},
+            reported={finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]},
             longest_stop_s=max((stop.seconds for stop in stops), default=None),
         )
 

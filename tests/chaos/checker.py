@@ -112,7 +112,7 @@ def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
 
 
 class Checker:
-    """`verdict()` checks one body of evidence. `tell` returns all that is known of a lead, as text."""
+    """`verdict()` checks one body of evidence. `describe` returns all that is known of a lead, as text."""
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
@@ -149,7 +149,7 @@ class Checker:
         self._money()
         return self._verdict
 
-    def tell(self, about: str) -> str:
+    def describe(self, about: str) -> str:
         """Return everything about a lead or a record, in order of time, a line each."""
         events = self._events_of.get(about) or self._histories.get(about) or []
         lead_ids = {event.lead_id for event in events} | {about}

@@ -62,7 +62,7 @@ def test_good_evidence_has_no_finding() -> None:
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
-        ({"events": HISTORY}, "lost"),  # a record that nothing tells of
+        ({"events": HISTORY}, "lost"),  # a record without an event
         ({"events": [*HISTORY[:1], *AGAIN]}, "lost"),  # one that stands still
         ({"events": [*HISTORY[:1], *AGAIN], "coming": {A}}, "stuck"),  # one that should have gone on
         ({"requests": []}, "lost"),  # accepted, it says, and Clay never saw it
@@ -133,7 +133,7 @@ def test_a_lead_may_be_parked_when_it_is_uncertain_or_has_no_replay_left() -> No
 
 
 def test_the_report_of_a_lead_has_events_and_requests_in_order() -> None:
-    reported = Checker(CLEAN).tell("lead-1").splitlines()
+    reported = Checker(CLEAN).describe("lead-1").splitlines()
     assert [line.split()[0] for line in reported] == sorted(line.split()[0] for line in reported)
     assert any("accepted" in line for line in reported)
     assert any("429" in line for line in reported)

@@ -222,15 +222,17 @@ class Fleet(Pipeline):
         assert last["accepted"] + last["parked"] == count - duplicates, last
         assert last["duplicate"] == duplicates, last
         twice = self.posted_again()
-        assert not twice, {lead: self.tell(lead) for lead in list(twice)[:5]}
+        assert not twice, {lead: self.describe(lead) for lead in list(twice)[:5]}
         took = Counter(request.lead_id for request in self.requests() if request.accepted)
         for history in self.histories.values():
             if history[-1].status == "accepted":
-                assert took[history[-1].lead_id] == 1, f"Clay never got it: {self.tell(history[-1].lead_id)}"
+                assert took[history[-1].lead_id] == 1, f"Clay never got it: {self.describe(history[-1].lead_id)}"
             if history[-1].status == "parked":
-                assert history[-2].status == "send_uncertain", f"parked for nothing: {self.tell(history[-1].lead_id)}"
+                assert history[-2].status == "send_uncertain", (
+                    f"parked for nothing: {self.describe(history[-1].lead_id)}"
+                )
 
-    def tell(self, lead_id: str) -> str:
+    def describe(self, lead_id: str) -> str:
         """Return everything that is known of a lead, as text."""
         lines = [
             f"{event.at_ms} {event.origin}#{event.seq} {event.status} {event.reason}"

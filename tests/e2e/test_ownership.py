@@ -190,7 +190,7 @@ def _check_ends(line: Fleet, leads: dict[str, str]) -> None:
     """Check what happened to the leads at which the workers were frozen."""
     by_lead = {history[-1].lead_id: history[-1] for history in line.histories.values()}
     sent = Counter(request.lead_id for request in line.requests())
-    where = {station: f"{station}: {line.tell(lead)}" for station, lead in leads.items()}
+    where = {station: f"{station}: {line.describe(lead)}" for station, lead in leads.items()}
     for station in ("before_write_ahead", "request_sent", "after_answer", "before_settle", "after_settle"):
         assert sent[leads[station]] == 1, where[station]
     assert by_lead[leads["before_write_ahead"]].status == "accepted", where["before_write_ahead"]

@@ -31,7 +31,7 @@ from tests.support.doctor import in_groups, settings_for
 
 
 @asynccontextmanager
-async def worker_that_tells(settings: Settings, reported: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
+async def worker_that_reports(settings: Settings, reported: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
     """Takes leads and publishes these events for each. Returns the leads that it took."""
     took: list[Lead] = []
 
@@ -82,7 +82,7 @@ async def test_the_outcome_of_the_test_lead_is_shown(
 ) -> None:
     settings = await with_topics(kafka, namespace, tmp_path)
     seen: list[Status] = []
-    async with worker_that_tells(settings, reported) as took:
+    async with worker_that_reports(settings, reported) as took:
         within_s = 20 if ok or "ended" in says else 3
         went = await trip(settings, 17, within_s, lambda event: seen.append(event.status))
     assert (went.ok, went.lead_id) == (ok, "doctor-17")
@@ -114,7 +114,7 @@ async def commands_of(settings: Settings) -> list[Command]:
 async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_path: Path) -> None:
     settings = await with_topics(kafka, namespace, tmp_path)
     held = asyncio.Event()
-    async with worker_that_tells(settings, [("held_paused", "")]):
+    async with worker_that_reports(settings, [("held_paused", "")]):
         went = asyncio.create_task(trip(settings, 18, 60, lambda _: held.set()))
         await asyncio.wait_for(held.wait(), 30)
         went.cancel()
@@ -158,7 +158,7 @@ async def test_the_command_asks_before_it_spends(
             answer = said.out[said.out.index("{\n") :]  # behind what the gateway logs, which is in this process
             return code, json.loads(answer), said.err
 
-        async with in_groups(settings), worker_that_tells(settings, [("accepted", ""), ("enriched", "")]) as took:
+        async with in_groups(settings), worker_that_reports(settings, [("accepted", ""), ("enriched", "")]) as took:
             code, report, said = await doctor("http://127.0.0.1:1", "--yes")
             assert code == 1
             assert "no test lead was sent: correct the failed checks first" in said
