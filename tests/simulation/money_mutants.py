@@ -18,7 +18,7 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.unit_of_work import UnitOfWork
-from tests.simulation.mutant import Patch, crowded, mutant
+from tests.simulation.mutant import Patch, crowd_at_a_rebalance, mutant
 
 
 @mutant("4")
@@ -62,7 +62,7 @@ def retry_after_ignored() -> Patch:
     return patch.object(rate, "on_429", on_429)
 
 
-@mutant("5", hunt=crowded)
+@mutant("5", hunt=crowd_at_a_rebalance)
 def tokens_kept_at_take_over() -> Patch:
     def full(state: rate.Rate, now_ms: int) -> rate.Rate:
         return msgspec.structs.replace(state, tokens=10.0, at_ms=now_ms)

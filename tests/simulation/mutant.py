@@ -86,7 +86,7 @@ def shuffled() -> Iterable[Schedule]:
     return (replace(drawn(seed), shuffle=0.5) for seed in range(3_000))
 
 
-def crowded() -> Iterable[Schedule]:
+def crowd_at_a_rebalance() -> Iterable[Schedule]:
     """More leads than the bucket has tokens, and a partition that changes hands at once."""
     crowd = tuple(Arrival(0.0, "acme", f"id{number}", f"p{number}") for number in range(6))
     setup = Setup(callbacks=False, rate_per_s=1.0, burst=2)
