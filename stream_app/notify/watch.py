@@ -29,7 +29,7 @@ class Alert(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, Key]:
-        """What tells it from other alerts."""
+        """Its name and its labels. Two alerts never have the same."""
         return self.name, tuple(sorted(self.labels.items()))
 
 

@@ -125,7 +125,7 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     assert plain_id("Ada King") != before
 
 
-def test_a_wrong_configuration_changes_nothing_and_tells_no_secret(files: Files) -> None:
+def test_a_wrong_configuration_changes_nothing_and_shows_no_secret(files: Files) -> None:
     files.secret("FIRST", "https://example.com/secret-slug")
     files.write(TOML + "\n[workspaces.beta.rate]\nrate_per_s = 4\n")
     reported = files.configuration.refresh()

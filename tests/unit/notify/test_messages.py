@@ -49,7 +49,7 @@ def test_a_condition_that_returns_at_once_is_not_resolved_meanwhile() -> None:
     assert not watch.firing
 
 
-def test_what_a_job_showed_stands_while_none_of_its_processes_answers() -> None:
+def test_alerts_of_a_job_keep_firing_while_none_of_its_processes_answers() -> None:
     watch = Watch((), 0, ["worker"])
     samples = held("acme", now_s=0)
     watch.look(samples, 0)
@@ -128,13 +128,13 @@ def test_a_receiver_that_fails_for_an_hour_is_asked_rarely_and_misses_nothing() 
     assert [each.labels["workspace"] for each in change.fired] == ["acme", "globex"]
 
 
-def test_what_came_and_went_while_the_receiver_was_away_is_not_reported() -> None:
+def test_an_alert_that_began_and_ended_while_the_receiver_was_away_is_not_reported() -> None:
     outbox = Outbox((), MINUTE_MS)
     outbox.failed(0)
     assert not outbox.waiting(firing())
 
 
-def test_the_receivers_wish_to_wait_is_heard_within_reason() -> None:
+def test_retry_after_is_respected_up_to_ten_minutes() -> None:
     assert Outbox((), 1).failed(0, 120_000) == 120_000
     assert Outbox((), 1).failed(0, 86_400_000) == 600_000
 

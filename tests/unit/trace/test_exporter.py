@@ -254,7 +254,7 @@ async def test_a_wrong_receiver_is_named_with_what_to_check(
         done.set()
 
 
-async def test_the_client_tells_a_receiver_that_is_away_from_one_that_refuses() -> None:
+async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() -> None:
     answers = [503, 429, 400, 200]
     got: list[bytes] = []
 
