@@ -1,4 +1,4 @@
-"""The conditions that need a person. deploy/alerts.yml has the same for Prometheus; a test compares them."""
+"""The conditions that need a person. deploy/alerts.py writes them for Prometheus, too."""
 
 from __future__ import annotations
 

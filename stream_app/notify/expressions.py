@@ -125,7 +125,7 @@ class Growth:
 
     @property
     def promql(self) -> str:
-        series, window = f"{self.metric}{_braces(self.where)}", _duration(self.window_s)
+        series, window = f"{self.metric}{_braces(self.where)}", duration_of(self.window_s)
         text = f"{'rate' if self.form == 'rate' else 'increase'}({series}[{window}])"
         if self.form == "births":
             text = f"({series} unless {series} offset {window}) or {text}"
@@ -152,7 +152,7 @@ class Stuck:
     @property
     def promql(self) -> str:
         work = _aggregated("sum", ("instance",), self.work)
-        rate = _aggregated("sum", ("instance",), f"rate({self.progress}[{_duration(self.window_s)}])")
+        rate = _aggregated("sum", ("instance",), f"rate({self.progress}[{duration_of(self.window_s)}])")
         return f"{work} > 0 and {rate} == 0"
 
     def evaluate(self, samples: Samples, now_s: float) -> Found:
@@ -170,7 +170,8 @@ def _braces(where: Matchers) -> str:
     return f"{{{inside}}}" if inside else ""
 
 
-def _duration(seconds: float) -> str:
+def duration_of(seconds: float) -> str:
+    """Return a time as Prometheus writes it."""
     return f"{seconds / 3600:g}h" if seconds % 3600 == 0 else f"{seconds / 60:g}m"
 
 
