@@ -109,7 +109,7 @@ class Growth:
         above: The number.
         by: The labels of a group. None: each series alone.
         where: As for `Level`.
-        form: How PromQL says it. `births` counts the first value of a series, too, as `evaluate` always does.
+        births: True to count the first value of a series in PromQL, too, as `evaluate` always does.
     """
 
     metric: str
@@ -117,7 +117,7 @@ class Growth:
     above: float
     by: tuple[str, ...] | None
     where: Matchers = ()
-    form: Literal["rate", "increase", "births"] = "increase"
+    births: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -126,8 +126,8 @@ class Growth:
     @property
     def promql(self) -> str:
         series, window = f"{self.metric}{_braces(self.where)}", duration_of(self.window_s)
-        text = f"{'rate' if self.form == 'rate' else 'increase'}({series}[{window}])"
-        if self.form == "births":
+        text = f"increase({series}[{window}])"
+        if self.births:
             text = f"({series} unless {series} offset {window}) or {text}"
         return f"{text if self.by is None else _aggregated('sum', self.by, text)} > {self.above:g}"
 
