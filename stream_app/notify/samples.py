@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 Labels = Mapping[str, str]
@@ -32,7 +33,7 @@ class Samples:
 
     def __init__(self, counters: Collection[str], window_s: float) -> None:
         self._counters, self._window_s = frozenset(counters), window_s
-        self._now: dict[tuple[str, str], list[Sample]] = {}  # by job and instance
+        self._now: dict[tuple[str, str], dict[str, list[Sample]]] = {}  # by job and instance, then by metric
         self._totals: dict[tuple[str, Key], tuple[float, float]] = {}  # time, value
         self._grown: defaultdict[tuple[str, Key], deque[tuple[float, float]]] = defaultdict(deque)
         self._seen: dict[str, float] = {}  # job -> time of its first answer
@@ -44,12 +45,10 @@ class Samples:
         their first event.
         """
         first = self._seen.setdefault(job, now_s) == now_s
-        kept: list[Sample] = []
-        for sample in samples:
-            if len(kept) >= MOST_SERIES:
-                break
+        kept: defaultdict[str, list[Sample]] = defaultdict(list)
+        for sample in islice(samples, MOST_SERIES):
             labels = {**sample.labels, "job": job, "instance": instance}
-            kept.append(Sample(sample.metric, labels, sample.value))
+            kept[sample.metric].append(Sample(sample.metric, labels, sample.value))
             if sample.metric in self._counters:
                 self._count(sample.metric, labels, sample.value, now_s, first=first)
         self._now[job, instance] = kept
@@ -81,7 +80,7 @@ class Samples:
 
     def of(self, metric: str) -> Iterator[Sample]:
         """Yield the metric's present series."""
-        return (sample for samples in self._now.values() for sample in samples if sample.metric == metric)
+        return (sample for metrics in self._now.values() for sample in metrics.get(metric, ()))
 
     def grown(self, metric: str, since_s: float) -> Iterator[Sample]:
         """Yield by how much each of the counter's series has grown since that time, where it has."""
