@@ -9,6 +9,7 @@ from stream_app.notify.expressions import Absent, Expression, Growth, Level, Stu
 from stream_app.notify.samples import Sample
 
 Job = Literal["worker", "replay", "gateway"]
+Severity = Literal["critical", "warning"]
 _MINUTE: Final = 60.0
 _HOUR: Final = 3600.0
 
@@ -27,7 +28,7 @@ class Condition:
     """
 
     name: str
-    severity: Literal["critical", "warning"]
+    severity: Severity
     job: Job
     expression: Expression
     for_s: float

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 import msgspec
 
-from stream_app.notify.conditions import CONDITIONS, Condition
+from stream_app.notify.conditions import CONDITIONS, Condition, Severity
 from stream_app.notify.expressions import Found
 from stream_app.notify.samples import Key, Samples
 
@@ -22,7 +22,7 @@ class Alert(msgspec.Struct, frozen=True):
     """A condition that fires for some labels."""
 
     name: str
-    severity: Literal["critical", "warning"]
+    severity: Severity
     labels: dict[str, str]
     summary: str
     since_ms: int
@@ -42,9 +42,9 @@ class Watch:
         jobs: The jobs that are watched.
     """
 
-    def __init__(self, known: Iterable[Alert], now_ms: int, jobs: Iterable[str]) -> None:
+    def __init__(self, known: Iterable[Alert], now_ms: int, jobs: Collection[str]) -> None:
         self._start_ms = now_ms
-        self._conditions = [each for each in CONDITIONS if each.job in frozenset(jobs)]
+        self._conditions = [each for each in CONDITIONS if each.job in jobs]
         self._held_ms: dict[tuple[str, Key], int] = {}  # since when it holds
         self._last_ms: dict[tuple[str, Key], int] = {}  # when it held for the last time
         self.firing = {alert.key: alert for alert in known}
@@ -57,10 +57,6 @@ class Watch:
             found = condition.expression.evaluate(samples, now_ms / 1000)
             self._fire(condition, found, now_ms)
             self._resolve(condition, found, now_ms)
-
-    def holding(self) -> list[Alert]:
-        """Return the alerts whose conditions hold now."""
-        return [alert for key, alert in self.firing.items() if key in self._held_ms]
 
     def _fire(self, condition: Condition, found: Found, now_ms: int) -> None:
         name = condition.name
