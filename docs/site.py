@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 from stream_app import __version__
 from stream_app.cli.main import COMMANDS, build_app, main
@@ -24,6 +25,7 @@ SCHEMAS: Final = DOCS.parent / "schemas"
 REPOSITORY: Final = "https://github.com/stream-app/stream-app/blob/main"
 _MADE: Final = "<!-- Generated from the code: python docs/site.py reference -->\n\n"
 _WIDTH: Final = "100"
+"""The columns of help."""
 
 
 def commands() -> str:
@@ -40,16 +42,8 @@ def commands() -> str:
 
 
 def _help(words: list[str]) -> str:
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = _WIDTH
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            main([*words, "--help"])
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+    with mock.patch.dict(os.environ, COLUMNS=_WIDTH), contextlib.redirect_stdout(io.StringIO()) as out:
+        main([*words, "--help"])
     # The options that all commands have are on the program's own page.
     text = out.getvalue().partition("\nCommon options:")[0] if words else out.getvalue()
     return f"```text\n{text.strip()}\n```\n"
