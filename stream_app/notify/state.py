@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.errors import StreamAppError
 from stream_app.notify.watch import Alert
+from stream_app.ops.file_lock import lock_for_writing
 
 _alerts: Final = msgspec.json.Decoder(list[Alert])
 
@@ -47,18 +46,6 @@ def owned(path: Path) -> Iterator[KnownAlerts]:
     Raises:
         StreamAppError: Another process owns it, or it cannot be written.
     """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("wb")
-    except OSError as error:
-        raise StreamAppError(
-            f"{path}: cannot be written ({error.strerror}): set notify.state_path to a writable file"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StreamAppError(
-                f"{path}: another `stream-app notify` sends from here: run one, or every message comes twice"
-            ) from None
+    taken = "another `stream-app notify` sends from here: run one, or every message comes twice"
+    with lock_for_writing(path, "the alerts that were sent", "notify.state_path", taken):
         yield KnownAlerts(path)

@@ -7,20 +7,19 @@ transaction, so a crash neither loses nor duplicates anything.
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
-from stream_app.domain.errors import StreamAppError
 from stream_app.domain.topics import Retention, TopicNames
 from stream_app.gateway.read_model.project import DAY_MS, Consumed, Projector
 from stream_app.gateway.read_model.schema import TABLES
+from stream_app.ops.file_lock import lock_for_writing
 
 _LOOKED_AT: Final = 5_000  # records per sweep: a million take 200 sweeps
 _CACHE_KIB: Final = 65_536
@@ -85,7 +84,12 @@ class ReadModel:
         self._sources = sources
         self._made_of = msgspec.json.encode((TABLES, sources.topics, sources.partitions)).decode()
         self._swept = -1
-        self._own = _own(path)
+        self._own = lock_for_writing(
+            path,
+            "the read model",
+            "gateway.read_model_path",
+            "another process writes to this read model: give each gateway its own gateway.read_model_path",
+        )
         try:
             self._db = _open(path)
             self._projector = Projector(self._db, sources.names, sources.workspaces)
@@ -179,25 +183,6 @@ def discard(path: Path) -> None:
     """Remove the file and SQLite's files beside it."""
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _own(path: Path) -> IO[bytes]:
-    """Lock the file for writing until the lock is closed. Raises StreamAppError."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("wb")
-    except OSError as error:
-        raise StreamAppError(
-            f"{path}: cannot write the read model ({error.strerror}): set gateway.read_model_path to a writable file"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise StreamAppError(
-            f"{path}: another process writes to this read model: give each gateway its own gateway.read_model_path"
-        ) from None
-    return lock
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,36 @@
+"""Files that one process at a time writes."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from stream_app.domain.errors import StreamAppError
+
+
+def lock_for_writing(path: Path, what: str, setting: str, taken: str) -> IO[bytes]:
+    """Lock a file until the returned file, which is beside it, is closed.
+
+    Args:
+        path: The file. Its folder is made.
+        what: What is in it, for the error.
+        setting: The key with its path, for the error.
+        taken: The error if another process has the lock.
+
+    Raises:
+        StreamAppError: Another process has the lock, or the folder is not writable.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("wb")
+    except OSError as error:
+        raise StreamAppError(
+            f"{path}: cannot write {what} ({error.strerror}): set {setting} to a writable file"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StreamAppError(f"{path}: {taken}") from None
+    return lock
