@@ -25,6 +25,7 @@ from stream_app.ops.http import ops_app
 from stream_app.ops.lane_metrics import LaneMetrics
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.kafka import until
+from tests.support.raw_server import read_request
 
 ROOT = Path(__file__).parents[2]
 SECRET = "T0P-S3CR3T"
@@ -49,11 +50,9 @@ class Messages:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-                length = next(int(line.split(b":")[1]) for line in head if line.startswith(b"content-length"))
-                body = await reader.readexactly(length)
+                head, body = await read_request(reader)
                 self.asked += 1
-                assert SECRET.lower().encode() in head[0]
+                assert SECRET.encode() in head.partition(b"\r\n")[0]
                 if self.status == 200:
                     self.got.append(msgspec.json.decode(body))
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % self.status)

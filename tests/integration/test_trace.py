@@ -23,6 +23,7 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.topics import TopicNames
 from stream_app.domain.trace import spans_of
 from tests.support.kafka import committed, create_topics, until
+from tests.support.raw_server import read_request
 from tests.unit.domain.test_trace import REPLAYED
 
 PARTITIONS = 2
@@ -50,9 +51,7 @@ class OtlpReceiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-                length = next(int(line.split(b":")[1]) for line in head if line.startswith(b"content-length"))
-                body = await reader.readexactly(length)
+                _, body = await read_request(reader)
                 await asyncio.sleep(self.slow_s)
                 if self.away:
                     self.refused += 1

@@ -25,6 +25,13 @@ WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
 """What a server does: one of the words above, bytes to write (or what gives them), seconds to wait."""
 
 
+async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head and body of the next request. Raises IncompleteReadError if there is none."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+    return head, await reader.readexactly(length)
+
+
 class RawServer:
     """Plays `script` on every connection and then closes it. `requests` (head, body) are the complete ones."""
 
@@ -52,9 +59,7 @@ class RawServer:
 
     async def _do(self, step: WriteBatch, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if step is READ:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
-            self.requests.append((head, await reader.readexactly(length)))
+            self.requests.append(await read_request(reader))
             self.arrived.set()
         elif step is SKIM:
             await reader.read(10)

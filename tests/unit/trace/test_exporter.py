@@ -20,6 +20,7 @@ from stream_app.domain.trace import Sampling, Span, spans_of
 from stream_app.ops import logs
 from stream_app.trace.exporter import Exporter, Placed
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
+from tests.support.raw_server import read_request
 from tests.unit.domain.test_trace import REPLAYED
 
 ALL = Sampling(ratio=1)
@@ -259,11 +260,7 @@ async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() ->
     got: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(
-            next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")).split()[1]
-        )
-        got.append(head + await reader.readexactly(length))
+        got.append(b"".join(await read_request(reader)))
         writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}" % answers.pop(0))
         await writer.drain()
         writer.close()
