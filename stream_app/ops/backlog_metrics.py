@@ -46,8 +46,10 @@ class ParkedLeads(Collector):
         family = GaugeMetricFamily(
             "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
         )
-        parked = sum(map(Counts, self._look()), Counts())
-        shown = parked.most_common(MOST_NAMES)
+        parked: Counts[str] = Counts()
+        for partition in self._look():
+            parked.update(partition)
+        shown = (+parked).most_common(MOST_NAMES)  # without those that have none any more
         for workspace, count in shown:
             family.add_metric((workspace,), count)
         if (rest := parked.total() - sum(count for _, count in shown)) > 0:
