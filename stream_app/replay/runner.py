@@ -62,7 +62,7 @@ class OrderRunner:
     async def run(self) -> None:
         """Carry out replays until cancelled."""
         while True:
-            if self._owns() and ReplayOrders(self._state.orders.items()).pending:
+            if self._owns() and self._state.orders.pending:
                 try:
                     async with Operator(self._settings) as operator:
                         await self._state.current()
@@ -84,7 +84,7 @@ class _Session:
         self._operator = operator
         self._owns = owns
         self._orders = ReplayOrders(operator.rows.items())
-        self._seen = {key for key in operator.rows if key.startswith(COMMAND)}
+        self._seen = set(self._orders.commands)
         self._clock = SystemClock()
 
     async def work(self) -> None:
@@ -92,7 +92,7 @@ class _Session:
         while self._owns():
             for key in self._unseen():
                 self._seen.add(key)
-                self._orders.apply(key, self._state.orders[key])
+                self._orders.commands[key] = self._state.orders.commands[key]
             step = self._orders.next_step(self._clock.now_ms())
             if step is not None:
                 answer = Record(self._settings.names.audit, b"", msgspec.json.encode(step.answer), (), 0)
@@ -188,7 +188,7 @@ class _Session:
         stop.set()
 
     def _unseen(self) -> list[bytes]:
-        return [key for key in self._state.orders if key.startswith(COMMAND) and key not in self._seen]
+        return [key for key in self._state.orders.commands if key not in self._seen]
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

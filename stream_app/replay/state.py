@@ -22,7 +22,7 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.dead_letter.orders import COMMAND, PROGRESS
+from stream_app.domain.dead_letter.orders import COMMAND, PROGRESS, ReplayOrders
 from stream_app.domain.dead_letter.replay import Begin, Came, begin
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
@@ -59,8 +59,7 @@ class ReplayState:
         self.pause: Pause | None = None
         self.moving = asyncio.Event()
         self.moving.set()
-        self.orders: dict[bytes, bytes] = {}
-        """The rows of the replays that operators order."""
+        self.orders = ReplayOrders()
         self._connection = connection
         self._names = names
         self._publisher = publisher
@@ -187,9 +186,7 @@ class ReplayState:
                 self.moving.set()
             return
         if key.startswith((COMMAND, PROGRESS)):
-            self.orders.pop(key, None)
-            if value is not None:
-                self.orders[key] = value
+            self.orders.apply(key, value)
             return
         kind, *where = key.decode().split("/")
         if kind == "dlq" and value:

@@ -164,20 +164,25 @@ def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | No
 
 
 class ReplayOrders:
-    """The rows of all ordered replays, in the order in which they were written."""
+    """The rows of all ordered replays, in the order in which they were written.
+
+    Attributes:
+        replays: By id.
+        commands: By the key of the row; None: it cannot be read.
+    """
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes | None]] = ()) -> None:
         self.replays: dict[str, ReplayProgress] = {}
-        self._commands: dict[bytes, bytes] = {}
+        self.commands: dict[bytes, ReplayCommand | None] = {}
         for key, value in rows:
             self.apply(key, value)
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         """Apply a row; rows of other kinds are ignored."""
         if key.startswith(COMMAND):
-            self._commands.pop(key, None)
+            self.commands.pop(key, None)
             if value is not None:
-                self._commands[key] = value
+                self.commands[key] = _decoded(value)
         elif key.startswith(PROGRESS):
             progress = read_progress(key, value)
             if progress is not None:
@@ -193,12 +198,11 @@ class ReplayOrders:
     @property
     def pending(self) -> bool:
         """True if there is work: a command to apply, or a replay to carry out."""
-        return self.running is not None or any(self._waits(value) for value in self._commands.values())
+        return self.running is not None or any(map(self._waits, self.commands.values()))
 
     def start_of(self, replay: str) -> ReplayCommand | None:
         """Return the command that started a replay, until the replay has ended."""
-        value = self._commands.get(COMMAND + replay.encode())
-        return _decoded(value) if value else None
+        return self.commands.get(COMMAND + replay.encode())
 
     def outlived(self, oldest_ms: int) -> list[bytes]:
         """Return the keys of ended replays that are older than `oldest_ms`."""
@@ -212,19 +216,17 @@ class ReplayOrders:
             now_ms: The time, epoch ms.
             partition: The partition of the replay state, for the answer.
         """
-        for key, value in self._commands.items():
-            if self._waits(value):
-                return self._applied(key, value, now_ms, partition)
+        for key, command in self.commands.items():
+            if self._waits(command):
+                return self._applied(key, command, now_ms, partition)
         return None
 
-    def _waits(self, value: bytes) -> bool:
-        command = _decoded(value)
+    def _waits(self, command: ReplayCommand | None) -> bool:
         replay = self.replays.get(command.replay) if command is not None else None
         # The command of a replay that has not ended is kept for its edit.
         return command is None or command.kind != "start" or replay is None or replay.state in ENDED
 
-    def _applied(self, key: bytes, value: bytes, now_ms: int, partition: int) -> Effect:
-        command = _decoded(value)
+    def _applied(self, key: bytes, command: ReplayCommand | None, now_ms: int, partition: int) -> Effect:
         if command is None:
             found = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
             text = "this is no command that this version knows"
