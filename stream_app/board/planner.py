@@ -11,13 +11,13 @@ import msgspec
 
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan, command_row
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.record import Record
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
-from stream_app.replay.order import start_command
+from stream_app.replay.order import command_record, start_command
 from stream_app.replay.plan import check_filter, spans_of, survey_in_thread
 from stream_app.tasks import cancel
 
@@ -168,7 +168,7 @@ class Planner:
 
     async def command(self, command: ReplayCommand) -> None:
         """Write a command to Kafka. Raises BrokerUnavailable."""
-        await self._put(Record(self._settings.names.replay_state, *command_row(command), (), 0))
+        await self._put(command_record(self._settings, command))
 
     async def _make(self, plan: Plan) -> None:
         def note(done: int, total: int) -> None:

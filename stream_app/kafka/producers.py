@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -22,6 +22,7 @@ _ANSWER_WITHIN_S: Final = 5.0
 _READY_WITHIN_S: Final = 2.0
 _START_WITHIN_S: Final = 30.0
 _FLUSH_WITHIN_S: Final = 5.0
+_CONFIRM_WITHIN_S: Final = 15.0
 _CLOSE_WITHIN_S: Final = 1.5
 _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 """Each sent batch wakes all callers that wait for room. So thousands of callbacks must fit into a few batches."""
@@ -71,6 +72,29 @@ async def kafka_publisher(
             async with asyncio.timeout(_FLUSH_WITHIN_S):
                 await producer.flush()
         await end(producer, None, _CLOSE_WITHIN_S)
+
+
+async def send_command(connection: KafkaConnection, records: Sequence[Record], check: str) -> None:
+    """Write an operator's command.
+
+    Args:
+        connection: How to reach Kafka.
+        records: The command, once for each partition.
+        check: The command line that shows whether it arrived.
+
+    Raises:
+        BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
+    """
+    try:
+        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
+            for sent in [await publisher.publish(record) for record in records]:
+                await sent
+    except (KafkaError, TimeoutError) as error:
+        why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have arrived nevertheless: "
+            f"check `{check}`"
+        ) from error
 
 
 class CallbackInbox:

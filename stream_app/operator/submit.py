@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
@@ -20,15 +19,12 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.command import MAX_TEXT, TO_ALL
 from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
-from stream_app.domain.topics import MAX_INPUT_BYTES
-from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.producers import kafka_publisher
+from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 
 _json: Final = msgspec.json.Encoder()
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
-_CONFIRM_WITHIN_S: Final = 15.0
 QUEUED_TEXT: Final = "no worker has answered yet: the command is applied when a worker runs, within 24 hours"
 _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
@@ -75,7 +71,7 @@ async def submit(
     async with Reader(connection) as reader:
         places = [TopicPartition(names.audit, number) for number in _partitions(settings, command)]
         ends = await reader.ends(places)
-        await _publish(connection, _records(settings, command))
+        await send_command(connection, _records(settings, command), "stream-app lanes log")
         return SentCommand(command, await _answers(reader, ends, command.id, wait_s))
 
 
@@ -162,16 +158,3 @@ async def _answers(
                 if None not in found.values():
                     break
     return found
-
-
-async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> None:
-    try:
-        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
-            for sent in [await publisher.publish(record) for record in records]:
-                await sent
-    except (KafkaError, TimeoutError) as error:
-        why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"
-        raise BrokerUnavailable(
-            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have arrived nevertheless: "
-            "check `stream-app lanes log`"
-        ) from error

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from itertools import chain
 from typing import Any, Final, Literal
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
@@ -21,14 +19,12 @@ from stream_app.domain.dead_letter.orders import (
     command_row,
     read_progress,
 )
-from stream_app.domain.errors import BrokerUnavailable, SettingsError
+from stream_app.domain.errors import SettingsError
 from stream_app.domain.record import Record
-from stream_app.domain.topics import MAX_INPUT_BYTES
-from stream_app.kafka.producers import kafka_publisher
+from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader, TopicReader
 from stream_app.ops.clock import SystemClock
 
-_CONFIRM_WITHIN_S: Final = 15.0
 _MOST_BYTES: Final = 900_000
 
 
@@ -66,23 +62,18 @@ def change_command(kind: Literal["stop", "resume"], replay: str, who: str, why: 
     return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, SystemClock().now_ms(), who, why)
 
 
+def command_record(settings: Settings, command: ReplayCommand) -> Record:
+    """Return the record of a command."""
+    return Record(settings.names.replay_state, *command_row(command), (), 0)
+
+
 async def submit(settings: Settings, command: ReplayCommand) -> None:
     """Write a command to Kafka.
 
     Raises:
         BrokerUnavailable: Kafka did not confirm it.
     """
-    connection = connection_of(settings)
-    record = Record(settings.names.replay_state, *command_row(command), (), 0)
-    try:
-        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
-            await (await publisher.publish(record))
-    except (KafkaError, TimeoutError) as error:
-        why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"
-        raise BrokerUnavailable(
-            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have arrived nevertheless: "
-            "check `stream-app replay list`"
-        ) from error
+    await send_command(connection_of(settings), [command_record(settings, command)], "stream-app replay list")
 
 
 async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress | None, None]:

@@ -12,9 +12,8 @@ from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.kafka.producers import kafka_publisher
+from stream_app.kafka import producers
 from stream_app.kafka.topics import create_topics
-from stream_app.operator import submit as module
 from stream_app.operator.submit import submit
 
 CONFIG = """
@@ -30,18 +29,20 @@ people = {{ workspace = "acme", webhooks_env = ["A"], callbacks = false }}
 
 
 async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CONFIRM_WITHIN_S", 1.0)
+    monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
     async with LocalKafka() as kafka:
         path = tmp_path / "stream_app.toml"
         path.write_text(CONFIG.format(bootstrap=kafka.bootstrap))
         settings = load_settings(path, {}, clay=False)
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
 
+        connect = producers.kafka_publisher
+
         class Hanging:
             """Stops Kafka when the publisher has connected to it."""
 
             def __init__(self, *args: Any) -> None:
-                self.opened = kafka_publisher(*args)
+                self.opened = connect(*args)
 
             async def __aenter__(self) -> Any:
                 connected = await self.opened.__aenter__()
@@ -51,7 +52,7 @@ async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: 
             async def __aexit__(self, *error: Any) -> None:
                 await self.opened.__aexit__(*error)
 
-        monkeypatch.setattr(module, "kafka_publisher", Hanging)
+        monkeypatch.setattr(producers, "kafka_publisher", Hanging)
         try:
             async with asyncio.timeout(60):
                 with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
