@@ -120,7 +120,8 @@ class Lane(msgspec.Struct, frozen=True):
         says: Why, in a few words.
         findings: What `stream-app explain` reports of it.
         waiting: Records on Kafka that no worker has taken.
-        spark: Leads that ended in every five minutes of the last hour, as a polyline.
+        bars: Its budgets; only in `lane_rows`.
+        spark: Leads that ended in every five minutes of the last hour, as a polyline; only in `lane_rows`.
     """
 
     workspace: str
@@ -130,12 +131,12 @@ class Lane(msgspec.Struct, frozen=True):
     view: LaneView | None
     findings: list[Finding]
     waiting: int
-    bars: list[Bar]
+    bars: list[Bar] = []
     spark: str = ""
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """All lanes. `everywhere`: what concerns all of them; `counts`: leads by workspace, destination and status."""
+    """All lanes. `everywhere`: what concerns all of them; `counts`: leads by status."""
 
     lanes: list[Lane]
     everywhere: list[Finding]
@@ -160,7 +161,7 @@ def overview(site: Site, moment: Moment) -> Overview:
 
 def _overview(site: Site, moment: Moment) -> Overview:
     views, unreadable = site.queries.lanes()
-    counts = site.queries.status_counts()
+    counts = site.queries.status_sums("")
     by_name: dict[str, LaneView | None] = dict.fromkeys(site.settings.workspaces)
     by_name |= {view.workspace: view for view in views}
     waiting = waiting_in(site, moment)
@@ -230,21 +231,21 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
         state, tone, says = "moves", "ok", ""
     else:
         state, tone, says = "idle", "idle", "nothing to send"
-    return Lane(facts.workspace, state, tone, says, view, findings, waiting, bars_of(view, {}, moment.now_ms))
+    return Lane(facts.workspace, state, tone, says, view, findings, waiting)
 
 
-def bars_of(view: LaneView | None, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
+def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
     """Return the budgets of a lane that have a cap, or in which something was used."""
     found: list[Bar] = []
     for name, label in METERS.items():
-        meter = view.meters.get(name) if view else None
+        meter = view.meters.get(name)
         if meter is None:
             continue
         meter = meter.at(now_ms)
         if meter.cap is None and not meter.used:
             continue
         cap = meter.cap or 0
-        spent = (meter.spent + meter.elsewhere) / cap * 100 if cap else 0.0
+        spent = meter.booked / cap * 100 if cap else 0.0
         reserved = meter.reserved / cap * 100 if cap else 0.0
         share = spent + reserved
         tone: Tone = "bad" if meter.cap is not None and share >= 100 else "warn" if share >= 80 else "ok"
@@ -253,7 +254,7 @@ def bars_of(view: LaneView | None, forecasts: Mapping[str, Forecast], now_ms: in
             Bar(
                 name=name,
                 label=label,
-                used=meter.spent + meter.elsewhere,
+                used=meter.booked,
                 reserved=meter.reserved,
                 cap=meter.cap,
                 spent_share=round(min(100.0, spent), 2),
@@ -289,8 +290,8 @@ def forecasts_of(view: LaneView, minutes: Iterable[Slot], now_ms: int) -> dict[s
     return found
 
 
-def with_sparks(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
-    """Return the lanes of one page with the last hour of each."""
+def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
+    """Return the lanes of one page with the budgets and the last hour of each."""
     shown = list(lanes)
     begin_s = moment.now_ms // 1000 // MINUTE_S * MINUTE_S - HOUR_S + MINUTE_S
     history = site.queries.history([lane.workspace for lane in shown], MINUTE_S, begin_s)
@@ -302,7 +303,7 @@ def with_sparks(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]
             if slot.status in _ENDED:
                 ended[(slot.at_s - begin_s) // _SPARK_S] += slot.events
         spark = charts.spark([ended[n] for n in range(HOUR_S // _SPARK_S)])
-        bars = lane.bars
+        bars: list[Bar] = []
         if lane.view is not None:
             bars = bars_of(lane.view, forecasts_of(lane.view, slots, moment.now_ms), moment.now_ms)
         found.append(msgspec.structs.replace(lane, spark=spark, bars=bars))

@@ -95,7 +95,7 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadP
         rows.append(CauseRow(cause, share, spark(last), sum(last), _command(cause, which), _plan(site, cause, which)))
     named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
     hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
-    deferred = sum(each.records for each in queries.status_counts(workspace or None) if each.status == "deferred")
+    deferred = sum(each.records for each in queries.status_sums(workspace) if each.status == "deferred")
     others = queries.dead_letters(other, workspace or None).dead_letters
     replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
     causes = len(found.causes)

@@ -150,7 +150,7 @@ def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, begin_ms: 
     for at_s, credits_ in sorted(booked.items()):
         total += credits_
         rows.append((min((at_s + step_s) * 1000, now_ms), total))
-    used = meter.spent + meter.elsewhere
+    used = meter.booked
     missing = used - total  # an opening balance, a correction, or what is older than the history
     rows = [(at_ms, min(used, value + max(0, missing))) for at_ms, value in rows if at_ms < now_ms]
     rows.append((now_ms, used))

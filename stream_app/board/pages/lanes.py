@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.site import Lane, Moment, Site, overview, with_sparks
+from stream_app.board.site import Lane, Moment, Site, lane_rows, overview
 
 ROWS: Final = 50
 STATES: Final = ("held", "moves", "idle")
@@ -47,7 +47,7 @@ def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) 
         counts[_filter_of(lane)] += 1
     matching = [lane for lane in named if state in ("", _filter_of(lane))]
     rest = [lane for lane in matching if lane.workspace > after]
-    page = with_sparks(site, moment, rest[:ROWS])
+    page = lane_rows(site, moment, rest[:ROWS])
     more = page[-1].workspace if len(rest) > ROWS else ""
     return LanesPage(page, counts, state, begins, len(matching), more, seen.unreadable)
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.board.charts import Stack, stack
-from stream_app.board.site import HELD, Bar, Lane, Moment, Overview, Site, Tone, overview, with_sparks
+from stream_app.board.site import HELD, Bar, Lane, Moment, Overview, Site, Tone, lane_rows, overview
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.text import count
 from stream_app.gateway.read_model.board_query import Slot
@@ -89,14 +89,14 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         (lane for lane in seen.lanes if lane.tone not in HELD), key=lambda lane: (-lane.waiting, lane.workspace)
     )
     heading, tone = _heading(seen, moment)
-    credits_, without_limit = _credits(seen)
+    credits_, without_limit = _credits(seen, moment.now_ms)
     return NowPage(
         heading=heading,
         tone=tone,
         everywhere=seen.everywhere,
         held=held[:MOST_LANES],
         held_count=len(held),
-        lanes=with_sparks(site, moment, [*held, *moving][:MOST_LANES]),
+        lanes=lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
         lane_count=len(seen.lanes),
         chart=chart,
         span=span,
@@ -151,19 +151,21 @@ def _heading(seen: Overview, moment: Moment) -> tuple[str, Tone]:
     return ("The lane moves" if lanes == 1 else f"All {lanes:,} lanes move"), "ok"
 
 
-def _credits(seen: Overview) -> tuple[Bar, int]:
+def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     """Return the day's credits of the lanes with a limit, and those of the others. Without a limit the bar is empty."""
-    bars = [bar for lane in seen.lanes for bar in lane.bars if bar.name == "credits_day"]
-    capped = [bar for bar in bars if bar.cap is not None]
-    cap, reserved = sum(bar.cap or 0 for bar in capped), sum(bar.reserved for bar in capped)
-    spent_share = min(100.0, sum(bar.used for bar in capped) / cap * 100) if cap else 0.0
+    views = [lane.view for lane in seen.lanes if lane.view is not None]
+    meters = [meter.at(now_ms) for view in views if (meter := view.meters.get("credits_day")) is not None]
+    capped = [meter for meter in meters if meter.cap is not None]
+    cap, reserved = sum(meter.cap or 0 for meter in capped), sum(meter.reserved for meter in capped)
+    booked = sum(meter.booked for meter in capped)
+    spent_share = min(100.0, booked / cap * 100) if cap else 0.0
     reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
     tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
-    without_limit = sum(bar.used for bar in bars if bar.cap is None)
+    without_limit = sum(meter.booked for meter in meters if meter.cap is None)
     total = Bar(
         name="credits_day",
         label="credits today",
-        used=sum(bar.used for bar in capped) if capped else without_limit,
+        used=booked if capped else without_limit,
         reserved=reserved,
         cap=cap or None,
         spent_share=round(spent_share, 2),

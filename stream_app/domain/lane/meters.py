@@ -42,7 +42,12 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def used(self) -> int:
         """Everything that counts against the cap."""
-        return self.spent + self.reserved + self.elsewhere
+        return self.booked + self.reserved
+
+    @property
+    def booked(self) -> int:
+        """Everything but the reservations."""
+        return self.spent + self.elsewhere
 
     @property
     def left(self) -> int | None:
