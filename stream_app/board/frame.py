@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -112,8 +112,10 @@ class PageMaker:
             Refused: `make` returned None.
         """
         frame = self._frame(request, moment, title, current or name, live=live)
-        once = partial(moment.shared.once, frame.url, make) if live else make
-        body = await self.threads.run(partial(self._rendered, frame, name, once))
+        content = partial(self._content, frame, name, make)
+        if live:
+            content = partial(moment.shared.once, (frame.url, frame.operator), content)
+        body = await self.threads.run(partial(self._whole, frame, content))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body, status)
@@ -123,34 +125,38 @@ class PageMaker:
         lag = ProjectionLag() if refused.status in (401, 403) else self.lag()
         moment = Moment(self.now_ms(), lag, None, visitor or STRANGER)
         frame = self._frame(request, moment, "Not possible", "", live=False)
-        context = {
-            "frame": frame,
-            "answers": [],
-            "text": str(refused),
-            "error": refused.error,
-            "status": refused.status,
-        }
-        return html(self._renderer.page("refused.html", context), refused.status)
+        context = {"text": str(refused), "error": refused.error, "status": refused.status}
+        return html(self._framed(frame, self._renderer.render("refused.html", context), []), refused.status)
 
     def login_page(self, target: str, problem: str, status: int) -> Response:
         """Return the page with the login."""
         access = self._access
         context = {"problem": problem, "next": target, "roles": access.roles, "asks_name": access.asks_name}
-        return html(self._renderer.page("login.html", context), status)
+        return html(self._renderer.render("login.html", context), status)
 
-    def _rendered(self, frame: Frame, name: str, make: Callable[[], msgspec.Struct | None]) -> bytes | None:
+    def _whole(self, frame: Frame, content: Callable[[], str | None]) -> str | None:
+        made = content()
+        return None if made is None else self._framed(frame, made, follow(self.site, frame.commands))
+
+    def _content(self, frame: Frame, name: str, make: Callable[[], msgspec.Struct | None]) -> str | None:
+        """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
         page = make()
         if page is None:
             return None
-        answers: list[Followed] = follow(self.site, frame.commands)
-        context: Mapping[str, Any] = {
-            "frame": frame,
+        context = {
             "page": page,
-            "answers": answers,
+            "operator": frame.operator,
+            "url": frame.url,
+            "now_ms": frame.now_ms,
+            "lag": frame.lag,
+            "kafka_known": frame.kafka_known,
             "clock": partial(clock, now_ms=frame.now_ms),
             "lead_path": lead_path,
         }
-        return self._renderer.page(f"{name}.html", context)
+        return self._renderer.render(f"{name}.html", context)
+
+    def _framed(self, frame: Frame, content: str, answers: list[Followed]) -> str:
+        return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers})
 
     def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
         lag, visitor = moment.lag, moment.visitor

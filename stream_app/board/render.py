@@ -30,7 +30,7 @@ _MOST_WAITING: Final = 64
 
 
 class Renderer:
-    """Makes responses out of templates."""
+    """Renders templates."""
 
     def __init__(self, assets: Assets) -> None:
         self._templates = Environment(
@@ -49,9 +49,9 @@ class Renderer:
         }
         self._templates.globals |= {"asset": assets.url, "version": __version__}
 
-    def page(self, template: str, context: Mapping[str, Any]) -> bytes:
+    def render(self, template: str, context: Mapping[str, Any]) -> str:
         """Render a template."""
-        return self._templates.get_template(template).render(context).encode()
+        return self._templates.get_template(template).render(context)
 
 
 class Threads:
@@ -79,6 +79,6 @@ class Threads:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def html(body: bytes, status: int = 200) -> HTMLResponse:
+def html(body: str, status: int = 200) -> HTMLResponse:
     """Return the response with the security headers."""
     return HTMLResponse(body, status, HEADERS)

@@ -78,7 +78,7 @@ class Moment(msgspec.Struct, frozen=True):
         lag: How far the read model is.
         kafka: What Kafka says beside the topics; None if it does not answer.
         visitor: Who asks, and in which role.
-        shared: What was read and made for others. Nothing in it may depend on who asks.
+        shared: What was read and made for others. Nothing in it may depend on who asks, only on the role.
     """
 
     now_ms: int

@@ -17,7 +17,7 @@ from stream_app.board.pages.dead import Which, dead_page
 from stream_app.board.pages.imports import imports_of
 from stream_app.board.pages.lane import lane_page
 from stream_app.board.pages.lanes import STATES, lanes_page
-from stream_app.board.pages.lead import lead_page, waiting_page
+from stream_app.board.pages.lead import LeadPage, lead_page, waiting_page
 from stream_app.board.pages.leads import Filter, find, leads_page
 from stream_app.board.pages.now import now_page
 from stream_app.board.pages.replay import REPLAY_ID, replay_page
@@ -95,8 +95,11 @@ class Views:
 
     async def _lead(self, request: Request, moment: Moment) -> Response:
         lead_id = lead_id_of(request)
-        page, _ = await self._maker.threads.run(partial(lead_page, self._site, moment, lead_id))
-        return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads")
+
+        def make() -> LeadPage:
+            return lead_page(self._site, moment, lead_id)[0]
+
+        return await self._maker.page(request, moment, "lead", "Lead", make, current="leads")
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         """Show the personal data of a lead. Who does it is logged."""

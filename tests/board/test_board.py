@@ -7,16 +7,18 @@ import re
 import threading
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from stream_app.board.render import _MOST_WAITING
+from stream_app.board.render import _MOST_WAITING, Renderer
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
@@ -27,7 +29,7 @@ from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client
 from tests.board.clock import NOW_MS
-from tests.board.scene import HOSTILE, Consumers, board_of, settings_of
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, TOKEN, Consumers, board_of, settings_of
 from tests.gateway.model_records import lane, take
 
 _answers: dict[str, tuple[int, str]] = {}
@@ -265,6 +267,32 @@ async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: 
     await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
     text = (await client.get("/board")).text
     assert "Nothing is sent: no worker runs" in text, "who changes something sees what comes of it"
+    board.close()
+
+
+async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+    render = Renderer.render
+
+    def counted(self: Renderer, template: str, context: Mapping[str, Any]) -> str:
+        rendered.append(template)
+        return render(self, template, context)
+
+    monkeypatch.setattr(Renderer, "render", counted)
+    board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", shared_s=3_600)
+    people = {name: Client(board) for name in ("olga", "otto", "vera", "vito")}
+    for name, client in people.items():
+        await client.login(OPERATOR_TOKEN if name.startswith("o") else TOKEN, who=name)
+    for name, client in people.items():
+        for url in ("/board/lanes/acme", "/board/leads/crm-17", "/board/system"):
+            text = (await client.get(url)).text
+            assert f'title="Logged in as {name}"' in text
+            assert ('class="actions"' in text) == name.startswith("o"), (name, url)
+    assert rendered.count("base.html") == 12
+    for template in ("lane.html", "lead.html", "system.html"):
+        assert rendered.count(template) == 2, "once for each role"
     board.close()
 
 

@@ -162,6 +162,7 @@ class FormPage(msgspec.Struct, frozen=True):
     """What the template shows. `values` and `problems`: what was entered, and what is wrong with it, by field."""
 
     form: Form
+    who: str
     nonce: str
     values: Mapping[str, str] = {}
     problems: Mapping[str, str] = {}
@@ -184,7 +185,7 @@ class Actions:
 
     async def _show(self, action: Action, request: Request, moment: Moment) -> Response:
         form = await self._form(action, _form_request(request, moment))
-        return await self._page(action, request, moment, FormPage(form, secrets.token_hex(16)), 200)
+        return await self._page(action, request, moment, FormPage(form, moment.visitor.who, secrets.token_hex(16)), 200)
 
     async def _submit(self, action: Action, request: Request, moment: Moment) -> Response:
         values = {name: value.strip() for name, value in (await action.read(request)).items()}
@@ -193,7 +194,7 @@ class Actions:
             raise Refused(400, "no_form", "Send the form of the page")
         opened = _form_request(request, moment)
         form = await self._form(action, opened)
-        page = FormPage(form, nonce, values, _problems(form, values))
+        page = FormPage(form, moment.visitor.who, nonce, values, _problems(form, values))
         if page.problems:
             return await self._page(action, request, moment, page, 422)
         submission = Submission(

@@ -24,10 +24,16 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class SystemPage(msgspec.Struct, frozen=True):
-    """What the page shows. `config`: table -> key and value."""
+    """What the page shows.
+
+    Attributes:
+        as_of_ms: The model holds everything until then, epoch ms; None: it has never been complete.
+        config: Table -> key and value.
+    """
 
     checks: list[Check]
     versions: list[tuple[str, str]]
+    as_of_ms: int | None
     size_bytes: int
     unreadable: dict[str, int]
     config: list[tuple[str, list[tuple[str, str]]]]
@@ -42,6 +48,7 @@ def system_page(site: Site, moment: Moment) -> SystemPage:
     return SystemPage(
         checks=list(_checks(moment)),
         versions=versions,
+        as_of_ms=moment.lag.as_of_ms,
         size_bytes=site.queries.size_bytes(),
         unreadable=site.queries.unreadable(),
         config=list(_config(settings)),
