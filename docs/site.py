@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
+from from_code import ATTRIBUTE, cell, failures, metrics, settings
+
 from stream_app import __version__
 from stream_app.cli.main import COMMANDS, build_app, main
 from stream_app.gateway.openapi import document
@@ -60,14 +62,14 @@ def api() -> str:
             parts.append(f"## `{method.upper()} {path}`\n\n{operation['summary']}\n")
             if rows := [_parameter(each) for each in operation.get("parameters", [])]:
                 parts.append("| Parameter | In | Meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n")
-            answers = [f"| {code} | {_cell(each['description'])} |" for code, each in operation["responses"].items()]
+            answers = [f"| {code} | {cell(each['description'])} |" for code, each in operation["responses"].items()]
             parts.append("| Answer | Meaning |\n|---|---|\n" + "\n".join(answers) + "\n")
     return "\n".join(parts)
 
 
 def _parameter(parameter: dict[str, Any]) -> str:
     name = f"`{parameter['name']}`{' (required)' if parameter.get('required') else ''}"
-    return f"| {name} | {parameter['in']} | {_cell(parameter.get('description', ''))} |"
+    return f"| {name} | {parameter['in']} | {cell(parameter.get('description', ''))} |"
 
 
 def messages() -> str:
@@ -79,12 +81,12 @@ def messages() -> str:
         schema = json.loads(path.read_text(encoding="utf-8"))
         kind = schema["$defs"][schema["$ref"].rpartition("/")[2]]
         text, _, attributes = kind.get("description", "").partition("\n\nAttributes:\n")
-        meanings = dict(re.findall(r"^    (\w+): (.+(?:\n        .+)*)", attributes, re.M))
+        meanings = dict(re.findall(ATTRIBUTE, attributes, re.M))
         parts.append(f"## `{path.stem}`\n\n{text}\n\n| Field | Type | Meaning |\n|---|---|---|")
         for name, field in kind["properties"].items():
             shown = f"`{name}`{' (required)' if name in kind.get('required', ()) else ''}"
             meaning = " ".join(meanings.get(name, "").split())
-            parts.append(f"| {shown} | {_cell(_type(field))} | {_cell(meaning)} |")
+            parts.append(f"| {shown} | {cell(_type(field))} | {cell(meaning)} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -101,11 +103,14 @@ def _type(field: dict[str, Any]) -> str:
     return str(field.get("type", "any"))
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-PAGES: Final[dict[str, Callable[[], str]]] = {"commands.md": commands, "api.md": api, "messages.md": messages}
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "commands.md": commands,
+    "settings.md": settings,
+    "api.md": api,
+    "messages.md": messages,
+    "metrics.md": metrics,
+    "failures.md": failures,
+}
 
 
 def write_reference(folder: Path) -> None:

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -37,7 +37,7 @@ from stream_app.domain.webhook import MALFORMED, token_problem
 _ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.
 _MAX_RETRY_AFTER_CHARACTERS = 64
 
-_UNSENT_TEXT: dict[UnsentReason, str] = {
+UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
     "dns": "nothing was sent: cannot resolve the webhook's host name",
     "connect_refused": "nothing was sent: the webhook's host refused the connection",
     "connect_failed": "nothing was sent: cannot connect to the webhook's host",
@@ -46,7 +46,7 @@ _UNSENT_TEXT: dict[UnsentReason, str] = {
     "proxy": "nothing was sent: the egress proxy",
     "pool_timeout": "nothing was sent: all connections were busy",
 }
-_UNCERTAIN_TEXT: dict[UncertainReason, str] = {
+UNCERTAIN_TEXT: Final[dict[UncertainReason, str]] = {
     "read_timeout": "sent, but no response came in time",
     "request_timeout": "sent, but no response came in time",
     "reset": "sent, but the connection broke before a response came",
@@ -268,11 +268,11 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
-    return Refused(reason, latency_ms, text=_UNSENT_TEXT[reason] + detail)
+    return Refused(reason, latency_ms, text=UNSENT_TEXT[reason] + detail)
 
 
 def _uncertain(reason: UncertainReason, latency_ms: int) -> Uncertain:
-    return Uncertain(reason, latency_ms, text=_UNCERTAIN_TEXT[reason])
+    return Uncertain(reason, latency_ms, text=UNCERTAIN_TEXT[reason])
 
 
 def _sent_values(request: httpx.Request) -> list[str]:

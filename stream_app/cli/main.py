@@ -58,12 +58,13 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Command -> where it is in `stream_app.cli`, and a summary. A command is imported when it runs or shows its help."""
 
-_CODES: Final = {
+EXIT_CODE_OF: Final = {
     SettingsError: USAGE,
     BrokerUnavailable: NO_KAFKA,
     GatewayUnavailable: NO_GATEWAY,
     KafkaRefused: REFUSED,
 }
+"""The exit code of a command that an error ends. It is NO for all others."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         return _failed(USAGE, usage_problem(error), as_json="--json" in words)
     except StreamAppError as error:
-        return _failed(_CODES.get(type(error), NO), str(error), as_json="--json" in words)
+        return _failed(EXIT_CODE_OF.get(type(error), NO), str(error), as_json="--json" in words)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED

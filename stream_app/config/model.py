@@ -257,7 +257,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     """The whole configuration. `workspaces` has exactly the workspaces that destinations name.
 
     Attributes:
-        secrets_dir: A directory with secrets as files (see config/secret_files.py).
+        secrets_dir: A directory with a file for each secret, named as its variable. A file overrides the environment.
         delivery: Limits of the pipeline.
         workspace_defaults: What each workspace has where its own table does not say otherwise.
         secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.

@@ -46,8 +46,10 @@ class Destination(msgspec.Struct, frozen=True):
             `x-callback-secret`, for a table that cannot echo each lead's token. Several during a change.
         callback_deadline_s: An accepted lead without a callback is overdue after this time.
         callback_grace_s: An overdue lead is parked after this further time. Its callback may still come.
-        estimate_credits: What one lead usually costs; so `estimate_actions`.
-        ceiling_credits: The most that one lead costs; so `ceiling_actions`. A budget reserves the ceiling or waits.
+        estimate_credits: What one lead usually costs, in credits.
+        estimate_actions: The same in Actions.
+        ceiling_credits: The most that one lead costs, in credits. A budget reserves the ceiling or waits.
+        ceiling_actions: The same in Actions.
         uncertain: What to do with a send that may have reached Clay when its grace has ended.
         uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached Clay.
         unavailable_is_refused: True if a 503 proves that Clay took nothing (docs/reference/clay.md).
@@ -191,7 +193,12 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """The shares of a lane's sends that bulk and retried leads get while hot leads wait."""
+    """The shares of a lane's sends that bulk and retried leads get while hot leads wait.
+
+    Attributes:
+        bulk: The share of bulk leads.
+        retry: The share of leads that came back.
+    """
 
     bulk: Annotated[float, Range(0.01, 0.9)] = 0.1
     retry: Annotated[float, Range(0.01, 0.9)] = 0.2

@@ -50,7 +50,21 @@ _MIGRATE: Final = (
 
 
 class Retention(Policy, frozen=True):
-    """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted."""
+    """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted.
+
+    Attributes:
+        leads_days: Of `leads`.
+        retry_days: Of `leads.retry`.
+        bulk_days: Of `leads.bulk`.
+        dlq_days: Of `leads.dlq`.
+        deferred_days: Of `leads.deferred`.
+        wait_days: Of the delay tiers, `leads.wait.<n>s`.
+        parked_days: Of `leads.parked`.
+        status_days: Of `leads.status`, and of the gateway's read model.
+        callbacks_days: Of `leads.callbacks`.
+        commands_days: Of `leads.commands`.
+        audit_days: Of `leads.audit`.
+    """
 
     leads_days: Annotated[int, Range(1, 3_650)] = 7
     retry_days: Annotated[int, Range(1, 3_650)] = 7

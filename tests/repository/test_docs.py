@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 from xml.etree import ElementTree
 
 import msgspec
@@ -21,6 +21,9 @@ from stream_app.cli.main import COMMANDS, build_app, in_order
 from stream_app.cli.main import parse as command_line
 from stream_app.config import Settings
 from stream_app.config.tables import NOT_IN_THE_FILE
+from stream_app.domain import errors as error_classes
+from stream_app.domain.delivery.outcome import UncertainReason, UnsentReason
+from stream_app.domain.messages import Status
 from tests.simulation.all_mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +172,7 @@ def test_a_wrong_command_is_found(line: str) -> None:
 
 
 def keys_of(kind: type[msgspec.Struct], table: str = "") -> Iterator[tuple[str, str]]:
-    """Each key of a table and the tables in it, and the default as docs/configuration.md writes it."""
+    """Each key of a table and the tables in it, and the default as the pages write it."""
     hints = get_type_hints(kind)
     for field in msgspec.structs.fields(kind):
         place = f"{table}.{field.name}".lstrip(".")
@@ -193,17 +196,18 @@ def literal(value: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{json.dumps(value)}`"
 
 
-def documented_keys() -> Iterator[tuple[str, str]]:
+def documented_keys(page: Path) -> Iterator[tuple[str, str]]:
     table = ""
-    for line in (DOCS / "configuration.md").read_text(encoding="utf-8").splitlines():
+    for line in page.read_text(encoding="utf-8").splitlines():
         if heading := re.match(r"#+ (?:`\[(.+)\]`)?", line):
             table = re.sub(r"\.<\w+>", "", heading[1] or "")
         elif row := re.match(r"\| `(\w+)` \| (.+?) \| .+ \|$", line):
             yield f"{table}.{row[1]}".lstrip("."), row[2]
 
 
-def test_the_configuration_page_has_every_key_and_its_default() -> None:
-    documented = list(documented_keys())
+@pytest.mark.parametrize("page", ["configuration.md", "reference/settings.md"])
+def test_the_configuration_pages_have_every_key_and_its_default(page: str) -> None:
+    documented = list(documented_keys(DOCS / page))
     assert len(dict(documented)) == len(documented)
     assert dict(documented) == dict(keys_of(Settings))
 
@@ -225,8 +229,9 @@ def metrics_of(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield f"{texts[0]}{'_total' if kind == 'Counter' else ''}", labels
 
 
-def test_the_metrics_page_has_every_metric_and_its_labels() -> None:
-    rows = re.findall(r"^\| `(stream_app_\w+)` \|(.*?)\|", (DOCS / "metrics.md").read_text(encoding="utf-8"), re.M)
+@pytest.mark.parametrize("page", ["metrics.md", "reference/metrics.md"])
+def test_the_metrics_pages_have_every_metric_and_its_labels(page: str) -> None:
+    rows = re.findall(r"^\| `(stream_app_\w+)` \|(.*?)\|", (DOCS / page).read_text(encoding="utf-8"), re.M)
     documented = {name: tuple(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
     assert len(documented) == len(rows)
     assert documented == {name: labels for path in CODE.rglob("*.py") for name, labels in metrics_of(path)}
@@ -236,6 +241,18 @@ def test_the_metrics_page_has_every_metric_and_its_labels() -> None:
 def test_metrics_in_the_text_exist(document: Path) -> None:
     named = re.findall(r"\bstream_app_[a-z_]+\b", document.read_text(encoding="utf-8"))
     assert set(named) <= set(re.findall(r"stream_app_[a-z_]+", (DOCS / "metrics.md").read_text(encoding="utf-8")))
+
+
+# Failures
+
+
+def test_the_failures_page_has_every_error_and_every_code() -> None:
+    codes = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "failures.md").read_text(encoding="utf-8"), re.M)
+    errors = {each.__name__ for each in vars(error_classes).values() if isinstance(each, type)}
+    assert errors | set(get_args(Status)) <= set(codes)
+    assert {*get_args(UnsentReason), *get_args(UncertainReason)} <= set(codes)
+    # Of a lead that cannot be read, of one that waits, and of one that has ended.
+    assert {"no_identity", "unknown_workspace", "webhook_gone", "lane_busy", "loop_guard", "resend"} <= set(codes)
 
 
 # README, pictures, counts

@@ -17,7 +17,10 @@ DOCS = ROOT / "docs"
 ELSEWHERE = re.compile(r"""<(?:script|img|iframe|source|link[^>]+stylesheet)[^>]*(?:src|href)=["']?(?:https?:)?//""")
 
 
-def site() -> ModuleType:
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with the module beside it in reach."""
+    monkeypatch.syspath_prepend(DOCS)
     spec = importlib.util.spec_from_file_location("docs_site", DOCS / "site.py")
     assert spec is not None
     assert spec.loader is not None
@@ -26,17 +29,16 @@ def site() -> ModuleType:
     return module
 
 
-def test_the_navigation_has_every_page_once() -> None:
+def test_the_navigation_has_every_page_once(site: ModuleType) -> None:
     nav = tomllib.loads((DOCS / "zensical.toml").read_text())["project"]["nav"]
-    pages = list(site().pages_of(nav))
+    pages = list(site.pages_of(nav))
     assert sorted(pages) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
     assert [next(iter(each)) for each in nav] == ["Start", "How to", "Reference", "Why"]
 
 
-def test_the_reference_is_generated(tmp_path: Path) -> None:
-    module = site()
-    module.write_reference(tmp_path)
-    for name in module.PAGES:
+def test_the_reference_is_generated(site: ModuleType, tmp_path: Path) -> None:
+    site.write_reference(tmp_path)
+    for name in site.PAGES:
         assert (tmp_path / name).read_text() == (DOCS / "reference" / name).read_text(), (
             "write it again: python docs/site.py reference"
         )
@@ -63,13 +65,14 @@ def test_a_page_of_another_host_is_found() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = site()
+def test_a_link_that_leads_nowhere_stops_the_build(
+    site: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
     (tmp_path / "docs" / "zensical.toml").write_text(
         '[project]\nsite_name = "x"\ndocs_dir = "docs"\nsite_dir = "site"\n'
     )
-    monkeypatch.setattr(module, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(site, "DOCS", tmp_path / "docs")
     with pytest.raises(subprocess.CalledProcessError):
-        module.build(tmp_path / "site")
+        site.build(tmp_path / "site")

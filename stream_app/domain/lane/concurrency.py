@@ -24,7 +24,13 @@ _OWN_MS = 100.0  # a slot is taken while the step before the POST is committed, 
 
 
 class ConcurrencyPolicy(Policy, frozen=True):
-    """The limit starts at `least` and ends at `most`. Latency of `tolerance` times the usual does not shrink it yet."""
+    """The limit of POSTs in flight.
+
+    Attributes:
+        least: The lowest limit, and the first one.
+        most: The highest limit.
+        tolerance: Multiple of the usual latency up to which the limit does not shrink.
+    """
 
     ORDERED: ClassVar = (("least", "most"),)
 

@@ -43,7 +43,12 @@ Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
 
 
 class WindowPolicy(Policy, frozen=True):
-    """The window of breaker and flood guard: `buckets` of `bucket_s` each."""
+    """The window of breaker and flood guard.
+
+    Attributes:
+        buckets: The number of buckets.
+        bucket_s: Length of a bucket.
+    """
 
     buckets: Annotated[int, Range(1, 60)] = 10
     bucket_s: Annotated[float, Range(0.1, 3_600)] = 6.0

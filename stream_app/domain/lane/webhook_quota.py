@@ -21,7 +21,12 @@ LIFETIME: Final = 50_000
 
 
 class QuotaPolicy(Policy, frozen=True):
-    """Submissions of one webhook at which to warn, and at which to use the next one of the pool."""
+    """Submissions of one webhook at which to warn, and at which to use the next one of the pool.
+
+    Attributes:
+        warn_at: Submissions at which to warn.
+        rotate_at: Submissions at which the next webhook of the pool takes over.
+    """
 
     ORDERED: ClassVar = (("warn_at", "rotate_at"),)
 

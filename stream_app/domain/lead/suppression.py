@@ -21,7 +21,7 @@ from stream_app.domain.lead.identity import former_hashes, people, row_id
 from stream_app.domain.lead.person import Alias, hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
 
-_TEXT: Final = {
+TEXT: Final = {
     "suppressed": "this person is on the suppression list",
     "cancelled": "an operator cancelled this lead before it was sent",
     "erased": "this lead was erased",
@@ -163,7 +163,7 @@ def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression |
     """Return why a lead must not be sent; None if it may be. `find` returns the row of a key."""
     for found in filter(None, map(find, _rows_about(case))):
         if _binds(found, case):
-            return Reason(found.reason, f"{_TEXT[found.reason]} (command {found.command})")
+            return Reason(found.reason, f"{TEXT[found.reason]} (command {found.command})")
     return None
 
 

@@ -1,0 +1,288 @@
+"""The pages of docs/reference that list what the code has: settings, metrics, failures."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from stream_app.clay.client import UNCERTAIN_TEXT, UNSENT_TEXT
+from stream_app.cli.base import EXIT_CODES, NO
+from stream_app.cli.main import EXIT_CODE_OF
+from stream_app.config import Settings
+from stream_app.config.tables import keys_of
+from stream_app.domain import errors as error_classes
+from stream_app.domain.delivery.envelope import HEADERS, Envelope
+from stream_app.domain.delivery.outcome import classify
+from stream_app.domain.delivery.recorder import rejected
+from stream_app.domain.delivery.state_machine import NEXT
+from stream_app.domain.lead.lead import Unreadable
+from stream_app.domain.lead.suppression import TEXT as SUPPRESSED
+from stream_app.domain.messages import Status
+from stream_app.domain.ranges import Range
+from stream_app.domain.record import ConsumedRecord
+
+CODE: Final = Path(__file__).parents[1] / "stream_app"
+EXAMPLE: Final = CODE / "config" / "stream_app.example.toml"
+ATTRIBUTE: Final = r"^    (\w+): (.+(?:\n        .+)*)"
+"""One of the attributes in a docstring: its name and its meaning."""
+_NAMES: Final = {"workspaces": ".<name>", "destinations": ".<alias>"}
+_TYPES: Final[dict[Any, str]] = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
+
+
+def settings() -> str:
+    """Return the page of the keys of the configuration."""
+    intro = (
+        "# Settings\n\nEvery key of the configuration file. [Configuration](../configuration.md) explains them.\n\n"
+        "Keys that end in `_s` are in seconds, in `_days` in days, in `_bytes` in bytes. Keys that end in `_env` name "
+        "environment variables.\n`[workspace_defaults]` has the keys of `[workspaces.<name>]`.\n"
+    )
+    return "\n".join([intro, *_tables(Settings, "", _example_comments())])
+
+
+def _tables(kind: type[msgspec.Struct], table: str, comments: Mapping[str, str]) -> Iterator[str]:
+    """Yield a table of the configuration, and those in it. A key without a meaning raises KeyError."""
+    meanings, hints = _attributes(kind), get_type_hints(kind, include_extras=True)
+    defaults = {field.name: field for field in msgspec.structs.fields(kind)}
+    rows, inner = [], []
+    for key in keys_of(kind):
+        place, hint = f"{table}.{key}".lstrip("."), hints[key]
+        nested = get_args(hint)[1] if get_origin(hint) is dict else hint
+        if isinstance(nested, type) and issubclass(nested, msgspec.Struct):
+            inner.append((nested, place + _NAMES[key] if nested is not hint else place))
+            continue
+        meaning = meanings.get(key) or comments[re.sub(r"\.<\w+>", "", place)]
+        rows.append(f"| `{key}` | {_default(defaults[key], place)} | {cell(_kind(hint))} | {cell(meaning)} |")
+    if rows:
+        heading = f"{'#' * (2 + (table.count('.') > table.count('.<')))} `[{table}]`" if table else "## Top level"
+        described = _described(kind) if table else ""
+        yield f"{heading}\n\n{described}\n" if described else f"{heading}\n"
+        yield "| Key | Default | Type | Meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    for nested, place in inner:
+        if place != "workspace_defaults":
+            yield from _tables(nested, place, comments)
+
+
+def _default(field: msgspec.structs.FieldInfo, place: str) -> str:
+    if field.required or place == "destinations.<alias>.webhooks_env":  # a rule requires this one
+        return "required"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if value is None:
+        return "not set"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{json.dumps(value)}`"
+
+
+def _kind(hint: Any) -> str:
+    """Return a type as a user of TOML calls it, with its range."""
+    given = get_args(hint)
+    match get_origin(hint):
+        case None:
+            return _TYPES[hint]
+        case origin if origin is Annotated:
+            ranges = [f", {each.low:.15g} to {each.high:.15g}" for each in given[1:] if isinstance(each, Range)]
+            return _kind(given[0]) + "".join(ranges)
+        case origin if origin is Literal:
+            return ", ".join(f"`{word}`" for word in given)
+        case origin if origin is tuple:
+            return f"list of {_TYPES.get(given[0]) or _kind(given[0])}"
+        case origin if origin is dict:
+            return f"table of {_TYPES[given[1]]}"
+    return " or ".join(_kind(each) for each in given if each is not type(None))
+
+
+def _described(kind: type) -> str:
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:\n")[0]
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """Return the meanings of a class's fields, by the docstrings of the class and its bases."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        attributes = inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("\n\nAttributes:\n")[2]
+        found |= {name: " ".join(text.split()) for name, text in re.findall(ATTRIBUTE, attributes, re.M)}
+    return found
+
+
+def _example_comments() -> dict[str, str]:
+    """Return the comments of the keys in the example file."""
+    found, table = {}, ""
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if heading := re.match(r"(?:# )?\[([\w.]+)\]", line):
+            table = re.sub(r"^(workspaces|destinations)\.\w+", r"\1", heading[1])
+        elif key := re.match(r"(?:# )?(\w+) = .+?\s# (.+)", line):
+            found[f"{table}.{key[1]}".lstrip(".")] = key[2]
+    return found
+
+
+def metrics() -> str:
+    """Return the page of the metrics."""
+    rows = sorted(row for path in CODE.rglob("*.py") for row in _metrics_of(path))
+    return (
+        "# List of metrics\n\nEvery metric of the processes. [Metrics](../metrics.md) says which process has it.\n\n"
+        "| Metric | Labels | Type | Help text |\n|---|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _metrics_of(path: Path) -> Iterator[str]:
+    """Yield the row of each metric that a module makes."""
+    for call in _calls(ast.parse(path.read_text(encoding="utf-8"))):
+        texts = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
+        if call.func.id == "gauge":  # of a lane
+            kind, name, labels = "gauge", f"stream_app_lane_{texts[0]}", ("workspace", *texts[2:])
+        elif call.func.id in ("Counter", "Gauge", "Histogram", "GaugeMetricFamily") and texts:
+            given = [*call.args, *(keyword.value for keyword in call.keywords)]
+            kind = call.func.id.removesuffix("MetricFamily").lower()
+            name = f"{texts[0]}{'_total' if kind == 'counter' else ''}"
+            labels = next((ast.literal_eval(arg) for arg in given if isinstance(arg, ast.Tuple)), ())
+        else:
+            continue
+        shown = ", ".join(f"`{label}`" for label in labels)
+        yield f"| `{name}` | {shown} | {kind} | {cell(texts[1])} |"
+
+
+class _Call(ast.Call):
+    func: ast.Name
+
+
+def _calls(tree: ast.AST) -> Iterator[_Call]:
+    """Yield the calls of plain names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield cast("_Call", node)
+
+
+def failures() -> str:
+    """Return the page of errors, exit codes, statuses and reasons."""
+    codes = re.findall(r"^ +(\d+) +(.+)$", EXIT_CODES, re.M)
+    errors = [each for each in vars(error_classes).values() if isinstance(each, type)]
+    statuses = [(each, sorted(NEXT.get(each, ()))) for each in get_args(Status)]
+    parts = [
+        "# Errors, statuses and reasons\n\nThe codes that the program writes. [Failures](../failures.md) says what is "
+        "guaranteed, and [dead letters](../dead-letters.md) what to do.\n`…` "
+        "stands for a part of a text that varies.\n",
+        _table("Exit codes", "", "Code | Meaning", codes),
+        _table(
+            "Errors",
+            "The exit code is that of a command which the error ends.",
+            "Error | Exit code | Meaning",
+            [(f"`{each.__name__}`", str(EXIT_CODE_OF.get(each, NO)), _described(each)) for each in errors],
+        ),
+        _table(
+            "Statuses of a lead",
+            "Events on `leads.status` have them. `stream-app status` shows them.",
+            "Status | What may follow",
+            [(f"`{each}`", ", ".join(f"`{after}`" for after in next_ones) or "final") for each, next_ones in statuses],
+        ),
+        _table(
+            "Responses of Clay",
+            "What a response of Clay to a POST means. The reason is `http_<status>`. A 503 is `Uncertain` where\n"
+            "`unavailable_is_refused = false`.",
+            "Response | Outcome | Text",
+            _responses(),
+        ),
+        _table(
+            "POSTs without a response",
+            "`Refused` may be sent again. `Uncertain` may have reached Clay, so it is not sent again by itself.",
+            "Reason | Outcome | Text",
+            [(f"`{reason}`", "Refused", text) for reason, text in UNSENT_TEXT.items()]
+            + [(f"`{reason}`", "Uncertain", text) for reason, text in UNCERTAIN_TEXT.items()],
+        ),
+        _table(
+            "Leads that are rejected",
+            "Each becomes a dead letter. `poison` is not replayed automatically. `policy` waits for a person, because "
+            "the\nconfiguration refuses it.",
+            "Reason | Disposition | Text",
+            [(code, _disposition(code.strip("`")), text) for code, text in _reasons("Unreadable", "domain")],
+        ),
+        _table(
+            "Leads that wait",
+            "Why a lead was not sent yet. The reason of a suspended lane is that of the response which suspended it.",
+            "Reason | Text",
+            _reasons("Held", "domain partition"),
+        ),
+        _table(
+            "Other reasons",
+            "Of events and dead letters. A dead letter of a lead that failed has the disposition `failed`.",
+            "Reason | Text",
+            [*((f"`{code}`", text) for code, text in SUPPRESSED.items()), *_reasons("Reason", "domain pipeline")],
+        ),
+        _table(
+            "Callbacks that the gateway refuses for their body",
+            "[Callbacks](../callbacks.md#responses) has all responses.",
+            "Code | Text",
+            _reasons("BadBody", "domain"),
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def _table(heading: str, text: str, columns: str, rows: Iterable[Sequence[str]]) -> str:
+    rule = re.sub(r"[^|]+", "---", f"|{columns}|")
+    lines = [f"## {heading}\n", *([f"{text}\n"] if text else []), f"| {columns} |", rule]
+    return "\n".join([*lines, *(f"| {' | '.join(map(cell, row))} |" for row in rows)]) + "\n"
+
+
+def _responses() -> Iterator[tuple[str, str, str]]:
+    """Yield what each status means. One stands for others that mean the same."""
+    for status in (200, 302, 400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 503):
+        outcome = classify(status, None, "", 0, unavailable_is_refused=True)
+        shown = {200: "2xx", 302: "3xx", 409: "other 4xx", 500: "other 5xx"}.get(status, str(status))
+        text = getattr(outcome, "text", "").removeprefix(f"HTTP {status}: ")
+        yield shown, type(outcome).__name__, text or _described(type(outcome)).partition(": ")[2].partition(".")[0]
+
+
+def _disposition(reason: str) -> str:
+    """Return the disposition that the worker gives a dead letter of this reason."""
+    consumed = ConsumedRecord("leads", 0, 0, None, None)
+    dead_letter = rejected(Settings().plan, consumed, Envelope(origin="leads/0/0"), Unreadable(reason, ""), 0)
+    return f"`{dict(dead_letter.headers)[HEADERS['disposition']].decode()}`"
+
+
+def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
+    """Return the codes of a class of reasons, each with its texts. `…` stands for a part that varies."""
+    found: set[tuple[str, str]] = set()
+    for path in (path for folder in folders.split() for path in (CODE / folder).rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if f"{name}(" not in source:
+            continue
+        module = importlib.import_module(".".join(path.relative_to(CODE.parent).with_suffix("").parts))
+        functions = [
+            node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        constants = [node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+        for scope in (*functions, *constants):
+            for call in _calls(scope):
+                if call.func.id == name and len(call.args) > 1:
+                    code, text = (_words(arg, scope, module) for arg in call.args[:2])
+                    if text and code.strip("…"):
+                        found.add((f"`{code}`", text))
+    return sorted(found)
+
+
+def _words(node: ast.expr, scope: ast.stmt, module: ModuleType) -> str:
+    match node:
+        case ast.Constant():
+            return str(node.value)
+        case ast.JoinedStr():
+            return "".join(_words(each, scope, module) for each in node.values)
+        case ast.FormattedValue():
+            return _words(node.value, scope, module)
+        case ast.Name() if isinstance(value := getattr(module, node.id, None), str | int):
+            return str(value)
+        case ast.Name():
+            assigned = [each for each in ast.walk(scope) if isinstance(each, ast.Assign)]
+            values = [each.value for each in assigned if ast.unparse(each.targets[0]) == node.id]
+            return _words(values[0], scope, module) if len(values) == 1 else "…"
+    return "…"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
