@@ -46,6 +46,6 @@ def owned(path: Path) -> Iterator[KnownAlerts]:
     Raises:
         StreamAppError: Another process owns it, or it cannot be written.
     """
-    taken = "another `stream-app notify` sends from here: run one, or every message comes twice"
-    with lock_for_writing(path, "the alerts that were sent", "notify.state_path", taken):
+    if_locked = "another `stream-app notify` sends from here: run one, or every message comes twice"
+    with lock_for_writing(path, "the alerts that were sent", "notify.state_path", if_locked):
         yield KnownAlerts(path)

@@ -9,14 +9,14 @@ from typing import IO
 from stream_app.domain.errors import StreamAppError
 
 
-def lock_for_writing(path: Path, what: str, setting: str, taken: str) -> IO[bytes]:
+def lock_for_writing(path: Path, what: str, setting: str, if_locked: str) -> IO[bytes]:
     """Lock a file until the returned file, which is beside it, is closed.
 
     Args:
         path: The file. Its folder is made.
         what: What is in it, for the error.
         setting: The key with its path, for the error.
-        taken: The error if another process has the lock.
+        if_locked: The error if another process has the lock.
 
     Raises:
         StreamAppError: Another process has the lock, or the folder is not writable.
@@ -32,5 +32,5 @@ def lock_for_writing(path: Path, what: str, setting: str, taken: str) -> IO[byte
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise StreamAppError(f"{path}: {taken}") from None
+        raise StreamAppError(f"{path}: {if_locked}") from None
     return lock
