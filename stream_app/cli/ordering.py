@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from stream_app.cli.base import (
     NO,
@@ -22,9 +22,10 @@ from stream_app.cli.base import (
     show,
     show_json,
 )
+from stream_app.cli.following import order_and_follow
 from stream_app.cli.options import login_name, mapping_of
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import PerSecond, affordable, order_and_follow, show_prices
+from stream_app.cli.sending import affordable, show_prices
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
@@ -38,6 +39,8 @@ from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
 from stream_app.replay.order import start_command
 from stream_app.replay.plan import Chosen, reader_of, spans_of, survey, topic_of
 from stream_app.replay.select import dead_letters_at
+
+PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
 
 _SHOWN: Final = 3
 

@@ -21,6 +21,7 @@ from stream_app.cli.base import (
     show_json,
     with_actions,
 )
+from stream_app.cli.following import order_change
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, ms
 from stream_app.cli.ordering import (
     Redrive,
@@ -35,7 +36,6 @@ from stream_app.cli.ordering import (
 )
 from stream_app.cli.processes import LogFormat, run_process
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import order_change
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayProgress
@@ -45,10 +45,7 @@ from stream_app.replay import rewind as offsets
 from stream_app.replay.order import change_command, ordered_replays
 from stream_app.replay.plan import survey
 
-_SHOWN: Final = 3
-
 app = with_actions("replay")
-
 
 _SELECTION: Final = Selection()
 _SENDING: Final = Sending()
