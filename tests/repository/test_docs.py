@@ -19,7 +19,7 @@ from cyclopts import CycloptsError, MissingArgumentError
 from stream_app.cli.help import usage_problem
 from stream_app.cli.main import COMMANDS, build_app, in_order
 from stream_app.cli.main import parse as command_line
-from stream_app.config import Settings
+from stream_app.config import Settings, load_settings
 from stream_app.config.tables import NOT_IN_THE_FILE
 from stream_app.domain import errors as error_classes
 from stream_app.domain.delivery.outcome import UncertainReason, UnsentReason
@@ -203,6 +203,27 @@ def documented_keys(page: Path) -> Iterator[tuple[str, str]]:
             table = re.sub(r"\.<\w+>", "", heading[1] or "")
         elif row := re.match(r"\| `(\w+)` \| (.+?) \| .+ \|$", line):
             yield f"{table}.{row[1]}".lstrip("."), row[2]
+
+
+def blocks_for_kafka() -> Iterator[tuple[str, str]]:
+    for page in sorted((DOCS / "managed-kafka").glob("*.md")):
+        for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            yield page.stem, block
+
+
+@pytest.mark.parametrize(("service", "block"), list(blocks_for_kafka()))
+def test_configurations_of_managed_services_are_valid(service: str, block: str, tmp_path: Path) -> None:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(
+        f"{block}\n[workspaces.a]\n[destinations.b]\nworkspace = 'a'\nwebhooks_env = ['W']\ncallbacks = false\n"
+    )
+    environ = dict.fromkeys(re.findall(r'_env = "(\w+)"', block), "s3cret")
+    assert load_settings(path, environ, clay=False).kafka.security.protocol == "SASL_SSL"
+
+
+def test_each_managed_service_but_one_has_a_configuration() -> None:
+    pages = {page.stem for page in (DOCS / "managed-kafka").glob("*.md")}
+    assert pages - {service for service, _ in blocks_for_kafka()} == {"azure-event-hubs"}
 
 
 @pytest.mark.parametrize("page", ["configuration.md", "reference/settings.md"])
