@@ -44,24 +44,17 @@ async def send_back(
     Raises:
         StreamAppError: A replay has started meanwhile.
     """
-    last = Sent()
-
-    def note(sent: Sent) -> dict[bytes, bytes]:
-        nonlocal last
-        last = sent
-        return {}
-
     with reading("sending back") as progress:
         async with reader_of(settings, progress) as reader:
             keys = WorkspaceKeys(settings.workspaces)
             dead_letters = dead_letters_at(reader, topic_of(settings, source), chosen, keys)
             try:
-                return await operator.send(dead_letters, paces, edit, note)
+                return await operator.send(dead_letters, paces, edit)
             except asyncio.CancelledError:
-                say(f"interrupted after {last.dead_letters}: {REPEAT}")
+                say(f"interrupted after {operator.sent}: {REPEAT}")
                 raise
             except Fenced:
                 raise StreamAppError(
-                    f"another operator has started to send dead letters back, so this run ended after "
-                    f"{last.dead_letters}. Wait for theirs, then repeat this run if needed: nothing is sent twice"
+                    "another operator has started to send dead letters back, so this run ended after "
+                    f"{operator.sent}. Wait for theirs, then repeat this run if needed: nothing is sent twice"
                 ) from None

@@ -26,7 +26,7 @@ from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.readers import TopicReader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops.clock import SystemClock
-from stream_app.replay.edit import Edit, unchanged
+from stream_app.replay.edit import Edit
 from stream_app.replay.plan import Chosen
 
 _MOST_AT_ONCE: Final = 500
@@ -47,7 +47,12 @@ class Sent(msgspec.Struct):
 
 
 class Operator:
-    """Sends dead letters back. `async with` fences every operator that started before, and reads the `rows`."""
+    """Sends dead letters back. `async with` fences every operator that started before, and reads the `rows`.
+
+    Attributes:
+        rows: The rows of the replay state when it started.
+        sent: How many dead letters it has sent.
+    """
 
     def __init__(self, settings: Settings) -> None:
         names, connection = settings.names, connection_of(settings)
@@ -68,6 +73,7 @@ class Operator:
         self._outlived = list[Record]()
         self._clock = SystemClock()
         self.rows: dict[bytes, bytes] = {}
+        self.sent = 0
 
     async def __aenter__(self) -> Self:
         self.rows = await self._ledger.take_over()
@@ -92,7 +98,7 @@ class Operator:
         self,
         dead_letters: AsyncIterator[ConsumedRecord],
         paces: Mapping[str, float],
-        edit: Edit = unchanged,
+        edit: Edit,
         progress: Callable[[Sent], Mapping[bytes, bytes]] = lambda sent: {},
         stop: asyncio.Event | None = None,
     ) -> Sent:
@@ -102,7 +108,7 @@ class Operator:
             dead_letters: What to send.
             paces: Dead letters per second, by workspace.
             edit: Makes the value to send.
-            progress: Called with the result after each batch; returns rows to write with it in one transaction.
+            progress: Called with the result including the next batch; returns rows to write in its transaction.
             stop: Ends it early, after the batch under way.
 
         Raises:
@@ -140,9 +146,11 @@ class Operator:
         self, waiting: list[Record], sent: Sent, progress: Callable[[Sent], Mapping[bytes, bytes]]
     ) -> None:
         if waiting:
-            sent.dead_letters += sum(record.topic == self._retry for record in waiting)
+            number = sum(record.topic == self._retry for record in waiting)
+            sent.dead_letters += number
             waiting += [Record(self._state, *row) for row in progress(sent).items()]
             await self._ledger.transact(waiting)
+            self.sent += number
             waiting.clear()
 
 

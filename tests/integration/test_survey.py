@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
 from stream_app.replay.plan import reader_of
+from stream_app.replay.select import Operator
 from tests.support.replaying import replaying
 from tests.unit.cli.test_options import Terminal
 
@@ -192,6 +194,31 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
         )
         monkeypatch.delenv("FORCE_COLOR")
     assert not [key for key, _ in last_rows(settings) if key.startswith(b"command/")], "the edits are deleted"
+
+
+def test_an_import_that_another_operator_ends_counts_only_what_was_sent(
+    there: tuple[str, Settings],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    config, settings = there
+    write(settings, [(settings.names.dlq, b"w0", each) for each in foreign(3)])
+    file = str(tmp_path / "dead-letters.jsonl")
+    assert main(["dlq", "export", file, "--config", config]) == 0
+
+    async def take_over() -> None:
+        async with Operator(settings):
+            pass
+
+    def confirm(question: str, *, yes: bool) -> None:
+        other = threading.Thread(target=lambda: asyncio.run(take_over()))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr("stream_app.cli.dlq.confirm", confirm)
+    assert main(["dlq", "import", file, "--config", config]) == 1
+    assert "so this run ended after 0. Wait for theirs" in capsys.readouterr().err
 
 
 def test_a_dead_letter_that_cannot_be_sent_has_no_price(
