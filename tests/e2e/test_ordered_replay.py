@@ -32,7 +32,7 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         await line.until(lambda: line.last()["dead_lettered"] == leads, 60, "all are dead letters")
         line.control("DELETE", "/control/faults")
 
-        # The command dies as soon as it is obeyed.
+        # The command is killed as soon as some dead letters were sent.
         argv = ["-m", "stream_app", "replay", "select", "--yes", "--rate", "2", "--why", "Clay is back"]
         config = str(line.directory / "stream_app.toml")
         log = line.directory / "select.log"

@@ -1,4 +1,4 @@
-"""What carries out ordered replays, in a thread of the test: a replay process without its automatic replays."""
+"""Carries out ordered replays in a thread of the test, as a replay process does, without automatic replays."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _NONE: Final = ("", None)
 
 
 def new_import_id(now_ms: int, suffix: str) -> str:
-    """Return the name of an import that was given none: its date (UTC), and a suffix that tells it from others."""
+    """Return the name of an import without one: its date (UTC), and a suffix that makes it unique."""
     return f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d}-{suffix}"
 
 

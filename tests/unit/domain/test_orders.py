@@ -261,13 +261,13 @@ class Replays(RuleBasedStateMachine):
         self.owner += 1
         self.sessions[process] = (self.owner, ReplayOrders(self.rows.rows.items()))
 
-    @rule(process=st.integers(0, 1), most=st.integers(1, 7), hears=st.booleans(), crashes=st.booleans())
-    def step(self, process: int, most: int, hears: bool, crashes: bool) -> None:
+    @rule(process=st.integers(0, 1), most=st.integers(1, 7), reads=st.booleans(), crashes=st.booleans())
+    def step(self, process: int, most: int, reads: bool, crashes: bool) -> None:
         """One transaction of a process, as replay/runner.py does it. A crash comes before it; a fenced one fails."""
         if process not in self.sessions:
             return
         token, orders = self.sessions[process]
-        if hears:
+        if reads:
             for key, value in list(self.rows.rows.items()):
                 if key.startswith(COMMAND):
                     orders.apply(key, value)
