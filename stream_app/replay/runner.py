@@ -18,7 +18,6 @@ from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import (
     COMMAND,
     ENDED,
-    ReplayOrders,
     ReplayProgress,
     advanced,
     begun,
@@ -83,7 +82,7 @@ class _Session:
         self._state = state
         self._operator = operator
         self._owns = owns
-        self._orders = ReplayOrders(operator.rows.items())
+        self._orders = operator.orders
         self._seen = set(self._orders.commands)
         self._clock = SystemClock()
 

@@ -47,10 +47,10 @@ class Sent(msgspec.Struct):
 
 
 class Operator:
-    """Sends dead letters back. `async with` fences every operator that started before, and reads the `rows`.
+    """Sends dead letters back. `async with` fences every operator that started before, and reads the `orders`.
 
     Attributes:
-        rows: The rows of the replay state when it started.
+        orders: The ordered replays when it started.
         sent: How many dead letters it has sent.
     """
 
@@ -72,13 +72,14 @@ class Operator:
         self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
         self._outlived = list[Record]()
         self._clock = SystemClock()
-        self.rows: dict[bytes, bytes] = {}
+        self.orders = ReplayOrders()
         self.sent = 0
 
     async def __aenter__(self) -> Self:
-        self.rows = await self._ledger.take_over()
+        rows = await self._ledger.take_over()
+        self.orders = ReplayOrders(rows.items())
         oldest_ms = self._clock.now_ms() - self._kept_ms
-        keys = [*outlived(self.rows, oldest_ms), *ReplayOrders(self.rows.items()).outlived(oldest_ms)]
+        keys = [*outlived(rows, oldest_ms), *self.orders.outlived(oldest_ms)]
         self._outlived = [Record(self._state, key, None) for key in keys]
         return self
 
