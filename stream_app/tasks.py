@@ -1,12 +1,13 @@
-"""Helpers for asyncio tasks: find the error that ended a task, cancel tasks reliably, and drop reports of no value."""
+"""Helpers for asyncio tasks: find the error that ended one, cancel or stop them, and drop reports of no value."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from logging import LogRecord
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+T = TypeVar("T")
 _AGAIN_S: Final = 1.0
 
 
@@ -30,6 +31,16 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         await asyncio.wait(left, timeout=_AGAIN_S)
     for task in known:
         died_of(task)  # retrieve the exception, or asyncio logs that it was never retrieved
+
+
+async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of `work`, or None if `stop` is set first. Raises the error that ended the work."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        await cancel((working, stopping))
 
 
 def is_not_abandoned(record: LogRecord) -> bool:

@@ -8,8 +8,8 @@ another process continues exactly where a killed one ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -33,9 +33,7 @@ from stream_app.replay.edit import edit_of
 from stream_app.replay.plan import Chosen, reader_of, survey_in_thread, topic_of
 from stream_app.replay.select import Operator, Sent, dead_letters_at
 from stream_app.replay.state import ReplayState
-from stream_app.tasks import cancel
-
-T = TypeVar("T")
+from stream_app.tasks import cancel, run_until
 
 log = logs.get("replay")
 
@@ -107,7 +105,7 @@ class _Session:
         stop = asyncio.Event()
         watching = asyncio.create_task(self._watch(stop))
         try:
-            planned = await _until(stop, self._plan(replay))
+            planned = await run_until(stop, self._plan(replay))
             if planned is not None:
                 replay, chosen, paces = planned
                 await self._write(self._rows_of(replay))
@@ -188,13 +186,3 @@ class _Session:
 
     def _unseen(self) -> list[bytes]:
         return [key for key in self._state.orders.commands if key not in self._seen]
-
-
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of `work`, or None if `stop` is set first."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        await cancel((working, stopping))

@@ -30,7 +30,8 @@ from stream_app.notify.watch import Watch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.process import run_until, serve_ops, state_folder, stop_signal
+from stream_app.services.process import serve_ops, state_folder, stop_signal
+from stream_app.tasks import run_until
 
 _EVERY_S: Final = 15.0
 _WITHIN_S: Final = 10.0

@@ -6,10 +6,10 @@ import asyncio
 import gc
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -21,7 +21,6 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import check_topics
 from stream_app.ops import logs as log
 from stream_app.ops.http import ops_app
-from stream_app.tasks import cancel
 
 _OPS_HEAD_WITHIN_S: Final = 30.0
 _OPS_GRACE_S: Final = 1.0
@@ -68,15 +67,6 @@ def stop_signal() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run until the event is set, then cancel the work. Raises the error that ended the work before."""
-    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        working.result()
-    await cancel([working, stopped])
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

@@ -21,7 +21,8 @@ from stream_app.kafka.readers import Reader
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.process_metrics import process_registry
-from stream_app.services.process import run_until, serve_ops, stop_signal
+from stream_app.services.process import serve_ops, stop_signal
+from stream_app.tasks import run_until
 from stream_app.trace.exporter import Exporter, Placed
 from stream_app.trace.otlp import OtlpClient
 

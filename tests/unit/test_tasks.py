@@ -1,4 +1,4 @@
-"""What the processes share: they run until a signal or an error."""
+"""Work that runs until an event or an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stream_app.services.process import run_until
+from stream_app.tasks import run_until
 
 
 async def test_work_is_cancelled_when_the_process_is_to_stop() -> None:
