@@ -14,8 +14,8 @@ from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.record import Record
 from stream_app.kafka.readers import Progress
+from stream_app.operator.submit import Put, put_command
 from stream_app.ops import logs
 from stream_app.replay.order import command_record, start_command
 from stream_app.replay.plan import check_filter, spans_of, survey_in_thread
@@ -84,7 +84,7 @@ class Planner:
 
     Args:
         settings: The configuration.
-        put: Returns when Kafka has a record. Raises BrokerUnavailable.
+        put: As of `operator.submit.put_command`.
         now_ms: The clock, epoch ms.
         survey: Reads Kafka.
     """
@@ -92,7 +92,7 @@ class Planner:
     def __init__(
         self,
         settings: Settings,
-        put: Callable[[Record], Awaitable[None]],
+        put: Put,
         now_ms: Callable[[], int],
         survey: Survey | None = None,
     ) -> None:
@@ -168,7 +168,7 @@ class Planner:
 
     async def command(self, command: ReplayCommand) -> None:
         """Write a command to Kafka. Raises BrokerUnavailable."""
-        await self._put(command_record(self._settings, command))
+        await put_command(self._put, [command_record(self._settings, command)])
 
     async def _make(self, plan: Plan) -> None:
         def note(done: int, total: int) -> None:

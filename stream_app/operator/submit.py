@@ -23,6 +23,8 @@ from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 
+Put = Callable[[Record], Awaitable[None]]
+
 _json: Final = msgspec.json.Encoder()
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 QUEUED_TEXT: Final = "no worker has answered yet: the command is applied when a worker runs, within 24 hours"
@@ -65,7 +67,7 @@ async def submit(
         SettingsError: The workspace is unknown.
         TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
     """
-    command = command_of(settings, f"c-{uuid.uuid4().hex}", kind, workspace, args, who, why, known)
+    command = _command(settings, f"c-{uuid.uuid4().hex}", kind, workspace, args, who, why, known)
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Reader(connection) as reader:
@@ -75,7 +77,7 @@ async def submit(
         return SentCommand(command, await _answers(reader, ends, command.id, wait_s))
 
 
-def command_of(
+def _command(
     settings: Settings,
     command_id: str,
     kind: CommandKind,
@@ -102,15 +104,36 @@ def _records(settings: Settings, command: Command) -> list[Record]:
     return [Record(settings.names.commands, key, value, (), number) for number in _partitions(settings, command)]
 
 
+async def put_command(put: Put, records: Sequence[Record]) -> None:
+    """Write the command of a form to Kafka.
+
+    Args:
+        put: Returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
+        records: The command, once for each partition.
+
+    Raises:
+        BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
+    """
+    problems = [each for each in await asyncio.gather(*map(put, records), return_exceptions=True) if each is not None]
+    if not problems:
+        return
+    if not isinstance(problems[0], BrokerUnavailable):
+        raise problems[0]
+    raise BrokerUnavailable(
+        "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, or send this form "
+        "again, which does it once"
+    ) from problems[0]
+
+
 class CommandSender:
     """Sends commands in a process that runs on; their answers are read elsewhere.
 
     Args:
         settings: The configuration.
-        put: Returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
+        put: As of `put_command`.
     """
 
-    def __init__(self, settings: Settings, put: Callable[[Record], Awaitable[None]]) -> None:
+    def __init__(self, settings: Settings, put: Put) -> None:
         self._settings = settings
         self._put = put
 
@@ -130,17 +153,8 @@ class CommandSender:
             SettingsError: The workspace is unknown.
             BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
         """
-        command = command_of(self._settings, command_id, kind, workspace, args, who, why, known)
-        sent = [self._put(record) for record in _records(self._settings, command)]
-        problems = [each for each in await asyncio.gather(*sent, return_exceptions=True) if each is not None]
-        if not problems:
-            return
-        if not isinstance(problems[0], BrokerUnavailable):
-            raise problems[0]
-        raise BrokerUnavailable(
-            "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, or send this form "
-            "again, which does it once"
-        ) from problems[0]
+        command = _command(self._settings, command_id, kind, workspace, args, who, why, known)
+        await put_command(self._put, _records(self._settings, command))
 
 
 async def _answers(

@@ -153,6 +153,14 @@ async def test_a_replay_is_stopped_and_resumed_with_a_reason(
     assert (await operator.get(f"/board/replays/r-9/act/{kind}")).status_code == 404
 
 
+async def test_a_replay_that_kafka_does_not_confirm_can_be_stopped_by_the_same_form(
+    operator: Client, outbox: Outbox
+) -> None:
+    outbox.is_away = True
+    answer = await send(operator, "/board/replays/r-0b9c40e1f2a/act/stop", **WHY)
+    assert (answer.status_code, "Kafka did not confirm the command" in answer.text) == (503, True)
+
+
 async def test_viewers_see_replays_and_cannot_act(with_operator: Client) -> None:
     await with_operator.login()
     text = (await with_operator.get("/board/replays/r-0b9c40e1f2a")).text
