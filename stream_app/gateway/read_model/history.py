@@ -48,7 +48,6 @@ class History:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._swept_minute = -1
 
     def count(self, events: Iterable[Event]) -> None:
         """Count events that were not counted before."""
@@ -98,11 +97,7 @@ class History:
         return unreadable
 
     def sweep(self, now_ms: int, audit_days: int) -> None:
-        """Delete what is older than it is kept, at most once a minute."""
-        minute = now_ms // 60_000
-        if minute == self._swept_minute:
-            return
-        self._swept_minute = minute
+        """Delete what is older than it is kept."""
         db, now_s = self._db, now_ms // 1000
         # one workspace after the other, because a workspace comes first in the keys
         found = db.execute(

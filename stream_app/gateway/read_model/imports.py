@@ -20,7 +20,6 @@ class Imports:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._swept_minute = -1
 
     def load(self) -> None:
         """Load the cached names from the table, after other code has changed it."""
@@ -61,16 +60,12 @@ class Imports:
             [(*row, number) for number, row in sums.items()],
         )
 
-    def sweep(self, now_ms: int, oldest_ms: int) -> None:
-        """Delete the imports that have no record any more, at most once a minute.
+    def sweep(self, oldest_ms: int) -> None:
+        """Delete the imports that have no record any more.
 
         Args:
-            now_ms: The time, epoch ms.
-            oldest_ms: The time of the oldest records that are kept.
+            oldest_ms: The time of the oldest records that are kept, epoch ms.
         """
-        if (minute := now_ms // 60_000) == self._swept_minute:
-            return
-        self._swept_minute = minute
         self._db.execute("DELETE FROM import_counts WHERE records <= 0")
         gone = self._db.execute(
             """DELETE FROM imports WHERE last_ms < ? AND NOT EXISTS

@@ -84,6 +84,7 @@ class ReadModel:
         self._sources = sources
         self._made_of = msgspec.json.encode((TABLES, sources.topics, sources.partitions)).decode()
         self._swept = -1
+        self._swept_minute = -1
         self._own = lock_for_writing(
             path,
             "the read model",
@@ -145,7 +146,10 @@ class ReadModel:
             raise
 
     def sweep(self, now_ms: int) -> None:
-        """Check the next records, and delete those without an event for as long as Kafka keeps events."""
+        """Check the next records, and delete those without an event for as long as Kafka keeps events.
+
+        Once a minute, delete what else is older than it is kept.
+        """
         kept, names = self._sources.kept, self._sources.names
         oldest_ms = now_ms - kept.status_days * DAY_MS
         with self._transaction() as db:
@@ -158,8 +162,10 @@ class ReadModel:
             self._swept = found[-1][0] if len(found) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
                 db.execute("DELETE FROM dead_letters WHERE topic = ? AND day < ?", (topic, now_ms // DAY_MS - days))
-            self._projector.history.sweep(now_ms, kept.audit_days)
-            self._projector.imports.sweep(now_ms, oldest_ms)
+            if (minute := now_ms // 60_000) != self._swept_minute:
+                self._swept_minute = minute
+                self._projector.history.sweep(now_ms, kept.audit_days)
+                self._projector.imports.sweep(oldest_ms)
 
     def _fact(self, name: str) -> str | None:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():
