@@ -105,11 +105,6 @@ class BoardAccess:
         self._attempts = asyncio.Semaphore(_ATTEMPTS)
 
     @property
-    def has_login(self) -> bool:
-        """True if a token is configured."""
-        return bool(self._tokens)
-
-    @property
     def asks_name(self) -> bool:
         """True if people enter their name at the login."""
         return self._proxy is None

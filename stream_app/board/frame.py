@@ -16,6 +16,7 @@ from stream_app.board.commands import Followed, command_ids, follow
 from stream_app.board.formats import clock
 from stream_app.board.pages.leads import lead_path
 from stream_app.board.render import Renderer, Threads, html
+from stream_app.board.requests import address_of
 from stream_app.board.site import STALE_MS, Moment, Site
 from stream_app.gateway.access import Refused
 from stream_app.gateway.read_model.follow import ProjectionLag
@@ -166,7 +167,7 @@ class PageMaker:
             title=title,
             current=current,
             nav=(*NAV, PUBLISH) if is_operator else NAV,
-            url=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+            url=address_of(request),
             now_ms=moment.now_ms,
             age_ms=age_ms,
             lag=lag.lag,

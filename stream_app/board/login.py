@@ -13,7 +13,7 @@ from starlette.routing import Route
 from stream_app.board.access import PATH, BoardAccess, LoginNeeded, set_cookie
 from stream_app.board.frame import PageMaker
 from stream_app.board.render import HEADERS
-from stream_app.board.requests import own_path, read_form
+from stream_app.board.requests import address_of, own_path, read_form
 from stream_app.gateway.access import Refused
 from stream_app.ops import logs as log
 
@@ -52,7 +52,7 @@ class Login:
             return self._maker.refused(
                 request, Refused(401, "no_session", "The session has ended: log in and try again")
             )
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = address_of(request)
         if request.headers.get("sec-fetch-site") == "cross-site":
             # A link on another site does not send the cookie; the same page opened by ourselves does.
             return Response("", 200, {**HEADERS, "refresh": f"0; url={path}"}, "text/html")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, cast, get_args
+from collections.abc import Mapping
+from typing import Any, Final, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
@@ -49,6 +50,11 @@ async def read_form(
         raise Refused(400, "no_form", "Send the form of the page") from None
 
 
+def address_of(request: Request) -> str:
+    """Return the path and the query that were requested."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
 def own_path(path: str) -> str:
     """Return a path of the board, and nothing that leads elsewhere."""
     parts = urlsplit(path)
@@ -87,9 +93,9 @@ def after_of(request: Request) -> Place | None:
     return Place(*found) if found else None
 
 
-def lead_id_of(request: Request) -> str:
-    """Return the lead id of the path. Raises Refused if it cannot be one."""
-    lead_id = str(request.path_params["lead_id"])
+def lead_id_of(path: Mapping[str, Any]) -> str:
+    """Return the lead id in the parameters of a path. Raises Refused if it cannot be one."""
+    lead_id = str(path["lead_id"])
     if "@" in lead_id or len(lead_id) > LONGEST_WORD:
         raise Refused(400, "no_id", "This is not a lead id. Enter an e-mail or a URL in the search of the page Leads")
     return lead_id

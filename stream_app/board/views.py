@@ -94,7 +94,7 @@ class Views:
         return RedirectResponse(await self._maker.threads.run(partial(find, self._site, text)), 303, HEADERS)
 
     async def _lead(self, request: Request, moment: Moment) -> Response:
-        lead_id = lead_id_of(request)
+        lead_id = lead_id_of(request.path_params)
 
         def make() -> LeadPage:
             return lead_page(self._site, moment, lead_id)[0]
@@ -103,7 +103,7 @@ class Views:
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         """Show the personal data of a lead. Who does it is logged."""
-        lead_id = lead_id_of(request)
+        lead_id = lead_id_of(request.path_params)
         page, places = await self._maker.threads.run(partial(lead_page, self._site, moment, lead_id))
         self._log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
         results = [await self._results.fill(place) for place in places]

@@ -12,7 +12,7 @@ from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.commands import followed_at
 from stream_app.board.pages.leads import lead_path
-from stream_app.board.requests import LONGEST_WORD
+from stream_app.board.requests import lead_id_of
 from stream_app.board.site import Site
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import BrokerUnavailable
@@ -55,9 +55,7 @@ def _erase(site: Site, opened: FormRequest) -> Form:
 
 
 def _form(site: Site, opened: FormRequest, verb: str, text: str, button: str, *, is_final: bool = False) -> Form:
-    lead_id = opened.path["lead_id"]
-    if "@" in lead_id or len(lead_id) > LONGEST_WORD:
-        raise Refused(400, "no_id", "This is not a lead id. Enter an e-mail or a URL in the search of the page Leads")
+    lead_id = lead_id_of(opened.path)
     lead = site.queries.lead(lead_id)
     configured = site.settings.workspaces
     of_lead = dict.fromkeys(each.workspace for each in lead.histories if each.workspace in configured) if lead else {}

@@ -14,6 +14,7 @@ from stream_app.board.actions.base import Action, Field, Form, FormRequest, Inva
 from stream_app.board.formats import number
 from stream_app.board.pages.replay import options_of
 from stream_app.board.planner import Busy, Plan, Planner, Wanted
+from stream_app.board.requests import LONGEST_WORD
 from stream_app.board.site import Site
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, too_dear, too_dear_text
@@ -91,7 +92,7 @@ def replay_path(replay: str) -> str:
 
 def _ask(site: Site, opened: FormRequest) -> Form:
     def given(name: str) -> str:
-        return opened.query.get(name, "")[:300]
+        return opened.query.get(name, "")[:LONGEST_WORD]
 
     source = given("from") if given("from") in get_args(Source) else "dlq"
     return Form(

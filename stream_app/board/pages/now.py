@@ -69,7 +69,6 @@ class NowPage(msgspec.Struct, frozen=True):
     parked: int
     dead_letters: int
     of_top_cause: int
-    causes: int
 
 
 def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
@@ -110,7 +109,6 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         parked=seen.in_columns("parked"),
         dead_letters=dead.dead_letters,
         of_top_cause=dead.causes[0].dead_letters if dead.causes else 0,
-        causes=len(dead.causes),
     )
 
 
