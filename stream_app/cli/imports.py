@@ -15,7 +15,6 @@ from stream_app.gateway.client import find_imports
 from stream_app.gateway.lookup_answers import FoundImport
 
 _BAR: Final = 30
-_MEANING: Final = {str(name): meaning for name, meaning in MEANING.items()}
 
 
 def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Common = COMMON) -> int:
@@ -90,7 +89,7 @@ def _show(each: FoundImport) -> None:
     show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(each.leads, 'lead')} at rest")
     for name in (*COLUMNS, "unknown"):
         if leads := each.columns.get(name):
-            show(f"  {name.replace('_', ' ')}: {leads:,} ({_MEANING.get(name, 'a status of a newer version')})")
+            show(f"  {name.replace('_', ' ')}: {leads:,} ({MEANING.get(name, 'a status of a newer version')})")
     show(f"  {count(each.credits, 'credit')} so far; last event {iso(each.last_ms)}")
 
 

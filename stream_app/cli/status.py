@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.options import Workspace, iso
 from stream_app.config import check_known
-from stream_app.domain.books.columns import MEANING
+from stream_app.domain.books.columns import meaning_of
 from stream_app.domain.text import count
 from stream_app.gateway.client import Found, find
 from stream_app.gateway.lookup_answers import (
@@ -21,10 +21,6 @@ from stream_app.gateway.lookup_answers import (
     WaitingAnswer,
     WaitingLead,
 )
-
-_MEANING: Final = {str(column): text for column, text in MEANING.items()} | {
-    "": "a callback or a command about the lead; the books do not count it"
-}
 
 
 def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:
@@ -114,7 +110,7 @@ def _show_history(history: RecordHistory) -> None:
     for event in history.events:
         show(f"    {_step(event, before_ms)}")
         before_ms = event.at_ms
-    show(f"    status {history.status}: {_MEANING.get(history.column, 'unknown to this version')}")
+    show(f"    status {history.status}: {meaning_of(history.column)}")
 
 
 def _step(event: Event, before_ms: int | None) -> str:

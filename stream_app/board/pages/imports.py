@@ -95,11 +95,11 @@ def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> I
 def row_of(found: FoundImport) -> ImportRow:
     """Return an import with its bar."""
     parts: list[Part] = []
-    x, meanings = 0.0, {str(name): meaning for name, meaning in MEANING.items()}
+    x = 0.0
     for name in (*COLUMNS, *sorted(set(found.columns) - set(COLUMNS))):
         if leads := found.columns.get(name, 0):
             width = leads / found.leads * 100
-            meaning = meanings.get(name, "a status of a newer version")
+            meaning = MEANING.get(name, "a status of a newer version")
             parts.append(Part(name, meaning, _COLOURS.get(name, "nodata"), leads, round(x, 2), round(width, 2)))
             x += width
     at_rest = found.leads - found.moving

@@ -6,14 +6,12 @@ import msgspec
 
 from stream_app.board.formats import tone
 from stream_app.board.site import Moment, Site
-from stream_app.domain.books.columns import MEANING
+from stream_app.domain.books.columns import meaning_of
 from stream_app.domain.lane_messages import LaneView
 from stream_app.gateway.lookup import waiting_lead
 from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingLead
 from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.gateway.waiting_leads import Search
-
-_NOT_A_LEAD = "a callback or a command about the lead; the books do not count it"
 
 
 class StepRow(msgspec.Struct, frozen=True):
@@ -87,7 +85,6 @@ def _timeline(history: RecordHistory) -> Timeline:
         gap_ms = None if before_ms is None else event.at_ms - before_ms
         steps.append(StepRow(event, gap_ms, tone(event.status)))
         before_ms = event.at_ms
-    meanings: dict[str, str] = {"": _NOT_A_LEAD} | {str(name): meaning for name, meaning in MEANING.items()}
     length_ms = history.events[-1].at_ms - history.events[0].at_ms if history.events else 0
     booked = sum(event.credits or 0 for event in history.events)
-    return Timeline(history, steps, meanings.get(history.column, "unknown to this version"), booked, length_ms)
+    return Timeline(history, steps, meaning_of(history.column), booked, length_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -28,7 +29,7 @@ COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
 MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
 """The columns of leads that are not at rest."""
 
-MEANING: Final[dict[Column, str]] = {
+MEANING: Final[Mapping[str, str]] = {
     "enriched": "Clay has answered, whatever it found",
     "accepted_final": "Clay took it, and nothing ever comes back",
     "served_from_cache": "answered with an earlier result",
@@ -73,6 +74,7 @@ NOT_LEADS: Final[frozenset[Status]] = frozenset(
     {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
 )
 """Statuses of records that are callbacks or commands. No column counts them."""
+_NOT_A_LEAD: Final = "a callback or a command about the lead; the books do not count it"
 
 
 def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
@@ -85,6 +87,11 @@ def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
     if status not in COLUMN:
         return "" if status in NOT_LEADS else "unknown"
     return "accepted_final" if final and status == "accepted" else COLUMN[status]
+
+
+def meaning_of(name: str) -> str:
+    """Return what it means that `column` returned this name."""
+    return MEANING.get(name, "unknown to this version") if name else _NOT_A_LEAD
 
 
 class StatusCount(msgspec.Struct):
