@@ -141,7 +141,8 @@ class PageMaker:
 
     def _content(self, frame: Frame, name: str, make: Callable[[], msgspec.Struct | None]) -> str | None:
         """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
-        page = make()
+        with self.site.queries.snapshot():
+            page = make()
         if page is None:
             return None
         context = {

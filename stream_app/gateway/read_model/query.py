@@ -1,11 +1,12 @@
-"""Queries on the read model. Each uses its own connection, so any thread may run one."""
+"""Queries on the read model. Each has its own connection, or shares that of a snapshot: any thread may run one."""
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator, Set
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -42,6 +43,13 @@ class FoundResultAt(msgspec.Struct, frozen=True):
     result: FoundResult
 
 
+class _Held(threading.local):
+    """The snapshot of a thread: what closes it, and its connection once a query has opened it."""
+
+    stack: ExitStack | None = None
+    db: sqlite3.Connection | None = None
+
+
 class Queries:
     """Runs the queries. Every method may raise sqlite3.Error.
 
@@ -54,6 +62,17 @@ class Queries:
         self._path = path
         self._final = final
         self._final_json = msgspec.json.encode(sorted(final)).decode()
+        self._held = _Held()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all queries of this thread see the same state. They open the file once, not each of them."""
+        held = self._held
+        with ExitStack() as held.stack:
+            try:
+                yield
+            finally:
+                held.stack = held.db = None
 
     def lead(self, lead_id: str) -> FoundLead | None:
         """Return a lead and its histories, without its results."""
@@ -208,7 +227,18 @@ class Queries:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Open a read transaction, so that all statements see the same state."""
+        """Return a read transaction, so that all statements see the same state."""
+        held = self._held
+        if held.stack is None:
+            with self._open() as db:
+                yield db
+            return
+        if held.db is None:
+            held.db = held.stack.enter_context(self._open())
+        yield held.db
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
         where = f"file:{quote(str(self._path))}?mode=ro"
         with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)) as db:
             db.execute("BEGIN")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -98,3 +99,47 @@ def test_a_page_costs_the_same_with_many_leads(
         queries.status_sums(workspace)
         steps.append(queries.steps)
     assert steps[1] <= steps[0] * 1.2 + 5
+
+
+def test_queries_of_a_snapshot_see_the_same_state_over_one_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.sqlite"
+    fill(path, 30)
+    queries, model, opened = BoardQueries(path, FINAL), ReadModel(path, sources()), 0
+    connect = sqlite3.connect
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return connect(*args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", counted)
+
+    def leads() -> int:
+        return sum(each.records for each in queries.status_sums(""))
+
+    with queries.snapshot():
+        before = leads()
+        take(model, event(sources().names, "crm-new", "received", 1, 1_000))
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(leads).result() == before + 1, "another thread has its own connection"
+        assert (leads(), len(queries.status_counts()) > 0, queries.lane("acme")) == (before, True, None)
+    assert opened == 2
+    assert leads() == before + 1
+    with queries.snapshot():
+        assert leads() == before + 1
+    model.close()
+
+
+def test_a_snapshot_ends_with_an_error_and_opens_no_file_without_a_query(tmp_path: Path) -> None:
+    queries = BoardQueries(tmp_path / "nothing.sqlite", FINAL)
+    with queries.snapshot():
+        pass
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError), queries.snapshot():
+            queries.unreadable()
+    fill(tmp_path / "nothing.sqlite", 3)
+    with queries.snapshot():
+        assert queries.unreadable() == {}
+    assert queries.status_sums("") != []
