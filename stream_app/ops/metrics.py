@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.domain.delivery.recorder import Took
+from stream_app.domain.delivery.recorder import Duration
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
 from stream_app.ops.bounded_labels import BoundedLabel
@@ -104,7 +104,7 @@ class WorkerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._took = {
+        self._durations = {
             "callback": Histogram(
                 "stream_app_accepted_to_callback_seconds",
                 "Time from Clay's acceptance of a lead to its first callback.",
@@ -120,7 +120,7 @@ class WorkerMetrics:
                 registry=registry,
             ),
         }
-        self._took_children: dict[tuple[str, str], Histogram] = {}
+        self._duration_children: dict[tuple[str, str], Histogram] = {}
         self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
         self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
         self._recoveries = Counter(
@@ -211,14 +211,14 @@ class WorkerMetrics:
                 text=event.text,
             )
 
-    def took(self, took: Took) -> None:
+    def measured(self, duration: Duration) -> None:
         """Report how long a lead took."""
-        labels = (took.until, took.destination)
-        timer = self._took_children.get(labels)
+        labels = (duration.until, duration.destination)
+        timer = self._duration_children.get(labels)
         if timer is None:
-            timer = self._took[took.until].labels(self._destination(took.destination))
-            self._took_children[labels] = timer
-        timer.observe(took.ms / 1000)
+            timer = self._durations[duration.until].labels(self._destination(duration.destination))
+            self._duration_children[labels] = timer
+        timer.observe(duration.ms / 1000)
 
     def lane(self, view: LaneView) -> None:
         """Report the published state of a lane."""

@@ -110,8 +110,8 @@ class Committer:
                     future.set_result(None)
                 for event in step.events:
                     self._observer.emitted(event)
-                for took in step.took:
-                    self._observer.took(took)
+                for duration in step.durations:
+                    self._observer.measured(duration)
             self._observer.committed(len(batch), len(records), now() - began)
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
-from stream_app.domain.delivery.recorder import Took
+from stream_app.domain.delivery.recorder import Duration
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
@@ -83,7 +83,7 @@ class Observer(Protocol):
 
     def emitted(self, event: StatusEvent) -> None: ...
 
-    def took(self, took: Took) -> None:
+    def measured(self, duration: Duration) -> None:
         """A lead has got its callback or has come to its end."""
 
     def lane(self, view: LaneView) -> None: ...

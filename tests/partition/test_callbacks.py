@@ -145,8 +145,8 @@ def test_a_callback_shows_how_long_its_lead_took(state: Status, accepted_at_ms: 
         for outcome in ("partial", "enriched"):
             bench.call_back(outcome)
         await settled(bench)
-        assert {took.until: took.ms // 1_000 for took in bench.observer.times} == seen
-        assert len(bench.observer.times) == len(seen), "a second callback does not count again"
+        assert {duration.until: duration.ms // 1_000 for duration in bench.observer.durations} == seen
+        assert len(bench.observer.durations) == len(seen), "a second callback does not count again"
 
     run(main())
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from stream_app.domain.delivery.recorder import Took, WriteBatch
+from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import StatusEvent
@@ -42,12 +42,12 @@ class SlowLedger:
 
 class Silent:
     def __init__(self) -> None:
-        self.times: list[Took] = []
+        self.durations: list[Duration] = []
 
     def emitted(self, event: StatusEvent) -> None: ...
 
-    def took(self, took: Took) -> None:
-        self.times.append(took)
+    def measured(self, duration: Duration) -> None:
+        self.durations.append(duration)
 
     def lane(self, view: LaneView) -> None: ...
     def committed(self, steps: int, records: int, seconds: float) -> None: ...

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol, TypeVar
 
-from stream_app.domain.delivery.recorder import Took
+from stream_app.domain.delivery.recorder import Duration
 from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
@@ -130,7 +130,7 @@ class Observer:
 
     def emitted(self, event: StatusEvent) -> None: ...
 
-    def took(self, took: Took) -> None: ...
+    def measured(self, duration: Duration) -> None: ...
 
     def lane(self, view: LaneView) -> None: ...
 

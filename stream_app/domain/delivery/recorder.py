@@ -55,7 +55,7 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
     return Reason(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
 
 
-class Took(msgspec.Struct, frozen=True, gc=False):
+class Duration(msgspec.Struct, frozen=True, gc=False):
     """How long a lead took, for metrics.
 
     Attributes:
@@ -77,14 +77,14 @@ class WriteBatch(msgspec.Struct, frozen=True):
         records: Records to write.
         events: The status events among them, for metrics.
         workspace: The workspace whose lane changed; '' if none did.
-        took: How long the lead took, if these steps show it.
+        durations: How long the lead took, if these steps show it.
     """
 
     rows: Rows
     records: list[Record]
     events: list[StatusEvent]
     workspace: str = ""
-    took: tuple[Took, ...] = ()
+    durations: tuple[Duration, ...] = ()
 
 
 class Posted(msgspec.Struct, frozen=True, gc=False):
@@ -122,7 +122,7 @@ class DeliveryRecorder:
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
-        self._took: tuple[Took, ...] = ()
+        self._durations: tuple[Duration, ...] = ()
         self._once: Rows = list(aliases or [])
         if replaced is not None:
             self._once.append((mark_key(replaced.origin), b"1"))
@@ -157,9 +157,9 @@ class DeliveryRecorder:
     def _measure(self) -> None:
         """Note how long the lead took until now, its end."""
         row, alias = self.row, self.resolved.destination.alias
-        self._took = (Took("done", alias, row.at_ms - row.first_at_ms),)
+        self._durations = (Duration("done", alias, row.at_ms - row.first_at_ms),)
         if row.state in CALLBACK and row.accepted_at_ms:
-            self._took += (Took("callback", alias, max(0, row.at_ms - row.accepted_at_ms)),)
+            self._durations += (Duration("callback", alias, max(0, row.at_ms - row.accepted_at_ms)),)
 
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
         """Continue the history of a lead that returned from a delay or was sent back by an operator.
@@ -236,12 +236,13 @@ class DeliveryRecorder:
     def step(self, *records: Record) -> WriteBatch:
         """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
         events, self._events = self._events, []
-        took, self._took = self._took, ()
+        durations, self._durations = self._durations, ()
         once, self._once = self._once, []
         rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
         records = (*(event_record(self._plan, event) for event in events), *records)
         workspace = self.resolved.destination.workspace
-        return WriteBatch(rows, list(records), events, workspace if workspace in self._plan.workspaces else "", took)
+        changed = workspace if workspace in self._plan.workspaces else ""
+        return WriteBatch(rows, list(records), events, changed, durations)
 
     def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from stream_app.domain.delivery.outcome import Accepted
-from stream_app.domain.delivery.recorder import Took
+from stream_app.domain.delivery.recorder import Duration
 from stream_app.domain.messages import RESEND, StatusEvent
 from stream_app.ops import logs as log
 from stream_app.ops.backlog_metrics import ParkedLeads
@@ -58,12 +58,12 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
 def test_the_times_of_leads_are_shown_by_destination() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
-    for took in (
-        Took("callback", "people", 90_000),
-        Took("done", "people", 100_000),
-        Took("done", "people", 2 * DAY_MS),
+    for duration in (
+        Duration("callback", "people", 90_000),
+        Duration("done", "people", 100_000),
+        Duration("done", "people", 2 * DAY_MS),
     ):
-        metrics.took(took)
+        metrics.measured(duration)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"stream_app_{name}", {"destination": "people"} | labels)
@@ -111,7 +111,7 @@ def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
         name = f"w{number:05}"
         metrics.emitted(StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name))
         metrics.posted(name, Accepted(200, 1), TRACE)
-        metrics.took(Took("done", name, 1))
+        metrics.measured(Duration("done", name, 1))
     series = {
         metric.name: len({tuple(sample.labels.values()) for sample in metric.samples}) for metric in registry.collect()
     }
