@@ -57,8 +57,8 @@ class Plan(msgspec.Struct):
     problem: str = ""
 
     @property
-    def is_made(self) -> bool:
-        """True if it is still being made."""
+    def under_way(self) -> bool:
+        """True until it is priced, or has a problem."""
         return self.priced is None and not self.problem
 
     @property
@@ -116,7 +116,7 @@ class Planner:
         """
         check_filter(self._settings, wanted.source, wanted.filter)
         for plan in list(self._plans.values()):
-            if plan.is_made:
+            if plan.under_way:
                 raise Busy(plan)
             if plan.expires_ms < self._now_ms() or len(self._plans) >= _MOST_PLANS:
                 del self._plans[plan.id]
@@ -132,7 +132,7 @@ class Planner:
 
     async def give_up(self, plan: Plan) -> None:
         """Stop making a plan."""
-        if plan.is_made:
+        if plan.under_way:
             plan.problem = "it was cancelled"
             await cancel([self._task])
 

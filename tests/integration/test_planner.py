@@ -39,7 +39,7 @@ class Bench:
     async def ready(self, plan: Plan) -> Plan:
         """Wait until the plan is made."""
         async with asyncio.timeout(60):
-            while plan.is_made:  # noqa: ASYNC110 - it is read from a thread, too
+            while plan.under_way:  # noqa: ASYNC110 - it is read from a thread, too
                 await asyncio.sleep(0.02)
         return plan
 
@@ -90,7 +90,7 @@ def without_time(command: dict[str, Any]) -> dict[str, Any]:
 async def test_a_cancelled_plan_makes_room_for_the_next(bench: Bench) -> None:
     plan = bench.planner.begin(ALL, "jane")
     await bench.planner.give_up(plan)
-    assert (plan.is_made, plan.problem) == (False, "it was cancelled")
+    assert (plan.under_way, plan.problem) == (False, "it was cancelled")
     assert (await bench.ready(bench.planner.begin(ALL, "jane"))).priced is not None
 
 

@@ -49,7 +49,7 @@ class PlanView(msgspec.Struct, frozen=True):
     """What the page of a plan shows beside its form.
 
     Attributes:
-        made: It is still being made; `share`: percent of the offsets that were read.
+        under_way: As of the plan; `share`: percent of the offsets that were read.
         command: The command line that does the same.
         expires_ms: When it can no longer be sent, epoch ms.
         left_out: Those that are not sent: how many, and why.
@@ -57,7 +57,7 @@ class PlanView(msgspec.Struct, frozen=True):
     """
 
     plan: Plan
-    made: bool
+    under_way: bool
     share: float
     command: str
     expires_ms: int
@@ -157,8 +157,8 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     wanted, priced = plan.wanted, plan.priced
     options = options_of(wanted.source, wanted.filter, uncertain=wanted.uncertain, limit=wanted.limit)
     share = round(plan.done / plan.total * 100, 1) if plan.total else 0.0
-    view = PlanView(plan, plan.is_made, share, f"stream-app replay select {options}", plan.expires_ms)
-    if plan.is_made:
+    view = PlanView(plan, plan.under_way, share, f"stream-app replay select {options}", plan.expires_ms)
+    if plan.under_way:
         text = "Reads the dead letters and what became of their leads. Nothing is sent."
         return Form("Planning a replay", text, "Cancel", _DEAD, asks_why=False, more=view)
     if priced is None:
@@ -194,7 +194,7 @@ def _button(priced: PricedPlan) -> str:
 
 async def _send(planner: Planner, sent: Submission) -> str:
     plan, view = _found(planner, sent.opened), cast(PlanView, sent.form.more)
-    if view.made:
+    if view.under_way:
         await planner.give_up(plan)
         return _DEAD
     if plan.priced is None or not plan.priced.go:
