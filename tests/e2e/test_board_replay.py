@@ -8,7 +8,7 @@ import re
 from collections import Counter
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Error, Page, async_playwright, expect
 
 from stream_app.dev.kafka import Broker
 from tests.board.serving import chromium
@@ -127,7 +127,7 @@ async def open_board(page: Page, url: str) -> None:
     async def silent() -> str:
         try:
             await page.goto(url)
-        except Exception as error:  # noqa: BLE001 - playwright's errors have no common name for a refused connection
+        except Error as error:
             return str(error)
         return ""
 
