@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,7 +16,7 @@ from stream_app.gateway.erased_leads import ErasedLeads
 from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, history, sources, take
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, history, take
 
 NAMES = TopicNames("")
 ERASED = Made(
@@ -25,18 +24,6 @@ ERASED = Made(
     erased_row("acme", "crm-1"),
     msgspec.json.encode(Suppression("erased", NOW_MS + 100, "c1", "ada")),
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "model.sqlite"
-
-
-@pytest.fixture
-def model(path: Path) -> Iterator[ReadModel]:
-    found = ReadModel(path, sources())
-    yield found
-    found.close()
 
 
 def forgotten(path: Path, *, at_ms: int = NOW_MS + 500, as_of_ms: int | None = None, lead: str = "crm-1") -> bool:

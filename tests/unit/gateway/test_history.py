@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from stream_app.domain.lane_messages import CommandAnswer, LaneChange
 from stream_app.gateway.read_model.history import DAY_S, MINUTE_S, MOST_CHANGES, QUARTER_S
@@ -16,18 +14,6 @@ from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
 
 NAMES = sources().names
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "model.sqlite"
-
-
-@pytest.fixture
-def model(path: Path) -> Iterator[ReadModel]:
-    model = ReadModel(path, sources())
-    yield model
-    model.close()
 
 
 def rows(path: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:

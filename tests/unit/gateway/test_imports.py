@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,6 @@ from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, sources, ta
 SOURCES = sources()
 NAMES = SOURCES.names
 SUMMARY = ImportSummary(rows=12, refused=2, leads=10, file="leads.csv", who="jane")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "model.sqlite"
-
-
-@pytest.fixture
-def model(path: Path) -> Iterator[ReadModel]:
-    with_it = ReadModel(path, SOURCES)
-    yield with_it
-    with_it.close()
-
-
-@pytest.fixture
-def ask(path: Path, model: ReadModel) -> Queries:
-    return Queries(path, final={"firms"})
 
 
 def received(number: int, import_id: str = "march", **more: Any) -> Made:

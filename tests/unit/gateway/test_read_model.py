@@ -37,23 +37,6 @@ SOURCES = sources()
 NAMES = SOURCES.names
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "folder" / "model.sqlite"
-
-
-@pytest.fixture
-def model(path: Path) -> Iterator[ReadModel]:
-    with_it = ReadModel(path, SOURCES)
-    yield with_it
-    with_it.close()
-
-
-@pytest.fixture
-def ask(path: Path, model: ReadModel) -> Queries:
-    return Queries(path, final={"firms"})
-
-
 def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
     found = ask.lead(lead_id)
     assert found is not None

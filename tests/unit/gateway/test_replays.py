@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, progress_row
@@ -15,18 +13,6 @@ from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.model_records import NOW_MS, Made, sources, take
 
 NAMES = sources().names
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "model.sqlite"
-
-
-@pytest.fixture
-def model(path: Path) -> Iterator[ReadModel]:
-    model = ReadModel(path, sources())
-    yield model
-    model.close()
 
 
 def replay(number: int, sent: int = 0) -> ReplayProgress:
