@@ -13,13 +13,14 @@ import pytest
 from stream_app.cli import lanes
 from stream_app.cli.erase import erase
 from stream_app.cli.suppress import add_people
+from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.operator import orders
 from stream_app.operator.orders import LANE_KINDS
 from tests.board.client import OWN, Client
 from tests.board.clock import NOW_MS
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, model_of, settings_of
-from tests.gateway.model_records import Made, take
+from tests.gateway.model_records import Made, lane, take
 
 _WHY = {"why": "table is being rebuilt"}
 
@@ -99,6 +100,21 @@ async def test_a_form_shows_from_what_to_what(operator: Client) -> None:
     assert re.search(r'class="was">6 ', text), "the rate in force, which an operator changed"
     text = (await operator.get("/board/lanes/acme/act/trip")).text
     assert re.search(r"decides by itself</span>.*<b>forced open</b>", text)
+
+
+async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, token=True, operator=True)
+    model = model_of(tmp_path / "model.sqlite", settings)
+    yesterday, today = Meter("2026-09-20", NOW_MS - 1, 1_000, 300), Meter("2026-09-21", NOW_MS + 1, 1_000, 40)
+    meters = {"credits_day": yesterday, "actions_day": today}
+    take(model, lane(settings.names, "acme", at_ms=NOW_MS - 1_000, meters=meters))
+    model.close()
+    board = board_of(settings, tmp_path / "model.sqlite")
+    client = Client(board)
+    await client.login(OPERATOR_TOKEN)
+    text = (await client.get("/board/lanes/acme/act/correct")).text
+    assert re.findall(r'class="was">(\d+) booked', text) == ["0", "40"]
+    board.close()
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,8 @@ def _cap_of(text: str, name: str, problems: dict[str, str]) -> int | str | None:
 def _correct(site: Site, opened: FormRequest) -> Form:
     lane = _lane(site, opened)
     meters = lane.view.meters if lane.view else {}
-    spent = {name: number(meter.booked) + " booked" for name, meter in meters.items()}
+    now_ms = opened.moment.now_ms
+    spent = {name: f"{number(meter.at(now_ms).booked)} booked" for name, meter in meters.items()}
     fields = [
         Field("credits", "Credits", spent.get("credits_day", ""), "to book; below 0: returned", "number", most=20),
         Field("actions", "Actions", spent.get("actions_day", ""), "to book; below 0: returned", "number", most=20),
