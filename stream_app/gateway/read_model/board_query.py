@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,10 @@ from stream_app.gateway.read_model.project import record_numbers
 from stream_app.gateway.read_model.query import Queries
 
 _HOUR_S: Final = 3_600
+_ORDER: Final = (
+    "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, people, under_way"
+)
+"""The columns of an `Order`."""
 _replay: Final = msgspec.json.Decoder(ReplayProgress)
 _lane: Final = msgspec.json.Decoder(LaneView)
 
@@ -277,23 +281,17 @@ class BoardQueries(Queries):
         mine, values = ("workspace = ? AND ", [workspace]) if workspace else ("", [])
         with self._reading() as db:
             rows = db.execute(
-                f"""SELECT at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms,
-                           people, under_way FROM audit
-                    WHERE {mine}(at_ms, partition, offset) < (?, ?, ?)
+                f"""SELECT {_ORDER} FROM audit WHERE {mine}(at_ms, partition, offset) < (?, ?, ?)
                     ORDER BY at_ms DESC, partition DESC, offset DESC LIMIT ?""",
                 (*values, at_ms, partition, offset, limit),
             )
-            return [Order((at, number, nr), at, *rest) for at, number, nr, *rest in rows]
+            return _orders(rows)
 
     def answers(self, command_id: str) -> list[Order]:
         """Return the answers to one command, oldest first. A command to every partition has several."""
         with self._reading() as db:
-            rows = db.execute(
-                """SELECT at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms,
-                          people, under_way FROM audit WHERE id = ? ORDER BY at_ms, partition, offset""",
-                (command_id,),
-            )
-            return [Order((at, number, nr), at, *rest) for at, number, nr, *rest in rows]
+            sql = f"SELECT {_ORDER} FROM audit WHERE id = ? ORDER BY at_ms, partition, offset"
+            return _orders(db.execute(sql, (command_id,)))
 
     def replays(self, limit: int) -> list[ReplayProgress]:
         """Return the replays that operators ordered, the newest first."""
@@ -317,3 +315,7 @@ class BoardQueries(Queries):
             return int(
                 db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
             )
+
+
+def _orders(rows: Iterable[tuple[Any, ...]]) -> list[Order]:
+    return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
