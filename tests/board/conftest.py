@@ -1,4 +1,4 @@
-"""The board over the scene, with and without a token."""
+"""The board over the scene, with and without a token, and a browser."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.board.client import Client
 from tests.board.scene import Outbox, board_of, fill, settings_of
+from tests.board.serving import chromium
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

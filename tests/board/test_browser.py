@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
 from tests.board.clock import NOW_MS
 from tests.board.scene import OPERATOR_TOKEN, TOKEN
-from tests.board.serving import chromium, served
+from tests.board.serving import served
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -50,14 +50,6 @@ KEYBOARD: Final = """(controls) => {
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served(tmp_path_factory.mktemp("board")) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def context(browser: Browser, scheme: str = "light", width: int = 1280, **more: Any) -> BrowserContext:
@@ -194,11 +186,12 @@ def operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN) -> None:
-    page.goto(f"{url}/board/login")
+def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN, to: str = "/board") -> None:
+    page.goto(f"{url}/board/login?next={to}")
     page.get_by_label("Token").fill(token)
     page.get_by_label("Your name").fill("jane")
     page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{url}{to}")
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)

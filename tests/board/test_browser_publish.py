@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from stream_app.board.receiving import MAX_FILE_BYTES
 from tests.board.clock import NOW_MS
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN
-from tests.board.serving import chromium, served
-from tests.board.test_browser import LOOKS, Watched, context
+from tests.board.scene import HOSTILE
+from tests.board.serving import served
+from tests.board.test_browser import LOOKS, Watched, context, log_in
 
 pytestmark = pytest.mark.timeout(600)
 expect.set_options(timeout=60_000)
@@ -30,26 +30,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("files") / "leads of march.csv"
     path.write_text(CSV)
     return path
-
-
-def log_in(page: Page, url: str) -> None:
-    page.goto(f"{url}/board/login?next=/board/publish")
-    page.get_by_label("Token").fill(OPERATOR_TOKEN)
-    page.get_by_label("Your name").fill("jane")
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"{url}/board/publish")
 
 
 def to_the_cost(page: Page) -> None:
@@ -69,7 +53,7 @@ def test_every_step_can_be_used_by_everyone(browser: Browser, url: str, file: Pa
     watched = Watched(made)
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)
-    log_in(page, url)
+    log_in(page, url, to="/board/publish")
     watched.check("file", keyboard=scheme == "light")
     page.set_input_files("#file", file)
     page.get_by_role("button", name="Show the columns").click()
@@ -90,7 +74,7 @@ def test_every_step_can_be_used_by_everyone(browser: Browser, url: str, file: Pa
 def test_without_javascript_every_step_works(browser: Browser, url: str, file: Path, tmp_path: Path) -> None:
     made = context(browser, java_script_enabled=False)
     page = made.new_page()
-    log_in(page, url)
+    log_in(page, url, to="/board/publish")
     page.set_input_files("#file", file)
     page.get_by_role("button", name="Show the columns").click()
     to_the_cost(page)
@@ -111,7 +95,7 @@ def test_without_javascript_every_step_works(browser: Browser, url: str, file: P
 def test_a_file_that_is_too_large_is_not_sent(browser: Browser, url: str, tmp_path: Path) -> None:
     made = context(browser)
     page = made.new_page()
-    log_in(page, url)
+    log_in(page, url, to="/board/publish")
     large = tmp_path / "large.csv"
     with large.open("wb") as out:
         out.truncate(2 * MAX_FILE_BYTES)
@@ -125,7 +109,7 @@ def test_a_file_that_is_too_large_is_not_sent(browser: Browser, url: str, tmp_pa
 def test_a_file_can_be_dropped(browser: Browser, url: str) -> None:
     made = context(browser)
     watched = Watched(made)
-    log_in(watched.page, url)
+    log_in(watched.page, url, to="/board/publish")
     watched.page.evaluate(
         """() => {
             const dropped = new DataTransfer();
