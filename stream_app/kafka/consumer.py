@@ -5,6 +5,9 @@ broken), or written in a way that this version cannot decode. aiokafka raises th
 of other partitions that it had just decoded. This consumer returns all sound records before such a batch, stops its
 partition, and reads the others on. It tries the batch again now and then: another replica may have a sound copy.
 
+A broker may not yet know a topic that was just created. aiokafka asks again after five minutes, and until then its
+group assigns no partition of that topic. This consumer asks again after a second.
+
 Relies on the insides of aiokafka 0.14.0's fetcher, which tests/unit/kafka/test_faust_pins.py pins.
 """
 
@@ -29,6 +32,7 @@ from stream_app.kafka.bounded_client import bind
 log = logging.getLogger(__name__)
 
 _TRY_AGAIN_S: Final = 30.0
+_ASK_AGAIN_S: Final = 1.0
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 _HEADER_BYTES: Final = 61
@@ -48,8 +52,14 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         bind(self._client)
 
     async def start(self) -> None:
+        if self._group_id is not None:
+            self._client.cluster.add_listener(self._ask_again_if_unknown)
         await super().start()
         self._guard = _Guard(self._fetcher, logs=self._group_id is not None)
+
+    def _ask_again_if_unknown(self, cluster: Any) -> None:
+        if any(cluster.partitions_for_topic(topic) is None for topic in self._client._topics):
+            asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._client.force_metadata_update)
 
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:

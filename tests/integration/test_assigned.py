@@ -8,8 +8,8 @@ from aiokafka import TopicPartition
 
 from stream_app.dev.kafka import Broker
 from stream_app.faust_app.assigned import assigned, membership, waiting
-from tests.support.bench import Owner, Recorder, make_bench, running
-from tests.support.kafka import publish, publish_transactions, until
+from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
+from tests.support.kafka import create_topics, publish, publish_transactions, until
 from tests.upstream.apps import rebalance
 
 
@@ -77,3 +77,13 @@ async def test_an_ending_process_reports_its_cause_and_not_an_interrupted_takeov
         answer.cancel()
         await asyncio.sleep(0.2)
         assert app.crash_reason is why
+
+
+async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(kafka: Broker, namespace: str) -> None:
+    """A broker may learn of a new topic after the worker has joined its group. aiokafka asks again in 5 minutes."""
+    bench, recorder = Bench(kafka, namespace), Recorder()
+    async with running(bench.app({bench.leads: recorder})) as app:
+        await until(lambda: app.consumer_generation_id > 0, what="the join")
+        await create_topics(kafka.bootstrap, bench.leads, partitions=PARTITIONS)
+        await publish(kafka.bootstrap, bench.leads, [b"first"])
+        await until(lambda: recorder.consumed, within_s=30)
