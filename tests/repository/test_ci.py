@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
+MARK = "pytest.mark" + ".long"  # in two parts, so that this file has none
 PROGRAM = """#!/bin/sh
 name=$(basename "$0")
 echo "$name $*" >> "{log}"
@@ -34,8 +35,8 @@ class Run(NamedTuple):
     calls: list[str]
 
 
-def run(tmp_path: Path, fails: str) -> Run:
-    """Run the script where the calls that match the shell pattern `fails` fail."""
+def run(tmp_path: Path, fails: str, *options: str) -> Run:
+    """Run the script with these options where the calls that match the shell pattern `fails` fail."""
     programs, log = tmp_path / "programs", tmp_path / "log"
     programs.mkdir()
     program = programs / "python3"
@@ -45,7 +46,7 @@ def run(tmp_path: Path, fails: str) -> Run:
     for name in ("apt-get", "chromium"):
         (programs / name).symlink_to(program)
     done = subprocess.run(
-        [ROOT / ".ci" / "run"],
+        [ROOT / ".ci" / "run", *options],
         env=os.environ | {"PATH": f"{programs}:/usr/bin:/bin"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -56,15 +57,41 @@ def run(tmp_path: Path, fails: str) -> Run:
     return Run(done.returncode, done.stdout, log.read_text().splitlines())
 
 
-def test_every_stage_runs_and_the_simulation_is_shown(tmp_path: Path) -> None:
+def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing")
     assert ran.code == 0, ran.output
-    tests = [call for call in ran.calls if call.startswith("pytest")]
-    assert [call.split()[1:3] for call in tests] == [[], ["-m", "long"]]
+    assert [call.strip() for call in ran.calls if call.startswith("pytest")] == ["pytest"]
+    assert not any("tests.simulation" in call for call in ran.calls)
+
+
+def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> None:
+    ran = run(tmp_path, "nothing", "--long")
+    assert ran.code == 0, ran.output
+    assert [call.split()[1:3] for call in ran.calls if call.startswith("pytest")] == [["-m", "long"]]
     assert "python -m tests.simulation" in ran.calls
     assert "5 schedules" in ran.output
 
 
-@pytest.mark.parametrize("fails", ["pytest*", '"pytest -m long"*', "*tests.simulation*", "pip*"])
-def test_it_fails_when_a_stage_fails(tmp_path: Path, fails: str) -> None:
-    assert run(tmp_path, fails).code != 0
+def test_every_folder_with_long_tests_is_in_the_long_run(tmp_path: Path) -> None:
+    [call] = [call for call in run(tmp_path, "nothing", "--long").calls if call.startswith("pytest")]
+    files = (path for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
+    assert {"/".join(path.relative_to(ROOT).parts[:2]) for path in files} == set(call.split()[3:])
+
+
+@pytest.mark.parametrize(
+    ("options", "fails"),
+    [
+        ((), "pytest*"),
+        ((), "pip*"),
+        (("--long",), '"pytest -m long"*'),
+        (("--long",), "*tests.simulation*"),
+        (("--long",), "pip*"),
+    ],
+)
+def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
+    assert run(tmp_path, fails, *options).code == 1
+
+
+def test_it_refuses_another_option(tmp_path: Path) -> None:
+    ran = subprocess.run([ROOT / ".ci" / "run", "--all"], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "usage: .ci/run [--long]\n")
