@@ -27,6 +27,7 @@ from stream_app.cli.options import login_name, mapping_of
 from stream_app.cli.progress import reading
 from stream_app.cli.sending import affordable, show_prices
 from stream_app.config import Settings
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import ReplayPlan
@@ -37,7 +38,7 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count
 from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
 from stream_app.replay.order import start_command
-from stream_app.replay.plan import Chosen, reader_of, spans_of, survey, topic_of
+from stream_app.replay.plan import Chosen, spans_of, survey, topic_of
 from stream_app.replay.select import dead_letters_at
 
 PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
@@ -201,7 +202,7 @@ def edits_of(options: Redrive) -> tuple[list[dict[str, Any]] | None, dict[str, s
 async def _preview(settings: Settings, source: Source, edit: Edit, chosen: Chosen, *, values: bool) -> None:
     """Show the first few edits, and report before anything is sent which dead letters cannot be edited."""
     shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
-    async with reader_of(settings, lambda done, total: None) as reader:
+    async with topic_reader(settings) as reader:
         async for dead_letter in dead_letters_at(reader, topic_of(settings, source), chosen, keys):
             try:
                 edited = edit(dead_letter, goes_on(read_envelope(dead_letter)))

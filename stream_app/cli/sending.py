@@ -9,12 +9,13 @@ from typing import Final
 from stream_app.cli.base import say, show, show_json
 from stream_app.cli.progress import reading
 from stream_app.config import Settings
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Source
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Price, PricedPlan, price_text, too_dear, too_dear_text
 from stream_app.domain.errors import Fenced, StreamAppError
 from stream_app.replay.edit import Edit
-from stream_app.replay.plan import Chosen, reader_of, topic_of
+from stream_app.replay.plan import Chosen, topic_of
 from stream_app.replay.select import Operator, Sent, dead_letters_at
 
 REPEAT: Final = "run the same command to continue; nothing is sent twice"
@@ -45,7 +46,7 @@ async def send_back(
         StreamAppError: A replay has started meanwhile.
     """
     with reading("sending back") as progress:
-        async with reader_of(settings, progress) as reader:
+        async with topic_reader(settings, progress) as reader:
             keys = WorkspaceKeys(settings.workspaces)
             dead_letters = dead_letters_at(reader, topic_of(settings, source), chosen, keys)
             try:

@@ -8,6 +8,7 @@ from functools import partial
 from stream_app.config import Settings, client_options
 from stream_app.domain.rights import rights_of
 from stream_app.kafka.connection import KafkaConnection, admin_of, repeated
+from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.kafka.rights import check_access
 
 
@@ -15,6 +16,11 @@ def connection_of(settings: Settings) -> KafkaConnection:
     """Return the address of Kafka and the connection arguments."""
     options = client_options(settings)
     return KafkaConnection(options.pop("bootstrap_servers"), options)
+
+
+def topic_reader(settings: Settings, progress: Progress | None = None) -> TopicReader:
+    """Return a reader of this system's topics."""
+    return TopicReader(connection_of(settings), settings.kafka.partitions, progress)
 
 
 async def kafka_ready(settings: Settings, program: str, say: Callable[[str], None]) -> None:

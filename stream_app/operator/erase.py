@@ -8,14 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import former_ids_of, hashes, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
 from stream_app.domain.messages import Result
-from stream_app.kafka.readers import Progress, TopicReader
+from stream_app.kafka.readers import Progress
 
 _KEY_SLASHES: Final = 3
 _row: Final = msgspec.json.Decoder(Delivery)
@@ -123,8 +123,8 @@ async def find_stored_leads(
     """
     ids = () if lead_id is None else (plain_id(lead_id), *former_ids_of(lead_id))
     found = _Found(persons, ids, workspace)
-    names, partitions = settings.names, settings.kafka.partitions
-    async with TopicReader(connection_of(settings), partitions, progress) as reader:
+    names = settings.names
+    async with topic_reader(settings, progress) as reader:
         known = -1
         while len(found.people) > known:  # a new hash may match records that were read before
             known = len(found.people)

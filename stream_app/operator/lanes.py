@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
 from stream_app.domain.errors import TopicsError, UnreadableBatch
 from stream_app.domain.lane.command import command_id
 from stream_app.domain.lane.explain import Facts, LaneFacts
@@ -54,7 +54,7 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     groups = await look_at(connection, (names.worker_app, names.replay_app))
     (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
     now_ms = SystemClock().now_ms()
-    async with TopicReader(connection, settings.kafka.partitions) as reader:
+    async with topic_reader(settings) as reader:
         views = await _views(reader, settings, now_ms)
         waiting = await reader.count((names.leads, names.retry, names.bulk), consumed)
         blocked = await _unreadable(reader, waiting, consumed)
@@ -90,7 +90,7 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
     Raises:
         BrokerUnavailable: Kafka does not answer.
     """
-    async with TopicReader(connection_of(settings), settings.kafka.partitions) as reader:
+    async with topic_reader(settings) as reader:
         found = await _views(reader, settings, SystemClock().now_ms())
     return {name: views[-1] for name, views in found.items()}
 
@@ -102,7 +102,7 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
         BrokerUnavailable: Kafka does not answer.
     """
     found: list[CommandAnswer] = []
-    async with TopicReader(connection_of(settings), settings.kafka.partitions) as reader:
+    async with topic_reader(settings) as reader:
         async for records in reader.read(settings.names.audit):
             found += [_answer.decode(record.value) for record in records]
     alike: dict[tuple[str, bool, str], list[CommandAnswer]] = {}

@@ -10,13 +10,13 @@ from typing import Final
 import msgspec
 
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import former_hashes, people
 from stream_app.domain.lead.suppression import Suppression, suppressed_person
 from stream_app.domain.messages import Scalar
-from stream_app.kafka.readers import Progress, TopicReader
+from stream_app.kafka.readers import Progress
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _suppression: Final = msgspec.json.Decoder(Suppression)
@@ -74,8 +74,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = Fals
 async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed]:
     """Read the whole list, oldest entry first. Raises BrokerUnavailable."""
     rows: dict[str, dict[int, Suppression]] = {}
-    partitions = settings.kafka.partitions
-    async with TopicReader(connection_of(settings), partitions, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         async for records in reader.read(settings.names.state):
             for record in records:
                 person = suppressed_person(record.key)
@@ -87,7 +86,7 @@ async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed
                 else:
                     here[record.partition] = _suppression.decode(record.value)
     found = [
-        Suppressed(person, first.at_ms, first.who, first.command, len(here) == partitions)
+        Suppressed(person, first.at_ms, first.who, first.command, len(here) == settings.kafka.partitions)
         for person, here in rows.items()
         if here and (first := min(here.values(), key=lambda row: row.at_ms))
     ]

@@ -11,6 +11,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from stream_app.config import Settings
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.delivery.envelope import HEADERS
@@ -21,7 +22,7 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.document import read_document, write_document
-from stream_app.replay.plan import check_filter, reader_of, topic_of
+from stream_app.replay.plan import check_filter, topic_of
 from stream_app.replay.select import consumed_records
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
@@ -77,7 +78,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
     tally = Tally(SystemClock().now_ms())
     matches = None if wanted == Filter() else wanted.matches
     keys = WorkspaceKeys(settings.workspaces)
-    async with reader_of(settings, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
             for record in records:
@@ -100,7 +101,7 @@ async def newest(
     check_filter(settings, source, wanted)
     topic, matching, keys = topic_of(settings, source), 0, WorkspaceKeys(settings.workspaces)
     kept: list[tuple[int, int, int, Listed]] = []  # a heap: the oldest of the newest first
-    async with reader_of(settings, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         async for records in reader.read(topic):
             for record in records:
                 headers, key = headers_of(record.headers), keys.restore(record.key)
@@ -153,7 +154,7 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
         BrokerUnavailable: Kafka does not answer.
     """
     topic, partition, offset = parse_dead_letter_id(settings, record_id)
-    async with reader_of(settings, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         found: list[ConsumedRecord] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
             found += consumed_records(records, WorkspaceKeys(settings.workspaces))
@@ -196,7 +197,7 @@ async def export(
     check_filter(settings, source, wanted)
     lines = left_out = 0
     keys = WorkspaceKeys(settings.workspaces)
-    async with reader_of(settings, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
             for dead_letter in consumed_records(records, keys):

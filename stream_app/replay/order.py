@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from aiokafka import TopicPartition
 
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.domain.dead_letter.orders import (
     ReplayCommand,
     ReplayOrders,
@@ -22,7 +22,7 @@ from stream_app.domain.dead_letter.orders import (
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.record import Record
 from stream_app.kafka.producers import send_command
-from stream_app.kafka.readers import Reader, TopicReader
+from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 
 _MOST_BYTES: Final = 900_000
@@ -106,7 +106,7 @@ async def ordered_replays(settings: Settings) -> ReplayOrders:
     """
     orders = ReplayOrders()
     topic = settings.names.replay_state
-    async with TopicReader(connection_of(settings), settings.kafka.partitions) as reader:
+    async with topic_reader(settings) as reader:
         ranges = {0: (await reader.bounds(topic))[0]}
         async for records in reader.read(topic, ranges):
             for record in records:

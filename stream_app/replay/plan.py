@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.config import Settings, unknown
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
@@ -59,11 +59,6 @@ def topic_of(settings: Settings, source: Source) -> str:
     return {"dlq": names.dlq, "parked": names.parked, "deferred": names.deferred}[source]
 
 
-def reader_of(settings: Settings, progress: Progress) -> TopicReader:
-    """Return a reader of this system's topics."""
-    return TopicReader(connection_of(settings), settings.kafka.partitions, progress)
-
-
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
     """Check a filter.
 
@@ -89,7 +84,7 @@ async def spans_of(settings: Settings, source: Source) -> dict[int, tuple[int, i
     Raises:
         BrokerUnavailable: Kafka does not answer.
     """
-    async with reader_of(settings, lambda done, total: None) as reader:
+    async with topic_reader(settings) as reader:
         return await reader.bounds(topic_of(settings, source))
 
 
@@ -162,7 +157,7 @@ async def survey(
         BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
-    async with reader_of(settings, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         sent_back = RedriveDedup(settings.names.dlq)
         if not rewind:
             await _read_redrives(sent_back, reader, settings)

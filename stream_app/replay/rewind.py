@@ -12,11 +12,10 @@ import msgspec
 from aiokafka import TopicPartition
 
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.kafka.groups import look_at, move_group
 from stream_app.kafka.readers import Progress
-from stream_app.replay.plan import reader_of
 
 _STOP_FIRST: Final = "stop every `stream-app replay` first (a killed one counts until its session times out)"
 
@@ -69,7 +68,7 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
     dlq = settings.names.dlq
     name = settings.names.replay_app
     _, committed = (await look_at(connection_of(settings), [name]))[name]
-    async with reader_of(settings, progress) as reader:
+    async with topic_reader(settings, progress) as reader:
         bounds = await reader.bounds(dlq)
         at_time = await reader.offsets_at(dlq, to.time_ms) if to.time_ms is not None else {}
     found = []

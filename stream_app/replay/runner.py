@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from stream_app.config import Settings
+from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import (
     COMMAND,
@@ -30,7 +31,7 @@ from stream_app.domain.record import Record
 from stream_app.ops import logs
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.edit import edit_of
-from stream_app.replay.plan import Chosen, reader_of, survey_in_thread, topic_of
+from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
 from stream_app.replay.select import Operator, Sent, dead_letters_at
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
@@ -164,7 +165,7 @@ class _Session:
             self._orders.apply(key, value)
             return {key: value}
 
-        async with reader_of(self._settings, lambda done, total: None) as reader:
+        async with topic_reader(self._settings) as reader:
             dead_letters = dead_letters_at(reader, topic, chosen, WorkspaceKeys(self._settings.workspaces))
             sent = await self._operator.send(dead_letters, paces, edit, progress, stop)
         return advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())

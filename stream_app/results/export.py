@@ -17,7 +17,7 @@ from typing import IO, Final
 import msgspec
 
 from stream_app.config import Settings
-from stream_app.config.kafka_access import kafka_ready
+from stream_app.config.kafka_access import kafka_ready, topic_reader
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import rows_of
@@ -25,7 +25,6 @@ from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress
 from stream_app.publishing import PublishOptions
 from stream_app.publishing.rows import Row, Sheet, open_csv
-from stream_app.replay.plan import reader_of
 from stream_app.results.lines import Format, Lines
 from stream_app.results.matching import Matcher
 from stream_app.results.store import ResultStore
@@ -173,13 +172,13 @@ def _no_stage(what: str, unit: str) -> Iterator[Progress]:
 async def _read(settings: Settings, wanted: ResultFilter, store: ResultStore, stage: Stage, *, people: bool) -> None:
     names = settings.names
     with stage("reading results", "offsets") as progress:
-        async with reader_of(settings, progress) as reader:
+        async with topic_reader(settings, progress) as reader:
             async for records in reader.read(names.enriched):
                 store.put((record.key, record.value) for record in records if wanted.matches(record.key))
     if not people:
         return
     with stage("reading who is who", "offsets") as progress:
-        async with reader_of(settings, progress) as reader:
+        async with topic_reader(settings, progress) as reader:
             async for records in reader.read(names.state):
                 store.put_people(
                     (record.key, [row.removeprefix(b"d/") for row in rows_of(record.value or b"")])

@@ -17,13 +17,12 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from stream_app.cli.main import main
 from stream_app.config import Settings, load_settings
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
-from stream_app.replay.plan import reader_of
 from stream_app.replay.select import Operator
 from tests.support.replaying import replaying
 from tests.unit.cli.test_options import Terminal
@@ -91,7 +90,7 @@ def last_rows(settings: Settings) -> list[tuple[bytes, bytes]]:
 
     async def main() -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
-        async with reader_of(settings, lambda done, total: None) as reader:
+        async with topic_reader(settings) as reader:
             async for records in reader.read(settings.names.replay_state):
                 rows |= {record.key: record.value for record in records}
         return {key: value for key, value in rows.items() if value is not None}

@@ -28,7 +28,7 @@ BY_LINKEDIN, BY_EMAIL, BY_NAME = people(WHOLE)
 
 
 class Reader:
-    """`TopicReader` of the bench that is at work."""
+    """`topic_reader` of the bench that is at work."""
 
     bench: Bench
     settings: Settings
@@ -47,7 +47,7 @@ class Reader:
 
 @pytest.fixture(autouse=True)
 def _reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(erase, "TopicReader", Reader)
+    monkeypatch.setattr(erase, "topic_reader", Reader)
     monkeypatch.setattr(Reader, "forgotten", "")
     monkeypatch.setattr(Reader, "settings", settings_of(tmp_path, "nowhere:1", ""), raising=False)
 
