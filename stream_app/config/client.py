@@ -53,9 +53,9 @@ def egress_of(settings: Settings) -> Egress:
     Raises:
         SettingsError: `egress.ca_file` cannot be read.
     """
-    file, proxy = settings.egress.ca_file, settings.egress.proxy_env
+    file = settings.egress.ca_file
     try:
-        return Egress.of(file, settings.secrets[proxy] if proxy else None)
+        return Egress.of(file, settings.secrets.get(settings.egress.proxy_env))
     except OSError as exc:
         raise SettingsError([f"egress.ca_file = {file!r}: cannot read it as a PEM file: {exc}"]) from exc
 
@@ -76,9 +76,8 @@ def _ssl_context(security: Security, settings: Settings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=security.ca_file)
         if security.cert_file:
-            named = security.key_password_env
             # Without a password OpenSSL asks on the terminal; with an empty one it fails.
-            password = settings.secrets[named] if named else ""
+            password = settings.secrets.get(security.key_password_env) or ""
             context.load_cert_chain(security.cert_file, security.key_file, password)
     except (OSError, ssl.SSLError) as exc:
         raise SettingsError([f"kafka.security: cannot use a certificate or key: {exc}"]) from exc

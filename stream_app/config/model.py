@@ -245,6 +245,10 @@ class Secrets:
     def __contains__(self, name: object) -> bool:
         return name in self._values
 
+    def get(self, name: str | None) -> str | None:
+        """Return the value of a variable; None if the configuration names none."""
+        return None if name is None else self._values[name]
+
     def have(self, names: Collection[str]) -> bool:
         """True if there are names, and each of them has a value."""
         return bool(names) and all(name in self._values for name in names)
@@ -348,8 +352,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     @property
     def api_token(self) -> str | None:
         """The bearer token of the look-up API, if the configuration was read with it."""
-        name = self.gateway.api_token_env
-        return None if name is None else self.secrets[name]
+        return self.secrets.get(self.gateway.api_token_env)
 
     @property
     def gateway_rights(self) -> str:
@@ -359,20 +362,18 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     @property
     def operator_token(self) -> str | None:
         """The token of the board's operators, if the configuration was read with it."""
-        name = self.gateway.operator_token_env
-        return None if name is None else self.secrets[name]
+        return self.secrets.get(self.gateway.operator_token_env)
 
     @property
     def user_header_secret(self) -> str | None:
         """The secret of the proxy that names people, if the configuration was read with it."""
-        name = self.gateway.user_header_secret_env
-        return None if name is None else self.secrets[name]
+        return self.secrets.get(self.gateway.user_header_secret_env)
 
     @property
     def trace_headers(self) -> dict[str, str]:
         """The headers of the OTLP receiver, if the configuration was read with them."""
-        name = self.trace.headers_env
-        return {} if name is None else headers_of(self.secrets[name])
+        headers = self.secrets.get(self.trace.headers_env)
+        return {} if headers is None else headers_of(headers)
 
     def home(self, workspace: str) -> int:
         """The home partition of a workspace."""

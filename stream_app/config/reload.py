@@ -34,7 +34,7 @@ class Configuration:
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self._settings = settings
-        self._proxy_url = settings.secrets[settings.egress.proxy_env] if settings.egress.proxy_env else None
+        self._proxy_url = settings.secrets.get(settings.egress.proxy_env)
         self.plan, self.endpoints = settings.plan, endpoints_of(settings)
         self._read = read
         self._stamp = settings.stamp
@@ -123,7 +123,7 @@ def endpoints_of(settings: Settings) -> dict[str, Endpoint]:
     return {
         alias: Endpoint(
             urls=dict(zip(there.webhook_ids, map(secrets.__getitem__, there.webhooks_env), strict=True)),
-            token=secrets[there.token_env] if there.token_env else None,
+            token=secrets.get(there.token_env),
             unavailable_is_refused=there.unavailable_is_refused,
         )
         for alias, there in settings.destinations.items()

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from stream_app.config import lanes
 from stream_app.config.model import OAuth, Settings
+from stream_app.config.variables import name_problems
 from stream_app.domain.hosts import is_local, is_loopback_url
 from stream_app.domain.policy import DeliveryPolicy, Destination
 from stream_app.domain.ranges import outside
 
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
 _REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
@@ -33,6 +33,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _retention(settings)
     yield from _processes(settings)
     yield from lanes.problems(settings)
+    yield from name_problems(settings)
     for alias, there in settings.destinations.items():
         place = f"destinations.{alias}"
         yield from (f"{place}{line}" for line in _destination(alias, there))
@@ -62,10 +63,6 @@ def _kafka(settings: Settings) -> Iterator[str]:
             yield "kafka.security.mechanism: OAUTHBEARER sends the token in clear text to another host; use SASL_SSL"
     if bool(security.cert_file) != bool(security.key_file):
         yield "kafka.security: cert_file and key_file must be set together"
-    yield from _env_name("kafka.instance_env", kafka.instance_env)
-    for key in ("password_env", "key_password_env"):
-        yield from _env_name(f"kafka.security.{key}", getattr(security, key))
-    yield from _env_name("kafka.security.oauth.client_secret_env", security.oauth.client_secret_env)
 
 
 def _oauth(oauth: OAuth) -> Iterator[str]:
@@ -158,13 +155,8 @@ def _processes(settings: Settings) -> Iterator[str]:
     if len(set(ports)) < len(ports):
         yield f"http: {', '.join(_PORTS[:-1])} and {_PORTS[-1]} must differ"
     yield from (f"cache.{line}" for line in settings.cache.problems())
-    yield from _env_name("redis.url_env", settings.redis.url_env)
-    yield from _env_name("egress.proxy_env", settings.egress.proxy_env)
-    yield from _env_names("privacy.pepper_env", settings.privacy.pepper_env)
-    yield from _env_name("trace.headers_env", settings.trace.headers_env)
     if settings.trace.endpoint is not None and not _is_base(settings.trace.endpoint):
         yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
-    yield from _env_name("notify.url_env", settings.notify.url_env)
     for key in ("workers", "replays", "gateways"):
         for place in getattr(settings.notify, key):
             if problem := bootstrap_problem(place):
@@ -181,12 +173,8 @@ def _gateway(settings: Settings) -> Iterator[str]:
             "gateway.api_token_env: is required with a public_url: a proxy in front of the gateway would open the "
             "look-up API to everyone; name an environment variable with a token"
         )
-    yield from _env_names("gateway.token_keys_env", gateway.token_keys_env)
-    yield from _env_name("gateway.api_token_env", gateway.api_token_env)
     if gateway.trace_url is not None and not _is_trace_url(gateway.trace_url):
         yield "gateway.trace_url: must be like https://tempo.example.com/trace/{trace_id}"
-    yield from _env_name("gateway.operator_token_env", gateway.operator_token_env)
-    yield from _env_name("gateway.user_header_secret_env", gateway.user_header_secret_env)
     if (gateway.user_header is None) != (gateway.user_header_secret_env is None):
         yield "gateway.user_header: needs gateway.user_header_secret_env, and the other way round"
     if gateway.user_header is not None and not _HEADER.fullmatch(gateway.user_header):
@@ -218,7 +206,6 @@ def _is_trace_url(url: str) -> bool:
 
 
 def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
-    yield from _env_names(".callback_secrets_env", destination.callback_secrets_env)
     if not destination.callbacks:
         return
     waits_days = (destination.callback_deadline_s + destination.callback_grace_s) / 86_400
@@ -248,8 +235,6 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         yield ".workspace: 1 to 64 of A-Z a-z 0-9 . _ -"
     if not destination.webhooks_env:
         yield ".webhooks_env: must name at least one environment variable"
-    yield from _env_names(".webhooks_env", destination.webhooks_env)
-    yield from _env_name(".token_env", destination.token_env)
     yield from (f".{line}" for line in outside(destination))
     for meter in ("credits", "actions"):
         if getattr(destination, f"estimate_{meter}") > getattr(destination, f"ceiling_{meter}"):
@@ -259,21 +244,3 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         yield ".columns: each field needs its own column"
     if not destination.allowed_hosts:
         yield ".allowed_hosts: must name at least one host"
-
-
-def _env_names(where: str, names: tuple[str, ...]) -> Iterator[str]:
-    if len(set(names)) < len(names):
-        yield f"{where}: must name each environment variable once"
-    for name in names:
-        yield from _env_name(where, name)
-
-
-def _env_name(where: str, name: str | None) -> Iterator[str]:
-    """Check the name of a variable. The line does not repeat the value, which could be the secret itself."""
-    if name is not None and not is_env_name(name):
-        yield f"{where}: must be the name of an environment variable, never the secret itself"
-
-
-def is_env_name(name: str) -> bool:
-    """True if it is a valid name of an environment variable."""
-    return _ENV_NAME.fullmatch(name) is not None

@@ -1,0 +1,179 @@
+"""The environment variables that the configuration names: which program needs which, and whether a value is usable.
+
+Every key that ends in `_env` names one, or several. No error repeats a value, which is a secret, nor an invalid name,
+which could be the secret itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Set
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from stream_app.config.model import Settings
+from stream_app.domain.hosts import is_local
+from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
+from stream_app.domain.trace import headers_of
+from stream_app.domain.webhook import messages_problem, proxy_problem, token_problem, webhook_problem
+
+Need = Literal["clay", "gateway", "api", "trace", "notify"]
+EVERY_NEED: Final[frozenset[Need]] = frozenset(("clay", "gateway", "api", "trace", "notify"))
+
+_NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
+    "destinations.webhooks_env": {"clay"},
+    "destinations.token_env": {"clay"},
+    "destinations.callback_secrets_env": {"gateway"},
+    "egress.proxy_env": {"clay", "notify"},
+    "gateway.token_keys_env": {"clay", "gateway"},
+    "gateway.api_token_env": {"api"},
+    "gateway.operator_token_env": {"gateway"},
+    "gateway.user_header_secret_env": {"gateway"},
+    "kafka.instance_env": set(),
+    "notify.url_env": {"notify"},
+    "trace.headers_env": {"trace"},
+}
+"""Every program needs the variables of the other keys."""
+
+_KEPT_WHERE_SET: Final = frozenset({"gateway.api_token_env", "kafka.instance_env", "trace.headers_env"})
+_OURS: Final = (
+    *("privacy.pepper_env", "gateway.token_keys_env", "gateway.api_token_env", "gateway.operator_token_env"),
+    *("gateway.user_header_secret_env", "destinations.callback_secrets_env"),
+)
+"""Keys of the secrets that we make ourselves."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Naming(NamedTuple):
+    """A key that names variables.
+
+    Attributes:
+        key: The table and the key, without what is between them.
+        place: The whole key, as in the file.
+        names: The variables.
+    """
+
+    key: str
+    place: str
+    names: tuple[str, ...]
+
+    @property
+    def valid(self) -> list[str]:
+        """The names that can be those of a variable."""
+        return [name for name in self.names if _NAME.fullmatch(name)]
+
+
+def namings_of(settings: Settings) -> Iterator[Naming]:
+    """Yield the keys that name variables."""
+    for table in ("kafka", "redis", "privacy", "gateway", "trace", "notify", "egress"):
+        yield from _namings(table, table, getattr(settings, table))
+    for alias, there in settings.destinations.items():
+        yield from _namings("destinations", f"destinations.{alias}", there)
+
+
+def _namings(table: str, place: str, values: msgspec.Struct) -> Iterator[Naming]:
+    for key in values.__struct_fields__:
+        value = getattr(values, key)
+        if isinstance(value, msgspec.Struct):
+            yield from _namings(table, f"{place}.{key}", value)
+        elif key.endswith("_env") and value is not None:
+            yield Naming(f"{table}.{key}", f"{place}.{key}", value if isinstance(value, tuple) else (value,))
+
+
+def name_problems(settings: Settings) -> Iterator[str]:
+    """Yield one line for each name that cannot be that of a variable, or that a key has twice."""
+    for naming in namings_of(settings):
+        if len(set(naming.names)) < len(naming.names):
+            yield f"{naming.place}: must name each environment variable once"
+        for _ in range(len(naming.names) - len(naming.valid)):
+            yield f"{naming.place}: must be the name of an environment variable, never the secret itself"
+
+
+def needed(settings: Settings, needs: Set[Need]) -> list[tuple[str, str]]:
+    """Return (place in the file, variable) of each secret that a program with these needs must have."""
+    return [
+        (naming.place, name)
+        for naming in namings_of(settings)
+        if naming.key not in _NEEDED_FOR or _NEEDED_FOR[naming.key] & needs
+        for name in naming.valid
+    ]
+
+
+def kept(settings: Settings, needs: Set[Need], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the values that a program with these needs works with. Other secrets are forgotten."""
+    names = {name for _, name in needed(settings, needs)}
+    names |= {name for each in namings_of(settings) if each.key in _KEPT_WHERE_SET for name in each.valid}
+    return {name: environ[name] for name in names if name in environ}
+
+
+def missing(settings: Settings, needs: Set[Need], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line for each variable that a program with these needs must have, and that is not set."""
+    where = f", and {settings.secrets_dir} has no such file" if settings.secrets_dir else ""
+    for place, name in needed(settings, needs):
+        if not environ.get(name):
+            yield f"environment variable {name} is not set{where}; {place} names it"
+
+
+def value_problems(settings: Settings, needs: Set[Need], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line for each value that cannot be used, except those of webhooks."""
+    yield from _guessable(settings, environ)
+    checks = [
+        (settings.redis.url_env, _redis_problem),
+        (settings.trace.headers_env, _headers_problem),
+        (settings.egress.proxy_env if needs & {"clay", "notify"} else None, proxy_problem),
+        (settings.notify.url_env, messages_problem),
+    ]
+    for name, problem_of in checks:
+        if (value := environ.get(name or "")) and (problem := problem_of(value)):
+            yield f"environment variable {name}: {problem}"
+
+
+def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line for each webhook's URL, and each token, that cannot be used."""
+    seen: dict[str, str] = {}
+    for there in settings.destinations.values():
+        for name in there.webhooks_env:
+            if not (url := environ.get(name)):
+                continue
+            if problem := webhook_problem(url, there.allowed_hosts):
+                yield f"environment variable {name}: {problem}"
+            if seen.setdefault(url, name) != name:
+                yield f"environment variable {name}: is the same webhook as {seen[url]}; remove one"
+        if (token := environ.get(there.token_env or "")) and (problem := token_problem(token)):
+            yield f"environment variable {there.token_env}: {problem}"
+
+
+def _guessable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """Find our secrets that are public or guessable, whether this program needs them or not."""
+    namings = sorted(
+        (each for each in namings_of(settings) if each.key in _OURS), key=lambda each: _OURS.index(each.key)
+    )
+    hosts = {host.partition(":")[0] for there in settings.destinations.values() for host in there.allowed_hosts}
+    simulated = all(map(is_local, hosts))
+    seen: dict[str, str] = {}
+    for name in dict.fromkeys(name for naming in namings for name in naming.names):
+        if not (secret := environ.get(name)):
+            continue
+        problem = secret_problem(secret)
+        if problem is None and is_public(secret) and not simulated:
+            problem = f"is an example from this project's files, which are public; {HOW_TO_MAKE}"
+        if problem is None and seen.setdefault(secret, name) != name:
+            problem = f"is the same as {seen[secret]}; {HOW_TO_MAKE}"
+        if problem is not None:
+            yield f"environment variable {name}: {problem}"
+
+
+def _redis_problem(url: str) -> str | None:
+    from stream_app.cache.redis import redis_problem  # most commands do not need Redis
+
+    return redis_problem(url)
+
+
+def _headers_problem(text: str) -> str | None:
+    try:
+        headers_of(text)
+    except ValueError as error:
+        return str(error)
+    return None
