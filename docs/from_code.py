@@ -137,7 +137,7 @@ def _metrics_of(path: Path) -> Iterator[str]:
         texts = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
         if call.func.id == "gauge":  # of a lane
             kind, name, labels = "gauge", f"stream_app_lane_{texts[0]}", ("workspace", *texts[2:])
-        elif call.func.id in ("Counter", "Gauge", "Histogram", "GaugeMetricFamily") and texts:
+        elif call.func.id in ("Counter", "counter", "Gauge", "Histogram", "histogram", "GaugeMetricFamily") and texts:
             given = [*call.args, *(keyword.value for keyword in call.keywords)]
             kind = call.func.id.removesuffix("MetricFamily").lower()
             name = f"{texts[0]}{'_total' if kind == 'counter' else ''}"

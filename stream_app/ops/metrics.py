@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 
@@ -79,93 +80,73 @@ class WorkerMetrics:
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
         self._mirror: Mirror | None = None
-        self._events = Counter(
-            "stream_app_lead_events",
-            "Committed steps of leads, by status.",
-            ("workspace", "destination", "status"),
-            registry=registry,
-        )
         self._workspace, self._destination = BoundedLabel(), BoundedLabel()
         # `labels()` takes a lock for each call, so the children that each lead uses are kept.
         self._children: dict[tuple[str, str, str], Counter] = {}
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
+        self._duration_children: dict[tuple[str, str], Histogram] = {}
         self._next_exemplar_s: dict[tuple[str, type[Outcome]], float] = {}
-        self._commit = Histogram(
-            "stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS, registry=registry
+
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._events = counter(
+            "stream_app_lead_events", "Committed steps of leads, by status.", ("workspace", "destination", "status")
         )
-        self._steps = Counter(
-            "stream_app_commit_steps", "Steps committed; many share a transaction.", registry=registry
-        )
-        self._records = Counter("stream_app_commit_records", "Records committed.", registry=registry)
-        self._posts = Histogram(
+        self._commit = histogram("stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS)
+        self._steps = counter("stream_app_commit_steps", "Steps committed; many share a transaction.")
+        self._records = counter("stream_app_commit_records", "Records committed.")
+        self._posts = histogram(
             "stream_app_post_seconds",
             "Time of one POST to Clay, by outcome.",
             ("destination", "outcome"),
             buckets=_SECONDS,
-            registry=registry,
         )
         self._durations = {
-            "callback": Histogram(
+            "callback": histogram(
                 "stream_app_accepted_to_callback_seconds",
                 "Time from Clay's acceptance of a lead to its first callback.",
                 ("destination",),
                 buckets=_LONG_SECONDS,
-                registry=registry,
             ),
-            "done": Histogram(
+            "done": histogram(
                 "stream_app_received_to_done_seconds",
                 "Time from the first event of a lead to its end, over all retries and replays.",
                 ("destination",),
                 buckets=_LONG_SECONDS,
-                registry=registry,
             ),
         }
-        self._duration_children: dict[tuple[str, str], Histogram] = {}
         self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
         self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
-        self._recoveries = Counter(
-            "stream_app_recoveries", "Partitions loaded again after a failed transaction.", registry=registry
-        )
+        self._recoveries = counter("stream_app_recoveries", "Partitions loaded again after a failed transaction.")
         self.expired = ExpiredRecords(registry, log)
-        self._unknown = Counter(
-            "stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.", registry=registry
-        )
-        self._twice = Counter(
+        self._unknown = counter("stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.")
+        self._twice = counter(
             "stream_app_possible_double_spends",
             "Leads sent again by the policy `resend` though they may have reached Clay.",
             ("workspace", "destination"),
-            registry=registry,
         )
-        self._booked = Counter(
+        self._booked = counter(
             "stream_app_credits_booked",
             "Credits booked for leads, by the step that booked them.",
             ("destination", "status"),
-            registry=registry,
         )
-        self._returned = Counter(
+        self._returned = counter(
             "stream_app_credits_returned",
             "Booked credits that leads did not cost after all, by the step that corrected them.",
             ("destination", "status"),
-            registry=registry,
         )
-        self._hits = Counter(
+        self._hits = counter(
             "stream_app_cache_hits",
             "Leads that an earlier result answered, by the reason it was used.",
             ("destination", "reason"),
-            registry=registry,
         )
-        self._saved = Counter(
+        self._saved = counter(
             "stream_app_credits_saved",
             "Credits that were not spent because an earlier result answered the lead.",
             ("destination",),
-            registry=registry,
         )
-        self._dead = Counter(
-            "stream_app_dead_letters", "Dead letters, by reason.", ("destination", "reason"), registry=registry
-        )
-        self._commands = Counter(
-            "stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"), registry=registry
-        )
+        self._dead = counter("stream_app_dead_letters", "Dead letters, by reason.", ("destination", "reason"))
+        self._commands = counter("stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"))
         self._lanes = LaneMetrics(registry, log)
 
     def mirror_lanes(self, mirror: Mirror) -> None:
