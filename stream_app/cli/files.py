@@ -1,19 +1,28 @@
-"""Files that commands write."""
+"""Files that commands write. Only their owner can read them."""
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkstemp
-from typing import IO, Final, Literal, TypeVar, cast
+from types import TracebackType
+from typing import IO, Final, Literal, Self, TypeVar, cast
 
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.text import for_terminal
+import msgspec
+
+from stream_app.cli.base import say
+from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.text import for_spreadsheet, for_terminal
+from stream_app.publishing import Ready, Refusal
 
 STDIO: Final = Path("-")
+SHOWN_ROWS: Final = 20
+_REJECTED: Final = ".rejected.jsonl"
+_TITLES: Final = ("line", "workspace", "destination", "lead_id", "given_id")
 
 _T = TypeVar("_T")
 
@@ -37,15 +46,15 @@ def private_file(path: Path) -> Iterator[IO[str]]:
         yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout
         return
     if path.exists() and not path.is_file():  # such as a pipe
-        with open(_explained(path, lambda: os.open(path, os.O_WRONLY)), "w", encoding="utf-8") as file:
+        with open(_opening(path, lambda: os.open(path, os.O_WRONLY)), "w", encoding="utf-8") as file:
             yield file
         return
-    descriptor, name = _explained(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
+    descriptor, name = _opening(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
     part = Path(name)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             yield file
-        _explained(path, lambda: part.replace(path))
+        _opening(path, lambda: part.replace(path))
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -61,8 +70,79 @@ class _Terminal:
         return self._out.write(for_terminal(text))
 
 
-def _explained(path: Path, do: Callable[[], _T]) -> _T:
+def _opening(path: Path, do: Callable[[], _T]) -> _T:
     try:
         return do()
     except OSError as error:
         raise SettingsError([f"{path}: cannot be written: {error.strerror}"]) from None
+
+
+class Rejects:
+    """Refused rows as JSON Lines: line, reason and the row itself. An older file is removed when there are none.
+
+    A context manager. A dry run touches no file: its first refused rows are kept, and shown.
+    """
+
+    def __init__(self, file: Path, *, dry_run: bool) -> None:
+        self.path = Path(f"{'stdin' if file == STDIO else file}{_REJECTED}")
+        self._dry_run = dry_run
+        self._kept: list[Refusal] = []
+        self._count = 0
+        self._stack = ExitStack()
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        if not self._dry_run:
+            with _writing(self.path):
+                self.path.unlink(missing_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _writing(self.path):
+            self._stack.__exit__(kind, exc, trace)
+
+    def add(self, refusal: Refusal) -> None:
+        """Keep or write a refused row."""
+        self._count += 1
+        if self._dry_run:
+            if len(self._kept) < SHOWN_ROWS:
+                self._kept.append(refusal)
+            return
+        with _writing(self.path):
+            if self._file is None:
+                self._file = self._stack.enter_context(private_file(self.path))
+            self._file.write(msgspec.json.encode(refusal).decode() + "\n")
+
+    def show(self) -> None:
+        """Print the refused rows that a dry run has kept."""
+        for refusal in self._kept:
+            say(f"line {refusal.line}: {refusal.reason}: {refusal.text}")
+        if self._dry_run and self._count > len(self._kept):
+            say(f"and {self._count - len(self._kept)} more")
+
+
+def write_ids(path: Path | None, leads: Iterable[Ready]) -> None:
+    """Write the id of each lead with the line of its row and the id in the row ('' if none). No path: do nothing."""
+    if path is None:
+        return
+    form = format_of(path)
+    with private_file(path) as out, _writing(path):
+        table = csv.writer(out, lineterminator="\n")
+        if form == "csv":
+            table.writerow(_TITLES)
+        for lead in leads:
+            cells = (lead.line, lead.workspace, lead.destination, lead.lead_id, lead.given)
+            if form == "csv":
+                table.writerow([for_spreadsheet(str(cell)) for cell in cells])
+            else:
+                out.write(msgspec.json.encode(dict(zip(_TITLES, cells, strict=True))).decode() + "\n")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StreamAppError(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -1,9 +1,9 @@
-"""The work of `replay select` and `redrive`: select dead letters, show price and edits, and order the replay."""
+"""The work of `replay select` and `redrive`: select dead letters, show price and edits, order the replay, follow it."""
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
-
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -22,28 +22,28 @@ from stream_app.cli.base import (
     show,
     show_json,
 )
-from stream_app.cli.following import order_and_follow
 from stream_app.cli.options import login_name, mapping_of
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import affordable, show_prices
+from stream_app.cli.sending import REPEAT, affordable, show_prices
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
-from stream_app.domain.dead_letter.orders import ReplayPlan
+from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPlan, ReplayProgress
 from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
 from stream_app.domain.dead_letter.replay import goes_on
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
 from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
-from stream_app.replay.order import start_command
+from stream_app.replay.order import change_command, start_command, submit_and_follow
 from stream_app.replay.plan import Chosen, spans_of, survey, topic_of
 from stream_app.replay.select import dead_letters_at
 
 PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
 
 _SHOWN: Final = 3
+_ANSWER_WITHIN_S: Final = 15.0
 
 
 @Parameter(name="*")
@@ -233,3 +233,57 @@ def show_plan(priced: PricedPlan) -> None:
 def plan_document(priced: PricedPlan) -> dict[str, Any]:
     """Return a plan for `--json`."""
     return {**msgspec.to_builtins(priced), "go": priced.go}
+
+
+async def order_and_follow(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
+    """Order a replay, show its progress, and return its end; None: no replay process answers.
+
+    Ctrl-C stops the replay.
+
+    Raises:
+        StreamAppError: It was refused, or stopped.
+    """
+    last: ReplayProgress | None = None
+    deadline_s = time.monotonic() + _ANSWER_WITHIN_S
+    try:
+        with reading("sending back", "dead letters") as progress:
+            async with aclosing(submit_and_follow(settings, command)) as following:
+                async for last in _answers(following, deadline_s):
+                    progress(last.sent + last.refused, last.total)
+                    if last.state in ("stopped", "refused"):
+                        raise StreamAppError(f"replay {last.id}: {last.text}")
+                    if last.state == "done":
+                        return last
+    except asyncio.CancelledError:
+        await _stop(settings, command)
+        say(f"interrupted after {last.sent if last else 0}: {REPEAT}")
+        raise
+    return None
+
+
+async def order_change(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
+    """Stop or resume a replay, and return its state after that; None: no replay process answers."""
+    async with aclosing(submit_and_follow(settings, command)) as following:
+        async for each in _answers(following, time.monotonic() + _ANSWER_WITHIN_S):
+            if command.id in each.commands:
+                return each
+    return None
+
+
+async def _answers(following: AsyncIterator[ReplayProgress | None], deadline_s: float) -> AsyncIterator[ReplayProgress]:
+    """Yield the progress. It ends if none has come before the deadline."""
+    answered = False
+    async for each in following:
+        if each is not None:
+            answered = True
+            yield each
+        elif not answered and time.monotonic() > deadline_s:
+            return
+
+
+async def _stop(settings: Settings, command: ReplayCommand) -> None:
+    """Stop an ordered replay, and wait for the answer for a few seconds."""
+    stop = change_command("stop", command.replay, command.who, "interrupted")
+    with suppress(TimeoutError, StreamAppError):
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            await order_change(settings, stop)

@@ -14,10 +14,9 @@ from typing import IO, Annotated, Any, Final, Literal
 from cyclopts import Parameter
 
 from stream_app.cli.base import NO, OK, QUEUED, Common, confirm, say, show, show_json
-from stream_app.cli.files import STDIO, format_of
+from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, write_ids
 from stream_app.cli.options import Map, Workspace, login_name, mapping_of
 from stream_app.cli.progress import reading_rows
-from stream_app.cli.publish_files import SHOWN_ROWS, Rejects, write_ids
 from stream_app.cli.publish_wait import DEFAULT_WAIT_S, Wait, as_json, send_and_wait, show_wait
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready

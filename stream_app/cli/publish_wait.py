@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 
 from stream_app.cli.base import say, show
+from stream_app.cli.files import write_ids
 from stream_app.cli.progress import reading
-from stream_app.cli.publish_files import write_ids
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import StreamAppError

@@ -21,13 +21,13 @@ from stream_app.cli.base import (
     show_json,
     with_actions,
 )
-from stream_app.cli.following import order_change
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, ms
 from stream_app.cli.ordering import (
     Redrive,
     Selection,
     Sending,
     edits_of,
+    order_change,
     plan_document,
     select_and_order,
     show_plan,

@@ -14,10 +14,11 @@ from stream_app.clay.egress import Egress
 from stream_app.config import Settings, stranger_options
 from stream_app.config.client import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.doctor.callbacks import callbacks_come_in, gateway_answers
 from stream_app.doctor.probes import (
     ProbeFailed,
+    callbacks_come_in,
     clocks_agree,
+    gateway_answers,
     host_answers,
     kafka_answers,
     may_join,

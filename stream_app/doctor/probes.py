@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx
 import redis.asyncio
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
@@ -14,8 +15,11 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, Trans
 from stream_app.cache.redis import tls_options
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
+from stream_app.config import Settings
+from stream_app.domain.callback.token import sign
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.text import count
+from stream_app.gateway.answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,
@@ -29,6 +33,7 @@ from stream_app.kafka.groups import look_at
 from stream_app.kafka.rights import allowed
 
 _PAUSE_S: Final = 0.5
+_NO_LEAD: Final = "doctor"
 
 
 class ProbeFailed(StreamAppError):
@@ -199,3 +204,63 @@ async def _offsets(admin: AIOKafkaAdminClient, group: str) -> None:
 def _name(error: BaseException) -> str:
     """Return only the error's type: its text may hold a secret."""
     return type(error).__name__
+
+
+async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> str:
+    """Check that the gateway is behind the public URL.
+
+    Raises:
+        ProbeFailed: Nothing answers there, or another program does.
+    """
+    base = (settings.gateway.public_url or "").rstrip("/")
+    async with _client(egress, within_s) as client:
+        health = await _ask(client, "GET", f"{base}/healthz")
+    if health.status_code != 200 or health.text.strip() != "ok":
+        raise ProbeFailed(
+            f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
+            "it, and does the proxy forward /healthz and /callbacks/ ?"
+        )
+    return f"{base} answers"
+
+
+async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
+    """Check that the gateway knows this destination and has the same first key. Nothing is written.
+
+    Sends a callback for one lead with the token of another. Only a gateway with our key can detect the mismatch.
+
+    Raises:
+        ProbeFailed: The gateway answers otherwise, or not at all.
+    """
+    url = settings.callback_url(alias)
+    async with _client(egress, within_s) as client:
+        answer = await _ask(client, "POST", url, json={"lead_id": _NO_LEAD, "callback_token": _token(settings, alias)})
+    if answer.status_code == 404:
+        raise ProbeFailed(
+            f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
+        )
+    text = answer.text.strip()
+    if text in {each.text for each in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
+        raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
+    if text != (REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else NO_SECRET).text:
+        raise ProbeFailed(f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it")
+    return f"{url} answers, and refuses a forged callback"
+
+
+def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=within_s, verify=egress.tls, proxy=egress.proxy_url, trust_env=False)
+
+
+def _token(settings: Settings, alias: str) -> str:
+    if not settings.gateway.token_keys_env:
+        return ""
+    return sign(settings.callback_keys, settings.destinations[alias].workspace, alias, f"not-{_NO_LEAD}")
+
+
+async def _ask(client: httpx.AsyncClient, method: str, url: str, *, json: object = None) -> httpx.Response:
+    try:
+        return await client.request(method, url, json=json)
+    except httpx.HTTPError as error:
+        raise ProbeFailed(
+            f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "
+            "gateway run, and are [egress]'s proxy and authority right?"
+        ) from error

@@ -1,4 +1,11 @@
-"""The forms that a condition has: each can be evaluated over samples, and written as PromQL."""
+"""The forms that a condition has. Each can be evaluated over samples, and written as PromQL.
+
+metrics       the metrics that it reads
+where         which series of them
+window_s      how far it looks back
+promql        the same for Prometheus
+evaluate      the labels for which it holds now, with the value of each
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import eq, ge, gt, lt
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from stream_app.notify.samples import Key, Labels, Sample, Samples
 
@@ -17,29 +24,6 @@ Matchers = tuple[tuple[str, str, str], ...]
 """Label, operator (`=`, `!=` or `=~`) and value."""
 Found = dict[Key, float]
 """What holds: labels -> value."""
-
-
-class Expression(Protocol):
-    """A condition's form."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that it reads."""
-
-    @property
-    def window_s(self) -> float:
-        """How far it looks back."""
-
-    @property
-    def where(self) -> Matchers:
-        """Which series of the metrics it reads."""
-
-    @property
-    def promql(self) -> str:
-        """The same for Prometheus."""
-
-    def evaluate(self, samples: Samples, now_s: float) -> Found:
-        """Return the labels for which it holds, with the value of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +143,9 @@ class Stuck:
         work = _groups(samples.of(self.work), ("instance",), ())
         moved = _groups(samples.grown(self.progress, now_s - self.window_s), ("instance",), ())
         return {key: sum(values) for key, values in work.items() if sum(values) > 0 and key not in moved}
+
+
+Expression = Absent | Level | Growth | Stuck
 
 
 def _aggregated(how: str, by: tuple[str, ...], inner: str) -> str:

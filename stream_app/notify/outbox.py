@@ -1,17 +1,27 @@
-"""Decides when a message goes out: each change once, grouped, not too often, later again if the receiver is away."""
+"""What the receiver of messages knows: it decides when a message goes out, and a file keeps it over a restart.
+
+Each change is sent once, grouped with others, not too often, and later again if the receiver is away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from stream_app.notify.messages import Change
 from stream_app.notify.samples import Key
 from stream_app.notify.watch import Alert
+from stream_app.ops.file_lock import lock_for_writing
 
 _FIRST_RETRY_MS: Final = 15_000
 _LAST_RETRY_MS: Final = 600_000
 Alerts = Mapping[tuple[str, Key], Alert]
+_alerts: Final = msgspec.json.Decoder(list[Alert])
 
 
 class Outbox:
@@ -60,3 +70,38 @@ class Outbox:
         self._failures += 1
         self._next_ms = now_ms + pause_ms
         return pause_ms
+
+
+class KnownAlerts:
+    """The file's content. `owned` makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> list[Alert]:
+        """Return the alerts. A file that is missing, or was damaged, has none: what fires is sent once more."""
+        try:
+            return _alerts.decode(self._path.read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return []
+
+    def write(self, alerts: Iterable[Alert]) -> None:
+        """Replace the file in one step."""
+        new = self._path.with_suffix(".new")
+        with new.open("wb") as file:
+            file.write(msgspec.json.encode(list(alerts)))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[KnownAlerts]:
+    """Own the file until the block ends.
+
+    Raises:
+        StreamAppError: Another process owns it, or it cannot be written.
+    """
+    if_locked = "another `stream-app notify` sends from here: run one, or every message comes twice"
+    with lock_for_writing(path, "the alerts that were sent", "notify.state_path", if_locked):
+        yield KnownAlerts(path)

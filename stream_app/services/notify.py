@@ -22,10 +22,9 @@ from stream_app.config.client import egress_of
 from stream_app.domain.errors import SettingsError
 from stream_app.notify.conditions import COUNTERS, LONGEST_WINDOW_S, METRICS, is_read
 from stream_app.notify.messages import body_of
-from stream_app.notify.outbox import Outbox
+from stream_app.notify.outbox import KnownAlerts, Outbox, owned
 from stream_app.notify.receiver import NotDelivered, Receiver
 from stream_app.notify.samples import Sample, Samples
-from stream_app.notify.state import KnownAlerts, owned
 from stream_app.notify.watch import Watch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock

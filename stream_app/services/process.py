@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
@@ -20,7 +25,6 @@ from stream_app.gateway.http.server import serve_http
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import check_topics
 from stream_app.ops import logs as log
-from stream_app.ops.http import ops_app
 
 _OPS_HEAD_WITHIN_S: Final = 30.0
 _OPS_GRACE_S: Final = 1.0
@@ -108,3 +112,26 @@ def tame_garbage_collector() -> None:
     gc.collect()
     gc.freeze()  # the objects of the start live as long as the process
     gc.set_threshold(50_000, 20, 50)
+
+
+def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:
+    """Build the ASGI app.
+
+    Args:
+        registry: The metrics.
+        not_ready: Returns why the process cannot work now, or None.
+    """
+
+    async def metrics(request: Request) -> Response:
+        # Exemplars exist only in OpenMetrics, which Prometheus asks for.
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        reason = await not_ready()
+        return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])

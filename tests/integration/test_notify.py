@@ -21,8 +21,8 @@ from stream_app.doctor.checks import message_check
 from stream_app.domain.lane_messages import LaneView
 from stream_app.gateway.http.server import serve_http
 from stream_app.ops import logs
-from stream_app.ops.http import ops_app
 from stream_app.ops.lane_metrics import LaneMetrics
+from stream_app.services.process import ops_app
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.kafka import until
 from tests.support.raw_server import read_request

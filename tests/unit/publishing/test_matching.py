@@ -12,7 +12,7 @@ from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Scalar
 from stream_app.publishing import PublishOptions
 from stream_app.publishing.rows import Draft, Row
-from stream_app.results.matching import Matcher
+from stream_app.results.export import Matcher
 from stream_app.results.store import ResultStore
 from tests.integration.test_look import settings_of
 
