@@ -143,12 +143,12 @@ async def publish(config: Path, environment: dict[str, str], leads: int) -> None
     """Create the topics, and put the leads on them."""
     from aiokafka import AIOKafkaProducer
 
-    from stream_app.config import client_options, load_settings
+    from stream_app.config import load_settings
     from stream_app.kafka.topics import create_topics
 
     settings = load_settings(config, environment)
     await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
-    producer = AIOKafkaProducer(**client_options(settings), enable_idempotence=True, linger_ms=20)
+    producer = AIOKafkaProducer(**connection_of(settings).settings(), enable_idempotence=True, linger_ms=20)
     await producer.start()
     for n in range(leads):
         lane = n % PARTITIONS

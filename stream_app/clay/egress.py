@@ -11,6 +11,8 @@ import aiohttp
 import httpx
 import yarl
 
+from stream_app.domain.errors import SettingsError
+
 
 @dataclass(frozen=True, slots=True)
 class Egress:
@@ -33,11 +35,14 @@ class Egress:
             proxy_url: See the class.
 
         Raises:
-            OSError: The file cannot be read, or is not a PEM file.
+            SettingsError: The file cannot be read, or is not a PEM file.
         """
         if ca_file is None:
             return cls(httpx.create_ssl_context(trust_env=False), proxy_url)
-        return cls(ssl.create_default_context(cafile=ca_file), proxy_url)
+        try:
+            return cls(ssl.create_default_context(cafile=ca_file), proxy_url)
+        except OSError as exc:
+            raise SettingsError([f"egress.ca_file = {ca_file!r}: cannot read it as a PEM file: {exc}"]) from exc
 
     @property
     def proxy(self) -> yarl.URL | None:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
-from stream_app.domain.errors import GatewayUnavailable
 from stream_app.domain.hosts import is_loopback_url
+from stream_app.gateway.client import gateway_away
 
 _WITHIN_S = 5.0
 
@@ -76,7 +76,4 @@ def _check(url: str) -> None:
         answer = httpx.get(f"{url}/healthz", timeout=_WITHIN_S, trust_env=not is_loopback_url(url))
         answer.raise_for_status()
     except httpx.HTTPError as error:
-        raise GatewayUnavailable(
-            f"the gateway at {url} does not respond ({type(error).__name__}): start it with: stream-app gateway; "
-            "if it runs elsewhere, set gateway.api_url"
-        ) from error
+        raise gateway_away(url, error) from error

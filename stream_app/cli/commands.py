@@ -40,9 +40,9 @@ def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[
     """Send a command to a lane, show the answers, and return the exit code."""
     settings = audit.settings()
     command = asyncio.run(sent(settings, audit, kind, workspace, arguments or {}))
-    answers = received(command)
+    answers = command.received
     if audit.json:
-        show_json({"id": command.command.id, "queued": is_queued(command), "answers": answers})
+        show_json({"id": command.command.id, "queued": command.is_queued, "answers": answers})
     else:
         for text in dict.fromkeys(map(result_text, answers)):
             show(text)
@@ -50,27 +50,17 @@ def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[
             if answer.lane is not None:
                 facts = LaneFacts(answer.workspace, answer.partition, answer.lane, {})
                 show_lanes([facts], {}, zones(settings), answer.at_ms)
-        if is_queued(command):
+        if command.is_queued:
             show(f"queued {command.command.id}")
             say(QUEUED_TEXT)
     return exit_code([command])
 
 
-def received(command: SentCommand) -> list[CommandAnswer]:
-    """Return the answers that came in time."""
-    return [answer for answer in command.answers.values() if answer is not None]
-
-
-def is_queued(command: SentCommand) -> bool:
-    """Return True if a partition has not answered in time."""
-    return None in command.answers.values()
-
-
 def exit_code(command: list[SentCommand]) -> int:
     """Return the exit code of some commands."""
-    if any(not answer.applied for each in command for answer in received(each)):
+    if any(not answer.applied for each in command for answer in each.received):
         return NO
-    return QUEUED if any(map(is_queued, command)) else OK
+    return QUEUED if any(each.is_queued for each in command) else OK
 
 
 def result_text(answer: CommandAnswer) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stream_app.cli.base import NO, confirm, on_kafka, say, show, show_json
-from stream_app.cli.commands import exit_code, is_queued, received, sent
+from stream_app.cli.commands import exit_code, sent
 from stream_app.cli.options import Audit, Workspace
 from stream_app.cli.progress import reading
 from stream_app.config import Settings, check_known
@@ -61,8 +61,8 @@ async def _erase(
 
 
 def _show(settings: Settings, stored: list[StoredLead], commands: list[SentCommand], *, as_json: bool) -> None:
-    refused = [answer.text for each in commands for answer in received(each) if not answer.applied]
-    queued = [each.command.id for each in commands if is_queued(each)]
+    refused = [answer.text for each in commands for answer in each.received if not answer.applied]
+    queued = [each.command.id for each in commands if each.is_queued]
     stays = remains(settings)
     if as_json:
         by_hand = [

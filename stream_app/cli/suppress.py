@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, on_kafka, say, show, show_json, with_actions
-from stream_app.cli.commands import is_queued, received, sent
+from stream_app.cli.commands import sent
 from stream_app.cli.options import Audit, iso
 from stream_app.cli.progress import reading
 from stream_app.config import Settings
@@ -119,11 +119,11 @@ async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]
     changed, queued = 0, list[str]()
     for first in range(0, len(people), MOST_PEOPLE):
         command = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
-        answers = received(command)
+        answers = command.received
         if refused := next((answer for answer in answers if not answer.applied), None):
             raise StreamAppError(f"NOT APPLIED, {refused.text}")
         changed += max((answer.people for answer in answers), default=0)
-        if is_queued(command):
+        if command.is_queued:
             queued.append(command.command.id)
     return changed, queued
 

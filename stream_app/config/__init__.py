@@ -1,6 +1,5 @@
 """The configuration: one TOML file, and secrets from the environment or from files. Read once and frozen."""
 
-from stream_app.config.client import client_options, stranger_options
 from stream_app.config.known import check_known, unknown
 from stream_app.config.load import load_settings
 from stream_app.config.model import Gateway, Http, Kafka, Redis, Secrets, Security, Settings
@@ -14,8 +13,6 @@ __all__ = [
     "Security",
     "Settings",
     "check_known",
-    "client_options",
     "load_settings",
-    "stranger_options",
     "unknown",
 ]

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal
 
-from stream_app.config import Settings, client_options
+import msgspec
+
+from stream_app.config.model import OAuth, Secrets, Security, Settings
+from stream_app.domain.errors import SettingsError
 from stream_app.domain.rights import rights_of
 from stream_app.kafka.connection import KafkaConnection, admin_of, repeated
+from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.kafka.rights import check_access
 
 
 def connection_of(settings: Settings) -> KafkaConnection:
-    """Return the address of Kafka and the connection arguments."""
-    options = client_options(settings)
-    return KafkaConnection(options.pop("bootstrap_servers"), options)
+    """Return the address of Kafka, and TLS and SASL as aiokafka's keyword arguments.
+
+    Raises:
+        SettingsError: A certificate cannot be read.
+    """
+    security = settings.kafka.security
+    options: dict[str, Any] = {"security_protocol": security.protocol}
+    if security.protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(security, settings.secrets)
+    if security.protocol.startswith("SASL"):
+        options["sasl_mechanism"] = security.mechanism
+        if security.mechanism == "OAUTHBEARER":
+            tokens = Tokens(_token_source(security.oauth, settings.secrets), security.oauth.extensions)
+            options["sasl_oauth_token_provider"] = tokens
+        else:
+            options["sasl_plain_username"] = security.username
+            options["sasl_plain_password"] = settings.secrets.get(security.password_env)
+    return KafkaConnection(settings.kafka.bootstrap, options)
+
+
+def stranger_connection(settings: Settings) -> KafkaConnection:
+    """Return the connection of an unauthenticated client: no user, no client certificate."""
+    security = settings.kafka.security
+    protocol: Literal["PLAINTEXT", "SSL"] = "SSL" if security.protocol.endswith("SSL") else "PLAINTEXT"
+    kafka = msgspec.structs.replace(settings.kafka, security=Security(protocol=protocol, ca_file=security.ca_file))
+    return connection_of(msgspec.structs.replace(settings, kafka=kafka))
 
 
 def topic_reader(settings: Settings, progress: Progress | None = None) -> TopicReader:
@@ -40,3 +69,27 @@ async def kafka_ready(settings: Settings, program: str, say: Callable[[str], Non
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]
     async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
         await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)
+
+
+def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:
+    if oauth.aws_region is None:
+        secret = secrets[oauth.client_secret_env or ""]
+        return client_credentials(oauth.token_url or "", oauth.client_id or "", secret, oauth.scope)
+    try:
+        return aws_msk(oauth.aws_region)
+    except ImportError:
+        raise SettingsError(
+            ["kafka.security.oauth.aws_region needs Amazon's signer: pip install 'stream-app[msk]'"]
+        ) from None
+
+
+def _ssl_context(security: Security, secrets: Secrets) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=security.ca_file)
+        if security.cert_file:
+            # Without a password OpenSSL asks on the terminal; with an empty one it fails.
+            password = secrets.get(security.key_password_env) or ""
+            context.load_cert_chain(security.cert_file, security.key_file, password)
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError([f"kafka.security: cannot use a certificate or key: {exc}"]) from exc
+    return context

@@ -11,9 +11,8 @@ import msgspec
 
 from stream_app import __version__
 from stream_app.clay.egress import Egress
-from stream_app.config import Settings, stranger_options
-from stream_app.config.client import egress_of
-from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
 from stream_app.doctor.probes import (
     ProbeFailed,
     callbacks_come_in,
@@ -29,7 +28,6 @@ from stream_app.doctor.probes import (
 )
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.domain.topics import shared_partitions
-from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import check_topics
 from stream_app.notify.messages import trial_body
 from stream_app.notify.receiver import NotDelivered, Receiver
@@ -63,7 +61,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
     Raises:
         SettingsError: egress.ca_file cannot be read.
     """
-    egress = egress_of(settings)
+    egress = Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
     connection, names = connection_of(settings), settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
@@ -120,10 +118,8 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
 
 async def _strangers(settings: Settings) -> Check:
     """Give advice, not a failure: the network may be closed, which `doctor` cannot see."""
-    options = stranger_options(settings)
-    stranger = KafkaConnection(options.pop("bootstrap_servers"), options)
-    names = settings.names
-    check = await _probe("strangers", strangers_may_not_write(stranger, [names.commands, names.callbacks], _WITHIN_S))
+    topics = [settings.names.commands, settings.names.callbacks]
+    check = await _probe("strangers", strangers_may_not_write(stranger_connection(settings), topics, _WITHIN_S))
     return msgspec.structs.replace(check, verdict="advice") if check.verdict == "failed" else check
 
 

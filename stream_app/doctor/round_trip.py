@@ -167,7 +167,7 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     except StreamAppError as error:
         by_hand = f'stream-app lanes cancel {workspace} --lead {lead_id} --why "{why}"'
         return f"It could not be cancelled ({error}). Cancel it with: {by_hand}"
-    if any(answer is not None and answer.applied for answer in sent.answers.values()):
+    if any(answer.applied for answer in sent.received):
         return "The test lead is cancelled: it will not be sent"
     return "The test lead is cancelled before a worker sends it: no worker has confirmed the command yet"
 

@@ -5,7 +5,6 @@ An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -32,7 +31,7 @@ from stream_app.gateway.lookup_answers import (
 _WITHIN_S = 30.0
 _RECORD = "record:"  # a rejected record has its position as its name
 
-T = TypeVar("T")
+A = TypeVar("A", bound=Answer)
 
 
 class Found(Answer, frozen=True, kw_only=True):
@@ -61,13 +60,15 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
         StreamAppError: The gateway rejected the request.
     """
     with _client(settings) as client:
-        url = settings.api_url
         for path in paths_of(who):
-            found = _ask(client, path, url)
-            leads = [mine for lead in found.leads if (mine := _of_workspace(lead, workspace)) is not None]
-            if leads:
-                return msgspec.structs.replace(found, leads=leads)
-        return msgspec.structs.replace(found, leads=[], waiting=_waiting(client, url, who, workspace))
+            kind: type[Answer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
+            answer = _answer(client, path, kind, Refusal)
+            found = Found(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
+            leads = answer.leads if isinstance(answer, LeadsAnswer) else []
+            leads = [answer.lead] if isinstance(answer, LeadAnswer) else leads
+            if mine := list(filter(None, (_of_workspace(lead, workspace) for lead in leads))):
+                return msgspec.structs.replace(found, leads=mine)
+        return msgspec.structs.replace(found, waiting=_waiting(client, who, workspace))
 
 
 def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
@@ -89,7 +90,15 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
     asked = {"import_id": import_id, "workspace": workspace or ""}
     path = f"/imports?{urlencode({name: value for name, value in asked.items() if value})}"
     with _client(settings) as client:
-        return _answer(client, path, settings.api_url, lambda answer: _decode(answer, ImportsAnswer))
+        return _answer(client, path, ImportsAnswer)
+
+
+def gateway_away(url: str, error: httpx.HTTPError) -> GatewayUnavailable:
+    """Return the error to raise when the gateway does not respond."""
+    return GatewayUnavailable(
+        f"the gateway at {url} does not respond ({type(error).__name__}): start it with: stream-app gateway; "
+        "if it runs elsewhere, set gateway.api_url"
+    )
 
 
 def _client(settings: Settings) -> httpx.Client:
@@ -125,7 +134,7 @@ def names_of(who: str) -> tuple[list[str], list[str]]:
     return list(filter(None, persons)), [] if by_id is None else [by_id.lead_id, *by_id.former_ids]
 
 
-def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) -> WaitingAnswer | None:
+def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAnswer | None:
     """Search among the records that no worker has processed. An e-mail or URL means a person."""
     text = who.strip()
     if text.startswith(_RECORD):
@@ -134,43 +143,30 @@ def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) ->
     asked = {"person": persons[0]} if persons else {"lead_id": lead_ids[0]}
     if workspace is not None:
         asked["workspace"] = workspace
-    return _answer(client, f"/waiting?{urlencode(asked)}", url, lambda answer: _decode(answer, WaitingAnswer))
+    return _answer(client, f"/waiting?{urlencode(asked)}", WaitingAnswer)
 
 
-def _ask(client: httpx.Client, path: str, url: str) -> Found:
-    return _answer(client, path, url, lambda answer: _read(path, answer))
+def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
+    """Return the gateway's answer as the first of these types, or with status 404 as the last.
 
-
-def _decode(answer: httpx.Response, kind: type[T]) -> T:
-    return msgspec.json.decode(answer.content, type=kind)
-
-
-def _answer(client: httpx.Client, path: str, url: str, read: Callable[[httpx.Response], T]) -> T:
+    Raises:
+        GatewayUnavailable: There is no answer, or not one of a gateway of this version.
+        StreamAppError: The gateway rejected the request.
+    """
+    url = str(client.base_url).rstrip("/")
     try:
         answer = client.get(path)
-        if answer.status_code == 404 or answer.is_success:
-            return read(answer)
-        refusal = _decode(answer, Refusal)
+        if answer.is_success or answer.status_code == 404:
+            return msgspec.json.decode(answer.content, type=kinds[0 if answer.is_success else -1])
+        refusal = msgspec.json.decode(answer.content, type=Refusal)
     except httpx.HTTPError as error:
-        raise GatewayUnavailable(
-            f"the gateway at {url} does not respond ({type(error).__name__}): start it with: stream-app gateway; "
-            "if it runs elsewhere, set gateway.api_url"
-        ) from error
+        raise gateway_away(url, error) from error
     except msgspec.DecodeError as error:
         raise GatewayUnavailable(
             f"the server at {url} is not a stream-app gateway of this version (HTTP {answer.status_code}): "
             "check gateway.api_url"
         ) from error
     raise StreamAppError(f"the gateway at {url} rejected the request: {refusal.text}")
-
-
-def _read(path: str, answer: httpx.Response) -> Found:
-    kind: type[Answer] = Refusal
-    if answer.is_success:
-        kind = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
-    read = msgspec.json.decode(answer.content, type=kind)
-    leads = read.leads if isinstance(read, LeadsAnswer) else [read.lead] if isinstance(read, LeadAnswer) else []
-    return Found(as_of_ms=read.as_of_ms, lag=read.lag, trouble=read.trouble, leads=leads)
 
 
 def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:

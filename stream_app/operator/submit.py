@@ -37,6 +37,16 @@ class SentCommand(msgspec.Struct, frozen=True):
     command: Command
     answers: dict[int, CommandAnswer | None]
 
+    @property
+    def received(self) -> list[CommandAnswer]:
+        """The answers that came in time."""
+        return [answer for answer in self.answers.values() if answer is not None]
+
+    @property
+    def is_queued(self) -> bool:
+        """True if a partition has not answered in time."""
+        return None in self.answers.values()
+
 
 async def submit(
     settings: Settings,

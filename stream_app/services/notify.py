@@ -17,8 +17,8 @@ from prometheus_client import Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_app import __version__
+from stream_app.clay.egress import Egress
 from stream_app.config import Settings
-from stream_app.config.client import egress_of
 from stream_app.domain.errors import SettingsError
 from stream_app.notify.conditions import COUNTERS, LONGEST_WINDOW_S, METRICS, is_read
 from stream_app.notify.messages import body_of
@@ -88,7 +88,10 @@ async def run_notify(settings: Settings) -> None:
 
     with stop_signal() as stop, owned(state_path(settings)) as state:
         async with (
-            Receiver(settings.secrets[notify.url_env], egress_of(settings)) as receiver,
+            Receiver(
+                settings.secrets[notify.url_env],
+                Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env)),
+            ) as receiver,
             httpx.AsyncClient(timeout=_WITHIN_S, trust_env=False) as http,
             serve_ops(settings.http.host, settings.http.notify_port, registry, ready) as port,
         ):

@@ -16,7 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from stream_app.config import Settings, client_options
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
 from stream_app.dev.redis import find_redis_server
@@ -174,7 +175,7 @@ def stack() -> Iterator[Stack]:
 async def refusal(address: str, settings: Settings, **changes: str) -> str:
     """Return why Kafka at this address refuses a client with the compose file's settings. Empty if it does not."""
     host, port = address.split(":")
-    client = client_options(settings)
+    client = connection_of(settings).settings()
     del client["bootstrap_servers"]
     found = await diagnose(client | changes, [(host, int(port))])
     return "" if found is None else found.text

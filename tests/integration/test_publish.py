@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.main import main
-from stream_app.config import Kafka, Settings, client_options, load_settings
+from stream_app.config import Kafka, Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
@@ -48,7 +48,7 @@ async def create(settings: Settings) -> None:
 
 async def records(settings: Settings, topic: str) -> list[Any]:
     """Return all records of the topic."""
-    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**connection_of(settings).settings(), enable_auto_commit=False)
     await consumer.start()
     try:
         places = [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
@@ -240,7 +240,7 @@ def test_many_credits_need_a_confirmation_that_shows_the_rest(
 
 
 async def tell_lane(settings: Settings, view: LaneView) -> None:
-    async with AIOKafkaProducer(**client_options(settings)) as producer:
+    async with AIOKafkaProducer(**connection_of(settings).settings()) as producer:
         home = settings.home(view.workspace)
         value = msgspec.json.encode(view)
         await producer.send_and_wait(settings.names.lanes, value, view.workspace.encode(), partition=home)

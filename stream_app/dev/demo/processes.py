@@ -18,7 +18,7 @@ import aiohttp
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka, unused
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
@@ -247,7 +247,7 @@ def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tupl
 async def _remove_topics(settings: Settings, say: Callable[[str], None]) -> None:
     """Delete the demo's topics, and wait until Kafka lists none of them."""
     names = {topic.name for topic in settings.topic_plan()}
-    admin = AIOKafkaAdminClient(**client_options(settings))
+    admin = AIOKafkaAdminClient(**connection_of(settings).settings())
     try:
         async with asyncio.timeout(_REMOVE_WITHIN_S):
             await admin.start()

@@ -14,7 +14,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from stream_app.books.read import read_books
-from stream_app.config import client_options
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, compare
 from stream_app.dev.demo.processes import WORKSPACES, Processes, running
 from stream_app.dev.demo.state import DemoState, followed
@@ -127,7 +127,7 @@ async def _publish(here: Processes, state: DemoState, display: Display) -> None:
     if summary.refused:
         raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
     display.say(f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read.")
-    async with AIOKafkaProducer(**client_options(here.settings), enable_idempotence=True) as producer:
+    async with AIOKafkaProducer(**connection_of(here.settings).settings(), enable_idempotence=True) as producer:
         for name in WORKSPACES:
             for value in NO_LEADS:
                 topic, home = here.settings.names.leads, here.settings.home(name)

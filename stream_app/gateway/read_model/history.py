@@ -9,13 +9,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from stream_app.domain.books.history import Event
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND
+
+if TYPE_CHECKING:
+    from stream_app.gateway.read_model.project import Consumed
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900
@@ -30,17 +33,6 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _columns: Final = attrgetter(
     "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "people", "under_way"
 )
-
-
-class AuditRecord(Protocol):
-    """A record of `leads.audit`."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
 
 
 class History:
@@ -83,7 +75,7 @@ class History:
         )
         self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
 
-    def audit(self, records: Iterable[AuditRecord]) -> int:
+    def audit(self, records: Iterable[Consumed]) -> int:
         """Keep the answers to commands. Returns the number of unreadable records."""
         rows, unreadable = [], 0
         for record in records:

@@ -20,6 +20,7 @@ from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.topics import TopicNames
+from stream_app.gateway.lookup_answers import Event as ShownEvent
 from stream_app.gateway.read_model.history import History
 from stream_app.gateway.read_model.imports import Imports
 
@@ -30,9 +31,7 @@ _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "des
 _MOST_CAUSES: Final = 10_000
 _FIELDS: Final = RecordHistory.__struct_fields__
 _HISTORY: Final = ", ".join(_FIELDS)
-EVENT_COLUMNS: Final = (
-    *("seq", "at_ms", "status", "reason", "text", "http_status", "attempt", "replay", "epoch", "due_at_ms", "credits"),
-)
+EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """The columns of an event, beside the number of its record."""
 _event_row: Final = attrgetter(*EVENT_COLUMNS)
 _ERASED: Final = b"e/"

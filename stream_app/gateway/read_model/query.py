@@ -25,7 +25,7 @@ from stream_app.gateway.lookup_answers import (
     RecordHistory,
     StatusCount,
 )
-from stream_app.gateway.read_model.project import record_numbers
+from stream_app.gateway.read_model.project import EVENT_COLUMNS, record_numbers
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200
@@ -216,11 +216,8 @@ class Queries:
         at_ms: int,
         trace_id: str,
     ) -> RecordHistory:
-        events = db.execute(
-            """SELECT seq, at_ms, status, reason, text, http_status, attempt, replay, epoch, due_at_ms, credits
-               FROM events WHERE record = ? ORDER BY seq""",
-            (number,),
-        )
+        columns = ", ".join(EVENT_COLUMNS)
+        events = db.execute(f"SELECT {columns} FROM events WHERE record = ? ORDER BY seq", (number,))
         column_name = column(status, final=destination in self._final)
         steps = [Event(*row) for row in events]
         return RecordHistory(origin, workspace, destination, status, column_name, at_ms, trace_id, steps)

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.policy import Workspace
@@ -234,7 +235,7 @@ def test_the_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> Non
     password_env = "PASSWORD"
     """
     settings = load(tmp_path, text, {"PASSWORD": "s3cret"})
-    options = client_options(settings)
+    options = connection_of(settings).settings()
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("app", "s3cret")
     assert options["ssl_context"].check_hostname
     assert "s3cret" not in repr(settings)
