@@ -11,6 +11,7 @@ import msgspec
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
+from stream_app.domain.dead_letter.orders import PAUSE, Pause
 from stream_app.domain.errors import TopicsError, UnreadableBatch
 from stream_app.domain.lane.command import command_id
 from stream_app.domain.lane.explain import Facts, LaneFacts
@@ -25,12 +26,6 @@ _NAMED: Final = 5
 _SAMPLED_MS: Final = 15 * 60_000
 _view: Final = msgspec.json.Decoder(LaneView)
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
-
-
-class _Pause(msgspec.Struct):
-    by: str
-    why: str = ""
-    at_ms: int = 0
 
 
 class LanesReport(msgspec.Struct, frozen=True):
@@ -171,11 +166,11 @@ async def _pause(reader: TopicReader, topic: str) -> Actor | None:
     found: Any = None
     async for records in reader.read(topic):
         for record in records:
-            if record.key == b"pause":
+            if record.key == PAUSE:
                 found = record.value
     if not found:
         return None
-    pause = msgspec.json.decode(found, type=_Pause)
+    pause = msgspec.json.decode(found, type=Pause)
     return Actor(pause.by, pause.why, pause.at_ms)
 
 

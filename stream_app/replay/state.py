@@ -22,7 +22,7 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.dead_letter.orders import COMMAND, PROGRESS, ReplayOrders
+from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders
 from stream_app.domain.dead_letter.replay import Begin, Came, begin
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
@@ -36,18 +36,9 @@ from stream_app.tasks import cancel
 
 log = logging.getLogger(__name__)
 
-_PAUSE_KEY: Final = b"pause"
 _CURRENT_WITHIN_S: Final = 30.0
 _RECORD_EVERY_S: Final = 1.0
 _LAST_WITHIN_S: Final = 3.0
-
-
-class Pause(msgspec.Struct, frozen=True):
-    """An operator's pause of all replays. `at_ms` is epoch ms."""
-
-    by: str
-    why: str
-    at_ms: int
 
 
 class ReplayState:
@@ -125,7 +116,7 @@ class ReplayState:
     async def set_pause(self, pause: Pause | None) -> None:
         """Pause all replays, or resume them (None)."""
         value = msgspec.json.encode(pause) if pause else None
-        await self._publish(Record(self._names.replay_state, _PAUSE_KEY, value, (), 0))
+        await self._publish(Record(self._names.replay_state, PAUSE, value, (), 0))
 
     async def committed(self) -> dict[int, int]:
         """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
@@ -178,7 +169,7 @@ class ReplayState:
                 self._updated.notify_all()
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
-        if key == _PAUSE_KEY:
+        if key == PAUSE:
             self.pause = msgspec.json.decode(value, type=Pause) if value else None
             if self.pause:
                 self.moving.clear()

@@ -55,6 +55,7 @@ async def run_notify(settings: Settings) -> None:
     for result in ("sent", "failed"):
         messages.labels(result)
     clock, targets = SystemClock(), targets_of(settings)
+    egress = Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
     samples = Samples(COUNTERS, LONGEST_WINDOW_S)
 
     async def ready() -> str | None:
@@ -88,10 +89,7 @@ async def run_notify(settings: Settings) -> None:
 
     with stop_signal() as stop, owned(state_path(settings)) as state:
         async with (
-            Receiver(
-                settings.secrets[notify.url_env],
-                Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env)),
-            ) as receiver,
+            Receiver(settings.secrets[notify.url_env], egress) as receiver,
             httpx.AsyncClient(timeout=_WITHIN_S, trust_env=False) as http,
             serve_ops(settings.http.host, settings.http.notify_port, registry, ready) as port,
         ):

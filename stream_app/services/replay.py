@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from stream_app import __version__
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.dead_letter.replay import Begin
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.topics import MAX_CARRIED_BYTES
@@ -29,7 +30,7 @@ from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
 from stream_app.replay.agents import define_agents
 from stream_app.replay.runner import OrderRunner
-from stream_app.replay.state import Pause, ReplayState
+from stream_app.replay.state import ReplayState
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
 
 _BUFFERED: Final = 1_000

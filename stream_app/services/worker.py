@@ -49,11 +49,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """
     logger = log.get("worker")
     configuration = Configuration(settings, read)
-    plan, connection, egress = (
-        configuration.plan,
-        connection_of(settings),
-        Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env)),
-    )
+    plan, connection = configuration.plan, connection_of(settings)
+    egress = Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
     names = plan.topics
     sources = sources_of(names)
     registry = process_registry()

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.budget import BudgetPolicy, Cost, Period, Reservation
+from stream_app.domain.lane.budget import BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
 
 Sums = dict[str, list[int]]
@@ -64,8 +64,7 @@ class Accounts:
 
     def book(self, workspace: str, spent: Reservation) -> None:
         """Add what an event booked with its step."""
-        for period_id in (spent.day, spent.month):
-            _add(self._spent[workspace], period_id, Cost(spent.credits, spent.actions))
+        _add(self._spent[workspace], spent)
 
     def lanes(
         self,
@@ -87,12 +86,10 @@ class Accounts:
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
         for workspace, held in reservations:
-            for period_id in (held.day, held.month):
-                _add(reserved[workspace], period_id, Cost(held.credits, held.actions))
+            _add(reserved[workspace], held)
         unknown: defaultdict[str, Sums] = defaultdict(dict)
         for lead in open_costs:
-            for period_id in (lead.booked.day, lead.booked.month):
-                _add(unknown[lead.workspace], period_id, Cost(lead.booked.credits, lead.booked.actions))
+            _add(unknown[lead.workspace], lead.booked)
         accounts: list[LaneAccount] = []
         for lane in lanes:
             by_rows = reserved.pop(lane.workspace, {})
@@ -110,10 +107,7 @@ class Accounts:
                 problem(each.workspace, f"{what}, its rows {each.reserved_by_rows}")
             if each.spent_by_events not in (None, each.spent):
                 what = f"the lane has {each.spent} {each.meter} spent in {each.period}"
-                problem(
-                    each.workspace,
-                    f"{what}, its leads' events {each.spent_by_events}",
-                )
+                problem(each.workspace, f"{what}, its leads' events {each.spent_by_events}")
         return accounts
 
     def _spent_by_events(self, workspace: str, period: Period, known_from_ms: int | None) -> list[int] | None:
@@ -129,10 +123,11 @@ class Accounts:
 _MONTH: Final = len("2026-11")
 
 
-def _add(sums: Sums, period_id: str, cost: Cost) -> None:
-    both = sums.setdefault(period_id, [0, 0])
-    both[0] += cost.credits
-    both[1] += cost.actions
+def _add(sums: Sums, amount: Reservation) -> None:
+    for period_id in (amount.day, amount.month):
+        both = sums.setdefault(period_id, [0, 0])
+        both[0] += amount.credits
+        both[1] += amount.actions
 
 
 def _both_meters(

@@ -1,5 +1,6 @@
-"""Replays that operators order: the commands, the progress, and the next step. All are rows of the replay state.
+"""Replays that operators order or pause: the commands, the progress, the next step. All are rows of the replay state.
 
+    pause         ->  Pause: until an operator resumes all replays
     command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has applied it
     replay/<id>   ->  ReplayProgress: written by the replay process only, in the transaction that sends dead letters
 
@@ -26,6 +27,7 @@ PLAN_LIFE_MS: Final = 10 * 60_000
 MOST_REFUSALS: Final = 200
 """Refused dead letters that are kept with their reason. All are counted."""
 
+PAUSE: Final = b"pause"
 COMMAND: Final = b"command/"
 PROGRESS: Final = b"replay/"
 _MAX_ID: Final = 64
@@ -129,6 +131,14 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     def left(self) -> int:
         """How many may still be sent."""
         return self.plan.dead_letters - self.sent - self.refused
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """An operator's pause of all replays. `at_ms` is epoch ms."""
+
+    by: str
+    why: str
+    at_ms: int
 
 
 class Effect(msgspec.Struct, frozen=True):
