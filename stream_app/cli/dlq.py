@@ -25,7 +25,7 @@ from stream_app.replay import inspect
 from stream_app.replay.edit import Edit, check, sendable
 from stream_app.replay.order import ordered_replays
 from stream_app.replay.plan import Chosen, survey, topic_of
-from stream_app.replay.select import Operator, Sent
+from stream_app.replay.send import Redriver, Sent
 
 From = Annotated[Source, Parameter(name="--from")]
 Values = dict[tuple[int, int], bytes]
@@ -204,7 +204,7 @@ def import_them(
                 f"replay {running.id} of {running.who} is running: wait for its end, or stop it with "
                 f"`stream-app replay stop {running.id}`"
             )
-        async with Operator(settings) as operator:
+        async with Redriver(settings) as redriver:
             plans = {
                 source: await _planned(settings, source, values, uncertain=uncertain)
                 for source, values in edited.items()
@@ -222,7 +222,7 @@ def import_them(
             total = Sent()
             for source, (plan, chosen) in plans.items():
                 edit = _edit_of(settings, edited[source])
-                sent = await send_back(settings, source, operator, chosen, plan.paces, edit)
+                sent = await send_back(settings, source, redriver, chosen, plan.paces, edit)
                 total.dead_letters += sent.dead_letters
                 total.refused.update(sent.refused)
         kept = sum(map(len, edited.values())) - go - suppressed

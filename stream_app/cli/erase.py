@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stream_app.cli.base import NO, confirm, on_kafka, say, show, show_json
-from stream_app.cli.commands import exit_code, sent
+from stream_app.cli.lane_commands import exit_code, sent
 from stream_app.cli.options import Audit, Workspace
 from stream_app.cli.progress import reading
 from stream_app.config import Settings, check_known

@@ -21,7 +21,7 @@ from stream_app.cli.base import (
     show_json,
     with_actions,
 )
-from stream_app.cli.commands import order, result_text, zones
+from stream_app.cli.lane_commands import order, result_text, zones
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
 from stream_app.config import Settings, check_known

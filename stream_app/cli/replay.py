@@ -22,7 +22,9 @@ from stream_app.cli.base import (
     with_actions,
 )
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, ms
-from stream_app.cli.ordering import (
+from stream_app.cli.processes import LogFormat, run_process
+from stream_app.cli.progress import reading
+from stream_app.cli.replay_order import (
     Redrive,
     Selection,
     Sending,
@@ -34,8 +36,6 @@ from stream_app.cli.ordering import (
     show_queued,
     survey_selected,
 )
-from stream_app.cli.processes import LogFormat, run_process
-from stream_app.cli.progress import reading
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayProgress

@@ -16,7 +16,7 @@ from stream_app.domain.dead_letter.pricing import Price, PricedPlan, price_text,
 from stream_app.domain.errors import Fenced, StreamAppError
 from stream_app.replay.edit import Edit
 from stream_app.replay.plan import Chosen, topic_of
-from stream_app.replay.select import Operator, Sent, dead_letters_at
+from stream_app.replay.send import Redriver, Sent, dead_letters_at
 
 REPEAT: Final = "run the same command to continue; nothing is sent twice"
 
@@ -38,7 +38,7 @@ def affordable(prices: Sequence[Price], *, over_budget: bool, as_json: bool) -> 
 
 
 async def send_back(
-    settings: Settings, source: Source, operator: Operator, chosen: Chosen, paces: Mapping[str, float], edit: Edit
+    settings: Settings, source: Source, redriver: Redriver, chosen: Chosen, paces: Mapping[str, float], edit: Edit
 ) -> Sent:
     """Send the chosen dead letters of a topic, and show progress.
 
@@ -50,12 +50,12 @@ async def send_back(
             keys = WorkspaceKeys(settings.workspaces)
             dead_letters = dead_letters_at(reader, topic_of(settings, source), chosen, keys)
             try:
-                return await operator.send(dead_letters, paces, edit)
+                return await redriver.send(dead_letters, paces, edit)
             except asyncio.CancelledError:
-                say(f"interrupted after {operator.sent}: {REPEAT}")
+                say(f"interrupted after {redriver.sent}: {REPEAT}")
                 raise
             except Fenced:
                 raise StreamAppError(
                     "another operator has started to send dead letters back, so this run ended after "
-                    f"{operator.sent}. Wait for theirs, then repeat this run if needed: nothing is sent twice"
+                    f"{redriver.sent}. Wait for theirs, then repeat this run if needed: nothing is sent twice"
                 ) from None

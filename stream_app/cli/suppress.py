@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, on_kafka, say, show, show_json, with_actions
-from stream_app.cli.commands import sent
+from stream_app.cli.lane_commands import sent
 from stream_app.cli.options import Audit, iso
 from stream_app.cli.progress import reading
 from stream_app.config import Settings

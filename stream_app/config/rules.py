@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from stream_app.config import lanes
+from stream_app.config import workspace_rules
 from stream_app.config.model import OAuth, Settings
 from stream_app.config.variables import name_problems
 from stream_app.domain.hosts import is_local, is_loopback_url
@@ -32,7 +32,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _replay(settings)
     yield from _retention(settings)
     yield from _processes(settings)
-    yield from lanes.problems(settings)
+    yield from workspace_rules.problems(settings)
     yield from name_problems(settings)
     for alias, there in settings.destinations.items():
         place = f"destinations.{alias}"

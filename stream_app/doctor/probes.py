@@ -19,7 +19,7 @@ from stream_app.config import Settings
 from stream_app.domain.callback.token import sign
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.text import count
-from stream_app.gateway.answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
+from stream_app.gateway.callback_answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream_app.gateway.answers import CRASHED
+from stream_app.gateway.callback_answers import CRASHED
 from stream_app.gateway.receiver import PREFIX
 
 Why = Callable[[], Awaitable[str | None]]

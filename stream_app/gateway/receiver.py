@@ -25,9 +25,9 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
-from stream_app.gateway import answers
-from stream_app.gateway.answers import Answer
-from stream_app.gateway.reading import BodyMemory, Share
+from stream_app.gateway import callback_answers as answers
+from stream_app.gateway.bodies import BodyMemory, Share
+from stream_app.gateway.callback_answers import Answer
 
 PREFIX: Final = "/callbacks/"
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096

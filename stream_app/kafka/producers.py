@@ -29,7 +29,7 @@ _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 
 
 class KafkaPublisher:
-    """Implements `replay.agent.Publisher` with aiokafka."""
+    """Implements `replay.forward.Publisher` with aiokafka."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer

@@ -8,7 +8,7 @@ from typing import Any
 from stream_app.domain.topics import TopicNames
 from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import serve
-from stream_app.replay.agent import Replay
+from stream_app.replay.forward import Replay
 
 
 def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: Replay) -> None:

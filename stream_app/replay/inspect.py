@@ -23,7 +23,7 @@ from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.document import read_document, write_document
 from stream_app.replay.plan import check_filter, topic_of
-from stream_app.replay.select import consumed_records
+from stream_app.replay.send import consumed_records
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 

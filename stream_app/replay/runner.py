@@ -32,7 +32,7 @@ from stream_app.ops import logs
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.edit import edit_of
 from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
-from stream_app.replay.select import Operator, Sent, dead_letters_at
+from stream_app.replay.send import Redriver, Sent, dead_letters_at
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
 
@@ -62,9 +62,9 @@ class OrderRunner:
         while True:
             if self._owns() and self._state.orders.pending:
                 try:
-                    async with Operator(self._settings) as operator:
+                    async with Redriver(self._settings) as redriver:
                         await self._state.current()
-                        await _Session(self._settings, self._state, operator, self._owns).work()
+                        await _Session(self._settings, self._state, redriver, self._owns).work()
                     await self._state.current()
                     self._warn.reset()
                 except StreamAppError as error:
@@ -76,12 +76,12 @@ class OrderRunner:
 class _Session:
     """The work of one operator, from taking over to the end of the work or an error."""
 
-    def __init__(self, settings: Settings, state: ReplayState, operator: Operator, owns: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, state: ReplayState, redriver: Redriver, owns: Callable[[], bool]) -> None:
         self._settings = settings
         self._state = state
-        self._operator = operator
+        self._redriver = redriver
         self._owns = owns
-        self._orders = operator.orders
+        self._orders = redriver.orders
         self._seen = set(self._orders.commands)
         self._clock = SystemClock()
 
@@ -167,7 +167,7 @@ class _Session:
 
         async with topic_reader(self._settings) as reader:
             dead_letters = dead_letters_at(reader, topic, chosen, WorkspaceKeys(self._settings.workspaces))
-            sent = await self._operator.send(dead_letters, paces, edit, progress, stop)
+            sent = await self._redriver.send(dead_letters, paces, edit, progress, stop)
         return advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())
 
     def _rows_of(self, replay: ReplayProgress) -> dict[bytes, bytes | None]:
@@ -176,7 +176,7 @@ class _Session:
         return rows | {COMMAND + replay.id.encode(): None} if replay.state in ENDED else rows
 
     async def _write(self, rows: Mapping[bytes, bytes | None], *others: Record) -> None:
-        await self._operator.write(rows, others)
+        await self._redriver.write(rows, others)
         for key, value in rows.items():
             self._orders.apply(key, value)
 

@@ -42,7 +42,7 @@ _LAST_WITHIN_S: Final = 3.0
 
 
 class ReplayState:
-    """`replay.agent.State` on Kafka. An async context manager."""
+    """`replay.forward.State` on Kafka. An async context manager."""
 
     def __init__(
         self, connection: KafkaConnection, names: TopicNames, partitions: int, publisher: KafkaPublisher

@@ -27,8 +27,8 @@ from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
-from stream_app.replay.agent import Replay
 from stream_app.replay.agents import define_agents
+from stream_app.replay.forward import Replay
 from stream_app.replay.runner import OrderRunner
 from stream_app.replay.state import ReplayState
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops

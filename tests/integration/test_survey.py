@@ -23,7 +23,7 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
-from stream_app.replay.select import Operator
+from stream_app.replay.send import Redriver
 from tests.support.replaying import replaying
 from tests.unit.cli.test_options import Terminal
 
@@ -160,11 +160,11 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, said, _ = run(*select)
     assert (code, "send 15 dead letters back? [y/N]" in said) == (1, True)
-    monkeypatch.setattr("stream_app.cli.ordering._ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr("stream_app.cli.replay_order._ANSWER_WITHIN_S", 1.0)
     code, said, out = run(*select, "--yes", "--who", "jane")
     assert (code, "no replay process has answered yet" in said) == (3, True), said
     queued = out.split()[-1]
-    monkeypatch.setattr("stream_app.cli.ordering._ANSWER_WITHIN_S", 60.0)
+    monkeypatch.setattr("stream_app.cli.replay_order._ANSWER_WITHIN_S", 60.0)
     with replaying(settings):
         until_done(run, queued)
         code, said, out = run("replay", "stop", queued)
@@ -207,7 +207,7 @@ def test_an_import_that_another_operator_ends_counts_only_what_was_sent(
     assert main(["dlq", "export", file, "--config", config]) == 0
 
     async def take_over() -> None:
-        async with Operator(settings):
+        async with Redriver(settings):
             pass
 
     def confirm(question: str, *, yes: bool) -> None:

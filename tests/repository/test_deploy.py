@@ -26,7 +26,7 @@ from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
 from stream_app.domain.lane.breaker import Mode
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
-from stream_app.gateway import answers
+from stream_app.gateway import callback_answers
 from stream_app.ops import logs as log
 from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.gateway_metrics import GatewayMetrics
@@ -46,8 +46,8 @@ COMMENTED = ["publish", "status", "results", "doctor"]
 WITH_CONFIG = ("topics", "worker", "replay", "gateway")
 ANSWERS = {
     answer.code
-    for answer in [*vars(answers).values(), *answers.REFUSED_TOKEN.values()]
-    if isinstance(answer, answers.Answer)
+    for answer in [*vars(callback_answers).values(), *callback_answers.REFUSED_TOKEN.values()]
+    if isinstance(answer, callback_answers.Answer)
 }
 PLACES = {
     "listeners",

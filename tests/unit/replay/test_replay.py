@@ -9,7 +9,7 @@ from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
-from stream_app.replay.agent import Replay
+from stream_app.replay.forward import Replay
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, run
 
 NAMES = TopicNames()
@@ -17,7 +17,7 @@ FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", re
 
 
 class Memory:
-    """`replay.agent.Publisher` and `State`."""
+    """`replay.forward.Publisher` and `State`."""
 
     def __init__(self, begin: Begin) -> None:
         self.published: list[tuple[int, Record]] = []

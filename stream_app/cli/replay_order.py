@@ -1,5 +1,7 @@
 """The work of `replay select` and `redrive`: select dead letters, show price and edits, order the replay, follow it."""
 
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -38,7 +40,7 @@ from stream_app.domain.text import count
 from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
 from stream_app.replay.order import change_command, start_command, submit_and_follow
 from stream_app.replay.plan import Chosen, spans_of, survey, topic_of
-from stream_app.replay.select import dead_letters_at
+from stream_app.replay.send import dead_letters_at
 
 PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
 

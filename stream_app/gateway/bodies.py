@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from starlette.requests import ClientDisconnect, Request
 
 from stream_app.domain.fair_share import Holders, peer_of
-from stream_app.gateway.answers import BUSY, TOO_LARGE, TOO_SLOW, Answer
+from stream_app.gateway.callback_answers import BUSY, TOO_LARGE, TOO_SLOW, Answer
 
 
 class BodyMemory:

@@ -46,7 +46,7 @@ class Sent(msgspec.Struct):
     next: dict[int, int] = msgspec.field(default_factory=dict)
 
 
-class Operator:
+class Redriver:
     """Sends dead letters back. `async with` fences every operator that started before, and reads the `orders`.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The replay process: sends dead letters and deferred leads back to `leads.retry` when they are due.
+"""What the replay process does by itself: it forwards dead letters and deferred leads to `leads.retry` when due.
 
     leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter tier  ->  leads.retry
 
