@@ -19,6 +19,7 @@ from stream_app.domain.lead.identity import identify
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.gateway import client
 from stream_app.gateway.client import Found
+from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.publishing import PublishOptions, Refusal, Summary
 from stream_app.results import ResultFilter, results_of
@@ -63,7 +64,7 @@ async def publish(
     if isinstance(leads, Mapping | Lead | str | bytes):
         raise TypeError(f"leads is one {type(leads).__name__}: pass a list of leads")
     options = PublishOptions(workspace, destination, import_id, bulk, force)
-    return await publishing.publish(leads, settings_of(settings), options, on_refused=on_refused or _ignore)
+    return await publishing.publish(leads, settings_of(settings), options, on_refused=on_refused or silent)
 
 
 @asynccontextmanager
@@ -107,7 +108,7 @@ async def follow_status(
     config = settings_of(settings)
     check_known(config, workspace=workspace)
     lead_ids = None if lead_id is None else _ids_on_kafka(lead_id)
-    await kafka_ready(config, "follow_status()", _ignore)
+    await kafka_ready(config, "follow_status()")
     partitions = range(config.kafka.partitions)
     async with (
         StatusFollower(
@@ -199,7 +200,7 @@ async def read_books(settings: AnySettings = None, *, limit: int = 20) -> Report
     """
     if limit < 0:
         raise ValueError("limit cannot be negative")
-    return await books.read_books(settings_of(settings), limit=limit, progress=_ignore, say=_ignore)
+    return await books.read_books(settings_of(settings), limit=limit, progress=silent, say=silent)
 
 
 def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
@@ -218,10 +219,6 @@ def _ids_on_kafka(lead_id: str) -> list[str]:
     if identity is None:
         raise ValueError("lead_id is empty")
     return [identity.lead_id, *identity.former_ids]
-
-
-def _ignore(*_: object) -> None:
-    return None
 
 
 def _fail(line: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -31,10 +32,11 @@ _TRY_AGAIN_S: Final = 5.0
 _result: Final = msgspec.json.Decoder(Result)
 
 
+@dataclass(eq=False)
 class CacheFiller:
     """Copies committed results into the cache.
 
-    Args:
+    Attributes:
         connection: The Kafka cluster.
         topic: `leads.enriched`.
         partitions: The number of its partitions.
@@ -44,29 +46,19 @@ class CacheFiller:
         now_ms: Returns the time, in epoch milliseconds.
     """
 
-    def __init__(
-        self,
-        connection: KafkaConnection,
-        topic: str,
-        partitions: int,
-        cache: Cache,
-        policy: CachePolicy,
-        owned: Callable[[], Collection[int]],
-        now_ms: Callable[[], int],
-    ) -> None:
-        self._connection = connection
-        self._topic = topic
-        self._partitions = partitions
-        self._cache = cache
-        self._policy = policy
-        self._owned = owned
-        self._now_ms = now_ms
+    connection: KafkaConnection
+    topic: str
+    partitions: int
+    cache: Cache
+    policy: CachePolicy
+    owned: Callable[[], Collection[int]]
+    now_ms: Callable[[], int]
 
     async def run(self) -> None:
         """Fill until cancelled. Resumes at the stored offset after an outage of Kafka or of the cache."""
         while True:
             try:
-                async with TopicReader(self._connection, self._partitions) as reader:
+                async with TopicReader(self.connection, self.partitions) as reader:
                     while True:
                         await self.look(reader)
                         await asyncio.sleep(_LOOK_EVERY_S)
@@ -75,14 +67,14 @@ class CacheFiller:
 
     async def look(self, reader: TopicReader) -> None:
         """Add the new records of the owned partitions. Raises BrokerUnavailable."""
-        owned = list(self._owned())
+        owned = list(self.owned())
         if not owned:
             return
-        bounds = await reader.bounds(self._topic)
+        bounds = await reader.bounds(self.topic)
         ranges: dict[int, tuple[int, int]] = {}
         for number in owned:
             begin, end = bounds[number]
-            filled_to = await self._cache.filled_to(number)
+            filled_to = await self.cache.filled_to(number)
             if filled_to is None:
                 return  # the cache does not respond, so reading is pointless
             if filled_to > end:  # the topic was deleted and created again
@@ -92,7 +84,7 @@ class CacheFiller:
                 ranges[number] = (begin, end)
         if not ranges:
             return
-        async for records in reader.read(self._topic, ranges):
+        async for records in reader.read(self.topic, ranges):
             oldest = {number: end - MOST_RESULTS for number, (_, end) in ranges.items()}
             wanted = [each for each in records if each.value is None or each.offset >= oldest[each.partition]]
             for first in range(0, len(wanted), _PIECE):
@@ -100,7 +92,7 @@ class CacheFiller:
                     return
                 await asyncio.sleep(_PAUSE_S)
         for number, (_, end) in ranges.items():  # transaction markers take offsets too
-            await self._cache.set_filled_to(number, end)
+            await self.cache.set_filled_to(number, end)
 
     async def take(self, records: list[Any]) -> bool:
         """Apply records of one partition, in order. False if the cache did not accept them."""
@@ -115,14 +107,14 @@ class CacheFiller:
         if not await self._add(changes):
             return False
         last = records[-1]
-        return await self._cache.set_filled_to(last.partition, last.offset + 1)
+        return await self.cache.set_filled_to(last.partition, last.offset + 1)
 
     def _read(self, value: bytes) -> Result | None:
         try:
             result = _result.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None  # a foreign record, or one of a newer version
-        old = self._now_ms() - result.at_ms + result.age_s * 1000 > self._policy.stale_days * DAY_MS
+        old = self.now_ms() - result.at_ms + result.age_s * 1000 > self.policy.stale_days * DAY_MS
         return None if old else result
 
     def _changes(self, result: Result) -> list[tuple[str, Entry]]:
@@ -131,16 +123,16 @@ class CacheFiller:
             return []
         persons, firm = slots_of(result)
         changes = [(slot, entry) for slot in persons]
-        if firm is not None and (common := of_company(self._policy, entry)).fields:
+        if firm is not None and (common := of_company(self.policy, entry)).fields:
             changes.append((firm, common))
         return changes
 
     async def _add(self, changes: dict[str, list[tuple[str, Entry]]]) -> bool:
-        return all([await self._cache.add(some) for some in changes.values()])
+        return all([await self.cache.add(some) for some in changes.values()])
 
     async def _forget(self, record: Any) -> bool:
         erased = erased_by(record.key, record.headers)
         if erased is None:
             return True
         workspace, destination, people = erased
-        return await self._cache.forget([person_slot(workspace, destination, person) for person in people])
+        return await self.cache.forget([person_slot(workspace, destination, person) for person in people])

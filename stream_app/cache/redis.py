@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import redis
@@ -150,16 +151,16 @@ async def redis_link(
         await pool.aclose()
 
 
+@dataclass(eq=False)
 class RedisCache:
     """Cache entries under `<prefix><key>`. An entry expires `ttl_s` after its last change."""
 
-    def __init__(self, link: RedisLink, prefix: str, ttl_s: int) -> None:
-        self._link = link
-        self._prefix = prefix
-        self._ttl_s = ttl_s
+    link: RedisLink
+    prefix: str
+    ttl_s: int
 
     async def find(self, slots: Sequence[str]) -> list[Entry]:
-        values = await self._link.read([self._prefix + slot for slot in slots])
+        values = await self.link.read([self.prefix + slot for slot in slots])
         return [NOTHING] * len(slots) if values is None else list(map(decode, values))
 
     async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
@@ -167,23 +168,23 @@ class RedisCache:
         slots = list(dict.fromkeys(slot for slot, _ in changes))
         if not slots:
             return True
-        values = await self._link.read_patiently([self._prefix + slot for slot in slots])
+        values = await self.link.read_patiently([self.prefix + slot for slot in slots])
         if values is None:
             return False
         after = merged(dict(zip(slots, values, strict=True)), changes)
-        return await self._link.write({self._prefix + slot: value for slot, value in after.items()}, self._ttl_s)
+        return await self.link.write({self.prefix + slot: value for slot, value in after.items()}, self.ttl_s)
 
     async def forget(self, slots: Sequence[str]) -> bool:
-        return await self._link.delete([self._prefix + slot for slot in slots])
+        return await self.link.delete([self.prefix + slot for slot in slots])
 
     async def filled_to(self, partition: int) -> int | None:
-        values = await self._link.read_patiently([self._mark(partition)])
+        values = await self.link.read_patiently([self._mark(partition)])
         if values is None:
             return None
         return int(values[0]) if values[0] and values[0].isdigit() else 0
 
     async def set_filled_to(self, partition: int, offset: int) -> bool:
-        return await self._link.write({self._mark(partition): str(offset).encode()}, self._ttl_s)
+        return await self.link.write({self._mark(partition): str(offset).encode()}, self.ttl_s)
 
     def _mark(self, partition: int) -> str:
-        return f"{self._prefix}filled:{partition}"
+        return f"{self.prefix}filled:{partition}"

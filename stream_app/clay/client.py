@@ -13,7 +13,6 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -105,9 +104,7 @@ class ClayClient:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._transport.aclose()
 
     async def send(

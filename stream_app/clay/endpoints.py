@@ -19,36 +19,30 @@ class Endpoint:
     unavailable_is_refused: bool
 
 
+@dataclass(eq=False)
 class Webhooks:
     """`ports.Clay` over HTTP. Calls `posted` with destination, outcome and trace id after each POST."""
 
-    def __init__(
-        self,
-        client: ClayClient,
-        endpoints: Mapping[str, Endpoint],
-        posted: Callable[[str, Outcome, str], None],
-        check: HostCheck,
-    ) -> None:
-        self._client = client
-        self._check = check
-        self._endpoints = endpoints
-        self._posted = posted
+    client: ClayClient
+    endpoints: Mapping[str, Endpoint]
+    posted: Callable[[str, Outcome, str], None]
+    check: HostCheck
 
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         """Send one POST; see `ClayClient.send`."""
-        endpoint = self._endpoints[destination]
-        outcome = await self._client.send(
+        endpoint = self.endpoints[destination]
+        outcome = await self.client.send(
             endpoint.urls[webhook_id],
             endpoint.token,
             body,
             unavailable_is_refused=endpoint.unavailable_is_refused,
         )
-        self._posted(destination, outcome, trace_id)
+        self.posted(destination, outcome, trace_id)
         return outcome
 
     async def host_answers(self, destination: str) -> bool:
         """Ask whether the host of the destination's webhooks answers; see `HostCheck`."""
-        endpoint = self._endpoints.get(destination)
+        endpoint = self.endpoints.get(destination)
         if endpoint is None:  # a reload has removed it
             return True
-        return await self._check(next(iter(endpoint.urls.values())))
+        return await self.check(next(iter(endpoint.urls.values())))

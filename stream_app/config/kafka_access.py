@@ -12,7 +12,7 @@ import msgspec
 from stream_app.config.model import OAuth, Secrets, Security, Settings
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.rights import rights_of
-from stream_app.kafka.connection import KafkaConnection, admin_of, repeated
+from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.kafka.rights import check_access
@@ -52,7 +52,7 @@ def topic_reader(settings: Settings, progress: Progress | None = None) -> TopicR
     return TopicReader(connection_of(settings), settings.kafka.partitions, progress)
 
 
-async def kafka_ready(settings: Settings, program: str, say: Callable[[str], None]) -> None:
+async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> None:
     """Return when Kafka responds, has the program's topics, and grants it the rights that it needs.
 
     Args:

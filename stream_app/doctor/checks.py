@@ -127,8 +127,8 @@ async def _topics(settings: Settings) -> AsyncIterator[Check]:
     plan = settings.topic_plan()
     try:
         with suppress(TopicsError):
-            await kafka_ready(settings, "doctor", lambda _: None)
-        await check_topics(connection_of(settings), plan, _WITHIN_S, lambda _: None)
+            await kafka_ready(settings, "doctor")
+        await check_topics(connection_of(settings), plan, _WITHIN_S)
     except TopicsError as error:
         for line in error.problems:
             yield Check("topics", "failed", line)

@@ -27,6 +27,7 @@ from stream_app.kafka.connection import (
     close_admin,
     kafka_admin,
     kafka_producer,
+    silent,
     stop_producer,
 )
 from stream_app.kafka.groups import look_at
@@ -43,7 +44,7 @@ class ProbeFailed(StreamAppError):
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
     """Check that a broker answers and accepts our TLS and SASL settings. Raises ProbeFailed."""
     try:
-        async with admin_of(connection, within_s, lambda _: None) as admin:
+        async with admin_of(connection, within_s) as admin:
             cluster = await admin.describe_cluster()
     except KafkaRefused as refused:
         raise ProbeFailed(str(refused)) from refused
@@ -64,7 +65,7 @@ async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[st
         ProbeFailed: Any client that reaches Kafka may write there.
     """
     try:
-        async with admin_of(stranger, within_s, lambda _: None) as admin:
+        async with admin_of(stranger, within_s) as admin:
             open_to_all = await allowed(admin, "Write", topics)
     except (KafkaRefused, BrokerUnavailable, KafkaError) as error:
         return f"Kafka accepts no client without credentials ({_name(error)})"
@@ -95,7 +96,7 @@ async def may_transact(connection: KafkaConnection, transactional_id: str, withi
 
 async def clocks_agree(connection: KafkaConnection, transactional_id: str, topic: str, within_s: float) -> str:
     """Check that this machine's clock agrees with Kafka's. Appends to `topic` in a transaction that is aborted."""
-    clock = KafkaClock(lambda _: None)
+    clock = KafkaClock(silent)
     try:
         await ask_kafka_for_its_time(connection, transactional_id, topic, clock, within_s)
     except (KafkaError, TimeoutError) as error:

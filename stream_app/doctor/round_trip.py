@@ -13,6 +13,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.messages import Lead, Status, StatusEvent
 from stream_app.domain.text import count
+from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.operator.submit import submit
 from stream_app.ops.clock import SystemClock
@@ -161,9 +162,7 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     """Cancel the lead, and describe the result."""
     why, args = "its round trip failed", {"lead_id": lead_id}
     try:
-        sent = await submit(
-            settings, "cancel_lead", workspace, args, who, why, wait_s=_CANCELLED_WITHIN_S, say=lambda _: None
-        )
+        sent = await submit(settings, "cancel_lead", workspace, args, who, why, wait_s=_CANCELLED_WITHIN_S, say=silent)
     except StreamAppError as error:
         by_hand = f'stream-app lanes cancel {workspace} --lead {lead_id} --why "{why}"'
         return f"It could not be cancelled ({error}). Cancel it with: {by_hand}"

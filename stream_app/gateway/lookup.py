@@ -9,6 +9,7 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -44,6 +45,7 @@ from stream_app.ops.clock import SystemClock
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300
+_DOCUMENT: Final = msgspec.json.encode(document(__version__))
 MOST_IMPORTS: Final = 100
 """In one answer."""
 
@@ -62,10 +64,11 @@ class Waiting(Protocol):
         """Search for a lead id or a person's hash, in one workspace or (empty) in all. Never raises."""
 
 
+@dataclass(eq=False)
 class Lookup:
     """The API's handlers.
 
-    Args:
+    Attributes:
         queries: The read model's queries.
         lag: Returns how far the read model is.
         results: Fetches the data of results.
@@ -76,26 +79,14 @@ class Lookup:
         waiting: Searches the lead topics.
     """
 
-    def __init__(
-        self,
-        queries: Queries,
-        lag: Callable[[], ProjectionLag],
-        results: Results,
-        backlog: Callable[[], Awaitable[dict[str, int] | None]],
-        access: Access,
-        dlq: str,
-        parked: str,
-        waiting: Waiting,
-    ) -> None:
-        self._queries = queries
-        self._lag = lag
-        self._results = results
-        self._backlog = backlog
-        self._access = access
-        self._dlq = dlq
-        self._parked = parked
-        self._waiting = waiting
-        self._document = msgspec.json.encode(document(__version__))
+    queries: Queries
+    lag: Callable[[], ProjectionLag]
+    results: Results
+    backlog: Callable[[], Awaitable[dict[str, int] | None]]
+    access: Access
+    dlq: str
+    parked: str
+    waiting: Waiting
 
     def routes(self) -> list[Route]:
         """The routes, to serve at the root."""
@@ -115,10 +106,10 @@ class Lookup:
     ) -> Response:
         """Run a handler and build its response, or the refusal."""
         # Read the lag before the query: the model may be newer than the answer says, never older.
-        lag = self._lag()
+        lag = self.lag()
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         try:
-            self._access.check(request)
+            self.access.check(request)
             found, status = await answer(request, lag), 200
         except Refused as refused:
             status = refused.status
@@ -142,23 +133,23 @@ class Lookup:
 
     async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:
         person = _person(request.query_params.get("person", ""))
-        ids = await asyncio.to_thread(self._queries.leads_of, person)
+        ids = await asyncio.to_thread(self.queries.leads_of, person)
         found = [await self._found(lead_id) for lead_id in ids]
         return LeadsAnswer(**msgspec.structs.asdict(lag), leads=[lead for lead in found if lead is not None])
 
     async def _found(self, lead_id: str) -> FoundLead | None:
-        lead = await asyncio.to_thread(self._queries.lead, lead_id)
+        lead = await asyncio.to_thread(self.queries.lead, lead_id)
         if lead is None:
             return None
-        places = await asyncio.to_thread(self._queries.results, lead_id)
-        return msgspec.structs.replace(lead, results=[await self._results.fill(place) for place in places])
+        places = await asyncio.to_thread(self.queries.results, lead_id)
+        return msgspec.structs.replace(lead, results=[await self.results.fill(place) for place in places])
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> WaitingAnswer:
         asked = request.query_params
         lead_id = _id(asked.get("lead_id", ""))
         person = "" if lead_id else _person(asked.get("person", ""))
-        search = await self._waiting.find(lead_id, person, asked.get("workspace", ""))
-        lanes, _ = await asyncio.to_thread(self._queries.lanes)
+        search = await self.waiting.find(lead_id, person, asked.get("workspace", ""))
+        lanes, _ = await asyncio.to_thread(self.queries.lanes)
         views, now_ms = {view.workspace: view for view in lanes}, SystemClock().now_ms()
         return WaitingAnswer(
             **msgspec.structs.asdict(lag),
@@ -169,17 +160,17 @@ class Lookup:
         )
 
     async def _lanes(self, _: Request, lag: ProjectionLag) -> LanesAnswer:
-        lanes, unreadable = await asyncio.to_thread(self._queries.lanes)
+        lanes, unreadable = await asyncio.to_thread(self.queries.lanes)
         return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=unreadable)
 
     async def _imports(self, request: Request, lag: ProjectionLag) -> ImportsAnswer:
         asked = request.query_params
         workspace, import_id = asked.get("workspace", ""), asked.get("import_id", "")
-        found, last = await asyncio.to_thread(self._queries.imports, workspace, import_id, None, MOST_IMPORTS)
+        found, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
         return ImportsAnswer(**msgspec.structs.asdict(lag), imports=found, more=last is not None)
 
     async def _books(self, _: Request, lag: ProjectionLag) -> BooksAnswer:
-        counts = await asyncio.to_thread(self._queries.status_counts)
+        counts = await asyncio.to_thread(self.queries.status_counts)
         totals = Totals()
         for each in counts:
             totals.add(each.status, each.records, final=each.column == "accepted_final")
@@ -188,16 +179,16 @@ class Lookup:
             columns={name: each.records for name, each in totals.columns.items() if name != "waiting"},
             status_counts=counts,
             not_leads=dict(totals.not_leads),
-            waiting=await self._backlog(),
+            waiting=await self.backlog(),
         )
 
     async def _dead_letters(self, _: Request, lag: ProjectionLag) -> DeadLettersAnswer:
-        dlq = await asyncio.to_thread(self._queries.dead_letters, self._dlq)
-        parked = await asyncio.to_thread(self._queries.dead_letters, self._parked)
+        dlq = await asyncio.to_thread(self.queries.dead_letters, self.dlq)
+        parked = await asyncio.to_thread(self.queries.dead_letters, self.parked)
         return DeadLettersAnswer(**msgspec.structs.asdict(lag), dlq=dlq, parked=parked)
 
     async def _openapi(self, _: Request, __: ProjectionLag) -> bytes:
-        return self._document
+        return _DOCUMENT
 
 
 def _id(lead_id: str) -> str:

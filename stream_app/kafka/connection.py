@@ -47,6 +47,10 @@ _LONGEST_PAUSE_S: Final = 5.0
 LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 
+def silent(*_: object) -> None:
+    """Say nothing, for programs that no person watches."""
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaConnection:
     """The address and the security settings of Kafka.
@@ -191,7 +195,7 @@ async def refusal_or_silence(connection: KafkaConnection) -> Diagnosis | None:
 
 
 @asynccontextmanager
-async def admin_of(connection: KafkaConnection, wait_s: float, say: Say) -> AsyncIterator[Any]:
+async def admin_of(connection: KafkaConnection, wait_s: float, say: Say = silent) -> AsyncIterator[Any]:
     """A started admin client, once a broker answers. `wait_s` bounds the block too. Raises as `wait_for_kafka`."""
     deadline = asyncio.get_running_loop().time() + wait_s
     await wait_for_kafka(connection, wait_s, say)

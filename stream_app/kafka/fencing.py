@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -25,10 +26,11 @@ _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
 _BUSY: Final = (ConcurrentTransactions, GroupLoadInProgressError)
 
 
+@dataclass(eq=False)
 class KafkaTransactions:
     """The requests for one transactional id; each raises KafkaError.
 
-    Args:
+    Attributes:
         client: The producer's BoundedClient.
         node: The coordinator of the id.
         transactional_id: The id.
@@ -38,23 +40,13 @@ class KafkaTransactions:
         refusals: Gets the places that are open.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        node: int,
-        transactional_id: str,
-        places: Collection[TopicPartition],
-        own: TopicPartition,
-        view: ClusterView,
-        refusals: Refusals,
-    ) -> None:
-        self.transactional_id = transactional_id
-        self._client = client
-        self._node = node
-        self._places = places
-        self._own = own
-        self._view = view
-        self._refusals = refusals
+    client: Any
+    node: int
+    transactional_id: str
+    places: Collection[TopicPartition]
+    own: TopicPartition
+    view: ClusterView
+    refusals: Refusals
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
         """Return the last transaction, and the partitions where it is still open.
@@ -68,9 +60,9 @@ class KafkaTransactions:
             if last.is_decided:
                 return last, {}
             if not last.state:  # Kafka has forgotten the id, and with it the producer
-                return last, self._open(None, await self._view.producers([self._own]))
-            seen = await self._view.producers(self._places)
-            newest = await self._view.leaders({place.topic for place in self._places})
+                return last, self._open(None, await self.view.producers([self.own]))
+            seen = await self.view.producers(self.places)
+            newest = await self.view.leaders({place.topic for place in self.places})
             newest.require({place: its.node for place, its in seen.items()})
             stranded = self._open(last.producer_id, seen)
             if not stranded or (again := await self._last()) == last:
@@ -78,7 +70,7 @@ class KafkaTransactions:
             last = again
 
     async def open_places(self, producer_id: int) -> Stranded:
-        return self._open(producer_id, await self._view.producers(self._places))
+        return self._open(producer_id, await self.view.producers(self.places))
 
     def _open(self, producer_id: int | None, seen: Mapping[TopicPartition, PartitionProducers]) -> Stranded:
         """The places where the producer (None: any) has an open transaction, and its first offset there."""
@@ -86,7 +78,7 @@ class KafkaTransactions:
         for place, its in seen.items():
             if its.open and (begins := [at for who, at in its.open.items() if producer_id in (None, who)]):
                 found[place] = min(begins)
-        self._refusals.saw_open(TopicPartition(*place) for place in found)
+        self.refusals.saw_open(TopicPartition(*place) for place in found)
         return found
 
     async def fence(self, timeout_ms: int) -> Producer | None:
@@ -134,4 +126,4 @@ class KafkaTransactions:
         return LastTransaction(state, producer_id, epoch, timeout_ms, started_ms)
 
     async def _send(self, request: Any) -> Any:
-        return await self._client.send(self._node, request, group=ConnectionGroup.COORDINATION)
+        return await self.client.send(self.node, request, group=ConnectionGroup.COORDINATION)

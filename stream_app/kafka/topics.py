@@ -14,7 +14,7 @@ from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsErr
 
 from stream_app.domain.errors import TopicsError
 from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
-from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated
+from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 
 _VISIBLE_POLL_S: Final = 0.05
 
@@ -53,7 +53,9 @@ async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], 
         return TopicReport(created, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
 
 
-async def check_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
+async def check_topics(
+    connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say = silent
+) -> None:
     """Compare the topics with the plan.
 
     Args:

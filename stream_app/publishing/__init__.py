@@ -13,11 +13,12 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.messages import ImportSummary, Lead
+from stream_app.kafka.connection import silent
 from stream_app.publishing.announce import announced, summaries_of
 from stream_app.publishing.batch import Batch
 from stream_app.publishing.check import Checker, PublishOptions, Ready, Refusal
 from stream_app.publishing.rows import Row, draft_of
-from stream_app.publishing.send import OnAcknowledged, Sender, ignore
+from stream_app.publishing.send import OnAcknowledged, Sender
 
 __all__ = [
     "Batch",
@@ -76,16 +77,12 @@ class Summary(msgspec.Struct):
         return found
 
 
-def _nothing(_: object) -> None:
-    return None
-
-
 async def publish(
     leads: Iterable[Lead | Mapping[str, Any]],
     settings: Settings,
     options: PublishOptions = _DEFAULTS,
     *,
-    on_refused: Callable[[Refusal], None] = _nothing,
+    on_refused: Callable[[Refusal], None] = silent,
 ) -> Summary:
     """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
 
@@ -106,14 +103,14 @@ async def publish_rows(
     settings: Settings,
     options: PublishOptions,
     *,
-    on_refused: Callable[[Refusal], None] = _nothing,
+    on_refused: Callable[[Refusal], None] = silent,
 ) -> Summary:
     """Check all rows, then publish the valid ones.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
-    await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()", _nothing)
+    await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
     with Batch() as batch:
         summary = await check_rows(rows, Checker(settings, options), batch.add, on_refused=on_refused)
         summaries = summary.import_summaries() if options.import_id else _NO_SUMMARIES
@@ -126,8 +123,8 @@ async def check_rows(
     checker: Checker,
     on_ready: Callable[[Ready], None],
     *,
-    on_refused: Callable[[Refusal], None] = _nothing,
-    on_progress: Callable[[Summary], None] = _nothing,
+    on_refused: Callable[[Refusal], None] = silent,
+    on_progress: Callable[[Summary], None] = silent,
 ) -> Summary:
     """Check all rows. `on_progress` gets the same growing Summary every few hundred rows."""
     summary = Summary()
@@ -157,7 +154,7 @@ async def send_batch(
     batch: Iterable[Ready],
     settings: Settings,
     options: PublishOptions,
-    on_acknowledged: OnAcknowledged = ignore,
+    on_acknowledged: OnAcknowledged = silent,
     summaries: Mapping[str, ImportSummary] = _NO_SUMMARIES,
 ) -> int:
     """Send checked leads to their topic. Returns how many are safe on Kafka.

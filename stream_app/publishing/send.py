@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.kafka.connection import KafkaConnection, kafka_producer
+from stream_app.kafka.connection import KafkaConnection, kafka_producer, silent
 
 BATCH_BYTES: Final = 262_144
 MAX_UNDER_WAY: Final = 16
@@ -23,10 +22,6 @@ _GOODBYE_S: Final = 2.0
 
 OnAcknowledged = Callable[[int, int, int], None]
 """Gets the partition, the first offset (-1: unknown) and the number of records of an acknowledged batch."""
-
-
-def ignore(*_: int) -> None:
-    """The default for senders that do not track acknowledgements."""
 
 
 class Sender:
@@ -40,7 +35,7 @@ class Sender:
     """
 
     def __init__(
-        self, connection: KafkaConnection, topic: str, wait_s: float, on_acknowledged: OnAcknowledged = ignore
+        self, connection: KafkaConnection, topic: str, wait_s: float, on_acknowledged: OnAcknowledged = silent
     ) -> None:
         self._connection = connection
         self._on_acknowledged = on_acknowledged
@@ -62,9 +57,7 @@ class Sender:
             raise self._lost(exc) from exc
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._leave()
 
     async def put(self, partition: int, key: bytes, value: bytes) -> None:

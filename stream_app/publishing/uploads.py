@@ -149,7 +149,7 @@ class Upload:
         self.published = 0
 
         async def run() -> None:
-            await kafka_ready(settings, "publish --bulk" if self.options.bulk else "publish", _ignore)
+            await kafka_ready(settings, "publish --bulk" if self.options.bulk else "publish")
             summaries = self.summary.import_summaries(self.file, self.who)
             await send_batch(self._until_stopped(), settings, self.options, self._acknowledged, summaries)
 
@@ -327,7 +327,3 @@ def _titles(source: IO[bytes]) -> list[str]:
             f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use `stream-app publish`"
         )
     return titles
-
-
-def _ignore(_: object) -> None:
-    return None

@@ -28,6 +28,7 @@ from stream_app.domain.dead_letter.orders import (
 )
 from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.domain.record import Record
+from stream_app.kafka.connection import silent
 from stream_app.ops import logs
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.edit import edit_of
@@ -136,7 +137,7 @@ class _Session:
             self._settings,
             plan.source,
             plan.filter,
-            lambda done, total: None,
+            silent,
             ranges={
                 number: (replay.next.get(number, 0), end)
                 for number, end in plan.ends.items()

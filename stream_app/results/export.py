@@ -152,7 +152,7 @@ async def results_of(
         TopicsError, KafkaRefused, BrokerUnavailable: The topic cannot be read.
         StreamAppError: The temporary folder is full.
     """
-    await kafka_ready(settings, "results", lambda _: None)
+    await kafka_ready(settings, "results")
     with closing(ResultStore()) as store:
         await _read(settings, wanted, store, _no_stage, people=False)
         for number in store:
