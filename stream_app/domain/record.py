@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Protocol
 
 import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
+
+
+class KafkaRecord(Protocol):
+    """A record as aiokafka provides it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes | None]]: ...
+    @property
+    def timestamp(self) -> int: ...
 
 
 class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):

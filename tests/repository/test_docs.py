@@ -244,10 +244,10 @@ def metrics_of(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         kind, texts = call.func.id, [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
         if kind == "gauge":  # of a lane
             yield f"stream_app_lane_{texts[0]}", ("workspace", *texts[2:])
-        elif kind in ("Counter", "Gauge", "Histogram", "GaugeMetricFamily") and texts:
+        elif kind in ("Counter", "counter", "Gauge", "Histogram", "histogram", "GaugeMetricFamily") and texts:
             given = [*call.args, *(keyword.value for keyword in call.keywords)]
             labels = next((ast.literal_eval(arg) for arg in given if isinstance(arg, ast.Tuple)), ())
-            yield f"{texts[0]}{'_total' if kind == 'Counter' else ''}", labels
+            yield f"{texts[0]}{'_total' if kind in ('Counter', 'counter') else ''}", labels
 
 
 @pytest.mark.parametrize("page", ["metrics.md", "reference/metrics.md"])

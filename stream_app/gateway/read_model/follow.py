@@ -19,7 +19,7 @@ import msgspec
 from aiokafka import TopicPartition
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
-from stream_app.gateway.read_model.project import Consumed
+from stream_app.domain.record import KafkaRecord
 from stream_app.gateway.read_model.store import Log, Position, ReadModel, Sources, discard, mark
 from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
@@ -186,10 +186,10 @@ class _Reading:
         if not self._goal:
             self._asked_ms, self._goal = now_ms, dict(self._ends)
 
-    async def more(self) -> tuple[dict[str, list[Consumed]], dict[Any, Position]]:
+    async def more(self) -> tuple[dict[str, list[KafkaRecord]], dict[Any, Position]]:
         """Return the next records by topic, and the positions after them."""
         got = await anext(self._records)
-        batch: dict[str, list[Consumed]] = {}
+        batch: dict[str, list[KafkaRecord]] = {}
         moved: dict[Any, Position] = {}
         for log, records in got.items():
             at = self._at[log]

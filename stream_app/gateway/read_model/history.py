@@ -9,16 +9,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from stream_app.domain.books.history import Event
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND
-
-if TYPE_CHECKING:
-    from stream_app.gateway.read_model.project import Consumed
+from stream_app.domain.record import KafkaRecord
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900
@@ -75,7 +73,7 @@ class History:
         )
         self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
 
-    def audit(self, records: Iterable[Consumed]) -> int:
+    def audit(self, records: Iterable[KafkaRecord]) -> int:
         """Keep the answers to commands. Returns the number of unreadable records."""
         rows, unreadable = [], 0
         for record in records:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import attrgetter
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway.lookup_answers import Event as ShownEvent
 from stream_app.gateway.read_model.history import History
@@ -36,25 +37,6 @@ EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 _event_row: Final = attrgetter(*EVENT_COLUMNS)
 _ERASED: Final = b"e/"
 _PEOPLE: Final = b"p/"
-
-
-class Consumed(Protocol):
-    """A record, as aiokafka provides it."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Iterable[tuple[str, bytes | None]]: ...
-    @property
-    def timestamp(self) -> int: ...
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -79,7 +61,7 @@ class Projector:
         self._workspaces = workspaces
         self.history = History(db)
         self.imports = Imports(db)
-        self._writers: dict[str, Callable[[Iterable[Consumed]], None]] = {
+        self._writers: dict[str, Callable[[Iterable[KafkaRecord]], None]] = {
             names.status: self._write_events,
             names.enriched: self._write_results,
             names.lanes: self._write_lanes,
@@ -98,11 +80,11 @@ class Projector:
         causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM dead_letters"
         self._causes: set[tuple[object, ...]] = set(self._db.execute(causes))
 
-    def write(self, topic: str, records: Iterable[Consumed]) -> None:
+    def write(self, topic: str, records: Iterable[KafkaRecord]) -> None:
         """Write records of one topic, in the order of each partition."""
         self._writers[topic](records)
 
-    def _write_events(self, records: Iterable[Consumed]) -> None:
+    def _write_events(self, records: Iterable[KafkaRecord]) -> None:
         found: list[tuple[int, Event]] = []
         for record in records:
             try:
@@ -148,14 +130,14 @@ class Projector:
         self._db.executemany("INSERT INTO logs VALUES (?, ?)", list(enumerate(logs, 1))[self._logs_written :])
         self._logs_written = len(logs)
 
-    def _write_results(self, records: Iterable[Consumed]) -> None:
-        def columns(record: Consumed) -> tuple[object, ...]:
+    def _write_results(self, records: Iterable[KafkaRecord]) -> None:
+        def columns(record: KafkaRecord) -> tuple[object, ...]:
             result = _result.decode(record.value or b"")
             return (record.partition, record.offset, result.source, result.version, result.at_ms)
 
         self._keep_last("results", ("workspace", "destination", "lead_id"), records, columns)
 
-    def _write_lanes(self, records: Iterable[Consumed]) -> None:
+    def _write_lanes(self, records: Iterable[KafkaRecord]) -> None:
         found = list(records)
         self._keep_last("lanes", ("workspace",), found, lambda record: (record.value,))
         views = []
@@ -164,15 +146,15 @@ class Projector:
                 views.append(_lane.decode(record.value or b""))
         self.history.lanes(views)
 
-    def _write_audit(self, records: Iterable[Consumed]) -> None:
+    def _write_audit(self, records: Iterable[KafkaRecord]) -> None:
         found = list(records)
         for _ in range(self.history.audit(found)):
             self._unreadable(found[0].topic)
 
-    def _write_replays(self, records: Iterable[Consumed]) -> None:
+    def _write_replays(self, records: Iterable[KafkaRecord]) -> None:
         """Write the replays that operators ordered (domain/dead_letter/orders.py). Other rows are ignored."""
 
-        def columns(record: Consumed) -> tuple[object, ...]:
+        def columns(record: KafkaRecord) -> tuple[object, ...]:
             progress = read_progress(record.key, record.value)
             if progress is None:
                 raise ValueError("no progress of a replay")
@@ -181,24 +163,24 @@ class Projector:
         found = (each for each in records if (each.key or b"").startswith(PROGRESS))
         self._keep_last("replays", ("id",), found, columns, begin=len(PROGRESS))
 
-    def _write_state(self, records: Iterable[Consumed]) -> None:
+    def _write_state(self, records: Iterable[KafkaRecord]) -> None:
         """Write the rows of people and of erased leads. Other rows of the state are ignored."""
         found = list(records)
         self._write_people(found)
         self._write_erased(each for each in found if (each.key or b"").startswith(_ERASED))
 
-    def _write_erased(self, records: Iterable[Consumed]) -> None:
+    def _write_erased(self, records: Iterable[KafkaRecord]) -> None:
         """Write the rows of erased leads (domain/lead/suppression.py)."""
 
-        def until(record: Consumed) -> tuple[object, ...]:
+        def until(record: KafkaRecord) -> tuple[object, ...]:
             return (_suppression.decode(record.value or b"").at_ms,)
 
         self._keep_last("erased", ("workspace", "lead_id"), records, until, begin=len(_ERASED))
 
-    def _write_people(self, records: Iterable[Consumed]) -> None:
+    def _write_people(self, records: Iterable[KafkaRecord]) -> None:
         """Write the rows that map an identifier to the person's leads (domain/lead/person.py)."""
 
-        def leads(record: Consumed) -> tuple[object, ...]:
+        def leads(record: KafkaRecord) -> tuple[object, ...]:
             ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]
             if not ids:
                 raise ValueError("the row names no lead")
@@ -212,8 +194,8 @@ class Projector:
         self,
         table: str,
         names: tuple[str, ...],
-        records: Iterable[Consumed],
-        rest: Callable[[Consumed], tuple[object, ...]],
+        records: Iterable[KafkaRecord],
+        rest: Callable[[KafkaRecord], tuple[object, ...]],
         begin: int = 0,
     ) -> None:
         """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
@@ -238,7 +220,7 @@ class Projector:
         if rows:
             self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
-    def _write_dead_letters(self, records: Iterable[Consumed]) -> None:
+    def _write_dead_letters(self, records: Iterable[KafkaRecord]) -> None:
         counts: Counter[tuple[object, ...]] = Counter()
         hours: Counter[tuple[object, ...]] = Counter()
         times: dict[tuple[object, ...], tuple[int, int]] = {}

@@ -16,8 +16,9 @@ from typing import Final
 
 import msgspec
 
+from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.project import DAY_MS, Consumed, Projector
+from stream_app.gateway.read_model.project import DAY_MS, Projector
 from stream_app.gateway.read_model.schema import TABLES
 from stream_app.ops.file_lock import lock_for_writing
 
@@ -68,7 +69,7 @@ Log = tuple[str, int]
 """Topic and partition."""
 
 
-def mark(record: Consumed) -> int:
+def mark(record: KafkaRecord) -> int:
     """A checksum of a record. A different one at the same offset means that the topic was created again."""
     return zlib.crc32(record.value or b"", zlib.crc32(record.key or b"", record.timestamp & 0xFFFFFFFF))
 
@@ -128,7 +129,7 @@ class ReadModel:
         return {(topic, partition): Position(*rest) for topic, partition, *rest in rows}
 
     def apply(
-        self, batch: Mapping[str, Iterable[Consumed]], positions: Mapping[Log, Position], as_of_ms: int | None
+        self, batch: Mapping[str, Iterable[KafkaRecord]], positions: Mapping[Log, Position], as_of_ms: int | None
     ) -> None:
         """Write records by topic, in the order of each partition, and the positions after them, in one transaction."""
         try:
