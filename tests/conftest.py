@@ -1,5 +1,7 @@
 """Fixtures for all tests: one real Kafka and one real Redis a run, and a prefix of its own for each test."""
 
+import os
+import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,8 +17,13 @@ from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
 from tests.support.brokers import any_kafka, any_redis
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
+# Tests start hundreds of Python processes. Without byte code each would compile the package again, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.
 hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("here")
 
 _TIME_LIMIT_S = 120  # pytest's default, from pyproject.toml

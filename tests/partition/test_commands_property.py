@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.partition.test_commands import _HAPPENS, Bench
@@ -13,7 +13,6 @@ from tests.partition.virtual import run
 
 
 @given(st.lists(_HAPPENS, min_size=1, max_size=14))
-@settings(max_examples=150, deadline=None)
 def test_each_command_is_applied_once_and_every_record_is_answered(happens: list[Any]) -> None:
     """A command corrects by a power of 7 of its own, so the sum in the lane says which were booked, and how often."""
     arguments: dict[str, dict[str, Any]] = {"suppress": {"people": ["x" * 22]}, "cancel_lead": {"lead_id": "a"}}

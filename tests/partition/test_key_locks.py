@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.delivery.outcome import Outcome
@@ -217,7 +217,6 @@ def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> None:
 @given(
     st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()), max_size=12),
 )
-@settings(max_examples=200, deadline=None)
 def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
     """`asked`: keys, how long it works, whether it is cancelled while it waits or works."""
 

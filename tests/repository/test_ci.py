@@ -67,13 +67,14 @@ def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
 def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing", "--long")
     assert ran.code == 0, ran.output
-    assert [call.split()[1:3] for call in ran.calls if call.startswith("pytest")] == [["-m", "long"]]
+    tests = [call.split()[1:3] for call in ran.calls if call.startswith("pytest")]
+    assert tests == [["-m", "long"], ["--hypothesis-profile=thorough", "--timeout=900"]]
     assert "python -m tests.simulation" in ran.calls
     assert "5 schedules" in ran.output
 
 
 def test_every_folder_with_long_tests_is_in_the_long_run(tmp_path: Path) -> None:
-    [call] = [call for call in run(tmp_path, "nothing", "--long").calls if call.startswith("pytest")]
+    [call] = [call for call in run(tmp_path, "nothing", "--long").calls if call.startswith("pytest -m long")]
     files = (path for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
     assert {"/".join(path.relative_to(ROOT).parts[:2]) for path in files} == set(call.split()[3:])
 
@@ -84,6 +85,7 @@ def test_every_folder_with_long_tests_is_in_the_long_run(tmp_path: Path) -> None
         ((), "pytest*"),
         ((), "pip*"),
         (("--long",), '"pytest -m long"*'),
+        (("--long",), "*thorough*"),
         (("--long",), "*tests.simulation*"),
         (("--long",), "pip*"),
     ],

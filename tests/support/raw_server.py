@@ -13,12 +13,15 @@ from typing import Any
 import httpx
 
 from stream_app.clay.client import ClayClient
+from stream_app.clay.egress import Egress
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.webhook import WEBHOOK_PATH
 
 SLUG, TOKEN = "secret-slug", "secret-token"
 LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+EGRESS = Egress.of()  # made once: it loads all public certificate authorities
 
 READ, SKIM, RESET, HANG = "read a whole request", "read some bytes", "reset the connection", "wait for ever"
 WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
@@ -96,7 +99,12 @@ async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> Async
 
 
 def client(transport: httpx.AsyncBaseTransport | None = None, **settings: Any) -> ClayClient:
-    quick = {"request_timeout_s": 0.6, "connect_timeout_s": 0.3, "pool_timeout_s": 0.2}
+    quick: dict[str, Any] = {
+        "request_timeout_s": 0.6,
+        "connect_timeout_s": 0.3,
+        "pool_timeout_s": 0.2,
+        "egress": EGRESS,
+    }
     return ClayClient(transport=transport, **(quick | settings))
 
 

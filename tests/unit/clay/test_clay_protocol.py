@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from unittest.mock import Mock
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream_app.clay.protocol import ClayProtocol
@@ -39,7 +39,6 @@ def status_of(answer: list[bytes]) -> int:
     return asyncio.run(read())
 
 
-@settings(deadline=None)
 @given(head=st.sampled_from(HEADS), rest=st.binary(max_size=40), cuts=st.lists(st.integers(0, 200), max_size=6))
 @example(head=HEADS[1], rest=b"zz\r\n", cuts=[])
 @example(head=HEADS[0], rest=b"okHTTP/1.1 408 X\r\n\r\n", cuts=[])

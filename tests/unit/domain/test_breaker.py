@@ -213,7 +213,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBreakerMachine.settings = settings(stateful_step_count=40)
 
 
 def test_trips_on_failures_in_a_row_and_not_before() -> None:

@@ -178,7 +178,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 TestBudgetMachine = BudgetMachine.TestCase
-TestBudgetMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestBudgetMachine.settings = settings(stateful_step_count=40)
 
 
 def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
@@ -335,7 +335,6 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
     assert len(state.days) <= 3
 
 
-@settings(deadline=None)
 @given(
     cap=st.integers(1, 10**12),
     tenths_of_a_percent=st.integers(0, 900),

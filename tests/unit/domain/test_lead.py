@@ -118,7 +118,7 @@ def test_a_reason_never_repeats_the_input() -> None:
 
 
 # The first text that hypothesis draws on a machine builds its table of characters, which takes seconds.
-patient = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+patient = settings(suppress_health_check=[HealthCheck.too_slow])
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

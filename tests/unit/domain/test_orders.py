@@ -328,5 +328,5 @@ class Replays(RuleBasedStateMachine):
         self.what_is_sent_is_counted_and_the_cap_is_kept()
 
 
-Replays.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Replays.TestCase.settings = settings(stateful_step_count=40)
 TestReplays = Replays.TestCase

@@ -124,7 +124,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
 
 TestQuotaMachine = QuotaMachine.TestCase
-TestQuotaMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestQuotaMachine.settings = settings(stateful_step_count=40)
 
 
 def test_by_default_it_rotates_at_45_000() -> None:

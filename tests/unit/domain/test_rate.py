@@ -105,7 +105,7 @@ class RateMachine(RuleBasedStateMachine):
 
 
 TestRateMachine = RateMachine.TestCase
-TestRateMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRateMachine.settings = settings(stateful_step_count=40)
 
 
 def test_a_full_bucket_gives_its_burst_and_then_the_rate() -> None:

@@ -330,4 +330,4 @@ class Partition(RuleBasedStateMachine):
 
 
 TestPartition = Partition.TestCase
-TestPartition.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+TestPartition.settings = settings(stateful_step_count=40)

@@ -76,6 +76,16 @@ class Counting(BoardQueries):
             yield db
 
 
+@pytest.fixture(scope="module")
+def by_size(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Read models, by the number of their leads."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = {leads: folder / str(leads) for leads in (3_000, 12_000)}
+    for leads, path in paths.items():
+        fill(path, leads)
+    return paths
+
+
 @pytest.mark.parametrize(
     ("workspace", "statuses", "final"),
     [
@@ -87,12 +97,10 @@ class Counting(BoardQueries):
     ],
 )
 def test_a_page_costs_the_same_with_many_leads(
-    tmp_path: Path, workspace: str, statuses: tuple[str, ...], final: bool | None
+    by_size: dict[int, Path], workspace: str, statuses: tuple[str, ...], final: bool | None
 ) -> None:
     steps = []
-    for leads in (3_000, 12_000):
-        path = tmp_path / str(leads)
-        fill(path, leads)
+    for leads, path in by_size.items():
         queries = Counting(path, FINAL)
         for after in (None, Place(NOW_MS + leads // 6, 1 << 50)):
             queries.records(workspace, statuses, after, 20, final=final)

@@ -99,7 +99,7 @@ def test_jsonl_with_nesting_and_long_lines() -> None:
     assert seen == [(1, "not_json"), (2, "oversize"), (3, {"fields": {"email": "a@b.example"}})]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=2), max_size=5))
 def test_any_output_of_pythons_csv_writer_is_read(cells: list[list[str]]) -> None:
     text = io.StringIO()
