@@ -20,6 +20,7 @@ from stream_app.board.actions.publish import PublishActions, Publishing
 from stream_app.board.assets import Assets
 from stream_app.board.frame import PageMaker
 from stream_app.board.login import Login
+from stream_app.board.page import Job
 from stream_app.board.site import Moment, Site
 from stream_app.board.views import Handler, Views
 from stream_app.gateway.access import Refused
@@ -55,6 +56,7 @@ class Board:
         shared_s: As `SHARED_S`.
         actions: What operators can do. Without an operator token there are no routes for them.
         publishing: What the page Publish needs; None: there is none.
+        html_of: As of `PageMaker`.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Board:
         shared_s: float = SHARED_S,
         actions: Sequence[Action] = (),
         publishing: Publishing | None = None,
+        html_of: Callable[[Job], bytes | None] | None = None,
     ) -> None:
         logger = log.get("board")
         self._access = access
@@ -76,7 +79,7 @@ class Board:
         self._shared_s = shared_s
         self._seen = -math.inf, Moment(0, ProjectionLag(), None, STRANGER)
         self._assets = Assets()
-        self._maker = PageMaker(site, access, self._assets, lag, now_ms)
+        self._maker = PageMaker(site, access, self._assets, lag, now_ms, html_of)
         self._login = Login(access, self._maker, logger)
         self._views = Views(self._maker, results, waiting, logger)
         has_operators = "operator" in access.roles
@@ -84,7 +87,7 @@ class Board:
         self._publish = PublishActions(self._maker, publishing, logger) if publishing and has_operators else None
 
     def close(self) -> None:
-        """End the board's threads. It waits for a publication until what was sent is on Kafka."""
+        """End the board's thread. It waits for a publication until what was sent is on Kafka."""
         self._maker.threads.close()
         if self._publish is not None:
             self._publish.close()

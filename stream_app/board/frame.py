@@ -12,9 +12,8 @@ from starlette.responses import Response
 
 from stream_app.board.access import PATH, STRANGER, BoardAccess, Visitor
 from stream_app.board.assets import Assets
-from stream_app.board.commands import Followed, command_ids, follow
-from stream_app.board.formats import clock
-from stream_app.board.pages.leads import lead_path
+from stream_app.board.commands import command_ids
+from stream_app.board.page import Frame, Job, Pages
 from stream_app.board.render import Renderer, Threads, html
 from stream_app.board.requests import address_of
 from stream_app.board.site import STALE_MS, Moment, Site
@@ -35,40 +34,17 @@ PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
 """Only operators have this page."""
 
 
-class Frame(msgspec.Struct, frozen=True):
-    """What every page shows around its content.
-
-    Attributes:
-        url: The address of the page, without the host.
-        age_ms: None if the model was never complete.
-        live: The page refreshes itself.
-        operator: The page is shown to an operator.
-        may_log_in: A login would allow more.
-        commands: The ids of commands whose answers the page shows.
-        banner: The name of the installation; '' for none.
-    """
-
-    title: str
-    current: str
-    nav: tuple[tuple[str, str, str], ...]
-    url: str
-    now_ms: int
-    age_ms: int | None
-    lag: int
-    trouble: str
-    stale: bool
-    kafka_known: bool
-    who: str
-    live: bool
-    operator: bool
-    has_session: bool
-    may_log_in: bool
-    commands: list[str]
-    banner: str
-
-
 class PageMaker:
-    """Makes the responses. Reading the model and rendering run in the board's thread."""
+    """Makes the responses.
+
+    Args:
+        site: What all pages share.
+        access: Who may see the board.
+        assets: The static files.
+        lag: Returns how far the read model is.
+        now_ms: The clock, epoch ms.
+        html_of: Makes the pages that refresh themselves; None: this process does. It runs in the board's thread.
+    """
 
     def __init__(
         self,
@@ -77,6 +53,7 @@ class PageMaker:
         assets: Assets,
         lag: Callable[[], ProjectionLag],
         now_ms: Callable[[], int],
+        html_of: Callable[[Job], bytes | None] | None = None,
     ) -> None:
         self.site = site
         self.threads = Threads()
@@ -84,6 +61,8 @@ class PageMaker:
         self.now_ms = now_ms
         self._access = access
         self._renderer = Renderer(assets)
+        self._pages = Pages(site, self._renderer)
+        self._html_of = html_of or self._pages.html_of
 
     async def page(
         self,
@@ -95,6 +74,7 @@ class PageMaker:
         *,
         current: str = "",
         live: bool = True,
+        here: bool = False,
         status: int = 200,
     ) -> Response:
         """Return a page.
@@ -104,19 +84,19 @@ class PageMaker:
             moment: What it sees.
             name: The name of its template.
             title: The title of the browser's window.
-            make: Returns what the template shows; None if the workspace is unknown. It runs in the board's thread.
+            make: Returns what the template shows; None if the workspace is unknown.
             current: The page that the navigation marks; default: `name`.
-            live: The page refreshes itself.
+            live: The page refreshes itself. `make` must be a function of a module with arguments that pickle takes.
+            here: `make` needs what only this process has, although the page is live.
             status: The HTTP status.
 
         Raises:
             Refused: `make` returned None.
         """
+        apart = live and not here
         frame = self._frame(request, moment, title, current or name, live=live)
-        content = partial(self._content, frame, name, make)
-        if live:
-            content = partial(moment.shared.once, (frame.url, frame.operator), content)
-        body = await self.threads.run(partial(self._whole, frame, content))
+        job = Job(frame, name, make, moment.shared if apart else None)
+        body = await self.threads.run(partial(self._html_of if apart else self._pages.html_of, job))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body, status)
@@ -127,38 +107,13 @@ class PageMaker:
         moment = Moment(self.now_ms(), lag, None, visitor or STRANGER)
         frame = self._frame(request, moment, "Not possible", "", live=False)
         context = {"text": str(refused), "error": refused.error, "status": refused.status}
-        return html(self._framed(frame, self._renderer.render("refused.html", context), []), refused.status)
+        return html(self._pages.framed(frame, self._renderer.render("refused.html", context), []), refused.status)
 
     def login_page(self, target: str, problem: str, status: int) -> Response:
         """Return the page with the login."""
         access = self._access
         context = {"problem": problem, "next": target, "roles": access.roles, "asks_name": access.asks_name}
-        return html(self._renderer.render("login.html", context), status)
-
-    def _whole(self, frame: Frame, content: Callable[[], str | None]) -> str | None:
-        made = content()
-        return None if made is None else self._framed(frame, made, follow(self.site, frame.commands))
-
-    def _content(self, frame: Frame, name: str, make: Callable[[], msgspec.Struct | None]) -> str | None:
-        """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
-        with self.site.queries.snapshot():
-            page = make()
-        if page is None:
-            return None
-        context = {
-            "page": page,
-            "operator": frame.operator,
-            "url": frame.url,
-            "now_ms": frame.now_ms,
-            "lag": frame.lag,
-            "kafka_known": frame.kafka_known,
-            "clock": partial(clock, now_ms=frame.now_ms),
-            "lead_path": lead_path,
-        }
-        return self._renderer.render(f"{name}.html", context)
-
-    def _framed(self, frame: Frame, content: str, answers: list[Followed]) -> str:
-        return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers})
+        return html(self._renderer.render("login.html", context).encode(), status)
 
     def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
         lag, visitor = moment.lag, moment.visitor

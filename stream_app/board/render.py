@@ -55,10 +55,7 @@ class Renderer:
 
 
 class Threads:
-    """Runs blocking work in one thread, so that many boards take no more of the process than one does.
-
-    The event loop, and with it the callbacks, shares the interpreter with this thread.
-    """
+    """Runs blocking work in one thread, so that many boards take no more of the machine than one does."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "board")
@@ -75,10 +72,10 @@ class Threads:
             self._waiting -= 1
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the thread, after the work that it is at."""
+        self._thread.shutdown(cancel_futures=True)
 
 
-def html(body: str, status: int = 200) -> HTMLResponse:
+def html(body: bytes, status: int = 200) -> HTMLResponse:
     """Return the response with the security headers."""
     return HTMLResponse(body, status, HEADERS)

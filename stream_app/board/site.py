@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar
@@ -57,9 +58,15 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class Shared:
-    """What was read and made at a moment, for all boards that ask for the same. Use it from one thread."""
+    """What was read and made at a moment, for all boards that ask for the same. Use it from one thread.
+
+    `number` is that of the moment.
+    """
+
+    _numbers = itertools.count()
 
     def __init__(self) -> None:
+        self.number = next(self._numbers)
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

@@ -17,7 +17,7 @@ from stream_app.board.pages.dead import Which, dead_page
 from stream_app.board.pages.imports import imports_of
 from stream_app.board.pages.lane import lane_page
 from stream_app.board.pages.lanes import STATES, lanes_page
-from stream_app.board.pages.lead import LeadPage, lead_page, waiting_page
+from stream_app.board.pages.lead import lead_and_places, lead_page, waiting_page
 from stream_app.board.pages.leads import Filter, find, leads_page
 from stream_app.board.pages.now import now_page
 from stream_app.board.pages.replay import REPLAY_ID, replay_page
@@ -94,17 +94,13 @@ class Views:
         return RedirectResponse(await self._maker.threads.run(partial(find, self._site, text)), 303, HEADERS)
 
     async def _lead(self, request: Request, moment: Moment) -> Response:
-        lead_id = lead_id_of(request.path_params)
-
-        def make() -> LeadPage:
-            return lead_page(self._site, moment, lead_id)[0]
-
+        make = partial(lead_page, self._site, moment, lead_id_of(request.path_params))
         return await self._maker.page(request, moment, "lead", "Lead", make, current="leads")
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         """Show the personal data of a lead. Who does it is logged."""
         lead_id = lead_id_of(request.path_params)
-        page, places = await self._maker.threads.run(partial(lead_page, self._site, moment, lead_id))
+        page, places = await self._maker.threads.run(partial(lead_and_places, self._site, moment, lead_id))
         self._log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
         results = [await self._results.fill(place) for place in places]
         page = msgspec.structs.replace(page, results=results, shown=True)

@@ -18,6 +18,7 @@ from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
+from stream_app.board.page_process import PageProcess
 from stream_app.board.planner import Planner
 from stream_app.board.site import Site
 from stream_app.config import Settings
@@ -40,17 +41,18 @@ from stream_app.kafka.producers import callback_inbox
 from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
+from stream_app.ops.garbage import tame_garbage_collector
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.process_metrics import process_registry
 from stream_app.publishing.uploads import Uploads
-from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal, tame_garbage_collector
+from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
 from stream_app.tasks import cancel
 
 _GRACE_S: Final = 10.0
 SWITCH_S: Final = 0.0001
 """How long the event loop, and with it a callback, waits for the interpreter while another thread works in Python.
 
-Those threads write the read model and make the pages of the board. Python's default is 5 ms, several times a callback.
+Those threads write the read model and make forms of the board. Python's default is 5 ms, several times a callback.
 """
 
 
@@ -159,6 +161,7 @@ async def lookups(
     clock = SystemClock()
     header, secret = settings.gateway.user_header, settings.user_header_secret
     site = Site(settings, queries)
+    pages = PageProcess(site)
     sender = CommandSender(settings, put) if put else None
     planner = Planner(settings, put, clock.now_ms) if put else None
     board = Board(
@@ -177,6 +180,7 @@ async def lookups(
         clock.now_ms,
         actions=actions_of(site, sender, planner) if sender and planner else (),
         publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,
+        html_of=pages.html_of,
     )
     following = asyncio.create_task(projection.run())
     try:
@@ -189,6 +193,7 @@ async def lookups(
         if planner:
             await planner.close()
         await asyncio.to_thread(board.close)
+        pages.close()
         await backlog.close()
         await results.close()
 

@@ -1,9 +1,8 @@
-"""Shared by the processes: check of Kafka, operations server, Faust's options, stop signals, garbage collector."""
+"""Shared by the processes: check of Kafka, operations server, Faust's options, stop signals."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -105,13 +104,6 @@ def faust_options(
 def longest_step_s(settings: Settings) -> float:
     """Return the longest time that a lead may stay in one step: a late start, one POST and two commits."""
     return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
-
-
-def tame_garbage_collector() -> None:
-    """Collect rarely: Python's default thresholds cost a fifth of a lead's CPU and find little (benchmarks/line.py)."""
-    gc.collect()
-    gc.freeze()  # the objects of the start live as long as the process
-    gc.set_threshold(50_000, 20, 50)
 
 
 def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:

@@ -30,6 +30,7 @@ from stream_app.kafka.transactional_state import StateStoreLimits, Transactional
 from stream_app.ops import logs as log
 from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.clock import SystemClock
+from stream_app.ops.garbage import tame_garbage_collector
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
@@ -37,7 +38,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeouts import TimeoutSources
 from stream_app.pipeline.fallback import Known
 from stream_app.services.cache import open_cache
-from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops, tame_garbage_collector
+from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
 
 
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:

@@ -17,7 +17,11 @@ from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
+from stream_app.board.assets import Assets
+from stream_app.board.page import Pages
+from stream_app.board.page_process import JobReader, pickled
 from stream_app.board.planner import Planner, Survey
+from stream_app.board.render import Renderer
 from stream_app.board.site import Site
 from stream_app.config import Settings, load_settings
 from stream_app.domain.errors import BrokerUnavailable
@@ -150,9 +154,10 @@ def board_of(
     outbox: Outbox | None = None,
     survey: Survey | None = None,
 ) -> Board:
-    """A board over the file, with everything else in memory."""
+    """A board over the file, with everything else in memory. Jobs of pages are pickled, as for another process."""
     now_s = NOW_MS // 1000
     site = Site(settings, BoardQueries(path, set()))
+    pages, jobs = Pages(site, Renderer(Assets())), JobReader(site)
     header, secret = settings.gateway.user_header, settings.user_header_secret
     proxy = Proxy(header, secret) if header and secret else None
     put = (outbox or Outbox()).put
@@ -168,6 +173,7 @@ def board_of(
         shared_s,
         actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
+        lambda job: pages.html_of(jobs.read(pickled(job))),
     )
 
 

@@ -101,7 +101,9 @@ class PublishActions:
         upload = self._upload(request, moment)
         make = partial(upload_page, self._maker.site, upload)
         live = upload.state in ("checking", "sending")
-        return await self._maker.page(request, moment, "upload", "Publish", make, current="publish", live=live)
+        return await self._maker.page(
+            request, moment, "upload", "Publish", make, current="publish", live=live, here=True
+        )
 
     async def _check(self, request: Request, moment: Moment) -> Response:
         upload = self._upload(request, moment)

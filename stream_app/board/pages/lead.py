@@ -62,7 +62,12 @@ class WaitingPage(msgspec.Struct, frozen=True):
     problem: str
 
 
-def lead_page(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage, list[FoundResultAt]]:
+def lead_page(site: Site, moment: Moment, lead_id: str) -> LeadPage:
+    """Return the page without personal data."""
+    return lead_and_places(site, moment, lead_id)[0]
+
+
+def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage, list[FoundResultAt]]:
     """Return the page without personal data, and where the results are on Kafka."""
     lead = site.queries.lead(lead_id)
     places = site.queries.results(lead_id) if lead is not None else []

@@ -64,6 +64,9 @@ class Queries:
         self._final_json = msgspec.json.encode(sorted(final)).decode()
         self._held = _Held()
 
+    def __reduce__(self) -> tuple[type[Queries], tuple[Path, Set[str]]]:
+        return type(self), (self._path, self._final)
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Let all queries of this thread see the same state. They open the file once, not each of them."""
