@@ -15,6 +15,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
 from tests.support.brokers import any_kafka, any_redis
+from tests.support.pace import BUSY
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
 # Tests start hundreds of Python processes. Without byte code each would compile the package again, for seconds.
@@ -26,7 +27,7 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("here")
 
-_TIME_LIMIT_S = 120  # pytest's default, from pyproject.toml
+_TIME_LIMIT_S = 120  # of a test without a marker
 _SLOWEST_FIRST = ("chaos", "simulation", "e2e", "integration", "upstream")
 _SHARED = pytest.StashKey[SharedKafka]()
 
@@ -56,11 +57,16 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(trylast=True)  # only the tests that will run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow files first, by time limit and folder, so that the processes of a run end at about the same time."""
+    """Run the slow files first, by time limit and folder, so that the processes of a run end at about the same time.
+
+    A marker's limit is for a machine that does nothing else.
+    """
     limits: dict[Path, float] = defaultdict(float)
     for item in items:
         marker = item.get_closest_marker("timeout")
-        limits[item.path] = max(limits[item.path], marker.args[0] if marker else _TIME_LIMIT_S)
+        limit_s = marker.args[0] if marker else _TIME_LIMIT_S
+        limits[item.path] = max(limits[item.path], limit_s)
+        item.add_marker(pytest.mark.timeout(limit_s * BUSY), append=False)
     ranks = {name: rank for rank, name in enumerate(_SLOWEST_FIRST)}
 
     def order(item: pytest.Item) -> tuple[float, int]:

@@ -19,6 +19,7 @@ from stream_app.cli.base import Common
 from stream_app.cli.main import COMMANDS, build_app, main, parse
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, Fenced, KafkaRefused, SettingsError, StreamAppError, TopicsError
+from tests.support.pace import BUSY
 
 ACTIONS = [(name, action) for name in COMMANDS for action in build_app()[name] if not action.startswith("-")]
 
@@ -138,7 +139,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from stream_app.cli.main import main; main(['--help']); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30 * BUSY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -314,7 +315,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
         env={**os.environ, "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=30 * BUSY,
         check=False,
     )
     assert "Traceback" not in done.stderr

@@ -31,6 +31,7 @@ from tests.board.client import OWN, PAGES, Client
 from tests.board.clock import NOW_MS
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, TOKEN, Consumers, board_of, settings_of
 from tests.gateway.model_records import lane, take
+from tests.support.pace import BUSY
 
 _answers: dict[str, tuple[int, str]] = {}
 """What links lead to. Many pages have the same ones."""
@@ -237,7 +238,7 @@ async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) 
     held = asyncio.create_task(threads.run(hold))
     assert await asyncio.to_thread(began.wait, 60)
     waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MOST_WAITING + 10)]
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=60 * BUSY)
     assert [task.result().status_code for task in done] == [503] * len(done)
     go_on.set()
     await held

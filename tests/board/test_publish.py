@@ -21,6 +21,7 @@ from stream_app.publishing.uploads import Upload
 from tests.board.client import OWN, Client
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 
 CSV = (
     f'E-Mail,"{HOSTILE.replace(chr(34), chr(34) * 2)}",workspace\n'
@@ -88,7 +89,7 @@ async def checked(client: Client, content: str | bytes = CSV, **form: str) -> st
 
 async def settled(client: Client, path: str) -> str:
     """Return the page as soon as its file is not worked on."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60 * BUSY):
         while True:
             text = (await client.get(path)).text
             if "Show the progress now" not in text:

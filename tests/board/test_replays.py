@@ -24,6 +24,7 @@ from tests.board.clock import NOW_MS
 from tests.board.replays import priced
 from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, settings_of
 from tests.board.test_actions import send
+from tests.support.pace import BUSY
 
 CAUSE = "/board/dead/act/plan?from=dlq&kind=failed&reason=http_503&workspace=acme&destination=acme-people"
 CHOSEN = {"from": "dlq", "kind": "failed", "reason": "http_503", "workspace": "acme", "destination": "acme-people"}
@@ -41,7 +42,7 @@ async def planned(operator: Client, **values: str) -> str:
     answer = await send(operator, "/board/dead/act/plan", **CHOSEN, **values)
     assert answer.status_code == 303, answer.text
     path = str(answer.headers["location"])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60 * BUSY):
         while "<h1>Planning a replay</h1>" in (await operator.get(path)).text:  # noqa: ASYNC110 - a page
             await asyncio.sleep(0.02)
     return path

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 
 async def caught_up(line: Pipeline, timeout_s: float = 40) -> None:
@@ -23,7 +24,7 @@ async def caught_up(line: Pipeline, timeout_s: float = 40) -> None:
 
 async def eventually(missing: Callable[[], Awaitable[object]], timeout_s: float) -> None:
     """Wait until `missing()` is empty, or fail with its last answer."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * BUSY
     while found := await missing():
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.2)

@@ -19,6 +19,7 @@ from stream_app.dev.process import LOOPBACK, free_port
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
 from tests.support.kafka import admin, committed
+from tests.support.pace import BUSY
 
 PER_S = 60
 CONFIG = """
@@ -106,7 +107,7 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
     await reassign(
         line, kafka, [{"topic": topic, "partition": number, "replicas": replicas} for number in numbers], "--additional"
     )
-    async with admin(kafka.bootstrap) as client, asyncio.timeout(10):
+    async with admin(kafka.bootstrap) as client, asyncio.timeout(10 * BUSY):
         while True:
             there = (await client.describe_topics([topic]))[0]["partitions"]
             if all(set(each["replicas"]) == set(each["isr"]) == set(replicas) for each in there):

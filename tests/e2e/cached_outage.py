@@ -31,6 +31,7 @@ from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Lead, Result, Scalar
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 CREDITS: Final = 1
 SCRIPT: Final = f"""
@@ -113,7 +114,7 @@ def known(line: Pipeline, number: int, days: float) -> Record:
 
 async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -> None:
     """Wait until the worker has put the entries of this many people into Redis."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * BUSY
     async with redis.asyncio.from_url(url) as client:
         while True:
             found = [key async for key in client.scan_iter(f"{line.settings.kafka.namespace}*:person:*", count=1000)]

@@ -11,6 +11,7 @@ import msgspec
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 
 def command(line: Pipeline, kind: str, name: str, workspace: str = "w0", **args: Any) -> Record:
@@ -27,7 +28,7 @@ async def answers(line: Pipeline) -> dict[str, CommandAnswer]:
 
 
 async def answer(line: Pipeline, name: str, timeout_s: float = 20) -> CommandAnswer:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * BUSY
     while time.monotonic() < deadline:
         if found := (await answers(line)).get(name):
             return found

@@ -20,6 +20,7 @@ import psutil
 
 from stream_app.dev.process import LOOPBACK, freeze
 from tests.e2e.pipeline import OVER, Pipeline
+from tests.support.pace import BUSY
 
 _SENT: Final = re.compile(r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)', re.M)
 _POLL_S: Final = 0.05
@@ -62,7 +63,7 @@ class Member:
     def kill(self) -> None:
         """Send SIGKILL."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(10 * BUSY)
 
     def freeze(self) -> None:
         freeze(self.process)
@@ -101,9 +102,9 @@ class Member:
 
     async def joined(self, within_s: float) -> None:
         """Wait until its partitions are assigned: it reports that it is ready."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + within_s * BUSY
         while not await asyncio.to_thread(self.ready):
-            assert time.monotonic() < deadline, f"no partition within {within_s} s: {self.said()[-3:]}"
+            assert time.monotonic() < deadline, f"no partition within {within_s * BUSY:g} s: {self.said()[-3:]}"
             await asyncio.sleep(0.1)
 
     def sent(self) -> dict[str, float]:
@@ -139,10 +140,12 @@ class Fleet(Pipeline):
         """
         first = await self._counts()
         found: dict[str, Member] = {}
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + within_s * BUSY
         while found.keys() != set(self.names):
             if time.monotonic() > deadline:
-                raise AssertionError(f"no worker sends for {set(self.names) - found.keys()}, within {within_s} s")
+                raise AssertionError(
+                    f"no worker sends for {set(self.names) - found.keys()}, within {within_s * BUSY:g} s"
+                )
             await asyncio.sleep(0.2)
             for member, counts in (await self._counts()).items():
                 risen = {name for name, count in counts.items() if count > first.get(member, {}).get(name, 0)}
@@ -151,10 +154,12 @@ class Fleet(Pipeline):
 
     async def spread(self, members: Iterable[Member], within_s: float) -> dict[str, Member]:
         """Wait until each of these members sends for some workspace, and no other member does."""
-        wanted, deadline = set(members), time.monotonic() + within_s
+        wanted, deadline = set(members), time.monotonic() + within_s * BUSY
         while set((owners := await self.owners(within_s)).values()) != wanted:
             if time.monotonic() > deadline:
-                raise AssertionError(f"{len(set(owners.values()))} of {len(wanted)} workers send, within {within_s} s")
+                raise AssertionError(
+                    f"{len(set(owners.values()))} of {len(wanted)} workers send, within {within_s * BUSY:g} s"
+                )
         return owners
 
     async def _counts(self) -> dict[Member, dict[str, float]]:
@@ -178,7 +183,7 @@ class Fleet(Pipeline):
     async def first_request(self, workspaces: Iterable[str], after_ms: int, within_s: float) -> dict[str, int]:
         """Return when the first request of each workspace arrived, in ms after `after_ms`."""
         missing, found = set(workspaces), dict[str, int]()
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + within_s * BUSY
         seen = 0
         while missing - found.keys():
             requests = self.requests()
@@ -187,7 +192,7 @@ class Fleet(Pipeline):
                     found.setdefault(request.workspace, request.at_ms - after_ms)
             seen = len(requests)
             if time.monotonic() > deadline:
-                raise AssertionError(f"no request of {missing - found.keys()} within {within_s} s")
+                raise AssertionError(f"no request of {missing - found.keys()} within {within_s * BUSY:g} s")
             await asyncio.sleep(_POLL_S)
         return found
 

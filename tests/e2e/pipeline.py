@@ -27,6 +27,7 @@ from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
 from tests.support.legal import follows
+from tests.support.pace import BUSY
 
 _events = msgspec.json.Decoder(StatusEvent)
 FAST_SIM = """
@@ -108,7 +109,7 @@ namespace = "{namespace}"
 partitions = {partitions}
 replication = {replication}
 session_timeout_s = {session_timeout_s}
-broker_wait_s = 30
+broker_wait_s = 120
 {f'instance_env = "{instance_env}"' if instance_env else ""}
 [gateway]
 public_url = "http://127.0.0.1:{self.gateway_port}"
@@ -202,7 +203,7 @@ read_model_path = "{self.directory}/model.sqlite"
             [sys.executable, "-m", "stream_app", argv[0], "--config", str(self._config), *argv[1:]],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=110 * BUSY,
             check=False,
             cwd=self.directory,
         )
@@ -239,10 +240,10 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait for the condition, or fail with the statuses that were seen."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * BUSY
         while not done():
             if time.monotonic() > deadline:
-                raise AssertionError(f"{what}: not within {timeout_s} s; seen {dict(self.last())}")
+                raise AssertionError(f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}")
             if self._follower is not None and self._follower.done():
                 self._follower.result()
             await asyncio.sleep(0.05)
@@ -304,7 +305,7 @@ read_model_path = "{self.directory}/model.sqlite"
         return log
 
     async def _first_json(self, log: Path) -> dict[str, str]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * BUSY
         while time.monotonic() < deadline:
             for line in await asyncio.to_thread(_lines, log):
                 if line.startswith("{"):

@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.e2e.pipeline import Pipeline
 from tests.support.every import on_its_own
+from tests.support.pace import BUSY
 from tests.support.secure import SecureKafka
 
 PASSWORD: Final = "correct-horse"
@@ -76,7 +77,7 @@ endpoint = "http://127.0.0.1:1/v1/traces"
             [sys.executable, "-m", "stream_app", *on_its_own(argv, self.config_of(program, namespace))],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=100 * BUSY,
             check=False,
             cwd=self.directory,
         )

@@ -12,6 +12,7 @@ from stream_app.books.read import read_books
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.report import Report
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -93,7 +94,7 @@ async def test_an_open_transaction_neither_blocks_the_books_nor_raises_an_alarm(
         async with producer:
             await producer.begin_transaction()
             await producer.send_and_wait(line.settings.names.status, b"not to be seen", partition=0)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(30 * BUSY):
                 report = await books(line)
             await producer.abort_transaction()
         assert report.balanced, report.problems

@@ -22,6 +22,7 @@ from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, to_lose
 from tests.e2e.fleet import Fleet
 from tests.support.kafka import admin, read_committed
+from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka
 from tests.support.small_disk import NoSmallDiskError, small_disk
 
@@ -137,7 +138,7 @@ async def no_write_succeeds(kafka: LocalKafka, namespace: str) -> None:
     async with loaded(kafka, namespace, says=fault) as line:
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(kafka.pid, resource.RLIMIT_FSIZE, (1, most))
-        await asyncio.wait_for(asyncio.to_thread(kafka.wait), 20)
+        await asyncio.wait_for(asyncio.to_thread(kafka.wait), 20 * BUSY)
         line.join()
         await asyncio.sleep(1)
         await asyncio.to_thread(kafka.restart)

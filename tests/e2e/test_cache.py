@@ -15,6 +15,7 @@ from stream_app.gateway.client import find
 from stream_app.gateway.lookup_answers import FoundLead
 from tests.e2e.cached_outage import PATIENT, fields_of, filled, known, lead, outage, pipeline, results
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -138,7 +139,7 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
 
 async def looked_up(line: Pipeline, who: str, results: int | None = None) -> list[FoundLead]:
     """Return the gateway's answer about a lead or person, once it has this many results."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 60 * BUSY
     while True:
         found = (await asyncio.to_thread(find, line.settings, who)).leads
         if results is None or (found and [len(each.results) for each in found] == [results]):
@@ -151,7 +152,7 @@ async def gone(line: Pipeline, url: str, entries: int) -> None:
     """Wait until Redis has the entries of only this many people."""
     async with redis.asyncio.from_url(url) as client:
         pattern = f"{line.settings.kafka.namespace}*:person:*"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * BUSY
         while len([key async for key in client.scan_iter(pattern)]) > entries:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)

@@ -16,6 +16,7 @@ import yaml
 from stream_app.dev.process import LOOPBACK, free_port, wait_for_answer
 from tests.e2e.test_deploy_run import Stack, stack
 from tests.repository.test_deploy import OURS, PROMETHEUS
+from tests.support.pace import BUSY
 from tests.support.promtool import prometheus
 from tests.unit.deploy.test_dashboards import PANELS
 
@@ -101,7 +102,7 @@ def test_each_panel_has_data(stack: Stack) -> None:
     scraping = Prometheus(stack)
     expected = {f"{uid}: {panel['title']}" for uid, panel in PANELS if panel["title"] in AFTER_TROUBLE_ONLY}
     left: set[str] = set()
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 180 * BUSY
     for round_ in range(100):
         leads = "email,first_name\n" + "".join(f"p{round_}-{n}@example.com,Ada\n" for n in range(20))
         sent = stack.run("topics", "publish", "-", "--format", "csv", "--workspace", "acme", sent=leads)

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from stream_app import find_lead, follow_status, follow_status_sync, read_books, read_results_sync
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -43,7 +44,7 @@ async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[st
         [sys.executable, str(EXAMPLES / script), *argv],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=100 * BUSY,
         check=False,
         env=environment,
     )

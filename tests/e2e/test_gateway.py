@@ -12,13 +12,14 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.callback.token import sign
 from stream_app.domain.messages import Callback
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 
 async def test_callbacks_are_on_kafka_before_they_are_answered(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True) as line:
         gateway = line.start("gateway")
         keys = line.settings.callback_keys
-        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
             await until_ready(client)
             for number in range(20):
                 name, lead_id = line.names[number % 2], f"lead-{number}"
@@ -42,7 +43,7 @@ async def test_callbacks_are_on_kafka_before_they_are_answered(kafka: Broker, na
 
 
 async def until_ready(client: httpx.AsyncClient, within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * BUSY
     while time.monotonic() < deadline:
         try:
             if (await client.get("/readyz")).status_code == 200:
@@ -57,7 +58,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
     script = '[table.callback]\nrun_if = "always"\n'
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True, script=script) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
-        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
             await until_ready(client)
             code, said = await line.run("doctor", "--round-trip", "w0-crm", "--yes", "--within", "60")
             assert code == 0, said
@@ -76,7 +77,7 @@ async def test_a_failed_round_trip_costs_nothing_later(kafka: Broker, namespace:
     script = '[table.callback]\nrun_if = "always"\n'
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=script) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
-        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
             await until_ready(client)
         code, said = await line.run("lanes", "pause", "w0", "--why", "a test")
         assert code == 0, said

@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -38,7 +39,7 @@ async def test_an_import_is_followed_from_its_file_to_the_last_lead(kafka: Broke
 
 async def _until(line: Pipeline, columns: dict[str, int]) -> list[Any]:
     """Return the two imports as soon as both have these leads."""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(120 * BUSY):
         while True:
             code, said = await line.run("imports", "march", "--json")
             found = json.loads(said[said.index("{") : said.rindex("}") + 1])["imports"] if code == 0 else []

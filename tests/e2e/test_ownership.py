@@ -22,6 +22,7 @@ from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.freezing import STATIONS
 from tests.e2e.load import Load
 from tests.support.kafka import admin
+from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
@@ -151,7 +152,7 @@ async def _force_cleaner(line: Fleet) -> None:
     foreign = f"d/w0/w0-crm/foreign-{now_ms()}"
     partitions = range(line.settings.kafka.partitions)
     await line.publish(Record(topic, f"{foreign}-{number}".encode(), None, (), number) for number in partitions)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * BUSY
     while (most := max(Counter(record.key for record in await line.read(topic)).values())) > 1:
         assert time.monotonic() < deadline, f"a row is there {most} times still: the log cleaner did not come"
     await _configure(line, COMPACTED)

@@ -12,6 +12,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
 from tests.integration.test_publish import records
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -62,7 +63,7 @@ async def test_a_file_goes_through_the_board_to_clay(
 async def _until(client: httpx.AsyncClient, path: str, text: str) -> str:
     """Return the page as soon as it has this text."""
     page = ""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(120 * BUSY):
         while text not in page:
             with suppress(httpx.TransportError):
                 page = (await client.get(path)).text

@@ -34,6 +34,7 @@ from tests.e2e.secured import PASSWORD, Secured, user_of
 from tests.support.acls import grant
 from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
+from tests.support.pace import BUSY
 from tests.support.secure import MECHANISM, SecureKafka, secure_kafka
 
 pytestmark = pytest.mark.timeout(600)
@@ -185,7 +186,7 @@ def test_each_process_and_command_reports_a_refusal_at_once(
     argv = on_its_own(typed(program, tmp_path) if program in COMMANDS else [program], config)
     if program in PROCESSES:  # they set up signals and logs
         ran = subprocess.run(
-            [sys.executable, "-m", "stream_app", *argv], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "stream_app", *argv], capture_output=True, text=True, timeout=60 * BUSY, check=False
         )
         code, text = ran.returncode, ran.stderr
     else:

@@ -23,6 +23,7 @@ from stream_app.domain.record import Record
 from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_topic
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
@@ -208,7 +209,7 @@ def member(line: Fleet, command: str, program: Sequence[str] = ("-m", "stream_ap
 
 async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:
     """Wait until the condition holds."""
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(within_s * BUSY):
         while True:
             if await true():
                 return

@@ -15,6 +15,7 @@ from stream_app.domain.messages import Result
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_gateway import until_ready
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -32,7 +33,7 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
         found = Result("lead-0", "w0", "w0-crm", "clay", 1, 1_790_000_000_000, 9, {"Title": "Countess"})
         value = msgspec.json.encode(found)
         await line.publish([Record(line.settings.names.enriched, b"w0/w0-crm/lead-0", value, (), 0)])
-        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20 * BUSY) as client:
             await until_ready(client)
             await up_to_date(client)
             lead = (await client.get("/leads/lead-0")).json()["lead"]
@@ -75,7 +76,7 @@ async def at_the_command_line(line: Pipeline) -> None:
 
 async def up_to_date(client: httpx.AsyncClient) -> None:
     """Wait until the model has all that is on Kafka now."""
-    now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + 30
+    now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + 30 * BUSY
     while ((await client.get("/lanes")).json()["as_of_ms"] or 0) < now_ms:
         assert time.monotonic() < deadline, "the model is not up to date"
         await asyncio.sleep(0.1)
@@ -87,7 +88,7 @@ async def test_status_finds_a_waiting_lead_and_its_hold(kafka: Broker, namespace
         line.start("gateway")
         home = line.settings.home("w0")
         await line.publish(line.leads(30))
-        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20 * BUSY) as client:
             await until_ready(client)
         code, said = await line.run("status", "lead-20")
         assert code == 0, said

@@ -11,6 +11,7 @@ from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from stream_app.kafka.diagnosis import diagnose
+from tests.support.pace import BUSY
 from tests.support.proxy import Proxy
 
 
@@ -39,7 +40,7 @@ async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
     async with server, LocalKafka() as kafka:
         host, _, port = kafka.bootstrap.rpartition(":")
         addresses = [address, (LOOPBACK, free_port()), (host, int(port))]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * BUSY):
             assert await diagnose({}, addresses, within_s=60) is None
 
 

@@ -20,6 +20,7 @@ from stream_app.kafka.lookups import KafkaArchive, waiting
 from stream_app.kafka.readers import TopicReader
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
+from tests.support.pace import BUSY
 from tests.support.tampering import Damage, bad_checksum, broken_bytes, no_utf8, tamper, tampered, unknown_codec
 
 DAMAGES: dict[Damage, str] = {
@@ -49,7 +50,7 @@ async def started(bootstrap: str, *places: TopicPartition) -> Consumer:
 
 async def read(consumer: Consumer, found: dict[int, list[int]], records: int) -> None:
     """Read this many records, or until no more can be read."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(15 * BUSY):
         while sum(map(len, found.values())) < records:
             for place, got in (await consumer.getmany(timeout_ms=200)).items():
                 found.setdefault(place.partition, []).extend(int(record.value) for record in got)
@@ -117,7 +118,7 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
             with pytest.raises(UnreadableBatch):
                 await read(consumer, found, 9)
         damages.clear()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(15 * BUSY):
             while len(found[0]) < 9:
                 try:
                     await read(consumer, found, 9)
@@ -165,7 +166,7 @@ async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, namespace:
     tamper(consumer, {(place, 0): no_utf8, (place, 3): no_utf8})
     seen: list[Any] = []
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(15 * BUSY):
             while len(seen) < 9:
                 seen += [record for got in (await consumer.getmany(timeout_ms=200)).values() for record in got]
     finally:

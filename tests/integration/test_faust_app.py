@@ -17,6 +17,7 @@ from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import LostRecords, PartitionStream
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
+from tests.support.pace import BUSY
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
             await inlet.ack(consumed)
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1", b"2", b"3"])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * BUSY):
         with pytest.raises(LookupError, match="a bug"):
             await run_app(bench.app({bench.leads: Fails()}))
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 2
@@ -180,7 +181,7 @@ async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
         await inlet.ack(await anext(inlet))
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * BUSY):
         with pytest.raises(RuntimeError, match="returned before its stream ended"):
             await run_app(bench.app({bench.leads: hasty}))
 
@@ -203,7 +204,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
 
     seen = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"0"])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * BUSY):
         with pytest.raises(kind, match=says):
             await run_app(bench.app({bench.leads: seen}, Fails()))
     assert not seen.consumed
@@ -240,7 +241,7 @@ async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(ben
             await deliver(message)
 
     app.topics.on_message = lossy
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * BUSY):
         with pytest.raises(LostRecords, match=rf"{bench.leads}/0/4 was fetched but never delivered"):
             await run_app(app)
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
@@ -297,7 +298,7 @@ async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(bench
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
     loop = asyncio.get_running_loop()
     async with running(bench.app({bench.leads: gated})):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * BUSY):
             await called.wait()
         start = loop.time()
     assert loop.time() - start < 2

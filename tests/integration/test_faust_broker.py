@@ -17,12 +17,13 @@ from stream_app.faust_app.run import run_app
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.bench import Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, until
+from tests.support.pace import BUSY
 from tests.support.proxy import Proxy
 
 
 async def test_a_missing_broker_is_reported_with_its_address(namespace: str) -> None:
     nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * BUSY):
         with pytest.raises(BrokerUnavailable, match=r"Kafka at 127\.0\.0\.1:1 did not answer within 1 s"):
             await run_app(build_app(nowhere), broker_wait_s=1)
 
@@ -49,7 +50,7 @@ async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
             proxy.repair()
             await until(lambda: runs.done() or seen.values == [b"0"])
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * BUSY):
             await runs
 
 

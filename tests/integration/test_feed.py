@@ -30,6 +30,7 @@ from tests.gateway.model_records import (
     sources,
 )
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 from tests.support.tampering import bad_checksum, tampered
 
 
@@ -256,7 +257,7 @@ async def recreate(kafka: Broker, namespace: str) -> None:
     await admin.start()
     try:
         await admin.delete_topics(list(topics))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * BUSY
         while topics & set(await admin.list_topics()):
             assert time.monotonic() < deadline, "the topics are still there"
     finally:

@@ -14,6 +14,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
+from tests.support.pace import BUSY
 from tests.support.proxy import Proxy
 
 
@@ -58,7 +59,7 @@ async def test_a_broker_that_stops_during_the_check_is_waited_for(
 
     monkeypatch.setattr(AIOKafkaConsumer, "beginning_offsets", fails)
     try:
-        await asyncio.wait_for(gaps.verify(tp, 1, 2), 10)
+        await asyncio.wait_for(gaps.verify(tp, 1, 2), 10 * BUSY)
         assert gaps.empty == 1
         assert not errors
         errors.append(TopicAuthorizationFailedError())
@@ -78,7 +79,7 @@ async def test_an_unavailable_broker_is_waited_for(kafka: Broker, namespace: str
             done, _ = await asyncio.wait({checking}, timeout=1.5)
             assert not done, checking.exception()
             proxy.repair()
-            await asyncio.wait_for(checking, 10)
+            await asyncio.wait_for(checking, 10 * BUSY)
         finally:
             checking.cancel()
             await gaps.close()

@@ -18,6 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from stream_app.dev.java import class_path
 from stream_app.dev.kafka import TOOLS_JARS, Broker
 from stream_app.dev.kafka_tools import TOOLS, main
+from tests.support.pace import BUSY
 
 PAGE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
 
@@ -63,7 +64,12 @@ async def test_the_documented_reset_moves_the_replay_group(kafka: Broker, namesp
             consumer.assign([place])
             await consumer.commit({place: 1})
         ran = await asyncio.to_thread(
-            subprocess.run, documented(kafka, namespace), capture_output=True, text=True, timeout=100, check=False
+            subprocess.run,
+            documented(kafka, namespace),
+            capture_output=True,
+            text=True,
+            timeout=100 * BUSY,
+            check=False,
         )
         assert ran.returncode == 0, ran.stderr
         assert (await admin.list_consumer_group_offsets(group))[place].offset == 0, ran.stdout

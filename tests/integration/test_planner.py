@@ -22,6 +22,7 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.record import Record
 from stream_app.kafka.topics import create_topics
 from tests.integration.test_survey import CONFIG, foreign
+from tests.support.pace import BUSY
 
 NOW_MS = 1_800_000_000_000
 ALL = Wanted("dlq", Filter(kinds=frozenset({"foreign"})))
@@ -38,7 +39,7 @@ class Bench:
 
     async def ready(self, plan: Plan) -> Plan:
         """Wait until the plan is made."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(60 * BUSY):
             while plan.under_way:  # noqa: ASYNC110 - it is read from a thread, too
                 await asyncio.sleep(0.02)
         return plan

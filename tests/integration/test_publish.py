@@ -26,6 +26,7 @@ from stream_app.domain.policy import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
 from stream_app.publishing import PublishOptions, Ready, Refusal, publish, send, send_batch
+from tests.support.pace import BUSY
 
 WAIT_S = 20.0
 
@@ -56,7 +57,7 @@ async def records(settings: Settings, topic: str) -> list[Any]:
         await consumer.seek_to_beginning(*places)
         ends = await consumer.end_offsets(places)
         found: list[Any] = []
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + WAIT_S * BUSY
         while len(found) < sum(ends.values()):
             assert time.monotonic() < deadline
             for batch in (await consumer.getmany(timeout_ms=200)).values():

@@ -28,6 +28,7 @@ from stream_app.kafka.topics import create_topics
 from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
+from tests.support.pace import BUSY
 
 
 @asynccontextmanager
@@ -116,7 +117,7 @@ async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_p
     held = asyncio.Event()
     async with worker_that_reports(settings, [("held_paused", "")]):
         went = asyncio.create_task(trip(settings, 18, 60, lambda _: held.set()))
-        await asyncio.wait_for(held.wait(), 30)
+        await asyncio.wait_for(held.wait(), 30 * BUSY)
         went.cancel()
         with pytest.raises(asyncio.CancelledError):
             await went

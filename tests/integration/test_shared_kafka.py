@@ -16,6 +16,7 @@ from stream_app.dev.java import Progress
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from tests.support import shared_kafka
+from tests.support.pace import BUSY
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,6 @@ def pytest_without_kafka(*argv: str, **environment: str) -> subprocess.Completed
         env=os.environ | {"KAFKA_BOOTSTRAP": "127.0.0.1:1"} | environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=100 * BUSY,
         check=False,
     )

@@ -18,6 +18,7 @@ from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.kafka import connection
 from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics
+from tests.support.pace import BUSY
 
 CONFIG = """
 [kafka]
@@ -53,7 +54,7 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
 
     def start(name: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=False)
 
     for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "gateway"))):
         assert (ran.returncode, ran.stderr) == (1, f"{refused.value}\n"), ran.args

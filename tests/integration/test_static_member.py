@@ -11,6 +11,7 @@ from stream_app.domain.errors import NameTaken
 from stream_app.faust_app.run import run_app
 from tests.support.bench import PARTITIONS, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, until
+from tests.support.pace import BUSY
 
 
 async def test_a_restart_within_the_session_moves_nothing(kafka: Broker, namespace: str) -> None:
@@ -37,7 +38,7 @@ async def test_of_two_with_one_name_the_first_ends_and_says_why(kafka: Broker, n
     await until(lambda: len(first.owned) == PARTITIONS)
     async with running(bench.app({bench.leads: Recorder(second)}, second, "worker-0")):
         await until(lambda: len(second.owned) == PARTITIONS)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * BUSY):
             with pytest.raises(NameTaken, match=r"another process has joined the group .*group as worker-0"):
                 await runs
         calls = len(second.calls)

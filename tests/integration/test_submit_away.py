@@ -15,6 +15,7 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.topics import create_topics
 from stream_app.operator.submit import submit
+from tests.support.pace import BUSY
 
 CONFIG = """
 [kafka]
@@ -54,7 +55,7 @@ async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: 
 
         monkeypatch.setattr(producers, "kafka_publisher", Hanging)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(60 * BUSY):
                 with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
                     await submit(settings, "pause", "acme", {}, "jane", "w", wait_s=5, say=print)
         finally:

@@ -24,6 +24,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
 from stream_app.replay.send import Redriver
+from tests.support.pace import BUSY
 from tests.support.replaying import replaying
 from tests.unit.cli.test_options import Terminal
 
@@ -100,7 +101,7 @@ def last_rows(settings: Settings) -> list[tuple[bytes, bytes]]:
 
 def until_done(run: Callable[..., tuple[int, str, Any]], replay: str) -> None:
     """Wait until a replay is done."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 60 * BUSY
     while True:
         _, _, answer = run("replay", "list", "--json")
         (found,) = [each for each in answer["replays"] if each["id"] == replay] or [{"state": "queued"}]

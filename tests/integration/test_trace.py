@@ -23,6 +23,7 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.topics import TopicNames
 from stream_app.domain.trace import spans_of
 from tests.support.kafka import committed, create_topics, until
+from tests.support.pace import BUSY
 from tests.support.raw_server import read_request
 from tests.unit.domain.test_trace import REPLAYED
 
@@ -147,7 +148,7 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
             offsets = await committed(kafka.bootstrap, TopicNames(namespace).trace_group)
             return sum(offsets.values()) == LEADS * len(REPLAYED)
 
-        deadline = asyncio.get_running_loop().time() + 30
+        deadline = asyncio.get_running_loop().time() + 30 * BUSY
         while not await all_done():
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.2)

@@ -14,6 +14,7 @@ from stream_app.gateway import waiting_leads
 from stream_app.gateway.waiting_leads import WaitingLeads
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.kafka import create_topics
+from tests.support.pace import BUSY
 from tests.support.tampering import bad_checksum, tampered
 
 PARTITIONS = 2
@@ -100,7 +101,7 @@ async def test_it_never_raises_and_only_one_runs_at_a_time(leads: Leads, monkeyp
     assert (await nowhere.find("crm-1", "", "")).problem == "Kafka did not respond: try again"
     monkeypatch.setattr(waiting_leads, "_BUSY_S", 0.05)
     await leads.search._turn.acquire()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * BUSY):
         assert (await leads.search.find("crm-1", "", "")).problem == "another search is running: try again"
     leads.search._turn.release()
     assert (await leads.search.find("crm-1", "", "")).problem == ""

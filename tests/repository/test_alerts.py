@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.pace import BUSY
 from tests.support.promtool import promtool
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ ALERTS = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"]
 
 
 def _promtool(*argv: str) -> tuple[int, str]:
-    ran = subprocess.run([promtool(), *argv], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([promtool(), *argv], capture_output=True, text=True, timeout=60 * BUSY, check=False)
     return ran.returncode, ran.stdout + ran.stderr
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.pace import BUSY
+
 ROOT = Path(__file__).parents[2]
 MARK = "pytest.mark" + ".long"  # in two parts, so that this file has none
 PROGRAM = """#!/bin/sh
@@ -51,7 +53,7 @@ def run(tmp_path: Path, fails: str, *options: str) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=60 * BUSY,
         check=False,
     )
     return Run(done.returncode, done.stdout, log.read_text().splitlines())
@@ -95,5 +97,7 @@ def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], f
 
 
 def test_it_refuses_another_option(tmp_path: Path) -> None:
-    ran = subprocess.run([ROOT / ".ci" / "run", "--all"], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [ROOT / ".ci" / "run", "--all"], capture_output=True, text=True, timeout=60 * BUSY, check=False
+    )
     assert (ran.returncode, ran.stdout) == (2, "usage: .ci/run [--long]\n")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.pace import BUSY
 from tests.support.promtool import promtool
 from tests.unit.deploy.test_dashboards import PANELS
 
@@ -63,7 +64,9 @@ def run(tmp_path: Path, expected: dict[str, list[tuple[str, float]]]) -> tuple[i
     }
     path = tmp_path / "dashboards.test.yml"
     path.write_text(yaml.safe_dump({"tests": [test]}))
-    ran = subprocess.run([promtool(), "test", "rules", path], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [promtool(), "test", "rules", path], capture_output=True, text=True, timeout=60 * BUSY, check=False
+    )
     return ran.returncode, ran.stdout + ran.stderr
 
 

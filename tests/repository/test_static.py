@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import stream_app
+from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stream_app"
@@ -71,7 +72,7 @@ CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|
 )
 def test_a_tool_finds_nothing(command: tuple[str, ...]) -> None:
     argv = [sys.executable, *command]
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=380, check=False)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=380 * BUSY, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

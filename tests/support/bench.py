@@ -14,6 +14,7 @@ from stream_app.faust_app.stream import Handler, PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.apps import app_with
 from tests.support.kafka import committed, create_topics
+from tests.support.pace import BUSY
 
 PARTITIONS = 4
 
@@ -100,7 +101,7 @@ async def running(app: Any) -> AsyncIterator[Any]:
         yield app
     finally:
         starting.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * BUSY):
             await asyncio.wait({starting})
             await app.stop()
             await app.gaps.close()

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from stream_app.kafka.bounded_client import bind
 from stream_app.kafka.connection import kafka_admin, repeated
 from tests.e2e.fleet import Request
+from tests.support.pace import BUSY
 
 
 async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = CoordinationType.GROUP) -> int:
@@ -27,7 +28,7 @@ async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = Coor
 
 async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) -> None:
     """Return when each partition of these topics has a leader, and all its replicas are in sync."""
-    deadline, left = time.monotonic() + within_s, ["no answer"]
+    deadline, left = time.monotonic() + within_s * BUSY, ["no answer"]
     admin = kafka_admin(bootstrap_servers=bootstrap)
     try:
         await admin.start()

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app.config import Settings, load_settings
 from tests.gateway.support import NEW_KEY, OLD_KEY
+from tests.support.pace import BUSY
 
 
 def settings_for(
@@ -65,7 +66,7 @@ async def in_groups(settings: Settings) -> AsyncIterator[None]:
                 topic, bootstrap_servers=settings.kafka.bootstrap, group_id=group, enable_auto_commit=False
             )
             await stack.enter_async_context(consumer)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(30 * BUSY):
                 while not consumer.assignment():
                     await consumer.getmany(timeout_ms=100)
         yield

@@ -10,12 +10,14 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from tests.support.pace import BUSY
+
 
 async def until(true: Callable[[], object], within_s: float = 15.0, what: str = "it") -> None:
     """Wait until `true()` holds. Fail if it does not in time."""
-    deadline = asyncio.get_running_loop().time() + within_s
+    deadline = asyncio.get_running_loop().time() + within_s * BUSY
     while not true():
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {within_s:g} s"
+        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {within_s * BUSY:g} s"
         await asyncio.sleep(0.01)
 
 
@@ -40,7 +42,7 @@ async def delete_topic(bootstrap: str, name: str) -> None:
     """Delete the topic and wait until it is gone."""
     async with admin(bootstrap) as client:
         await client.delete_topics([name])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * BUSY):
             while True:
                 if name not in await client.list_topics():
                     return
@@ -91,7 +93,7 @@ async def read_committed(bootstrap: str, topic: str, partition: int = 0) -> list
         consumer.assign([where])
         await consumer.seek_to_beginning(where)
         end = (await consumer.end_offsets([where]))[where]
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(15 * BUSY):
             while await consumer.position(where) < end:
                 for records in (await consumer.getmany(where, timeout_ms=100)).values():
                     seen.extend((record.key, record.value) for record in records)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 from stream_app.dev.kafka import Broker
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 
 
 class WorkerProcess:
@@ -37,7 +38,7 @@ class WorkerProcess:
 
     async def ended(self, within_s: float) -> int:
         """Wait for its end. Return its exit code."""
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(within_s * BUSY):
             code = await self.process.wait()
             await asyncio.gather(*self._reading)
         return code

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stream_app.dev.process import ChildProcesses, last_words
+from tests.support.pace import BUSY
 
 _MOUNT = "mount -t tmpfs -o size=20m tmpfs disk && exec sleep infinity"
 _BLOCK = bytes(4096)
@@ -62,7 +63,7 @@ def small_disk() -> Iterator[SmallDisk]:
 
 
 def _wait_for(mounter: subprocess.Popen[bytes], path: Path, log: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * BUSY
     while not os.path.ismount(path):
         if mounter.poll() is not None or time.monotonic() > deadline:
             raise NoSmallDiskError(last_words(log))

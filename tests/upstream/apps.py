@@ -15,6 +15,7 @@ from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.apps import app_with
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 
 Ack = Callable[[], Awaitable[object]]
 Work = Callable[[int, Ack], Awaitable[None]]
@@ -76,7 +77,7 @@ async def running(app: Any) -> AsyncIterator[None]:
         yield
     finally:
         starting.cancel()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30 * BUSY):
             await asyncio.wait({starting})
             await app.stop()
 
