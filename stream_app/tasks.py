@@ -22,6 +22,12 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
     return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled without a request")
 
 
+def retrieve(task: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a task whose callers may be gone. Otherwise asyncio logs that nobody did."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     """Cancel tasks and return when all have ended. Cancels again if foreign code swallowed the cancellation."""
     known = [task for task in tasks if task is not None]
@@ -30,7 +36,7 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
             task.cancel()
         await asyncio.wait(left, timeout=_AGAIN_S)
     for task in known:
-        died_of(task)  # retrieve the exception, or asyncio logs that it was never retrieved
+        retrieve(task)
 
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,4 +1,9 @@
-"""The configuration: one TOML file, and secrets from the environment or from files. Read once and frozen."""
+"""The configuration: one TOML file, and secrets from the environment or from files. Read once and frozen.
+
+`load` reads all of it: `tables` turns TOML into the types of `model`, `rules` and `workspace_rules` check them,
+`variables` and `secret_files` find the secrets. `reload` is for a running worker, `known` for names that a user typed,
+and `kafka_access` connects to Kafka by the settings.
+"""
 
 from stream_app.config.known import check_known, unknown
 from stream_app.config.load import load_settings

@@ -33,6 +33,8 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 
+from stream_app.tasks import retrieve
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -255,8 +257,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
 
     def _asked(self, task: asyncio.Task[Any]) -> None:
         self._asking.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieve it, or asyncio logs that it was never retrieved
+        retrieve(task)
 
     async def _coordinated(self, node_id: int, conn: Any, request: Any) -> Any:
         """Return the answer of a coordinator. Raises TimeoutError when the broker no longer is the coordinator."""

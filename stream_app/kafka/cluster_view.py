@@ -22,6 +22,7 @@ from stream_app.kafka.connection import KafkaConnection, forget_dead, kafka_clie
 from stream_app.kafka.leaders import NewestLeaders, newest_leaders
 from stream_app.kafka.protocol import DescribeProducers
 from stream_app.kafka.stranded import NO_LEADER
+from stream_app.tasks import retrieve
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -57,7 +58,7 @@ class Batched(Generic[K, R]):
         self._about.update(dict.fromkeys(about))
         if self._next is None:
             self._next = self._last = asyncio.create_task(self._run(self._last))
-            self._next.add_done_callback(_retrieve)
+            self._next.add_done_callback(retrieve)
         return await asyncio.shield(self._next)
 
     async def _run(self, before: asyncio.Task[R] | None) -> R:
@@ -253,9 +254,3 @@ async def _offsets(
             error = for_code(code)
             found[TopicPartition(topic, number)] = offset if error is NoError else error(f"{topic}/{number}")
     return found
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Mark the error of a call as seen: everyone who asked may have been cancelled."""
-    if not task.cancelled():
-        task.exception()

@@ -29,6 +29,7 @@ from aiokafka.errors import (
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.bounded_client import CREATE_S, BoundedClient, bind
 from stream_app.kafka.diagnosis import Diagnosis, diagnose
+from stream_app.tasks import retrieve
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -229,8 +230,7 @@ def forget_dead(client: Any) -> None:
     """Drop the client's metadata task if it failed. Otherwise `close` raises the error of that task."""
     task = client._sync_task
     if task is not None and task.done():
-        if not task.cancelled():
-            task.exception()
+        retrieve(task)
         client._sync_task = None
 
 

@@ -15,6 +15,7 @@ from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, Kafk
 
 from stream_app.kafka.connection import forget_dead
 from stream_app.kafka.stranded import ended, producer_id
+from stream_app.tasks import retrieve
 
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
 
@@ -34,7 +35,7 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     sent: dict[asyncio.Future[Any], str] = {}
     for builder, topic, partition in batches:
         future = await producer.send_batch(builder, topic, partition=partition)
-        future.add_done_callback(_look_at)
+        future.add_done_callback(retrieve)
         sent[future] = f"{topic}/{partition}"
     # aiokafka commits a transaction even if some of its batches failed. Only these futures show the failure.
     done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
@@ -94,7 +95,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
         while not sender.done():  # each cancel ends one of the requests that it still waits for
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience_s / 10)
-        _look_at(sender)
+        retrieve(sender)
     forget_dead(producer.client)
     try:
         async with asyncio.timeout(patience_s):
@@ -103,7 +104,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
         await producer.client.close()
     for future in (*futures, *_futures(producer)):
         if future is not None and future.done():
-            _look_at(future)
+            retrieve(future)
 
 
 class _Pending(set[Any]):
@@ -115,12 +116,6 @@ class _Pending(set[Any]):
 
     def remove(self, batch: Any) -> None:
         self.discard(batch)
-
-
-def _look_at(future: asyncio.Future[Any]) -> None:
-    """Retrieve the exception, or asyncio logs that it was never retrieved."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _futures(producer: AIOKafkaProducer) -> list[Any]:
