@@ -1,1 +1,1 @@
-"""Development tools: the simulator, local Kafka and Redis, and the demo. Nothing in production imports them."""
+"""Development tools: the simulator, a local Kafka, and the demo. Nothing in production imports them."""

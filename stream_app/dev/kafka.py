@@ -122,7 +122,7 @@ class LocalKafka(Broker):
         data_dir: A permanent data directory; None for a temporary one.
         progress: Called with a line for each slow step.
         start_timeout_s: Limit of each wait for the broker.
-        cluster_id: The id of the other brokers' cluster (`dev.cluster`); None for a new one.
+        cluster_id: The id of the cluster that it joins; None for a new one.
         heap_mb: The heap of the JVM.
 
     Attributes:

@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from stream_app.dev.cluster import LocalCluster
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from tests.chaos.schedule import Fault, Kind
 from tests.e2e.fleet import Fleet, now_ms
 from tests.support.cluster import all_in_sync
+from tests.support.local_cluster import LocalCluster
 
 SESSION_S: Final = 15
 BOUND_S: Final = SESSION_S + 10.0

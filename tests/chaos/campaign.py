@@ -17,7 +17,6 @@ from typing import Final
 import msgspec
 
 from stream_app import __version__
-from stream_app.dev.cluster import LocalCluster
 from stream_app.dev.kafka import KAFKA_VERSION
 from stream_app.domain.delivery.envelope import HEADERS
 from tests.chaos.brokers import BUDGETED, read_stops, too_long
@@ -30,6 +29,7 @@ from tests.chaos.schedule import MEANING, SESSION_S, draw
 from tests.chaos.team import Team
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import Load
+from tests.support.local_cluster import LocalCluster
 from tests.support.proxy import ProxiedKafka, Proxy
 
 WORKSPACES: Final = 6

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from stream_app.dev.cluster import LocalCluster
 from tests.chaos.brokers import BrokerFaults
 from tests.chaos.schedule import SESSION_S, Fault
 from tests.e2e.fleet import Fleet, Member
+from tests.support.local_cluster import LocalCluster
 from tests.support.proxy import ProxiedKafka, Proxy
 
 WORKERS: Final = 3

@@ -26,12 +26,12 @@ import redis.asyncio
 from rich.console import Console
 
 from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.redis import LocalRedis
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Lead, Result, Scalar
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 from tests.support.pace import BUSY
+from tests.support.local_redis import LocalRedis
 
 CREDITS: Final = 1
 SCRIPT: Final = f"""

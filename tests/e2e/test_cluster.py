@@ -12,12 +12,12 @@ from typing import Final
 
 import pytest
 
-from stream_app.dev.cluster import LocalCluster
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import StartError
 from tests.e2e.commands import command
 from tests.e2e.fleet import Fleet, now_ms
 from tests.support.cluster import all_in_sync, coordinator_of, longest_stops
+from tests.support.local_cluster import LocalCluster
 
 SESSION_S: Final = 15
 BOUND_S: Final = SESSION_S + 10

@@ -20,7 +20,6 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
-from stream_app.dev.redis import find_redis_server
 from stream_app.kafka.diagnosis import diagnose
 from tests.repository.test_deploy import (
     CONFIG,
@@ -33,6 +32,7 @@ from tests.repository.test_deploy import (
     kafka_properties,
     settings,
 )
+from tests.support.local_redis import find_redis_server
 
 
 class Stack:

@@ -9,8 +9,8 @@ from redis import Redis
 
 from stream_app.dev.kafka import Broker, bootstrap_from_environment, broker_answers
 from stream_app.dev.process import StartError, port_is_free
-from stream_app.dev.redis import LocalRedis
 from tests.support import brokers
+from tests.support.local_redis import LocalRedis
 
 
 @pytest.fixture

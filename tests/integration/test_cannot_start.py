@@ -13,7 +13,7 @@ from stream_app.dev import java
 from stream_app.dev.java import class_path, find_java
 from stream_app.dev.kafka import LocalKafka, _main
 from stream_app.dev.process import StartError
-from stream_app.dev.redis import LocalRedis
+from tests.support.local_redis import LocalRedis
 
 SMALL = "org.slf4j:slf4j-simple:1.7.36"
 Usage = namedtuple("Usage", "total used free")

@@ -14,11 +14,11 @@ from redis.crc import key_slot
 from stream_app.cache.mirror import TTL_S
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.dev.process import free_port
-from stream_app.dev.redis import LocalRedis
 from stream_app.doctor.probes import ProbeFailed, redis_answers
 from stream_app.domain.lane.mirror import mirror_slot
 from stream_app.domain.result.cache_entry import NOTHING, Entry, Field, company_slot, person_slot
 from tests.integration.test_cache import PATIENT_S, eventually
+from tests.support.local_redis import LocalRedis
 from tests.support.proxy import Proxy
 
 ENTRY = Entry({"title": Field("CEO", 1, "people")})

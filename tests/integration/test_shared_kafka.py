@@ -57,9 +57,9 @@ def test_each_worker_gets_the_error_of_a_failed_start(monkeypatch: pytest.Monkey
 
 
 NO_REDIS: Final = """
-import stream_app.dev.redis
+import tests.support.local_redis
 import tests.support.brokers
-stream_app.dev.redis.find_redis_server = tests.support.brokers.find_redis_server = lambda: None
+tests.support.local_redis.find_redis_server = tests.support.brokers.find_redis_server = lambda: None
 tests.support.brokers.docker_works = lambda: False
 """
 

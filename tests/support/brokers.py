@@ -15,7 +15,7 @@ from stream_app.dev.kafka import (
     kafka_for,
 )
 from stream_app.dev.process import free_port
-from stream_app.dev.redis import LocalRedis, find_redis_server
+from tests.support.local_redis import LocalRedis, find_redis_server
 
 
 @contextmanager
