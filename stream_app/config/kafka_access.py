@@ -57,7 +57,7 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
 
     Args:
         settings: `kafka.broker_wait_s` bounds the wait.
-        program: A key of `kafka.rights.rights_of`.
+        program: A key of `domain.rights.rights_of`.
         say: Called with a line for each attempt while Kafka does not respond.
 
     Raises:

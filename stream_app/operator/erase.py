@@ -86,7 +86,7 @@ class _Found:
         self.leads: dict[tuple[str, str], set[str]] = {}
 
     def add(self, workspace: str, destination: str, lead_id: str, person: str, others: Sequence[str] = ()) -> None:
-        """Add a row or a result. `others` are `domain.lead.hashes`; another person may share a hash of a name."""
+        """Add a row or a result. `others`: `domain.lead.identity.hashes`; other people may share a hash of a name."""
         persons = {person, *others} - {""}
         self._add(workspace, destination, lead_id, {person, *strong(others)} - {""} or persons, persons)
 

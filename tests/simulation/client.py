@@ -52,7 +52,7 @@ class PlainLink:
 
 
 class MemoryTransactions:
-    """`partition.takeover.Transactions` in memory: the twin of `adapters.fencing.KafkaTransactions`."""
+    """`partition.takeover.Transactions` in memory: the twin of `kafka.fencing.KafkaTransactions`."""
 
     def __init__(self, kafka: MemoryKafka, transactional_id: str, link: Link) -> None:
         self.transactional_id = transactional_id
@@ -104,7 +104,7 @@ class Repair:
 
 
 class MemoryLedger:
-    """`partition.ports.StateStore` in memory: the twin of `adapters.ledger.TransactionalState`."""
+    """`partition.ports.StateStore` in memory: the twin of `kafka.transactional_state.TransactionalState`."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class MemoryLedger:
 
 
 class MemoryArchive:
-    """`overdue.Archive` in memory: the twin of `adapters.archive.KafkaArchive`."""
+    """`pipeline.ports.Archive` in memory: the twin of `kafka.lookups.KafkaArchive`."""
 
     def __init__(self, kafka: MemoryKafka, link: Link | None = None) -> None:
         self._kafka = kafka

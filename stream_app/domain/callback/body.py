@@ -54,7 +54,7 @@ MOST_FIELDS: Final = 500
 
 _OUTCOMES: Final[dict[str, Outcome]] = {word: outcome for outcome, words in WORDS.items() for word in words}
 _NESTED: Final = ("fields", "data")
-_LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as core.lead.identify makes them
+_LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as domain.lead.identity.identify makes them
 _TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})++[^\w{}]*+")  # and no word or number beside it
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
 _MOST: Final = 1_000_000
