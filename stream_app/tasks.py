@@ -23,7 +23,7 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 def retrieve(task: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a task whose callers may be gone. Otherwise asyncio logs that nobody did."""
+    """Retrieve the exception of a task whose callers may be gone. Otherwise asyncio logs an error."""
     if not task.cancelled():
         task.exception()
 
