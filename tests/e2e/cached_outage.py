@@ -30,8 +30,8 @@ from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Lead, Result, Scalar
 from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
-from tests.support.pace import BUSY
 from tests.support.local_redis import LocalRedis
+from tests.support.pace import BUSY
 
 CREDITS: Final = 1
 SCRIPT: Final = f"""

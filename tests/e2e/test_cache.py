@@ -14,8 +14,8 @@ from stream_app.gateway.client import find
 from stream_app.gateway.lookup_answers import FoundLead
 from tests.e2e.cached_outage import PATIENT, fields_of, filled, known, lead, outage, pipeline, results
 from tests.e2e.pipeline import Pipeline
-from tests.support.pace import BUSY
 from tests.support.local_redis import LocalRedis
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(400)
 

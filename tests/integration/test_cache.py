@@ -16,8 +16,8 @@ from stream_app.cache.memory import MemoryCache
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.domain.result.cache_entry import NOTHING, Entry, Field
 from stream_app.pipeline.fallback import Cache
-from tests.support.pace import BUSY
 from tests.support.local_redis import LocalRedis
+from tests.support.pace import BUSY
 
 PATIENT_S = 5.0  # the machine that tests run on may be busy
 OLD, NEW = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")}), Entry({"a": Field("new", 2, "people")})
