@@ -18,7 +18,7 @@ Names and attributes are those of OpenTelemetry's semantic conventions for HTTP 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from typing import Annotated, Final, Literal
@@ -26,13 +26,16 @@ from urllib.parse import unquote
 
 import msgspec
 
+from stream_app.domain.hosts import is_local
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.ranges import Range
+from stream_app.domain.webhook import WEBHOOK_PATH
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 Kind = Literal["internal", "client", "consumer"]
 Value = str | int
+_UNKNOWN: Final[Mapping[str, Mapping[str, Value]]] = {}
 
 _WAITS: Final[dict[Status, str]] = {
     "held_budget": "wait lane",
@@ -122,6 +125,22 @@ def headers_of(text: str) -> dict[str, str]:
     return found
 
 
+def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
+    """Return the attributes of POSTs to webhooks of this host; none if there are several, as webhooks are secret.
+
+    Args:
+        allowed_hosts: `host` or `host:port`.
+    """
+    if len(allowed_hosts) != 1:
+        return {}
+    (given,) = allowed_hosts
+    host, port = given.rsplit(":", 1) if given.count(":") == 1 else (given, "")
+    found: dict[str, Value] = {"server.address": host}
+    if not is_local(host):  # there it may be http
+        found |= {"server.port": 443, "url.full": f"https://{given}{WEBHOOK_PATH}REDACTED"}
+    return found | ({"server.port": int(port)} if port else {})
+
+
 def is_at_rest(event: StatusEvent) -> bool:
     """True if nothing continues the lead by itself after this event, except a late callback."""
     return event.status in _RESTING
@@ -143,16 +162,17 @@ def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int
     return int(events[0].trace_id[:8], 16) < sampling.ratio * 2**32
 
 
-def spans_of(events: Sequence[StatusEvent]) -> list[Span]:
+def spans_of(events: Sequence[StatusEvent], clay: Mapping[str, Mapping[str, Value]] = _UNKNOWN) -> list[Span]:
     """Return the spans of one input record.
 
     Args:
         events: Its events in sequence, without gaps. The root is among the spans if the first event is. If they follow
             events that were exported before, the first event says how long the last of those was the present one.
+        clay: Attributes of POSTs by destination, as `clay_of` returns them.
     """
     spans = [_root(events)] if events[0].seq == 1 else []
     for event, after in pairwise((*_previous(events[0]), *events)):
-        if (span := _between(event, after)) is not None:
+        if (span := _between(event, after, clay.get(event.destination, {}))) is not None:
             spans.append(span)
     return spans
 
@@ -188,12 +208,12 @@ def _root(events: Sequence[StatusEvent]) -> Span:
     return Span(first.trace_id, root, first.parent_id, name, "internal", *times, _with(attributes, error), error)
 
 
-def _between(event: StatusEvent, after: StatusEvent) -> Span | None:
+def _between(event: StatusEvent, after: StatusEvent, clay: Mapping[str, Value]) -> Span | None:
     """Return the span from an event to the next one; None if nothing was done or waited for."""
     place = (event.trace_id, span_id(event.origin, event.seq), span_id(event.origin, 0))
     times = (event.at_ms, max(event.at_ms, after.at_ms))
     if event.status == "sending":
-        attributes: dict[str, Value] = {"http.request.method": "POST"}
+        attributes: dict[str, Value] = {"http.request.method": "POST", **clay}
         if after.http_status is not None:
             attributes["http.response.status_code"] = after.http_status
         if event.attempt or event.replay:

@@ -17,6 +17,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.messages import StatusEvent
+from stream_app.domain.trace import clay_of
 from stream_app.kafka.readers import Reader
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
@@ -82,7 +83,9 @@ async def _export(
         async def commit(done: dict[int, int]) -> None:
             await reader.commit({TopicPartition(names.status, number): offset for number, offset in done.items()})
 
-        exporter = Exporter(trace, int(trace.settle_s * 1000), client, commit, count, SystemClock().now_ms, logger)
+        clay = {alias: clay_of(there.allowed_hosts) for alias, there in settings.destinations.items()}
+        settle_ms = int(trace.settle_s * 1000)
+        exporter = Exporter(trace, clay, settle_ms, client, commit, count, SystemClock().now_ms, logger)
         starts = await reader.begins(places) | await reader.committed(places)
         await exporter.run(_batches(reader, starts, logger))
 

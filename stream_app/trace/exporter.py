@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.messages import StatusEvent
-from stream_app.domain.trace import Sampling, Span, is_at_rest, is_sampled, spans_of
+from stream_app.domain.trace import Sampling, Span, Value, is_at_rest, is_sampled, spans_of
 from stream_app.trace.otlp import ReceiverUnavailable, SpansRefused
 
 _AT_ONCE: Final = 500
@@ -56,6 +56,7 @@ class Exporter:
 
     Args:
         sampling: Which leads are traced.
+        clay: Attributes of POSTs by destination.
         settle_ms: A lead without an event for so long is exported as far as it has come. Its later spans follow with
             the same parent.
         receiver: Takes the spans.
@@ -68,6 +69,7 @@ class Exporter:
     def __init__(
         self,
         sampling: Sampling,
+        clay: Mapping[str, Mapping[str, Value]],
         settle_ms: int,
         receiver: Receiver,
         commit: Callable[[dict[int, int]], Awaitable[None]],
@@ -76,6 +78,7 @@ class Exporter:
         log: FilteringBoundLogger,
     ) -> None:
         self._sampling = sampling
+        self._clay = clay
         self._settle_ms = settle_ms
         self._receiver = receiver
         self._commit = commit
@@ -128,7 +131,8 @@ class Exporter:
 
     def _spans_of(self, lead: Lead) -> list[Span]:
         rested_ms = 0 if is_at_rest(lead.events[-1]) else self._settle_ms
-        return spans_of(lead.events) if is_sampled(self._sampling, lead.events, rested_ms) else []
+        sampled = is_sampled(self._sampling, lead.events, rested_ms)
+        return spans_of(lead.events, self._clay) if sampled else []
 
     async def _send(self, spans: list[Span]) -> None:
         """Send spans; wait while the receiver is away. Kafka keeps the events meanwhile."""

@@ -10,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
 from opentelemetry.semconv._incubating.attributes import service_attributes as incubating_service
-from opentelemetry.semconv.attributes import error_attributes, http_attributes, service_attributes
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    http_attributes,
+    server_attributes,
+    service_attributes,
+    url_attributes,
+)
 
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.trace import Sampling, Span, is_sampled, span_id, spans_of
+from stream_app.domain.trace import Sampling, Span, clay_of, is_sampled, span_id, spans_of
 from stream_app.trace.otlp import OtlpClient
 
+CLAY = {"people": clay_of(["api.clay.com"])}
 ORIGIN, TRACE_ID, CALLER = "leads/3/7", "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -95,14 +102,39 @@ def test_a_post_has_the_attributes_of_an_http_client() -> None:
     assert (third.error, third.attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE]) == ("", 200)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        (("api.clay.com",), ("api.clay.com", 443, "https://api.clay.com/v3/sources/webhook/REDACTED")),
+        (
+            ("clay.example.com:8443",),
+            ("clay.example.com", 8443, "https://clay.example.com:8443/v3/sources/webhook/REDACTED"),
+        ),
+        (("127.0.0.1:8700",), ("127.0.0.1", 8700, None)),
+        (("::1",), ("::1", None, None)),
+        (("api.clay.com", "other.example.com"), (None, None, None)),
+    ],
+)
+def test_a_post_has_the_address_of_clay_without_the_secret_path(
+    hosts: tuple[str, ...], expected: tuple[str | int | None, ...]
+) -> None:
+    for span in spans_of(REPLAYED, {"people": clay_of(hosts)}):
+        address = (server_attributes.SERVER_ADDRESS, server_attributes.SERVER_PORT, url_attributes.URL_FULL)
+        found = tuple(span.attributes.get(name) for name in address)
+        assert found == (expected if span.name == "POST" else (None, None, None))
+
+
 def test_attributes_are_those_of_the_conventions_or_ours() -> None:
-    modules = (http_attributes, error_attributes, messaging_attributes, service_attributes, incubating_service)
+    modules = (
+        *(http_attributes, error_attributes, messaging_attributes, server_attributes, url_attributes),
+        *(service_attributes, incubating_service),
+    )
     known = {value for module in modules for name, value in vars(module).items() if name.isupper()}
-    used = {name for span in spans_of(REPLAYED) for name in span.attributes}
+    used = {name for span in spans_of(REPLAYED, CLAY) for name in span.attributes}
     body = OtlpClient("http://127.0.0.1/", {}, "1", "host").encoded([])
     used |= {each["key"] for each in msgspec.json.decode(body)["resourceSpans"][0]["resource"]["attributes"]}
     assert {name for name in used if not name.startswith("stream_app.")} <= known
-    assert {"http.request.method", "messaging.destination.name", "service.name"} <= used
+    assert {"http.request.method", "server.address", "url.full", "messaging.destination.name", "service.name"} <= used
 
 
 def test_a_record_that_is_no_lead_has_a_root_with_its_error() -> None:

@@ -21,7 +21,7 @@ from stream_app.ops import logs
 from stream_app.trace.exporter import Exporter, Placed
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
 from tests.support.raw_server import read_request
-from tests.unit.domain.test_trace import REPLAYED
+from tests.unit.domain.test_trace import CLAY, REPLAYED
 
 ALL = Sampling(ratio=1)
 END: Final[tuple[Status, Status]] = ("accepted", "enriched")
@@ -49,7 +49,7 @@ class Bench:
         self.committed: list[dict[int, int]] = []
         self.counts: Counter[str] = Counter()
         self.exporter = Exporter(
-            sampling, 60_000, collector, self.commit, self.count, lambda: self.now_ms, logs.get("test")
+            sampling, CLAY, 60_000, collector, self.commit, self.count, lambda: self.now_ms, logs.get("test")
         )
 
     async def commit(self, offsets: dict[int, int]) -> None:
@@ -77,7 +77,7 @@ async def test_a_lead_is_exported_when_it_rests_and_not_before() -> None:
     assert collector.spans == []
     assert bench.committed == [{0: 100}], "after a crash its first event is read again"
     await bench.run(placed(REPLAYED[-1:], 108))
-    assert collector.spans == spans_of(REPLAYED)
+    assert collector.spans == spans_of(REPLAYED, CLAY)
     assert bench.committed[-1] == {0: 109}
 
 
@@ -87,7 +87,7 @@ async def test_a_lead_that_waits_long_is_exported_in_parts() -> None:
     await bench.run(placed(REPLAYED[:5]))
     bench.now_ms = 60_000
     await bench.run([])
-    assert collector.spans == spans_of(REPLAYED[:5])
+    assert collector.spans == spans_of(REPLAYED[:5], CLAY)
     assert bench.committed[-1] == {0: 5}
     await bench.run(placed(REPLAYED[5:], 5))
     root = collector.spans[0]
@@ -167,7 +167,7 @@ async def test_a_receiver_that_is_away_stops_the_exporter_and_loses_nothing(monk
     with capture_logs() as said:
         await bench.run(placed(REPLAYED))
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert collector.spans == spans_of(REPLAYED)
+    assert collector.spans == spans_of(REPLAYED, CLAY)
     assert {line["event"] for line in said} == {"traces_wait"}
 
 
@@ -195,7 +195,7 @@ async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pyte
         await bench.exporter.run(fed())
     assert waited_s > 3_600
     assert set(read_while_away) == {1}
-    assert len({span.span_id for span in collector.spans}) == 3 * len(spans_of(REPLAYED))
+    assert len({span.span_id for span in collector.spans}) == 3 * len(spans_of(REPLAYED, CLAY))
     assert bench.committed[-1] == {0: 27}
 
 
@@ -209,7 +209,7 @@ async def test_spans_that_are_refused_are_counted_and_do_not_stop_the_others() -
 
 
 def test_the_body_is_otlp() -> None:
-    spans = spans_of(REPLAYED)
+    spans = spans_of(REPLAYED, CLAY)
     raw = OtlpClient("http://x/v1/traces", {}, "1.2.3", "host").encoded(spans)
     request = json_format.Parse(
         # OTLP's JSON has ids as hexadecimal digits, protobuf's own as base64.
@@ -251,7 +251,7 @@ async def test_a_wrong_receiver_is_named_with_what_to_check(
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
     async with server, OtlpClient(url, {}, "1", "host") as client:
         with pytest.raises(ReceiverUnavailable, match=rf"{url} does not take traces .\w*{text}.*check trace\.endpoint"):
-            await client.send(spans_of(REPLAYED))
+            await client.send(spans_of(REPLAYED, CLAY))
         done.set()
 
 
@@ -270,11 +270,11 @@ async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() ->
     async with server, OtlpClient(url, {"x-token": "secret"}, "1", "host") as client:
         for _ in range(2):
             with pytest.raises(ReceiverUnavailable, match="later"):
-                await client.send(spans_of(REPLAYED))
+                await client.send(spans_of(REPLAYED, CLAY))
         with pytest.raises(SpansRefused, match="HTTP 400"):
-            await client.send(spans_of(REPLAYED))
-        await client.send(spans_of(REPLAYED))
+            await client.send(spans_of(REPLAYED, CLAY))
+        await client.send(spans_of(REPLAYED, CLAY))
     assert b"x-token: secret" in got[0]
     async with OtlpClient("http://127.0.0.1:1/v1/traces", {}, "1", "host") as client:
         with pytest.raises(ReceiverUnavailable, match=r"check trace\.endpoint"):
-            await client.send(spans_of(REPLAYED))
+            await client.send(spans_of(REPLAYED, CLAY))
