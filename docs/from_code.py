@@ -8,6 +8,8 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import isfunction
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
@@ -35,6 +37,7 @@ EXAMPLE: Final = CODE / "config" / "stream_app.example.toml"
 ATTRIBUTE: Final = r"^    (\w+): (.+(?:\n        .+)*)"
 """One of the attributes in a docstring: its name and its meaning."""
 _NAMES: Final = {"workspaces": ".<name>", "destinations": ".<alias>"}
+_VARIES: Final = "{value}"
 _TYPES: Final[dict[Any, str]] = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
 
 
@@ -166,8 +169,8 @@ def failures() -> str:
     statuses = [(each, sorted(NEXT.get(each, ()))) for each in get_args(Status)]
     parts = [
         "# Errors, statuses and reasons\n\nThe codes that the program writes. [Failures](../failures.md) says what is "
-        "guaranteed, and [dead letters](../dead-letters.md) what to do.\n`…` "
-        "stands for a part of a text that varies.\n",
+        "guaranteed, and [dead letters](../dead-letters.md) what to do.\n"
+        "`{name}` stands for a part of a text that varies.\n",
         _table("Exit codes", "", "Code | Meaning", codes),
         _table(
             "Errors",
@@ -247,7 +250,7 @@ def _disposition(reason: str) -> str:
 
 
 def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
-    """Return the codes of a class of reasons, each with its texts. `…` stands for a part that varies."""
+    """Return the codes of a class of reasons, each with its texts. `{name}` stands for a part that varies."""
     found: set[tuple[str, str]] = set()
     for path in (path for folder in folders.split() for path in (CODE / folder).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
@@ -261,27 +264,74 @@ def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
         for scope in (*functions, *constants):
             for call in _calls(scope):
                 if call.func.id == name and len(call.args) > 1:
-                    code, text = (_words(arg, scope, module) for arg in call.args[:2])
-                    if text and code.strip("…"):
-                        found.add((f"`{code}`", text))
+                    codes, texts = (_texts(arg, scope, module) for arg in call.args[:2])
+                    found |= {(f"`{code}`", text) for code in codes for text in texts if _is_text(code, text)}
     return sorted(found)
 
 
-def _words(node: ast.expr, scope: ast.stmt, module: ModuleType) -> str:
+def _is_text(code: str, text: str) -> bool:
+    """True unless one of them is empty, or passes on what another function made."""
+    return bool(code and text) and not any(re.fullmatch(r"\{\w+\}", each) for each in (code, text))
+
+
+def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
+    """Return what a text can be. `{name}` stands for a value that is known only at run time."""
+
+    def within(*parts: ast.expr) -> list[str]:
+        return ["".join(each) for each in product(*(_texts(part, scope, module) for part in parts))]
+
     match node:
-        case ast.Constant():
-            return str(node.value)
+        case ast.Constant(value=str() | int() as given):
+            return [str(given)]
         case ast.JoinedStr():
-            return "".join(_words(each, scope, module) for each in node.values)
+            return within(*node.values)
         case ast.FormattedValue():
-            return _words(node.value, scope, module)
+            return within(node.value)
+        case ast.BinOp(op=ast.Add()):
+            return within(node.left, node.right)
+        case ast.IfExp(body=ast.Constant(value=one), orelse=ast.Constant(value=other)) if one and other:
+            return [f"{one!s} or {other!s}"]
+        case ast.IfExp():
+            return [*within(node.body), *(within(node.orelse) if isinstance(node.orelse, ast.Constant) else [])]
         case ast.Name() if isinstance(value := getattr(module, node.id, None), str | int):
-            return str(value)
+            return [str(value)]
         case ast.Name():
-            assigned = [each for each in ast.walk(scope) if isinstance(each, ast.Assign)]
-            values = [each.value for each in assigned if ast.unparse(each.targets[0]) == node.id]
-            return _words(values[0], scope, module) if len(values) == 1 else "…"
-    return "…"
+            texts = [text for each in _assigned(node, scope) for text in within(each)]
+            return texts if texts and _VARIES not in texts else [f"{{{node.id}}}"]
+        case ast.Call(func=ast.Name(id="len")):
+            return ["{number}"]
+        case ast.Call(func=ast.Name(id="count"), args=[_, noun]):
+            return [f"{{number}} {each}s" for each in within(noun)]
+        case ast.Call(func=ast.Name(id="count"), args=[_, _, nouns]):
+            return [f"{{number}} {each}" for each in within(nouns)]
+        case ast.Call(func=ast.Name(id="scrub"), args=[first]):
+            return within(first)
+        case ast.Call(func=ast.Name(id=called)) if isfunction(function := getattr(module, called, None)):
+            body, there = ast.parse(inspect.getsource(function)), importlib.import_module(function.__module__)
+            returned = [each.value for each in ast.walk(body) if isinstance(each, ast.Return) and each.value]
+            return [text for each in returned for text in _texts(each, body, there)]
+        case ast.Attribute():
+            return [f"{{{node.attr}}}"]
+        case ast.Call(func=ast.Name(), args=[first, *_]) | ast.Subscript(value=first) | ast.Starred(value=first):
+            return within(first)
+    return [_VARIES]
+
+
+def _assigned(name: ast.Name, scope: ast.AST) -> list[ast.expr]:
+    """Return the values that a function gives a name before the place where it is used."""
+    found: list[ast.expr] = []
+    for each in ast.walk(scope):
+        if isinstance(each, ast.Assign) and each.lineno < name.lineno:
+            target = each.targets[0]
+            pairs = (
+                zip(target.elts, each.value.elts, strict=True)
+                if isinstance(target, ast.Tuple) and isinstance(each.value, ast.Tuple)
+                else [(target, each.value)]
+            )
+            found += [value for left, value in pairs if ast.unparse(left) == name.id]
+        elif isinstance(each, ast.Assign) and name in ast.walk(each):  # text = f"{text}; ...": of the first one
+            return found[:1] if name.id in ast.unparse(each.targets[0]) else found
+    return found
 
 
 def cell(text: str) -> str:

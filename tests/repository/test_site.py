@@ -78,3 +78,9 @@ def test_a_link_that_leads_nowhere_stops_the_build(
     monkeypatch.setattr(site, "DOCS", tmp_path / "docs")
     with pytest.raises(subprocess.CalledProcessError):
         site.build(tmp_path / "site")
+
+
+def test_no_text_of_a_failure_is_left_out(site: ModuleType) -> None:
+    texts = re.findall(r"^\| .*\| ([^|]+) \|$", site.failures(), re.M)
+    assert len(texts) > 100
+    assert not [text for text in texts if re.fullmatch(r"(\{\w+\}|\W)*", text) or "…" in text]

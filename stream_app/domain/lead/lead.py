@@ -54,9 +54,9 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
         return document
     try:
         lead = msgspec.convert(document, Lead, strict=False)
-    except msgspec.ValidationError as exc:
+    except msgspec.ValidationError as error:
         # msgspec's text names the place and the types, never the value; a field's name shows as [...].
-        return Unreadable("invalid_lead", f"Not a valid lead: {exc}")
+        return Unreadable("invalid_lead", f"Not a valid lead: {error}")
     workspace, given_id = lead.workspace or _text(key), plain_id(lead.lead_id.strip()) if lead.lead_id else ""
     if not workspace:
         text = "No workspace: neither in the lead nor as the record's key"
