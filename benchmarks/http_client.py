@@ -1,16 +1,13 @@
 """What one POST costs: CPU per request of our client and of what it could have been built on.
 
 `python -m benchmarks.http_client [--json] [--requests 3000] [--in-flight 100]`. A trivial server in a process of its
-own answers at once; a case is a process of its own too, so that none warms another. The two other transports are here
-for their price only: their errors cannot tell "nothing was sent" from "uncertain" (clay/client.py), so they
-are no dependencies, and a case whose package is missing is shown as such.
+own answers at once; a case is a process of its own too, so that none warms another.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import json
 import statistics
 import subprocess
@@ -18,8 +15,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
+import aiohttp
 import httpx
 from rich.console import Console
 from rich.table import Table
@@ -68,25 +65,8 @@ async def _ours(stack: AsyncExitStack, url: str) -> Post:
     return post
 
 
-async def _through(stack: AsyncExitStack, url: str, transport: httpx.AsyncBaseTransport) -> Post:
-    client = await stack.enter_async_context(ClayClient(transport=transport))
-
-    async def post() -> None:
-        await client.send(url, TOKEN, BODY)
-
-    return post
-
-
-async def _httpx_aiohttp(stack: AsyncExitStack, url: str) -> Post:
-    return await _through(stack, url, _import("httpx_aiohttp").AiohttpTransport(trust_env=False))
-
-
-async def _pyreqwest(stack: AsyncExitStack, url: str) -> Post:
-    return await _through(stack, url, _import("pyreqwest.compatibility.httpx").HttpxTransport())
-
-
 async def _bare_aiohttp(stack: AsyncExitStack, url: str) -> Post:
-    session = await stack.enter_async_context(_import("aiohttp").ClientSession())
+    session = await stack.enter_async_context(aiohttp.ClientSession())
 
     async def post() -> None:
         async with session.post(url, data=BODY, headers=HEADERS) as answer:
@@ -107,15 +87,9 @@ async def _httpx_as_it_comes(stack: AsyncExitStack, url: str) -> Post:
 OURS = "ClayClient"
 CASES: dict[str, Callable[[AsyncExitStack, str], Awaitable[Post]]] = {
     OURS: _ours,
-    "ClayClient over httpx-aiohttp": _httpx_aiohttp,
-    "ClayClient over pyreqwest": _pyreqwest,
     "aiohttp alone": _bare_aiohttp,
     "httpx as it comes": _httpx_as_it_comes,
 }
-
-
-def _import(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 async def _measure(case: str, url: str, requests: int, in_flight: int) -> float:
@@ -139,12 +113,10 @@ async def _measure(case: str, url: str, requests: int, in_flight: int) -> float:
         return statistics.median(rounds) * 1e6
 
 
-def _in_a_process(case: str, url: str, requests: int, in_flight: int) -> float | None:
+def _in_a_process(case: str, url: str, requests: int, in_flight: int) -> float:
     arguments = [case, url, str(requests), str(in_flight)]
     command = [sys.executable, "-m", "benchmarks.http_client", "--case", *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-    if "ModuleNotFoundError" in ran.stderr:
-        return None
     if ran.returncode != 0:
         raise SystemExit(f"the case {case!r} failed:\n{ran.stderr}")
     return float(ran.stdout)
@@ -167,7 +139,7 @@ def main() -> None:
         _report(_compare(arguments.requests, arguments.in_flight), arguments.in_flight, arguments.json)
 
 
-def _compare(requests: int, in_flight: int) -> dict[str, float | None]:
+def _compare(requests: int, in_flight: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.http_client", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
@@ -179,7 +151,7 @@ def _compare(requests: int, in_flight: int) -> dict[str, float | None]:
             server.stdin.close()
 
 
-def _report(cpu_us: dict[str, float | None], in_flight: int, as_json: bool) -> None:
+def _report(cpu_us: dict[str, float], in_flight: int, as_json: bool) -> None:
     console = Console()
     if as_json:
         console.print_json(data={"in_flight": in_flight, "cpu_us_per_request": cpu_us})
@@ -189,10 +161,7 @@ def _report(cpu_us: dict[str, float | None], in_flight: int, as_json: bool) -> N
     for heading in ("client", "CPU per request", f"times {OURS}"):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     for case, cost in cpu_us.items():
-        if cost is None or ours is None:
-            table.add_row(case, "not installed", "")
-        else:
-            table.add_row(case, f"{cost:,.0f} us", f"{cost / ours:.2f}")
+        table.add_row(case, f"{cost:,.0f} us", f"{cost / ours:.2f}")
     console.print(table)
 
 

@@ -1,9 +1,7 @@
 """The Clay client: one POST, one outcome. A request counts as uncertain unless it is proved that nothing was sent.
 
-It uses httpx's types and our own transport on aiohttp's connections. `httpx.AsyncClient` costs several times as much,
-for cookies, redirects and logged URLs. The ready-made transports are not safe: httpx-aiohttp and pyreqwest report a
-connection that broke *after* the request was sent as `ConnectTimeout` or `ConnectError`. A caller that trusts that
-sends the lead again and pays twice. This client never sends a request twice; a test counts the requests.
+It sends through a transport of ours (docs/decisions/03-transport.md). This client never sends a request twice; a test
+counts the requests.
 """
 
 from __future__ import annotations
@@ -14,14 +12,22 @@ import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 import aiohttp
-import httpx
 import msgspec
+import yarl
 
 from stream_app.clay.egress import Egress
-from stream_app.clay.transport import AiohttpTransport, AnswerStream, ProxyRefused, Target
+from stream_app.clay.transport import (
+    Answer,
+    BrokenAnswer,
+    ConnectionBroke,
+    NotSent,
+    ProxyRefused,
+    Target,
+    Transport,
+    TransportError,
+)
 from stream_app.domain.delivery.outcome import (
     Accepted,
     Outcome,
@@ -46,7 +52,6 @@ UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
     "pool_timeout": "nothing was sent: all connections were busy",
 }
 UNCERTAIN_TEXT: Final[dict[UncertainReason, str]] = {
-    "read_timeout": "sent, but no response came in time",
     "request_timeout": "sent, but no response came in time",
     "reset": "sent, but the connection broke before a response came",
     "broken_answer": "sent, but the response is not valid HTTP",
@@ -67,7 +72,6 @@ class ClayClient:
             request on a connection that the server is closing ends as uncertain.
         max_answer_bytes: Number of bytes read of a response body.
         egress: Trusted certificate authorities and the proxy.
-        transport: For tests. `ConnectError`, `ConnectTimeout` and `PoolTimeout` must mean that nothing was sent.
     """
 
     def __init__(
@@ -80,7 +84,6 @@ class ClayClient:
         keepalive_s: float = 15.0,
         max_answer_bytes: int = 4096,
         egress: Egress | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if connect_timeout_s + pool_timeout_s >= request_timeout_s:
             raise ValueError("request_timeout_s must be longer than connect_timeout_s and pool_timeout_s together")
@@ -91,12 +94,11 @@ class ClayClient:
         self._max_answer_bytes = max_answer_bytes
         self._egress = egress or Egress.of()
         self._connections = asyncio.Semaphore(max_connections)
-        self._given_transport = transport
-        self._transport: httpx.AsyncBaseTransport
+        self._transport: Transport
         self._targets: dict[tuple[str, str | None], Target] = {}
 
     async def __aenter__(self) -> Self:
-        self._transport = self._given_transport or AiohttpTransport(
+        self._transport = Transport(
             connect_timeout_s=self._connect_timeout_s,
             keepalive_s=self._keepalive_s,
             read_buffer_bytes=self._max_answer_bytes,
@@ -105,7 +107,7 @@ class ClayClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._transport.aclose()
+        await self._transport.close()
 
     async def send(
         self, webhook_url: str, token: str | None, body: bytes, *, unavailable_is_refused: bool = True
@@ -125,25 +127,22 @@ class ClayClient:
         Raises:
             ValueError: The URL or the token is invalid.
         """
-        request = self._request(webhook_url, token, body)
+        target = self._target(webhook_url, token)
         started = asyncio.get_running_loop().time()
         if not await self._has_connection():
             return _unsent("pool_timeout", _since_ms(started))
         try:
-            return await self._exchange(request, started + self._request_timeout_s, unavailable_is_refused)
+            return await self._exchange(target, body, started + self._request_timeout_s, unavailable_is_refused)
         finally:
             self._connections.release()
 
     async def reach(self, webhook_url: str) -> Refused | None:
         """Connect to a webhook's host like `send`, and send nothing. Returns the reason if it cannot connect."""
-        assert isinstance(self._transport, AiohttpTransport)
         started = asyncio.get_running_loop().time()
         try:
             await self._transport.reach(_target(webhook_url, None, self._egress))
-        except httpx.ConnectTimeout:
-            return _unsent("connect_timeout", _since_ms(started))
-        except httpx.ConnectError as exc:
-            return _connect_failure(exc, _since_ms(started), self._egress)
+        except NotSent as exc:
+            return _not_sent(exc, _since_ms(started), self._egress)
         return None
 
     async def _has_connection(self) -> bool:
@@ -156,51 +155,50 @@ class ClayClient:
         except TimeoutError:
             return False
 
-    def _request(self, webhook_url: str, token: str | None, body: bytes) -> httpx.Request:
+    def _target(self, webhook_url: str, token: str | None) -> Target:
         target = self._targets.get((webhook_url, token))
         if target is None:
             target = self._targets[webhook_url, token] = _target(webhook_url, token, self._egress)
-        return target.request(body)
+        return target
 
-    async def _exchange(self, request: httpx.Request, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
+    async def _exchange(self, target: Target, body: bytes, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
         """Send the request and return its outcome. The status decides it, even if the body fails."""
         now = asyncio.get_running_loop().time
         begun = now()
-        response: httpx.Response | None = None
+        answer: Answer | None = None
         excerpt = bytearray()
         try:
             async with asyncio.timeout_at(give_up_at) as limit:
-                response = await self._transport.handle_async_request(request)
+                answer = await self._transport.post(target, body)
                 answered = now()
-                if not (response.is_success and isinstance(response.stream, AnswerStream) and response.stream.is_whole):
+                is_success = 200 <= answer.status <= 299
+                if not (is_success and answer.is_whole):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
-                    await self._read(response, excerpt)
-        except (httpx.RequestError, TimeoutError) as exc:
-            if response is None:
+                    await self._read(answer, excerpt)
+        except (TransportError, TimeoutError) as exc:
+            if answer is None:
                 return _failure(exc, _since_ms(begun), self._egress)
         latency_ms = round((answered - begun) * 1000)
-        if response.is_success:
-            return Accepted(response.status_code, latency_ms)  # `classify` would return the same, at a higher cost.
+        if is_success:
+            return Accepted(answer.status, latency_ms)  # `classify` would return the same, at a higher cost.
         return classify(
-            response.status_code,
-            response.headers.get("retry-after", "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
-            "" if "content-encoding" in response.headers else excerpt.decode("utf-8", "replace"),
+            answer.status,
+            (answer.header("retry-after") or "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
+            "" if answer.header("content-encoding") is not None else excerpt.decode("utf-8", "replace"),
             latency_ms,
             unavailable_is_refused,
-            known=_sent_values(request),
+            known=_sent_values(target, body),
         )
 
-    async def _read(self, response: httpx.Response, consumed: bytearray) -> None:
+    async def _read(self, answer: Answer, excerpt: bytearray) -> None:
         """Read the beginning of the body. The body may break off, arrive slowly or never end."""
-        stream = response.stream
-        assert isinstance(stream, httpx.AsyncByteStream)
         try:
-            async for chunk in stream:
-                consumed += chunk[: self._max_answer_bytes - len(consumed)]
-                if len(consumed) == self._max_answer_bytes:
+            async for chunk in answer.body():
+                excerpt += chunk[: self._max_answer_bytes - len(excerpt)]
+                if len(excerpt) == self._max_answer_bytes:
                     break
         finally:
-            await stream.aclose()
+            answer.close()
 
 
 def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
@@ -214,33 +212,28 @@ def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
             raise ValueError(problem)
         headers["x-clay-webhook-auth"] = token
     try:
-        urlsplit(webhook_url)  # urlsplit checks brackets as strictly as aiohttp does; httpx does not
-        url = httpx.URL(webhook_url)
-    except (ValueError, httpx.InvalidURL):
+        url = yarl.URL(webhook_url)
+    except ValueError:
         raise ValueError(MALFORMED) from None
     return Target.of(url, headers, egress)
 
 
-def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
-    """The outcome of a request without a status. Only three httpx errors prove that nothing was sent."""
+def _failure(exc: TransportError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
+    """The outcome of a request without a status."""
     match exc:
-        case httpx.ConnectTimeout():
-            return _unsent("connect_timeout", latency_ms)
-        case httpx.PoolTimeout():
-            return _unsent("pool_timeout", latency_ms)
-        case httpx.ConnectError():
-            return _connect_failure(exc, latency_ms, egress)
-        case httpx.TimeoutException():
-            return _uncertain("read_timeout", latency_ms)
-        case TimeoutError():
-            return _uncertain("request_timeout", latency_ms)
-        case httpx.NetworkError():
+        case NotSent():
+            return _not_sent(exc, latency_ms, egress)
+        case ConnectionBroke():
             return _uncertain("reset", latency_ms)
-        case _:
+        case BrokenAnswer():
             return _uncertain("broken_answer", latency_ms)
+        case _:
+            return _uncertain("request_timeout", latency_ms)
 
 
-def _connect_failure(exc: httpx.ConnectError, latency_ms: int, egress: Egress) -> Refused:
+def _not_sent(exc: NotSent, latency_ms: int, egress: Egress) -> Refused:
+    if isinstance(exc.__cause__, TimeoutError):
+        return _unsent("connect_timeout", latency_ms)
     for cause in _causes(exc):
         if isinstance(cause, ProxyRefused):
             return _unsent("proxy", latency_ms, f" refused (HTTP {cause.status})")
@@ -272,16 +265,16 @@ def _uncertain(reason: UncertainReason, latency_ms: int) -> Uncertain:
     return Uncertain(reason, latency_ms, text=UNCERTAIN_TEXT[reason])
 
 
-def _sent_values(request: httpx.Request) -> list[str]:
+def _sent_values(target: Target, body: bytes) -> list[str]:
     """The values to remove from an excerpt: an error page can echo the lead, the token or the webhook."""
     try:
-        lead = msgspec.json.decode(request.read())
+        lead = msgspec.json.decode(body)
     except msgspec.DecodeError:
         lead = None
     fields = lead.values() if isinstance(lead, dict) else ()
-    url = str(request.url)
-    proxy = request.headers.get("proxy-authorization", "").rpartition(" ")[2]
-    secrets = (request.headers.get("x-clay-webhook-auth", ""), proxy, url, url.rpartition("/")[2])
+    headers, url = target.headers, str(target.url)
+    proxy = headers.get("proxy-authorization", "").rpartition(" ")[2]
+    secrets = (headers.get("x-clay-webhook-auth", ""), proxy, url, url.rpartition("/")[2])
     return [str(value) for value in (*fields, *secrets) if isinstance(value, str | int | float)]
 
 

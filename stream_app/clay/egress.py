@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
-import httpx
+import certifi
 import yarl
 
 from stream_app.domain.errors import SettingsError
@@ -37,10 +37,8 @@ class Egress:
         Raises:
             SettingsError: The file cannot be read, or is not a PEM file.
         """
-        if ca_file is None:
-            return cls(httpx.create_ssl_context(trust_env=False), proxy_url)
         try:
-            return cls(ssl.create_default_context(cafile=ca_file), proxy_url)
+            return cls(ssl.create_default_context(cafile=ca_file or certifi.where()), proxy_url)
         except OSError as exc:
             raise SettingsError([f"egress.ca_file = {ca_file!r}: cannot read it as a PEM file: {exc}"]) from exc
 

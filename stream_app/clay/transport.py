@@ -1,4 +1,4 @@
-"""An httpx transport on aiohttp's connections. It knows whether the first byte of a request was written.
+"""POSTs on aiohttp's connections. The transport knows whether the first byte of a request was written.
 
 Before `write`, an error proves that nothing was sent. After `write`, no error proves it. aiohttp's connector opens,
 keeps and checks the connections, and its parser reads the responses. `ClientSession` is left out: its request objects,
@@ -9,19 +9,35 @@ versions whose connections and protocol were reviewed for this. tests/unit/clay 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any
 
 import aiohttp
-import httpx
 import yarl
 
 from stream_app.clay.egress import Egress
 from stream_app.clay.protocol import ClayProtocol
 
-_TARGET: Final = "stream_app.target"
+
+class TransportError(Exception):
+    """A request without a response."""
+
+
+class NotSent(TransportError):
+    """No byte of the request was handed to the operating system, or the proxy refused to forward it.
+
+    The cause is the error of the connection; a TimeoutError if it took too long.
+    """
+
+
+class ConnectionBroke(TransportError):
+    """The connection broke, and the request may have arrived."""
+
+
+class BrokenAnswer(TransportError):
+    """The request may have arrived, and its response is not valid HTTP."""
 
 
 class ProxyRefused(Exception):
@@ -34,37 +50,37 @@ class ProxyRefused(Exception):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Target:
-    """The constant part of all requests to one webhook: for httpx, for aiohttp's connector, and as bytes.
+    """The constant part of all requests to one webhook: for aiohttp's connector, and as bytes.
 
     Create it inside the event loop of its transport.
 
     Attributes:
         url: The webhook.
-        headers: The request headers as httpx has them.
+        headers: The request headers.
         address: What the connector needs to find a connection.
         head: The request head, up to the value of `content-length`.
     """
 
-    url: httpx.URL
-    headers: httpx.Headers
+    url: yarl.URL
+    headers: Mapping[str, str]
     address: aiohttp.ClientRequest
     head: bytes
 
     @classmethod
-    def of(cls, url: httpx.URL, headers: Mapping[str, str], egress: Egress) -> Target:
-        """Build a target. The caller has checked that the header values are printable ASCII; httpx checks the URL.
+    def of(cls, url: yarl.URL, headers: Mapping[str, str], egress: Egress) -> Target:
+        """Build a target. The caller has checked that the header values are printable ASCII.
 
         With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the request itself.
         """
         proxy, login = egress.proxy, egress.proxy_headers
-        path, host = url.raw_path.decode("ascii"), url.netloc.decode("ascii")
+        path, host = url.raw_path_qs, url.host_port_subcomponent
         if proxy is not None and url.scheme == "http":
             path = f"http://{host}{path}"
             headers = {**headers, **login}
         lines = [f"POST {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
         address = aiohttp.ClientRequest(
             "POST",
-            yarl.URL(str(url), encoded=True),
+            url,
             loop=asyncio.get_running_loop(),
             proxy=proxy,
             proxy_headers=login,
@@ -72,27 +88,18 @@ class Target:
         if address.proxy_headers is not None:
             # The connector adds this header at the first connection, which would change the key of the pool.
             address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
-        return cls(url, httpx.Headers(headers), address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
+        return cls(url, headers, address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
 
     @property
     def is_for_proxy(self) -> bool:
         """True if the proxy reads the request itself, because there is no TLS."""
         return self.address.proxy is not None and self.url.scheme == "http"
 
-    def request(self, body: bytes) -> httpx.Request:
-        """Build a request. `stream` adds no headers: they are already in `head`, and adding them doubles the cost."""
-        return httpx.Request(
-            "POST", self.url, headers=self.headers, stream=httpx.ByteStream(body), extensions={_TARGET: self}
-        )
 
+class Transport:
+    """Sends POSTs. No redirects, cookies, netrc, decompression or retries; certificates are always verified.
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends the requests that `Target.request` builds.
-
-    `ConnectError` and `ConnectTimeout` mean that no byte of the request was handed to the operating system, or that the
-    proxy answered 407 instead of forwarding the request (without TLS). Every other failure is `ReadError` or
-    `RemoteProtocolError`. There are no redirects, cookies, netrc, decompression or retries. Certificates are always
-    verified. Create it inside a running event loop.
+    Create it inside a running event loop.
     """
 
     def __init__(
@@ -109,26 +116,32 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
         self._read_buffer_bytes = read_buffer_bytes
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.ByteStream)
-        target: Target = request.extensions[_TARGET]
+    async def post(self, target: Target, body: bytes) -> Answer:
+        """Send one request, and return its response when the head of it is there.
+
+        Raises:
+            NotSent: Nothing was sent. This includes the 407 of a proxy that reads the request itself (without TLS).
+            ConnectionBroke: It may have been sent, and the connection broke.
+            BrokenAnswer: It may have been sent, and the response is not valid.
+        """
         connection = await self._connect(target.address)
         try:
-            message, body = await self._exchange(connection, target.head, b"".join(request.stream))
+            message, content = await self._exchange(connection, target.head, body)
         except (aiohttp.ClientConnectionError, OSError) as exc:
-            raise httpx.ReadError("the connection broke") from exc
+            raise ConnectionBroke from exc
         except Exception as exc:  # any parser error after the request was sent
-            raise httpx.RemoteProtocolError("not an HTTP answer") from exc
+            raise BrokenAnswer from exc
         if message.code == 407 and target.is_for_proxy:
             connection.close()
-            raise httpx.ConnectError("the proxy forwarded nothing") from ProxyRefused(407)
-        return httpx.Response(message.code, headers=message.raw_headers, stream=AnswerStream(connection, body))
+            raise NotSent from ProxyRefused(407)
+        return Answer(message, connection, content)
 
     async def reach(self, target: Target) -> None:
-        """Connect as a request would, and send nothing. Raises ConnectError or ConnectTimeout."""
+        """Connect as a request would, and send nothing. Raises NotSent."""
         (await self._connect(target.address)).close()
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
+        """Close all connections."""
         await self._connector.close()
 
     async def _connect(self, address: aiohttp.ClientRequest) -> Any:
@@ -136,18 +149,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         while True:
             try:
                 connection: Any = await self._connector.connect(address, [], self._timeout)
-            except TimeoutError as exc:
-                raise httpx.ConnectTimeout("the connection timed out") from exc
             except aiohttp.ClientHttpProxyError as exc:
-                raise httpx.ConnectError("the proxy refused the tunnel") from ProxyRefused(exc.status)
+                raise NotSent from ProxyRefused(exc.status)
             except Exception as exc:  # nothing was written yet, whatever the error
-                raise httpx.ConnectError("cannot connect") from exc
+                raise NotSent from exc
             protocol: ClayProtocol = connection.protocol
             if not (connection.closed or protocol.should_close or (protocol.was_used and protocol.has_unread)):
                 return connection
             connection.close()
             if not protocol.was_used:
-                raise httpx.ConnectError("the new connection ended, or received data, before anything was written")
+                raise NotSent("the new connection ended, or received data, before anything was written")
 
     async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
         """Write the request and read the head of the response. Closes the connection on an error or a cancellation.
@@ -168,33 +179,43 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise
 
 
-class AnswerStream(httpx.AsyncByteStream):
-    """The body of a response. The pool gets the connection back when the body is complete."""
+class Answer:
+    """A response. The pool gets the connection back when the body is complete.
 
-    def __init__(self, connection: Any, body: Any) -> None:
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, message: Any, connection: Any, content: Any) -> None:
+        self.status: int = message.code
+        self._message = message
         self._connection = connection
-        self._body = body
-        body.on_eof(self._end)
+        self._content = content
+        content.on_eof(self._end)
 
     @property
     def is_whole(self) -> bool:
         """True if the whole body has arrived and the pool has the connection back. Reading it is then optional."""
-        whole: bool = self._body.is_eof()
+        whole: bool = self._content.is_eof()
         return whole
 
-    def __aiter__(self) -> Self:
-        return self
+    def header(self, name: str) -> str | None:
+        """Return the first header of this name, None if there is none."""
+        value: str | None = self._message.headers.get(name)
+        return value
 
-    async def __anext__(self) -> bytes:
-        try:
-            chunk: bytes = await self._body.readany()
-        except Exception as exc:  # any parser error
-            raise httpx.ReadError("the response broke off") from exc
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives. Raises ConnectionBroke if it breaks off."""
+        while True:
+            try:
+                chunk: bytes = await self._content.readany()
+            except Exception as exc:  # any parser error
+                raise ConnectionBroke from exc
+            if not chunk:
+                return
+            yield chunk
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connection, unless the pool has it back."""
         self._connection.close()
 

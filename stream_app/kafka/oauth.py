@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-import httpx
 import msgspec
 from aiokafka import conn
 from aiokafka.abc import AbstractTokenProvider
@@ -113,6 +112,8 @@ def client_credentials(url: str, client_id: str, secret: str, scope: str | None)
         secret: Its secret.
         scope: What to ask for; None for the endpoint's default.
     """
+    import httpx  # 0.1 s at the start of each process, and few clusters use OAuth
+
     form = {"grant_type": "client_credentials"} | ({} if scope is None else {"scope": scope})
 
     def fetch() -> Token:

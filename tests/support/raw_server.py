@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
-
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.delivery.outcome import Outcome
@@ -98,14 +96,14 @@ async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> Async
         assert not [error for error in ended if isinstance(error, Exception)]
 
 
-def client(transport: httpx.AsyncBaseTransport | None = None, **settings: Any) -> ClayClient:
+def client(**settings: Any) -> ClayClient:
     quick: dict[str, Any] = {
         "request_timeout_s": 0.6,
         "connect_timeout_s": 0.3,
         "pool_timeout_s": 0.2,
         "egress": EGRESS,
     }
-    return ClayClient(transport=transport, **(quick | settings))
+    return ClayClient(**(quick | settings))
 
 
 async def send_once(url: str, clay: ClayClient | None = None) -> Outcome:

@@ -22,7 +22,7 @@ UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_time
 UNREACHABLE: Final = frozenset[str](get_args(UnsentReason)) - {"pool_timeout"}
 """Reasons that concern the host or the network. They last longer than seconds and may need a person."""
 
-UncertainReason = Literal["read_timeout", "request_timeout", "reset", "broken_answer"]
+UncertainReason = Literal["request_timeout", "reset", "broken_answer"]
 """Why the result is unknown: bytes may have left, and no status came back."""
 
 

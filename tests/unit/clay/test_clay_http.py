@@ -1,4 +1,4 @@
-"""The Clay client on real sockets, against a server that misbehaves in every way known, and on httpx's mock."""
+"""The Clay client on real sockets, against a server that misbehaves in every way known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import ssl
 from pathlib import Path
 from unittest.mock import Mock
 
-import httpx
 import pytest
 import trustme
 from hypothesis import given
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from stream_app.clay import client as clay_http
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
+from stream_app.clay.transport import Transport
 from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.webhook import WEBHOOK_PATH
 from tests.support.raw_server import (
@@ -243,27 +243,11 @@ async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCapt
         assert not [text for text in seen if secret in text]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason", "error"),
-    [
-        (Refused, "connect_failed", httpx.ConnectError),
-        (Refused, "connect_timeout", httpx.ConnectTimeout),
-        (Refused, "pool_timeout", httpx.PoolTimeout),
-        *((Uncertain, "read_timeout", error) for error in (httpx.ReadTimeout, httpx.WriteTimeout)),
-        *((Uncertain, "reset", error) for error in (httpx.ReadError, httpx.WriteError, httpx.CloseError)),
-        *((Uncertain, "broken_answer", error) for error in (httpx.RemoteProtocolError, httpx.ProxyError)),
-    ],
-)
-async def test_httpx_errors(kind: type[Outcome], reason: str, error: type[Exception]) -> None:
-    transport = httpx.MockTransport(Mock(side_effect=error("?")))
-    outcome = await send_once("https://h/x", client(transport))
-    assert (type(outcome), outcome.reason) == (kind, reason)
-
-
-async def test_mistakes_are_exceptions_and_repeat_no_secret() -> None:
+async def test_mistakes_are_exceptions_and_repeat_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="must be longer"):
         ClayClient(request_timeout_s=5.0, connect_timeout_s=3.0, pool_timeout_s=2.0)
-    async with client(httpx.MockTransport(Mock(side_effect=KeyError("bug")))) as clay:
+    monkeypatch.setattr(Transport, "post", Mock(side_effect=KeyError("bug")))
+    async with client() as clay:
         with pytest.raises(KeyError):
             await clay.send("https://h/x", None, b"{}")
         for url, token in (("https://[secret", None), ("https://h/x", "secret\nx: y"), ("https://h/x", "cret\u00e9")):

@@ -75,7 +75,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response | Except
             raise answer
         return answer
 
-    monkeypatch.setattr("stream_app.kafka.oauth.httpx.post", post)
+    monkeypatch.setattr("httpx.post", post)
     return asked
 
 
