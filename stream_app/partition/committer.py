@@ -35,7 +35,7 @@ class Committer:
     Args:
         store: The transactional producer.
         state_topic: The topic of the rows.
-        spacing_s: The shortest time between the starts of two transactions, in seconds.
+        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
         lanes: The lanes, written as a snapshot.
         observer: Gets what was committed.
         failed: Called after a failed transaction.
@@ -87,11 +87,12 @@ class Committer:
     async def run(self) -> None:
         """Commit until a transaction fails or the task is cancelled."""
         now = asyncio.get_running_loop().time
-        began = now() - self._spacing_s
+        ended = now() - self._spacing_s
         while True:
             await self._submitted.wait()
             # A transaction costs as much as two leads: under load they are spaced, and a lone step does not wait.
-            await asyncio.sleep(max(0.0, began + self._spacing_s - now()))
+            # From the end of the last one: leads that it let go and that are answered meanwhile share the next one.
+            await asyncio.sleep(max(0.0, ended + self._spacing_s - now()))
             batch, records = self._take()
             self._busy = True
             began = now()
@@ -102,6 +103,7 @@ class Committer:
                 self._fail(batch, error)
                 self._failed(error)
                 return
+            ended = now()
             self.failures, self._busy = 0, False
             self._batches += 1
             self._lanes.committed()
@@ -112,7 +114,7 @@ class Committer:
                     self._observer.emitted(event)
                 for duration in step.durations:
                     self._observer.measured(duration)
-            self._observer.committed(len(batch), len(records), now() - began)
+            self._observer.committed(len(batch), len(records), ended - began)
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
         """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""

@@ -65,7 +65,7 @@ class PartitionOwner:
         observer: Gets what was committed: metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
         still_member: Asks the group whether this process is still a member.
-        spacing_s: The shortest time between the starts of two transactions, in seconds.
+        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
         reload: Reads the configuration again for the command with this id.
         known: The sources of the fallback.
         previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.

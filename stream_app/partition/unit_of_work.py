@@ -46,7 +46,7 @@ class UnitOfWork:
         clock: The time.
         observer: Gets what was committed.
         alarm: Ends the process after a bug.
-        spacing_s: The shortest time between the starts of two transactions, in seconds.
+        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
         previous: The lanes as this process last knew them, by workspace.
         limiter_of: The limiter that counts a record.
         commit_failed: Called after a failed transaction.

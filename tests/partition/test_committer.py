@@ -74,8 +74,10 @@ class Numbers:
     def committed(self) -> None: ...
 
 
-def _committer(ledger: SlowLedger, failed: list[StateStoreError], state: dict[str, int]) -> Committer:
-    return Committer(ledger, "state", 0.005, Numbers(state), Silent(), failed.append)
+def _committer(
+    ledger: SlowLedger, failed: list[StateStoreError], state: dict[str, int], spacing_s: float = 0.005
+) -> Committer:
+    return Committer(ledger, "state", spacing_s, Numbers(state), Silent(), failed.append)
 
 
 def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
@@ -126,6 +128,21 @@ def test_a_cancelled_step_does_not_affect_others() -> None:
         gone.cancel()
         await kept
         assert len(ledger.committed[0]) == 5  # what was submitted is committed, even if no task waits for it
+        running.cancel()
+
+    run(main())
+
+
+def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
+    async def main() -> None:
+        ledger = SlowLedger()
+        committer = _committer(ledger, [], {"acme": 1}, spacing_s=0.5)
+        running = asyncio.create_task(committer.run())
+        await committer.submit(_step("a"))
+        second = committer.submit(_step("b"))
+        await asyncio.sleep(0.4)
+        await asyncio.gather(second, committer.submit(_step("c")))
+        assert len(ledger.committed) == 2
         running.cancel()
 
     run(main())
