@@ -58,7 +58,7 @@ class Redriver:
         names, connection = settings.names, connection_of(settings)
         limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
         everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
-        self._ledger = TransactionalState(
+        self._state = TransactionalState(
             connection,
             f"{names.replay_app}-operator",
             names.replay_state,
@@ -66,7 +66,7 @@ class Redriver:
             limits,
             writes_to=everywhere | {(names.audit, 0)},
         )
-        self._retry, self._state = names.retry, names.replay_state
+        self._retry_topic, self._state_topic = names.retry, names.replay_state
         kept = settings.topics
         # Kafka deletes whole segments, which may keep a record for a day longer.
         self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
@@ -76,15 +76,15 @@ class Redriver:
         self.sent = 0
 
     async def __aenter__(self) -> Self:
-        rows = await self._ledger.take_over()
+        rows = await self._state.take_over()
         self.orders = ReplayOrders(rows.items())
         oldest_ms = self._clock.now_ms() - self._kept_ms
         keys = [*outlived(rows, oldest_ms), *self.orders.outlived(oldest_ms)]
-        self._outlived = [Record(self._state, key, None) for key in keys]
+        self._outlived = [Record(self._state_topic, key, None) for key in keys]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._ledger.close()
+        await self._state.close()
 
     async def write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record] = ()) -> None:
         """Write rows of the replay state and records of other topics in one transaction.
@@ -93,7 +93,7 @@ class Redriver:
             Fenced: Another operator has started meanwhile.
             Aborted: The transaction failed.
         """
-        await self._ledger.transact([*(Record(self._state, *row) for row in rows.items()), *others])
+        await self._state.transact([*(Record(self._state_topic, *row) for row in rows.items()), *others])
 
     async def send(
         self,
@@ -136,9 +136,9 @@ class Redriver:
                 break
             headers = redriven(envelope, dead_letter.record_id).to_headers()
             key = dead_letter.key if value is not None else dead_letter.key or b""
-            waiting.append(Record(self._retry, key, value, headers, dead_letter.partition))
+            waiting.append(Record(self._retry_topic, key, value, headers, dead_letter.partition))
             if not goes_on(envelope):
-                waiting.append(Record(self._state, *sent_row(dead_letter)))
+                waiting.append(Record(self._state_topic, *sent_row(dead_letter)))
             sent.next[dead_letter.partition] = dead_letter.offset + 1
         await self._publish(waiting, sent, progress)
         return sent
@@ -147,10 +147,10 @@ class Redriver:
         self, waiting: list[Record], sent: Sent, progress: Callable[[Sent], Mapping[bytes, bytes]]
     ) -> None:
         if waiting:
-            number = sum(record.topic == self._retry for record in waiting)
+            number = sum(record.topic == self._retry_topic for record in waiting)
             sent.dead_letters += number
-            waiting += [Record(self._state, *row) for row in progress(sent).items()]
-            await self._ledger.transact(waiting)
+            waiting += [Record(self._state_topic, *row) for row in progress(sent).items()]
+            await self._state.transact(waiting)
             self.sent += number
             waiting.clear()
 
