@@ -137,7 +137,7 @@ class LocalKafka(Broker):
         format_options: Sequence[str] = (),
         data_dir: Path | None = None,
         progress: Progress | None = None,
-        start_timeout_s: float = 60,
+        start_timeout_s: float = 300,
         cluster_id: str | None = None,
         heap_mb: int = 512,
     ) -> None:

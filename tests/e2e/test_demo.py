@@ -18,6 +18,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.pace import BUSY, slowness
+
 pytestmark = pytest.mark.timeout(200)
 
 ARGV = [sys.executable, "-m", "stream_app", "demo"]
@@ -52,12 +54,14 @@ def users_of(place: Path) -> list[str]:
 
 
 def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(environment: dict[str, str]) -> None:
-    ran = subprocess.run([*ARGV, "--json"], env=environment, capture_output=True, text=True, timeout=150, check=False)
+    ran = subprocess.run(
+        [*ARGV, "--json"], env=environment, capture_output=True, text=True, timeout=150 * BUSY, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     outcome: dict[str, Any] = json.loads(ran.stdout)
     assert outcome["ok"]
     assert outcome["finished"]
-    assert outcome["seconds"] < 90
+    assert outcome["seconds"] < 90 * slowness()
     assert outcome["published"] == 308
     books, ledger = outcome["books"], outcome["ledger"]
     assert books["balanced"]
@@ -94,13 +98,13 @@ def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) ->
                     break
             began = time.monotonic()
             demo.send_signal(signal.SIGINT)
-            _, said = demo.communicate(timeout=40)
+            _, said = demo.communicate(timeout=40 * BUSY)
         finally:
             demo.kill()
     assert demo.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 20 * slowness()
 
 
 @pytest.mark.long
@@ -116,12 +120,12 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(enviro
                     assert httpx.get(board).status_code == 200
                 if "Everything stays up until Ctrl-C" in line:
                     break
-            until_s = time.monotonic() + 60
+            until_s = time.monotonic() + 60 * BUSY
             while "visitor-1" not in httpx.get(f"{board}/leads").text:
                 assert time.monotonic() < until_s, "no lead goes in"
                 time.sleep(0.5)
             demo.send_signal(signal.SIGINT)
-            out, said = demo.communicate(timeout=100)
+            out, said = demo.communicate(timeout=100 * BUSY)
         finally:
             demo.kill()
     assert demo.returncode == 0, said

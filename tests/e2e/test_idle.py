@@ -9,6 +9,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member
+from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
@@ -58,7 +59,7 @@ async def test_an_idle_process_notices_that_kafka_is_gone(broker: ProxiedKafka, 
 
 
 async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * slowness()
     while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
         assert time.monotonic() < deadline, [member.said()[-3:] for member in members]
         await asyncio.sleep(0.2)

@@ -10,6 +10,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.load import Load
+from tests.support.pace import slowness
 
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0
@@ -34,7 +35,7 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
 
             killed_ms = now_ms()
             first.kill()
-            assert await _moved(line, owners, first, killed_ms, 20) < SESSION_S + 3 + LOAD_S
+            assert await _moved(line, owners, first, killed_ms, 20) < SESSION_S + (3 + LOAD_S) * slowness()
 
             team = [line.join(), second, third]
             for number, leaving in enumerate(list(team)):  # a rolling restart
@@ -42,7 +43,7 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
                 left_ms = now_ms()
                 moving = asyncio.create_task(_moved(line, owners, leaving, left_ms, 10))
                 assert await line.stop(leaving.process) == 0, leaving.said()[-3:]
-                assert await moving < 5 + LONGEST_REQUEST_S
+                assert await moving < (5 + LONGEST_REQUEST_S) * slowness()
                 team[number] = line.join()
         await line.until_rest(load.count, 40)
         assert not any("Traceback" in text for member in line.members for text in member.said())
@@ -82,7 +83,7 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker,
             for member in (first, second, third):
                 began = time.monotonic()
                 assert await line.stop(member.process) == 0, member.said()[-3:]
-                assert time.monotonic() - began < 10 + LONGEST_REQUEST_S
+                assert time.monotonic() - began < (10 + LONGEST_REQUEST_S) * slowness()
             line.control("DELETE", "/control/faults")
         assert not line.posted_again()
         line.check_histories()

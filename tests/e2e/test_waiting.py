@@ -10,6 +10,7 @@ import pytest
 from benchmarks.dead_letters import prepare
 from benchmarks.waiting import measure
 from stream_app.dev.kafka import Broker
+from tests.support.pace import slowness
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -19,7 +20,7 @@ def test_due_replays_are_sent_while_thousands_wait(kafka: Broker, namespace: str
     seen = asyncio.run(measure(settings, config, waiting=30_000, sorting=2_000, rounds=6))
     assert len(seen.late_ms) == 300
     assert seen.late_ms[0] >= 0, "one came before it was due"
-    assert seen.late_ms[270] < 2_000, "others that wait have held it up"
+    assert seen.late_ms[270] < 2_000 * slowness(), "others that wait have held it up"
     assert seen.rss_after_bytes - seen.rss_before_bytes < 20 * 2**20
     assert seen.rss_after_bytes < 300 * 2**20
-    assert (seen.exit_code, seen.term_s < 15) == (0, True)
+    assert (seen.exit_code, seen.term_s < 15 * slowness()) == (0, True)

@@ -11,6 +11,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.support.kafka import committed, create_topics, publish, read_committed
+from tests.support.pace import slowness
 from tests.support.processes import WorkerProcess, workers
 
 PARTITIONS = 4
@@ -37,11 +38,11 @@ async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_with
     async with workers(kafka, namespace, PARTITIONS) as group:
         worker = await group.start()
         await worker.said("assigned [0, 1, 2, 3]")
-        assert await stop_time_s(worker) < 2
+        assert await stop_time_s(worker) < 2 * slowness()
         await publish(kafka.bootstrap, namespace + "leads", [b"first", b"hold", b"second"])
         worker = await group.start()
         await worker.said("took first", "took hold", "took second")
-        assert await stop_time_s(worker) < 2
+        assert await stop_time_s(worker) < 2 * slowness()
         # What was held is given up and comes again, with what is behind it; what was before it does not.
         assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 1}
         worker = await group.start()
@@ -55,7 +56,7 @@ async def test_sigterm_waits_for_events_in_flight_and_commits_them(kafka: Broker
     async with workers(kafka, namespace, PARTITIONS) as group:
         worker = await group.start(slow_s=3)
         await worker.said("took slow 1", "took slow 2")
-        assert 1 < await stop_time_s(worker) < 6
+        assert 1 < await stop_time_s(worker) < 6 * slowness()
     assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 3}
     assert {key for key, _ in await read_committed(kafka.bootstrap, namespace + "events")} == {
         b"slow 1",

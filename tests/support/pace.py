@@ -1,12 +1,23 @@
-"""How long to wait for what will happen, on a machine that does other things as well.
+"""Times in tests, on a machine that does other things as well.
 
-A limit that only ends a test that hangs costs nothing while all works. So each is several times as long as it needs
-to be where nothing else runs. What a promise says about time is measured by the test itself.
+A limit that only ends a test that hangs costs nothing while all works: it is `BUSY` times as long as it needs to be
+where nothing else runs. A promise about time holds for a machine that has the time: it is scaled by `slowness()`.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 BUSY: Final = 5
 """How many times as slow a busy machine may be."""
+
+_SAMPLE_S: Final = 0.05
+
+
+def slowness() -> float:
+    """Return how many times as slow this process runs now as on a core of its own, at least 1."""
+    began_s, until_s = time.perf_counter(), time.process_time() + _SAMPLE_S
+    while time.process_time() < until_s:
+        pass
+    return max(1.0, (time.perf_counter() - began_s) / _SAMPLE_S)
