@@ -28,7 +28,7 @@ async def test_all_imports_are_listed_with_their_progress(local: Client) -> None
 async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
     text = (await local.get(MARCH)).text
     assert "93 of 180 leads" in text
-    found = re.findall(r'href="(/board/leads\?[^"]*column=(\w+))".*?\n<td[^>]*>([\d,]+)</td>', text)
+    found = re.findall(r'<td[^>]*><a href="(/board/leads\?[^"]*column=(\w+))">([\d,]+)</a></td>', text)
     assert {column: number for _, column, number in found} == {
         "enriched": "70",
         "served_from_cache": "12",
