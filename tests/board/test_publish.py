@@ -181,6 +181,20 @@ async def test_refused_rows_are_downloaded_and_that_is_logged(jane: Client, capf
     assert "not one" not in logged.out + logged.err
 
 
+async def test_a_file_half_of_whose_rows_are_bad_publishes_the_others(jane: Client, kafka: Kafka) -> None:
+    rows = [f"p{n}@example.com,Ada,hooli\nnot an address {n},Bo,hooli\n" for n in range(2_000)]
+    path = await checked(jane, "E-Mail,Vorname,workspace\n" + "".join(rows))
+    text = (await jane.get(path)).text
+    assert "Refused rows: bad_email 2,000" in text
+    assert "Publish 2,000 leads for about 12,000 credits" in text
+    assert len(text) < 100_000, "the page does not list every row"
+    refused = (await jane.get(f"{path}/rejected.csv")).text.splitlines()
+    assert (len(refused), refused[-1].endswith('"not an address 1999,Bo,hooli"')) == (2_001, True)
+    await post(jane, f"{path}/send", data={"why": "what is good of it"})
+    assert "2,000 of 2,000 leads published" in await settled(jane, path)
+    assert [lead.fields["email"] for lead in kafka.leads] == [f"p{n}@example.com" for n in range(2_000)]
+
+
 async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
     jane: Client, kafka: Kafka, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
