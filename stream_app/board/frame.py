@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from stream_app.board.access import PATH, STRANGER, BoardAccess, Visitor
 from stream_app.board.assets import Assets
 from stream_app.board.commands import command_ids
-from stream_app.board.page import Frame, Job, Pages
+from stream_app.board.page import Frame, Job, NotMade, Pages
 from stream_app.board.render import Renderer, Threads, html
 from stream_app.board.requests import address_of
 from stream_app.board.site import STALE_MS, Moment, Site
@@ -43,7 +44,8 @@ class PageMaker:
         assets: The static files.
         lag: Returns how far the read model is.
         now_ms: The clock, epoch ms.
-        html_of: Makes the pages that refresh themselves; None: this process does. It runs in the board's thread.
+        html_of: Makes the pages that refresh themselves, in another process. It raises NotMade if that cannot be;
+            then, or without it, this process makes them. It runs in the board's thread.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class PageMaker:
         self._access = access
         self._renderer = Renderer(assets)
         self._pages = Pages(site, self._renderer)
-        self._html_of = html_of or self._pages.html_of
+        self._html_of = html_of
 
     async def page(
         self,
@@ -96,10 +98,16 @@ class PageMaker:
         apart = live and not here
         frame = self._frame(request, moment, title, current or name, live=live)
         job = Job(frame, name, make, moment.shared if apart else None)
-        body = await self.threads.run(partial(self._html_of if apart else self._pages.html_of, job))
+        body = await self.threads.run(partial(self._made, job, apart=apart))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body, status)
+
+    def _made(self, job: Job, *, apart: bool) -> bytes | None:
+        if apart and self._html_of is not None:
+            with suppress(NotMade):
+                return self._html_of(job)
+        return self._pages.html_of(job)
 
     def refused(self, request: Request, refused: Refused, visitor: Visitor | None = None) -> Response:
         """Return the page that says why a request is not answered."""

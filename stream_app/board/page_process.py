@@ -1,7 +1,7 @@
 """Makes pages in a process of its own, so that boards that refresh themselves take nothing from the callbacks.
 
 A page needs up to 40 ms of Python, and the gateway's process runs Python in one thread at a time. This process has a
-lower priority, too. It starts with the first page, and ends with the gateway.
+lower priority, too. It starts with the first page, and ends with the gateway. While it starts, the gateway makes pages.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from stream_app.board.assets import Assets
-from stream_app.board.page import Job, Pages
+from stream_app.board.page import Job, NotMade, Pages
 from stream_app.board.render import Renderer
 from stream_app.board.site import Shared, Site
-from stream_app.gateway.access import Refused
 from stream_app.ops.garbage import tame_garbage_collector
 
 _WITHIN_S: Final = 30.0
@@ -40,30 +39,36 @@ class PageProcess:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
+        self._is_ready = False
 
     def html_of(self, job: Job) -> bytes | None:
         """Return the page, as `Pages.html_of` does.
 
         Raises:
-            Refused: The process ended twice while it made the page.
+            NotMade: The process has only begun, or it ended. The next pages find it.
         """
-        raw = pickled(job)
-        for _ in range(2):
-            _, connection = self._running = self._running or self._start()
-            try:
-                connection.send_bytes(raw)
-                if connection.poll(_WITHIN_S):
-                    return _returned(connection.recv())
-            except (EOFError, OSError):  # it was killed, such as for its memory
-                pass
+        _, connection = self._running = self._running or self._start()
+        try:
+            if not self._is_ready:
+                if not connection.poll():
+                    raise NotMade
+                self._is_ready = bool(connection.recv())
+            connection.send_bytes(pickled(job))
+            if not connection.poll(_WITHIN_S):
+                raise TimeoutError
+            answer: bytes | Exception | None = connection.recv()
+        except (EOFError, OSError):  # it was killed, such as for its memory
             self.close()
-        raise Refused(503, "busy", "The page could not be made: try again in a few seconds")
+            raise NotMade from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
         """End the process."""
         if self._running is not None:
             process, connection = self._running
-            self._running = None
+            self._running, self._is_ready = None, False
             connection.close()
             process.kill()
             process.wait()
@@ -79,12 +84,6 @@ class PageProcess:
         connection = Connection(ours.detach())
         connection.send(self._site)
         return process, connection
-
-
-def _returned(answer: bytes | Exception | None) -> bytes | None:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 class _Pickler(pickle.Pickler):
@@ -136,6 +135,7 @@ def serve(connection: Connection) -> None:
     site: Site = connection.recv()
     pages, jobs = Pages(site, Renderer(Assets())), JobReader(site)
     tame_garbage_collector()
+    connection.send(True)  # ready
     answer: bytes | Exception | None
     while True:
         raw = connection.recv_bytes()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
 from stream_app.board.assets import Assets
-from stream_app.board.page import Pages
+from stream_app.board.page import Job, Pages
 from stream_app.board.page_process import JobReader, pickled
 from stream_app.board.planner import Planner, Survey
 from stream_app.board.render import Renderer
@@ -153,6 +153,7 @@ def board_of(
     shared_s: float = 0,
     outbox: Outbox | None = None,
     survey: Survey | None = None,
+    html_of: Callable[[Job], bytes | None] | None = None,
 ) -> Board:
     """A board over the file, with everything else in memory. Jobs of pages are pickled, as for another process."""
     now_s = NOW_MS // 1000
@@ -173,7 +174,7 @@ def board_of(
         shared_s,
         actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
-        lambda job: pages.html_of(jobs.read(pickled(job))),
+        html_of or (lambda job: pages.html_of(jobs.read(pickled(job)))),
     )
 
 
