@@ -9,7 +9,7 @@ from stream_app.cli.options import Workspace, iso
 from stream_app.cli.status import say_how_far
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.config import check_known
-from stream_app.domain.books.columns import COLUMNS, MEANING
+from stream_app.domain.books.columns import COLUMNS, meaning_of
 from stream_app.domain.text import count
 from stream_app.gateway.client import find_imports
 from stream_app.gateway.lookup_answers import FoundImport
@@ -89,7 +89,7 @@ def _show(each: FoundImport) -> None:
     show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(each.leads, 'lead')} at rest")
     for name in (*COLUMNS, "unknown"):
         if leads := each.columns.get(name):
-            show(f"  {name.replace('_', ' ')}: {leads:,} ({MEANING.get(name, 'a status of a newer version')})")
+            show(f"  {name.replace('_', ' ')}: {leads:,} ({meaning_of(name)})")
     show(f"  {count(each.credits, 'credit')} so far; last event {iso(each.last_ms)}")
 
 

@@ -30,7 +30,7 @@ from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsErro
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import check_topics
 from stream_app.notify.messages import trial_body
-from stream_app.notify.receiver import NotDelivered, Receiver
+from stream_app.notify.receiver import NO_URL, NotDelivered, Receiver
 from stream_app.ops.clock import SystemClock
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
 
@@ -166,7 +166,7 @@ async def message_check(settings: Settings, egress: Egress) -> Check:
 async def _test_message(settings: Settings, egress: Egress) -> str:
     name = settings.notify.url_env
     if name is None:
-        raise ProbeFailed("notify.url_env is not set: name the environment variable with the webhook's URL")
+        raise ProbeFailed(NO_URL)
     async with Receiver(settings.secrets[name], egress) as receiver:
         try:
             await receiver.post(trial_body(settings.notify.format, SystemClock().now_ms()))

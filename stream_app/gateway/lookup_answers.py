@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from stream_app.domain.books.columns import MOVING
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Scalar
+
+NO_ANSWER: Final = "Kafka did not respond: try again"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, Unreadable
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.lead import Unreadable, read_lead
+from stream_app.gateway.lookup_answers import NO_ANSWER
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Reader
@@ -22,7 +23,6 @@ _MOST_RECORDS: Final = 200_000
 _MOST_AT_ONCE: Final = 1_000
 _WITHIN_S: Final = 5.0
 _BUSY_S: Final = 5.0
-_NO_ANSWER: Final = "Kafka did not respond: try again"
 
 
 class FoundRecord(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ class WaitingLeads:
             async with asyncio.timeout(2 * _WITHIN_S):
                 await self._search(search, _matcher(lead_id, person, workspace))
         except (BrokerUnavailable, KafkaRefused, TimeoutError):
-            search.problem = _NO_ANSWER
+            search.problem = NO_ANSWER
         finally:
             self._turn.release()
         return search

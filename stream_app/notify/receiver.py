@@ -11,6 +11,7 @@ from stream_app.clay.egress import Egress
 from stream_app.domain.errors import StreamAppError
 
 _WITHIN_S: Final = 10.0
+NO_URL: Final = "notify.url_env is not set: name the environment variable with the webhook's URL"
 
 
 class NotDelivered(StreamAppError):

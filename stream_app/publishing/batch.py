@@ -54,6 +54,9 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StreamAppError(
-            f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
-        ) from error
+        raise StreamAppError(no_room(error)) from error
+
+
+def no_room(error: OSError) -> str:
+    """Say that the temporary folder is full, and what to do."""
+    return f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"

@@ -28,6 +28,7 @@ from stream_app.domain.quote import Quote
 from stream_app.domain.text import for_spreadsheet
 from stream_app.ops import logs as log
 from stream_app.publishing import Batch, PublishOptions, Ready, Refusal, Summary, check_rows, send_batch
+from stream_app.publishing.batch import no_room
 from stream_app.publishing.check import Checker
 from stream_app.publishing.headers import guess_columns
 from stream_app.publishing.quotes import quotes_of
@@ -291,8 +292,7 @@ class Uploads:
             except (StreamAppError, ValueError) as error:
                 upload.problem, upload.state = str(error), failed
             except OSError as error:
-                text = f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
-                upload.problem, upload.state = text, failed
+                upload.problem, upload.state = no_room(error), failed
             except Exception as error:  # noqa: BLE001 - a bug here must not end the thread; the text reports it
                 name, where = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
                 # The error's own text may hold personal data.

@@ -23,7 +23,7 @@ from stream_app.domain.errors import SettingsError
 from stream_app.notify.conditions import COUNTERS, LONGEST_WINDOW_S, METRICS, is_read
 from stream_app.notify.messages import body_of
 from stream_app.notify.outbox import KnownAlerts, Outbox, owned
-from stream_app.notify.receiver import NotDelivered, Receiver
+from stream_app.notify.receiver import NO_URL, NotDelivered, Receiver
 from stream_app.notify.samples import Sample, Samples
 from stream_app.notify.watch import Watch
 from stream_app.ops import logs as log
@@ -47,7 +47,7 @@ async def run_notify(settings: Settings) -> None:
     """
     notify, logger = settings.notify, log.get("notify")
     if notify.url_env is None:
-        raise SettingsError(["notify.url_env is not set: name the environment variable with the webhook's URL"])
+        raise SettingsError([NO_URL])
     registry = process_registry()
     messages = Counter("stream_app_notify_messages", "Messages, by result.", ("result",), registry=registry)
     firing = Gauge("stream_app_notify_alerts", "Alerts that fire.", registry=registry)

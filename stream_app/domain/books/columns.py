@@ -91,7 +91,7 @@ def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
 
 def meaning_of(name: str) -> str:
     """Return what it means that `column` returned this name."""
-    return MEANING.get(name, "unknown to this version") if name else _NOT_A_LEAD
+    return MEANING.get(name, "a status of a newer version") if name else _NOT_A_LEAD
 
 
 class StatusCount(msgspec.Struct):

@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.messages import Result
-from stream_app.gateway.lookup_answers import FoundResult
+from stream_app.gateway.lookup_answers import NO_ANSWER, FoundResult
 from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
@@ -43,7 +43,7 @@ class ResultFetcher:
                 raw = await self._value(found.partition, found.offset)
         except (BrokerUnavailable, TimeoutError):
             await self.close()
-            return msgspec.structs.replace(here, problem="Kafka did not respond: try again")
+            return msgspec.structs.replace(here, problem=NO_ANSWER)
         except UnreadableBatch as batch:
             return msgspec.structs.replace(here, problem=str(batch))
         if raw is None:
