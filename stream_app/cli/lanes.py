@@ -230,6 +230,21 @@ def cancel(
 
 
 @app.command(sort_key=6)
+def move(workspace: str, /, *, partition: Annotated[int, Parameter(metavar="N")], audit: Audit) -> int:
+    """Move a lane to another partition, with its rows and its money. Its leads wait for moments.
+
+    Nothing else changes: leads, callbacks and commands follow it.
+
+    example:
+      stream-app lanes move acme --partition 7 --why "a partition of its own"
+
+    Args:
+        partition: the partition to move to, from 0
+    """
+    return order(audit, "move", workspace, {"partition": partition})
+
+
+@app.command(sort_key=7)
 def reload(*, audit: Audit) -> int:
     """Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces.
 
@@ -239,7 +254,7 @@ def reload(*, audit: Audit) -> int:
     return order(audit, "reload")
 
 
-@app.command(sort_key=7)
+@app.command(sort_key=8)
 def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = COMMON) -> int:
     """Show the commands to lanes: who sent them, why, and their results.
 

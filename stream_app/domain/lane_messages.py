@@ -86,6 +86,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         submissions_left: Submissions left, by destination.
         partly: What holds only some of its leads, in addition to `holds`.
         outage: The calls that failed while the circuit breaker is not closed.
+        moves: How often the lane has moved to another partition.
     """
 
     workspace: str
@@ -125,6 +126,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     submissions_left: dict[str, int] = {}
     partly: tuple[PartHold, ...] = ()
     outage: Outage | None = None
+    moves: int = 0
 
 
 CommandKind = Literal[
@@ -139,6 +141,7 @@ CommandKind = Literal[
     "correct",
     "rate",
     "quota",
+    "move",
     "reload",
     "cancel_lead",
     "cancel_import",
@@ -158,9 +161,9 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
         why: The reason, for the audit.
         args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
             `credits`, `actions`, `period`, or for one lead `lead_id`, `credits`, `actions`, `destination`. rate:
-            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead: `lead_id`. cancel_import:
-            `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition). erase: `lead_id`,
-            `destinations`, `people` (hashes). The others have none.
+            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. move: `partition`. cancel_lead: `lead_id`.
+            cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition).
+            erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
     """
 
     id: str

@@ -78,7 +78,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
     leads = frozenset({names.leads, names.retry, names.bulk})
     dead_letters = frozenset({names.dlq, names.parked, names.deferred})
-    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
+    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit, names.moves})
     every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
     groups = frozenset({names.worker_app, names.replay_app})
     operator = f"{names.replay_app}-operator"
@@ -111,7 +111,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     return {
         "worker": Rights(
             read=every - {names.replay_state},
-            write=dead_letters | own | waits | {names.retry},
+            write=dead_letters | own | waits | {names.retry, names.callbacks, names.commands},
             configs=every,
             join_groups=frozenset({names.worker_app}),
             transactional_id=f"{names.worker_app}-",

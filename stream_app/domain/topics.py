@@ -158,6 +158,11 @@ class TopicNames(msgspec.Struct, frozen=True):
         return self._name("stream-app-replay-state")
 
     @property
+    def moves(self) -> str:
+        """What the owner of one partition hands over to the owner of another when a lane moves."""
+        return self._name("stream-app-moves")
+
+    @property
     def worker_app(self) -> str:
         """App id and consumer group of `stream-app worker`."""
         return self._name("stream-app")
@@ -209,6 +214,7 @@ def plan(
         names.enriched: RESULTS,
         names.lanes: COMPACTED,
         names.state: COMPACTED,
+        names.moves: COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS)},
         names.replay_state: COMPACTED,
     }
     safe = {"min.insync.replicas": str(max(1, replication - 1))}

@@ -76,7 +76,7 @@ class AdmissionQueue:
         self._submit = submit
         self._alarm = alarm
         self._limiter_of = limiter_of
-        self._patience = Patience(number, plan, lanes)
+        self._patience = Patience(plan, lanes)
         self._waiters: dict[InFlight, Waiter] = {}
         self._waiting_bytes = 0
         self._queues: dict[str, LaneQueue] = {}
@@ -138,11 +138,12 @@ class AdmissionQueue:
 
         Raises:
             GiveUp: The stream is suspended.
-            Recalled: A callback waits for the lock of this lead.
+            Recalled: A callback waits for the lock of this lead, or its lane moves to another partition.
         """
         if in_flight.suspended.is_set():
             raise GiveUp
-        if in_flight.recalled:
+        if in_flight.recalled or self._lanes[request.destination.workspace].move is not None:
+            in_flight.recalled = True
             raise Recalled
         waiter = self._enter(in_flight, request, write_ahead)
         try:

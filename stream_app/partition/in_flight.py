@@ -11,7 +11,7 @@ from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.policy import DeliveryPolicy
 from stream_app.domain.record import ConsumedRecord
 
-Source = Literal["hot", "retry", "bulk", "command", "callback"]
+Source = Literal["hot", "retry", "bulk", "command", "callback", "move"]
 PRIORITY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
 
 
@@ -73,6 +73,17 @@ class InFlight:
     def release_next(self) -> None:
         """Let the next record start."""
         self.passed.set()
+
+
+async def done_or_give_up(future: asyncio.Future[None], in_flight: InFlight) -> None:
+    """Wait until a future is done. Raises GiveUp when the stream of the record is suspended before."""
+    suspended = asyncio.ensure_future(in_flight.suspended.wait())
+    try:
+        await asyncio.wait((future, suspended), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        suspended.cancel()
+    if not future.done():
+        raise GiveUp
 
 
 _AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing

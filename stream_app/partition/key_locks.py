@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter
+from stream_app.partition.in_flight import InFlight, Limiter, done_or_give_up
 
 Keys = Callable[[], tuple[bytes, ...]]
 """Returns the keys that a record needs, each once, by the rows in memory."""
@@ -146,7 +146,7 @@ class KeyLock:
                 if in_flight.source == "callback" and (holder := key_locks.holder_of(self)) is not None:
                     key_locks.recall(holder)
                 with key_locks.limiter_of(in_flight).released(), in_flight.waiting():
-                    await _granted_or_give_up(self.granted, in_flight)
+                    await done_or_give_up(self.granted, in_flight)
             except BaseException:
                 key_locks.leave(self)
                 raise
@@ -157,14 +157,3 @@ class KeyLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._key_locks.leave(self)
-
-
-async def _granted_or_give_up(granted: asyncio.Future[None], in_flight: InFlight) -> None:
-    """Wait for the keys. Raises GiveUp when the stream is suspended."""
-    suspended = asyncio.ensure_future(in_flight.suspended.wait())
-    try:
-        await asyncio.wait((granted, suspended), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        suspended.cancel()
-    if not granted.done():
-        raise GiveUp

@@ -1,6 +1,6 @@
 """The owner of one partition: takes it over from Kafka, processes its records, and recovers after a failed commit.
 
-    take_over: fence every earlier owner, read the rows, process pending commands and callbacks
+    take_over: fence every earlier owner, read the rows, process pending moves, commands and callbacks
     ->  serve: one loop for each topic  ->  close
 
 When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the partition is taken
@@ -24,11 +24,13 @@ from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.erasures import Erasures
 from stream_app.partition.host_watch import HostWatch
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
+from stream_app.partition.mover import Mover
 from stream_app.partition.ports import Alarm, HostAnswers, Membership, Observer, PartitionStream, StateStore
 from stream_app.partition.table import PartitionTable
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.partition.unit_of_work import UnitOfWork
 from stream_app.pipeline import ports
+from stream_app.pipeline.arrival import ArrivalPipeline
 from stream_app.pipeline.callback import CallbackPipeline
 from stream_app.pipeline.command import CommandPipeline, CommandResult, Reload
 from stream_app.pipeline.fallback import NOTHING_KNOWN, Known
@@ -108,11 +110,13 @@ class PartitionOwner:
             "retry": lead,
             "bulk": lead,
             "callback": CallbackPipeline(plan, state, clock).process,
+            "move": ArrivalPipeline(plan, state).process,
             "command": CommandPipeline(plan, state, clock, self._reload_settings).process,
         }
         self._limiters = {source: leads if source in PRIORITY else others for source in self._pipelines}
         self._ahead = {source: TakenAhead(plan.delivery) for source in self._pipelines}
         self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
+        self._mover = Mover(number, plan, state)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
         self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, unavailable)
         self._unfinished: dict[InFlight, AckTracker] = {}
@@ -145,7 +149,13 @@ class PartitionOwner:
         self._bootstrapping.add_done_callback(self._watch)
 
     async def _bootstrap_and_run(self) -> None:
-        """Process pending commands and callbacks, then admit leads and run the partition's periodic tasks."""
+        """Process what is pending, then admit leads and run the partition's periodic tasks. Move lanes all the while.
+
+        A command or a callback that is pending may wait for the move of its lane.
+        """
+        await asyncio.gather(self._mover.run(), self._bootstrap_then_run())
+
+    async def _bootstrap_then_run(self) -> None:
         if await self._bootstrap.run():
             self.state.admission.open()
             await asyncio.gather(
@@ -273,7 +283,7 @@ class PartitionOwner:
         """
         key = in_flight.consumed.key or b""
         shares = in_flight.source in PRIORITY and self.state.admission.shared
-        return key if shares and key.decode(errors="replace") in self._plan.residents(self.number) else b""
+        return key if shares and self.state.residences.resides(key.decode(errors="replace")) else b""
 
     async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         try:

@@ -25,13 +25,11 @@ class Patience:
     """Decides which waiting leads of one partition are deferred, and until when.
 
     Args:
-        number: The partition.
         plan: The configuration. It may change in place.
         lanes: The lanes of the partition.
     """
 
-    def __init__(self, number: int, plan: Plan, lanes: Lanes) -> None:
-        self._number = number
+    def __init__(self, plan: Plan, lanes: Lanes) -> None:
         self._plan = plan
         self._lanes = lanes
         self._patience_ms = int(plan.delivery.patience_s * 1000)
@@ -41,7 +39,7 @@ class Patience:
     @property
     def shared(self) -> bool:
         """True if several workspaces live in the partition."""
-        return len(self._plan.residents(self._number)) > 1
+        return self._lanes.residences.shared
 
     def until_ms(self, waiter: Waiter, now_ms: int, boot_ms: int) -> int:
         """Return until when (epoch ms) a lead may wait in a shared partition."""

@@ -7,7 +7,7 @@ Expiry scans nothing: keys are in a queue in the order in which they were added,
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
 import msgspec
@@ -86,6 +86,10 @@ class Rows:
     def get(self, key: bytes) -> bytes | None:
         """The row's bytes."""
         return self._values.get(key)
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        """Keys and bytes of all rows."""
+        return self._values.items()
 
     def leads(self) -> list[bytes]:
         """The keys of all rows of leads."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import msgspec
 
 from stream_app.domain.callback.interpret import Booking, book
 from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
+from stream_app.domain.delivery.state_machine import FOLLOWED, KINDS, Delivery, mark_key
 from stream_app.domain.errors import StateStoreError
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.lead.suppression import Suppression
@@ -69,8 +73,11 @@ class UnitOfWork:
         self._plan = plan
         self._clock = clock
         self._observer = observer
+        self._limiter_of = limiter_of
+        self._sent_home = frozenset((plan.topics.status, plan.topics.enriched, plan.topics.audit))
         self.rows = Rows(int(plan.delivery.freshness_days * 86_400_000))
         self.lanes = Lanes(number, plan, clock, observer, previous)
+        self.residences = self.lanes.residences
         self.markers = ProcessedMarkers(number)
         self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
         self.admission = AdmissionQueue(number, plan, self.lanes, clock, self.submit, alarm, limiter_of)
@@ -89,6 +96,7 @@ class UnitOfWork:
             for key in unknown:
                 del rows[key]
         self.markers.load(rows)
+        self.residences.load(rows)
         self.lanes.load(rows)
         self.rows.load(rows)
         self.deadlines.clear()
@@ -101,8 +109,11 @@ class UnitOfWork:
     def row(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def find_marker(self, *record_ids: str) -> bytes | None:
-        return next((key for key in map(mark_key, record_ids) if key in self.rows), None)
+    def find_marker(self, record_id: str, origin: str = "") -> bytes | None:
+        if (key := mark_key(record_id)) in self.rows:
+            return key
+        value = self.rows.get(key := mark_key(origin)) if origin else None
+        return None if value in (None, FOLLOWED) else key
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
         return self.markers.is_passed(consumed)
@@ -113,6 +124,31 @@ class UnitOfWork:
 
     def suppression(self, key: bytes) -> Suppression | None:
         return self.rows.suppression(key)
+
+    # ------------------------------------------------------------------------------------------ residences
+
+    def residence(self, workspace: str) -> Residence | None:
+        return self.residences.of(workspace)
+
+    def is_here(self, workspace: str) -> bool:
+        return self.residences.is_here(workspace)
+
+    async def settled(self, in_flight: ports.InFlight, workspace: str, moves: int = 0) -> int:
+        assert isinstance(in_flight, InFlight)
+        return await self.residences.settled(in_flight, self._limiter_of(in_flight), workspace, moves)
+
+    def working(self, workspace: str) -> AbstractContextManager[None]:
+        return self.residences.working(workspace)
+
+    def arrive(self, workspace: str, source: int, lane: bytes) -> None:
+        self.lanes.arrive(workspace, source, lane)
+
+    def left(self, workspace: str) -> None:
+        """Report that the lane of a workspace is no longer here."""
+        self._observer.lane_gone(workspace)
+
+    async def settle_in(self, workspace: str) -> None:
+        await self.deadlines.load_workspace(workspace)
 
     # ------------------------------------------------------------------------------------------ locks and admission
 
@@ -190,6 +226,8 @@ class UnitOfWork:
         for key, value in step.rows:
             if value is not None and key not in self.rows:
                 self.markers.note(key)
+            self.residences.apply(key, value)
+        self._send_home(step)
         self.rows.apply(step.rows)
         expired = self.rows.expired(self._clock.now_ms())  # after `apply`: a row that this step renews has not expired
         self.rows.apply(expired)
@@ -212,6 +250,14 @@ class UnitOfWork:
     def command_committed(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)
         self.reconsider_waiting()
+
+    def _send_home(self, step: WriteBatch) -> None:
+        """Send what is said of a workspace that moved here to its home, where all before it is."""
+        for number, record in enumerate(step.records):
+            if record.partition is None and record.topic in self._sent_home:
+                name = step.events[0].workspace if step.events else (record.key or b"").decode().partition("/")[0]
+                if (home := self.residences.home_of(name)) is not None:
+                    step.records[number] = msgspec.structs.replace(record, partition=home)
 
     def _committed(self, topic: str) -> int | None:
         """The group's committed offset of a topic, if known."""

@@ -1,6 +1,7 @@
 """What happens to one callback from Clay, top to bottom. It settles its lead once, or it is reported as unmatched.
 
-    bytes -> decode -> does it settle the lead? -> lock the lead -> book the cost -> result -> commit -> ack
+    bytes -> decode -> moved away? -> does it settle the lead? -> lock the lead -> book the cost -> result -> commit
+          -> ack
 
 The row, its events, the result, the lane's budget and the callback's marker are one step. A callback never waits for
 admission. A lead that waits for admission while its callback waits for the lock is recalled: it starts again behind the
@@ -15,11 +16,20 @@ from stream_app.domain.callback.interpret import next_version, read_callback, re
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, brief
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, match_callback
+from stream_app.domain.delivery.state_machine import (
+    CONCLUDED,
+    Delivery,
+    delivery_key,
+    forced_key,
+    mark_key,
+    match_callback,
+)
+from stream_app.domain.lane.move import moves_of
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Plan
+from stream_app.pipeline.follow import follow
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
@@ -45,6 +55,21 @@ class CallbackPipeline:
         if isinstance(callback, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", callback)
             return
+        name = callback.workspace
+        home = await self._partition.settled(in_flight, name, moves_of(in_flight.consumed))
+        moved = self._partition.residence(name)
+        if moved is not None and not self._partition.is_here(name):
+            if not await self._is_concluded(in_flight):
+                await follow(self._partition, in_flight, moved)
+        elif home != in_flight.consumed.partition:
+            text = f"its workspace lives in partition {home}: check the pins of the gateway"
+            await self._conclude_unmatched(in_flight, "callback_unmatched", Reason("wrong_partition", text))
+        else:
+            with self._partition.working(name):
+                await self._process_here(in_flight, callback)
+
+    async def _process_here(self, in_flight: InFlight, callback: Callback) -> None:
+        """Process a callback of a workspace that resides in this partition."""
         key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
         row = self._partition.find(key)
         # Checked before the lock too: a callback that settles nothing must not wait for a lead or recall it.
@@ -85,7 +110,7 @@ class CallbackPipeline:
             results=version if is_published else row.results,
         )
         step = recorder.step(*([result] if is_published else []))
-        step.rows.append((mark_key(in_flight.consumed.record_id), b"1"))
+        step.rows.append((mark_key(in_flight.consumed.record_id), CONCLUDED))
         if callback.forced_origin:
             step.rows.append((forced_key(destination.workspace, destination.alias, callback.lead_id), key))
         await self._partition.conclude(in_flight, step)

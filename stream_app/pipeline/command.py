@@ -1,6 +1,7 @@
 """What happens to one operator command, from its bytes to its answer, top to bottom.
 
-    bytes -> decode -> answered before? -> expired? -> known workspace in its home partition? -> apply -> answer
+    bytes -> decode -> moved away? -> answered before? -> expired? -> known workspace in its home partition? -> apply
+          -> answer
 
 What a command changes (lane, rows) and its answer on `leads.audit` are one committed step. The commands of a partition
 are applied one after the other. When `CommandPipeline.process` returns, the command is answered and may be acked.
@@ -14,10 +15,11 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
-from stream_app.domain.delivery.state_machine import mark_key
+from stream_app.domain.delivery.state_machine import CONCLUDED, mark_key
 from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
-from stream_app.domain.lane.overrides import Order, obey
+from stream_app.domain.lane.move import Residence, encode_residence, moves_of, residence_key
+from stream_app.domain.lane.overrides import MoveTo, Order, obey
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
 from stream_app.domain.lead.identity import row_id
 from stream_app.domain.lead.person import hash_of, person_key, person_of
@@ -28,6 +30,7 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.domain.text import count
+from stream_app.pipeline.follow import follow
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
@@ -67,6 +70,10 @@ class CommandPipeline:
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
+        command = read_command(consumed)
+        moved = self._partition.residence(command.workspace)
+        if moved is None or moved.phase != "draining":  # until its rows leave, a lane obeys here
+            await self._partition.settled(in_flight, command.workspace, moves_of(consumed))
         marker = self._partition.find_marker(consumed.record_id)
         if marker is not None:
             await self._partition.conclude_unchanged(in_flight, marker)
@@ -74,15 +81,18 @@ class CommandPipeline:
         if self._partition.is_passed(consumed):  # since it was read at the take-over
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
+        moved = self._partition.residence(command.workspace)
+        if moved is not None and not self._partition.is_here(command.workspace):
+            await follow(self._partition, in_flight, moved)
+            return
         now_ms = self._clock.now_ms()
-        command = read_command(consumed)
         if isinstance(command, CommandAnswer):
             answer, result = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
         else:
             answer, result = self._decide(command, consumed, now_ms)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: Rows = [(mark_key(consumed.record_id), b"1"), *result.rows]
+        rows: Rows = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
         if answer.kind in _FORBIDS:  # now: a lead that is admitted before the commit would still be sent
             self._partition.reconsider_waiting()
         await self._partition.conclude(in_flight, WriteBatch(rows, [record, *result.records], result.events, workspace))
@@ -92,11 +102,9 @@ class CommandPipeline:
         row = command_row(command.id)
         result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
         if result.reason != "repeated":
-            rows: Rows = [*result.rows, (row, _json.encode(Answered(now_ms, result.applied)))]
+            rows: Rows = [*result.rows, (row, _json.encode(Answered(now_ms, result.applied, command.workspace)))]
             result = msgspec.structs.replace(result, rows=rows)
-        here = (
-            command.workspace in self._plan.workspaces and self._plan.home_of(command.workspace) == consumed.partition
-        )
+        here = command.workspace in self._plan.workspaces and self._partition.is_here(command.workspace)
         answer = CommandAnswer(
             id=command.id,
             applied=result.applied,
@@ -128,7 +136,7 @@ class CommandPipeline:
             text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")
         home = self._plan.home_of(command.workspace)
-        if home != consumed.partition:
+        if not self._partition.is_here(command.workspace):
             return CommandResult(
                 f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
             )
@@ -162,6 +170,9 @@ class CommandPipeline:
 
     def _change_lane(self, command: Command, now_ms: int) -> CommandResult:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
+        if isinstance(order, MoveTo) and not 0 <= order.partition < self._plan.partitions:
+            text = f"there is no partition {order.partition}: the partitions are 0 to {self._plan.partitions - 1}"
+            return CommandResult(text, False, "refused")
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._partition.lane(name)
         pools = (each.webhook_ids for each in self._plan.destinations_of(name))
@@ -169,7 +180,10 @@ class CommandPipeline:
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if answer.done:
             self._partition.set_lane(answer.lane)
-        return CommandResult(answer.text, answer.done, "" if answer.done else "refused")
+        rows: Rows = (
+            [_draining(name, order.partition, answer.lane.moves, self._plan)] if isinstance(order, MoveTo) else []
+        )
+        return CommandResult(answer.text, answer.done, "" if answer.done else "refused", rows if answer.done else [])
 
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]
@@ -236,6 +250,12 @@ class CommandPipeline:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
         text = f"records of {what} published until now that are not at Clay yet will be suppressed"
         return CommandResult(text, rows=[(row, value)])
+
+
+def _draining(workspace: str, to: int, moves: int, plan: Plan) -> tuple[bytes, bytes]:
+    """The row that begins a move."""
+    residence = Residence("draining", to, plan.home_of(workspace), moves + 1)
+    return residence_key(workspace), encode_residence(residence)
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]

@@ -1,6 +1,6 @@
 """What happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
+    bytes -> decode -> moved away? -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
           -> admit (or expire) + write ahead -> POST -> settle -> conclude
 
 The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events,
@@ -61,14 +61,24 @@ class LeadPipeline:
         consumed = in_flight.consumed
         envelope = lead_envelope(consumed, self._inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
-        lookup = self._partition.find, self._partition.row
+        name = self._rejects.workspace_of(consumed, lead)
+        await self._partition.settled(in_flight, name, envelope.moves)
+        moved = self._partition.residence(name)
+        if moved is not None and not self._partition.is_here(name):
+            await self._rejects.follow(in_flight, name, envelope, moved)
+            return
+        with self._partition.working(name):
+            await self._process_here(in_flight, envelope, lead)
+
+    async def _process_here(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable) -> None:
+        """Process a record of a workspace that has not moved to another partition."""
+        consumed, lookup = in_flight.consumed, (self._partition.find, self._partition.row)
         resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead, *lookup)
         if isinstance(resolved, Unreadable):
             await self._process_unsendable(in_flight, envelope, lead, resolved)
             return
-        home = self._plan.home_of(resolved.destination.workspace)
-        if home != consumed.partition:
-            await self._rejects.reroute(in_flight, resolved, home)
+        if not self._partition.is_here(name := resolved.destination.workspace):
+            await self._rejects.reroute(in_flight, resolved, self._plan.home_of(name))
             return
         async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
             await self._process_locked(in_flight, resolved)
@@ -170,7 +180,8 @@ class LeadPipeline:
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
     ) -> None:
         """Reject a record that cannot be sent. If it belongs to a lead that has a row, park that lead."""
-        lead_ref = find_lead_ref(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
+        consumed, is_here = in_flight.consumed, self._partition.is_here
+        lead_ref = find_lead_ref(self._plan, consumed, envelope, lead, self._partition.find, is_here)
         if lead_ref is None:
             await self._rejects.reject(in_flight, envelope, lead, bad)
             return

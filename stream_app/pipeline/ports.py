@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from stream_app.domain.callback.interpret import Booking
@@ -17,6 +17,7 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.lead.suppression import Suppression
@@ -56,11 +57,12 @@ class PartitionState(Protocol):
     def row(self, key: bytes) -> bytes | None:
         """Any row, as bytes."""
 
-    def find_marker(self, *record_ids: str) -> bytes | None:
-        """The key of the marker that says that one of these records is concluded.
+    def find_marker(self, record_id: str, origin: str = "") -> bytes | None:
+        """The key of the marker that says that a record or its history is concluded.
 
         Args:
-            *record_ids: Records without a delivery row, as `topic/partition/offset`.
+            record_id: The record, as `topic/partition/offset`.
+            origin: The input record of its history. The history of one that followed its workspace goes on.
         """
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
@@ -72,6 +74,32 @@ class PartitionState(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None:
         """An entry of the suppression list."""
+
+    # Residences
+
+    def residence(self, workspace: str) -> Residence | None:
+        """Where a workspace resides that has moved from or to this partition; None for any other."""
+
+    def is_here(self, workspace: str) -> bool:
+        """True if the lane of the workspace is in this partition, and not on its way out or in."""
+
+    async def settled(self, in_flight: InFlight, workspace: str, moves: int = 0) -> int:
+        """Return the partition where a record belongs, once its workspace is not on its way out or in.
+
+        Args:
+            in_flight: The record.
+            workspace: Its workspace.
+            moves: How often the workspace had moved, if the record followed it here.
+        """
+
+    def working(self, workspace: str) -> AbstractContextManager[None]:
+        """Keep the lane of a workspace here inside the `with` block."""
+
+    def arrive(self, workspace: str, source: int, lane: bytes) -> None:
+        """Take in the lane of a workspace that moves here from partition `source`. Its rows are here."""
+
+    async def settle_in(self, workspace: str) -> None:
+        """Find the deadlines of a workspace that has moved here."""
 
     # Locks and admission
 

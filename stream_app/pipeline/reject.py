@@ -9,7 +9,9 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
+from stream_app.domain.delivery.state_machine import CONCLUDED, FOLLOWED, mark_key
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
+from stream_app.domain.lane.move import Residence
 from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
@@ -53,17 +55,30 @@ class Rejects:
 
     def _lane_of(self, consumed: ConsumedRecord, lead: Lead | Unreadable) -> str:
         """The workspace whose lane it counts in; '' if that is unknown, or lives in another partition."""
-        name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
-        if name not in self._plan.workspaces:
-            return ""
-        return name if self._plan.home_of(name) == consumed.partition else ""
+        name = self.workspace_of(consumed, lead)
+        return name if name in self._plan.workspaces and self._partition.is_here(name) else ""
+
+    def workspace_of(self, consumed: ConsumedRecord, lead: Lead | Unreadable) -> str:
+        """The workspace that a record names, configured or not."""
+        return lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
+
+    async def follow(self, in_flight: InFlight, workspace: str, envelope: Envelope, moved: Residence) -> None:
+        """Send a record after its workspace, which has moved to another partition. Its history goes on there."""
+        consumed = in_flight.consumed
+        in_flight.release_next()
+        if await self.is_concluded(in_flight, envelope):
+            return
+        onward = envelope.onward(way=envelope.way or "rerouted", moves=moved.moves, app=self._plan.app)
+        headers = onward.to_headers(self._plan.topics.worker_app)
+        record = Record(self._plan.topics.retry, workspace.encode(), consumed.value, headers, moved.other)
+        await self._partition.conclude(in_flight, WriteBatch([(mark_key(consumed.record_id), FOLLOWED)], [record], []))
 
     def _rejection(
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None
     ) -> WriteBatch:
         consumed, now_ms = in_flight.consumed, self._clock.now_ms()
         if (mark := self._partition.find_marker(consumed.record_id, envelope.origin)) is not None:
-            return WriteBatch([(mark, b"1")], [], [])
+            return WriteBatch([(mark, CONCLUDED)], [], [])
         dead_letter = rejected(self._plan, consumed, envelope, bad, now_ms)
         why = Reason(bad.reason, bad.text)
         step = brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter)
@@ -79,7 +94,8 @@ class Rejects:
             "wrong_partition", f"its workspace lives in partition {home}: check the pins and the key of the producer"
         )
         onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
-        await self.conclude_with_event(in_flight, lead, "parked" if lost else "rerouted", why, onward)
+        status: Status = "parked" if lost else "rerouted"
+        await self.conclude_with_event(in_flight, lead, status, why, onward, mark=CONCLUDED if lost else FOLLOWED)
 
     async def conclude_with_event(
         self,
@@ -89,14 +105,20 @@ class Rejects:
         why: Reason,
         *records: Record,
         rows: Rows | None = None,
+        mark: bytes = CONCLUDED,
     ) -> None:
-        """Commit one event for the lead, with these records and rows, unless the record is concluded already."""
+        """Commit one event for the lead, with these records and rows, unless the record is concluded already.
+
+        `mark` is the value of its marker.
+        """
         in_flight.release_next()
         if await self.is_concluded(in_flight, lead.envelope):
             return
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
-        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead, rows=rows)
+        step = brief(
+            *about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead, rows=rows, mark=mark
+        )
         await self._partition.conclude(in_flight, step)
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:

@@ -10,6 +10,7 @@ from itertools import islice
 
 from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
 from tests.simulation.money import budgeted
+from tests.simulation.moves import move_bases, moving
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.recoveries import recovered
 from tests.simulation.schedule import Schedule, drawn
@@ -28,7 +29,7 @@ def counted(only: str = "", *, thorough: bool = False) -> Iterator[Schedule]:
     Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all of them, and one
     with every single preemption near each crash. `only` those of one base; the rare ones come when they are asked for.
     """
-    for base in bases() if not only else [base for base in (*bases(), *rare()) if base.name == only]:
+    for base in bases() if not only else [base for base in (*bases(), *rare(), *move_bases()) if base.name == only]:
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
@@ -43,6 +44,8 @@ def named(name: str) -> Schedule:
         return drawn(int(name))
     if name.startswith("b") and name[1:].isdigit():
         return budgeted(int(name[1:]))
+    if name.startswith("v") and name[1:].isdigit():
+        return moving(int(name[1:]))
     if name.startswith("n") and name[1:].isdigit():
         return crowded(int(name[1:]))
     if name.startswith("t") and name[1:].isdigit():

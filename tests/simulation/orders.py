@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from stream_app.domain.lead.suppression import person_row
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
+
+if TYPE_CHECKING:
+    from tests.simulation.moves import MoveChecks
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 
@@ -82,6 +85,8 @@ def _arguments(order: Order) -> dict[str, Any]:
             return {"lead_id": lead_id, "credits": int(credits_)}
         case "correct":
             return {"credits": int(order.what)}
+        case "move":
+            return {"partition": int(order.what)}
         case "budget":
             return {"caps": {"credits_per_day": int(order.what)}}
         case _:
@@ -91,8 +96,11 @@ def _arguments(order: Order) -> dict[str, Any]:
 class OrderChecks:
     """Sees every commit, after the events in it were checked. `problem` receives each broken promise."""
 
-    def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, moves: MoveChecks, problem: Callable[[str], None]) -> None:
         self._plan = plan
+        self._moves = moves
+        self._copies: dict[str, tuple[int, str]] = {}
+        self._may_be_refused: set[str] = set()
         self._problem = problem
         self._asked: Counter[tuple[int, str]] = Counter()
         self._acked: Counter[tuple[int, str]] = Counter()
@@ -127,8 +135,19 @@ class OrderChecks:
     def asked(self, partition: int, record: Record) -> None:
         command = json.loads(record.value or b"")
         self._asked[partition, command["id"]] += 1
+        if command["kind"] == "move":
+            self._may_be_refused.add(command["id"])
         if command["kind"] == "correct" and "lead_id" in command["args"]:
             self._of_leads.add(command["id"])
+
+    def passed_on(self, source: ConsumedRecord, copy: ConsumedRecord) -> None:
+        """A command follows its workspace to another partition, and is answered where it was asked."""
+        if source.topic == self._plan.topics.commands:
+            self._copies[copy.record_id] = self._which(source)
+
+    def _which(self, consumed: ConsumedRecord) -> tuple[int, str]:
+        which = (consumed.partition, json.loads(consumed.value or b"")["id"])
+        return self._copies.get(consumed.record_id, which)
 
     def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         for consumed in records:
@@ -159,13 +178,13 @@ class OrderChecks:
             self._problem(f"8: {event.id} goes out of a paused lane")
         if lane is not None and lane.forced is not None and lane.forced.mode == "open":
             self._problem(f"8: {event.id} goes out through a breaker that is forced open")
-        home = self._plan.pins[event.workspace]
+        home = self._moves.at(event.workspace)
         persons = (each.rpartition(":")[2] for each in identifiers if "/e:" in each)
         if any((home, person_row(hash_of(person))) in self._unsendable for person in persons):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
 
     def on_acked(self, consumed: ConsumedRecord) -> None:
-        which = (consumed.partition, json.loads(consumed.value or b"")["id"])
+        which = self._which(consumed)
         self._acked[which] += 1
         if self._answers[which] < self._acked[which]:
             self._problem(f"2: {consumed.record_id} is acked before it is answered")
@@ -174,7 +193,9 @@ class OrderChecks:
         for which, times in self._asked.items():
             if self._answers[which] != times:
                 self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")
-            if not self._applied[which] and which[1] not in self._of_leads:  # its lead may not have been parked yet
+            if (
+                not self._applied[which] and which[1] not in self._of_leads | self._may_be_refused
+            ):  # its lead may not have been parked yet
                 self._problem(f"8: {which[1]} was never applied")
         if len(self.corrections) != sum(self._applied[which] for which in self._asked if which[1] in self._of_leads):
             self._problem("8: not every corrected cost has its event")

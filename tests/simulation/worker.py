@@ -311,5 +311,9 @@ async def _reached() -> str:
 
 def sources(names: TopicNames) -> dict[str, Source]:
     """What a worker takes, the lead topics by right of way."""
-    beside: dict[str, Source] = {names.commands: "command", names.callbacks: "callback"}
+    beside: dict[str, Source] = {
+        names.commands: "command",
+        names.callbacks: "callback",
+        names.moves: "move",
+    }
     return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk", **beside}

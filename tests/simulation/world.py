@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import msgspec
 
+from stream_app.domain.lane import move
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition import lane_timer, lanes
@@ -76,7 +77,7 @@ class World:
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
-        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.checks_money, schedule.well)
+        self.checker = Checker(self.plan, self.kafka, self.now_ms, self.problem, schedule.checks_money, schedule.well)
         self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}
@@ -120,6 +121,7 @@ class World:
         with (
             patch.object(lane_timer, "_LONGEST_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
+            patch.object(move, "_CHUNK_BYTES", 300),
             patch.object(Erasures, "run", lambda _: asyncio.get_running_loop().create_future()),
         ):
             loop.run()
@@ -263,7 +265,7 @@ class World:
         what = Input(
             serial,
             identifiers_of(arrival.workspace, kinds, arrival.person),
-            *(arrival.lead_id, arrival.force, not_after_ms, not arrival.away),
+            *(arrival.lead_id, arrival.force, not_after_ms, not arrival.away and not self._returns(arrival.workspace)),
         )
         if arrival.how in ("aborted", "slow_transaction"):
             self._user_transactions += 1
@@ -281,6 +283,10 @@ class World:
         self.say(
             None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.record_id} {arrival.how}"
         )
+
+    def _returns(self, workspace: str) -> bool:
+        """Whether its lane may come back: then what went after it meets what is published where it is."""
+        return sum(order.kind == "move" and order.workspace == workspace for order in self.schedule.orders) > 1
 
     def _order(self, serial: int, order: Order) -> None:
         for partition, record in records_of(order, serial, self.plan, self.now_ms()):
@@ -337,7 +343,7 @@ class World:
             self.say(None, f"  event {event['id']} {event['status']} {event.get('reason', '')} ({event['lead_id']})")
         elif consumed.topic != self.plan.topics.lanes:
             key = (consumed.key or b"").decode()
-            what = "deleted" if consumed.value is None else consumed.value[:90].decode("utf-8", "replace")
+            what = "deleted" if consumed.value is None else consumed.value[:110].decode("utf-8", "replace")
             self.say(None, f"  {consumed.record_id} {key}: {what}")
 
     def _on_post(self, post: Post) -> None:

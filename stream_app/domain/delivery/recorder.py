@@ -10,7 +10,7 @@ from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.delivery.state_machine import CALLBACK, Delivery, mark_key, step
+from stream_app.domain.delivery.state_machine import CALLBACK, CONCLUDED, Delivery, mark_key, step
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.imports import import_of
@@ -299,6 +299,7 @@ def brief(
     there: Destination | None = None,
     ref: LeadRef | None = None,
     rows: Rows | None = None,
+    mark: bytes = CONCLUDED,
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
@@ -314,6 +315,7 @@ def brief(
         there: The destination, if the event is to name it.
         ref: The lead, if it could be read: its import is in the event.
         rows: Other rows to write in the same transaction.
+        mark: The value of the marker.
     """
     import_id, summary = _NO_IMPORT if ref is None else _import_of(ref)
     event = StatusEvent(
@@ -337,7 +339,7 @@ def brief(
         import_summary=summary,
     )
     return WriteBatch(
-        [(mark_key(consumed.record_id), b"1"), *(rows or [])], [event_record(plan, event), *records], [event]
+        [(mark_key(consumed.record_id), mark), *(rows or [])], [event_record(plan, event), *records], [event]
     )
 
 

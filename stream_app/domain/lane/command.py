@@ -21,10 +21,11 @@ _command: Final = msgspec.json.Decoder(Command)
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """The value of the row that records that a command was answered."""
+    """The value of the row that records that a command was answered. `workspace`: whose command it was."""
 
     at_ms: int
     applied: bool
+    workspace: str = ""
 
 
 class _Signed(msgspec.Struct, frozen=True):

@@ -43,8 +43,8 @@ TABLES: Final = (
         INTEGER, credits INTEGER,
         PRIMARY KEY (record, seq)) WITHOUT ROWID""",
     """CREATE TABLE people (
-        workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,
-        PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
+        workspace TEXT, destination TEXT, person TEXT, partition INTEGER, lead_ids TEXT NOT NULL,
+        PRIMARY KEY (person, workspace, destination, partition)) WITHOUT ROWID""",
     """CREATE TABLE erased (
         workspace TEXT, lead_id TEXT, until_ms INTEGER NOT NULL, PRIMARY KEY (lead_id, workspace)) WITHOUT ROWID""",
     """CREATE TABLE results (

@@ -1,0 +1,31 @@
+"""Lanes move between partitions, and every await of both owners is a crash point."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.campaign import counted, explain, run
+from tests.simulation.moves import move_bases, moving
+from tests.simulation.schedule import Schedule
+from tests.simulation.world import simulate
+
+_EVERY = 24
+"""One schedule in so many of those that are counted; `python -m tests.simulation --seed NAME` runs any of them."""
+
+
+@pytest.mark.parametrize("base", move_bases(), ids=lambda base: base.name)
+def test_without_a_fault_a_move_breaks_nothing(base: Schedule) -> None:
+    outcome = simulate(base, trace=True)
+    assert not outcome.problems, "\n".join(outcome.trace)
+    assert outcome.posts > 0
+
+
+@pytest.mark.parametrize("base", [base.name for base in move_bases()])
+def test_no_crash_breaks_a_move(base: str) -> None:
+    failures = run(list(counted(base))[::_EVERY])
+    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
+
+
+def test_no_drawn_schedule_with_moves_breaks_a_promise() -> None:
+    failures = run([moving(number) for number in range(150)])
+    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
