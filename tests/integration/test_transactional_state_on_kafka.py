@@ -41,7 +41,7 @@ from stream_app.kafka.stranded import producer_id
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics
 from tests.support.ledgers import KafkaHarness, on
-from tests.support.pace import BUSY
+from tests.support.pace import slowness
 
 
 async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(
@@ -76,7 +76,7 @@ async def test_a_missing_topic_aborts_in_bounded_time(on_kafka: KafkaHarness) ->
     on_kafka.events += ".no"
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
     await ledger.take_over()
-    async with asyncio.timeout(5 * BUSY):
+    async with asyncio.timeout(5 * slowness()):
         with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at whether it exists"):
             await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
     with pytest.raises(BrokerUnavailable, match=rf"{on_kafka.events}/0, .* has no leader"):
@@ -209,7 +209,7 @@ async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
     ledger = on_kafka.ledger()
     for value in (b"1", b"2"):
         fails = True
-        async with asyncio.timeout(5 * BUSY):
+        async with asyncio.timeout(5 * slowness()):
             await ledger.take_over()
         assert not fails
         await ledger.transact([Record(on_kafka.rows, b"a", value)])
@@ -297,10 +297,10 @@ async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
     ledger._limits = limits  # before it froze, the broker may take longer
     kafka.freeze()
     try:
-        async with asyncio.timeout(3 * BUSY):
+        async with asyncio.timeout(3 * slowness()):
             with pytest.raises(Aborted, match="no answer within 1 s"):
                 await ledger.transact([Record(on_kafka.rows, b"a", b"2"), Record(on_kafka.events, b"a", b"2")])
-        async with asyncio.timeout(4 * BUSY):
+        async with asyncio.timeout(4 * slowness()):
             with pytest.raises(BrokerUnavailable, match=kafka.bootstrap):
                 await idle.take_over()
     finally:
@@ -313,7 +313,7 @@ async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
 async def test_no_broker(namespace: str) -> None:
     nowhere = KafkaConnection("127.0.0.1:1")
     ledger = TransactionalState(nowhere, namespace, namespace, 0, StateStoreLimits(take_over_s=0.5))
-    async with asyncio.timeout(3 * BUSY):
+    async with asyncio.timeout(3 * slowness()):
         with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
             await ledger.take_over()
     await ledger.close()
