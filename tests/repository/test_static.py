@@ -91,6 +91,14 @@ def test_the_simulator_knows_nothing_of_the_rest() -> None:
     assert {name for name in ours if not name.startswith("stream_app.dev.simulator")} == set()
 
 
+def test_files_named_in_the_code_exist() -> None:
+    """A docstring that names another file is a link: it must not outlive a move."""
+    named = re.compile(r"(?<![\w/.:-])(?:[a-z_]+/)+[a-z_0-9]+\.py\b")
+    for path in PACKAGE.rglob("*.py"):
+        for file in named.findall(path.read_text(encoding="utf-8")):
+            assert any((folder / file).exists() for folder in (ROOT, PACKAGE, path.parent)), f"{path.name}: {file}"
+
+
 def test_every_import_is_a_dependency_of_the_package() -> None:
     """`pip install .[local]` is the README's first command: no module may need what only `dev` brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -26,7 +26,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that asks to be sent, within a period of time (epoch ms).
 
     `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
-    `as_dead_letter`: it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
+    `as_dead_letter`: it becomes a dead letter without being sent (`admit_dead_letter`).
     """
 
     destination: Destination
