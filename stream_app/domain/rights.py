@@ -127,7 +127,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "gateway": gateway,
         "gateway with operator_token_env": msgspec.structs.replace(
             gateway,
-            read=gateway.read | survey,
+            read=gateway.read | survey | {names.moves},
             write=gateway.write | {names.commands, names.replay_state, names.leads, names.bulk},
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
@@ -157,7 +157,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "suppress list": Rights(read=frozenset({names.state})),
         "suppress add": order,
         "suppress remove": order,
-        "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),
+        "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.moves, names.enriched}),
         "dlq": count,
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,

@@ -20,11 +20,11 @@ from tests.simulation.world import simulate
 SCHEDULES: Final = 5_000
 SECONDS: Final = 120.0
 LEAST_DRAWN: Final = 500
-_SHARES: Final = {"crash": 1 / 2, "freeze": 1 / 16, "stop": 1 / 16, "rebalance": 1 / 16}
+_SHARES: Final = {"crash": 2 / 5, "freeze": 1 / 16, "stop": 1 / 16, "rebalance": 1 / 16}
 
 
 def chosen() -> Iterator[Schedule]:
-    """Of those that are counted: each request to the broker lost, a crash at every second await, some of the rest."""
+    """Of those that are counted: each request to the broker lost, a crash at two of five awaits, some of the rest."""
     chance = Random(7)
     for schedule in counted():
         fault = schedule.name.partition("/")[2].partition("@")[0]
