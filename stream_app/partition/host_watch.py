@@ -55,7 +55,8 @@ class HostWatch:
             asked = dict(self._held)
             answers = await asyncio.gather(*(self._host_answers(alias) for alias in asked.values()))
             for name, answer in zip(asked, answers, strict=True):
-                if (policy := self._plan.workspaces.get(name)) is not None and self._is_here(name):  # else removed
+                policy = self._plan.workspaces.get(name)
+                if policy is not None and self._is_here(name):  # else a reload has removed it, or it moves
                     self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
                     self._pump(name)
             await asyncio.sleep(_EVERY_S)

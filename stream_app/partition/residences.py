@@ -46,6 +46,7 @@ class Residences:
         self._number = number
         self._plan = plan
         self._known: dict[str, Residence] = {}
+        self._counted: tuple[int, int] | None = None
         self._at_work: Counter[str] = Counter()
         self._lines: dict[str, list[_Waiter]] = {}
         self._changed = asyncio.Event()
@@ -57,6 +58,7 @@ class Residences:
             RowUnreadable: A row does not decode.
         """
         self._known.clear()
+        self._counted = None
         for key, value in rows.items():
             self.apply(key, value)
 
@@ -68,6 +70,7 @@ class Residences:
             self._known[name] = decode_residence(value)
         except msgspec.DecodeError as error:
             raise unreadable(key, str(error)) from None
+        self._counted = None
         self._wake()
 
     def of(self, workspace: str) -> Residence | None:
@@ -79,12 +82,10 @@ class Residences:
         known = self._known.get(workspace)
         return self._plan.home_of(workspace) == self._number if known is None else known.phase not in _ELSEWHERE
 
-    def partition_of(self, workspace: str) -> int:
-        """Where its records are to go, as far as this partition knows."""
+    def moved_away(self, workspace: str) -> Residence | None:
+        """The residence of a workspace that has moved and is not here, nor on its way out."""
         known = self._known.get(workspace)
-        if known is None:
-            return self._plan.home_of(workspace)
-        return known.other if known.phase == "left" else self._number
+        return known if known is not None and known.phase in _ELSEWHERE else None
 
     def home_of(self, workspace: str) -> int | None:
         """The partition for the events, results and views of a workspace; None: this one."""
@@ -95,11 +96,13 @@ class Residences:
     def shared(self) -> bool:
         """True if several workspaces reside in the partition."""
         at_home = self._plan.residents(self._number)
-        change = sum(
-            (each.phase == "here" and name not in at_home) or -(each.phase == "left" and name in at_home)
-            for name, each in self._known.items()
-        )
-        return len(at_home) + change > 1
+        if self._counted is None or self._counted[0] != len(at_home):  # a reload only adds workspaces
+            change = sum(
+                (each.phase == "here" and name not in at_home) or -(each.phase == "left" and name in at_home)
+                for name, each in self._known.items()
+            )
+            self._counted = len(at_home), len(at_home) + change
+        return self._counted[1] > 1
 
     def resides(self, workspace: str) -> bool:
         """True if a configured workspace resides here."""
@@ -111,8 +114,8 @@ class Residences:
 
     # ---------------------------------------------------------------------------------------------- records and moves
 
-    async def settled(self, in_flight: InFlight, limiter: Limiter, workspace: str, moves: int) -> int:
-        """Return where a record belongs. While its workspace is on its way out, or not here yet, it waits.
+    async def wait_for_move(self, in_flight: InFlight, limiter: Limiter, workspace: str, moves: int) -> None:
+        """Let a record wait while its workspace is on its way out, or not here yet.
 
         Records that wait go on in their order, and before any later one: commands, callbacks, then leads.
 
@@ -132,7 +135,6 @@ class Residences:
             in_flight.release_next()
             with limiter.released(), in_flight.waiting():
                 await self._wait(in_flight, workspace, line, moves)
-        return self.partition_of(workspace)
 
     @contextmanager
     def working(self, workspace: str) -> Iterator[None]:

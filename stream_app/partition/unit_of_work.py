@@ -133,9 +133,12 @@ class UnitOfWork:
     def is_here(self, workspace: str) -> bool:
         return self.residences.is_here(workspace)
 
-    async def settled(self, in_flight: ports.InFlight, workspace: str, moves: int = 0) -> int:
+    def moved_away(self, workspace: str) -> Residence | None:
+        return self.residences.moved_away(workspace)
+
+    async def wait_for_move(self, in_flight: ports.InFlight, workspace: str, moves: int = 0) -> None:
         assert isinstance(in_flight, InFlight)
-        return await self.residences.settled(in_flight, self._limiter_of(in_flight), workspace, moves)
+        await self.residences.wait_for_move(in_flight, self._limiter_of(in_flight), workspace, moves)
 
     def working(self, workspace: str) -> AbstractContextManager[None]:
         return self.residences.working(workspace)
@@ -147,7 +150,7 @@ class UnitOfWork:
         """Report that the lane of a workspace is no longer here."""
         self._observer.lane_gone(workspace)
 
-    async def settle_in(self, workspace: str) -> None:
+    async def load_deadlines(self, workspace: str) -> None:
         await self.deadlines.load_workspace(workspace)
 
     # ------------------------------------------------------------------------------------------ locks and admission

@@ -61,7 +61,7 @@ class ArrivalPipeline:
             rows.append((lane_key(name), part.lane))
             name = ""
         await self._partition.conclude(in_flight, WriteBatch(rows, [gone], [], name))
-        await self._partition.settle_in(part.workspace)
+        await self._partition.load_deadlines(part.workspace)
 
     def _check(self, part: HandOver, record_id: str) -> None:
         """Raise ValueError unless this is the next record of its move: rows of the lane would be missing."""

@@ -29,7 +29,7 @@ from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.follow import follow
+from stream_app.pipeline.follow import after, follow
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
@@ -56,13 +56,12 @@ class CallbackPipeline:
             await self._conclude_unmatched(in_flight, "callback_unmatched", callback)
             return
         name = callback.workspace
-        home = await self._partition.settled(in_flight, name, moves_of(in_flight.consumed))
-        moved = self._partition.residence(name)
-        if moved is not None and not self._partition.is_here(name):
+        await self._partition.wait_for_move(in_flight, name, moves_of(in_flight.consumed))
+        if (moved := self._partition.moved_away(name)) is not None:
             if not await self._is_concluded(in_flight):
-                await follow(self._partition, in_flight, moved)
-        elif home != in_flight.consumed.partition:
-            text = f"its workspace lives in partition {home}: check the pins of the gateway"
+                await follow(self._partition, in_flight, after(in_flight.consumed, moved))
+        elif not self._partition.is_here(name):
+            text = f"its workspace lives in partition {self._plan.home_of(name)}: check the pins of the gateway"
             await self._conclude_unmatched(in_flight, "callback_unmatched", Reason("wrong_partition", text))
         else:
             with self._partition.working(name):

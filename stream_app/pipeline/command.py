@@ -30,7 +30,7 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.domain.text import count
-from stream_app.pipeline.follow import follow
+from stream_app.pipeline.follow import after, follow
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
@@ -73,7 +73,7 @@ class CommandPipeline:
         command = read_command(consumed)
         moved = self._partition.residence(command.workspace)
         if moved is None or moved.phase != "draining":  # until its rows leave, a lane obeys here
-            await self._partition.settled(in_flight, command.workspace, moves_of(consumed))
+            await self._partition.wait_for_move(in_flight, command.workspace, moves_of(consumed))
         marker = self._partition.find_marker(consumed.record_id)
         if marker is not None:
             await self._partition.conclude_unchanged(in_flight, marker)
@@ -81,9 +81,8 @@ class CommandPipeline:
         if self._partition.is_passed(consumed):  # since it was read at the take-over
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
-        moved = self._partition.residence(command.workspace)
-        if moved is not None and not self._partition.is_here(command.workspace):
-            await follow(self._partition, in_flight, moved)
+        if (moved := self._partition.moved_away(command.workspace)) is not None:
+            await follow(self._partition, in_flight, after(consumed, moved))
             return
         now_ms = self._clock.now_ms()
         if isinstance(command, CommandAnswer):
@@ -178,12 +177,11 @@ class CommandPipeline:
         pools = (each.webhook_ids for each in self._plan.destinations_of(name))
         by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
-        if answer.done:
-            self._partition.set_lane(answer.lane)
-        rows: Rows = (
-            [_draining(name, order.partition, answer.lane.moves, self._plan)] if isinstance(order, MoveTo) else []
-        )
-        return CommandResult(answer.text, answer.done, "" if answer.done else "refused", rows if answer.done else [])
+        if not answer.done:
+            return CommandResult(answer.text, False, "refused")
+        self._partition.set_lane(answer.lane)
+        begun: Rows = [_draining(name, order.partition, lane.moves, self._plan)] if isinstance(order, MoveTo) else []
+        return CommandResult(answer.text, rows=begun)
 
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]

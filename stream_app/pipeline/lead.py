@@ -62,9 +62,8 @@ class LeadPipeline:
         envelope = lead_envelope(consumed, self._inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
         name = self._rejects.workspace_of(consumed, lead)
-        await self._partition.settled(in_flight, name, envelope.moves)
-        moved = self._partition.residence(name)
-        if moved is not None and not self._partition.is_here(name):
+        await self._partition.wait_for_move(in_flight, name, envelope.moves)
+        if (moved := self._partition.moved_away(name)) is not None:
             await self._rejects.follow(in_flight, name, envelope, moved)
             return
         with self._partition.working(name):

@@ -83,8 +83,11 @@ class PartitionState(Protocol):
     def is_here(self, workspace: str) -> bool:
         """True if the lane of the workspace is in this partition, and not on its way out or in."""
 
-    async def settled(self, in_flight: InFlight, workspace: str, moves: int = 0) -> int:
-        """Return the partition where a record belongs, once its workspace is not on its way out or in.
+    def moved_away(self, workspace: str) -> Residence | None:
+        """The residence of a workspace that has moved and is not here: its records follow it. None for any other."""
+
+    async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int = 0) -> None:
+        """Return once the workspace of a record is not on its way out or in.
 
         Args:
             in_flight: The record.
@@ -98,7 +101,7 @@ class PartitionState(Protocol):
     def arrive(self, workspace: str, source: int, lane: bytes) -> None:
         """Take in the lane of a workspace that moves here from partition `source`. Its rows are here."""
 
-    async def settle_in(self, workspace: str) -> None:
+    async def load_deadlines(self, workspace: str) -> None:
         """Find the deadlines of a workspace that has moved here."""
 
     # Locks and admission

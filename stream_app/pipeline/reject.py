@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
-from stream_app.domain.delivery.state_machine import CONCLUDED, FOLLOWED, mark_key
+from stream_app.domain.delivery.state_machine import CONCLUDED, FOLLOWED
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
 from stream_app.domain.lane.move import Residence
 from stream_app.domain.lead.identity import identify
@@ -18,6 +18,7 @@ from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.pipeline.follow import follow
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 
@@ -71,7 +72,7 @@ class Rejects:
         onward = envelope.onward(way=envelope.way or "rerouted", moves=moved.moves, app=self._plan.app)
         headers = onward.to_headers(self._plan.topics.worker_app)
         record = Record(self._plan.topics.retry, workspace.encode(), consumed.value, headers, moved.other)
-        await self._partition.conclude(in_flight, WriteBatch([(mark_key(consumed.record_id), FOLLOWED)], [record], []))
+        await follow(self._partition, in_flight, record)
 
     def _rejection(
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None

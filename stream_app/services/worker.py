@@ -157,7 +157,7 @@ def _limits(settings: Settings) -> StateStoreLimits:
 def _written(settings: Settings, number: int) -> set[tuple[str, int]]:
     """The topics and partitions that the owner of a partition writes to, besides its rows."""
     names = settings.names
-    # What is of a lane that moved here goes to its address, and what came too late follows a lane that moved away.
+    # What a lane that moved here writes goes to its home, and what comes too late follows a lane that moved away.
     moved = {names.status, names.enriched, names.lanes, names.audit, names.callbacks, names.commands, names.moves}
     everywhere = {(topic, each) for topic in (names.retry, *moved) for each in range(settings.kafka.partitions)}
     return {(topic, number) for topic in _carrying(settings)} | everywhere

@@ -73,10 +73,10 @@ def events_are_written_where_the_lane_is() -> Patch:
 
 @mutant("2", "6", hunt=unanswered)
 def deadlines_are_left_behind() -> Patch:
-    async def settle_in(self: UnitOfWork, workspace: str) -> None:
+    async def load_deadlines(self: UnitOfWork, workspace: str) -> None:
         pass
 
-    return patch.object(UnitOfWork, "settle_in", settle_in)
+    return patch.object(UnitOfWork, "load_deadlines", load_deadlines)
 
 
 @mutant("4", hunt=moves)
