@@ -40,9 +40,9 @@ class ArrivalPipeline:
             return
         if self._partition.is_passed(consumed):  # since it was read at the take-over
             return
-        # No await from here to the commit: the rows stay as they are read here.
         part = decode_hand_over(consumed.value)
-        self._check(part, consumed.record_id)
+        await self._check(part, consumed.record_id)
+        # No await from here to the commit: the rows stay as they are read here.
         name, is_last = part.workspace, bool(part.lane)
         residence = Residence(
             "here" if is_last else "arriving", part.source, part.home, part.moves, 0 if is_last else part.chunk + 1
@@ -63,9 +63,14 @@ class ArrivalPipeline:
         await self._partition.conclude(in_flight, WriteBatch(rows, [gone], [], name))
         await self._partition.load_deadlines(part.workspace)
 
-    def _check(self, part: HandOver, record_id: str) -> None:
-        """Raise ValueError unless this is the next record of its move: rows of the lane would be missing."""
+    async def _check(self, part: HandOver, record_id: str) -> None:
+        """Raise ValueError unless this is the next record of its move: rows of the lane would be missing.
+
+        Raises:
+            StateStoreError: Another owner has taken in the records before. This process does not know it yet.
+        """
         known = self._partition.residence(part.workspace)
         expected = known.chunks if known is not None and known.moves == part.moves else 0
         if part.chunk != expected:
+            await self._partition.commit(WriteBatch([(mark_key(record_id), None)], [], []))  # fails unless it owns this
             raise ValueError(f"{record_id} is part {part.chunk} of a move, part {expected} should come: a bug")

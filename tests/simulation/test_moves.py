@@ -26,6 +26,11 @@ def test_no_crash_breaks_a_move(base: str) -> None:
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
 
+def test_a_worker_that_lost_its_partition_unseen_takes_in_no_part_of_a_move() -> None:
+    """It was frozen, and another owner took in the part before. That is no bug: its next commit fails."""
+    assert run([moving(914)]) == []
+
+
 def test_no_drawn_schedule_with_moves_breaks_a_promise() -> None:
     failures = run([moving(number) for number in range(150)])
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
