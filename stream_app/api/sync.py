@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import update_wrapper
@@ -21,8 +22,8 @@ def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | 
     return aio.find(lead, settings, workspace)
 
 
-def _returning(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Return the form without an event loop of a coroutine function."""
+def _blocking_call(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return a blocking version of a coroutine function."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         with _runner(function) as runner:
@@ -31,8 +32,8 @@ def _returning(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     return _described(call, function)
 
 
-def _yielding(function: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator[T]]:
-    """Return the form without an event loop of a generator function."""
+def _blocking_generator(function: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator[T]]:
+    """Return a blocking version of an asynchronous generator function."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T]:
         with _runner(function) as runner:
@@ -45,10 +46,10 @@ def _yielding(function: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator
     return _described(call, function)
 
 
-def _entering(
+def _blocking_context(
     function: Callable[P, AbstractAsyncContextManager[AsyncIterator[T]]],
 ) -> Callable[P, AbstractContextManager[Iterator[T]]]:
-    """Return the form without an event loop of a function whose context manager yields an iterator."""
+    """Return a blocking version of a function whose context manager yields an iterator."""
 
     @contextmanager
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Iterator[T]]:
@@ -73,6 +74,9 @@ def _described(call: Callable[P, T], function: Callable[..., Any]) -> Callable[P
     call.__name__ = call.__qualname__ = f"{function.__name__}_sync"
     call.__module__ = __name__
     call.__doc__ = f"Do what `{function.__name__}` does, without an event loop.\n\n    {function.__doc__}"
+    signature = inspect.signature(function)
+    returned = str(signature.return_annotation).replace("Async", "")
+    call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]  # help() shows it
     return call
 
 
@@ -98,7 +102,7 @@ def _each(runner: asyncio.Runner, items: AsyncIterator[T]) -> Iterator[T]:
         yield item
 
 
-publish_sync = _returning(aio.publish)
-read_books_sync = _returning(aio.read_books)
-read_results_sync = _yielding(aio.read_results)
-follow_status_sync = _entering(aio.follow_status)
+publish_sync = _blocking_call(aio.publish)
+read_books_sync = _blocking_call(aio.read_books)
+read_results_sync = _blocking_generator(aio.read_results)
+follow_status_sync = _blocking_context(aio.follow_status)

@@ -1,4 +1,4 @@
-"""Makes pages in a process of its own, so that boards that refresh themselves take nothing from the callbacks.
+"""Makes pages in a process of its own, so that boards that refresh themselves delay callbacks little.
 
 A page needs up to 40 ms of Python, and the gateway's process runs Python in one thread at a time. This process has a
 lower priority, too. It starts with the first page, and ends with the gateway. While it starts, the gateway makes pages.

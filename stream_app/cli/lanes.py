@@ -231,7 +231,7 @@ def cancel(
 
 @app.command(sort_key=6)
 def move(workspace: str, /, *, partition: Annotated[int, Parameter(metavar="N")], audit: Audit) -> int:
-    """Move a lane to another partition, with its rows and its money. Its leads wait for moments.
+    """Move a lane to another partition, with its rows and its budget. Its leads wait for a few seconds.
 
     Nothing else changes: leads, callbacks and commands follow it.
 

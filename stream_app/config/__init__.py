@@ -2,7 +2,7 @@
 
 `load` reads all of it: `tables` turns TOML into the types of `model`, `rules` and `workspace_rules` check them,
 `variables` and `secret_files` find the secrets. `reload` is for a running worker, `known` for names that a user typed,
-and `kafka_access` connects to Kafka by the settings.
+`kafka_access` connects to Kafka by the settings, and `egress` reaches the outside by them.
 """
 
 from stream_app.config.known import check_known, unknown

@@ -14,7 +14,15 @@ from stream_app.config import rules
 from stream_app.config.model import Secrets, Settings
 from stream_app.config.secret_files import stamp_of, with_files
 from stream_app.config.tables import TableReader, fields_of
-from stream_app.config.variables import EVERY_NEED, kept, missing, needed, value_problems, webhook_problems
+from stream_app.config.variables import (
+    EVERY_NEED,
+    kept,
+    missing,
+    namings_of,
+    needed,
+    value_problems,
+    webhook_problems,
+)
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
@@ -60,17 +68,18 @@ def load_settings(
     settings = _read(reader, _parse(path))
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
-    every = (name for _, name in needed(settings, EVERY_NEED))
+    namings = list(namings_of(settings))
+    every = (name for _, name in needed(namings, EVERY_NEED))
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
     found += unreadable
     if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist
-        found += missing(settings, needs, environ)
+        found += missing(settings, namings, needs, environ)
     if clay and reader.knows("allowed_hosts"):
         found += webhook_problems(settings, environ)
-    found += value_problems(settings, needs, environ)
+    found += value_problems(settings, namings, needs, environ)
     if found:
         raise SettingsError(found)
-    secrets = Secrets(kept(settings, needs, environ))
+    secrets = Secrets(kept(namings, needs, environ))
     peppers = [environ[name] for name in settings.privacy.pepper_env]
     use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))
     if stamp_of(path, None) != before:  # it changed while it was read

@@ -7,8 +7,8 @@ which could be the secret itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -19,7 +19,7 @@ from stream_app.domain.trace import headers_of
 from stream_app.domain.webhook import messages_problem, proxy_problem, token_problem, webhook_problem
 
 Need = Literal["clay", "gateway", "api", "trace", "notify"]
-EVERY_NEED: Final[frozenset[Need]] = frozenset(("clay", "gateway", "api", "trace", "notify"))
+EVERY_NEED: Final = frozenset[Need](get_args(Need))
 
 _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
     "destinations.webhooks_env": {"clay"},
@@ -37,9 +37,15 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
 """Every program needs the variables of the other keys."""
 
 _KEPT_WHERE_SET: Final = frozenset({"gateway.api_token_env", "kafka.instance_env", "trace.headers_env"})
-_OURS: Final = (
-    *("privacy.pepper_env", "gateway.token_keys_env", "gateway.api_token_env", "gateway.operator_token_env"),
-    *("gateway.user_header_secret_env", "destinations.callback_secrets_env"),
+_OURS: Final = frozenset(
+    {
+        "privacy.pepper_env",
+        "gateway.token_keys_env",
+        "gateway.api_token_env",
+        "gateway.operator_token_env",
+        "gateway.user_header_secret_env",
+        "destinations.callback_secrets_env",
+    }
 )
 """Keys of the secrets that we make ourselves."""
 
@@ -91,34 +97,38 @@ def name_problems(settings: Settings) -> Iterator[str]:
             yield f"{naming.place}: must be the name of an environment variable, never the secret itself"
 
 
-def needed(settings: Settings, needs: Set[Need]) -> list[tuple[str, str]]:
+def needed(namings: Iterable[Naming], needs: Set[Need]) -> list[tuple[str, str]]:
     """Return (place in the file, variable) of each secret that a program with these needs must have."""
     return [
         (naming.place, name)
-        for naming in namings_of(settings)
+        for naming in namings
         if naming.key not in _NEEDED_FOR or _NEEDED_FOR[naming.key] & needs
         for name in naming.valid
     ]
 
 
-def kept(settings: Settings, needs: Set[Need], environ: Mapping[str, str]) -> dict[str, str]:
+def kept(namings: Sequence[Naming], needs: Set[Need], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the values that a program with these needs works with. Other secrets are forgotten."""
-    names = {name for _, name in needed(settings, needs)}
-    names |= {name for each in namings_of(settings) if each.key in _KEPT_WHERE_SET for name in each.valid}
+    names = {name for _, name in needed(namings, needs)}
+    names |= {name for each in namings if each.key in _KEPT_WHERE_SET for name in each.valid}
     return {name: environ[name] for name in names if name in environ}
 
 
-def missing(settings: Settings, needs: Set[Need], environ: Mapping[str, str]) -> Iterator[str]:
+def missing(
+    settings: Settings, namings: Iterable[Naming], needs: Set[Need], environ: Mapping[str, str]
+) -> Iterator[str]:
     """Yield one line for each variable that a program with these needs must have, and that is not set."""
     where = f", and {settings.secrets_dir} has no such file" if settings.secrets_dir else ""
-    for place, name in needed(settings, needs):
+    for place, name in needed(namings, needs):
         if not environ.get(name):
             yield f"environment variable {name} is not set{where}; {place} names it"
 
 
-def value_problems(settings: Settings, needs: Set[Need], environ: Mapping[str, str]) -> Iterator[str]:
+def value_problems(
+    settings: Settings, namings: Iterable[Naming], needs: Set[Need], environ: Mapping[str, str]
+) -> Iterator[str]:
     """Yield one line for each value that cannot be used, except those of webhooks."""
-    yield from _guessable(settings, environ)
+    yield from _guessable(settings, namings, environ)
     checks = [
         (settings.redis.url_env, _redis_problem),
         (settings.trace.headers_env, _headers_problem),
@@ -145,15 +155,12 @@ def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator
             yield f"environment variable {there.token_env}: {problem}"
 
 
-def _guessable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+def _guessable(settings: Settings, namings: Iterable[Naming], environ: Mapping[str, str]) -> Iterator[str]:
     """Find our secrets that are public or guessable, whether this program needs them or not."""
-    namings = sorted(
-        (each for each in namings_of(settings) if each.key in _OURS), key=lambda each: _OURS.index(each.key)
-    )
     hosts = {host.partition(":")[0] for there in settings.destinations.values() for host in there.allowed_hosts}
     simulated = all(map(is_local, hosts))
     seen: dict[str, str] = {}
-    for name in dict.fromkeys(name for naming in namings for name in naming.names):
+    for name in dict.fromkeys(name for naming in namings if naming.key in _OURS for name in naming.valid):
         if not (secret := environ.get(name)):
             continue
         problem = secret_problem(secret)

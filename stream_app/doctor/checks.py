@@ -12,6 +12,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.clay.egress import Egress
 from stream_app.config import Settings
+from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
 from stream_app.doctor.probes import (
     ProbeFailed,
@@ -61,7 +62,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
     Raises:
         SettingsError: egress.ca_file cannot be read.
     """
-    egress = Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
+    egress = egress_of(settings)
     connection, names = connection_of(settings), settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka

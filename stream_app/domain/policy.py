@@ -98,7 +98,8 @@ class Workspace(msgspec.Struct, frozen=True):
     Attributes:
         name: The name of the workspace.
         default_destination: The destination of leads that name none; "" where they must name one.
-        partition: Pins the workspace to a partition. None: the hash of its name decides.
+        partition: The home of the workspace; None: the hash of its name decides. Never change it for a workspace that
+            has leads: `lanes move` moves its lane.
         hold: What happens to a lead while its lane is held. `pause`: it waits in Kafka. `degrade`: the fallback answers
             it, or it is deferred.
         fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or a provisional

@@ -64,8 +64,13 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
             kind: type[Answer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
             answer = _answer(client, path, kind, Refusal)
             found = Found(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
-            leads = answer.leads if isinstance(answer, LeadsAnswer) else []
-            leads = [answer.lead] if isinstance(answer, LeadAnswer) else leads
+            match answer:
+                case LeadsAnswer():
+                    leads = answer.leads
+                case LeadAnswer():
+                    leads = [answer.lead]
+                case _:
+                    leads = []
             if mine := list(filter(None, (_of_workspace(lead, workspace) for lead in leads))):
                 return msgspec.structs.replace(found, leads=mine)
         return msgspec.structs.replace(found, waiting=_waiting(client, who, workspace))

@@ -137,8 +137,7 @@ async def find_stored_leads(
             async for records in reader.read(names.moves):  # rows of lanes that are on their way
                 for record in records:
                     if record.value is not None:
-                        for key, value in decode_hand_over(record.value).rows:
-                            _add_row(found, key, value)
+                        _add_hand_over(found, record.value)
             async for records in reader.read(names.enriched):
                 for record in records:
                     if record.value is not None:
@@ -181,6 +180,15 @@ def _add_row(found: _Found, key: bytes, value: bytes) -> None:
         except msgspec.DecodeError:
             return  # `stream-app books` reports the unreadable row
         found.add(workspace, destination, name.partition("!")[0], row.person, row.people)
+
+
+def _add_hand_over(found: _Found, value: bytes) -> None:
+    try:
+        rows = decode_hand_over(value).rows
+    except msgspec.DecodeError:
+        return  # the worker that owns the target reports it
+    for key, row in rows:
+        _add_row(found, key, row)
 
 
 def _add_result(found: _Found, value: bytes) -> None:

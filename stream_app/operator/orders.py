@@ -25,8 +25,8 @@ CORRECT: Final = "Book credits or actions that were spent elsewhere, or (below 0
 RATE: Final = "Change the rate live."
 QUOTA: Final = "Retire a webhook or use it again, or set its count of submissions."
 MOVE: Final = (
-    "Move a lane to another partition, with its rows and its money. Its leads wait for moments. Nothing else changes: "
-    "leads, callbacks and commands follow it."
+    "Move a lane to another partition, with its rows and its budget. Its leads wait for a few seconds. Nothing else "
+    "changes: leads, callbacks and commands follow it."
 )
 SUPPRESS: Final = "Add people to the list. Their leads then end as suppressed, in every workspace."
 ERASE: Final = (

@@ -17,8 +17,8 @@ from prometheus_client import Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_app import __version__
-from stream_app.clay.egress import Egress
 from stream_app.config import Settings
+from stream_app.config.egress import egress_of
 from stream_app.domain.errors import SettingsError
 from stream_app.notify.conditions import COUNTERS, LONGEST_WINDOW_S, METRICS, is_read
 from stream_app.notify.messages import body_of
@@ -55,7 +55,7 @@ async def run_notify(settings: Settings) -> None:
     for result in ("sent", "failed"):
         messages.labels(result)
     clock, targets = SystemClock(), targets_of(settings)
-    egress = Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
+    egress = egress_of(settings)
     samples = Samples(COUNTERS, LONGEST_WINDOW_S)
 
     async def ready() -> str | None:

@@ -13,6 +13,7 @@ from stream_app.clay.egress import Egress
 from stream_app.clay.endpoints import Webhooks
 from stream_app.clay.host_check import HostCheck
 from stream_app.config import Settings
+from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
@@ -51,7 +52,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     logger = log.get("worker")
     configuration = Configuration(settings, read)
     plan, connection = configuration.plan, connection_of(settings)
-    egress = Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
+    egress = egress_of(settings)
     names = plan.topics
     sources = sources_of(names)
     registry = process_registry()

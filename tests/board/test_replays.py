@@ -157,9 +157,13 @@ async def test_a_replay_is_stopped_and_resumed_with_a_reason(
 async def test_a_replay_that_kafka_does_not_confirm_can_be_stopped_by_the_same_form(
     operator: Client, outbox: Outbox
 ) -> None:
+    url = "/board/replays/r-0b9c40e1f2a/act/stop"
     outbox.is_away = True
-    answer = await send(operator, "/board/replays/r-0b9c40e1f2a/act/stop", **WHY)
+    answer = await send(operator, url, **WHY)
     assert (answer.status_code, "Kafka did not confirm the command" in answer.text) == (503, True)
+    outbox.is_away = False
+    assert (await send(operator, url, **WHY)).status_code == 303
+    assert len(outbox.records) == 1
 
 
 async def test_viewers_see_replays_and_cannot_act(with_operator: Client) -> None:

@@ -90,7 +90,11 @@ async def test_an_open_transaction_neither_blocks_the_books_nor_raises_an_alarm(
         worker = line.start("worker")
         await line.until_over(2, 60)
         await line.stop(worker)
-        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}stranger")
+        producer = AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap,
+            transactional_id=f"{namespace}stranger",
+            transaction_timeout_ms=500_000,  # longer than the test
+        )
         async with producer:
             await producer.begin_transaction()
             await producer.send_and_wait(line.settings.names.status, b"not to be seen", partition=0)

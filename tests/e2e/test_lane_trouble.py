@@ -35,7 +35,7 @@ async def test_an_outage_costs_few_calls_and_no_lead(kafka: Broker, namespace: s
         # Until the breaker opens: the threshold and what is in flight. Then one probe after 10 s each.
         assert len(wasted) <= 5 + 3 + 7
         recovered_ms = min(request.at_ms for request in line.requests() if request.accepted and request.at_ms > ends_ms)
-        assert recovered_ms - ends_ms < 2_000 * slowness() + SLOW_MACHINE_MS
+        assert recovered_ms - ends_ms < 2_000 + SLOW_MACHINE_MS * slowness()
         assert line.last() == {"accepted": 300}
         assert not await line.read(line.settings.names.dlq), "an outage is no poison"
         assert not line.posted_again()
@@ -57,7 +57,7 @@ async def test_an_outage_of_one_webhook_costs_few_calls_and_no_lead(kafka: Broke
         await line.until_over(300, 150)
         assert sum(request.status == 503 for request in line.requests()) <= 20
         recovered_ms = min(request.at_ms for request in line.requests() if request.accepted and request.at_ms > ends_ms)
-        assert recovered_ms - ends_ms < 5_000 * slowness() + SLOW_MACHINE_MS
+        assert recovered_ms - ends_ms < 5_000 + SLOW_MACHINE_MS * slowness()
         assert line.last() == {"accepted": 300}
         assert not await line.read(line.settings.names.dlq), "an outage is no poison"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.webhook import webhook_id
 from tests.e2e.commands import answer, answers, command
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import slowness
 
 pytestmark = pytest.mark.timeout(180)
 _SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
@@ -110,7 +112,9 @@ async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Brok
         await line.until(lambda: line.last() == {"accepted": 1, "held_budget": 1}, 30, "one has room")
         code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "40", "--why", "x")
         assert code == 0, said
+        began = time.monotonic()
         await line.until(lambda: line.last()["accepted"] == 2, 2, "the very next lead goes at once")
+        assert time.monotonic() - began < 2 * slowness()
 
 
 async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(kafka: Broker, namespace: str) -> None:

@@ -78,8 +78,11 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker,
             line.control("DELETE", "/control/faults?kind=slow")
             await line.until(lambda: _held(line) >= {"held_paused", "held_outage"}, 20, "two lanes are held")
             third = line.join()
+            began = time.monotonic()
             await third.joined(10)
-            await line.first_request(["w2"], now_ms(), 10)
+            assert time.monotonic() - began < 10 * slowness()
+            request = await line.first_request(["w2"], now_ms(), 10)
+            assert request["w2"] < 10_000 * slowness()
             for member in (first, second, third):
                 began = time.monotonic()
                 assert await line.stop(member.process) == 0, member.said()[-3:]

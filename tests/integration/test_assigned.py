@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from aiokafka import TopicPartition
 
@@ -10,6 +11,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.faust_app.assigned import assigned, membership, waiting
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import create_topics, publish, publish_transactions, until
+from tests.support.pace import slowness
 from tests.upstream.apps import rebalance
 
 
@@ -85,5 +87,7 @@ async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(kafka: 
     async with running(bench.app({bench.leads: recorder})) as app:
         await until(lambda: app.consumer_generation_id > 0, what="the join")
         await create_topics(kafka.bootstrap, bench.leads, partitions=PARTITIONS)
+        began = time.monotonic()
         await publish(kafka.bootstrap, bench.leads, [b"first"])
         await until(lambda: recorder.consumed, within_s=30)
+        assert time.monotonic() - began < 10 * slowness(), "aiokafka asks again after five minutes"

@@ -90,7 +90,8 @@ async def test_an_unavailable_redis_costs_time_only_once() -> None:
         began = time.monotonic()
         for _ in range(1_000):
             assert await cache.find(["{w}:1"]) == [NOTHING]
-        assert time.monotonic() - began < 0.9 * slowness(), "the breaker's first rest is 1 s: all of these are free"
+        took_s = time.monotonic() - began
+        assert reported.count("failed") <= 3 + took_s, "the breaker's first rest is 1 s: all in it are free"
         assert not await cache.add([("{w}:1", OLD)])
         assert await cache.filled_to(0) is None
     assert reported[:4] == ["failed", "failed", "failed", "skipped"]

@@ -70,7 +70,7 @@ def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> N
     ran = run(tmp_path, "nothing", "--long")
     assert ran.code == 0, ran.output
     tests = [call.split()[1:3] for call in ran.calls if call.startswith("pytest")]
-    assert tests == [["-m", "long"], ["--hypothesis-profile=thorough", "--timeout=900"]]
+    assert tests == [["-m", "long"], ["--hypothesis-profile=thorough", "tests/partition"]]
     assert "python -m tests.simulation" in ran.calls
     assert "5 schedules" in ran.output
 

@@ -35,7 +35,6 @@ class LocalCluster(Broker):
                 overrides=_properties(node, port, control, voters),
                 cluster_id=cluster_id,
                 heap_mb=_HEAP_MB,
-                start_timeout_s=120,
             )
             for node, (port, control) in enumerate(ports, 1)
         ]

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from stream_app.board.site import Moment, Site
-from stream_app.domain.books.columns import COLUMNS, MEANING
+from stream_app.domain.books.columns import COLUMNS, meaning_of
 from stream_app.gateway.lookup_answers import FoundImport
 
 ROWS: Final = 50
@@ -99,7 +99,7 @@ def row_of(found: FoundImport) -> ImportRow:
     for name in (*COLUMNS, *sorted(set(found.columns) - set(COLUMNS))):
         if leads := found.columns.get(name, 0):
             width = leads / found.leads * 100
-            meaning = MEANING.get(name, "a status of a newer version")
+            meaning = meaning_of(name)
             parts.append(Part(name, meaning, _COLOURS.get(name, "nodata"), leads, round(x, 2), round(width, 2)))
             x += width
     at_rest = found.leads - found.moving

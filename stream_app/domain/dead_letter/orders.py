@@ -197,7 +197,7 @@ class ReplayOrders:
             progress = read_progress(key, value)
             if progress is not None:
                 self.replays[progress.id] = progress
-            elif value is None:
+            else:  # deleted, or of a newer version
                 self.replays.pop(key.removeprefix(PROGRESS).decode("utf-8", "replace"), None)
 
     @property

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.clay.egress import Egress
 from stream_app.config import load_settings
+from stream_app.config.egress import egress_of
 from stream_app.domain.errors import SettingsError
 from stream_app.services.worker import clay_client
 
@@ -20,7 +20,7 @@ async def test_every_allowed_pair_of_timeouts_makes_a_client(
     line = f"connect_timeout_s = {connect_s}\nrequest_timeout_s = {request_s}\nuncertain_grace_s = 3000"
     config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[delivery]\n{line}")
     settings = load_settings(config, {})
-    clay_client(settings, Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env)))
+    clay_client(settings, egress_of(settings))
 
 
 def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
@@ -54,4 +54,4 @@ def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) 
         if text is not None:
             pem.write_text(text)
         with pytest.raises(SettingsError, match=r"^egress\.ca_file = '.*company\.pem': cannot read it as a PEM file: "):
-            Egress.of(settings.egress.ca_file, settings.secrets.get(settings.egress.proxy_env))
+            egress_of(settings)
