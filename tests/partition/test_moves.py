@@ -21,11 +21,12 @@ from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.state import RowUnreadable
 from tests.partition.test_committer import Silent
-from tests.partition.test_owner import SlowClay
+from tests.partition.test_owner import SlowClay, _member
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
+from tests.simulation.worker import sources
 
 LEAD = delivery_key("acme", "acme-main", "a")
 
@@ -42,26 +43,17 @@ class Bench:
 
     async def start(self, *numbers: int) -> None:
         topics = self.plan.topics
-        sources = {
-            topics.leads: "hot",
-            topics.retry: "retry",
-            topics.bulk: "bulk",
-            topics.commands: "command",
-            topics.callbacks: "callback",
-            topics.moves: "move",
-        }
         for number in numbers:
             generation = self.kafka.next_generation("g")
             ledger = MemoryLedger(self.kafka, f"t-{number}", topics.state, number)
-            alarm = _fail
             owner = PartitionOwner(
-                number, self.plan, ledger, self.clay, VirtualClock(), Silent(), alarm, _member, 0.005
+                number, self.plan, ledger, self.clay, VirtualClock(), Silent(), _fail, _member, 0.005
             )
             await owner.take_over()
             self.owners[number] = owner
             self._serving[number] = [
-                asyncio.create_task(owner.serve(MemoryInlet(self.kafka, "g", generation, topic, number), source))  # type: ignore[arg-type]  # of a literal
-                for topic, source in sources.items()
+                asyncio.create_task(owner.serve(MemoryInlet(self.kafka, "g", generation, topic, number), source))
+                for topic, source in sources(topics).items()
             ]
 
     async def kill(self, number: int) -> None:
@@ -120,10 +112,6 @@ def _fail(error: BaseException) -> None:
 async def _until(done: Callable[[], bool]) -> None:
     while not done():  # noqa: ASYNC110 - the simulated broker has no event to wait for
         await asyncio.sleep(0.001)
-
-
-async def _member() -> float:
-    return 5.0
 
 
 def moved(main: Callable[[Bench], Awaitable[None]], **setup: Any) -> None:

@@ -18,7 +18,6 @@ from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup, drawn
 
 _UNDER_WAY: Final = frozenset({"draining", "leaving", "arriving"})
-_FROM_INPUT: Final = "leads"
 
 
 class MoveChecks:
@@ -96,8 +95,7 @@ class MoveChecks:
 
 def _is_copy(copy: ConsumedRecord, source: ConsumedRecord) -> bool:
     """Whether the one may be the other, sent after its workspace."""
-    of_leads = source.topic.startswith(_FROM_INPUT) and copy.topic == "leads.retry"
-    same_kind = copy.topic == source.topic or (of_leads and source.topic in ("leads", "leads.bulk"))
+    same_kind = copy.topic == source.topic or (copy.topic == "leads.retry" and source.topic in ("leads", "leads.bulk"))
     return bool(copy.header(MOVES_HEADER)) and same_kind and copy.value == source.value
 
 
