@@ -29,7 +29,7 @@ from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Lead, Result, Scalar
 from stream_app.domain.record import Record
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY
 
@@ -42,9 +42,7 @@ actions = 10000000
 name = "title"
 credits = {CREDITS}
 values = ["CEO"]
-[table.callback]
-run_if = "always"
-"""
+{CALLBACK}"""
 CONFIG: Final = """
 [redis]
 url_env = "CACHE_URL"

@@ -38,6 +38,13 @@ lifetime = 0
 [table.latency]
 scale = 0.001
 """
+CALLBACK = """
+[table.callback]
+run_if = "always"
+retries = 600
+retry_delay_s = 0.5
+"""
+"""A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the first lead."""
 OVER: frozenset[Status] = frozenset(
     {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted"}
 )

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.every import on_its_own
 from tests.support.pace import BUSY
 from tests.support.secure import SecureKafka
@@ -25,9 +25,8 @@ class Secured(Pipeline):
     """A pipeline whose processes and commands connect with TLS, each as its own user."""
 
     def __init__(self, kafka: SecureKafka, namespace: str, config: str = "") -> None:
-        script = '[table.callback]\nrun_if = "always"\n'
         super().__init__(
-            kafka.broker.bootstrap, namespace, 1, config=config, partitions=2, callbacks=True, script=script
+            kafka.broker.bootstrap, namespace, 1, config=config, partitions=2, callbacks=True, script=CALLBACK
         )
         self._kafka = kafka
         self._namespace = namespace

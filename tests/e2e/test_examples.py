@@ -14,22 +14,25 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app import find_lead, follow_status, follow_status_sync, read_books, read_results_sync
 from stream_app.dev.kafka import Broker
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(180)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SCRIPT = """
+SCRIPT = (
+    """
 [[table.columns]]
 name = "title"
 values = ["CEO"]
-[table.callback]
-run_if = "always"
+"""
+    + CALLBACK
+    + """
 [table.callback.body]
 lead_id = "{{lead_id}}"
 title = "{{title}}"
 """
+)
 
 
 async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 from stream_app.dev.kafka import Broker
 from stream_app.domain.callback.token import sign
 from stream_app.domain.messages import Callback
-from tests.e2e.pipeline import Pipeline
+from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.pace import BUSY
 
 
@@ -55,8 +55,7 @@ async def until_ready(client: httpx.AsyncClient, within_s: float = 30) -> None:
 
 
 async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: Broker, namespace: str) -> None:
-    script = '[table.callback]\nrun_if = "always"\n'
-    async with Pipeline(kafka.bootstrap, namespace, callbacks=True, script=script) as line:
+    async with Pipeline(kafka.bootstrap, namespace, callbacks=True, script=CALLBACK) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
         async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
             await until_ready(client)
@@ -74,8 +73,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
 
 
 async def test_a_failed_round_trip_costs_nothing_later(kafka: Broker, namespace: str) -> None:
-    script = '[table.callback]\nrun_if = "always"\n'
-    async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=script) as line:
+    async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=CALLBACK) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
         async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
             await until_ready(client)

@@ -14,25 +14,27 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.messages import Callback, Status
 from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import Fleet, now_ms
+from tests.e2e.pipeline import CALLBACK
 
 pytestmark = pytest.mark.timeout(180)
 
 ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
-CALLBACK: Final = """
+TABLE: Final = (
+    """
 # The table's rows take around a second, of which pipeline.FAST_SIM's scale leaves a thousandth.
 median_s = 800
 p95_s = 2_000
-[table.callback]
-run_if = "always"
-retries = 40
-retry_delay_s = 0.5
+"""
+    + CALLBACK
+    + """
 [table.callback.body]
 lead_id = "{{lead_id}}"
 credits = "{{clay_credits}}"
 email = "{{work_email}}"
 phone = "{{phone}}"
 """
-"""A table that tells what each row did cost, and tries again for 20 s while the gateway is away."""
+)
+"""A table that tells what each row did cost."""
 FAULTS: Final = """
 [[fault]]
 kind = "callbacks_lost"
@@ -125,7 +127,7 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         2,
         callbacks=True,
         config=CONFIG + REDIS,
-        script=CALLBACK + FAULTS,
+        script=TABLE + FAULTS,
         # What is lost here is no silence, also while the gateway is away for long on a busy machine.
         workspace="callback_health = { overdue = 300 }",
         destination="callback_deadline_s = 7\ncallback_grace_s = 6\nestimate_credits = 9",
@@ -197,7 +199,7 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         namespace,
         1,
         callbacks=True,
-        script=CALLBACK + f"[plan]\ncredits = {200 if cause == 'credits' else 6_000}\n",
+        script=TABLE + f"[plan]\ncredits = {200 if cause == 'credits' else 6_000}\n",
         workspace=f"callback_health = {{ overdue = {overdue} }}",
         destination=f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120\nestimate_credits = 9",
         rate_per_s=rate_per_s,

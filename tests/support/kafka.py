@@ -33,20 +33,27 @@ async def admin(bootstrap: str) -> AsyncIterator[Any]:
 
 
 async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
+    """Create the topics and wait until the broker knows them."""
     async with admin(bootstrap) as client:
         made = await client.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
         assert not [error for error in made.topic_errors if error[1]], made
+        await _until_listed(client, lambda listed: listed.issuperset(names))
 
 
 async def delete_topic(bootstrap: str, name: str) -> None:
     """Delete the topic and wait until it is gone."""
     async with admin(bootstrap) as client:
         await client.delete_topics([name])
-        async with asyncio.timeout(20 * BUSY):
-            while True:
-                if name not in await client.list_topics():
-                    return
-                await asyncio.sleep(0.05)
+        await _until_listed(client, lambda listed: name not in listed)
+
+
+async def _until_listed(client: Any, expected: Callable[[set[str]], bool]) -> None:
+    """Wait until the broker's list of topics is as expected: the controller answers before the broker knows."""
+    async with asyncio.timeout(20 * BUSY):
+        while True:
+            if expected(set(await client.list_topics())):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def topic_names(bootstrap: str, prefix: str) -> set[str]:
