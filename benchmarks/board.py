@@ -43,7 +43,7 @@ from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.gateway.read_model.store import Position, ReadModel, Sources
 from stream_app.gateway.waiting_leads import Search
 from stream_app.kafka.groups import Consumption
-from stream_app.ops.garbage import tame_garbage_collector
+from stream_app.ops.garbage import collect_rarely
 
 PARTITIONS: Final = 64
 MAX_P95_MS: Final = 100.0
@@ -213,7 +213,7 @@ def main() -> int:
         path = Path(folder) / "model.sqlite"
         fill(path, settings, args.lanes, args.leads, now_ms)
         with board_over(Path(folder), Elsewhere(), now_ms, shared_s=0) as board:
-            tame_garbage_collector()
+            collect_rarely()
             took = asyncio.run(measure(board, args.lanes, args.leads, args.times, now_ms))
         size_mb = path.stat().st_size / 1e6
     p95 = {name: round(wall_ms[len(wall_ms) * 95 // 100], 1) for name, (wall_ms, _) in took.items()}

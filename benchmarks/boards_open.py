@@ -37,7 +37,7 @@ from stream_app.kafka.producers import callback_inbox
 from stream_app.kafka.topics import create_topics
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.garbage import tame_garbage_collector
+from stream_app.ops.garbage import collect_rarely
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.services.gateway import SWITCH_S
 
@@ -67,7 +67,7 @@ async def _serve(ready: Connection, bootstrap: str, topic: str, folder: Path, no
         with board_over(folder, Elsewhere(), now_ms) as board:
             app = build_asgi(receiver, inbox.not_ready, metrics.responded, board.routes())
             async with serve_http(app, "127.0.0.1", 0, head_within_s=30, grace_s=1) as port:
-                tame_garbage_collector()
+                collect_rarely()
                 ready.send(port)
                 await asyncio.to_thread(ready.poll, None)
 

@@ -22,7 +22,7 @@ from stream_app.board.assets import Assets
 from stream_app.board.page import Job, NotMade, Pages
 from stream_app.board.render import Renderer
 from stream_app.board.site import Shared, Site
-from stream_app.ops.garbage import tame_garbage_collector
+from stream_app.ops.garbage import collect_rarely
 
 _WITHIN_S: Final = 30.0
 _NICENESS: Final = 5
@@ -134,7 +134,7 @@ def serve(connection: Connection) -> None:
     """Make pages until the gateway closes the connection, or ends."""
     site: Site = connection.recv()
     pages, jobs = Pages(site, Renderer(Assets())), JobReader(site)
-    tame_garbage_collector()
+    collect_rarely()
     connection.send(True)  # ready
     answer: bytes | Exception | None
     while True:

@@ -38,13 +38,13 @@ class PlainHelp:
     def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
         """Print the line that shows how to write the command."""
         words = [_VALUES.get(word, word) for word in str(usage).split()]
-        console.print(f"usage: {' '.join(words)}\n", markup=False, highlight=False)
+        _print(console, wrapped(f"usage: {' '.join(words)}", _width()))
 
     def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
         """Print what the command does. An example stays on one line, so that it can be copied."""
         lines = str(description.primary_renderable).splitlines()
         text = "\n".join(line if line.startswith("  ") else wrapped(line, _width()) for line in lines)
-        console.print(f"{text}\n", markup=False, highlight=False, soft_wrap=True)
+        _print(console, text)
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print a group of options or commands."""
@@ -52,7 +52,7 @@ class PlainHelp:
             return
         rows = [(_label(entry), self._text(entry)) for entry in panel.entries]
         indent = min(max(len(label) for label, _ in rows), _WIDEST_LABEL) + 4
-        lines = [f"{panel.title}:"]
+        lines = [wrapped(f"{panel.title}:", _width())]
         for label, text in rows:
             texts = textwrap.wrap(text, _width() - indent, break_on_hyphens=False) or [""]
             if len(label) > indent - 4:
@@ -60,7 +60,7 @@ class PlainHelp:
             else:
                 lines.append(f"  {label:{indent - 2}}{texts.pop(0)}")
             lines += [" " * indent + text for text in texts]
-        console.print("\n".join(line.rstrip() for line in lines) + "\n", markup=False, highlight=False)
+        _print(console, "\n".join(line.rstrip() for line in lines))
 
     def _text(self, entry: HelpEntry) -> str:
         described = getattr(entry.description, "primary_renderable", entry.description)
@@ -96,6 +96,11 @@ def _problem(error: CycloptsError) -> str:
     if isinstance(error, CoercionError) and error.msg is None and error.token and error.target_type is not None:
         return f"{error.token.keyword or 'argument'}: {error.token.value!r} is not {in_words(error.target_type)}"
     return str(error)
+
+
+def _print(console: Console, text: str) -> None:
+    """Print lines that are wrapped, and an empty line."""
+    console.out(text, end="\n\n", highlight=False)
 
 
 def _width() -> int:

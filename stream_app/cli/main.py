@@ -29,6 +29,7 @@ from stream_app.cli.base import (
 )
 from stream_app.cli.help import PlainHelp, usage_problem
 from stream_app.domain.errors import BrokerUnavailable, GatewayUnavailable, KafkaRefused, SettingsError, StreamAppError
+from stream_app.ops.garbage import collect_rarely
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "run the whole system on this machine, through an outage of Clay"),
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    collect_rarely()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         command, arguments = parse(words)

@@ -1,12 +1,13 @@
-"""The garbage collector of long-running processes."""
+"""The garbage collector of the program."""
 
 from __future__ import annotations
 
 import gc
 
 
-def tame_garbage_collector() -> None:
-    """Collect rarely: Python's default thresholds cost a fifth of a lead's CPU and find little (benchmarks/line.py)."""
-    gc.collect()
-    gc.freeze()  # the objects of the start live as long as the process
+def collect_rarely() -> None:
+    """Set high thresholds: Python's own cost a fifth of a lead's CPU and a tenth of a start's, and find little.
+
+    `benchmarks/line.py` and `benchmarks/start.py` measure both.
+    """
     gc.set_threshold(50_000, 20, 50)

@@ -41,7 +41,6 @@ from stream_app.kafka.producers import callback_inbox
 from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.garbage import tame_garbage_collector
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.process_metrics import process_registry
 from stream_app.publishing.uploads import Uploads
@@ -111,7 +110,6 @@ async def run_gateway(settings: Settings) -> None:
                 serve_ops(http.host, http.gateway_ops_port, registry, inbox.not_ready)
             )
             logger.info("gateway_started", version=__version__, port=port, metrics_port=ops, tables=len(tables))
-            tame_garbage_collector()
             await stop.wait()
         logger.info("gateway_stopped")
 

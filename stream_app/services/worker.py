@@ -31,7 +31,6 @@ from stream_app.kafka.transactional_state import StateStoreLimits, Transactional
 from stream_app.ops import logs as log
 from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.garbage import tame_garbage_collector
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
@@ -130,7 +129,6 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             *worker_cache.tasks(connection, lambda: list(owned), clock.now_ms),
         )
         logger.info("worker_started", version=__version__, metrics_port=port, group=names.worker_app)
-        tame_garbage_collector()
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
 
