@@ -8,6 +8,9 @@ partition, and reads the others on. It tries the batch again now and then: anoth
 A broker may not yet know a topic that was just created. aiokafka asks again after five minutes, and until then its
 group assigns no partition of that topic. This consumer asks again after a second.
 
+aiokafka asks for the committed offset of one partition after the other. This consumer asks once for all, because a
+worker has seven topics with 256 partitions each, or more.
+
 Relies on the insides of aiokafka 0.14.0's fetcher, which tests/unit/kafka/test_faust_pins.py pins.
 """
 
@@ -60,6 +63,14 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     def _ask_again_if_unknown(self, cluster: Any) -> None:
         if any(cluster.partitions_for_topic(topic) is None for topic in self._client._topics):
             asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._client.force_metadata_update)
+
+    async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
+        """Seek to the committed offsets. Returns them for each assigned partition, None where there is none."""
+        assigned = self.assignment()
+        found = await self._coordinator.fetch_committed_offsets(assigned)
+        for tp in found.keys() & self.assignment():  # it may have changed meanwhile
+            self.seek(tp, found[tp].offset)
+        return {tp: found[tp].offset if tp in found else None for tp in assigned}
 
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:

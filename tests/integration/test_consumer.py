@@ -249,3 +249,31 @@ async def test_records_after_a_damaged_batch_are_counted_by_offset(kafka: Broker
     with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
         async with TopicReader(KafkaConnection(kafka.bootstrap), 2) as reader:
             assert await reader.count([topic], {(topic, 1): 4}) == {(topic, 0): 6, (topic, 1): 2}
+
+
+async def test_committed_offsets_of_all_partitions_are_asked_for_at_once(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka asks for one after the other, which took a worker with 256 partitions a third of its start."""
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic, partitions=4)
+    places = [TopicPartition(topic, number) for number in range(4)]
+    for number in range(4):
+        await produce(kafka.bootstrap, topic, number, 2)
+    consumer = Consumer(bootstrap_servers=kafka.bootstrap, group_id=f"{namespace}group", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(places)
+        await consumer.commit({places[0]: 3, places[1]: 0})
+        fetch, asked = consumer._coordinator.fetch_committed_offsets, []
+
+        async def counted(partitions: Any) -> Any:
+            asked.append(set(partitions))
+            return await fetch(partitions)
+
+        monkeypatch.setattr(consumer._coordinator, "fetch_committed_offsets", counted)
+        assert await consumer.seek_to_committed() == dict(zip(places, (3, 0, None, None), strict=True))
+        assert asked == [set(places)]
+        assert [await consumer.position(place) for place in places[:2]] == [3, 0]
+    finally:
+        await stop_consumer(consumer)
