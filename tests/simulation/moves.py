@@ -34,6 +34,7 @@ class MoveChecks:
         self._at: dict[str, int] = {}
         self.rows_at: dict[bytes, int | None] = {}
         self.passed_on: set[str] = set()
+        self._concluded: set[str] = set()
 
     def at(self, workspace: str) -> int:
         """The partition that holds its lane."""
@@ -58,8 +59,10 @@ class MoveChecks:
             elif key.startswith(b"o/") and consumed.value is not None:
                 topic, number, offset = key[2:].decode().rsplit("/", 2)
                 source = self._kafka.log(topic, int(number)).read(int(offset))
-                copy = next((each for each in copies if source is not None and _is_copy(each, source)), None)
-                if source is not None and copy is not None and source.record_id not in self.passed_on:
+                if source is None or source.record_id in self._concluded:  # a successor may write the marker again
+                    continue
+                self._concluded.add(source.record_id)
+                if (copy := next((each for each in copies if _is_copy(each, source)), None)) is not None:
                     copies.remove(copy)
                     found.append((source, copy))
                     self.passed_on.add(source.record_id)
