@@ -33,6 +33,7 @@ from tests.repository.test_deploy import (
     settings,
 )
 from tests.support.local_redis import find_redis_server
+from tests.support.pace import BUSY
 
 
 class Stack:
@@ -73,7 +74,7 @@ class Stack:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * BUSY,
             check=False,
         )
 
@@ -83,7 +84,7 @@ class Stack:
         pairs = [f"{name}={value}" for name, value in self.environment(service).items()]
         argv = ["/usr/bin/env", "-i", *pairs, *self.argv(*OURS[service]["command"])]
         process = self.children.spawn(argv, log=log_file)
-        wait_for_answer(service, process, lambda: self.is_well(service), log=log_file, timeout_s=40)
+        wait_for_answer(service, process, lambda: self.is_well(service), log=log_file, timeout_s=40 * BUSY)
         return process
 
     def start_redis(self) -> None:
@@ -107,12 +108,14 @@ class Stack:
             except OSError:
                 return False
 
-        wait_for_answer("Redis", process, answers, log=log_file, timeout_s=20)
+        wait_for_answer("Redis", process, answers, log=log_file, timeout_s=20 * BUSY)
 
     def is_well(self, service: str) -> bool:
         _, program, *args = OURS[service]["healthcheck"]["test"]
         assert program == "python"
-        ran = subprocess.run([sys.executable, *map(self.moved, args)], capture_output=True, timeout=10, check=False)
+        ran = subprocess.run(
+            [sys.executable, *map(self.moved, args)], capture_output=True, timeout=10 * BUSY, check=False
+        )
         return ran.returncode == 0
 
     def samples(self, service: str) -> dict[str, float]:
@@ -135,7 +138,7 @@ class Stack:
             for found in job["dns_sd_configs"]
             if found["names"] == [service]
         ]
-        with urlopen(f"http://127.0.0.1:{self.moved(str(port))}/metrics", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{self.moved(str(port))}/metrics", timeout=5 * BUSY) as answer:
             lines: list[str] = answer.read().decode().splitlines()
         return lines
 
@@ -224,13 +227,13 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
         return sum(value for name, value in found.items() if 'status="accepted"' in name and "_total" in name) == 10
 
     worker_log = stack.directory / "worker.log"
-    wait_for_answer("worker", started["worker"], accepted, log=worker_log, timeout_s=40)
+    wait_for_answer("worker", started["worker"], accepted, log=worker_log, timeout_s=40 * BUSY)
 
     def called_back() -> bool:
         found = stack.samples("worker")
         return any('status="enriched"' in name and value for name, value in found.items())
 
-    wait_for_answer("worker", started["worker"], called_back, log=worker_log, timeout_s=90)
+    wait_for_answer("worker", started["worker"], called_back, log=worker_log, timeout_s=90 * BUSY)
     for command in (("status", "p0@example.com"), ("results",)):
         asked = stack.run("topics", *command)
         assert asked.returncode == 0, asked.stderr
@@ -241,5 +244,5 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
     alerting = {name for rule in RULES for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
     for name in ("worker", "replay", "gateway", "sim"):
-        end(started[name], grace_s=30)
+        end(started[name], grace_s=30 * BUSY)
         assert started[name].returncode == 0, (name, last_words(stack.directory / f"{name}.log"))

@@ -95,9 +95,9 @@ async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: s
             early = [
                 request.at_ms - answer.at_ms
                 for request in line.requests()
-                if request.workspace == answer.workspace and 500 < request.at_ms - answer.at_ms < 1_990
+                if request.workspace == answer.workspace and 0 < request.at_ms - answer.at_ms < 1_990
             ]
-            assert not early, "what was already on the way is there within half a second"
+            assert len(early) <= 5, "a burst that was already on the way, where 40 would come at this rate"
         assert line.last() == {"accepted": 120}
         assert not line.posted_again()
         line.check_histories()

@@ -25,6 +25,7 @@ from stream_app.gateway.receiver import Limits
 from stream_app.ops import logs as log
 from tests.gateway.mutations import HIDDEN, IN_USE, MUTATIONS, SECRETS, Sent
 from tests.gateway.support import TABLES, Gateway
+from tests.support.pace import BUSY
 
 LIMITS = Limits(max_body_bytes=16_384, read_timeout_s=0.05)
 
@@ -89,7 +90,7 @@ async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
         "client": ("192.0.2.1", 1),
         "server": ("gateway", 80),
     }
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * BUSY):
         await gateway.app(scope, receive, send)
     if not answer:
         return None, b""

@@ -11,7 +11,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.faust_app.assigned import assigned, membership, waiting
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import create_topics, publish, publish_transactions, until
-from tests.support.pace import slowness
+from tests.support.pace import BUSY, slowness
 from tests.upstream.apps import rebalance
 
 
@@ -30,7 +30,7 @@ async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Br
         assert resuming not in membership(app)
         app.consumer.perform_seek = hang
         await rebalance(app)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * BUSY):
             await hangs.wait()
         await publish(kafka.bootstrap, bench.leads, [b"second"])
         assert owner.owned == {0, 1, 2, 3}
@@ -72,7 +72,7 @@ async def test_an_ending_process_reports_its_cause_and_not_an_interrupted_takeov
         await until(lambda: recorder.consumed)
         app.consumer.perform_seek = hang
         await rebalance(app)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * BUSY):
             await hangs.wait()
         why = RuntimeError("the topic was created again")
         await app.crash(why)

@@ -6,6 +6,7 @@ where nothing else runs. A promise about time holds for a machine that has the t
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
@@ -16,8 +17,12 @@ _SAMPLE_S: Final = 0.05
 
 
 def slowness() -> float:
-    """Return how many times as slow this process runs now as on a core of its own, at least 1."""
+    """Return how many times as slow a process runs as on a core of its own, at least 1.
+
+    The larger of what this process sees now, and what all had to share in the last minute.
+    """
     began_s, until_s = time.perf_counter(), time.process_time() + _SAMPLE_S
     while time.process_time() < until_s:
         pass
-    return max(1.0, (time.perf_counter() - began_s) / _SAMPLE_S)
+    now = (time.perf_counter() - began_s) / _SAMPLE_S
+    return max(1.0, now, os.getloadavg()[0] / (os.cpu_count() or 1))

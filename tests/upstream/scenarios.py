@@ -17,6 +17,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.record import Record
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import committed, publish, until
+from tests.support.pace import BUSY
 from tests.upstream.apps import Ack, Build, Work, ours, rebalance, running
 
 
@@ -197,7 +198,7 @@ async def committed_while_rows_are_written(
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 0.1)
     async with running(app):
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(15 * BUSY):
             await acked.wait()
         await asyncio.sleep(3)
         found = await committed(kafka.bootstrap, app.conf.id)

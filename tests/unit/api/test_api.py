@@ -41,6 +41,7 @@ from stream_app.gateway.client import Found
 from stream_app.publishing import PublishOptions
 from stream_app.results import ResultFilter, export, results_of
 from stream_app.results.store import ResultStore
+from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[3]
 CONFIG = """
@@ -88,13 +89,13 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'asyncio')"
     code = f"import sys, stream_app; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30 * BUSY, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_importing_a_function_does_not_import_faust() -> None:
     code = "import sys; from stream_app import publish; print('faust' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30 * BUSY, check=True)
     assert done.stdout.strip() == "False"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli.main import main
+from tests.support.pace import BUSY
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -50,7 +51,7 @@ def script(shell: str, folder: Path) -> Path:
 
 
 def answer(*command: str) -> list[str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * BUSY, check=True)
     assert done.stderr == ""
     return done.stdout.splitlines()
 

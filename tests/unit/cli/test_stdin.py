@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from stream_app.cli.main import main
+from tests.support.pace import BUSY
 
 COMMAND = [
     sys.executable,
@@ -90,7 +91,7 @@ def test_ctrl_c_while_it_waits_for_a_line(folder: Path) -> None:
         process.stdin.write(b"not json\n" * 20_000)  # more than the pipe holds: it reads when this is written
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60 * BUSY) == 130
         assert process.stderr.read() == b"interrupted\n"
     finally:
         process.kill()

@@ -19,6 +19,7 @@ from stream_app.gateway.http.server import serve_http
 from stream_app.gateway.receiver import Limits
 from tests.gateway.support import URL, Gateway, good
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 
 HEAD_WITHIN_S = 1
 READ_WITHIN_S = 0.5
@@ -38,7 +39,7 @@ class Server:
         sending = asyncio.create_task(_send(writer, pieces, pause_s))
         answer = b""
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(20 * BUSY):
                 while piece := await reader.read(65_536):
                     answer += piece
         except ConnectionResetError:

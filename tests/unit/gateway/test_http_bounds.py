@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from stream_app.gateway.http.connection import Connection
 from stream_app.gateway.http.request import Bounds
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 
 BOUNDS = Bounds(
     within_s=60,
@@ -222,7 +223,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 async def test_a_peer_that_does_not_read_gets_no_more_answers_and_is_cut() -> None:
     peer = Peer(echo, Bounds(within_s=0.05, unread_bytes=4_096, read_bytes=512))
     consumed = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * BUSY):
         while not peer.transport.ended:
             consumed += await peer.send(GET * 10)
             await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from stream_app.gateway.http.server import HttpServer, serve_http
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 from tests.unit.gateway.test_http_bounds import BOUNDS, GET, answer, echo, stuck
 
 
@@ -44,7 +45,7 @@ async def connect(port: int, address: str) -> tuple[asyncio.StreamReader, asynci
 async def get(port: int, address: str) -> bytes:
     opened, writer = await connect(port, address)
     writer.write(GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * BUSY):
         found = await opened.read()
     writer.close()
     return found

@@ -16,6 +16,7 @@ from stream_app.domain.callback.token import Keys, sign
 from stream_app.gateway import receiver as module
 from stream_app.gateway.receiver import Limits
 from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good
+from tests.support.pace import BUSY
 
 ROOM = 10_000
 
@@ -61,7 +62,7 @@ class Sender:
 
     async def answer(self) -> int:
         """The status."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * BUSY):
             await self._task
         return self.status
 

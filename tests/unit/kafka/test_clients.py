@@ -25,6 +25,7 @@ import stream_app
 from stream_app.kafka import bounded_client as bounded
 from stream_app.kafka.connection import kafka_admin, repeated
 from tests.support.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(30)
 NEVER_S = 3_600.0
@@ -204,7 +205,7 @@ async def test_closing_does_not_wait_for_a_broker_that_takes_no_more_bytes(
     cluster.brokers[1].hangs = True
     conn = client._conns[1, ConnectionGroup.DEFAULT]
     conn._writer.write(b"\0" * 64 * 2**20)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * BUSY):
         await client.close()
 
 

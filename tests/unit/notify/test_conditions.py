@@ -15,6 +15,7 @@ import yaml
 from stream_app.notify.conditions import CONDITIONS, COUNTERS, LONGEST_WINDOW_S
 from stream_app.notify.samples import Sample, Samples
 from stream_app.notify.watch import Watch
+from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[3]
 # As text: `0x20` is no hexadecimal number here.
@@ -30,7 +31,7 @@ def seconds(text: str) -> float:
 
 def test_the_alerts_for_prometheus_are_generated(tmp_path: Path) -> None:
     path = tmp_path / "alerts.yml"
-    subprocess.run([sys.executable, ROOT / "deploy/alerts.py", path], check=True, timeout=60)
+    subprocess.run([sys.executable, ROOT / "deploy/alerts.py", path], check=True, timeout=60 * BUSY)
     assert path.read_text() == (ROOT / "deploy/alerts.yml").read_text(), "write it again: python deploy/alerts.py"
 
 
