@@ -6,6 +6,7 @@ and removes the directory. There is no gap: a child holds the pipe's end open fr
 group between the two. (A child of a bare fork, as multiprocessing makes it, delays this until it ends itself.)
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+_REMOVED_WITHIN_S = 30.0
 _given: set[int] = set()
 
 
@@ -50,10 +52,13 @@ class ChildProcesses:
             )
 
     def close(self) -> None:
-        """Kill the remaining children and remove the directory. May be called twice, from any thread."""
-        with self._lock:
+        """Kill the remaining children and remove the directory. May be called twice, from any thread.
+
+        After a while it leaves the rest of a large directory to the watchdog, which goes on removing it.
+        """
+        with self._lock, contextlib.suppress(subprocess.TimeoutExpired):
             if self._watchdog.returncode is None:
-                self._watchdog.communicate(timeout=30)
+                self._watchdog.communicate(timeout=_REMOVED_WITHIN_S)
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from stream_app.dev import process as module
 from stream_app.dev.process import (
     ChildProcesses,
     StartError,
@@ -85,16 +86,30 @@ def test_close_in_many_threads_is_one_close() -> None:
         children.spawn([sys.executable, "-c", ""], log=children.directory / "log")
 
 
+def test_a_close_does_not_wait_long_for_a_large_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REMOVED_WITHIN_S", 0.1)
+    children = ChildProcesses("test-large")
+    freeze(children._watchdog)
+    children.close()
+    assert children.directory.exists()
+    children._watchdog.send_signal(signal.SIGCONT)
+    monkeypatch.undo()
+    children.close()
+    assert not children.directory.exists()
+
+
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize(("on_term", "code"), [("lambda *_: exit(7)", 7), ("signal.SIG_IGN", -signal.SIGKILL)])
-def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("on_term", "grace_s", "code"), [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 1, -signal.SIGKILL)]
+)
+def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, grace_s: float, code: int) -> None:
     script = f"import signal, time; signal.signal(15, {on_term}); print('up', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         if frozen:
             process.send_signal(signal.SIGSTOP)
-        end(process, grace_s=1)
+        end(process, grace_s=grace_s)
     assert process.returncode == code
 
 
