@@ -6,7 +6,7 @@ partition's own take-over, from the fence to the first record that may be taken;
 `--awaiting` all rows are leads that wait for their callback: the CPU that it takes to set their clock, beside the first
 leads, and each look at it. Exits with 1 when up to 1,000,000 rows (more in proportion) take 5 s or 400 MB of process;
 with `--awaiting` when their clock takes 40 MB, or a look at it 100 us. The baseline to think of is Faust's own recovery
-of a table: 82 us a row (faust-hazards).
+of a table: 82 us a row.
 """
 
 from __future__ import annotations

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import msgspec
 import psutil
+from aiokafka import TopicPartition
 
-from stream_app.config import load_settings
+from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import unused
+from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import create_topics
 
 LIMITS = {"ready_s": 10.0, "cpu_s": 8.0, "rss_mb": 300.0}
@@ -84,8 +86,19 @@ def take_over_all(bootstrap: str, partitions: int, workspaces: int, say: Callabl
         report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60.0, say))
         if report.problems:
             raise SystemExit("; ".join(report.problems))
+        say("waiting until the broker leads all partitions, and has the topic of the groups' offsets ...")
+        asyncio.run(_settled(settings))
         say("taking over ...")
         return _measure(path, environment(workspaces))
+
+
+async def _settled(settings: Settings) -> None:
+    places = [
+        TopicPartition(topic.name, number) for topic in settings.topic_plan() for number in range(topic.partitions)
+    ]
+    async with Reader(connection_of(settings), group_id="settled", request_timeout_ms=int(_WITHIN_S * 1000)) as reader:
+        await reader.ends(places)
+        await reader.committed(places[:1])
 
 
 def _measure(path: Path, environ: dict[str, str]) -> TakeOver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ class KafkaTransactions:
         client: The producer's BoundedClient.
         node: The coordinator of the id.
         transactional_id: The id.
-        places: All that its transactions write to.
+        places: Returns all that its transactions write to; it is asked only after a crash.
         own: The one of them that no other transactional id writes to.
         view: Looks at the places, together with other take-overs.
         refusals: Gets the places that are open.
@@ -43,7 +43,7 @@ class KafkaTransactions:
     client: Any
     node: int
     transactional_id: str
-    places: Collection[TopicPartition]
+    places: Callable[[], Collection[TopicPartition]]
     own: TopicPartition
     view: ClusterView
     refusals: Refusals
@@ -61,8 +61,9 @@ class KafkaTransactions:
                 return last, {}
             if not last.state:  # Kafka has forgotten the id, and with it the producer
                 return last, self._open(None, await self.view.producers([self.own]))
-            seen = await self.view.producers(self.places)
-            newest = await self.view.leaders({place.topic for place in self.places})
+            places = self.places()
+            seen = await self.view.producers(places)
+            newest = await self.view.leaders({place.topic for place in places})
             newest.require({place: its.node for place, its in seen.items()})
             stranded = self._open(last.producer_id, seen)
             if not stranded or (again := await self._last()) == last:
@@ -70,7 +71,7 @@ class KafkaTransactions:
             last = again
 
     async def open_places(self, producer_id: int) -> Stranded:
-        return self._open(producer_id, await self.view.producers(self.places))
+        return self._open(producer_id, await self.view.producers(self.places()))
 
     def _open(self, producer_id: int | None, seen: Mapping[TopicPartition, PartitionProducers]) -> Stranded:
         """The places where the producer (None: any) has an open transaction, and its first offset there."""

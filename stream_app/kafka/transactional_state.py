@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -95,6 +96,7 @@ class TransactionalState:
         limits: StateStoreLimits | None = None,
         known: KnownTopics | None = None,
         writes_to: Iterable[tuple[str, int]] = (),
+        shared: Set[tuple[str, int]] = frozenset(),
         clock: KafkaClock | None = None,
         view: ClusterView | None = None,
     ) -> None:
@@ -108,6 +110,7 @@ class TransactionalState:
             limits: times and sizes.
             known: the topics that this process has seen.
             writes_to: the topics and partitions that transactions write to, besides that of the rows.
+            shared: more of them, in one set for all partitions of the process.
             clock: compares Kafka's clock with the local one at each transaction.
             view: the requests that it shares with other partitions. None: it has its own.
         """
@@ -117,7 +120,8 @@ class TransactionalState:
         self._rows_at = TopicPartition(state_topic, partition)
         self._limits = limits or StateStoreLimits()
         self._known = known or KnownTopics()
-        self._places = {self._rows_at, *(TopicPartition(*place) for place in writes_to)}
+        self._own = {self._rows_at, *writes_to}
+        self._shared = shared
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
         self._clock = clock
@@ -239,6 +243,9 @@ class TransactionalState:
     def _place(self) -> str:
         return f"partition {self.partition} of {self._rows_at.topic} ({self.transactional_id})"
 
+    def _written(self) -> set[TopicPartition]:
+        return {TopicPartition(*place) for place in chain(self._own, self._shared)}
+
     async def _fence(self) -> None:
         producer = kafka_producer(
             **self._connection.settings(),
@@ -250,7 +257,7 @@ class TransactionalState:
         )
         # Set before the start, so that _drop also closes a producer whose start failed halfway.
         self._producer = producer
-        client, topics = producer.client, {place.topic for place in self._places}
+        client, topics = producer.client, {topic for topic, _ in chain(self._own, self._shared)}
         self._refusals.watch(client)
         if self._clock is not None:
             self._clock.watch(client)
@@ -261,7 +268,9 @@ class TransactionalState:
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
         except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
-        transactions = KafkaTransactions(*(client, node, name, self._places, self._rows_at, self._view, self._refusals))
+        transactions = KafkaTransactions(
+            *(client, node, name, self._written, self._rows_at, self._view, self._refusals)
+        )
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
         producer._txn_manager.set_pid_and_epoch(*fenced)
         # Not `start()`, which would connect and fence a second time.
@@ -337,7 +346,7 @@ class TransactionalState:
             while builder is None or not builder.append(
                 timestamp=now_ms, key=record.key, value=record.value, headers=headers
             ):
-                if where not in self._places:
+                if where not in self._own and where not in self._shared:
                     raise ValueError(f"{self._place} must not write to {record.topic}/{partition}: add it to writes_to")
                 builder = newest[where] = producer.create_batch()
                 batches.append((builder, record.topic, partition))

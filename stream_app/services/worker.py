@@ -69,14 +69,15 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         worker_cache = await stack.enter_async_context(open_cache(settings, registry, metrics))
         known = Known(worker_cache.cache, local_facts)
         timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
-        previous: dict[str, Lane] = {}
+        shared, previous = _everywhere(settings), dict[str, Lane]()
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
             state = TransactionalState(
                 *(connection, f"{names.worker_app}-{number}", names.state, number, _limits(settings)),
                 known=topics,
-                writes_to=_written(settings, number),
+                writes_to={(topic, number) for topic in _carrying(settings)},
+                shared=shared,
                 clock=kafka_clock,
                 view=view,
             )
@@ -153,13 +154,12 @@ def _limits(settings: Settings) -> StateStoreLimits:
     )
 
 
-def _written(settings: Settings, number: int) -> set[tuple[str, int]]:
-    """The topics and partitions that the owner of a partition writes to, besides its rows."""
+def _everywhere(settings: Settings) -> set[tuple[str, int]]:
+    """The topics and partitions that the owner of any partition writes to."""
     names = settings.names
     # What a lane that moved here writes goes to its home, and what comes too late follows a lane that moved away.
-    moved = {names.status, names.enriched, names.lanes, names.audit, names.callbacks, names.commands, names.moves}
-    everywhere = {(topic, each) for topic in (names.retry, *moved) for each in range(settings.kafka.partitions)}
-    return {(topic, number) for topic in _carrying(settings)} | everywhere
+    moved = (names.status, names.enriched, names.lanes, names.audit, names.callbacks, names.commands, names.moves)
+    return {(topic, number) for topic in (names.retry, *moved) for number in range(settings.kafka.partitions)}
 
 
 def _carrying(settings: Settings) -> list[str]:
