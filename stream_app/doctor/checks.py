@@ -93,7 +93,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
             yield Check(name, "skipped", "it needs Kafka")
     if not settings.privacy.pepper_env:
         yield Check("privacy", "advice", _NO_PEPPER)
-    for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
+    for line in shared_partitions(settings.homes, settings.kafka.partitions, settings.pins):
         yield Check("partitions", "advice", line)
     if settings.redis.url_env is None:
         yield Check("redis", "skipped", "none is configured: the cache is in memory")

@@ -164,6 +164,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
             `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. move: `partition`. cancel_lead: `lead_id`.
             cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition).
             erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
+        partitions: To how many partitions it was sent, if it is for every partition.
     """
 
     id: str
@@ -173,6 +174,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str
     why: str = ""
     args: dict[str, Any] = {}
+    partitions: int = 0
 
 
 class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

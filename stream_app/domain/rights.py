@@ -12,10 +12,17 @@ import msgspec
 
 from stream_app.domain.topics import TopicNames
 
-Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
 Resource = Literal["Topic", "Group", "TransactionalId"]
 
-BITS: Final[dict[Operation, int]] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+BITS: Final[dict[Operation, int]] = {
+    "Read": 3,
+    "Write": 4,
+    "Create": 5,
+    "Alter": 7,
+    "Describe": 8,
+    "DescribeConfigs": 10,
+}
 """The bit of each operation in the `authorized_operations` that Kafka returns."""
 
 
@@ -37,6 +44,7 @@ class Rights(msgspec.Struct, frozen=True):
         describe: Topics whose metadata it reads.
         configs: Topics whose configuration it reads.
         create: Topics that it creates.
+        alter: Topics that it adds partitions to.
         join_groups: Consumer groups that it joins.
         look_at_groups: Consumer groups whose offsets and members it reads.
         transactional_id: The transactional id that it writes with; '' if none.
@@ -48,6 +56,7 @@ class Rights(msgspec.Struct, frozen=True):
     describe: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
     create: frozenset[str] = frozenset()
+    alter: frozenset[str] = frozenset()
     join_groups: frozenset[str] = frozenset()
     look_at_groups: frozenset[str] = frozenset()
     transactional_id: str = ""
@@ -64,7 +73,8 @@ class Rights(msgspec.Struct, frozen=True):
         found = [Acl("Read", "Topic", name) for name in self.read]
         found += [Acl("Write", "Topic", name) for name in self.write]
         found += [Acl("Create", "Topic", name) for name in self.create]
-        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
+        found += [Acl("Alter", "Topic", name) for name in self.alter]
+        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write - self.alter]
         found += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
         found += [Acl("Read", "Group", name) for name in self.join_groups]
         found += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
@@ -132,6 +142,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
+        "topics --grow": Rights(read=frozenset({names.lanes}), configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
             doctor,

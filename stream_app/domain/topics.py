@@ -6,13 +6,12 @@ All topics have the same number of partitions, so one worker owns partition n of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
 
 from stream_app.domain.lane.bounds import Policy
-from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.ranges import Range
 from stream_app.domain.text import count
 
@@ -40,13 +39,6 @@ RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "dele
 A result that a tombstone deletes leaves the disk within two days (partition/erasures.py). The tombstone stays for 30
 days, so that a cache whose worker was down for long still reads it.
 """
-
-
-_MIGRATE: Final = (
-    "Partitions never change under a running system: each workspace's state lives in its partition. "
-    "To migrate, stop the producers, let the worker finish, set a new kafka.namespace, create its topics and go on "
-    "there; leads sent before are not known as duplicates in it"
-)
 
 
 class Retention(Policy, frozen=True):
@@ -237,17 +229,23 @@ def _timed(days: int, max_bytes: int) -> dict[str, str]:
     }
 
 
-def shared_partitions(workspaces: Iterable[str], partitions: int, pins: Mapping[str, int]) -> list[str]:
-    """Return one line for each partition with several workspaces, with pins that would separate them."""
-    homes: dict[int, list[str]] = defaultdict(list)
-    for workspace in sorted(set(workspaces)):
-        homes[home_partition(workspace, partitions, pins)].append(workspace)
-    free = [partition for partition in range(partitions) if partition not in homes]
+def shared_partitions(homes: Mapping[str, int], partitions: int, pinned: Container[str]) -> list[str]:
+    """Return one line for each partition with several workspaces, with pins that would separate them.
+
+    Args:
+        homes: Workspace -> its home partition.
+        partitions: The number of partitions.
+        pinned: The workspaces that the configuration gives a partition.
+    """
+    residents: dict[int, list[str]] = defaultdict(list)
+    for workspace, home in sorted(homes.items()):
+        residents[home].append(workspace)
+    free = [partition for partition in range(partitions) if partition not in residents]
     lines = []
-    for partition, lodgers in sorted(homes.items()):
+    for partition, lodgers in sorted(residents.items()):
         if len(lodgers) < 2:
             continue
-        movable = sorted(lodgers, key=lambda name: name not in pins)[1:]
+        movable = sorted(lodgers, key=lambda name: name not in pinned)[1:]
         moves = [f"[workspaces.{name}] partition = {free.pop(0)}" for name in movable if free]
         advice = "; ".join(moves) or "no partition is free"
         lines.append(
@@ -275,8 +273,7 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) ->
             found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
             continue
         if there.partitions != topic.partitions:
-            text = f"has {count(there.partitions, 'partition')}, the config says {topic.partitions}. {_MIGRATE}"
-            found.append((topic.name, text))
+            found.append((topic.name, _partitions_differ(there.partitions, topic.partitions)))
         if there.replication != topic.replication:
             text = (
                 f"has replication {there.replication}, the config says {topic.replication}; set kafka.replication = "
@@ -295,6 +292,16 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) ->
             and (key != "min.insync.replicas" or there.replication == topic.replication)
         ]
     return by_topics(found)
+
+
+def _partitions_differ(there: int, wanted: int) -> str:
+    text = f"has {count(there, 'partition')}, the config says {wanted}"
+    if there < wanted:
+        return f"{text}; set kafka.partitions = {there}, or add partitions with: stream-app topics --grow"
+    return (
+        f"{text}; Kafka removes none: set kafka.partitions = {there} and, if the system has grown, "
+        "kafka.hashed_partitions as the workers have it (docs/sizing.md)"
+    )
 
 
 def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:

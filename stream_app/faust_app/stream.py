@@ -179,7 +179,8 @@ class _Source:
 async def serve(app: Any, stream: Any, handler: Handler) -> None:
     """Run an agent for one partition: call `handler` once in each generation until the partition is revoked.
 
-    An exception raised by `handler` ends the app without an ack.
+    An exception raised by `handler` ends the app without an ack. Records of a partition that was added to the topics,
+    and that the app's options do not have, are left alone: they wait for a process that knows it.
 
     Args:
         app: the app of the agent.
@@ -188,7 +189,7 @@ async def serve(app: Any, stream: Any, handler: Handler) -> None:
     """
     source = _Source(app, stream.noack(), app.gaps)
     try:
-        await _serve_generations(source, handler)
+        await _serve_generations(source, handler, app.conf.topic_partitions)
     except asyncio.CancelledError:
         pass  # Faust stops the actor. If this were raised, Faust would start another one for the revoked partition
     except Exception as error:  # noqa: BLE001  # any exception of a handler stops the app without an ack
@@ -197,10 +198,13 @@ async def serve(app: Any, stream: Any, handler: Handler) -> None:
         await source.close()
 
 
-async def _serve_generations(source: _Source, handler: Handler) -> None:
+async def _serve_generations(source: _Source, handler: Handler, partitions: int) -> None:
     while (first := await source.first()) is not None:
         stream = PartitionStream(source, first)
-        await handler(stream)
+        if stream.partition < partitions:
+            await handler(stream)
+        else:
+            await stream.suspended.wait()
         if not (stream.ended or stream.suspended.is_set()):
             raise RuntimeError(f"the handler of {stream.topic}/{stream.partition} returned before its stream ended")
 

@@ -10,6 +10,8 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
+from stream_app.domain.layout import LAYOUT_KEY, decode_layout
+from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.kafka.connection import KafkaConnection
@@ -18,6 +20,7 @@ from stream_app.kafka.readers import Reader, consumed
 _ARCHIVE_WITHIN_S: Final = 30.0
 _ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
 _RETRY_S: Final = 0.5
+_LOOK_AGAIN_S: Final = 1.0
 
 
 class KafkaArchive:
@@ -77,6 +80,30 @@ async def waiting(
             f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: {last or 'no answer'}): "
             f"is {connection.bootstrap} up, and does the topic exist?"
         ) from (last or late)
+
+
+async def suppression_list(connection: KafkaConnection, state_topic: str, partitions: int) -> list[tuple[bytes, bytes]]:
+    """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    place, position, rows = TopicPartition(state_topic, 0), 0, dict[bytes, bytes]()
+    try:
+        async with Reader(connection) as reader:
+            while True:
+                end = (await reader.ends([place]))[place]
+                async for got in reader.scan({place: (position, end)}):
+                    for record in got[place]:
+                        if record.key == LAYOUT_KEY or suppressed_person(record.key) is not None:
+                            rows[record.key] = record.value
+                position = end
+                if (layout := rows.get(LAYOUT_KEY)) and decode_layout(layout).partitions >= partitions:
+                    break
+                await asyncio.sleep(_LOOK_AGAIN_S)
+    except (KafkaRefused, UnreadableBatch) as error:
+        raise BrokerUnavailable(f"the suppression list in {state_topic}/0 cannot be read: {error}") from error
+    return [(key, value) for key, value in rows.items() if key != LAYOUT_KEY and value is not None]
 
 
 async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:

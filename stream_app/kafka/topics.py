@@ -1,18 +1,24 @@
-"""Creates the topics that are missing, and compares the others with the plan."""
+"""Creates the topics that are missing, adds partitions, and compares the topics with the plan."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
-from aiokafka.admin import NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidReplicationFactorError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
-from stream_app.domain.errors import TopicsError
+from stream_app.domain.errors import KafkaRefused, TopicsError
 from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 
@@ -23,18 +29,36 @@ class TopicReport(msgspec.Struct, frozen=True):
     """The result of `create_topics`. `problems` has one line for each difference from the plan."""
 
     created: list[str]
+    grown: list[str]
     unchanged: list[str]
     problems: list[str]
 
 
-async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
-    """Create the topics that are missing. Existing topics are compared with the plan and not changed.
+async def partitions_of_topics(
+    connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say
+) -> dict[str, int]:
+    """Return the number of partitions of each planned topic that exists. The arguments are those of `create_topics`.
+
+    Raises:
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
+    """
+    async with admin_of(connection, wait_s, say) as admin:
+        seen = await repeated(partial(_look, admin, plan), wait_s)
+    return {name: topic.partitions for name, topic in seen.items()}
+
+
+async def create_topics(
+    connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say, *, grow: bool = False
+) -> TopicReport:
+    """Create the topics that are missing. Existing topics are compared with the plan.
 
     Args:
         connection: How to reach Kafka.
         plan: The topics.
         wait_s: How long to wait for the broker, in seconds.
         say: Called with a line for a person while it waits.
+        grow: Add partitions to existing topics that have fewer. Nothing else of them is changed.
 
     Raises:
         BrokerUnavailable: No broker answers in time.
@@ -44,13 +68,14 @@ async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], 
         seen = await repeated(partial(_look, admin, plan), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
+        grown = await _grow(admin, [topic for topic in plan if grow and _is_short(topic, seen)])
         there = [topic for topic in plan if topic.name not in failed]
-        while any(topic.name not in seen for topic in there):
-            # A broker lists a topic only some time after its creation.
+        while any(topic.name not in seen or (topic.name in grown and _is_short(topic, seen)) for topic in there):
+            # A broker lists a topic only some time after its creation, and a partition too.
             await asyncio.sleep(_VISIBLE_POLL_S)
             seen = await _look(admin, there)
-        unchanged = [topic.name for topic in there if topic.name not in created]
-        return TopicReport(created, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
+        unchanged = [topic.name for topic in there if topic.name not in {*created, *grown}]
+        return TopicReport(created, grown, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
 
 
 async def check_topics(
@@ -114,6 +139,32 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
         elif error is not TopicAlreadyExistsError:
             failed[name] = f"could not be created: {message or error.__name__}"
     return created, failed
+
+
+def _is_short(topic: TopicPlan, seen: Mapping[str, ExistingTopic]) -> bool:
+    """Return True if an existing topic has fewer partitions than planned."""
+    return topic.name in seen and seen[topic.name].partitions < topic.partitions
+
+
+async def _grow(admin: Any, short: Sequence[TopicPlan]) -> list[str]:
+    """Add partitions, and return the names of the topics. A run that ended halfway is simply repeated.
+
+    Raises:
+        TopicsError: Kafka does not add them. Topics that were asked for before may have theirs.
+    """
+    if not short:
+        return []
+    try:
+        await admin.create_partitions({topic.name: NewPartitions(topic.partitions) for topic in short})
+    except TopicAuthorizationFailedError as error:
+        raise KafkaRefused(
+            f"{error}: `stream-app topics --grow` needs Alter on each topic; docs/kafka-rights.md has all its rights"
+        ) from error
+    except BrokerResponseError as error:
+        if error.retriable:
+            raise
+        raise TopicsError([f"{error}; correct this and run it again"]) from error
+    return [topic.name for topic in short]
 
 
 async def _too_few_brokers(admin: Any, replication: int) -> str:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import CoordinationType
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
     InvalidTransactionTimeout,
@@ -37,7 +38,7 @@ from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
-from stream_app.kafka.lookups import waiting
+from stream_app.kafka.lookups import suppression_list, waiting
 from stream_app.kafka.topic_watch import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, describe_failure, end, is_fenced, places
 from stream_app.partition.takeover import take_over
@@ -96,7 +97,7 @@ class TransactionalState:
         limits: StateStoreLimits | None = None,
         known: KnownTopics | None = None,
         writes_to: Iterable[tuple[str, int]] = (),
-        shared: Set[tuple[str, int]] = frozenset(),
+        writes_to_all_of: Collection[str] = (),
         clock: KafkaClock | None = None,
         view: ClusterView | None = None,
     ) -> None:
@@ -110,7 +111,7 @@ class TransactionalState:
             limits: times and sizes.
             known: the topics that this process has seen.
             writes_to: the topics and partitions that transactions write to, besides that of the rows.
-            shared: more of them, in one set for all partitions of the process.
+            writes_to_all_of: topics that they write to in any partition that there is.
             clock: compares Kafka's clock with the local one at each transaction.
             view: the requests that it shares with other partitions. None: it has its own.
         """
@@ -121,7 +122,7 @@ class TransactionalState:
         self._limits = limits or StateStoreLimits()
         self._known = known or KnownTopics()
         self._own = {self._rows_at, *writes_to}
-        self._shared = shared
+        self._everywhere = writes_to_all_of
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
         self._clock = clock
@@ -191,6 +192,14 @@ class TransactionalState:
                 return []
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
+    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
+        """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
+
+        Raises:
+            BrokerUnavailable: Kafka does not answer.
+        """
+        return await suppression_list(self._connection, self._rows_at.topic, partitions)
+
     async def transact(self, records: Sequence[Record]) -> None:
         """Write all of `records` in one transaction. They are committed and readable when this returns.
 
@@ -243,8 +252,12 @@ class TransactionalState:
     def _place(self) -> str:
         return f"partition {self.partition} of {self._rows_at.topic} ({self.transactional_id})"
 
-    def _written(self) -> set[TopicPartition]:
-        return {TopicPartition(*place) for place in chain(self._own, self._shared)}
+    def _written(self, cluster: ClusterMetadata) -> set[TopicPartition]:
+        """Return all places to which any owner has written: also those that another configuration does not have."""
+        found = {TopicPartition(*place) for place in self._own}
+        for topic in self._everywhere:
+            found.update(TopicPartition(topic, number) for number in cluster.partitions_for_topic(topic) or ())
+        return found
 
     async def _fence(self) -> None:
         producer = kafka_producer(
@@ -257,7 +270,7 @@ class TransactionalState:
         )
         # Set before the start, so that _drop also closes a producer whose start failed halfway.
         self._producer = producer
-        client, topics = producer.client, {topic for topic, _ in chain(self._own, self._shared)}
+        client, topics = producer.client, {*(topic for topic, _ in self._own), *self._everywhere}
         self._refusals.watch(client)
         if self._clock is not None:
             self._clock.watch(client)
@@ -268,9 +281,8 @@ class TransactionalState:
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
         except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
-        transactions = KafkaTransactions(
-            *(client, node, name, self._written, self._rows_at, self._view, self._refusals)
-        )
+        written = partial(self._written, client.cluster)
+        transactions = KafkaTransactions(*(client, node, name, written, self._rows_at, self._view, self._refusals))
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
         producer._txn_manager.set_pid_and_epoch(*fenced)
         # Not `start()`, which would connect and fence a second time.
@@ -346,7 +358,7 @@ class TransactionalState:
             while builder is None or not builder.append(
                 timestamp=now_ms, key=record.key, value=record.value, headers=headers
             ):
-                if where not in self._own and where not in self._shared:
+                if where not in self._own and record.topic not in self._everywhere:
                     raise ValueError(f"{self._place} must not write to {record.topic}/{partition}: add it to writes_to")
                 builder = newest[where] = producer.create_batch()
                 batches.append((builder, record.topic, partition))

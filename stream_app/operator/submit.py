@@ -101,7 +101,8 @@ def _command(
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
     why = scrub(why, MAX_TEXT, known)
-    return Command(command_id, kind, workspace, SystemClock().now_ms(), who, why, dict(args))
+    partitions = settings.kafka.partitions if kind in TO_ALL else 0
+    return Command(command_id, kind, workspace, SystemClock().now_ms(), who, why, dict(args), partitions)
 
 
 def _partitions(settings: Settings, command: Command) -> Sequence[int]:

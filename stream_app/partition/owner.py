@@ -1,6 +1,7 @@
 """The owner of one partition: takes it over from Kafka, processes its records, and recovers after a failed commit.
 
-    take_over: fence every earlier owner, read the rows, process pending moves, commands and callbacks
+    take_over: fence every earlier owner, read the rows, complete them in a partition that was added to the system,
+        process pending moves, commands and callbacks
     ->  serve: one loop for each topic  ->  close
 
 When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the partition is taken
@@ -22,6 +23,7 @@ from stream_app.domain.policy import Plan
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.erasures import Erasures
+from stream_app.partition.growth import Growth
 from stream_app.partition.host_watch import HostWatch
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
 from stream_app.partition.mover import Mover
@@ -118,6 +120,7 @@ class PartitionOwner:
         self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
         self._mover = Mover(number, plan, state)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
+        self._growth = Growth(number, plan, state.rows, store, state.submit, unavailable)
         self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, unavailable)
         self._unfinished: dict[InFlight, AckTracker] = {}
         self._taken: dict[str, int] = {}
@@ -129,22 +132,24 @@ class PartitionOwner:
     # ------------------------------------------------------------------------------------ take over, serve, close
 
     async def take_over(self, fence_within_s: float = math.inf) -> None:
-        """Fence earlier owners and read the rows. Records may be processed afterwards.
+        """Fence earlier owners and read the rows. Records are processed afterwards, as soon as the rows are complete.
 
         Args:
             fence_within_s: No owner is fenced after this time, in seconds.
 
         Raises:
             BrokerUnavailable: Kafka cannot be reached now.
-            RowUnreadable: A row does not decode.
+            RowUnreadable: A row does not decode, or the configuration gives workspaces other homes.
         """
         self.state.load(await self._store.take_over(fence_within_s))
+        self._growth.check()
         self.state.committer.forget()
         self._committing = asyncio.create_task(self.state.committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
         self._take_overs += 1
         self.state.admission.shut()
-        self._ready.set()
+        if self._growth.is_complete:
+            self._ready.set()
         self._bootstrapping = asyncio.create_task(self._bootstrap_and_run(), name=f"bootstrap-{self.number}")
         self._bootstrapping.add_done_callback(self._watch)
 
@@ -153,6 +158,11 @@ class PartitionOwner:
 
         A command or a callback that is pending may wait for the move of its lane.
         """
+        if not await self._growth.run():
+            return
+        if not self._ready.is_set():
+            self._ready.set()
+            self._start_unfinished()
         await asyncio.gather(self._mover.run(), self._bootstrap_then_run())
 
     async def _bootstrap_then_run(self) -> None:
@@ -246,6 +256,8 @@ class PartitionOwner:
     def under_way(self) -> dict[str, Hashable]:
         """What must end by itself, described for the operator, with a token that changes when it progresses."""
         if not self._ready.is_set():
+            if not self._growth.is_complete:
+                return {}  # it waits for the owner of partition 0, which may be a process with the old configuration
             return {f"partition {self.number} is being taken over again": self._take_overs}
         seen: dict[str, Hashable] = {}
         if (committed := self.state.committer.under_way) is not None:
@@ -372,6 +384,11 @@ class PartitionOwner:
                 self._observer.recovering(self.number, unavailable)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
+        if self._ready.is_set():
+            self._start_unfinished()
+
+    def _start_unfinished(self) -> None:
+        """Start the records that were taken and are not started, in their order."""
         self._give_up_idle()
         previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
         for in_flight, acks in list(self._unfinished.items()):

@@ -36,6 +36,13 @@ class StateStore(Protocol):
             BrokerUnavailable: Kafka cannot be read now.
         """
 
+    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
+        """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
+
+        Raises:
+            BrokerUnavailable: Kafka cannot be read now.
+        """
+
     async def transact(self, records: Sequence[Record]) -> None:
         """Commit all of the records, or none.
 

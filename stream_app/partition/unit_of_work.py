@@ -23,6 +23,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.layout import LAYOUT_KEY
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
@@ -30,6 +31,7 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.committer import Committer
 from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.growth import layout_of
 from stream_app.partition.in_flight import InFlight, Limiter
 from stream_app.partition.key_locks import KeyLock, KeyLocks, Keys
 from stream_app.partition.lanes import Lanes
@@ -117,6 +119,11 @@ class UnitOfWork:
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
         return self.markers.is_passed(consumed)
+
+    @property
+    def partitions(self) -> int:
+        known = layout_of(self.rows.get(LAYOUT_KEY))
+        return max(self._plan.partitions, known.partitions if known else 0)
 
     @property
     def has_suppressions(self) -> bool:

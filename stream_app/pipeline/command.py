@@ -130,7 +130,7 @@ class CommandPipeline:
         if is_stale(command, consumed, now_ms):
             return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
         if command.kind in TO_ALL:
-            return None
+            return self._refuse_incomplete(command)
         if command.workspace not in self._plan.workspaces:
             text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")
@@ -142,6 +142,17 @@ class CommandPipeline:
         if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
             return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
+
+    def _refuse_incomplete(self, command: Command) -> CommandResult | None:
+        """Refuse to change the suppression list in some partitions only: the others would not know of it."""
+        known, sent_to = self._partition.partitions, command.partitions or self._plan.hashed
+        if command.kind == "reload" or sent_to >= known:
+            return None
+        text = (
+            f"it was sent to {sent_to} partitions, and there are {known}: set kafka.partitions = {known} and "
+            f"kafka.hashed_partitions = {self._plan.hashed} where it came from, and submit it again"
+        )
+        return CommandResult(text, False, "too_few_partitions")
 
     # -------------------------------------------------------------------------------------------------- apply
 

@@ -75,6 +75,10 @@ class PartitionState(Protocol):
     def suppression(self, key: bytes) -> Suppression | None:
         """An entry of the suppression list."""
 
+    @property
+    def partitions(self) -> int:
+        """How many partitions the system has, as far as the owners of this one know."""
+
     # Residences
 
     def residence(self, workspace: str) -> Residence | None:

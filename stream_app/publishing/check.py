@@ -79,7 +79,7 @@ class Checker:
         }
         self._force = options.force
         self._ids = ids
-        self._homes = {name: settings.home(name) for name in settings.workspaces}
+        self._homes = settings.homes
 
     @property
     def import_id(self) -> str | None:

@@ -17,7 +17,7 @@ from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.domain.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.faust_app.agents import define_agents, sources_of
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership, waiting
@@ -69,7 +69,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         worker_cache = await stack.enter_async_context(open_cache(settings, registry, metrics))
         known = Known(worker_cache.cache, local_facts)
         timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
-        shared, previous = _everywhere(settings), dict[str, Lane]()
+        everywhere, previous = _everywhere(names), dict[str, Lane]()
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
@@ -77,7 +77,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 *(connection, f"{names.worker_app}-{number}", names.state, number, _limits(settings)),
                 known=topics,
                 writes_to={(topic, number) for topic in _carrying(settings)},
-                shared=shared,
+                writes_to_all_of=everywhere,
                 clock=kafka_clock,
                 view=view,
             )
@@ -154,12 +154,13 @@ def _limits(settings: Settings) -> StateStoreLimits:
     )
 
 
-def _everywhere(settings: Settings) -> set[tuple[str, int]]:
-    """The topics and partitions that the owner of any partition writes to."""
-    names = settings.names
-    # What a lane that moved here writes goes to its home, and what comes too late follows a lane that moved away.
-    moved = (names.status, names.enriched, names.lanes, names.audit, names.callbacks, names.commands, names.moves)
-    return {(topic, number) for topic in (names.retry, *moved) for number in range(settings.kafka.partitions)}
+def _everywhere(names: TopicNames) -> set[str]:
+    """The topics that the owner of a partition writes to in any partition.
+
+    What a lane that moved here writes goes to its home, and what comes too late follows a lane that moved away.
+    """
+    moved = {names.status, names.enriched, names.lanes, names.audit, names.callbacks, names.commands, names.moves}
+    return moved | {names.retry}
 
 
 def _carrying(settings: Settings) -> list[str]:

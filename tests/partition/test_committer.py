@@ -30,6 +30,9 @@ class SlowLedger:
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         return []
 
+    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
+        return []
+
     async def transact(self, records: Sequence[Record]) -> None:
         self.begun += 1
         await asyncio.sleep(1.0)

@@ -13,6 +13,8 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.domain.layout import LAYOUT_KEY, decode_layout
+from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction, Stranded
 from stream_app.partition.takeover import Producer, take_over
@@ -128,7 +130,7 @@ class MemoryLedger:
         try:
             async with asyncio.timeout(None if fence_within_s == math.inf else fence_within_s):
                 self._epoch = await self._fence()
-            return await self._link.ask("load", self._load)
+            return await self._link.ask("load", lambda: self._load(self.partition))
         except (NoAnswer, NoLeader, ProducerFenced, InvalidState, TimeoutError):
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
@@ -142,6 +144,16 @@ class MemoryLedger:
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
         return found[:most]
+
+    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
+        while True:
+            try:
+                rows = await self._link.ask("load", lambda: self._load(0))
+            except NoAnswer:
+                raise BrokerUnavailable("partition 0 was not read in time") from None
+            if (layout := rows.get(LAYOUT_KEY)) and decode_layout(layout).partitions >= partitions:
+                return [(key, value) for key, value in rows.items() if suppressed_person(key) is not None]
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def transact(self, records: Sequence[Record]) -> None:
         epoch = self._epoch
@@ -188,9 +200,9 @@ class MemoryLedger:
         self._kafka.end(self.transactional_id, epoch, commit=True)
         return self._kafka.open_places(self.transactional_id)
 
-    def _load(self) -> dict[bytes, bytes]:
+    def _load(self, partition: int) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
-        for consumed in self._kafka.log(self._state_topic, self.partition).committed():
+        for consumed in self._kafka.log(self._state_topic, partition).committed():
             assert consumed.key is not None
             if consumed.value is None:
                 rows.pop(consumed.key, None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import faust
 
+from stream_app.faust_app.fixes.assignor import TogetherAssignor
 from stream_app.faust_app.fixes.consumer import SafeTransport
 from stream_app.faust_app.fixes.recovery import SafeTableManager
 from stream_app.kafka.connection import KafkaConnection
@@ -20,7 +21,7 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
 
     def __init__(self, *args: Any, connection: KafkaConnection, **options: Any) -> None:
         self.connection = connection
-        super().__init__(*args, TableManager=SafeTableManager, **options)
+        super().__init__(*args, TableManager=SafeTableManager, PartitionAssignor=TogetherAssignor, **options)
 
     def on_init_dependencies(self) -> Any:
         """Remove Faust's statistics. They cost 10 us a lead, and nothing reads them."""

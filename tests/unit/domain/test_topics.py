@@ -66,19 +66,18 @@ def test_days_have_a_range() -> None:
 
 
 def test_the_proposed_pins_separate_workspaces_that_share_a_partition() -> None:
-    names = [f"w{n}" for n in range(4)]
-    pins = dict.fromkeys(names[:3], 0) | {"w3": 1}
-    assert shared_partitions(names, 1, {}) == shared_partitions(names, 1, {})
-    lines = shared_partitions(names, 8, pins)
+    homes = {"w2": 0, "w1": 0, "w0": 0, "w3": 1}
+    lines = shared_partitions(homes, 8, ["w2"])
     assert len(lines) == 1
     assert lines[0].startswith("partition 0 is shared by w0, w1, w2: ")
-    assert shared_partitions(["w3", "w3"], 8, pins) == []
+    assert lines[0].endswith("pin: [workspaces.w0] partition = 2; [workspaces.w1] partition = 3"), "w2 stays"
+    assert shared_partitions({"w3": 1}, 8, []) == []
 
 
 def test_a_proposed_pin_is_a_free_partition() -> None:
     names = [f"w{n}" for n in range(8)]
     pins: dict[str, int] = {}
-    for line in shared_partitions(names, 8, {}):
+    for line in shared_partitions({name: home_partition(name, 8, {}) for name in names}, 8, {}):
         for move in line.partition("pin: ")[2].split("; "):
             place, _, partition = move.partition("] partition = ")
             pins[place.removeprefix("[workspaces.")] = int(partition)
@@ -88,4 +87,4 @@ def test_a_proposed_pin_is_a_free_partition() -> None:
 
 
 def test_too_few_partitions_are_reported() -> None:
-    assert shared_partitions(["a", "b"], 1, {})[0].endswith("pin: no partition is free")
+    assert shared_partitions({"a": 0, "b": 0}, 1, {})[0].endswith("pin: no partition is free")
