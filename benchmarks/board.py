@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -139,21 +139,20 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
 def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float = SHARED_S) -> Iterator[Board]:
     """The board of the settings and the model in the folder, as the gateway has it."""
     site = Site(load_settings(folder / "stream_app.toml", {}, clay=False), BoardQueries(folder / "model.sqlite", set()))
-    pages = PageProcess(site)
-    board = Board(
-        site,
-        BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000),
-        lambda: ProjectionLag(now_ms, 0),
-        elsewhere,
-        elsewhere,
-        elsewhere,
-        lambda: now_ms,
-        shared_s,
-        html_of=pages.html_of,
-    )
-    yield board
-    board.close()
-    pages.close()
+    with closing(PageProcess(site)) as pages:
+        board = Board(
+            site,
+            BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000),
+            lambda: ProjectionLag(now_ms, 0),
+            elsewhere,
+            elsewhere,
+            elsewhere,
+            lambda: now_ms,
+            shared_s,
+            html_of=pages.html_of,
+        )
+        with closing(board):
+            yield board
 
 
 def cpu_s() -> float:
