@@ -30,7 +30,7 @@ _WAITS: Final[tuple[Status, ...]] = ("held_budget", "held_paused", "held_outage"
 _GOOD: Final[tuple[Status, ...]] = ("enriched", "partial", "no_data", "served_from_cache", "served_locally")
 
 
-def number(value: float | None) -> str:
+def amount(value: float | None) -> str:
     """Format a count: 1,240; a fraction with at most one decimal; "-" for None."""
     if value is None:
         return "-"
@@ -53,6 +53,11 @@ def duration(ms: float) -> str:
 def iso(at_ms: int) -> str:
     """Return the time as `<time datetime>` wants it."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def day_of(at_s: int) -> str:
+    """Return the day in UTC, such as 2026-09-21."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d")
 
 
 def clock(at_ms: int, now_ms: int) -> str:

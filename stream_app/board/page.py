@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.board.commands import Followed, follow
 from stream_app.board.formats import clock
-from stream_app.board.pages.leads import lead_path
+from stream_app.board.pages.waiting import behind_path
 from stream_app.board.render import Renderer
 from stream_app.board.site import Shared, Site
 
@@ -94,7 +94,7 @@ class Pages:
             "lag": frame.lag,
             "kafka_known": frame.kafka_known,
             "clock": partial(clock, now_ms=frame.now_ms),
-            "lead_path": lead_path,
+            "behind_path": partial(behind_path, self._site.settings.names.bulk),
         }
         return self._renderer.render(f"{job.template}.html", context)
 

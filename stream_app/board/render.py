@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 from stream_app import __version__
 from stream_app.board import formats
 from stream_app.board.assets import Assets
+from stream_app.board.paths import FOR_TEMPLATES
 from stream_app.gateway.access import Refused
 
 T = TypeVar("T")
@@ -41,13 +42,14 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._templates.filters |= {
-            "number": formats.number,
+            "amount": formats.amount,
             "duration": formats.duration,
             "iso": formats.iso,
+            "day": formats.day_of,
             "words": formats.words,
             "tone": formats.tone,
         }
-        self._templates.globals |= {"asset": assets.url, "version": __version__}
+        self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
         """Render a template."""

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from stream_app.board.access import PATH
 from stream_app.board.pages.now import Span
 from stream_app.gateway.access import Refused
-from stream_app.gateway.read_model.board_query import Place
+from stream_app.gateway.read_model.query import Place
 
 LONGEST_WORD: Final = 300
 _MOST_FORM_BYTES: Final = 8_192
@@ -77,6 +77,12 @@ def one_of(request: Request, name: str, allowed: tuple[str, ...]) -> str:
 def span_of(request: Request) -> Span | None:
     """Return the time that a chart shows; None if the address names none."""
     return cast(Span, one_of(request, "span", get_args(Span))) or None
+
+
+def number(request: Request, name: str) -> int | None:
+    """Return a number of the address; None if it is not there."""
+    found = word(request, name)
+    return int(found) if found.isascii() and found.isdecimal() and len(found) < 19 else None
 
 
 def numbers(request: Request, many: int) -> tuple[int, ...] | None:

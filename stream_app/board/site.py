@@ -27,9 +27,13 @@ Tone = Literal["ok", "warn", "bad", "idle"]
 
 HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a held lane."""
+UNREADABLE: Final = "not readable"
+"""The state of a lane that a newer version published."""
 STALE_MS: Final = 30_000
 HOUR_S: Final = 3_600
 _SPARK_S: Final = 300
+_OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})
+"""Findings about all of Kafka."""
 _ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
 """Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
 _ENDED: Final = frozenset(
@@ -126,7 +130,8 @@ class Lane(msgspec.Struct, frozen=True):
         state: One word, such as `moves`; `tone` is its colour and shape.
         says: Why, in a few words.
         findings: What `stream-app explain` reports of it.
-        waiting: Records on Kafka that no worker has taken.
+        partition: Where its records are.
+        waiting: Records in that partition that no worker has taken.
         bars: Its budgets; only in `lane_rows`.
         spark: Leads that ended in every five minutes of the last hour, as a polyline; only in `lane_rows`.
     """
@@ -137,6 +142,7 @@ class Lane(msgspec.Struct, frozen=True):
     says: str
     view: LaneView | None
     findings: list[Finding]
+    partition: int
     waiting: int
     bars: list[Bar] = []
     spark: str = ""
@@ -148,7 +154,6 @@ class Overview(msgspec.Struct, frozen=True):
     lanes: list[Lane]
     everywhere: list[Finding]
     counts: list[StatusCount]
-    unreadable: int
 
     @property
     def held(self) -> list[Lane]:
@@ -168,27 +173,34 @@ def overview(site: Site, moment: Moment) -> Overview:
 
 def _overview(site: Site, moment: Moment) -> Overview:
     views, unreadable = site.queries.lanes()
-    counts = site.queries.status_sums("")
-    by_name: dict[str, LaneView | None] = dict.fromkeys(site.settings.workspaces)
+    counts = site.queries.status_sums(None)
+    by_name: dict[str, LaneView | None] = dict.fromkeys([*site.settings.workspaces, *unreadable])
     by_name |= {view.workspace: view for view in views}
     waiting = waiting_in(site, moment)
     facts = [lane_facts(site, waiting, name, view) for name, view in sorted(by_name.items())]
     back = sum(each.records for each in counts if each.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
+    on_kafka = sum(moment.kafka.waiting.values()) if moment.kafka else 0
     for finding in explain(_facts(moment, facts, back)):
+        if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
+            finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
     lanes = [lane_of(each, findings[each.workspace], moment) for each in facts]
-    return Overview(lanes, findings[""], counts, unreadable)
+    newer = set(unreadable)
+    lanes = [_unreadable(each) if each.workspace in newer else each for each in lanes]
+    return Overview(lanes, findings[""], counts)
 
 
 def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     """Read the state of one lane. None if it is neither configured nor known."""
     view = site.queries.lane(workspace)
-    if view is None and workspace not in site.settings.workspaces:
+    unreadable = view is None and site.queries.has_lane(workspace)
+    if view is None and not unreadable and workspace not in site.settings.workspaces:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
     findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
-    return lane_of(facts, findings, moment)
+    lane = lane_of(facts, findings, moment)
+    return _unreadable(lane) if unreadable else lane
 
 
 def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
@@ -238,7 +250,13 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
         state, tone, says = "moves", "ok", ""
     else:
         state, tone, says = "idle", "idle", "nothing to send"
-    return Lane(facts.workspace, state, tone, says, view, findings, waiting)
+    return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting)
+
+
+def _unreadable(lane: Lane) -> Lane:
+    """Return a lane whose view this version cannot read. Nothing is claimed of it."""
+    says = "published by a newer version, which this gateway cannot read"
+    return msgspec.structs.replace(lane, state=UNREADABLE, tone="idle", says=says, findings=[])
 
 
 def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:

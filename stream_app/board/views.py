@@ -13,17 +13,29 @@ from starlette.responses import RedirectResponse, Response
 from stream_app.board.frame import PageMaker
 from stream_app.board.pages.audit import audit_page
 from stream_app.board.pages.books import books_page
+from stream_app.board.pages.cause import cause_of, cause_page
 from stream_app.board.pages.dead import Which, dead_page
 from stream_app.board.pages.imports import imports_of
 from stream_app.board.pages.lane import lane_page
 from stream_app.board.pages.lanes import STATES, lanes_page
-from stream_app.board.pages.lead import lead_and_places, lead_page, waiting_page
+from stream_app.board.pages.lead import lead_and_places, lead_page
 from stream_app.board.pages.leads import Filter, find, leads_page
 from stream_app.board.pages.now import now_page
 from stream_app.board.pages.replay import REPLAY_ID, replay_page
 from stream_app.board.pages.system import system_page
+from stream_app.board.pages.waiting import backlog_page, waiting_page
 from stream_app.board.render import HEADERS
-from stream_app.board.requests import LONGEST_WORD, after_of, lead_id_of, numbers, one_of, read_form, span_of, word
+from stream_app.board.requests import (
+    LONGEST_WORD,
+    after_of,
+    lead_id_of,
+    number,
+    numbers,
+    one_of,
+    read_form,
+    span_of,
+    word,
+)
 from stream_app.board.site import Moment
 from stream_app.gateway.access import Refused
 from stream_app.gateway.lookup import Results, Waiting
@@ -64,6 +76,7 @@ class Views:
             ("GET", "/waiting", self._still_waiting),
             ("GET", "/imports", self._imports),
             ("GET", "/dead", self._dead),
+            ("GET", "/dead/records", self._cause),
             ("GET", "/replays/{replay}", self._replay),
             ("GET", "/books", self._books),
             ("GET", "/audit", self._audit),
@@ -109,7 +122,9 @@ class Views:
     async def _still_waiting(self, request: Request, moment: Moment) -> Response:
         lead_id, person = word(request, "lead_id"), word(request, "person")
         if not lead_id and not person:
-            raise Refused(400, "no_lead", "Search for a lead first: the address names none")
+            (after,), partition = numbers(request, 1) or (0,), number(request, "partition")
+            backlog = partial(backlog_page, self._site, moment, word(request, "topic"), partition, after)
+            return await self._maker.page(request, moment, "backlog", "Waiting on Kafka", backlog, current="leads")
         search = await self._waiting.find(lead_id, person, "")
         make = partial(waiting_page, self._site, moment, search, lead_id, person)
         return await self._maker.page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
@@ -121,8 +136,15 @@ class Views:
 
     async def _dead(self, request: Request, moment: Moment) -> Response:
         which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
-        make = partial(dead_page, self._site, moment, which, word(request, "workspace"))
+        (after,) = numbers(request, 1) or (0,)
+        make = partial(dead_page, self._site, moment, which, word(request, "workspace"), after)
         return await self._maker.page(request, moment, "dead", "Dead letters", make)
+
+    async def _cause(self, request: Request, moment: Moment) -> Response:
+        which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
+        cause, last_day = cause_of({name: word(request, name) for name in request.query_params}), span_of(request)
+        make = partial(cause_page, self._site, moment, which, cause, after_of(request), last_day=last_day == "day")
+        return await self._maker.page(request, moment, "cause", "Dead letters", make, current="dead")
 
     async def _replay(self, request: Request, moment: Moment) -> Response:
         replay = str(request.path_params["replay"])
@@ -137,7 +159,7 @@ class Views:
 
     async def _audit(self, request: Request, moment: Moment) -> Response:
         after = cast("tuple[int, int, int] | None", numbers(request, 3))
-        make = partial(audit_page, self._site, moment, word(request, "workspace"), after)
+        make = partial(audit_page, self._site, moment, word(request, "workspace"), word(request, "id"), after)
         return await self._maker.page(request, moment, "audit", "Audit", make)
 
     async def _system(self, request: Request, moment: Moment) -> Response:

@@ -161,7 +161,7 @@ class Lookup:
 
     async def _lanes(self, _: Request, lag: ProjectionLag) -> LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self.queries.lanes)
-        return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=unreadable)
+        return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=len(unreadable))
 
     async def _imports(self, request: Request, lag: ProjectionLag) -> ImportsAnswer:
         asked = request.query_params

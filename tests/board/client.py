@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import Any
 
 import httpx
@@ -12,6 +14,11 @@ from tests.board.scene import HASH, TOKEN
 
 HERE = "http://127.0.0.1:9103"
 OWN = {"sec-fetch-site": "same-origin"}
+CAUSE = (
+    "/board/dead/records?from=dlq&kind=failed&workspace=initech&destination=initech-people&reason=http_503"
+    "&http_status=503"
+)
+"""The dead letters of the most frequent cause."""
 PAGES = (
     *("/board", "/board?span=hour", "/board/lanes", "/board/lanes?state=held&begins=a", "/board/lanes/acme"),
     *("/board/lanes/initech?span=hour", "/board/lanes/stark", "/board/leads", "/board/leads?column=parked"),
@@ -21,9 +28,20 @@ PAGES = (
     *(f"/board/replays/r-{number}b9c40e1f2a" for number in range(4)),
     "/board/replays/r-unknown",
     *("/board/imports", "/board/imports?workspace=initech", "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"),
-    *("/board/imports?workspace=acme&id=unknown", "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp"),
-    *("/board/audit", "/board/audit?workspace=acme", "/board/system"),
+    *(
+        "/board/imports?workspace=acme&id=unknown",
+        "/board/imports?workspace=hooli&id=webinar",
+        "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp",
+    ),
+    *("/board/audit", "/board/audit?workspace=acme", "/board/audit?id=c-0001", "/board/system"),
+    *("/board/waiting", "/board/waiting?partition=0", "/board/waiting?topic=leads", "/board/lanes?state=unreadable"),
+    *("/board/leads?unnamed=yes", "/board/leads?status=dead_lettered,deferred", CAUSE, f"{CAUSE}&span=day"),
 )
+
+
+def plain(text: str) -> str:
+    """What a page says, without its tags."""
+    return unescape(re.sub(r"<[^>]*>", "", text))
 
 
 class Client:

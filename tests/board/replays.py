@@ -34,7 +34,7 @@ def replays(now_ms: int, hostile: str) -> Iterator[Made]:
     states: tuple[tuple[ReplayState, int, str], ...] = (
         ("running", 96, ""),
         ("stopped", 40, "stopped after 40 of 167 dead letters by joe"),
-        ("done", 167, "165 dead letters were sent back, 2 refused"),
+        ("done", 165, "165 dead letters were sent back, 2 refused"),
         ("refused", 0, "acme: 167 leads cost about 334 credits and 167 actions, there are 120 left and no limit"),
     )
     for number, (state, sent, text) in enumerate(states):

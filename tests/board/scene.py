@@ -5,6 +5,7 @@ The clock stands at `NOW_MS`, so each page is the same each time.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -281,12 +282,15 @@ def _import(
 
 
 def _dead_letters() -> Iterator[Made]:
+    offsets = itertools.count()
+
     def one(workspace: str, age_ms: int, reason: str, **more: str) -> Made:
         found = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, destination=f"{workspace}-people", **more)
-        return msgspec.structs.replace(found, key=workspace.encode())
+        return msgspec.structs.replace(found, key=workspace.encode(), offset=next(offsets))
 
     for number in range(398):
-        yield one("initech", 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3), "http_503", http_status="503")
+        age_ms = 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3)
+        yield one("initech", age_ms, "http_503", http_status="503", origin=f"leads/3/{62_000 + number}")
     for number in range(9):
         yield one("acme", number * 8 * HOUR_MS, "not_json", disposition="poison")
     for number in range(5):

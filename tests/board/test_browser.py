@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
+from tests.board.client import CAUSE
 from tests.board.clock import NOW_MS
 from tests.board.scene import OPERATOR_TOKEN, TOKEN
 from tests.board.serving import served
@@ -29,6 +30,8 @@ PAGES: Final = {
     "an unknown import": "/board/imports?workspace=initech&id=unknown",
     "leads of an import": "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp&column=under_way",
     "dead letters": "/board/dead",
+    "dead letters of a cause": CAUSE,
+    "what waits": "/board/waiting",
     "a replay that runs": "/board/replays/r-0b9c40e1f2a",
     "a replay with refused dead letters": "/board/replays/r-2b9c40e1f2a",
     "books": "/board/books",

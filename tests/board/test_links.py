@@ -1,18 +1,90 @@
-"""Every link leads somewhere, and every number that is a link leads to exactly that many."""
+"""Every link leads somewhere, and every count is a link to exactly what it counts."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 
+import pytest
+
+from stream_app import board
+from stream_app.domain.messages import RESEND
+from stream_app.domain.topics import TopicNames
 from tests.board.client import PAGES, Client
+from tests.board.clock import DAY_MS, NOW_MS
+from tests.board.scene import fill, model_of, settings_of
+from tests.gateway.model_records import Made, event, take
 
 _LINK = re.compile(r'<a\b[^>]*\bhref="([^"]*)"[^>]*>(.*?)</a>', re.S)
-_NUMBER = re.compile(r"(?:^|\s)(\d[\d,]*)(?:\s|$)")
+_COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')
+MEASURES = {
+    "books": {"day.saved"},  # credits
+    "backlog": {"row.records"},  # a row of the list itself
+    "dead": {"row.share"},
+    # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
+    "import": {"each.credits", "each.rows", "each.refused", "each.published", "part.leads"},
+    "imports": {"each.credits", "each.rows", "each.refused"},
+    # credits and Actions; rates and scores; calls and submissions, which are not published one by one
+    "lane": {
+        *("each.used", "each.reserved", "each.cap", "each.credits", "each.actions"),
+        *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
+        *("view.calls", "webhook.count", "view.submissions_left[alias]"),
+    },
+    "lead": {"each.credits", "event.credits"},
+    "now": {"page.credits.cap"},
+    # the macros; credits and rates; a chart's own numbers and axis, and its text for screen readers
+    "parts": {
+        *("number", "each.used", "each.reserved", "each.cap", "lane.view.score", "lane.view.rate_per_s"),
+        *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.found.leads"),
+    },
+    # a plan is not stored: the page has the command that lists what it would send
+    "plan": {
+        *("more.share", "more.plan.done", "more.plan.total", "each.leads", "many", "each.credits", "each.actions"),
+        *("each.credits_at_most", "each.credits_left", "each.actions_at_most", "each.actions_left"),
+    },
+    "replay": {"page.share", "r.credits", "r.plan.credits"},
+    "system": {"page.size_bytes / 1000000"},
+    # rows of a file, which the gateway keeps only until it has published them
+    "upload": {
+        *("page.rows", "page.ready", "page.refused", "rows", "page.published"),
+        *("page.refused - page.rejects|length", "page.ready - page.published"),
+    },
+    "waiting": {"each.ahead", "page.searched", "page.left"},  # how far the search is
+}
+"""What templates print without a link: measures, and what is not kept so that it could be listed."""
 _MOST = 30
 """Pages of one kind that are asked for: leads, and the later pages of lists."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scene with what is rare: every kind of number is on some page."""
+    folder = tmp_path_factory.mktemp("links")
+    settings = settings_of(folder)
+    fill(folder / "model.sqlite", settings)
+    model = model_of(folder / "model.sqlite", settings)
+    take(model, *rare())
+    model.close()
+    return folder
+
+
+def rare() -> Iterator[Made]:
+    names = TopicNames()
+    for offset in range(3):
+        yield event(names, f"record:leads/4/{offset}", "rejected_invalid", 1, origin=f"leads/4/{offset}", workspace="")
+    for number, status in enumerate(("callback_unmatched", "callback_unmatched", "of_a_newer_version")):
+        yield event(names, f"crm-rare-{number}", status, 1, origin=f"leads/5/{number}")  # type: ignore[arg-type]
+    for days in (0, 3):
+        origin, at_ms = f"leads/5/{10 + days}", NOW_MS - days * DAY_MS
+        yield event(names, f"crm-again-{days}", "replayed", 1, origin=origin, reason=RESEND, at_ms=at_ms)
+    for offset in range(120):
+        yield event(names, "crm-many", "duplicate", 1, origin=f"leads/5/{100 + offset}")
+    yield Made(names.status, b"x", b"not an event", 0, 7)
+    yield Made(names.lanes, b"wayne", b"of a newer version", 0, 8)
 
 
 def links(url: str, text: str) -> list[tuple[str, str]]:
@@ -40,53 +112,108 @@ async def test_every_link_on_every_page_is_answered(local: Client) -> None:
     assert len(seen) > len(PAGES)
 
 
-async def test_every_number_that_is_a_link_leads_to_exactly_that_many(local: Client) -> None:
+def test_no_count_is_plain() -> None:
+    """Templates print a number with `count`, with `total`, or it is one of `MEASURES`."""
+    plain: dict[str, set[str]] = {}
+    for path in sorted((Path(board.__file__).parent / "templates").glob("*.html")):
+        found = re.findall(r"\{\{ ((?:(?!\}\}).)*?)\|amount", path.read_text())
+        if found:
+            plain[path.stem] = {each.strip("()") for each in found}
+    assert plain == MEASURES, "print a count with count(number, href), so that it links to what it counts"
+
+
+async def test_every_count_leads_to_exactly_that_many(local: Client) -> None:
     counted: dict[str, int] = {}
     checked: Counter[str] = Counter()
-    for url in PAGES:
-        for href, inner in links(url, (await local.get(url)).text):
-            number = _NUMBER.search(inner)
-            if number is None:
-                continue
-            if href not in counted:
-                counted[href] = await count(local, href)
-            assert counted[href] == int(number[1].replace(",", "")), f"{url} links {inner.strip()!r} to {href}"
-            checked[urlsplit(href).path] += 1
-    assert {"/board", "/board/leads", "/board/lanes", "/board/dead", "/board/books"} <= set(checked)
-    assert checked["/board/leads"] > 20
+    for url in (*PAGES, "/board/leads/crm-many"):
+        for href, digits in _COUNT.findall((await local.get(url)).text):
+            target = urljoin(url, unescape(href))
+            if target not in counted:
+                counted[target] = await count(local, target)
+            assert counted[target] == int(digits.replace(",", "")), f"{url} links {digits} to {target}"
+            parts = urlsplit(target)
+            kind = re.sub("^/board/(lanes|replays)/.*", r"/board/\1/*", parts.path)
+            checked[kind + ("#" if parts.fragment else "")] += 1
+    assert set(checked) == {
+        *("/board#", "/board/lanes", "/board/lanes#", "/board/lanes/*#", "/board/leads", "/board/imports#"),
+        *("/board/dead", "/board/dead#", "/board/dead/records", "/board/replays/*", "/board/replays/*#"),
+        *("/board/waiting", "/board/books#", "/board/system#"),
+    }
+    assert checked["/board/leads"] > 100
 
 
-async def count(client: Client, href: str) -> int:
-    """How many a page has: its rows if it is a list, the sum of its chart, or the number at the place in it."""
-    parts = urlsplit(href)
-    text = (await client.get(href)).text
-    if parts.fragment == "throughput":
-        return sum(numbers(r'<span class="key [^"]*">[^<]*<b>([\d,]+)</b>', text))
+async def count(client: Client, target: str) -> int:
+    """How many there are: the rows of a list in all its pages, or the numbers at a place, added up."""
+    parts = urlsplit(target)
+    text = (await client.get(target)).text
     if parts.fragment:
-        place = text[text.index(f'id="{parts.fragment}"') :]
-        return numbers(r">([\d,]+)<", place)[0]
-    if parts.path == "/board/leads":
-        rows = await all_rows(client, href, r"<tr><th scope=\"row\"><a href=\"/board/leads/")
-        assert numbers(r"<h1>([\d,]+)", text) == [rows], href
-        return rows
-    if parts.path == "/board/lanes" and parts.query:
-        return await all_rows(client, href, r"<th scope=\"row\"><a href=\"/board/lanes/")
-    if parts.path == "/board/lanes":
-        return sum(numbers(r"([\d,]+) of [\d,]+ credits today", text))
-    if parts.path == "/board/dead":
-        return (numbers(r"<h1>([\d,]+)", text) or [0])[0]
-    raise AssertionError(f"a number links to {href}: count there what it should count")
+        return await count_at(client, target, text, parts.fragment)
+    row = {
+        "/board/leads": r'<tr><th scope="row"><a href="/board/leads/',
+        "/board/lanes": r'<tr>\s*<th scope="row"><a href="/board/lanes/',
+        "/board/dead/records": r'<tr><th scope="row"><code>',
+    }.get(parts.path)
+    if row is not None:
+        return same(total(text), len(await in_all_pages(client, target, row)))
+    number = {
+        "/board/waiting": r'data-label="Records" class="num">([\d,]+)<',
+        "/board/dead": r'data-label="Dead letters" class="num"><b><a [^>]*>([\d,]+)<',
+    }.get(parts.path)
+    if number is not None:
+        return same(total(text), sum(map(integer, await in_all_pages(client, target, number))))
+    assert parts.path.startswith("/board/replays/"), f"a number links to {target}: count there what it should count"
+    return total(text)
 
 
-def numbers(pattern: str, text: str) -> list[int]:
-    return [int(found.replace(",", "")) for found in re.findall(pattern, text)]
+async def count_at(client: Client, target: str, text: str, place: str) -> int:
+    """How many there are at a place of a page."""
+    at = re.search(rf'<(\w+)[^>]* id="{place}"', text)
+    assert at is not None, target
+    tag, rest = at[1], text[at.start() :]
+    inner = rest[: rest.index(f"</{tag}>")]
+    if place == "throughput":
+        return sum(map(integer, _COUNT_IN_LEGEND.findall(inner)))
+    if place == "budgets":
+        return sum(map(integer, await in_all_pages(client, target, r"([\d,]+) of [\d,]+ credits today")))
+    if place == "causes":
+        return len(await in_all_pages(client, target, r'data-label="Dead letters"'))
+    if tag == "ul":
+        return inner.count("<li>")
+    if tag == "th":  # a column: its cells are added up
+        begin = text.rindex("<thead>", 0, at.start())
+        column = len(re.findall(r"<th ", text[begin : at.start()]))
+        rows = re.findall(r"<tr>(.*?)</tr>", rest[rest.index("<tbody>") : rest.index("</tbody>")], re.S)
+        return sum(integer(re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)[column]) for row in rows)
+    if tag in ("table", "tbody"):
+        return sum(map(integer, re.findall(r'data-label="Leads" class="num">(?:<a [^>]*>)?([\d,]+)<', inner)))
+    return integer(re.findall(r'class="(?:total|count)"[^>]*>([\d,]+)<', rest)[0])
 
 
-async def all_rows(client: Client, url: str, row: str) -> int:
-    rows = 0
+_COUNT_IN_LEGEND = re.compile(r'<span class="key [^"]*">[^<]*<a [^>]*>([\d,]+)<')
+
+
+def total(text: str) -> int:
+    """What a page says that it lists."""
+    found = re.search(r'<h1>(No) |<span class="total">([\d,]+)</span>', text)
+    assert found is not None
+    return 0 if found[1] else integer(found[2])
+
+
+def integer(digits: str) -> int:
+    return int(digits.replace(",", ""))
+
+
+def same(said: int, listed: int) -> int:
+    assert said == listed
+    return listed
+
+
+async def in_all_pages(client: Client, url: str, pattern: str) -> list[str]:
+    """What matches in a page and in those after it."""
+    found: list[str] = []
     while url:
         text = (await client.get(url)).text
-        rows += len(re.findall(row, text))
+        found += re.findall(pattern, text)
         more = re.search(r'rel="next" href="([^"]+)"', text)
         url = unescape(more[1]) if more else ""
-    return rows
+    return found

@@ -25,7 +25,7 @@ from stream_app.board.render import Renderer
 from stream_app.board.site import Moment, Site
 from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.follow import ProjectionLag
-from tests.board.client import Client
+from tests.board.client import Client, plain
 from tests.board.clock import NOW_MS
 from tests.board.scene import board_of, settings_of
 from tests.support.pace import BUSY
@@ -67,7 +67,7 @@ def made(pages: PageProcess, job: Job) -> bytes | None:
 def test_it_makes_the_pages_that_this_process_would_make(site: Site, pages: PageProcess) -> None:
     here = Pages(site, Renderer(Assets())).html_of(now(site))
     assert here is not None
-    assert b"2 of 6 lanes are held" in here
+    assert "2 of 6 lanes are held" in plain(here.decode())
     assert made(pages, now(site)) == here
     (process,) = children()
     assert process.nice() > psutil.Process().nice()
@@ -118,7 +118,7 @@ async def test_the_board_makes_a_page_that_no_other_process_made(folder: Path) -
         raise NotMade
 
     board = board_of(settings_of(folder), folder / "model.sqlite", html_of=not_made)
-    assert "2 of 6 lanes are held" in (await Client(board).get("/board")).text
+    assert "2 of 6 lanes are held" in plain((await Client(board).get("/board")).text)
     board.close()
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from urllib.parse import urlencode
 
-from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Fact, Form, FormRequest, Submission
 from stream_app.board.commands import followed_at
-from stream_app.board.formats import number
+from stream_app.board.formats import amount
+from stream_app.board.paths import imports_path
 from stream_app.board.site import Site
 from stream_app.gateway.access import Refused
 from stream_app.operator.submit import CommandSender
@@ -17,11 +16,6 @@ from stream_app.operator.submit import CommandSender
 def import_actions(site: Site, sender: CommandSender) -> list[Action]:
     """Return the actions of the page of an import."""
     return [Action("/imports/act/cancel", partial(_cancel, site), partial(_send, sender), "imports")]
-
-
-def import_path(workspace: str, import_id: str) -> str:
-    """Return the path of an import's page."""
-    return f"{PATH}/imports?{urlencode({'workspace': workspace, 'id': import_id})}"
 
 
 def _cancel(site: Site, opened: FormRequest) -> Form:
@@ -35,8 +29,8 @@ def _cancel(site: Site, opened: FormRequest) -> Form:
         text=f"Leads of this import in {workspace} that were published until now and are not at Clay yet end as "
         "suppressed. Leads at Clay go on, and results stay.",
         button="Cancel the import",
-        back=import_path(workspace, import_id),
-        facts=(Fact("Leads not at rest", number(each.moving), "suppressed, unless they are at Clay"),),
+        back=imports_path(workspace=workspace, id=import_id),
+        facts=(Fact("Leads not at rest", amount(each.moving), "suppressed, unless they are at Clay"),),
         typed=workspace,
         is_final=True,
     )
@@ -46,7 +40,7 @@ async def _send(sender: CommandSender, submission: Submission) -> str:
     workspace, import_id = _names(submission.opened)
     args = {"import_id": import_id}
     await sender.send(submission.id, "cancel_import", workspace, args, submission.who, submission.why)
-    return followed_at(import_path(workspace, import_id), [submission.id])
+    return followed_at(imports_path(workspace=workspace, id=import_id), [submission.id])
 
 
 def _names(opened: FormRequest) -> tuple[str, str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Fact, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.commands import followed_at
-from stream_app.board.formats import number
+from stream_app.board.formats import amount
+from stream_app.board.paths import lane_path
 from stream_app.board.site import Site
 from stream_app.domain.lane.budget import CAPS, METERS
 from stream_app.domain.lane.webhook_quota import Webhook
@@ -75,11 +75,6 @@ def lane_actions(site: Site, sender: CommandSender) -> list[Action]:
         for kind, show, args in others
     ]
     return [*simple, *forms, Action("/act/reload", partial(_reload, site), partial(_send_reload, sender), "system")]
-
-
-def lane_path(workspace: str) -> str:
-    """Return the path of a lane's page."""
-    return f"{PATH}/lanes/{quote(workspace, safe='')}"
 
 
 async def _send(
@@ -164,7 +159,7 @@ def _budget(site: Site, opened: FormRequest) -> Form:
 
 
 def _cap(value: int | None) -> str:
-    return "no limit" if value is None else number(value)
+    return "no limit" if value is None else amount(value)
 
 
 def _budget_args(values: Mapping[str, str]) -> dict[str, Any]:
@@ -187,7 +182,7 @@ def _correct(site: Site, opened: FormRequest) -> Form:
     lane = _lane(site, opened)
     meters = lane.view.meters if lane.view else {}
     now_ms = opened.moment.now_ms
-    spent = {name: f"{number(meter.at(now_ms).booked)} booked" for name, meter in meters.items()}
+    spent = {name: f"{amount(meter.at(now_ms).booked)} booked" for name, meter in meters.items()}
     fields = [
         Field("credits", "Credits", spent.get("credits_day", ""), "to book; below 0: returned", "number", most=20),
         Field("actions", "Actions", spent.get("actions_day", ""), "to book; below 0: returned", "number", most=20),
@@ -215,8 +210,8 @@ def _rate(site: Site, opened: FormRequest) -> Form:
     lane = _lane(site, opened)
     hint, rate = "a number, or configured; empty: unchanged", lane.policy.rate
     fields = [
-        Field("per_second", "Leads a second at most", number(rate.rate_per_s), hint, "number", most=20),
-        Field("burst", "Leads at once at most", number(rate.burst), hint, "number", most=20),
+        Field("per_second", "Leads a second at most", amount(rate.rate_per_s), hint, "number", most=20),
+        Field("burst", "Leads at once at most", amount(rate.burst), hint, "number", most=20),
     ]
     return _form("rate", lane, orders.RATE, fields=fields)
 
@@ -260,7 +255,7 @@ def _quota(site: Site, opened: FormRequest) -> Form:
 
 def _webhook(webhook: Webhook) -> str:
     state = "out of use" if webhook.dead else "suspended" if webhook.suspension else "in use"
-    return f"{number(webhook.count)} submissions, {state}"
+    return f"{amount(webhook.count)} submissions, {state}"
 
 
 def _quota_args(values: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.commands import followed_at
-from stream_app.board.pages.leads import lead_path
+from stream_app.board.paths import lead_path
 from stream_app.board.requests import lead_id_of
 from stream_app.board.site import Site
 from stream_app.config import Settings, check_known

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Literal, cast, get_args
-from urllib.parse import quote
 
 import msgspec
 
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Field, Form, FormRequest, Invalid, Submission
-from stream_app.board.formats import number
+from stream_app.board.formats import amount
 from stream_app.board.pages.replay import options_of
+from stream_app.board.paths import replay_path
 from stream_app.board.planner import Busy, Plan, Planner, Wanted
 from stream_app.board.requests import LONGEST_WORD
 from stream_app.board.site import Site
@@ -80,11 +80,6 @@ def replay_actions(site: Site, planner: Planner) -> list[Action]:
             for kind in changes
         ),
     ]
-
-
-def replay_path(replay: str) -> str:
-    """Return the path of a replay's page."""
-    return f"{PATH}/replays/{quote(replay, safe='')}"
 
 
 # ------------------------------------------------------------------------------------------------------------ plan
@@ -189,7 +184,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
 
 
 def _button(priced: PricedPlan) -> str:
-    return f"Send {count(priced.go, 'dead letter')} for up to {number(priced.credits_at_most)} credits"
+    return f"Send {count(priced.go, 'dead letter')} for up to {amount(priced.credits_at_most)} credits"
 
 
 async def _send(planner: Planner, sent: Submission) -> str:

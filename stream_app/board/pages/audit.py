@@ -17,17 +17,23 @@ class AuditPage(msgspec.Struct, frozen=True):
 
     orders: list[Order]
     workspace: str
+    id: str
     after: tuple[int, int, int] | None
 
 
-def audit_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int, int] | None) -> AuditPage:
+def audit_page(
+    site: Site, moment: Moment, workspace: str, command: str, after: tuple[int, int, int] | None
+) -> AuditPage:
     """Return the page.
 
     Args:
         site: What all pages share.
         moment: What the request sees.
         workspace: Only of this workspace; '' for all.
+        command: Only with this id; '' for all.
         after: The last one of the page before.
     """
+    if command:
+        return AuditPage(site.queries.answers(command), "", command, None)
     found = site.queries.audit(workspace, after, ROWS + 1)
-    return AuditPage(found[:ROWS], workspace, found[ROWS - 1].place if len(found) > ROWS else None)
+    return AuditPage(found[:ROWS], workspace, "", found[ROWS - 1].place if len(found) > ROWS else None)

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from stream_app.board.site import Moment, Site
-from stream_app.domain.books.columns import COLUMNS, MEANING
+from stream_app.domain.books.columns import COLUMNS, MEANING, meaning_of
+from stream_app.gateway.read_model.board_query import Money, NotReadable
 
 ROWS: Final = 50
 
@@ -31,7 +32,8 @@ class BooksPage(msgspec.Struct, frozen=True):
         rows: By workspace.
         after: The last workspace of this page if there are more.
         not_leads: Records that begin with a callback or a command, by status.
-        saved: Credits that earlier results saved in the days that are kept; so `resent`.
+        saved: Credits that earlier results saved in the days that are kept; so `resent`, leads sent again. Both are
+            the sums of `days`.
     """
 
     columns: list[tuple[str, str, int | None]]
@@ -42,7 +44,8 @@ class BooksPage(msgspec.Struct, frozen=True):
     not_leads: list[tuple[str, int]]
     saved: int
     resent: int
-    unreadable: dict[str, int]
+    days: list[Money]
+    unreadable: list[NotReadable]
 
 
 def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
@@ -66,10 +69,10 @@ def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
     columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
     columns.append(("waiting", MEANING["waiting"], on_kafka))
     if sums["unknown"]:
-        columns.append(("unknown", "statuses of a newer version", sums["unknown"]))
+        columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
     page = [BookRow(name, dict(rows[name]), rows[name].total()) for name in names[:ROWS]]
-    totals = site.queries.totals()
+    days = site.queries.money()
     return BooksPage(
         columns=columns,
         records=None if on_kafka is None else sums.total() + on_kafka,
@@ -77,7 +80,8 @@ def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
         rows=page,
         after=page[-1].workspace if len(names) > ROWS else "",
         not_leads=not_leads.most_common(),
-        saved=totals.saved,
-        resent=totals.resent,
+        saved=sum(day.saved for day in days),
+        resent=sum(day.resent for day in days),
+        days=days,
         unreadable=site.queries.unreadable(),
     )

@@ -53,7 +53,8 @@ class DeadPage(msgspec.Struct, frozen=True):
     Attributes:
         dead_letters: Those of `which`; `others`: those of the other topic.
         rows: The most frequent causes; `causes`: how many there are.
-        hours: Those of the last day by cause.
+        after: How many causes this page and those before it have, if there are more; else 0.
+        hours: Those of the last day by cause, of this page.
         deferred: Leads that return by themselves.
         replays: What operators have sent back, the newest first.
     """
@@ -63,13 +64,14 @@ class DeadPage(msgspec.Struct, frozen=True):
     others: int
     rows: list[CauseRow]
     causes: int
+    after: int
     hours: Stack
     workspace: str
     deferred: int
     replays: list[ReplayRow]
 
 
-def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadPage:
+def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> DeadPage:
     """Return the page.
 
     Args:
@@ -77,12 +79,12 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadP
         moment: What the request sees.
         which: The dead letters, or the leads that wait for a person.
         workspace: Only of this workspace; '' for all.
+        after: How many causes the pages before have.
     """
-    queries, names, now_s = site.queries, site.settings.names, moment.now_ms // 1000
+    queries, names = site.queries, site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
-    found = queries.dead_letters(topic, workspace or None)
-    shown = found.causes[:ROWS]
-    begin_s = now_s // HOUR_S * HOUR_S - 23 * HOUR_S
+    dead_letters, causes, shown = queries.causes_after(topic, workspace or None, after, ROWS)
+    begin_s = day_begin_s(moment.now_ms)
     rows: list[CauseRow] = []
     by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for cause, hours in zip(shown, queries.dead_letter_hours(topic, shown, begin_s), strict=True):
@@ -91,15 +93,22 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str) -> DeadP
         key = _COLOURS[min(len(rows), len(_COLOURS) - 1)]
         for at_s, count in hours:
             by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
-        share = round(cause.dead_letters / found.dead_letters * 100, 1)
-        rows.append(CauseRow(cause, share, spark(last), sum(last), _command(cause, which), _plan(site, cause, which)))
+        share = round(cause.dead_letters / dead_letters * 100, 1)
+        rows.append(
+            CauseRow(cause, share, spark(last), sum(last), price_command(cause, which), plan_query(site, cause, which))
+        )
     named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
     hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
-    deferred = sum(each.records for each in queries.status_sums(workspace) if each.status == "deferred")
+    deferred = sum(each.records for each in queries.status_sums(workspace or None) if each.status == "deferred")
     others = queries.dead_letters(other, workspace or None).dead_letters
     replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
-    causes = len(found.causes)
-    return DeadPage(which, found.dead_letters, others, rows, causes, hours_chart, workspace, deferred, replays)
+    more = after + ROWS if causes > after + ROWS else 0
+    return DeadPage(which, dead_letters, others, rows, causes, more, hours_chart, workspace, deferred, replays)
+
+
+def day_begin_s(now_ms: int) -> int:
+    """Return when the last day begins, epoch s: 23 full hours and the present one."""
+    return now_ms // 1000 // HOUR_S * HOUR_S - 23 * HOUR_S
 
 
 def _label(cause: Cause) -> str:
@@ -107,14 +116,16 @@ def _label(cause: Cause) -> str:
     return f"{cause.reason or 'no reason'}{f' ({where})' if where else ''}"
 
 
-def _plan(site: Site, cause: Cause, which: Which) -> str:
+def plan_query(site: Site, cause: Cause, which: Which) -> str:
+    """Return the query of the page that plans to send a cause back."""
     workspace = cause.workspace if cause.workspace in site.settings.workspaces else ""
     destination = cause.destination if cause.destination in site.settings.destinations else ""
     words = {"from": which, "kind": cause.kind, "reason": cause.reason}
     return urlencode(words | {"workspace": workspace, "destination": destination})
 
 
-def _command(cause: Cause, which: Which) -> str:
+def price_command(cause: Cause, which: Which) -> str:
+    """Return the command that says what sending a cause back costs; '' if no command selects it."""
     if cause.kind == "foreign":
         return ""  # the headers of another program have no reason to select by
     words = ["stream-app", "replay", "plan", "--from", which, "--disposition", cause.kind]

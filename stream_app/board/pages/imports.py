@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from stream_app.board.site import Moment, Site
-from stream_app.domain.books.columns import COLUMNS, meaning_of
+from stream_app.domain.books.columns import COLUMNS, MOVING, meaning_of
 from stream_app.gateway.lookup_answers import FoundImport
 
 ROWS: Final = 50
@@ -40,12 +40,16 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class ImportRow(msgspec.Struct, frozen=True):
-    """An import. `at_rest`: leads that have ended or are parked; `share`: they in percent."""
+    """An import. `at_rest`: leads that have ended or are parked; `share`: they in percent.
+
+    `groups`: the title, the id on the page, the number of leads and the parts of those at rest, and of the others.
+    """
 
     found: FoundImport
     parts: list[Part]
     at_rest: int
     share: int
+    groups: list[tuple[str, str, int, list[Part]]]
 
 
 class ImportsPage(msgspec.Struct, frozen=True):
@@ -103,4 +107,7 @@ def row_of(found: FoundImport) -> ImportRow:
             parts.append(Part(name, meaning, _COLOURS.get(name, "nodata"), leads, round(x, 2), round(width, 2)))
             x += width
     at_rest = found.leads - found.moving
-    return ImportRow(found, parts, at_rest, at_rest * 100 // found.leads if found.leads else 0)
+    resting = [part for part in parts if part.column not in MOVING]
+    moving = [part for part in parts if part.column in MOVING]
+    groups = [("At rest", "at-rest", at_rest, resting), ("Not at rest", "moving", found.moving, moving)]
+    return ImportRow(found, parts, at_rest, at_rest * 100 // found.leads if found.leads else 0, groups)

@@ -44,7 +44,6 @@ class LanePage(msgspec.Struct, frozen=True):
         hours: The same of each hour: its begin (epoch ms), health, p95.
         statuses: Records by status.
         dead_letters: Of this workspace.
-        partition: Where its records are.
         zone: The time zone of its budget.
         kinds: The commands that an operator can give.
     """
@@ -66,7 +65,6 @@ class LanePage(msgspec.Struct, frozen=True):
     changes: list[DatedChange]
     statuses: list[StatusCount]
     dead_letters: int
-    partition: int
     zone: str
     kinds: tuple[CommandKind, ...]
 
@@ -126,7 +124,6 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         changes=changes[:MOST_CHANGES],
         statuses=queries.status_sums(workspace),
         dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
-        partition=site.home(workspace, lane.view),
         zone=policy.time_zone if policy else "UTC",
         kinds=LANE_KINDS if policy else (),
     )

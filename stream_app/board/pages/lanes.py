@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.site import Lane, Moment, Site, lane_rows, overview
+from stream_app.board.site import UNREADABLE, Lane, Moment, Site, lane_rows, overview
 
 ROWS: Final = 50
-STATES: Final = ("held", "moves", "idle")
+STATES: Final = ("held", "moves", "idle", "unreadable")
 """The filters."""
 
 
@@ -27,7 +27,6 @@ class LanesPage(msgspec.Struct, frozen=True):
     begins: str
     matches: int
     after: str
-    unreadable: int
 
 
 def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> LanesPage:
@@ -49,8 +48,10 @@ def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) 
     rest = [lane for lane in matching if lane.workspace > after]
     page = lane_rows(site, moment, rest[:ROWS])
     more = page[-1].workspace if len(rest) > ROWS else ""
-    return LanesPage(page, counts, state, begins, len(matching), more, seen.unreadable)
+    return LanesPage(page, counts, state, begins, len(matching), more)
 
 
 def _filter_of(lane: Lane) -> str:
+    if lane.state == UNREADABLE:
+        return "unreadable"
     return {"ok": "moves", "idle": "idle"}.get(lane.tone, "held")

@@ -1,4 +1,4 @@
-"""Lead: each step of each of its records; its results; what blocks it while it waits on Kafka."""
+"""Lead: each step of each of its records; its results."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import msgspec
 from stream_app.board.formats import tone
 from stream_app.board.site import Moment, Site
 from stream_app.domain.books.columns import meaning_of
-from stream_app.domain.lane_messages import LaneView
-from stream_app.gateway.lookup import waiting_lead
-from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingLead
+from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory
 from stream_app.gateway.read_model.query import FoundResultAt
-from stream_app.gateway.waiting_leads import Search
 
 
 class StepRow(msgspec.Struct, frozen=True):
@@ -51,17 +48,6 @@ class LeadPage(msgspec.Struct, frozen=True):
     trace_url: str
 
 
-class WaitingPage(msgspec.Struct, frozen=True):
-    """The search among the records that no worker has taken. `lead_id` or `person`: what is searched for."""
-
-    lead_id: str
-    person: str
-    leads: list[WaitingLead]
-    searched: int
-    left: int
-    problem: str
-
-
 def lead_page(site: Site, moment: Moment, lead_id: str) -> LeadPage:
     """Return the page without personal data."""
     return lead_and_places(site, moment, lead_id)[0]
@@ -74,13 +60,6 @@ def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage,
     url = site.settings.gateway.trace_url or ""
     histories = [_timeline(each) for each in lead.histories] if lead else []
     return LeadPage(lead_id, lead, histories, [place.result for place in places], shown=False, trace_url=url), places
-
-
-def waiting_page(site: Site, moment: Moment, search: Search, lead_id: str, person: str) -> WaitingPage:
-    """Return the result of a search, with what blocks each record."""
-    views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
-    leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
-    return WaitingPage(lead_id, person, leads, search.searched, search.left, search.problem)
 
 
 def _timeline(history: RecordHistory) -> Timeline:

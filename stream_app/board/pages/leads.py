@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
+from stream_app.board.formats import day_of
+from stream_app.board.paths import lead_path, leads_path
 from stream_app.board.site import Moment, Site
-from stream_app.domain.books.columns import COLUMNS, MEANING
+from stream_app.domain.books.columns import COLUMNS, meaning_of
 from stream_app.gateway.client import names_of
-from stream_app.gateway.read_model.board_query import Place, RecordRow
+from stream_app.gateway.lookup_answers import StatusCount
+from stream_app.gateway.read_model.query import Place
+from stream_app.gateway.read_model.record_query import RecordRow
 
 ROWS: Final = 50
 _UNKNOWN: Final = -1
 """The number of an import that is not known: it has no record."""
-_FILTERED: Final = tuple(name for name in COLUMNS if name != "waiting")
+_FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
 
 
 class Filter(msgspec.Struct, frozen=True):
     """What the URL selects. `status` or `column` may be set, not both; `person` is the hash of a person.
 
-    `import_id` selects an import of the workspace.
+    `status` may be several, with commas between them.
+
+    `import_id` selects an import of the workspace. `unnamed` selects those that name no workspace, if it is not ''.
+    `lead_id` selects the records of a lead. `resent` selects what was sent again although it may have reached Clay: on
+    a day such as 2026-09-21, or `all`.
     """
 
     workspace: str = ""
@@ -30,6 +37,14 @@ class Filter(msgspec.Struct, frozen=True):
     column: str = ""
     person: str = ""
     import_id: str = ""
+    unnamed: str = ""
+    lead_id: str = ""
+    resent: str = ""
+
+    @property
+    def of(self) -> str | None:
+        """The workspace for queries: '' for those that name none, None for all."""
+        return "" if self.unnamed else self.workspace or None
 
 
 class LeadsPage(msgspec.Struct, frozen=True):
@@ -39,16 +54,16 @@ class LeadsPage(msgspec.Struct, frozen=True):
         rows: The records.
         filter: As the URL has it.
         columns: The columns of the books with their meaning and how many records they count.
-        statuses: The statuses of records, with their number.
-        matches: How many records match; None if the model does not count them.
+        matches: How many records match.
+        all: How many are in a column.
         after: Where the next page begins.
     """
 
     rows: list[RecordRow]
     filter: Filter
     columns: list[tuple[str, str, int]]
-    statuses: list[tuple[str, int]]
-    matches: int | None
+    matches: int
+    all: int
     after: Place | None
 
 
@@ -62,30 +77,51 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
         after: The last record of the page before.
     """
     if chosen.person:
-        return LeadsPage(_of_person(site, chosen.person), chosen, [], [], None, None)
+        found = _of_person(site, chosen.person)
+        return LeadsPage(found, chosen, [], len(found), 0, None)
+    if chosen.lead_id or chosen.resent:
+        matches, found = _records_of(site, chosen, after)
+        return LeadsPage(found[:ROWS], chosen, [], matches, 0, _after(found))
     imported = 0
     if chosen.import_id:
         imported, counts = site.queries.import_counts(chosen.workspace, chosen.import_id)
         imported = imported or _UNKNOWN
     else:
-        counts = site.queries.status_sums(chosen.workspace)
+        counts = site.queries.status_sums(chosen.of)
     columns: Counter[str] = Counter()
-    statuses: Counter[str] = Counter()
     for each in counts:
         columns[each.column] += each.records
-        statuses[each.status] += each.records
-    wanted: tuple[str, ...] = (chosen.status,) if chosen.status else ()
-    matches, final = statuses[chosen.status] if chosen.status else statuses.total(), None
-    if chosen.column:
-        found = [each for each in counts if each.column == chosen.column]
-        wanted = tuple({each.status for each in found})
-        matches, final = columns[chosen.column], chosen.column == "accepted_final"
+    # Without a filter the list has what the books count: callbacks and commands are no leads.
+    wanted = [each for each in counts if _matches(each, chosen)]
+    matches = sum(each.records for each in wanted)
+    final = chosen.column == "accepted_final" if chosen.column else None
     rows: list[RecordRow] = []
     if matches:
-        rows = site.queries.records(chosen.workspace, wanted, after, ROWS + 1, final=final, imported=imported)
-    more = rows[ROWS - 1].place if len(rows) > ROWS else None
-    known: list[tuple[str, str, int]] = [(name, MEANING[name], columns[name]) for name in _FILTERED]
-    return LeadsPage(rows[:ROWS], chosen, known, statuses.most_common(), matches, more)
+        statuses = {each.status for each in wanted}
+        rows = site.queries.records(chosen.of, statuses, after, ROWS + 1, final=final, imported=imported)
+    known: list[tuple[str, str, int]] = [(name, meaning_of(name), columns[name]) for name in _FILTERED]
+    return LeadsPage(rows[:ROWS], chosen, known, matches, columns.total() - columns[""], _after(rows))
+
+
+def _matches(counted: StatusCount, chosen: Filter) -> bool:
+    if chosen.status:
+        return counted.status in chosen.status.split(",")
+    return counted.column == chosen.column if chosen.column else counted.column != ""
+
+
+def _after(rows: list[RecordRow]) -> Place | None:
+    return rows[ROWS - 1].place if len(rows) > ROWS else None
+
+
+def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, list[RecordRow]]:
+    """Return how many records there are of a lead, or of what was sent again, and those after a place."""
+    if chosen.lead_id:
+        return site.queries.records_of_lead(chosen.lead_id, after, ROWS + 1)
+    days = {day_of(each.at_s): each for each in site.queries.money()}
+    if chosen.resent == "all":
+        return sum(each.resent for each in days.values()), site.queries.resent(None, after, ROWS + 1)
+    day = days.get(chosen.resent)
+    return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS + 1))
 
 
 def _of_person(site: Site, person: str) -> list[RecordRow]:
@@ -113,15 +149,10 @@ def find(site: Site, text: str) -> str:
         if len(known) == 1:
             return lead_path(known[0])
         if known:
-            return f"/board/leads?person={person}"
+            return leads_path(person=person)
     for lead_id in lead_ids:
         if site.queries.lead(lead_id) is not None:
             return lead_path(lead_id)
     if persons:
-        return f"/board/leads?person={persons[0]}"
-    return lead_path(lead_ids[0]) if lead_ids else "/board/leads"
-
-
-def lead_path(lead_id: str) -> str:
-    """Return the path of a lead's page."""
-    return f"/board/leads/{quote(lead_id, safe='/:')}"
+        return leads_path(person=persons[0])
+    return lead_path(lead_ids[0]) if lead_ids else leads_path()

@@ -8,9 +8,10 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.board.charts import Stack, stack
+from stream_app.board.paths import lanes_path
 from stream_app.board.site import HELD, Bar, Lane, Moment, Overview, Site, Tone, lane_rows, overview
 from stream_app.domain.lane.explain import Finding
-from stream_app.domain.text import count
+from stream_app.gateway.lookup_answers import Cause
 from stream_app.gateway.read_model.board_query import Slot
 from stream_app.gateway.read_model.history import MINUTE_S, QUARTER_S
 
@@ -38,8 +39,9 @@ class NowPage(msgspec.Struct, frozen=True):
     """What the page shows.
 
     Attributes:
-        heading: The answer to "does it work?".
+        heading: The answer to "does it work?": texts, and counts with what they link to.
         tone: Of the heading.
+        is_new: No lead has come yet.
         everywhere: What concerns all lanes.
         held: The held lanes, at most as many as `MOST_LANES`.
         held_count: How many there are.
@@ -47,11 +49,12 @@ class NowPage(msgspec.Struct, frozen=True):
         credits: The day's credits of the lanes with a limit; of all lanes if none has one.
         credits_without_limit: Those of the other lanes.
         waiting: Records on Kafka that no worker has taken; None if unknown.
-        dead_letters: Dead letters; `of_top_cause` of them are of one cause.
+        dead_letters: Dead letters; `top_cause`: the most frequent cause of them.
     """
 
-    heading: str
+    heading: list[str | tuple[int, str]]
     tone: Tone
+    is_new: bool
     everywhere: list[Finding]
     held: list[Lane]
     held_count: int
@@ -68,7 +71,7 @@ class NowPage(msgspec.Struct, frozen=True):
     under_way: int
     parked: int
     dead_letters: int
-    of_top_cause: int
+    top_cause: Cause | None
 
 
 def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
@@ -87,11 +90,12 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
     moving = sorted(
         (lane for lane in seen.lanes if lane.tone not in HELD), key=lambda lane: (-lane.waiting, lane.workspace)
     )
-    heading, tone = _heading(seen, moment)
+    heading, tone = _heading(seen)
     credits_, without_limit = _credits(seen, moment.now_ms)
     return NowPage(
         heading=heading,
         tone=tone,
+        is_new=bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
         everywhere=seen.everywhere,
         held=held[:MOST_LANES],
         held_count=len(held),
@@ -102,13 +106,13 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
         ended_day=ended,
         credits=credits_,
         credits_without_limit=without_limit,
-        saved=queries.totals().saved,
+        saved=sum(day.saved for day in queries.money()),
         waiting=None if moment.kafka is None else sum(moment.kafka.waiting.values()),
         held_leads=seen.in_columns("held"),
         under_way=seen.in_columns("under_way"),
         parked=seen.in_columns("parked"),
         dead_letters=dead.dead_letters,
-        of_top_cause=dead.causes[0].dead_letters if dead.causes else 0,
+        top_cause=dead.causes[0] if dead.causes else None,
     )
 
 
@@ -136,17 +140,19 @@ def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
     return found
 
 
-def _heading(seen: Overview, moment: Moment) -> tuple[str, Tone]:
+def _heading(seen: Overview) -> tuple[list[str | tuple[int, str]], Tone]:
     lanes, held = len(seen.lanes), len(seen.held)
+    all_lanes = (lanes, lanes_path())
     if any(finding.code == "no_worker" for finding in seen.everywhere):
-        return "Nothing is sent: no worker runs", "bad"
+        return ["Nothing is sent: no worker runs"], "bad"
     if not lanes:
-        return "No workspace is configured", "idle"
+        return ["No workspace is configured"], "idle"
     if held:
-        return f"{held:,} of {count(lanes, 'lane is held', 'lanes are held')}", "bad"
+        words = " lane is held" if lanes == 1 else " lanes are held"
+        return [(held, lanes_path(state="held")), " of ", all_lanes, words], "bad"
     if all(lane.view is None for lane in seen.lanes):
-        return "Ready: no lead has come yet", "idle"
-    return ("The lane moves" if lanes == 1 else f"All {lanes:,} lanes move"), "ok"
+        return ["Ready: no lead has come yet"], "idle"
+    return (["The lane moves"] if lanes == 1 else ["All ", all_lanes, " lanes move"]), "ok"
 
 
 def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:

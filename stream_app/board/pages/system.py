@@ -12,6 +12,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.board.site import Moment, Site, Tone
 from stream_app.domain.text import count
+from stream_app.gateway.read_model.board_query import NotReadable
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -28,17 +29,20 @@ class SystemPage(msgspec.Struct, frozen=True):
 
     Attributes:
         as_of_ms: The model holds everything until then, epoch ms; None: it has never been complete.
+        lag: Records that it has still to read.
         config: Table -> key and value.
+        destinations: Alias and workspace.
     """
 
     checks: list[Check]
     versions: list[tuple[str, str]]
     as_of_ms: int | None
     size_bytes: int
-    unreadable: dict[str, int]
+    lag: int
+    unreadable: list[NotReadable]
     config: list[tuple[str, list[tuple[str, str]]]]
-    workspaces: int
-    destinations: int
+    workspaces: list[str]
+    destinations: list[tuple[str, str]]
 
 
 def system_page(site: Site, moment: Moment) -> SystemPage:
@@ -50,10 +54,11 @@ def system_page(site: Site, moment: Moment) -> SystemPage:
         versions=versions,
         as_of_ms=moment.lag.as_of_ms,
         size_bytes=site.queries.size_bytes(),
+        lag=moment.lag.lag,
         unreadable=site.queries.unreadable(),
         config=list(_config(settings)),
-        workspaces=len(settings.workspaces),
-        destinations=len(settings.destinations),
+        workspaces=sorted(settings.workspaces),
+        destinations=sorted((each.alias, each.workspace) for each in settings.destinations.values()),
     )
 
 

@@ -31,7 +31,7 @@
   // The numbers under the pointer stand in the legend; without a pointer it has the sums.
   function say(figure, times, values, cursor) {
     const index = cursor == null ? null : Math.min(cursor, times.length - 1);
-    const sums = [...figure.querySelectorAll("figcaption b")];
+    const sums = [...figure.querySelectorAll("figcaption .count")];
     sums.forEach((each, n) => {
       each.dataset.sum ??= each.textContent;
       each.textContent = index == null ? each.dataset.sum : values[n][index].toLocaleString("en");

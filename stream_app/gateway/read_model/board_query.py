@@ -5,9 +5,7 @@ Lists are read by key: a page begins after the last row of the page before, so p
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Iterable
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +13,11 @@ import msgspec
 from stream_app.domain.books.columns import column
 from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.lane_messages import LaneChange, LaneView
-from stream_app.gateway.lookup_answers import Cause, StatusCount
+from stream_app.gateway.lookup_answers import StatusCount
+from stream_app.gateway.read_model.dead_letter_query import DeadLetterQueries
 from stream_app.gateway.read_model.history import DAY_S
-from stream_app.gateway.read_model.project import record_numbers
-from stream_app.gateway.read_model.query import Queries
+from stream_app.gateway.read_model.record_query import RecordQueries
 
-_HOUR_S: Final = 3_600
 _ORDER: Final = (
     "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, people, under_way"
 )
@@ -40,6 +37,14 @@ class Slot(msgspec.Struct, frozen=True):
     resent: int
 
 
+class Money(msgspec.Struct, frozen=True):
+    """A day that begins at `at_s`: credits saved, and leads sent again although they may have reached Clay."""
+
+    at_s: int
+    saved: int
+    resent: int
+
+
 class Mark(msgspec.Struct, frozen=True):
     """The worst health and latency of a lane in five minutes."""
 
@@ -53,25 +58,6 @@ class DatedChange(msgspec.Struct, frozen=True):
 
     at_ms: int
     change: LaneChange
-
-
-class Place(msgspec.Struct, frozen=True):
-    """The position of a record in the list: the next page begins after it."""
-
-    at_ms: int
-    record: int
-
-
-class RecordRow(msgspec.Struct, frozen=True):
-    """One record in the list."""
-
-    place: Place
-    lead_id: str
-    workspace: str
-    destination: str
-    status: str
-    at_ms: int
-    origin: str
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -92,7 +78,16 @@ class Order(msgspec.Struct, frozen=True):
     under_way: int
 
 
-class BoardQueries(Queries):
+class NotReadable(msgspec.Struct, frozen=True):
+    """Records of a topic that this version could not read. `last`: the position of the last one, at `last_ms`."""
+
+    topic: str
+    records: int
+    last: str
+    last_ms: int
+
+
+class BoardQueries(RecordQueries, DeadLetterQueries):
     """Runs the queries. Every method may raise sqlite3.Error."""
 
     def lane(self, workspace: str) -> LaneView | None:
@@ -103,6 +98,11 @@ class BoardQueries(Queries):
             return None if found is None else _lane.decode(found[0])
         except msgspec.DecodeError:
             return None
+
+    def has_lane(self, workspace: str) -> bool:
+        """True if a lane was published, even if this version cannot read it."""
+        with self._reading() as db:
+            return db.execute("SELECT 1 FROM lanes WHERE workspace = ?", (workspace,)).fetchone() is not None
 
     def history(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
         """Return the events per slot, by workspace ('' is the sum of all), oldest first.
@@ -117,12 +117,12 @@ class BoardQueries(Queries):
         with self._reading() as db:
             return {name: [Slot(*row) for row in db.execute(sql, (name, step_s, since_s))] for name in workspaces}
 
-    def totals(self) -> Slot:
-        """Return what was saved and resent within the days that are kept."""
-        sql = """SELECT 0, '', sum(events), sum(credits), coalesce(sum(saved), 0), coalesce(sum(resent), 0) FROM history
-                 WHERE workspace = '' AND step_s = ?"""
+    def money(self) -> list[Money]:
+        """Return what was saved and sent again on each day that is kept, newest first. Other days are absent."""
+        sql = """SELECT slot, sum(saved), sum(resent) FROM history WHERE workspace = '' AND step_s = ?
+                 GROUP BY slot HAVING sum(saved) > 0 OR sum(resent) > 0 ORDER BY slot DESC"""
         with self._reading() as db:
-            return Slot(*db.execute(sql, (DAY_S,)).fetchone())
+            return [Money(*row) for row in db.execute(sql, (DAY_S,))]
 
     def marks(self, workspace: str) -> list[Mark]:
         """Return the health of a lane over the last day, oldest first."""
@@ -138,14 +138,18 @@ class BoardQueries(Queries):
         with self._reading() as db:
             return [DatedChange(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
 
-    def status_sums(self, workspace: str) -> list[StatusCount]:
-        """Return the number of records by status and column, of all destinations together. `workspace`: '' for all."""
-        mine, values = ("AND workspace = ?", [workspace]) if workspace else ("", [])
+    def status_sums(self, workspace: str | None) -> list[StatusCount]:
+        """Return the number of records by status and column, of all destinations together.
+
+        Args:
+            workspace: Only of this workspace, '' for those that name none; None for all.
+        """
+        mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
         sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(records)
                   FROM status_counts WHERE records > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
         with self._reading() as db:
             rows = db.execute(sql, (self._final_json, *values)).fetchall()
-        return [StatusCount(workspace, "", name, column(name, final=final), many) for name, final, many in rows]
+        return [StatusCount(workspace or "", "", name, column(name, final=final), many) for name, final, many in rows]
 
     def import_counts(self, workspace: str, import_id: str) -> tuple[int, list[StatusCount]]:
         """Return the number of an import (0: unknown), and its records by destination and status."""
@@ -160,119 +164,6 @@ class BoardQueries(Queries):
             return number, [
                 StatusCount(workspace, alias, status, column(status, final=alias in self._final), records)
                 for alias, status, records in rows
-            ]
-
-    def records(
-        self,
-        workspace: str,
-        statuses: Collection[str],
-        after: Place | None,
-        limit: int,
-        *,
-        final: bool | None = None,
-        imported: int = 0,
-    ) -> list[RecordRow]:
-        """Return the records with these last statuses, newest first.
-
-        Args:
-            workspace: Only of this workspace; '' for all.
-            statuses: The statuses; empty for all.
-            after: The last record of the page before.
-            limit: How many at most.
-            final: True: `accepted` only of destinations without callbacks; False: only of the others; None: of all.
-            imported: Only of the import with this number; 0 for all. Its workspace is that of the import then.
-        """
-        at_ms, record = (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
-        with self._reading() as db:
-            found: list[tuple[int, int, str, str, str, str]] = []
-            # Only the groups with the newest records can be on this page.
-            groups = (
-                self._groups_of_import(db, imported, statuses, at_ms, final)
-                if imported
-                else self._groups(db, workspace, statuses, at_ms, final)
-            )
-            for newest, group in groups:
-                if len(found) >= limit and newest < found[limit - 1][0]:
-                    break
-                found += db.execute(
-                    f"""SELECT at_ms, id, lead_id, workspace, destination, status FROM records
-                        WHERE {" AND ".join(f"{name} = ?" for name in group)} {"AND import > 0" if imported else ""}
-                        AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
-                    (*group.values(), at_ms, at_ms, record, limit),
-                )
-                found.sort(reverse=True)
-            numbers = record_numbers(db)
-            return [
-                RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
-                for when, number, lead_id, name, alias, status in islice(found, limit)
-            ]
-
-    def _groups(
-        self, db: sqlite3.Connection, workspace: str, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> list[tuple[int, dict[str, str | int]]]:
-        """Return groups of records, each with its newest time. The records of a group are in the order of an index.
-
-        A group is a status, or where only some of its records are wanted, a status of one destination.
-        """
-        where, values = "records > 0", list[str]()
-        if workspace:
-            where, values = f"{where} AND workspace = ?", [*values, workspace]
-        if statuses:
-            where, values = f"{where} AND status IN ({', '.join('?' * len(statuses))})", [*values, *statuses]
-        by_destination = "TRUE" if workspace else "FALSE"
-        if final is not None and self._final:
-            is_final = "destination IN (SELECT value FROM json_each(?))"
-            where, values = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})", [*values, self._final_json]
-            by_destination = f"({by_destination} OR status = 'accepted')"
-        found: list[tuple[int, dict[str, str | int]]] = []
-        for names, condition in (
-            (("status",), f"NOT {by_destination}"),
-            (("workspace", "status", "destination"), by_destination),
-        ):
-            same = " AND ".join(f"r.{name} = g.{name}" for name in names)
-            rows = db.execute(
-                f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.at_ms <= ?)
-                    FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g""",
-                (at_ms, *values),
-            )
-            found += [(newest, dict(zip(names, group, strict=True))) for *group, newest in rows if newest is not None]
-        return sorted(found, key=lambda each: -each[0])
-
-    def _groups_of_import(
-        self, db: sqlite3.Connection, imported: int, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> list[tuple[int, dict[str, str | int]]]:
-        """Return the groups of `_groups` for one import: its statuses by destination."""
-        rows = db.execute(
-            """SELECT status, destination, (
-                   SELECT max(at_ms) FROM records AS r WHERE r.import = g.import AND r.import > 0
-                   AND r.status = g.status AND r.destination = g.destination AND r.at_ms <= ?)
-               FROM import_counts AS g WHERE import = ? AND records > 0""",
-            (at_ms, imported),
-        )
-        found: list[tuple[int, dict[str, str | int]]] = [
-            (newest, {"import": imported, "status": status, "destination": alias})
-            for status, alias, newest in rows
-            if newest is not None
-            and (not statuses or status in statuses)
-            and (status != "accepted" or final in (None, alias in self._final))
-        ]
-        return sorted(found, key=lambda each: -each[0])
-
-    def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
-        """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
-        sql = """SELECT hour * 3600, count FROM dead_letter_hours WHERE topic = ? AND hour = ? AND kind = ?
-                 AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"""
-        hours = range(since_s // _HOUR_S, since_s // _HOUR_S + 26)
-        with self._reading() as db:
-            return [
-                [
-                    (at_s, count)
-                    for hour in hours
-                    for at_s, count in db.execute(
-                        sql, (topic, hour, c.kind, c.workspace, c.reason, c.http_status, c.destination)
-                    )
-                ]
-                for c in causes
             ]
 
     def audit(self, workspace: str, after: tuple[int, int, int] | None, limit: int) -> list[Order]:
@@ -305,10 +196,11 @@ class BoardQueries(Queries):
             found = db.execute("SELECT progress FROM replays WHERE id = ?", (replay,)).fetchone()
         return None if found is None else _replay.decode(found[0])
 
-    def unreadable(self) -> dict[str, int]:
-        """Return the number of records that this version could not read, by topic."""
+    def unreadable(self) -> list[NotReadable]:
+        """Return how many records this version could not read, by topic."""
         with self._reading() as db:
-            return dict(db.execute("SELECT topic, records FROM unreadable ORDER BY topic").fetchall())
+            found = db.execute("SELECT topic, records, last, last_ms FROM unreadable ORDER BY topic")
+            return [NotReadable(*row) for row in found]
 
     def size_bytes(self) -> int:
         with self._reading() as db:

@@ -39,12 +39,15 @@ class History:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def count(self, events: Iterable[Event]) -> None:
-        """Count events that were not counted before."""
+    def count(self, events: Iterable[tuple[int, Event]]) -> None:
+        """Count events that were not counted before. Each comes with the number of its record."""
         sums: dict[tuple[str, int, int, str], list[int]] = {}
-        for event in events:
+        resent: list[tuple[int, int]] = []
+        for number, event in events:
             at_s = event.at_ms // 1000
-            more = (1, event.credits or 0, event.saved or 0, int(event.status == "replayed" and event.reason == RESEND))
+            is_resent = event.status == "replayed" and event.reason == RESEND
+            resent += [(event.at_ms, number)] * is_resent
+            more = (1, event.credits or 0, event.saved or 0, int(is_resent))
             for workspace in {event.workspace, ""}:
                 for step_s in KEPT_S:
                     row = sums.setdefault((workspace, step_s, at_s - at_s % step_s, event.status), [0, 0, 0, 0])
@@ -56,6 +59,8 @@ class History:
                    saved = saved + excluded.saved, resent = resent + excluded.resent""",
             [(*key, *row) for key, row in sums.items()],
         )
+
+        self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
 
     def lanes(self, views: Iterable[LaneView]) -> None:
         """Keep the health and the changes of published lanes."""
@@ -73,14 +78,14 @@ class History:
         )
         self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
 
-    def audit(self, records: Iterable[KafkaRecord]) -> int:
-        """Keep the answers to commands. Returns the number of unreadable records."""
-        rows, unreadable = [], 0
+    def audit(self, records: Iterable[KafkaRecord]) -> list[KafkaRecord]:
+        """Keep the answers to commands. Returns the unreadable records."""
+        rows, unreadable = [], list[KafkaRecord]()
         for record in records:
             try:
                 answer = _answer.decode(record.value or b"")
             except msgspec.DecodeError:
-                unreadable += 1
+                unreadable.append(record)
                 continue
             rows.append((answer.at_ms, record.partition, record.offset, *_columns(answer)))
         self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 14)})", rows)
@@ -111,5 +116,7 @@ class History:
                    (SELECT at_ms FROM lane_changes WHERE workspace = ?1 ORDER BY at_ms DESC LIMIT 1 OFFSET ?2)""",
             [(name, MOST_CHANGES - 1) for (name,) in found],
         )
+        oldest_day = -((KEPT_S[DAY_S] - now_s) // DAY_S)  # the first one that `history` keeps
+        db.execute("DELETE FROM resent WHERE at_ms < ?", (oldest_day * DAY_S * 1000,))
         db.execute("DELETE FROM audit WHERE at_ms < ?", (now_ms - audit_days * DAY_S * 1000,))
         db.execute("DELETE FROM dead_letter_hours WHERE hour < ?", (now_s // 3_600 - 25,))

@@ -30,6 +30,7 @@ DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
+_ORIGIN: Final = HEADERS["origin"]
 _MOST_CAUSES: Final = 10_000
 _FIELDS: Final = RecordHistory.__struct_fields__
 _HISTORY: Final = ", ".join(_FIELDS)
@@ -92,7 +93,7 @@ class Projector:
                 event = decode_event(record.value or b"")
                 found.append((self._numbers.number(event.origin), event))
             except ValueError:  # msgspec's errors are ValueErrors, too
-                self._unreadable(record.topic)
+                self._unreadable(record)
         known = self._db.execute(
             f"SELECT id, import, {_HISTORY} FROM records WHERE id IN (SELECT value FROM json_each(?))",
             (msgspec.json.encode([number for number, _ in found]).decode(),),
@@ -123,7 +124,7 @@ class Projector:
             ],
         )
         self.imports.count(new, imports)
-        self.history.count(event for _, event in new)
+        self.history.count(new)
 
     def _write_logs(self) -> None:
         """Write the logs whose records were numbered for the first time."""
@@ -148,9 +149,8 @@ class Projector:
         self.history.lanes(views)
 
     def _write_audit(self, records: Iterable[KafkaRecord]) -> None:
-        found = list(records)
-        for _ in range(self.history.audit(found)):
-            self._unreadable(found[0].topic)
+        for unreadable in self.history.audit(records):
+            self._unreadable(unreadable)
 
     def _write_replays(self, records: Iterable[KafkaRecord]) -> None:
         """Write the replays that operators ordered (domain/dead_letter/orders.py). Other rows are ignored."""
@@ -221,7 +221,7 @@ class Projector:
                 name = _split((record.key or b"")[begin:], len(names))
                 last[name] = None if record.value is None else rest(record)
             except ValueError:  # msgspec's errors are ValueErrors, too
-                self._unreadable(record.topic)
+                self._unreadable(record)
         where = " AND ".join(f"{name} = ?" for name in (*names, *of))
         gone = [(*name, *of.values()) for name, row in last.items() if row is None]
         self._db.executemany(f"DELETE FROM {table} WHERE {where}", gone)
@@ -233,6 +233,7 @@ class Projector:
         counts: Counter[tuple[object, ...]] = Counter()
         hours: Counter[tuple[object, ...]] = Counter()
         times: dict[tuple[object, ...], tuple[int, int]] = {}
+        found: list[tuple[tuple[object, ...], int, int, int]] = []
         for record in records:
             headers = headers_of(record.headers)
             words = [text(headers, name)[:100] for name in _WORDS]
@@ -246,6 +247,12 @@ class Projector:
             hours[record.topic, record.timestamp // _HOUR_MS, *cause[2:]] += 1
             first_ms, last_ms = times.get(cause, (record.timestamp, record.timestamp))
             times[cause] = min(first_ms, record.timestamp), max(last_ms, record.timestamp)
+            origin = 0
+            with suppress(ValueError):  # of other programs, which name none
+                origin = self._numbers.number(text(headers, _ORIGIN))
+            own = self._numbers.number(_record_id(record))
+            found.append(((record.topic, *cause[2:]), record.timestamp, own, origin))
+        self._write_logs()
         self._db.executemany(
             """INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    count = count + excluded.count, first_ms = min(first_ms, excluded.first_ms),
@@ -257,11 +264,29 @@ class Projector:
                ON CONFLICT DO UPDATE SET count = count + excluded.count""",
             [(*cause, count) for cause, count in hours.items()],
         )
-
-    def _unreadable(self, topic: str) -> None:
-        self._db.execute(
-            "INSERT INTO unreadable VALUES (?, 1) ON CONFLICT DO UPDATE SET records = records + 1", (topic,)
+        numbers = {
+            cause: self._db.execute(
+                """SELECT id FROM causes WHERE topic = ? AND kind = ? AND workspace = ? AND reason = ?
+                   AND http_status = ? AND destination = ?""",
+                cause,
+            ).fetchone()[0]
+            for cause in {cause for cause, *_ in found}
+        }
+        self._db.executemany(
+            "INSERT OR IGNORE INTO dead_letter_records VALUES (?, ?, ?, ?)",
+            [(numbers[cause], *rest) for cause, *rest in found],
         )
+
+    def _unreadable(self, record: KafkaRecord) -> None:
+        self._db.execute(
+            """INSERT INTO unreadable VALUES (?, 1, ?, ?) ON CONFLICT DO UPDATE SET
+                   records = records + 1, last = excluded.last, last_ms = excluded.last_ms""",
+            (record.topic, _record_id(record), record.timestamp),
+        )
+
+
+def _record_id(record: KafkaRecord) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"
 
 
 def record_numbers(db: sqlite3.Connection) -> RecordNumbers:

@@ -35,6 +35,13 @@ _BUSY_S: Final = 2.0
 _lane: Final = msgspec.json.Decoder(LaneView)
 
 
+class Place(msgspec.Struct, frozen=True):
+    """The position of a record in a list: the next page begins after it."""
+
+    at_ms: int
+    record: int
+
+
 class FoundResultAt(msgspec.Struct, frozen=True):
     """A result and its position on `leads.enriched`."""
 
@@ -135,15 +142,15 @@ class Queries:
                 for at, offset, workspace, destination, source, version, at_ms in rows
             ]
 
-    def lanes(self) -> tuple[list[LaneView], int]:
-        """Return all lanes by name, and the number of unreadable ones."""
+    def lanes(self) -> tuple[list[LaneView], list[str]]:
+        """Return all lanes by name, and the workspaces of the unreadable ones."""
         with self._reading() as db:
-            found, unreadable = [], 0
-            for (raw,) in db.execute("SELECT view FROM lanes ORDER BY workspace"):
+            found, unreadable = [], []
+            for workspace, raw in db.execute("SELECT workspace, view FROM lanes ORDER BY workspace"):
                 try:
                     found.append(_lane.decode(raw))
                 except msgspec.DecodeError:
-                    unreadable += 1
+                    unreadable.append(workspace)
             return found, unreadable
 
     def status_counts(self, workspace: str | None = None) -> list[StatusCount]:

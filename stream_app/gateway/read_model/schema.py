@@ -11,12 +11,16 @@ import_counts  Number of records by import and status. Triggers keep it consiste
 dead_letters   Number of dead letters of one cause per day (days since the epoch), by topic.
 dead_letter_hours The same per hour, for the last day.
 causes    The sums of `dead_letters`, and when the first and the last one was appended. Triggers keep it consistent.
+          `id` is the number of the cause in `dead_letter_records`.
+dead_letter_records  Each dead letter: its position, and that of the record that it came from (0: unknown).
 history   Number of events by status in each minute, quarter of an hour and day. `step_s` is the length of a slot,
           `slot` its begin (epoch s). The workspace '' is the sum of all. `resent`: leads that were sent again although
           they may have reached Clay.
+resent    The records of the leads that `history` counts as resent, and when.
 lane_marks The worst health and latency of a lane in each slot of five minutes.
 lane_changes The changes of a lane, newest last, as its records on Kafka report it.
 audit     The answers to commands.
+unreadable  Records that this version cannot read, by topic: how many, and the position and time of the last one.
 """
 
 from __future__ import annotations
@@ -62,11 +66,14 @@ TABLES: Final = (
         PRIMARY KEY (topic, hour, kind, workspace, reason, http_status, destination)) WITHOUT ROWID""",
     """CREATE TABLE causes (
         topic TEXT, kind TEXT, workspace TEXT, reason TEXT, http_status TEXT, destination TEXT,
-        count INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+        count INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, id INTEGER NOT NULL UNIQUE,
         PRIMARY KEY (topic, kind, workspace, reason, http_status, destination)) WITHOUT ROWID""",
+    """CREATE TABLE dead_letter_records (
+        cause INTEGER, at_ms INTEGER, id INTEGER, origin INTEGER NOT NULL,
+        PRIMARY KEY (cause, at_ms, id)) WITHOUT ROWID""",
     """CREATE TRIGGER dead_letters_came AFTER INSERT ON dead_letters BEGIN
         INSERT INTO causes VALUES (new.topic, new.kind, new.workspace, new.reason, new.http_status, new.destination,
-                                   new.count, new.first_ms, new.last_ms)
+                                   new.count, new.first_ms, new.last_ms, (SELECT coalesce(max(id), 0) + 1 FROM causes))
             ON CONFLICT DO UPDATE SET count = count + new.count, first_ms = min(first_ms, new.first_ms),
                                       last_ms = max(last_ms, new.last_ms);
     END""",
@@ -77,6 +84,9 @@ TABLES: Final = (
                   (new.topic, new.kind, new.workspace, new.reason, new.http_status, new.destination);
     END""",
     """CREATE TRIGGER dead_letters_went AFTER DELETE ON dead_letters BEGIN
+        DELETE FROM dead_letter_records WHERE at_ms < (old.day + 1) * 86400000 AND cause = (SELECT id FROM causes
+            WHERE (topic, kind, workspace, reason, http_status, destination) =
+                  (old.topic, old.kind, old.workspace, old.reason, old.http_status, old.destination));
         UPDATE causes SET count = count - old.count, first_ms = max(first_ms, (old.day + 1) * 86400000)
             WHERE (topic, kind, workspace, reason, http_status, destination) =
                   (old.topic, old.kind, old.workspace, old.reason, old.http_status, old.destination);
@@ -87,6 +97,8 @@ TABLES: Final = (
         workspace TEXT, step_s INTEGER, slot INTEGER, status TEXT, events INTEGER NOT NULL, credits INTEGER NOT NULL,
         saved INTEGER NOT NULL, resent INTEGER NOT NULL,
         PRIMARY KEY (workspace, step_s, slot, status)) WITHOUT ROWID""",
+    """CREATE TABLE resent (
+        at_ms INTEGER, record INTEGER, PRIMARY KEY (at_ms, record)) WITHOUT ROWID""",
     """CREATE TABLE lane_marks (
         workspace TEXT, slot INTEGER, score REAL NOT NULL, p95_ms INTEGER NOT NULL,
         PRIMARY KEY (workspace, slot)) WITHOUT ROWID""",
@@ -103,7 +115,9 @@ TABLES: Final = (
     """CREATE TABLE replays (
         id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, progress BLOB NOT NULL) WITHOUT ROWID""",
     "CREATE INDEX replays_by_time ON replays (at_ms)",
-    "CREATE TABLE unreadable (topic TEXT PRIMARY KEY, records INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE unreadable (
+        topic TEXT PRIMARY KEY, records INTEGER NOT NULL, last TEXT NOT NULL,
+        last_ms INTEGER NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE status_counts (
         workspace TEXT, destination TEXT, status TEXT, records INTEGER NOT NULL,
         PRIMARY KEY (workspace, destination, status)) WITHOUT ROWID""",

@@ -6,29 +6,34 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from stream_app.domain.books.columns import COLUMN, column
-from stream_app.domain.messages import Status
-from stream_app.gateway.read_model.board_query import BoardQueries, Place
+from stream_app.domain.messages import RESEND, Status
+from stream_app.gateway.lookup_answers import Cause
+from stream_app.gateway.read_model.board_query import BoardQueries
+from stream_app.gateway.read_model.dead_letter_query import DeadLetterRow
+from stream_app.gateway.read_model.query import Place
 from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import NOW_MS, Made, event, sources, take
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, sources, take
 
+NAMES = sources().names
 FINAL = frozenset({"quiet"})
 """Destinations without callbacks."""
 
 
 def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
-    """Write records of three workspaces in all statuses, many at the same time. Returns them, newest first."""
+    """Write records of two workspaces and of none in all statuses, many at a time. Returns them, newest first."""
     chance, made = random.Random(3), list[Made]()
     known = []
     for offset in range(leads):
         status: Status = chance.choice(get_args(Status))
-        workspace, destination = chance.choice(("acme", "globex", "hooli")), chance.choice(("people", "quiet"))
+        workspace, destination = chance.choice(("acme", "globex", "")), chance.choice(("people", "quiet"))
         at_ms = NOW_MS + chance.randrange(leads // 3)
         values = {"workspace": workspace, "destination": destination, "at_ms": at_ms}
         made.append(event(sources().names, f"crm-{offset}", status, 1, offset, **values))
@@ -39,23 +44,23 @@ def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
     return sorted(known, reverse=True)
 
 
-def pages(queries: BoardQueries, workspace: str, statuses: tuple[str, ...], final: bool | None) -> Iterator[int]:
+def pages(queries: BoardQueries, workspace: str | None, statuses: tuple[str, ...], final: bool | None) -> Iterator[int]:
     after: Place | None = None
     while rows := queries.records(workspace, statuses, after, 7, final=final):
         yield from (int(row.origin.rpartition("/")[2]) for row in rows)
         after = rows[-1].place
 
 
-@pytest.mark.parametrize("workspace", ["", "globex"])
+@pytest.mark.parametrize("workspace", [None, "", "globex"])
 @pytest.mark.parametrize("chosen", ["", "under_way", "accepted_final", "parked"])
-def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: str, chosen: str) -> None:
+def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: str | None, chosen: str) -> None:
     known = fill(tmp_path / "model", 600)
     queries = BoardQueries(tmp_path / "model", FINAL)
     statuses = tuple(status for status, name in COLUMN.items() if name == chosen)
     if chosen == "accepted_final":
         statuses = ("accepted",)
     final = None if not chosen else chosen == "accepted_final"
-    wanted = [n for _, n, name, col in known if workspace in ("", name) and chosen in ("", col)]
+    wanted = [n for _, n, name, col in known if workspace in (None, name) and chosen in ("", col)]
     assert list(pages(queries, workspace, statuses, final)) == wanted
     sums = queries.status_sums(workspace)
     assert sum(each.records for each in sums if chosen in ("", each.column)) == len(wanted)
@@ -89,15 +94,15 @@ def by_size(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.mark.parametrize(
     ("workspace", "statuses", "final"),
     [
-        ("", (), None),
-        ("", ("accepted", "sending", "refused"), False),
-        ("", ("accepted",), True),
+        (None, (), None),
+        (None, ("accepted", "sending", "refused"), False),
+        (None, ("accepted",), True),
         ("globex", (), None),
         ("globex", ("accepted", "sending"), False),
     ],
 )
 def test_a_page_costs_the_same_with_many_leads(
-    by_size: dict[int, Path], workspace: str, statuses: tuple[str, ...], final: bool | None
+    by_size: dict[int, Path], workspace: str | None, statuses: tuple[str, ...], final: bool | None
 ) -> None:
     steps = []
     for leads, path in by_size.items():
@@ -107,6 +112,101 @@ def test_a_page_costs_the_same_with_many_leads(
         queries.status_sums(workspace)
         steps.append(queries.steps)
     assert steps[1] <= steps[0] * 1.2 + 5
+
+
+def take_in_parts(model: ReadModel, records: list[Made]) -> None:
+    for begin in range(0, len(records), 100):
+        take(model, *records[begin : begin + 100])
+
+
+def dead_letter_at(number: int, reason: str, at_ms: int) -> Made:
+    found = dead_letter(NAMES.dlq, reason, at_ms, origin=f"{NAMES.leads}/0/{number}")
+    return msgspec.structs.replace(found, offset=number)
+
+
+def listed(queries: BoardQueries, cause: Cause, since_ms: int = 0) -> list[DeadLetterRow]:
+    found: list[DeadLetterRow] = []
+    while rows := queries.dead_letters_of(NAMES.dlq, cause, since_ms, found[-1].place if found else None, 7):
+        found += rows
+    return found
+
+
+def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) -> None:
+    path, chance = tmp_path / "model", random.Random(5)
+    made = [
+        dead_letter_at(n, chance.choice(("http_503", "http_422")), NOW_MS - chance.randrange(99)) for n in range(60)
+    ]
+    old = [dead_letter_at(60 + n, "http_503", NOW_MS - 20 * DAY_MS) for n in range(9)]
+    model = ReadModel(path, sources())
+    take_in_parts(model, [*made, *old])
+    take(model, event(NAMES, "crm-3", "parked", 1, 3), dead_letter(NAMES.parked, "http_503"))
+    queries = BoardQueries(path, FINAL)
+    dead_letters, many, causes = queries.causes_after(NAMES.dlq, None, 0, 10)
+    assert (dead_letters, many) == (sum(cause.dead_letters for cause in causes), 2) == (69, 2)
+    assert queries.causes_after(NAMES.dlq, None, 1, 10)[2] == causes[1:]
+    for cause in causes:
+        rows = listed(queries, cause)
+        assert len({row.record for row in rows}) == len(rows) == cause.dead_letters
+        places = [(row.place.at_ms, row.place.record) for row in rows]
+        assert places == sorted(places, reverse=True)
+        assert len(listed(queries, cause, NOW_MS - 50)) == sum(row.place.at_ms >= NOW_MS - 50 for row in rows)
+    rows = [row for cause in causes for row in listed(queries, cause)]
+    (known,) = [row for row in rows if row.lead_id]
+    assert (known.lead_id, known.status, known.origin) == ("crm-3", "parked", f"{NAMES.leads}/0/3")
+    assert known.record == f"{NAMES.dlq}/0/3"
+    model.sweep(NOW_MS)
+    assert len(listed(queries, causes[0])) + len(listed(queries, causes[1])) == 60, "what Kafka deletes goes here, too"
+    model.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM dead_letter_records").fetchone() == (61,)
+
+
+def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path: Path) -> None:
+    model = ReadModel(tmp_path / "model", sources())
+    take(model, dead_letter_at(0, "http_503", NOW_MS - 30 * DAY_MS), dead_letter_at(1, "http_422", NOW_MS))
+    model.sweep(NOW_MS)
+    take(model, dead_letter_at(2, "http_503", NOW_MS))
+    model.close()
+    queries = BoardQueries(tmp_path / "model", FINAL)
+    _, many, causes = queries.causes_after(NAMES.dlq, "acme", 0, 10)
+    assert (many, [[row.record for row in listed(queries, cause)] for cause in causes]) == (
+        2,
+        [[f"{NAMES.dlq}/0/1"], [f"{NAMES.dlq}/0/2"]],
+    )
+
+
+def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path) -> None:
+    steps = []
+    for many in (1_000, 4_000):
+        model = ReadModel(tmp_path / str(many), sources())
+        take_in_parts(model, [dead_letter_at(n, "http_503", NOW_MS + n) for n in range(many)])
+        model.close()
+        queries = Counting(tmp_path / str(many), FINAL)
+        cause = Cause("failed", "acme", "people", "http_503", "", 0)
+        for after in (None, Place(NOW_MS + many // 2, 1 << 60)):
+            assert len(queries.dead_letters_of(NAMES.dlq, cause, 0, after, 20)) == 20
+        steps.append(queries.steps)
+    assert steps[1] <= steps[0] * 1.2 + 5
+
+
+def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path) -> None:
+    model = ReadModel(tmp_path / "model", sources())
+    take(model, *(event(NAMES, "crm-1", "duplicate", 1, number) for number in range(9)))
+    again = [event(NAMES, f"crm-{n}", "replayed", 2, n, reason=RESEND, at_ms=NOW_MS - n * DAY_MS) for n in (31, 32, 50)]
+    take(model, *again, event(NAMES, "crm-5", "replayed", 2, 60, reason="http_503"))
+    queries = BoardQueries(tmp_path / "model", FINAL)
+    many, first = queries.records_of_lead("crm-1", None, 5)
+    _, rest = queries.records_of_lead("crm-1", first[-1].place, 5)
+    assert (many, len({row.origin for row in (*first, *rest)})) == (9, 9)
+    assert [row.lead_id for row in queries.resent(None, None, 9)] == ["crm-31", "crm-32", "crm-50"]
+    model.sweep(NOW_MS)
+    days = queries.money()
+    assert [(day.resent, [row.lead_id for row in queries.resent(day.at_s, None, 9)]) for day in days] == [
+        (1, [""]),  # its record is older than events are kept
+        (1, [""]),
+    ]
+    assert len(queries.resent(None, None, 9)) == sum(day.resent for day in days)
+    model.close()
 
 
 def test_queries_of_a_snapshot_see_the_same_state_over_one_connection(
@@ -125,7 +225,7 @@ def test_queries_of_a_snapshot_see_the_same_state_over_one_connection(
     monkeypatch.setattr(sqlite3, "connect", counted)
 
     def leads() -> int:
-        return sum(each.records for each in queries.status_sums(""))
+        return sum(each.records for each in queries.status_sums(None))
 
     with queries.snapshot():
         before = leads()
@@ -149,5 +249,5 @@ def test_a_snapshot_ends_with_an_error_and_opens_no_file_without_a_query(tmp_pat
             queries.unreadable()
     fill(tmp_path / "nothing.sqlite", 3)
     with queries.snapshot():
-        assert queries.unreadable() == {}
-    assert queries.status_sums("") != []
+        assert queries.unreadable() == []
+    assert queries.status_sums(None) != []

@@ -1,0 +1,104 @@
+"""Waiting on Kafka: how many records no worker has taken, by topic and partition; and the search among them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.board.paths import leads_path, waiting_path
+from stream_app.board.site import Moment, Site
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane_messages import LaneView
+from stream_app.gateway.lookup import waiting_lead
+from stream_app.gateway.lookup_answers import WaitingLead
+from stream_app.gateway.waiting_leads import Search
+
+ROWS: Final = 100
+_MOST_NAMES: Final = 10
+
+
+class BacklogRow(msgspec.Struct, frozen=True):
+    """The records that wait in one partition of a topic. `workspaces`: the first in it; `more`: there are others."""
+
+    topic: str
+    partition: int
+    records: int
+    workspaces: list[str]
+    more: bool
+
+
+class BacklogPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        records: How many wait; None if Kafka does not answer.
+        topic: Only of this topic; '' for all.
+        partition: Only in this partition; None for all.
+        after: Where the next page begins; 0 if this is the last one.
+    """
+
+    records: int | None
+    rows: list[BacklogRow]
+    topic: str
+    partition: int | None
+    after: int
+
+
+def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> BacklogPage:
+    """Return the page.
+
+    Args:
+        site: What all pages share.
+        moment: What the request sees.
+        topic: Only of this topic; '' for all.
+        partition: Only in this partition; None for all.
+        after: How many rows the pages before have.
+    """
+    if moment.kafka is None:
+        return BacklogPage(None, [], topic, partition, 0)
+    found = [
+        (log, left)
+        for log, left in sorted(moment.kafka.waiting.items())
+        if left and topic in ("", log[0]) and partition in (None, log[1])
+    ]
+    rows: list[BacklogRow] = []
+    for (name, number), left in found[after : after + ROWS]:
+        names = list(site.settings.plan.residents(number))
+        rows.append(BacklogRow(name, number, left, names[:_MOST_NAMES], len(names) > _MOST_NAMES))
+    more = after + ROWS if len(found) > after + ROWS else 0
+    return BacklogPage(sum(left for _, left in found), rows, topic, partition, more)
+
+
+def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
+    """Return the path of what waits behind a finding.
+
+    Args:
+        bulk: The topic of bulk leads.
+        found: The finding.
+        partition: Where its lane is.
+        waiting: What waits in that partition in all.
+    """
+    if found.code in ("replay_paused", "no_replay"):
+        return leads_path(status="dead_lettered,deferred")
+    if not found.workspace:
+        return waiting_path()
+    return waiting_path("" if found.waiting == waiting else bulk, partition)
+
+
+class WaitingPage(msgspec.Struct, frozen=True):
+    """The search among the records that no worker has taken. `lead_id` or `person`: what is searched for."""
+
+    lead_id: str
+    person: str
+    leads: list[WaitingLead]
+    searched: int
+    left: int
+    problem: str
+
+
+def waiting_page(site: Site, moment: Moment, search: Search, lead_id: str, person: str) -> WaitingPage:
+    """Return the result of a search, with what blocks each record."""
+    views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
+    leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
+    return WaitingPage(lead_id, person, leads, search.searched, search.left, search.problem)
