@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import update_wrapper
@@ -64,6 +65,12 @@ def _blocking_context(
     return _described(call, function)
 
 
+def _blocking(text: str) -> str:
+    """Return an example in a docstring as it is written without an event loop."""
+    plain = text.replace("async ", "").replace("await ", "")
+    return re.sub(r"\b(publish|follow_status)\(", r"\1_sync(", plain)
+
+
 async def _entered(following: AbstractAsyncContextManager[T]) -> T:
     return await following.__aenter__()
 
@@ -73,7 +80,9 @@ def _described(call: Callable[P, T], function: Callable[..., Any]) -> Callable[P
     update_wrapper(call, function)
     call.__name__ = call.__qualname__ = f"{function.__name__}_sync"
     call.__module__ = __name__
-    call.__doc__ = f"Do what `{function.__name__}` does, without an event loop.\n\n    {function.__doc__}"
+    call.__doc__ = (
+        f"Do what `{function.__name__}` does, without an event loop.\n\n    {_blocking(function.__doc__ or '')}"
+    )
     signature = inspect.signature(function)
     returned = str(signature.return_annotation).replace("Async", "")
     call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]  # help() shows it

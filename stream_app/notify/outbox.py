@@ -73,7 +73,7 @@ class Outbox:
 
 
 class KnownAlerts:
-    """The file's content. `owned` makes one."""
+    """The file's content. `owned_alerts` makes one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -96,7 +96,7 @@ class KnownAlerts:
 
 
 @contextmanager
-def owned(path: Path) -> Iterator[KnownAlerts]:
+def owned_alerts(path: Path) -> Iterator[KnownAlerts]:
     """Own the file until the block ends.
 
     Raises:

@@ -22,7 +22,7 @@ from stream_app.config.egress import egress_of
 from stream_app.domain.errors import SettingsError
 from stream_app.notify.conditions import COUNTERS, LONGEST_WINDOW_S, METRICS, is_read
 from stream_app.notify.messages import body_of
-from stream_app.notify.outbox import KnownAlerts, Outbox, owned
+from stream_app.notify.outbox import KnownAlerts, Outbox, owned_alerts
 from stream_app.notify.receiver import NO_URL, NotDelivered, Receiver
 from stream_app.notify.samples import Sample, Samples
 from stream_app.notify.watch import Watch
@@ -87,7 +87,7 @@ async def run_notify(settings: Settings) -> None:
                     logger.info("message_sent", firing=len(change.fired), resolved=len(change.resolved))
             await asyncio.sleep(_EVERY_S)
 
-    with stop_signal() as stop, owned(state_path(settings)) as state:
+    with stop_signal() as stop, owned_alerts(state_path(settings)) as state:
         async with (
             Receiver(settings.secrets[notify.url_env], egress) as receiver,
             httpx.AsyncClient(timeout=_WITHIN_S, trust_env=False) as http,

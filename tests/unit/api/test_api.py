@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import sqlite3
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def test_both_forms_of_a_function_take_the_same_arguments(
 ) -> None:
     assert inspect.signature(asynchronous).parameters == inspect.signature(synchronous).parameters
     assert synchronous.__name__ == f"{asynchronous.__name__}_sync"
+    assert not re.search(r"\basync\b|\bawait\b|\b(publish|follow_status)\(", synchronous.__doc__ or "")
 
 
 def test_settings_come_from_a_path_a_string_or_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
