@@ -68,7 +68,9 @@ async def create_topics(
         seen = await repeated(partial(_look, admin, plan), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
-        grown = await _grow(admin, [topic for topic in plan if grow and _is_short(topic, seen)])
+        short = [topic for topic in plan if grow and _is_short(topic, seen)]
+        await repeated(partial(_grow, admin, short), wait_s)
+        grown = [topic.name for topic in short]
         there = [topic for topic in plan if topic.name not in failed]
         while any(topic.name not in seen or (topic.name in grown and _is_short(topic, seen)) for topic in there):
             # A broker lists a topic only some time after its creation, and a partition too.
@@ -146,16 +148,19 @@ def _is_short(topic: TopicPlan, seen: Mapping[str, ExistingTopic]) -> bool:
     return topic.name in seen and seen[topic.name].partitions < topic.partitions
 
 
-async def _grow(admin: Any, short: Sequence[TopicPlan]) -> list[str]:
-    """Add partitions, and return the names of the topics. A run that ended halfway is simply repeated.
+async def _grow(admin: Any, topics: Sequence[TopicPlan]) -> None:
+    """Add the partitions that topics lack. After an error some may have them, so it may be repeated.
 
     Raises:
-        TopicsError: Kafka does not add them. Topics that were asked for before may have theirs.
+        TopicsError: Kafka adds none to some topic.
+        KafkaRefused: Kafka does not allow it.
     """
+    seen = await _look(admin, topics) if topics else {}
+    short = {topic.name: NewPartitions(topic.partitions) for topic in topics if _is_short(topic, seen)}
     if not short:
-        return []
+        return
     try:
-        await admin.create_partitions({topic.name: NewPartitions(topic.partitions) for topic in short})
+        await admin.create_partitions(short)
     except TopicAuthorizationFailedError as error:
         raise KafkaRefused(
             f"{error}: `stream-app topics --grow` needs Alter on each topic; docs/kafka-rights.md has all its rights"
@@ -164,7 +169,6 @@ async def _grow(admin: Any, short: Sequence[TopicPlan]) -> list[str]:
         if error.retriable:
             raise
         raise TopicsError([f"{error}; correct this and run it again"]) from error
-    return [topic.name for topic in short]
 
 
 async def _too_few_brokers(admin: Any, replication: int) -> str:

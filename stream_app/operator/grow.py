@@ -32,7 +32,7 @@ async def grow(settings: Settings, say: Say) -> TopicReport:
     """
     connection, plan, kafka = connection_of(settings), settings.topic_plan(), settings.kafka
     there = await partitions_of_topics(connection, plan, kafka.broker_wait_s, say)
-    if there and (min(there.values()) < kafka.partitions or kafka.hashed_partitions is not None):
+    if there:
         _check_hashed(settings, min(there.values()))
         await _check_homes(settings, there)
     return await create_topics(connection, plan, kafka.broker_wait_s, say, grow=True)

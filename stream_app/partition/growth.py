@@ -18,7 +18,7 @@ from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.lane.move import chunks_of
 from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout, encode_layout
 from stream_app.domain.policy import Plan
-from stream_app.partition.ports import StateStore
+from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.state import Rows, RowUnreadable, unreadable
 
 _PAUSE_S: Final = 1.0
@@ -33,7 +33,7 @@ class Growth:
         rows: The partition's rows.
         store: Reads the list of partition 0.
         submit: Writes a step.
-        unavailable: Called when Kafka cannot be read, which is then tried again.
+        observer: Gets that the partition waits, and that Kafka cannot be read.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Growth:
         rows: Rows,
         store: StateStore,
         submit: Callable[[WriteBatch], asyncio.Future[None]],
-        unavailable: Callable[[Exception], None],
+        observer: Observer,
     ) -> None:
         self._number = number
         self._plan = plan
         self._rows = rows
         self._store = store
         self._submit = submit
-        self._unavailable = unavailable
+        self._observer = observer
 
     @property
     def is_complete(self) -> bool:
@@ -74,6 +74,8 @@ class Growth:
         """
         done = False
         try:
+            if not self.is_complete:
+                self._observer.incomplete(self._number)
             while not self.is_complete:
                 await self._complete()
             known = self._known()
@@ -88,7 +90,7 @@ class Growth:
         try:
             found = await self._store.suppression_list(self._plan.partitions)
         except BrokerUnavailable as error:
-            self._unavailable(error)
+            self._observer.recovering(self._number, error)
             await asyncio.sleep(_PAUSE_S)
             return
         for rows in chunks_of(found):

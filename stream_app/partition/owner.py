@@ -120,7 +120,7 @@ class PartitionOwner:
         self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
         self._mover = Mover(number, plan, state)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
-        self._growth = Growth(number, plan, state.rows, store, state.submit, unavailable)
+        self._growth = Growth(number, plan, state.rows, store, state.submit, observer)
         self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, unavailable)
         self._unfinished: dict[InFlight, AckTracker] = {}
         self._taken: dict[str, int] = {}

@@ -104,6 +104,9 @@ class Observer(Protocol):
 
     def recovering(self, partition: int, error: Exception) -> None: ...
 
+    def incomplete(self, partition: int) -> None:
+        """The partition was added to the system, and has no suppression list yet. Its records wait."""
+
     def unknown_rows(self, partition: int, count: int) -> None:
         """The partition has `count` rows of kinds that this version does not know. They are kept."""
 

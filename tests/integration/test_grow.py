@@ -21,11 +21,11 @@ from stream_app.kafka.topics import create_topics
 
 pytestmark = pytest.mark.timeout(120)
 TABLES = """
-[workspaces.acme]
+[workspaces.w1]
 [workspaces.beta]
 partition = {pin}
 [destinations.people]
-workspace = "acme"
+workspace = "w1"
 webhooks_env = ["HOOK"]
 callbacks = false
 [destinations.firms]
@@ -85,6 +85,9 @@ async def test_it_says_what_to_write_and_then_grows_once(system: System, capsys:
     report = json.loads(capsys.readouterr().out)
     assert (report["created"], report["grown"], report["problems"]) == ([], [], [])
     assert await in_thread(system) == 0
+    system.configure("partitions = 4\n")  # w1 would have its home in partition 3
+    assert await in_thread(system, "--grow") == 2
+    assert "workspace w1 has its home in partition 1, the configuration says 3" in capsys.readouterr().err
     system.configure("partitions = 2\n")
     assert await in_thread(system, "--grow") == 1
     assert "Kafka removes none: set kafka.partitions = 4 and, if the system has grown" in capsys.readouterr().err
@@ -96,7 +99,7 @@ async def test_it_is_refused_if_a_home_would_change(system: System, capsys: pyte
     said = capsys.readouterr().err
     assert "workspace beta has its home in partition 1, the configuration says 3" in said
     assert "homes never change: set kafka.hashed_partitions to the number of partitions that the system began" in said
-    system.configure("partitions = 2\nhashed_partitions = 2\n", pin=0)
+    system.configure("partitions = 2\n", pin=0)
     assert await in_thread(system, "--grow") == 2, "also if nothing is to be added"
 
 

@@ -145,6 +145,8 @@ class Observer:
     def recovering(self, partition: int, error: Exception) -> None:
         self._say(f"partition {partition} recovers: {error}")
 
+    def incomplete(self, partition: int) -> None: ...
+
     def unknown_rows(self, partition: int, count: int) -> None: ...
 
 
