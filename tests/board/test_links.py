@@ -39,6 +39,7 @@ MEASURES = {
     # the macros; credits and rates; a chart's own numbers and axis, and its text for screen readers
     "parts": {
         *("number", "each.used", "each.reserved", "each.cap", "lane.view.score", "lane.view.rate_per_s"),
+        "lane.view.submissions_left.values()|sum",
         *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.found.leads"),
     },
     # a plan is not stored: the page has the command that lists what it would send

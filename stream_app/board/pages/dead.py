@@ -56,6 +56,7 @@ class DeadPage(msgspec.Struct, frozen=True):
         after: How many causes this page and those before it have, if there are more; else 0.
         hours: Those of the last day by cause, of this page.
         deferred: Leads that return by themselves.
+        kept_days: How long Kafka keeps those of `which`.
         replays: What operators have sent back, the newest first.
     """
 
@@ -69,6 +70,7 @@ class DeadPage(msgspec.Struct, frozen=True):
     workspace: str
     deferred: int
     replays: list[ReplayRow]
+    kept_days: int
 
 
 def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> DeadPage:
@@ -103,7 +105,9 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
     others = queries.dead_letters(other, workspace or None).dead_letters
     replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
     more = after + ROWS if causes > after + ROWS else 0
-    return DeadPage(which, dead_letters, others, rows, causes, more, hours_chart, workspace, deferred, replays)
+    kept = site.settings.topics
+    days = kept.dlq_days if which == "dlq" else kept.parked_days
+    return DeadPage(which, dead_letters, others, rows, causes, more, hours_chart, workspace, deferred, replays, days)
 
 
 def day_begin_s(now_ms: int) -> int:

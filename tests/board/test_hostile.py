@@ -1,0 +1,125 @@
+"""HTML in every field of every record: on each page it is text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, progress_row
+from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.lane.breaker import Outage
+from stream_app.domain.lane.meters import Estimate
+from stream_app.domain.lane.webhook_quota import Webhook
+from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneChange, PartHold
+from stream_app.domain.messages import ImportSummary
+from stream_app.domain.topics import TopicNames
+from tests.board.client import PAGES, Client
+from tests.board.clock import NOW_MS
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, board_of, model_of, settings_of
+from tests.board.test_board import _Html
+from tests.board.test_links import links
+from tests.gateway.model_records import Made, event, lane, result, take
+
+_NAMES = TopicNames()
+_MOST = 12
+"""Pages of one kind that are asked for."""
+
+
+def everything() -> Iterator[Made]:
+    texts: dict[str, Any] = dict.fromkeys(("reason", "text", "destination", "trace_id", "import_id"), HOSTILE)
+    summary = ImportSummary(rows=1, refused=0, leads=1, file=HOSTILE, who=HOSTILE)
+    for offset, workspace in enumerate((HOSTILE, "acme", "")):
+        values = {**texts, "workspace": workspace, "at_ms": NOW_MS - 5_000, "import_summary": summary}
+        yield event(_NAMES, HOSTILE, "parked", 1, offset, **values)
+        yield event(_NAMES, HOSTILE, HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]
+        yield event(_NAMES, HOSTILE, "replayed", 1, 20 + offset, **values | {"reason": "resend"})
+    found = result(_NAMES, HOSTILE, at_ms=NOW_MS)
+    yield Made(found.topic, f"acme/{HOSTILE}/{HOSTILE}".encode(), found.value)
+    for workspace in (HOSTILE, "acme"):
+        yield hostile_lane(workspace)
+    yield Made(_NAMES.lanes, f"not readable {HOSTILE}".encode(), b"{", 0, 9)
+    headers = tuple((name, HOSTILE.encode()) for name in HEADERS.values())
+    ours = tuple((name, b"failed" if name == HEADERS["disposition"] else value) for name, value in headers)
+    for topic in (_NAMES.dlq, _NAMES.parked):
+        for offset, (key, said) in enumerate(((HOSTILE, headers), (HOSTILE, ours), ("acme", ours))):
+            yield Made(topic, key.encode(), HOSTILE.encode(), 0, offset, said, NOW_MS)
+    for offset, applied in enumerate((True, False)):
+        answer = CommandAnswer(
+            HOSTILE, applied, NOW_MS, 0, HOSTILE, HOSTILE, HOSTILE, HOSTILE, NOW_MS, HOSTILE, HOSTILE
+        )
+        yield Made(_NAMES.audit, b"acme", msgspec.json.encode(answer), 0, offset)
+    plan = ReplayPlan(NOW_MS, "dlq", Filter(reasons=frozenset({HOSTILE}), workspaces=frozenset({HOSTILE})), {}, 1, 1, 1)
+    actor = Actor(HOSTILE, HOSTILE, NOW_MS)
+    progress = ReplayProgress(
+        *("r-0b9c40e1f2a", "stopped", HOSTILE, HOSTILE, NOW_MS, plan),
+        refused=1,
+        refusals={HOSTILE: HOSTILE},
+        text=HOSTILE,
+        by=actor,
+    )
+    yield Made(_NAMES.replay_state, *progress_row(progress))
+
+
+def hostile_lane(workspace: str) -> Made:
+    actor = Actor(HOSTILE, HOSTILE, NOW_MS)
+    return lane(
+        _NAMES,
+        workspace,
+        at_ms=NOW_MS,
+        calls=9,
+        holds=HOSTILE,
+        text=HOSTILE,
+        lifts=HOSTILE,
+        since_ms=NOW_MS - 9_000,
+        breaker="open",
+        mode="open",
+        mode_by=actor,
+        paused_by=actor,
+        news=(LaneChange(HOSTILE, HOSTILE), LaneChange("held", HOSTILE)),
+        changes=(Change(HOSTILE, 1, 2, actor),),
+        estimates={HOSTILE: Estimate(1, 1, 1)},
+        webhooks={HOSTILE: Webhook(1, HOSTILE)},
+        submissions_left={HOSTILE: 1},
+        outage=Outage(HOSTILE, NOW_MS - 9_000, NOW_MS, 9),
+        partly=(PartHold((HOSTILE,), HOSTILE, HOSTILE),),
+    )
+
+
+async def test_html_in_every_field_is_text(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, token=True, operator=True)
+    model = model_of(tmp_path / "model.sqlite", settings)
+    take(model, *everything())
+    model.close()
+    client = Client(board_of(settings, tmp_path / "model.sqlite"))
+    await client.login(OPERATOR_TOKEN)
+    named = urlencode(dict.fromkeys(("kind", "reason", "workspace", "topic", "status", "column", "begins"), HOSTILE))
+    waiting = [*PAGES, *(f"{path}?{named}" for path in ("/board/leads", "/board/lanes", "/board/waiting"))]
+    waiting += [f"/board/dead/records?{named}", f"/board/leads/{quote(HOSTILE)}", f"/board/audit?id={quote(HOSTILE)}"]
+    kinds: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
+    seen: set[str] = set()
+    while waiting:
+        url = waiting.pop().partition("#")[0]
+        kind = "/".join(urlsplit(url).path.split("/")[:3])
+        if url in seen or kinds[kind] >= _MOST + len(PAGES):
+            continue
+        seen.add(url)
+        kinds[kind] += 1
+        text = (await client.get(url)).text
+        page = _Html()
+        page.feed(text)
+        assert HOSTILE not in text, url
+        assert (page.forbidden, text.count("<script>")) == ([], 0), url
+        shown[kind] += "&lt;script&gt;" in text
+        waiting += [href for href, _ in links(url, text) if "/logout" not in href]
+    names = ("lanes", "leads", "imports", "dead", "books", "audit", "replays")
+    assert {kind for kind, many in shown.items() if many} >= {"/board", *(f"/board/{name}" for name in names)}
+    readable = (await client.get("/board/lanes/acme")).text
+    assert readable.count("&lt;script&gt;") > 15, "the view of the lane is readable"
+    client.board.close()
