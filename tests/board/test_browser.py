@@ -47,6 +47,9 @@ KEYBOARD: Final = """(controls) => {
     return window.expected.size;
 }"""
 """Notes the controls that the focus has not reached; returns their number."""
+OVERLAPS: Final = """[...document.querySelectorAll(".stacked td")]
+    .filter((each) => each.scrollHeight > each.clientHeight + 1).map((each) => each.outerHTML)"""
+"""The cells whose content covers the next cell, such as a long label on a phone."""
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +80,15 @@ class Watched:
         return self.page
 
     def check(self, name: str, *, keyboard: bool) -> None:
-        """Check the open page: axe, no horizontal scroll, no error. `keyboard`: it reaches each control."""
+        """Check the open page: axe, no horizontal scroll, no cell over another, no error.
+
+        `keyboard`: it reaches each control.
+        """
         found = Axe().run(self.page)
         assert found.violations_count == 0, f"{name}: {found.generate_report()}"
         wide, width = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= width, f"{name} is {wide} pixels wide"
+        assert self.page.evaluate(OVERLAPS) == [], name
         if keyboard:
             expected = self.page.evaluate(KEYBOARD, _CONTROLS)
             for _ in range(expected + 2):
