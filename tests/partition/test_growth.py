@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
 import pytest
 
+from stream_app.domain.errors import Aborted
 from stream_app.domain.lane import move
 from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout
@@ -18,6 +21,7 @@ from stream_app.domain.record import Record
 from stream_app.partition.state import RowUnreadable
 from tests.partition.test_moves import Bench, moved
 from tests.partition.virtual import now_ms
+from tests.simulation.client import MemoryLedger
 from tests.simulation.orders import hash_of
 
 NEW = 2
@@ -179,6 +183,62 @@ def test_a_copy_that_was_interrupted_is_made_again() -> None:
         assert decode_layout(bench.rows(NEW)[LAYOUT_KEY]) == Layout(hashed=2, partitions=3)
 
     grown(main)
+
+
+@pytest.mark.parametrize("killed", [(0,), (NEW,), (0, NEW)])
+def test_no_kill_at_any_moment_lets_a_suppressed_person_through(killed: tuple[int, ...]) -> None:
+    """A lead of a person who is suppressed waits in the new partition while its owner, and that of 0, are killed."""
+
+    async def main(bench: Grown, after_s: float) -> None:
+        with patch.object(move, "_CHUNK_BYTES", 1):
+            await bench.own(bench.old, 0, 1)
+            for number in range(4):
+                bench.list_("suppress", f"p{number}", 2)
+            await asyncio.sleep(1)
+            bench.list_("suppress", "ada", 3)
+            for person in ("p0", "p3", "ada", "bob"):
+                bench.to_delta(person)
+            bench.plan = bench.new
+            await asyncio.gather(bench.own(bench.new, NEW), bench.own(bench.new, 0))
+            await asyncio.sleep(after_s)
+            for number in killed:
+                await bench.kill(number)
+            await bench.own(bench.new, *killed)
+            await asyncio.sleep(120)
+        assert set(bench.sent()) <= {"bob"}, after_s
+        assert sum(key.startswith(b"s/") for key in bench.rows(NEW)) == 5, after_s
+
+    for number in range(60):
+        grown(partial(main, after_s=0.002 * number))
+
+
+@pytest.mark.parametrize("fails", range(1, 8))
+def test_a_commit_of_the_copy_that_fails_is_made_again_before_a_lead(fails: int) -> None:
+    commit, begun = MemoryLedger.transact, 0
+
+    async def transact(self: MemoryLedger, records: Sequence[Record]) -> None:
+        nonlocal begun
+        begun += self.partition == NEW
+        if self.partition == NEW and begun == fails:
+            begun += 1
+            raise Aborted("no answer")
+        await commit(self, records)
+
+    async def main(bench: Grown) -> None:
+        await bench.own(bench.old, 0, 1)
+        for number in range(5):
+            bench.list_("suppress", f"p{number}", 2)
+        await asyncio.sleep(1)
+        for person in ("p0", "p4", "bob"):
+            bench.to_delta(person)
+        await bench.own(bench.new, 0, NEW)
+        await asyncio.sleep(60)
+        assert bench.sent() == ["bob"]
+        assert sum(key.startswith(b"s/") for key in bench.rows(NEW)) == 5
+
+    with patch.object(move, "_CHUNK_BYTES", 1), patch.object(MemoryLedger, "transact", transact):
+        grown(main)
+    assert begun > fails
 
 
 def test_a_lane_moves_to_a_new_partition_and_finds_the_list_there() -> None:
