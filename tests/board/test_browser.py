@@ -143,12 +143,14 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     page.clock.install(time=NOW_MS / 1000)
     watched.open(f"{url}/board")
     page.wait_for_function("document.querySelector('.uplot') !== null")
+    page.locator("#age a").focus()
     with page.expect_response(lambda answer: "hx-request" in answer.request.headers) as answered:
         page.clock.run_for(5_100)
     assert answered.value.ok
     page.clock.run_for(200)
     page.wait_for_function("document.querySelectorAll('.uplot').length === 1")
     assert page.locator("#pause").count() == 1
+    assert page.locator("#age a").evaluate("each => each === document.activeElement"), "the keyboard stays where it was"
     page.locator("#done summary").click()
     assert not refreshes(), "a table is open"
     page.locator("#done summary").click()
