@@ -1,9 +1,15 @@
-"""How numbers, times and durations look on the pages."""
+"""How numbers, times and durations look on the pages.
+
+Templates print a number in one of three ways. A `count` links to what it counts. A `total` is the number of what the
+page or section lists itself. An `amount` cannot be listed: credits, rates, times, sizes. A test holds them to it.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Final
+
+from markupsafe import Markup, escape
 
 from stream_app.domain.messages import Status
 
@@ -35,6 +41,16 @@ def amount(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}".removesuffix(".0")
+
+
+def count(value: int, href: str) -> Markup:
+    """Return a count with the link to what it counts."""
+    return Markup(f'<a class="count" href="{escape(href)}">{amount(value)}</a>')
+
+
+def total(value: int) -> Markup:
+    """Return the number of what the page or section lists itself."""
+    return Markup(f'<span class="total">{amount(value)}</span>')
 
 
 def duration(ms: float) -> str:

@@ -50,6 +50,7 @@ class Renderer:
             "tone": formats.tone,
         }
         self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
+        self._templates.globals |= {"count": formats.count, "total": formats.total}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
         """Render a template."""

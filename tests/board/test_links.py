@@ -36,7 +36,7 @@ MEASURES = {
     },
     "lead": {"each.credits", "event.credits"},
     "now": {"page.credits.cap"},
-    # the macros; credits and rates; a chart's own numbers and axis, and its text for screen readers
+    # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for screen readers
     "parts": {
         *("number", "each.used", "each.reserved", "each.cap", "lane.view.score", "lane.view.rate_per_s"),
         "lane.view.submissions_left.values()|sum",

@@ -7,6 +7,7 @@ from typing import Final
 
 import httpx
 
+from tests.board.client import plain
 from tests.e2e.behind import eventually
 
 OWN: Final = {"sec-fetch-site": "same-origin"}
@@ -24,13 +25,13 @@ async def acted(client: httpx.AsyncClient, path: str, **values: str) -> httpx.Re
 
 
 async def shown(client: httpx.AsyncClient, path: str, text: str) -> None:
-    """Wait until a page has this text."""
+    """Wait until a page says this."""
 
     async def missing() -> str:
         try:
             page = (await client.get(path)).text
         except httpx.TransportError as error:
             return str(error) or "no answer"
-        return "" if text in page else page
+        return "" if text in plain(page) else page
 
     await eventually(missing, 90)

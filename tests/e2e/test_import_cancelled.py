@@ -49,9 +49,11 @@ async def test_what_is_not_at_clay_ends_as_suppressed_and_the_page_counts_it(
             assert set(at_clay.values()) == {1}
             assert ended == {("accepted", ""): len(at_clay), ("suppressed", "cancelled"): suppressed}
 
-            await shown(client, page, f"{LEADS} of {LEADS} leads</p>")
+            await shown(client, page, f"{LEADS} of {LEADS} leads")
             text = (await client.get(page)).text
-            columns = dict(re.findall(r'data-label="Leads" class="num"><a href="[^"]*column=(\w+)">(\d+)<', text))
+            columns = dict(
+                re.findall(r'data-label="Leads" class="num"><a class="count" href="[^"]*column=(\w+)">(\d+)<', text)
+            )
             assert columns == {"accepted_final": str(len(at_clay)), "rejected": str(suppressed)}
             assert "Cancel the import" not in text, "nothing is left to cancel"
         code, said = await line.run("lanes", "log")

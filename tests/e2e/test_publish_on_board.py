@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from stream_app.dev.kafka import Broker
+from tests.board.client import plain
 from tests.e2e.pipeline import Pipeline
 from tests.integration.test_publish import records
 from tests.support.pace import BUSY
@@ -61,10 +62,10 @@ async def test_a_file_goes_through_the_board_to_clay(
 
 
 async def _until(client: httpx.AsyncClient, path: str, text: str) -> str:
-    """Return the page as soon as it has this text."""
+    """Return the page as soon as it says this."""
     page = ""
     async with asyncio.timeout(120 * BUSY):
-        while text not in page:
+        while text not in plain(page):
             with suppress(httpx.TransportError):
                 page = (await client.get(path)).text
             await asyncio.sleep(0.2)
