@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.protocol.fetch import FetchRequest
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import ConsumedRecord
 from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import LostRecords, PartitionStream
+from stream_app.kafka.bounded_client import BoundedClient
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
 from tests.support.pace import BUSY, slowness
@@ -140,6 +142,24 @@ async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_tog
         for what, partitions in owner.calls:
             assert not partitions & owned if what == "assigned" else partitions <= owned
             owned ^= partitions
+
+
+async def test_nothing_is_fetched_during_a_takeover(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that finds nothing would delay the seek behind it, and so the first record, by half a second."""
+    owner, seen, owned = Owner(), Recorder(), list[bool]()
+    owner.taking_s = 1
+    send = BoundedClient.send
+
+    async def noted(client: BoundedClient, node: Any, request: Any, **options: Any) -> Any:
+        if isinstance(request, FetchRequest) and client._client_id.startswith("faust"):
+            owned.append(bool(owner.owned))
+        return await send(client, node, request, **options)
+
+    monkeypatch.setattr(BoundedClient, "send", noted)
+    await publish(bench.bootstrap, bench.leads, [b"1"])
+    async with running(bench.app({bench.leads: seen}, owner)):
+        await until(lambda: seen.consumed)
+    assert set(owned) == {True}
 
 
 async def test_a_rebalance_logs_no_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

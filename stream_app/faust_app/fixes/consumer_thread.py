@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from typing import Any
 
-from aiokafka import TopicPartition
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID
 
 from stream_app.faust_app.fixes.fair_fetch import FairFetch
@@ -70,13 +69,22 @@ class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetc
 
         coordinator._do_heartbeat = counted
 
-    async def pause_fetching(self, partitions: set[Any]) -> None:
-        """Never fetch these partitions, whatever Faust requests: those of the changelog."""
+    async def on_partitions_assigned(self, assigned: Any, generation: int) -> None:
+        """Fetch nothing until `resume_fetching`.
 
-        async def pause() -> None:
-            self._consumer.pause(*(TopicPartition(*tp) for tp in partitions))
+        The broker answers a connection in order: a fetch that finds nothing would delay the seek that follows the
+        takeover by half a second.
+        """
+        self._consumer.pause(*self._consumer.assignment())
+        await super().on_partitions_assigned(assigned, generation)
 
-        await self.call_thread(pause)
+    async def resume_fetching(self, but: set[Any]) -> None:
+        """Fetch again, except for these partitions, whatever Faust requests: those of the changelog."""
+
+        async def resume() -> None:
+            self._consumer.resume(*(self._consumer.assignment() - but))
+
+        await self.call_thread(resume)
 
     async def heartbeat(self) -> bool:
         """Send a heartbeat. Returns True if the group accepted it in time."""

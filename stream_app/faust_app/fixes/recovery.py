@@ -69,11 +69,10 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
     async def _take_over(self, generation: int) -> None:
         consumer = self.app.consumer
         await consumer.park()
-        if self.active_tps:
-            await consumer._thread.pause_fetching(self.active_tps)
         for table in self.tables.values():
             await table.on_recovery_completed(self.actives_for_table[table], self.standbys_for_table[table])
         await self._resume_streams(generation)
+        await consumer._thread.resume_fetching(but=self.active_tps)
 
     async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109  # upstream's signature
         """Wait for `coro`, and go on waiting after the time-out for as long as the group has no coordinator."""
