@@ -7,7 +7,8 @@
 
 from stream_app.config.known import check_known, unknown
 from stream_app.config.load import load_settings
-from stream_app.config.model import Gateway, Http, Kafka, Redis, Secrets, Security, Settings
+from stream_app.config.model import Gateway, Http, Kafka, Redis, Security, Settings
+from stream_app.config.secret_files import Secrets
 
 __all__ = [
     "Gateway",

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from stream_app.config.model import OAuth, Secrets, Security, Settings
+from stream_app.config.model import OAuth, Security, Settings
+from stream_app.config.secret_files import Secrets
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.rights import rights_of
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent

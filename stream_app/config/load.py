@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from stream_app.config import rules
-from stream_app.config.model import Secrets, Settings
-from stream_app.config.secret_files import stamp_of, with_files
+from stream_app.config.model import Settings
+from stream_app.config.secret_files import Secrets, stamp_of, with_files
 from stream_app.config.tables import TableReader, fields_of
 from stream_app.config.variables import (
     EVERY_NEED,

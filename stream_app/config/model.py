@@ -6,7 +6,6 @@ The tables that decide about leads are the policies of `domain` themselves. Here
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -14,7 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from stream_app import __version__
-from stream_app.config.secret_files import Stamp
+from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.callback.token import Keys
 from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.errors import SettingsError
@@ -234,30 +233,6 @@ class Privacy(msgspec.Struct, frozen=True):
 
     pepper_env: tuple[str, ...] = ()
     hash_lead_ids: bool = False
-
-
-class Secrets:
-    """Values of environment variables by name. They never appear in a representation."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = dict(values)
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    def get(self, name: str | None) -> str | None:
-        """Return the value of a variable; None if the configuration names none."""
-        return None if name is None else self._values[name]
-
-    def have(self, names: Collection[str]) -> bool:
-        """True if there are names, and each of them has a value."""
-        return bool(names) and all(name in self._values for name in names)
-
-    def __repr__(self) -> str:
-        return f"Secrets({len(self._values)} hidden)"
 
 
 class Settings(msgspec.Struct, frozen=True, dict=True):

@@ -1,4 +1,4 @@
-"""Secrets as files: a directory with one file per variable, as Kubernetes and Docker mount them.
+"""Secrets, and secrets as files: a directory with one file per variable, as Kubernetes and Docker mount them.
 
 The environment of a process never changes, but a file may. A file therefore overrides the environment, so that a secret
 can be added or changed while the process runs and reloads its configuration (`stream-app lanes reload`).
@@ -7,7 +7,7 @@ can be added or changed while the process runs and reloads its configuration (`s
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,30 @@ _MOST_BYTES = 65_536
 
 Stamp = tuple[object, ...]
 """Changes when a file changes."""
+
+
+class Secrets:
+    """Values of environment variables by name. They never appear in a representation."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def get(self, name: str | None) -> str | None:
+        """Return the value of a variable; None if the configuration names none."""
+        return None if name is None else self._values[name]
+
+    def have(self, names: Collection[str]) -> bool:
+        """True if there are names, and each of them has a value."""
+        return bool(names) and all(name in self._values for name in names)
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._values)} hidden)"
 
 
 def stamp_of(path: Path, directory: str | None) -> Stamp:

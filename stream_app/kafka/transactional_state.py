@@ -193,11 +193,7 @@ class TransactionalState:
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
     async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
-        """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
-
-        Raises:
-            BrokerUnavailable: Kafka does not answer.
-        """
+        """As `lookups.suppression_list`, for the state topic."""
         return await suppression_list(self._connection, self._rows_at.topic, partitions)
 
     async def transact(self, records: Sequence[Record]) -> None:

@@ -1,7 +1,6 @@
 """The owner of one partition: takes it over from Kafka, processes its records, and recovers after a failed commit.
 
-    take_over: fence every earlier owner, read the rows, complete them in a partition that was added to the system,
-        process pending moves, commands and callbacks
+    take_over: fence every earlier owner, read and complete the rows, process pending moves, commands and callbacks
     ->  serve: one loop for each topic  ->  close
 
 When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the partition is taken
