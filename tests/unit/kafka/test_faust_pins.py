@@ -55,6 +55,7 @@ OVERRIDDEN = {
     "faust.transport.consumer.Consumer.stop_flow": "cf7e875a2b0d40e8",
     "faust.transport.consumer.Consumer.verify_all_partitions_active": "4e0e46f5c297305d",
     "faust.transport.consumer.Consumer.wait_empty": "e4662fe24f094819",
+    "faust.transport.consumer.ConsumerThread.on_partitions_assigned": "e59e8dda43724bd4",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc3e6f6cad",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._fetch_records": "39a2c6c79fc1455a",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.seek_to_committed": "775ab0adc4b052ab",
