@@ -47,6 +47,7 @@ def test_every_command_is_covered() -> None:
         "gateway with operator_token_env",
         "trace",
         "topics",
+        "topics --grow",
         "doctor",
         "doctor --round-trip",
     }
