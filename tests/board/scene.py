@@ -254,6 +254,8 @@ def _one_lead() -> Iterator[Made]:
     found = result(_NAMES, "crm-17", at_ms=NOW_MS - 11 * MINUTE_MS)
     yield Made(found.topic, b"initech/initech-people/crm-17", found.value)
     yield person(_NAMES, HASH, "crm-17")
+    of_globex = b"d/globex/globex-people/crm-60003"
+    yield Made(_NAMES.state, f"p/globex/globex-people/{HASH}".encode(), of_globex)
 
 
 def _imports() -> Iterator[Made]:

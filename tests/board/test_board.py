@@ -29,8 +29,8 @@ from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, TOKEN, Consumers, board_of, settings_of
-from tests.gateway.model_records import lane, take
+from tests.board.scene import HASH, HOSTILE, OPERATOR_TOKEN, TOKEN, Consumers, board_of, fill, model_of, settings_of
+from tests.gateway.model_records import lane, person, take
 from tests.support.pace import BUSY
 
 _answers: dict[str, tuple[int, str]] = {}
@@ -201,6 +201,42 @@ async def test_a_lead_links_to_its_trace_and_each_page_has_the_banner(local: Cli
     assert f'<a href="https://tempo.example.com/trace/{"ab" * 16}" rel="noreferrer">' in text
     for url in PAGES:
         assert '<span class="banner">production</span>' in (await local.get(url)).text
+
+
+def words(text: str) -> str:
+    return " ".join(plain(text.replace("<", " <")).split())
+
+
+async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    fill(tmp_path / "model.sqlite", settings)
+    board = board_of(settings, tmp_path / "model.sqlite")
+    client = Client(board)
+    text = (await client.get("/board/leads/crm-17")).text
+    assert "crm-60003 held: budget globex / globex-people," in words(text)
+    assert f'All <a class="count" href="/board/leads?person={HASH}">2</a> leads of this person' in text
+    assert "crm-17 enriched initech" in words((await client.get("/board/leads/crm-60003")).text)
+    assert "Other leads" not in (await client.get("/board/leads/crm-60004")).text
+    model = model_of(tmp_path / "model.sqlite", settings)
+    take(model, person(settings.names, HASH, None))
+    model.close()
+    for lead_id in ("crm-17", "crm-60003"):
+        assert "Other leads" not in (await client.get(f"/board/leads/{lead_id}")).text
+    board.close()
+
+
+async def test_a_lead_names_at_most_20_other_leads_of_its_person(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    fill(tmp_path / "model.sqlite", settings)
+    model = model_of(tmp_path / "model.sqlite", settings)
+    leads = [f"crm-{number}" for number in range(60_000, 60_023)]
+    take(model, person(settings.names, HASH, *leads[:1], *(f"d/acme/people/{each}" for each in leads[1:])))
+    model.close()
+    board = board_of(settings, tmp_path / "model.sqlite")
+    text = (await Client(board).get("/board/leads/crm-60022")).text
+    assert re.findall(r'<li><a href="/board/leads/(crm-\d+)">', text) == leads[21:1:-1], "the newest"
+    assert f'href="/board/leads?person={HASH}">23</a> leads of this person' in text
+    board.close()
 
 
 async def test_a_lead_that_waits_on_kafka(local: Client) -> None:

@@ -17,7 +17,7 @@ from stream_app.domain.topics import TopicNames
 from tests.board.client import PAGES, Client
 from tests.board.clock import DAY_MS, NOW_MS
 from tests.board.scene import fill, model_of, settings_of
-from tests.gateway.model_records import Made, event, take
+from tests.gateway.model_records import Made, event, person, take
 
 _LINK = re.compile(r'<a\b[^>]*\bhref="([^"]*)"[^>]*>(.*?)</a>', re.S)
 _COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')
@@ -84,6 +84,8 @@ def rare() -> Iterator[Made]:
         yield event(names, f"crm-again-{days}", "replayed", 1, origin=origin, reason=RESEND, at_ms=at_ms)
     for offset in range(120):
         yield event(names, "crm-many", "duplicate", 1, origin=f"leads/5/{100 + offset}")
+    more = (f"d/acme/people/{name}" for name in ("crm-many", *(f"crm-{number}" for number in range(60_000, 60_022))))
+    yield person(names, "a-person-of-many-leads", "crm-again-0", *more)
     yield Made(names.status, b"x", b"not an event", 0, 7)
     yield Made(names.lanes, b"wayne", b"of a newer version", 0, 8)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from stream_app.board.formats import tone
@@ -9,6 +11,9 @@ from stream_app.board.site import Moment, Site
 from stream_app.domain.books.columns import meaning_of
 from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory
 from stream_app.gateway.read_model.query import FoundResultAt
+from stream_app.gateway.read_model.record_query import RecordRow
+
+_MOST_OTHERS: Final = 20
 
 
 class StepRow(msgspec.Struct, frozen=True):
@@ -29,12 +34,27 @@ class Timeline(msgspec.Struct, frozen=True):
     length_ms: int
 
 
+class SamePerson(msgspec.Struct, frozen=True):
+    """The other leads of the lead's person, each with its newest record.
+
+    Attributes:
+        person: The hash that leads to them.
+        leads: How many leads it leads to, with this one.
+        others: The newest ones.
+    """
+
+    person: str
+    leads: int
+    others: list[RecordRow]
+
+
 class LeadPage(msgspec.Struct, frozen=True):
     """What the page shows.
 
     Attributes:
         lead: The lead; None if the model does not know it.
         histories: Newest first.
+        same_person: The other leads of its person; None if there are none, and if the person was erased.
         results: Its results; without their data unless `shown`.
         shown: True if the personal data is on the page.
         trace_url: Where traces are, with `{trace_id}`; '' if it is not configured.
@@ -43,6 +63,7 @@ class LeadPage(msgspec.Struct, frozen=True):
     lead_id: str
     lead: FoundLead | None
     histories: list[Timeline]
+    same_person: SamePerson | None
     results: list[FoundResult]
     shown: bool
     trace_url: str
@@ -59,7 +80,17 @@ def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage,
     places = site.queries.results(lead_id) if lead is not None else []
     url = site.settings.gateway.trace_url or ""
     histories = [_timeline(each) for each in lead.histories] if lead else []
-    return LeadPage(lead_id, lead, histories, [place.result for place in places], shown=False, trace_url=url), places
+    same_person = _same_person(site, lead_id) if lead else None
+    results = [place.result for place in places]
+    return LeadPage(lead_id, lead, histories, same_person, results, shown=False, trace_url=url), places
+
+
+def _same_person(site: Site, lead_id: str) -> SamePerson | None:
+    """Return what the person's identifier that leads to the most leads leads to."""
+    found = {person: site.queries.records_of_person(person) for person in site.queries.people_of(lead_id)}
+    person = max(found, key=lambda each: len(found[each]), default="")
+    others = [row for row in found.get(person, ()) if row.lead_id != lead_id]
+    return SamePerson(person, len(found[person]), others[:_MOST_OTHERS]) if others else None
 
 
 def _timeline(history: RecordHistory) -> Timeline:

@@ -77,7 +77,7 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
         after: The last record of the page before.
     """
     if chosen.person:
-        found = _of_person(site, chosen.person)
+        found = site.queries.records_of_person(chosen.person)
         return LeadsPage(found, chosen, [], len(found), 0, None)
     if chosen.lead_id or chosen.resent:
         matches, found = _records_of(site, chosen, after)
@@ -122,18 +122,6 @@ def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, l
         return sum(each.resent for each in days.values()), site.queries.resent(None, after, ROWS + 1)
     day = days.get(chosen.resent)
     return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS + 1))
-
-
-def _of_person(site: Site, person: str) -> list[RecordRow]:
-    """Return the newest record of each lead of a person."""
-    found: list[RecordRow] = []
-    for lead_id in site.queries.leads_of(person):
-        lead = site.queries.lead(lead_id)
-        for history in lead.histories[:1] if lead else []:
-            place = Place(history.at_ms, 0)
-            where = (history.workspace, history.destination)
-            found.append(RecordRow(place, lead_id, *where, history.status, history.at_ms, history.origin))
-    return found
 
 
 def find(site: Site, text: str) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from stream_app.domain.books.columns import column
 from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lead.person import MOST_IDENTIFIERS
 from stream_app.gateway.lookup_answers import (
     Cause,
     DeadLetters,
@@ -128,6 +129,19 @@ class Queries:
         with self._reading() as db:
             found = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
             return sorted({lead_id for (ids,) in found for lead_id in ids.split()} | {f"p-{person}"})
+
+    def people_of(self, lead_id: str) -> list[str]:
+        """Return the hashes of the person of a lead that counts. Empty if the person was erased."""
+        with self._reading() as db:
+            # Few rows name several leads: those that turned out to be of one person. Without INDEXED BY, SQLite would
+            # read all rows in the order of their key.
+            found = db.execute(
+                """SELECT person FROM people WHERE lead_ids = ?
+                   UNION SELECT person FROM people INDEXED BY people_of_leads
+                   WHERE instr(lead_ids, ' ') > 0 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0 LIMIT ?""",
+                (lead_id, lead_id, MOST_IDENTIFIERS),
+            )
+            return sorted(person for (person,) in found)
 
     def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""

@@ -130,6 +130,21 @@ class RecordQueries(Queries):
             ).fetchall()
             return many, _rows(db, found)
 
+    def records_of_person(self, person: str) -> list[RecordRow]:
+        """Return the newest record of each lead of a person, the newest first."""
+        lead_ids = self.leads_of(person)
+        with self._reading() as db:
+            found = [
+                row
+                for lead_id in lead_ids
+                for row in db.execute(
+                    """SELECT at_ms, id, lead_id, workspace, destination, status FROM records
+                       WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1""",
+                    (lead_id,),
+                )
+            ]
+            return _rows(db, sorted(found, reverse=True))
+
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
         """Return the records that were sent again although they may have reached Clay, newest first.
 

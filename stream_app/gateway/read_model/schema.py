@@ -49,6 +49,8 @@ TABLES: Final = (
     """CREATE TABLE people (
         workspace TEXT, destination TEXT, person TEXT, partition INTEGER, lead_ids TEXT NOT NULL,
         PRIMARY KEY (person, workspace, destination, partition)) WITHOUT ROWID""",
+    "CREATE INDEX people_of_lead ON people (lead_ids)",
+    "CREATE INDEX people_of_leads ON people (lead_ids) WHERE instr(lead_ids, ' ') > 0",
     """CREATE TABLE erased (
         workspace TEXT, lead_id TEXT, until_ms INTEGER NOT NULL, PRIMARY KEY (lead_id, workspace)) WITHOUT ROWID""",
     """CREATE TABLE results (

@@ -20,7 +20,7 @@ from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.dead_letter_query import DeadLetterRow
 from stream_app.gateway.read_model.query import Place
 from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, sources, take
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, person, sources, take
 
 NAMES = sources().names
 FINAL = frozenset({"quiet"})
@@ -112,6 +112,20 @@ def test_a_page_costs_the_same_with_many_leads(
         queries.status_sums(workspace)
         steps.append(queries.steps)
     assert steps[1] <= steps[0] * 1.2 + 5
+
+
+def test_the_person_of_a_lead_is_found_without_reading_all_people(tmp_path: Path) -> None:
+    steps = []
+    for people in (300, 3_000):
+        path = tmp_path / str(people)
+        model = ReadModel(path, sources())
+        take(model, *(person(NAMES, f"hash-{number}", f"crm-{number}") for number in range(people)))
+        take(model, person(NAMES, "two", "crm-a", "d/acme/people/crm-b"))
+        model.close()
+        queries = Counting(path, FINAL)
+        assert [queries.people_of(each) for each in ("crm-7", "crm-b")] == [["hash-7"], ["two"]]
+        steps.append(queries.steps)
+    assert steps[1] <= steps[0] + 1
 
 
 def take_in_parts(model: ReadModel, records: list[Made]) -> None:

@@ -170,6 +170,16 @@ def test_a_person_is_found_by_each_identifier_until_it_is_erased(model: ReadMode
     assert ask.leads_of("email") == ["p-email"]
 
 
+def test_a_lead_leads_to_its_person_until_it_is_erased(model: ReadModel, ask: Queries, path: Path) -> None:
+    take(model, person(NAMES, "linkedin", "crm-1", "email"), person(NAMES, "email", "crm-1", "linkedin"))
+    take(model, person(NAMES, "other", "crm-10", "d/acme/people/crm-2"))
+    assert ask.people_of("crm-1") == ["email", "linkedin"]
+    assert ask.people_of("crm-10") == ask.people_of("crm-2") == ["other"]
+    assert ask.people_of("crm") == ask.people_of("crm-10 crm-") == []
+    take(model, person(NAMES, "linkedin", None), person(NAMES, "email", None))
+    assert ask.people_of("crm-1") == []
+
+
 def test_other_rows_of_the_state_are_ignored(model: ReadModel, path: Path) -> None:
     take(model, Made(NAMES.state, b"d/acme/people/crm-1", b"[]"), Made(NAMES.state, b"l/acme", b"{}"))
     take(model, Made(NAMES.state, None, b"x"), Made(NAMES.state, b"p/short", b"x"), Made(NAMES.state, b"p/a/b/c", b"x"))
