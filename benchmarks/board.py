@@ -36,6 +36,7 @@ from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.topics import ExistingTopic
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.follow import ProjectionLag
@@ -64,6 +65,19 @@ class Elsewhere:
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
         return Search()
+
+
+class Topics:
+    """All topics as planned."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._now = {
+            each.name: ExistingTopic(each.partitions, each.replication, dict(each.config))
+            for each in settings.topic_plan()
+        }
+
+    async def look(self, within_s: float) -> dict[str, ExistingTopic]:
+        return self._now
 
 
 def settings_of(folder: Path, lanes: int) -> Settings:
@@ -145,6 +159,7 @@ def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float 
             BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000),
             lambda: ProjectionLag(now_ms, 0),
             elsewhere,
+            Topics(site.settings),
             elsewhere,
             elsewhere,
             lambda: now_ms,

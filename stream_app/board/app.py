@@ -21,16 +21,14 @@ from stream_app.board.assets import Assets
 from stream_app.board.frame import PageMaker
 from stream_app.board.login import Login
 from stream_app.board.page import Job
-from stream_app.board.site import Moment, Site
-from stream_app.board.views import Handler, Views
+from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
+from stream_app.board.views import Handler, Topics, Views
 from stream_app.gateway.access import Refused
 from stream_app.gateway.lookup import Results, Waiting
 from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
-KAFKA_WITHIN_S: Final = 0.3
-"""How long a page waits for new records of Kafka; then it shows what was known before."""
 SHARED_S: Final = 1.0
 """How long requests share what was read and made for the first of them."""
 
@@ -50,6 +48,7 @@ class Board:
         access: Who may see the board.
         lag: Returns how far the read model is.
         consumers: Asks Kafka who consumes.
+        topics: Asks Kafka which topics there are.
         results: Fetches the data of results.
         waiting: Searches the lead topics.
         now_ms: The clock, epoch ms.
@@ -65,6 +64,7 @@ class Board:
         access: BoardAccess,
         lag: Callable[[], ProjectionLag],
         consumers: Consumers,
+        topics: Topics,
         results: Results,
         waiting: Waiting,
         now_ms: Callable[[], int],
@@ -81,7 +81,7 @@ class Board:
         self._assets = Assets()
         self._maker = PageMaker(site, access, self._assets, lag, now_ms, html_of)
         self._login = Login(access, self._maker, logger)
-        self._views = Views(self._maker, results, waiting, logger)
+        self._views = Views(self._maker, results, waiting, topics, logger)
         has_operators = "operator" in access.roles
         self._actions = Actions(self._maker, actions if has_operators else ())
         self._publish = PublishActions(self._maker, publishing, logger) if publishing and has_operators else None

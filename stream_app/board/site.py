@@ -30,6 +30,8 @@ HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 UNREADABLE: Final = "not readable"
 """The state of a lane that a newer version published."""
 STALE_MS: Final = 30_000
+KAFKA_WITHIN_S: Final = 0.3
+"""How long a page waits for an answer of Kafka; then it shows what was known before."""
 HOUR_S: Final = 3_600
 _SPARK_S: Final = 300
 _OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})

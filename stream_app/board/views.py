@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final, cast, get_args
+from typing import Final, Protocol, cast, get_args
 
 import msgspec
 from starlette.requests import Request
@@ -36,7 +36,8 @@ from stream_app.board.requests import (
     span_of,
     word,
 )
-from stream_app.board.site import Moment
+from stream_app.board.site import KAFKA_WITHIN_S, Moment
+from stream_app.domain.topics import ExistingTopic
 from stream_app.gateway.access import Refused
 from stream_app.gateway.lookup import Results, Waiting
 from stream_app.ops import logs as log
@@ -46,6 +47,13 @@ _LONGEST_SEARCH: Final = 2_000
 Handler = Callable[[Request, Moment], Awaitable[Response]]
 
 
+class Topics(Protocol):
+    """Asks Kafka for the planned topics."""
+
+    async def look(self, within_s: float) -> Mapping[str, ExistingTopic] | None:
+        """Return those that exist, by name; None if Kafka does not answer."""
+
+
 class Views:
     """The handlers.
 
@@ -53,14 +61,18 @@ class Views:
         maker: Makes the responses.
         results: Fetches the data of results.
         waiting: Searches the lead topics.
+        topics: Asks Kafka which topics there are.
         logger: Gets a line for each look at personal data.
     """
 
-    def __init__(self, maker: PageMaker, results: Results, waiting: Waiting, logger: log.Logger) -> None:
+    def __init__(
+        self, maker: PageMaker, results: Results, waiting: Waiting, topics: Topics, logger: log.Logger
+    ) -> None:
         self._maker = maker
         self._site = maker.site
         self._results = results
         self._waiting = waiting
+        self._topics = topics
         self._log = logger
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -163,4 +175,5 @@ class Views:
         return await self._maker.page(request, moment, "audit", "Audit", make)
 
     async def _system(self, request: Request, moment: Moment) -> Response:
-        return await self._maker.page(request, moment, "system", "System", partial(system_page, self._site, moment))
+        make = partial(system_page, self._site, moment, await self._topics.look(KAFKA_WITHIN_S))
+        return await self._maker.page(request, moment, "system", "System", make)

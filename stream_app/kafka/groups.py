@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -12,17 +11,16 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
+from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane.explain import Group
+from stream_app.kafka.background import ANSWER_WITHIN_S, Background
 from stream_app.kafka.connection import KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import TopicReader
-from stream_app.tasks import cancel
 
 _PATIENCE_S: Final = 20.0
 """Longer than a broker that hangs counts as alive. Only then does its group get another coordinator."""
 _FRESH_S: Final = 5.0
-_BACKLOG_WITHIN_S: Final = 5.0
 
 Offsets = dict[tuple[str, int], int]
 """The committed offset by topic and partition."""
@@ -81,7 +79,7 @@ class Consumption(msgspec.Struct, frozen=True):
     waiting: dict[tuple[str, int], int]
 
 
-class Backlog:
+class Backlog(Background[Consumption]):
     """Counts the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most.
 
     Args:
@@ -95,49 +93,21 @@ class Backlog:
     def __init__(
         self, connection: KafkaConnection, worker: str, replay: str, topics: Sequence[str], partitions: int
     ) -> None:
+        super().__init__(_FRESH_S)
         self._connection = connection
         self._worker, self._replay = worker, replay
         self._topics = topics
         self._partitions = partitions
-        self._asking: asyncio.Task[None] | None = None
-        self._known: Consumption | None = None
-        self._known_s = -_FRESH_S
 
     async def read(self) -> dict[str, int] | None:
         """Return the waiting records by topic, an upper bound if many wait. None if Kafka does not answer."""
-        known = await self.look(2 * _BACKLOG_WITHIN_S)
+        known = await self.look(2 * ANSWER_WITHIN_S)
         if known is None:
             return None
         left = dict.fromkeys(self._topics, 0)
         for (topic, _), records in known.waiting.items():
             left[topic] += records
         return left
-
-    async def look(self, within_s: float) -> Consumption | None:
-        """Return what is known. None if Kafka does not answer.
-
-        Args:
-            within_s: If Kafka takes longer to answer, in seconds, return its last answer.
-        """
-        if self._asking is None and time.monotonic() - self._known_s >= _FRESH_S:
-            self._asking = asyncio.create_task(self._refresh())
-        if self._asking is not None:
-            await asyncio.wait([self._asking], timeout=within_s)
-        return self._known
-
-    async def close(self) -> None:
-        """End an open question to Kafka."""
-        if self._asking is not None:
-            await cancel([self._asking])
-
-    async def _refresh(self) -> None:
-        try:
-            async with asyncio.timeout(_BACKLOG_WITHIN_S):
-                self._known = await self._ask()
-        except (BrokerUnavailable, KafkaRefused, TimeoutError):
-            self._known = None
-        finally:
-            self._known_s, self._asking = time.monotonic(), None
 
     async def _ask(self) -> Consumption:
         async with open_admin(self._connection) as admin, TopicReader(self._connection, self._partitions) as reader:

@@ -20,9 +20,11 @@ from aiokafka.errors import (
 
 from stream_app.domain.errors import KafkaRefused, TopicsError
 from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
-from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
+from stream_app.kafka.background import Background
+from stream_app.kafka.connection import KafkaConnection, Say, admin_of, open_admin, repeated, silent
 
 _VISIBLE_POLL_S: Final = 0.05
+_FRESH_S: Final = 10.0
 
 
 class TopicReport(msgspec.Struct, frozen=True):
@@ -99,6 +101,24 @@ async def check_topics(
     async with admin_of(connection, wait_s, say) as admin:
         if problems := differences(plan, await repeated(partial(_look, admin, plan), wait_s)):
             raise TopicsError(problems)
+
+
+class TopicsThere(Background[dict[str, ExistingTopic]]):
+    """Looks at the planned topics that exist, by name. Asks Kafka every 10 s at most.
+
+    Args:
+        connection: How to reach Kafka.
+        plan: The topics.
+    """
+
+    def __init__(self, connection: KafkaConnection, plan: Sequence[TopicPlan]) -> None:
+        super().__init__(_FRESH_S)
+        self._connection = connection
+        self._plan = plan
+
+    async def _ask(self) -> dict[str, ExistingTopic]:
+        async with open_admin(self._connection) as admin:
+            return await _look(admin, self._plan)
 
 
 async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, ExistingTopic]:

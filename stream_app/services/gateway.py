@@ -38,6 +38,7 @@ from stream_app.gateway.waiting_leads import WaitingLeads
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import callback_inbox
+from stream_app.kafka.topics import TopicsThere
 from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
@@ -144,6 +145,7 @@ async def lookups(
     results = ResultFetcher(connection, names.enriched, partitions)
     lead_topics = (names.leads, names.retry, names.bulk)
     backlog = Backlog(connection, names.worker_app, names.replay_app, lead_topics, partitions)
+    topics = TopicsThere(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, lead_topics, partitions)
     queries = BoardQueries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
     lookup = Lookup(
@@ -173,6 +175,7 @@ async def lookups(
         ),
         lambda: projection.lag,
         backlog,
+        topics,
         results,
         waiting,
         clock.now_ms,
@@ -193,6 +196,7 @@ async def lookups(
         await asyncio.to_thread(board.close)
         pages.close()
         await backlog.close()
+        await topics.close()
         await results.close()
 
 

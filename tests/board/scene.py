@@ -30,7 +30,7 @@ from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.messages import ImportSummary, Status
 from stream_app.domain.record import Record
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.topics import ExistingTopic, TopicNames
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.follow import ProjectionLag
@@ -106,6 +106,19 @@ class Consumers:
         return self.now
 
 
+class Topics:
+    """`views.Topics` in memory: all topics are as planned."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.now: dict[str, ExistingTopic] | None = {
+            each.name: ExistingTopic(each.partitions, each.replication, dict(each.config))
+            for each in settings.topic_plan()
+        }
+
+    async def look(self, within_s: float) -> dict[str, ExistingTopic] | None:
+        return self.now
+
+
 class Results:
     """`lookup.Results` in memory."""
 
@@ -155,6 +168,7 @@ def board_of(
     outbox: Outbox | None = None,
     survey: Survey | None = None,
     html_of: Callable[[Job], bytes | None] | None = None,
+    topics: Topics | None = None,
 ) -> Board:
     """A board over the file, with everything else in memory. Jobs of pages are pickled, as for another process."""
     now_s = NOW_MS // 1000
@@ -169,6 +183,7 @@ def board_of(
         BoardAccess(settings.api_token, settings.http.host, lambda: now_s, settings.operator_token, proxy),
         lambda: ProjectionLag(NOW_MS - 2_000, 0),
         consumers or Consumers(),
+        topics or Topics(settings),
         Results(),
         Waiting(),
         lambda: NOW_MS,

@@ -22,6 +22,7 @@ from stream_app.board.render import _MOST_WAITING, Renderer
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.topics import ExistingTopic, differences
 from stream_app.gateway.lookup_answers import StatusCount
 from stream_app.gateway.read_model.board_query import BoardQueries
 from stream_app.gateway.read_model.query import Queries
@@ -29,7 +30,18 @@ from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
-from tests.board.scene import HASH, HOSTILE, OPERATOR_TOKEN, TOKEN, Consumers, board_of, fill, model_of, settings_of
+from tests.board.scene import (
+    HASH,
+    HOSTILE,
+    OPERATOR_TOKEN,
+    TOKEN,
+    Consumers,
+    Topics,
+    board_of,
+    fill,
+    model_of,
+    settings_of,
+)
 from tests.gateway.model_records import lane, person, take
 from tests.support.pace import BUSY
 
@@ -201,6 +213,52 @@ async def test_a_lead_links_to_its_trace_and_each_page_has_the_banner(local: Cli
     assert f'<a href="https://tempo.example.com/trace/{"ab" * 16}" rel="noreferrer">' in text
     for url in PAGES:
         assert '<span class="banner">production</span>' in (await local.get(url)).text
+
+
+async def test_the_system_says_which_process_is_missing_and_how_to_start_it(folder: Path) -> None:
+    consumers = Consumers()
+    board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
+    client = Client(board)
+    for worker, replay, said in (
+        (Group("Stable", 2), Group("Stable", 1), ["workers 2 members", "replay processes 1 member"]),
+        (Group("Empty", 0), Group("Stable", 1), ["workers none runs Nothing is sent until one runs. Start it: stream"]),
+        (Group("Stable", 2), Group("Dead", 0), ["replay processes none runs Dead letters and deferred leads do not"]),
+        (Group("PreparingRebalance", 3), Group("Stable", 1), ["workers PreparingRebalance Partitions are being"]),
+    ):
+        consumers.now = Consumption(worker, replay, {})
+        text = words((await client.get("/board/system")).text)
+        assert [each for each in said if each not in text] == []
+    board.close()
+
+
+async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder: Path) -> None:
+    settings = settings_of(folder)
+    topics = Topics(settings)
+    assert topics.now is not None
+    there = dict(topics.now)
+    board = board_of(settings, folder / "model.sqlite", topics=topics)
+    client = Client(board)
+    text = (await client.get("/board/system")).text
+    names = re.findall(r'<th scope="row"><code>([^<]+)</code>', text)
+    assert names == [each.name for each in settings.topic_plan()]
+    assert text.count('<span class="pill ok">nothing</span>') == len(names)
+    del topics.now["leads.parked"]
+    topics.now["leads.audit"] = ExistingTopic(3, 1, there["leads.audit"].config | {"retention.ms": "60000"})
+    lines = differences(settings.topic_plan(), topics.now)
+    assert len(lines) >= 3
+    text = (await client.get("/board/system")).text
+    assert re.findall(r'<th scope="row"><code>([^<]+)</code>', text)[:2] == ["leads.parked", "leads.audit"]
+    said = words(text)
+    for line in lines:
+        name, _, what = line.partition(": ")
+        assert what in said, name
+    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in said
+    assert "leads.audit 6 3 has 3 partitions, the config says 6; set kafka.partitions = 3, or add" in said
+    topics.now = None
+    assert "Which topics there are is not known: Kafka has not answered" in plain(
+        (await client.get("/board/system")).text
+    )
+    board.close()
 
 
 def words(text: str) -> str:

@@ -354,6 +354,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
         async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60, follow_redirects=True) as client:
             await shown(client, "/board/login", "Token")
             await client.post("/board/login", data={"token": os.environ["OPERATOR_TOKEN"], "who": "jane"})
+            await shown(client, "/board/system", "What differs")
             answer = await acted(client, "/board/lanes/w0/act/pause", why="test")
             await shown(client, str(answer.url), "leads wait in Kafka until")
             await shown(client, "/board/leads/lead-0", "enriched")

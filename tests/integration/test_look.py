@@ -16,11 +16,13 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
+from stream_app.domain.errors import TopicsError
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Forecast, Meter
 from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneView, PartHold
+from stream_app.domain.topics import differences
 from stream_app.kafka.groups import Backlog
-from stream_app.kafka.topics import create_topics
+from stream_app.kafka.topics import TopicsThere, check_topics, create_topics
 from stream_app.operator.lanes import read_lanes
 
 MINUTE_MS = 60_000
@@ -153,6 +155,21 @@ async def test_transaction_markers_are_no_waiting_records(kafka: Broker, namespa
     assert seen.facts.coming_back == 1, "a record and two markers"
     backlog = Backlog(connection_of(settings), names.worker_app, names.replay_app, (names.leads, names.retry), 2)
     assert await backlog.read() == {names.leads: 0, names.retry: 0}
+
+
+async def test_the_board_sees_the_topics_as_the_commands_do(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    connection, plan = connection_of(settings), settings.topic_plan()
+    await create_topics(connection, plan[1:], 30, lambda _: None)
+    there = await TopicsThere(connection, plan).look(60)
+    assert there is not None
+    missing, *others = differences(plan, there)
+    assert missing == f"{plan[0].name}: there is no such topic; create it with: stream-app topics"
+    with pytest.raises(TopicsError) as found:
+        await check_topics(connection, plan, 30)
+    assert found.value.problems == [missing, *others]
+    away = TopicsThere(connection_of(settings_of(tmp_path, f"127.0.0.1:{free_port()}", namespace)), plan)
+    assert await away.look(60) is None
 
 
 def test_an_unavailable_broker_exits_with_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,10 @@
-"""System: who consumes, how far the read model is, and the configuration in force, without secrets."""
+"""System: who consumes, the topics, how far the read model is, and the configuration in force, without secrets."""
 
 from __future__ import annotations
 
 import platform
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.board.site import Moment, Site, Tone
 from stream_app.domain.text import count
+from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
 from stream_app.gateway.read_model.board_query import NotReadable
 
 
@@ -24,10 +25,20 @@ class Check(msgspec.Struct, frozen=True):
     says: str
 
 
+class TopicRow(msgspec.Struct, frozen=True):
+    """A planned topic. `there`: its partitions; None: there is none. `differs`: what `stream-app topics` says of it."""
+
+    name: str
+    wanted: int
+    there: int | None
+    differs: list[str]
+
+
 class SystemPage(msgspec.Struct, frozen=True):
     """What the page shows.
 
     Attributes:
+        topics: The planned topics, those that differ first; None if Kafka does not answer.
         as_of_ms: The model holds everything until then, epoch ms; None: it has never been complete.
         lag: Records that it has still to read.
         config: Table -> key and value.
@@ -35,6 +46,7 @@ class SystemPage(msgspec.Struct, frozen=True):
     """
 
     checks: list[Check]
+    topics: list[TopicRow] | None
     versions: list[tuple[str, str]]
     as_of_ms: int | None
     size_bytes: int
@@ -45,12 +57,19 @@ class SystemPage(msgspec.Struct, frozen=True):
     destinations: list[tuple[str, str]]
 
 
-def system_page(site: Site, moment: Moment) -> SystemPage:
-    """Return the page."""
+def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> SystemPage:
+    """Return the page.
+
+    Args:
+        site: What all pages share.
+        moment: What the request sees.
+        topics: The planned topics that exist; None if Kafka does not answer.
+    """
     versions = [("stream-app", __version__), ("Python", platform.python_version()), ("SQLite", sqlite3.sqlite_version)]
     settings = site.settings
     return SystemPage(
         checks=list(_checks(moment)),
+        topics=None if topics is None else _topics(settings.topic_plan(), topics),
         versions=versions,
         as_of_ms=moment.lag.as_of_ms,
         size_bytes=site.queries.size_bytes(),
@@ -62,22 +81,35 @@ def system_page(site: Site, moment: Moment) -> SystemPage:
     )
 
 
+def _topics(plan: list[TopicPlan], there: Mapping[str, ExistingTopic]) -> list[TopicRow]:
+    rows = []
+    for topic in plan:
+        found = there.get(topic.name)
+        differs = [line.removeprefix(f"{topic.name}: ") for line in differences([topic], there)]
+        rows.append(TopicRow(topic.name, topic.partitions, found.partitions if found else None, differs))
+    return sorted(rows, key=lambda row: not row.differs)
+
+
 def _checks(moment: Moment) -> Iterator[Check]:
     kafka = moment.kafka
     if kafka is None:
         yield Check("Kafka", "bad", "does not answer", "What waits and who consumes is not known.")
     else:
         yield Check("Kafka", "ok", "answers", "")
-        for name, group, start in (
-            ("workers", kafka.worker, "stream-app worker"),
-            ("replay processes", kafka.replay, "stream-app replay"),
+        for name, group, without in (
+            ("workers", kafka.worker, "Nothing is sent until one runs. Start it: stream-app worker"),
+            (
+                "replay processes",
+                kafka.replay,
+                "Dead letters and deferred leads do not come back until one runs. Start it: stream-app replay",
+            ),
         ):
             if not group.members:
-                yield Check(name, "bad", "none runs", f"Start one: {start}")
+                yield Check(name, "bad", "none runs", without)
             elif group.state != "Stable":
                 yield Check(name, "warn", group.state, "Partitions are being handed over.")
             else:
-                yield Check(name, "ok", count(group.members, "member"), "")
+                yield Check(name, "ok", count(group.members, "member"), "/readyz of each says whether it is ready.")
     lag = moment.lag
     if lag.trouble:
         yield Check("read model", "bad", "does not progress", lag.trouble)
