@@ -25,7 +25,7 @@ from stream_app.board.site import Shared, Site
 from stream_app.ops.garbage import collect_rarely
 
 _WITHIN_S: Final = 30.0
-_NICENESS: Final = 5
+_NICENESS: Final = 15
 _SITE: Final = "site"
 
 
