@@ -37,7 +37,7 @@ _GOOD: Final[tuple[Status, ...]] = ("enriched", "partial", "no_data", "served_fr
 
 
 def amount(value: float | None) -> str:
-    """Format a count: 1,240; a fraction with at most one decimal; "-" for None."""
+    """Format a number: 1,240; a fraction with at most one decimal; "-" for None."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}".removesuffix(".0")

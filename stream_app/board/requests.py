@@ -81,16 +81,18 @@ def span_of(request: Request) -> Span | None:
 
 def number(request: Request, name: str) -> int | None:
     """Return a number of the address; None if it is not there."""
-    found = word(request, name)
-    return int(found) if found.isascii() and found.isdecimal() and len(found) < 19 else None
+    return _number(word(request, name))
 
 
 def numbers(request: Request, many: int) -> tuple[int, ...] | None:
     """Return the numbers of `after`, the last row of the page before; None if there are not `many`."""
-    parts = word(request, "after").split("-")
-    if len(parts) != many or not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
-        return None
-    return tuple(map(int, parts))
+    found = [_number(part) for part in word(request, "after").split("-")]
+    known = [each for each in found if each is not None]
+    return tuple(known) if len(found) == len(known) == many else None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def after_of(request: Request) -> Place | None:

@@ -9,7 +9,7 @@ A broker may not yet know a topic that was just created. aiokafka asks again aft
 group assigns no partition of that topic. This consumer asks again after a second.
 
 aiokafka asks for the committed offset of one partition after the other. This consumer asks once for all, because a
-worker has seven topics with 256 partitions each, or more.
+worker may have 256 partitions of each of seven topics.
 
 Relies on the insides of aiokafka 0.14.0's fetcher, which tests/unit/kafka/test_faust_pins.py pins.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from aiokafka import TopicPartition
 
@@ -14,7 +15,7 @@ from stream_app.kafka.connection import Say
 from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import TopicReport, create_topics, partitions_of_topics
 
-_NAMED = 5
+_NAMED: Final = 5
 
 
 async def grow(settings: Settings, say: Say) -> TopicReport:

@@ -34,7 +34,7 @@ email = "{{work_email}}"
 phone = "{{phone}}"
 """
 )
-"""A table that tells what each row did cost."""
+"""A table whose callback has what its row cost."""
 FAULTS: Final = """
 [[fault]]
 kind = "callbacks_lost"

@@ -32,8 +32,7 @@ class BooksPage(msgspec.Struct, frozen=True):
         rows: By workspace.
         after: The last workspace of this page if there are more.
         not_leads: Records that begin with a callback or a command, by status.
-        saved: Credits that earlier results saved in the days that are kept; so `resent`, leads sent again. Both are
-            the sums of `days`.
+        days: The days that are kept.
     """
 
     columns: list[tuple[str, str, int | None]]
@@ -42,10 +41,18 @@ class BooksPage(msgspec.Struct, frozen=True):
     rows: list[BookRow]
     after: str
     not_leads: list[tuple[str, int]]
-    saved: int
-    resent: int
     days: list[Money]
     unreadable: list[NotReadable]
+
+    @property
+    def saved(self) -> int:
+        """Credits that earlier results saved."""
+        return sum(day.saved for day in self.days)
+
+    @property
+    def resent(self) -> int:
+        """Leads that were sent again although they may have reached Clay."""
+        return sum(day.resent for day in self.days)
 
 
 def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
@@ -72,7 +79,6 @@ def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
     page = [BookRow(name, dict(rows[name]), rows[name].total()) for name in names[:ROWS]]
-    days = site.queries.money()
     return BooksPage(
         columns=columns,
         records=None if on_kafka is None else sums.total() + on_kafka,
@@ -80,8 +86,6 @@ def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
         rows=page,
         after=page[-1].workspace if len(names) > ROWS else "",
         not_leads=not_leads.most_common(),
-        saved=sum(day.saved for day in days),
-        resent=sum(day.resent for day in days),
-        days=days,
+        days=site.queries.money(),
         unreadable=site.queries.unreadable(),
     )

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 import msgspec
 
 from stream_app.gateway.lookup_answers import Cause
-from stream_app.gateway.read_model.project import record_numbers
+from stream_app.gateway.read_model.project import SAME_CAUSE, record_numbers
 from stream_app.gateway.read_model.query import Place, Queries
-
-HOUR_MS: Final = 3_600_000
-_SAME: Final = "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"
 
 
 class DeadLetterRow(msgspec.Struct, frozen=True):
@@ -60,7 +56,7 @@ class DeadLetterQueries(Queries):
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
-        sql = f"SELECT hour * 3600, count FROM dead_letter_hours WHERE {_SAME} AND hour = ?"
+        sql = f"SELECT hour * 3600, count FROM dead_letter_hours WHERE {SAME_CAUSE} AND hour = ?"
         hours = range(since_s // 3_600, since_s // 3_600 + 26)
         with self._reading() as db:
             return [
@@ -70,7 +66,7 @@ class DeadLetterQueries(Queries):
 
     def cause(self, topic: str, cause: Cause) -> Cause | None:
         """Return a cause with its number of dead letters. None if it has none."""
-        sql = f"SELECT count, first_ms, last_ms FROM causes WHERE {_SAME}"
+        sql = f"SELECT count, first_ms, last_ms FROM causes WHERE {SAME_CAUSE}"
         with self._reading() as db:
             found = db.execute(sql, _words(topic, cause)).fetchone()
         if found is None:
@@ -94,7 +90,7 @@ class DeadLetterQueries(Queries):
             rows = db.execute(
                 f"""SELECT d.at_ms, d.id, d.origin, coalesce(r.lead_id, ''), coalesce(r.status, '')
                     FROM dead_letter_records AS d LEFT JOIN records AS r ON r.id = d.origin
-                    WHERE d.cause = (SELECT id FROM causes WHERE {_SAME})
+                    WHERE d.cause = (SELECT id FROM causes WHERE {SAME_CAUSE})
                     AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?) ORDER BY d.at_ms DESC, d.id DESC LIMIT ?""",
                 (*_words(topic, cause), since_ms, at_ms, record, limit),
             ).fetchall()

@@ -28,6 +28,7 @@ from stream_app.gateway.read_model.imports import Imports
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
+SAME_CAUSE: Final = "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"
 
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _ORIGIN: Final = HEADERS["origin"]
@@ -265,11 +266,7 @@ class Projector:
             [(*cause, count) for cause, count in hours.items()],
         )
         numbers = {
-            cause: self._db.execute(
-                """SELECT id FROM causes WHERE topic = ? AND kind = ? AND workspace = ? AND reason = ?
-                   AND http_status = ? AND destination = ?""",
-                cause,
-            ).fetchone()[0]
+            cause: self._db.execute(f"SELECT id FROM causes WHERE {SAME_CAUSE}", cause).fetchone()[0]
             for cause in {cause for cause, *_ in found}
         }
         self._db.executemany(

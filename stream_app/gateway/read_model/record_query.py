@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
+from typing import Final
 
 import msgspec
 
 from stream_app.gateway.read_model.history import DAY_S
 from stream_app.gateway.read_model.project import record_numbers
 from stream_app.gateway.read_model.query import Place, Queries
+
+_SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
 
 
 class RecordRow(msgspec.Struct, frozen=True):
@@ -60,7 +63,7 @@ class RecordQueries(Queries):
                 if len(found) >= limit and newest < found[limit - 1][0]:
                     break
                 found += db.execute(
-                    f"""SELECT at_ms, id, lead_id, workspace, destination, status FROM records
+                    f"""{_SELECT}
                         WHERE {" AND ".join(f"{name} = ?" for name in group)} {"AND import > 0" if imported else ""}
                         AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
                     (*group.values(), at_ms, at_ms, record, limit),
@@ -124,8 +127,7 @@ class RecordQueries(Queries):
         with self._reading() as db:
             many = db.execute("SELECT count(*) FROM records WHERE lead_id = ?", (lead_id,)).fetchone()[0]
             found = db.execute(
-                """SELECT at_ms, id, lead_id, workspace, destination, status FROM records
-                   WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
+                f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?",
                 (lead_id, *_place(after), limit),
             ).fetchall()
             return many, _rows(db, found)
@@ -138,8 +140,7 @@ class RecordQueries(Queries):
                 row
                 for lead_id in lead_ids
                 for row in db.execute(
-                    """SELECT at_ms, id, lead_id, workspace, destination, status FROM records
-                       WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1""",
+                    f"{_SELECT} WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1",
                     (lead_id,),
                 )
             ]
