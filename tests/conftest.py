@@ -28,7 +28,7 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500
 hypothesis.settings.load_profile("here")
 
 _TIME_LIMIT_S = 120  # of a test without a marker
-_SLOWEST_FIRST = ("chaos", "simulation", "e2e", "integration", "upstream")
+_SLOWEST_FIRST = ("chaos", "simulation", "e2e", "board", "integration", "upstream")
 _SHARED = pytest.StashKey[SharedKafka]()
 
 

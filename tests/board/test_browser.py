@@ -39,6 +39,11 @@ PAGES: Final = {
     "system": "/board/system",
 }
 LOOKS: Final = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
+PLAIN: Final = ("light", 390)
+"""Where a page is too wide first, and with a keyboard; the other looks are marked slow."""
+each_look = pytest.mark.parametrize(
+    ("scheme", "width"), [pytest.param(*look, marks=[pytest.mark.slow] * (look != PLAIN)) for look in LOOKS]
+)
 _CONTROLS: Final = "a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']"
 KEYBOARD: Final = """(controls) => {
     window.expected = new Set([...document.querySelectorAll(controls)].filter((each) =>
@@ -97,7 +102,7 @@ class Watched:
         assert self.errors == [], name
 
 
-@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+@each_look
 def test_every_page_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)
     watched = Watched(made)
@@ -206,7 +211,7 @@ def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN, to: str = "/board"
     page.wait_for_url(f"{url}{to}")
 
 
-@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+@each_look
 def test_every_form_can_be_used_by_everyone(browser: Browser, operators: str, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)
     watched = Watched(made)

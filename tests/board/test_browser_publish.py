@@ -13,7 +13,7 @@ from stream_app.board.receiving import MAX_FILE_BYTES
 from tests.board.clock import NOW_MS
 from tests.board.scene import HOSTILE
 from tests.board.serving import served
-from tests.board.test_browser import LOOKS, Watched, context, log_in
+from tests.board.test_browser import Watched, context, each_look, log_in
 
 pytestmark = pytest.mark.timeout(600)
 expect.set_options(timeout=60_000)
@@ -47,7 +47,7 @@ def to_the_cost(page: Page) -> None:
     raise AssertionError("the rows are not checked")
 
 
-@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+@each_look
 def test_every_step_can_be_used_by_everyone(browser: Browser, url: str, file: Path, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)
     watched = Watched(made)

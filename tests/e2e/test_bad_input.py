@@ -163,6 +163,7 @@ async def _publish_nothing(bootstrap: str, topic: str, partition: int) -> None:
         await producer.stop()
 
 
+@pytest.mark.slow
 async def test_force_sends_a_lead_exactly_once_more(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1) as line:
         first = line.lead(1, "w0")

@@ -23,7 +23,10 @@ CAUSES = (503, 422, 400)
 WITHIN_MS = 60_000
 
 
-@pytest.mark.parametrize("each", [20, pytest.param(170, marks=pytest.mark.long)], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "each",
+    [pytest.param(20, marks=pytest.mark.slow, id="short"), pytest.param(170, marks=pytest.mark.long, id="long")],
+)
 async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
     kafka: Broker, namespace: str, each: int
 ) -> None:

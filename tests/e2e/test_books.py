@@ -44,6 +44,7 @@ async def books(line: Pipeline) -> Report:
     return await read_books(line.settings, limit=5, progress=lambda done, total: None, say=lambda text: None)
 
 
+@pytest.mark.slow
 async def test_books_balance_during_load_and_at_the_end(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 3, config=CONFIG, lane=LANE, script=FAULTS) as line:
         await line.publish(line.leads(3_000))

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 FROZEN_S = 30  # five times the session timeout
 
 
+@pytest.mark.slow
 async def test_a_broker_restarts(broker: ProxiedKafka, namespace: str) -> None:
     async with loaded(broker, namespace):
         await asyncio.to_thread(broker.restart)

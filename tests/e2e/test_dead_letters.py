@@ -17,6 +17,7 @@ from tests.support.replaying import replaying
 pytestmark = pytest.mark.timeout(480)
 
 
+@pytest.mark.slow
 async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, namespace: str) -> None:
     # Two workspaces in one partition: what one of them holds is deferred, so that it does not block the other.
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=1, config=CONFIG, lane=LANE) as line:
@@ -71,6 +72,7 @@ async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, na
         assert code == 0, said
 
 
+@pytest.mark.slow
 async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
         line.control("POST", "/control/faults", DOWN)

@@ -53,6 +53,7 @@ def users_of(place: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(environment: dict[str, str]) -> None:
     ran = subprocess.run(
         [*ARGV, "--json"], env=environment, capture_output=True, text=True, timeout=150 * BUSY, check=False
@@ -88,6 +89,7 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(envir
     assert "Clay goes down" in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["Starting a real", "not taken yet"])
 def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) -> None:
     with subprocess.Popen(ARGV, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:

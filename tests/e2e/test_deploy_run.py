@@ -195,6 +195,7 @@ def health_check_config() -> str:
     return subprocess.run([program, option, script], env=pairs, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_kafka_wants_the_password_on_each_listener(tmp_path: Path) -> None:
     kafka, addresses = compose_kafka()
@@ -211,6 +212,7 @@ async def test_kafka_wants_the_password_on_each_listener(tmp_path: Path) -> None
         assert "Produce" in await asyncio.to_thread(kafka.run_tool, *tool, "--command-config", str(config))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -> None:
     made = stack.run("topics", *OURS["topics"]["command"])

@@ -13,6 +13,7 @@ from tests.support.proxy import ProxiedKafka
 pytestmark = pytest.mark.timeout(180)
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_stopped_together_with_kafka_ends_cleanly(broker: ProxiedKafka, namespace: str) -> None:
     """As `kill $KAFKA $REPLAY` does. It once logged a critical "crashed", because the checkpoint could not be saved."""
     async with Fleet(broker.bootstrap, namespace, 1) as line:

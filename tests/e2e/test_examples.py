@@ -55,6 +55,7 @@ async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[st
     return (done.stdout if code == 0 else done.stderr).splitlines()
 
 
+@pytest.mark.slow
 async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, callbacks=True, script=SCRIPT) as line:
         line.start("gateway")

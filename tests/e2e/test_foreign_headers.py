@@ -30,6 +30,7 @@ def foreign(topic: str, home: int) -> dict[str, Headers]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_headers_of_other_programs_change_nothing(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:

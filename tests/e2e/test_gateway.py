@@ -7,6 +7,7 @@ import time
 
 import httpx
 import msgspec
+import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.callback.token import sign
@@ -72,6 +73,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
             assert await line.stop(process) == 0
 
 
+@pytest.mark.slow
 async def test_a_failed_round_trip_costs_nothing_later(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=CALLBACK) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]

@@ -12,6 +12,7 @@ BEFORE, AFTER = "partitions = 2", "partitions = 4\nhashed_partitions = 2"
 SAY = ("--why", "a test")
 
 
+@pytest.mark.slow
 async def test_partitions_are_added_while_leads_flow(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 3, partitions=2, pinned=False) as line:
         homes = line.settings.homes

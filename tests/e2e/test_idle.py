@@ -25,6 +25,7 @@ STANDS_STILL_S = 2 + 3 + 2 * 2
 FAUST_LOOKS_S = 1.25
 
 
+@pytest.mark.slow
 async def test_an_idle_process_is_healthy(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After five minutes Faust complains of partitions without a fetch. The state's partitions are never fetched by it.
     Here it complains after a second.

@@ -18,6 +18,7 @@ TOKEN = "a token for people who act: 51d2e9c4"
 LEADS = 200
 
 
+@pytest.mark.slow
 async def test_what_is_not_at_clay_ends_as_suppressed_and_the_page_counts_it(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ async def test_a_kill_leaves_only_the_requests_in_flight_uncertain(kafka: Broker
         assert not line.posted_again()
 
 
+@pytest.mark.slow
 async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: str) -> None:
     """Half of all requests are answered 429 with Retry-After: 2 for a while. Nothing is sent within these 2 s."""
     async with Fleet(kafka.bootstrap, namespace, 2, rate_per_s=20, burst=5) as line:

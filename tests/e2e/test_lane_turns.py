@@ -17,6 +17,7 @@ from tests.support.pace import slowness
 pytestmark = pytest.mark.timeout(180)
 
 
+@pytest.mark.slow
 async def test_hot_leads_overtake_a_backfill_that_keeps_its_share(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=20, burst=2) as line:
         bulk = line.settings.names.bulk

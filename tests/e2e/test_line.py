@@ -16,6 +16,7 @@ from tests.e2e.pipeline import Pipeline
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.slow
 async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 5, partitions=8, pinned=False) as line:
         source = line.directory / "leads.csv"

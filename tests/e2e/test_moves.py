@@ -26,6 +26,7 @@ delay_s = 0.2
 """
 
 
+@pytest.mark.slow
 async def test_lanes_move_while_their_owners_are_killed(kafka: Broker, namespace: str) -> None:
     """Two workers, each the owner of some partitions. One is killed now and then, at a random moment of a move."""
     rng = Random(namespace)

@@ -117,6 +117,7 @@ async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Brok
         assert time.monotonic() - began < 2 * slowness()
 
 
+@pytest.mark.slow
 async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         worker = line.start("worker")

@@ -20,7 +20,9 @@ from tests.e2e.test_replay_by_hand import ask
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.parametrize(("kills", "leads"), [(1, 30), pytest.param(6, 120, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("kills", "leads"), [pytest.param(1, 30, marks=pytest.mark.slow), pytest.param(6, 120, marks=pytest.mark.long)]
+)
 async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_once(
     kafka: Broker, namespace: str, kills: int, leads: int
 ) -> None:

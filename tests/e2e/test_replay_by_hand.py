@@ -25,6 +25,7 @@ async def ask(line: Pipeline, *argv: str) -> tuple[int, Any]:
     return code, json.loads(said[start : end + 1])
 
 
+@pytest.mark.slow
 async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: str) -> None:
     async with pipeline(kafka, namespace, 1) as line:
         names = line.settings.names

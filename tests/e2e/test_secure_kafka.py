@@ -268,6 +268,7 @@ security = {{ protocol = "SSL", ca_file = "{secure.ca_pem}", cert_file = "{pem}"
     assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 async def test_the_documented_rights_are_enough_for_each_process_and_command(
     secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ BAD_ROWS: list[tuple[bytes, bytes, str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker, namespace: str) -> None:
     """Each bad row is written and deleted in turn. Then the same leads are processed, and unknown rows are left
     alone.
@@ -111,6 +112,7 @@ async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, nam
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in consumed}
 
 
+@pytest.mark.slow
 async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         names = line.settings.names
@@ -137,7 +139,14 @@ async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, n
         assert lost(replay) == [(log.topic, 5, 11, 7)]
 
 
-@pytest.mark.parametrize(("which", "command"), [("leads", "worker"), ("state", "worker"), ("dlq", "replay")])
+@pytest.mark.parametrize(
+    ("which", "command"),
+    [
+        ("leads", "worker"),
+        pytest.param("state", "worker", marks=pytest.mark.slow),
+        pytest.param("dlq", "replay", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_recreated_topic_stops_the_process(which: str, command: str, kafka: Broker, namespace: str) -> None:
     """Even if it is filled at once beyond its former end. The leads that come again are not sent again."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
@@ -167,11 +176,16 @@ async def test_a_recreated_topic_stops_the_process(which: str, command: str, kaf
     ("command", "patch", "says"),
     [
         ("worker", "owner.PartitionOwner.serve", "are not consumed"),
-        ("worker", "owner.LeadPipeline.process", "does not end"),
-        ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
-        ("worker", "consumer.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
         ("replay", "forward.Replay.deferred", "leads.deferred/0 do not move"),
-        ("replay", "producers.KafkaPublisher.publish", "leads.deferred/0 do not move"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("worker", "owner.LeadPipeline.process", "does not end"),
+                ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
+                ("worker", "consumer.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
+                ("replay", "producers.KafkaPublisher.publish", "leads.deferred/0 do not move"),
+            )
+        ),
     ],
 )
 async def test_a_stall_is_reported(command: str, patch: str, says: str, kafka: Broker, namespace: str) -> None:

@@ -29,6 +29,7 @@ def damage(kafka: LocalKafka, topic: str, partition: int, text: bytes) -> None:
         file.write(bytes([text[0] ^ 0xFF]))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_damaged_batch_stops_only_its_partition_until_it_is_skipped(namespace: str) -> None:
     async with LocalKafka() as kafka, Pipeline(kafka.bootstrap, namespace, 2) as line:

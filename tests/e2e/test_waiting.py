@@ -15,6 +15,7 @@ from tests.support.pace import slowness
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.slow
 def test_due_replays_are_sent_while_thousands_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
     config, settings = prepare(tmp_path, kafka.bootstrap, namespace)
     seen = asyncio.run(measure(settings, config, waiting=30_000, sorting=2_000, rounds=6))

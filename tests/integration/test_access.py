@@ -15,6 +15,7 @@ from tests.support.pace import BUSY
 from tests.support.proxy import Proxy
 
 
+@pytest.mark.slow
 async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
     port, elsewhere = free_port(), free_port()
     overrides = {"advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{elsewhere}"}
@@ -30,6 +31,7 @@ async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
             await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, said.append)
 
 
+@pytest.mark.slow
 async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -44,6 +46,7 @@ async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
             assert await diagnose({}, addresses, within_s=60 * BUSY) is None
 
 
+@pytest.mark.slow
 async def test_a_broker_that_stops_between_two_checks_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with LocalKafka() as kafka:
         await asyncio.to_thread(kafka.kill)

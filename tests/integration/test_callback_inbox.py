@@ -67,12 +67,14 @@ async def test_kafka_hangs_then_dies_then_returns() -> None:
     assert kept <= there
 
 
+@pytest.mark.slow
 async def test_a_missing_topic() -> None:
     async with LocalKafka() as kafka, callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
         with pytest.raises(BrokerUnavailable, match="Kafka did not take a record"):
             await inbox.put(record(1))
 
 
+@pytest.mark.slow
 async def test_it_closes_in_bounded_time_without_kafka() -> None:
     async with LocalKafka() as kafka:
         await create_topics(kafka.bootstrap, TOPIC)

@@ -70,6 +70,7 @@ async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
             assert app.crash_reason is None
 
 
+@pytest.mark.slow
 async def test_a_stop_does_not_cancel_a_check_of_the_membership(namespace: str) -> None:
     """The consumer's thread ends during a heartbeat that no broker answers."""
     seen = Recorder(owner := Owner())

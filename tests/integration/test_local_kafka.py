@@ -122,6 +122,7 @@ def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
     assert eventually(lambda: port_is_free(port_of(bootstrap)))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_after_ctrl_c_on_the_command(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     argv = [sys.executable, "-m", "stream_app.dev.kafka"]
@@ -145,6 +146,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypa
     assert await asyncio.to_thread(eventually, lambda: not list(tmp_path.iterdir()))
 
 
+@pytest.mark.slow
 async def test_stop_removes_the_data_but_not_the_users_directory(tmp_path: Path) -> None:
     async with LocalKafka(data_dir=tmp_path / "mine", overrides={"num.partitions": "7"}) as broker:
         pid, bootstrap = broker.pid, broker.bootstrap

@@ -114,6 +114,7 @@ async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, n
         await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), PublishOptions("acme"))
 
 
+@pytest.mark.slow
 async def test_a_hanging_broker_ends_it_in_time_with_the_leads_that_were_taken(namespace: str) -> None:
     with LocalKafka() as broker:
         settings = settings_for(broker.bootstrap, namespace, wait_s=3.0)

@@ -29,6 +29,7 @@ people = {{ workspace = "acme", webhooks_env = ["A"], callbacks = false }}
 """
 
 
+@pytest.mark.slow
 async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
     async with LocalKafka() as kafka:

@@ -123,6 +123,7 @@ def foreign(count: int, **more: str) -> list[bytes]:
     ]
 
 
+@pytest.mark.slow
 def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and_refused(
     there: tuple[str, Settings],
     capsys: pytest.CaptureFixture[str],

@@ -120,6 +120,7 @@ async def write(kafka: Broker, topic: str, histories: list[list[StatusEvent]]) -
         await producer.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
     kafka: Broker, namespace: str, receiver: OtlpReceiver, tmp_path: Path

@@ -284,6 +284,7 @@ async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHar
     assert await on_kafka.ledger().take_over() == {b"b": b"1"}
 
 
+@pytest.mark.slow
 async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(namespace: str) -> None:
     async with LocalKafka() as kafka, on(kafka.bootstrap, namespace) as on_kafka:
         await _freeze(kafka, on_kafka)

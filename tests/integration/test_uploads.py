@@ -93,6 +93,7 @@ def test_the_leads_are_identical_to_those_of_the_command(
         assert both[number] == [*leads, *leads]
 
 
+@pytest.mark.slow
 def test_a_publication_that_is_stopped_counts_what_is_on_kafka(
     kafka: Broker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

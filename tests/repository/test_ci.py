@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +63,26 @@ def run(tmp_path: Path, fails: str, *options: str) -> Run:
 def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing")
     assert ran.code == 0, ran.output
-    assert [call.strip() for call in ran.calls if call.startswith("pytest")] == ["pytest"]
+    assert [call.strip() for call in ran.calls if call.startswith("pytest")] == ["pytest -m not long"]
     assert not any("tests.simulation" in call for call in ran.calls)
+
+
+def test_it_runs_the_slow_tests_too(tmp_path: Path) -> None:
+    """An -m on the command line replaces the one of pyproject.toml."""
+    [call] = [call for call in run(tmp_path, "nothing").calls if call.startswith("pytest")]
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    each = (f"@pytest.mark.{mark}\ndef test_{mark}() -> None: ...\n" for mark in ("slow", "long"))
+    (tests / "test_tiers.py").write_text(f"import pytest\ndef test_plain() -> None: ...\n{''.join(each)}")
+
+    def selected(*options: str) -> list[str]:
+        argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", *options]
+        ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60 * BUSY, check=True)
+        return [line.rpartition("::test_")[2] for line in ran.stdout.splitlines() if "::" in line]
+
+    assert selected() == ["plain"]
+    assert selected("-m", call.removeprefix("pytest -m ")) == ["plain", "slow"]
 
 
 def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> None:

@@ -14,17 +14,20 @@ from stream_app.domain.lane import budget
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from tests.simulation.campaign import explain, run
 from tests.simulation.money import budgeted
+from tests.simulation.parts import each_part, of_part
 from tests.simulation.world import World
 
 SCHEDULES = 1_500
 
 
-def test_no_interleaving_overspends_or_wastes_a_budget() -> None:
-    failures = run([budgeted(number) for number in range(SCHEDULES)])
+@each_part
+def test_no_interleaving_overspends_or_wastes_a_budget(part: str) -> None:
+    failures = run([budgeted(number) for number in of_part(part, range(SCHEDULES))])
     if failures:
         pytest.fail(f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False)
 
 
+@pytest.mark.slow
 def test_in_most_of_them_the_budget_binds() -> None:
     worlds = [World(budgeted(number)) for number in range(200)]
     assert all(not world.run().problems for world in worlds)
@@ -43,5 +46,5 @@ def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
 
     for broken, says in ((generous, "are allowed"), (wasteful, "were used")):
         with patch.object(budget, "reserve", broken):
-            found = run([budgeted(number) for number in range(200)])
+            found = run([budgeted(number) for number in range(200)], until=lambda problem: says in problem)  # noqa: B023
         assert any(says in problem for _, problem in found), says

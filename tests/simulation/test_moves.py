@@ -6,6 +6,7 @@ import pytest
 
 from tests.simulation.campaign import counted, explain, run
 from tests.simulation.moves import move_bases, moving
+from tests.simulation.parts import each_part, of_part
 from tests.simulation.schedule import Schedule
 from tests.simulation.world import simulate
 
@@ -20,9 +21,10 @@ def test_without_a_fault_a_move_breaks_nothing(base: Schedule) -> None:
     assert outcome.posts > 0
 
 
+@each_part
 @pytest.mark.parametrize("base", [base.name for base in move_bases()])
-def test_no_crash_breaks_a_move(base: str) -> None:
-    failures = run(list(counted(base))[::_EVERY])
+def test_no_crash_breaks_a_move(base: str, part: str) -> None:
+    failures = run(of_part(part, list(counted(base))[::_EVERY]))
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
 
@@ -31,6 +33,7 @@ def test_a_worker_that_lost_its_partition_unseen_takes_in_no_part_of_a_move() ->
     assert run([moving(914)]) == []
 
 
-def test_no_drawn_schedule_with_moves_breaks_a_promise() -> None:
-    failures = run([moving(number) for number in range(150)])
+@each_part
+def test_no_drawn_schedule_with_moves_breaks_a_promise(part: str) -> None:
+    failures = run([moving(number) for number in of_part(part, range(150))])
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"

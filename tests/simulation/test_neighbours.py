@@ -8,6 +8,7 @@ import pytest
 
 from tests.simulation.campaign import explain, run
 from tests.simulation.neighbours import crowded, troubled
+from tests.simulation.parts import each_part, of_part
 from tests.simulation.schedule import Schedule
 from tests.simulation.world import World
 
@@ -19,8 +20,9 @@ def assert_whole(schedules: list[Schedule]) -> None:
         pytest.fail(f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False)
 
 
-def test_lanes_that_share_a_partition_lose_nothing_and_send_nothing_twice() -> None:
-    assert_whole([crowded(seed) for seed in range(SCHEDULES)])
+@each_part
+def test_lanes_that_share_a_partition_lose_nothing_and_send_nothing_twice(part: str) -> None:
+    assert_whole([crowded(seed) for seed in of_part(part, range(SCHEDULES))])
 
 
 def test_a_healthy_lane_is_not_affected_by_its_neighbours() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.campaign import explain, run
+from tests.simulation.parts import each_part, of_part
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
 from tests.simulation.schedule import BREAKS, Schedule
 from tests.simulation.world import simulate
@@ -23,12 +24,14 @@ def test_a_transaction_without_markers_keeps_its_outcome(base: Schedule) -> None
     assert outcome.recovery_requests > 0
 
 
-def test_each_request_of_a_recovery_is_broken_once_and_three_times_in_a_row() -> None:
+@each_part
+def test_each_request_of_a_recovery_is_broken_once_and_three_times_in_a_row(part: str) -> None:
     schedules = [*interrupted(missed_once()[::4]), *interrupted(aborted()[::25])]
     assert {how for schedule in schedules for _, how in schedule.recovery} == set(BREAKS)
     assert len(schedules) > 500
-    assert_whole(schedules)
+    assert_whole(of_part(part, schedules))
 
 
-def test_drawn_schedules_with_missed_markers_and_broken_recoveries() -> None:
-    assert_whole([recovered(seed) for seed in range(300)])
+@each_part
+def test_drawn_schedules_with_missed_markers_and_broken_recoveries(part: str) -> None:
+    assert_whole([recovered(seed) for seed in of_part(part, range(300))])

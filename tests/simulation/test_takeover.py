@@ -17,6 +17,7 @@ from stream_app.domain.stranded import timeout_with_verdict
 from tests.partition.virtual import run
 from tests.simulation.client import MemoryLedger, NoAnswer, Repair
 from tests.simulation.kafka import ConcurrentTransactions, InvalidState, MemoryKafka, NoLeader, ProducerFenced
+from tests.simulation.parts import each_part, of_part
 
 T = TypeVar("T")
 Kind = Literal["lost", "unanswered", "half", "late by 1", "late by 2", "late by 3"]
@@ -142,16 +143,17 @@ async def refused(ending: str, stranded: Sequence[str], missed: int, breaks: Bre
     return False
 
 
-def test_a_transaction_keeps_its_outcome_when_take_overs_break_anywhere() -> None:
-    refusals = tried = 0
-    for plan in plans():
+@each_part
+def test_a_transaction_keeps_its_outcome_when_take_overs_break_anywhere(part: str) -> None:
+    whole = list(plans())
+    assert len(whole) > 12_000
+    tried, refusals = of_part(part, whole), 0
+    for plan in tried:
         try:
             refusals += run(refused(*plan))
         except (AssertionError, StateStoreError) as error:
             raise AssertionError(plan) from error
-        tried += 1
-    assert tried > 12_000
-    assert refusals < tried / 50
+    assert refusals < len(tried) / 50
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
