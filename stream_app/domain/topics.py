@@ -299,8 +299,8 @@ def _partitions_differ(there: int, wanted: int) -> str:
     if there < wanted:
         return f"{text}; set kafka.partitions = {there}, or add partitions with: stream-app topics --grow"
     return (
-        f"{text}; Kafka removes none: set kafka.partitions = {there} and, if the system has grown, "
-        "kafka.hashed_partitions as the workers have it (docs/sizing.md)"
+        f"{text}; Kafka removes none: set kafka.partitions = {there} and kafka.hashed_partitions = the number that the "
+        "system began with (docs/sizing.md)"
     )
 
 

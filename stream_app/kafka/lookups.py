@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
-from stream_app.domain.layout import LAYOUT_KEY, decode_layout
+from stream_app.domain.layout import LAYOUT_KEY, Beginning, decode_layout
 from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
@@ -80,6 +80,32 @@ async def waiting(
             f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: {last or 'no answer'}): "
             f"is {connection.bootstrap} up, and does the topic exist?"
         ) from (last or late)
+
+
+async def first_layout(connection: KafkaConnection, place: TopicPartition, begin: int) -> tuple[Beginning, int]:
+    """Look for the first layout from an offset on.
+
+    Args:
+        connection: How to reach Kafka.
+        place: Partition 0 of the state topic.
+        begin: The offset.
+
+    Returns:
+        What was found, and the offset from which to look for more.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    try:
+        async with Reader(connection) as reader:
+            end = (await reader.ends([place]))[place]
+            async for got in reader.scan({place: (begin, end)}):
+                for record in got[place]:
+                    if record.key == LAYOUT_KEY and record.value is not None:
+                        return Beginning(layout=decode_layout(record.value), offset=record.offset), record.offset
+    except (KafkaRefused, UnreadableBatch) as error:
+        raise BrokerUnavailable(f"the layout in {place.topic}/0 cannot be read: {error}") from error
+    return Beginning(), end
 
 
 async def suppression_list(connection: KafkaConnection, state_topic: str, partitions: int) -> list[tuple[bytes, bytes]]:

@@ -31,6 +31,7 @@ from aiokafka.errors import (
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
+from stream_app.domain.layout import Beginning
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.clock import KafkaClock
@@ -164,10 +165,9 @@ class TransactionalState:
             except TimeoutError as late:
                 self._drop()
                 after_s = asyncio.get_running_loop().time() - began
-                where = self._connection.bootstrap
                 why = self._refusals.text() or (
-                    f"{last or 'no answer'}: is {where} up, does the topic exist, and does no other "
-                    "transaction hold it open?"
+                    f"{last or 'no answer'}: is {self._connection.bootstrap} up, does the topic exist, and does no "
+                    "other transaction hold it open?"
                 )
                 raise BrokerUnavailable(f"{self._place} was not taken over within {after_s:.0f} s: {why}") from (
                     last or late
@@ -191,6 +191,10 @@ class TransactionalState:
             if begin == end or offset == end:
                 return []
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
+
+    async def beginning(self) -> Beginning:
+        """As `ClusterView.beginning`, for the state topic."""
+        return await self._view.beginning(self._rows_at.topic)
 
     async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
         """As `lookups.suppression_list`, for the state topic."""
@@ -286,9 +290,7 @@ class TransactionalState:
 
     async def _load(self) -> dict[bytes, bytes]:
         begin, end, node = await self._view.span(self._rows_at)
-        rows: dict[bytes, bytes] = {}
-        if begin < end:
-            rows, node = await self._read()
+        rows, node = await self._read() if begin < end else ({}, node)
         topic = self._rows_at.topic
         newest = await self._view.leaders([topic])
         if node not in newest.topics:

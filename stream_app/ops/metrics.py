@@ -159,8 +159,8 @@ class WorkerMetrics:
         self._rows.set_function(rows)
 
     def incomplete(self, partition: int) -> None:
-        """Report a partition that was added to the system, and waits for its suppression list."""
-        text = "its records wait until the worker of partition 0 has the new configuration, for its suppression list"
+        """Report a partition that was added to the system, or may have been, and waits for that of partition 0."""
+        text = "its records wait until the worker of partition 0 has this version and this configuration"
         self._log.warning("partition_waits", partition=partition, text=text)
 
     def unknown_rows(self, partition: int, count: int) -> None:

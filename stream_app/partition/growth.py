@@ -3,12 +3,16 @@
 A partition that was added has no suppression list. Its owner copies that of partition 0, and processes nothing before.
 It waits until the owner of partition 0 knows of the new partitions. From then on, partition 0 refuses a change of the
 list that was not sent to the new partitions, too. So the copy, and the commands of the partition itself, are complete.
+
+A configuration that lacks `hashed_partitions` does not show which partitions were added. So the owner of a partition
+that may be one of them first compares its configuration with the layout in partition 0.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain, repeat
 from typing import Final
 
 import msgspec
@@ -17,11 +21,14 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.lane.move import chunks_of
 from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout, encode_layout
+from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.policy import Plan
 from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.state import Rows, RowUnreadable, unreadable
 
 _PAUSE_S: Final = 1.0
+_FIRST_PAUSES_S: Final = (0.1, 0.2, 0.4)  # at the start of a new system, partition 0 is about to have its layout
+_FAR: Final = 1_000  # offsets: so many records are read in a moment
 
 
 class Growth:
@@ -51,40 +58,76 @@ class Growth:
         self._store = store
         self._submit = submit
         self._observer = observer
+        self._agrees = False  # the configuration and partition 0 agree, or need not be compared
+        self._waits = False
 
     @property
     def is_complete(self) -> bool:
         """True if the partition has the whole suppression list."""
-        return self._number < self._plan.hashed or LAYOUT_KEY in self._rows
+        return LAYOUT_KEY in self._rows or (self._agrees and self._number < self._plan.hashed)
 
-    def check(self) -> None:
-        """Raise RowUnreadable if the configuration hashes workspaces to other homes than before."""
-        known, hashed = self._known(), self._plan.hashed
-        if known is not None and known.hashed != hashed:
-            raise RowUnreadable(
-                f"partition {self._number}: the names of workspaces are hashed over {known.hashed} partitions, the "
-                f"configuration says {hashed}: set kafka.hashed_partitions = {known.hashed}"
-            )
+    def check(self, rows: Mapping[bytes, bytes]) -> None:
+        """Look at the partition's rows before they are used.
+
+        A partition that was added and is not complete has a part of the suppression list at most.
+
+        Raises:
+            RowUnreadable: The configuration hashes workspaces to other homes than before.
+        """
+        if (known := layout_of(rows.get(LAYOUT_KEY))) is not None:
+            self._compare(known)
+        self._agrees = self._number == 0 or any(suppressed_person(key) is None for key in rows)
 
     async def run(self) -> bool:
         """Complete the partition, if it is not complete, and record the layout, if it is new.
 
         Returns:
             False if a commit failed. The partition is then taken over again.
+
+        Raises:
+            RowUnreadable: The configuration hashes workspaces to other homes than before.
         """
         done = False
         try:
-            if not self.is_complete:
-                self._observer.incomplete(self._number)
+            far = not self.is_complete and await self._compare_with_partition_0() >= _FAR
             while not self.is_complete:
+                self._report()
                 await self._complete()
-            known = self._known()
-            if self._plan.hashed < self._plan.partitions > (known.partitions if known else 0):
+            known, plan = layout_of(self._rows.get(LAYOUT_KEY)), self._plan
+            is_grown = plan.hashed < plan.partitions > (known.partitions if known else 0)
+            if is_grown or (known is None and (far or self._number == 0)):
                 await self._submit(WriteBatch([self._layout()], [], []))
             done = True
         except StateStoreError:
             pass  # the committer has reported it
         return done
+
+    async def _compare_with_partition_0(self) -> int:
+        """Compare the configuration with the layout in partition 0, as soon as it is there. A new system has none.
+
+        Returns:
+            The offset of the layout.
+        """
+        pauses = chain(_FIRST_PAUSES_S, repeat(_PAUSE_S))
+        while True:
+            pause_s = next(pauses)
+            try:
+                began = await self._store.beginning()
+                if began.layout is not None:
+                    self._compare(began.layout)
+                if began.layout is not None or began.is_new:
+                    self._agrees = True
+                    return began.offset
+                if pause_s == _PAUSE_S:
+                    self._report()
+            except BrokerUnavailable as error:
+                self._observer.recovering(self._number, error)
+            await asyncio.sleep(pause_s)
+
+    def _report(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._observer.incomplete(self._number)
 
     async def _complete(self) -> None:
         try:
@@ -97,11 +140,16 @@ class Growth:
             await self._submit(WriteBatch([*rows], [], []))
         await self._submit(WriteBatch([self._layout()], [], []))
 
+    def _compare(self, known: Layout) -> None:
+        hashed = self._plan.hashed
+        if known.hashed != hashed:
+            raise RowUnreadable(
+                f"partition {self._number}: the names of workspaces are hashed over {known.hashed} partitions, the "
+                f"configuration says {hashed}: set kafka.hashed_partitions = {known.hashed}"
+            )
+
     def _layout(self) -> tuple[bytes, bytes]:
         return LAYOUT_KEY, encode_layout(Layout(self._plan.hashed, self._plan.partitions))
-
-    def _known(self) -> Layout | None:
-        return layout_of(self._rows.get(LAYOUT_KEY))
 
 
 def layout_of(row: bytes | None) -> Layout | None:

@@ -204,10 +204,12 @@ class Lanes:
         moved = self.residences.of(lane.workspace)
         home = self._number if moved is None else moved.home
         if lane.workspace in self._plan.workspaces and configured != home:
+            grown = "if partitions were added, set kafka.hashed_partitions to their number at the beginning; otherwise "
             raise RowUnreadable(
                 f"workspace {lane.workspace} has its lane in partition {self._number} and its home is {home}, the "
-                f"configuration says {configured}: set workspaces.{lane.workspace}.partition = {home}, or use a new "
-                "workspace name; to move the lane, use: stream-app lanes move"
+                f"configuration says {configured}: {'' if lane.workspace in self._plan.pins else grown}"
+                f"set workspaces.{lane.workspace}.partition = {home}, or use a new workspace name; to move the lane, "
+                "use: stream-app lanes move"
             )
 
 

@@ -140,8 +140,8 @@ class PartitionOwner:
             BrokerUnavailable: Kafka cannot be reached now.
             RowUnreadable: A row does not decode, or the configuration gives workspaces other homes.
         """
-        self.state.load(await self._store.take_over(fence_within_s))
-        self._growth.check()
+        self._growth.check(rows := await self._store.take_over(fence_within_s))
+        self.state.load(rows)
         self.state.committer.forget()
         self._committing = asyncio.create_task(self.state.committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stream_app.domain.delivery.recorder import Duration
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.layout import Beginning
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 
@@ -31,6 +32,13 @@ class StateStore(Protocol):
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         """Read the partition's committed records of a topic from an offset on, `most` of them at most.
+
+        Raises:
+            BrokerUnavailable: Kafka cannot be read now.
+        """
+
+    async def beginning(self) -> Beginning:
+        """Look how the system began, in partition 0.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.
@@ -105,7 +113,7 @@ class Observer(Protocol):
     def recovering(self, partition: int, error: Exception) -> None: ...
 
     def incomplete(self, partition: int) -> None:
-        """The partition was added to the system, and has no suppression list yet. Its records wait."""
+        """The partition was added to the system, or may have been, and waits for that of partition 0."""
 
     def unknown_rows(self, partition: int, count: int) -> None:
         """The partition has `count` rows of kinds that this version does not know. They are kept."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
+from stream_app.kafka.topics import create_topics
 from tests.e2e.fleet import Fleet
 
 pytestmark = pytest.mark.timeout(280)
@@ -57,3 +60,35 @@ async def test_partitions_are_added_while_leads_flow(kafka: Broker, namespace: s
         for words in (("suppress", "add", "person102@example.com", *SAY), ("worker",)):
             code, said = await line.run(*words)
             assert (code, "has 4 partitions, the config says 2; Kafka removes none" in said) == (1, True), said
+
+
+async def test_a_forgotten_hashed_partitions_sends_nothing(kafka: Broker, namespace: str) -> None:
+    async with Fleet(kafka.bootstrap, namespace, 3, partitions=2, pinned=False) as line:
+        worker = line.join()
+        await worker.joined(60)
+        await line.publish(line.leads(6))
+        await line.until_over(6, 60)
+        code, said = await line.run("suppress", "add", "person100@example.com", *SAY)
+        assert code == 0, said
+
+        line.configure(BEFORE, "partitions = 4")
+        await create_topics(connection_of(line.settings), line.settings.topic_plan(), 30, lambda _: None, grow=True)
+        strays = [
+            msgspec.structs.replace(line.lead(number, line.names[number % 3]), partition=partition)
+            for number in (0, 1, 2, 100)
+            for partition in (2, 3)
+        ]
+        await line.publish(strays)
+        for _ in range(2):
+            wrong = line.join()
+            assert await wrong.ended(60) != 0
+            assert "set kafka.hashed_partitions" in wrong.last_words()[-1]
+        assert worker.alive
+        assert line.summary()["accepted"] == 6
+
+        line.configure("partitions = 4", AFTER)
+        assert await line.stop(worker.process) == 0, worker.last_words()
+        await line.join().joined(60)
+        await line.until_over(14, 60)
+        assert line.last() == {"accepted": 6, "duplicate": 6, "suppressed": 2}
+        assert line.posted_again() == {}

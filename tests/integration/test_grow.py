@@ -90,7 +90,9 @@ async def test_it_says_what_to_write_and_then_grows_once(system: System, capsys:
     assert "workspace w1 has its home in partition 1, the configuration says 3" in capsys.readouterr().err
     system.configure("partitions = 2\n")
     assert await in_thread(system, "--grow") == 1
-    assert "Kafka removes none: set kafka.partitions = 4 and, if the system has grown" in capsys.readouterr().err
+    assert (
+        "set kafka.partitions = 4 and kafka.hashed_partitions = the number that the system" in capsys.readouterr().err
+    )
 
 
 async def test_it_is_refused_if_a_home_would_change(system: System, capsys: pytest.CaptureFixture[str]) -> None:

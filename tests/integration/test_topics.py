@@ -68,7 +68,7 @@ async def test_more_partitions_than_configured_are_named_and_none_is_removed(kaf
     await create_topics(client(kafka), small(namespace), WAIT_S, print)
     fewer = [msgspec.structs.replace(topic, partitions=1) for topic in small(namespace)]
     (line,) = (await create_topics(client(kafka), fewer, WAIT_S, print, grow=True)).problems
-    assert "has 2 partitions, the config says 1; Kafka removes none: set kafka.partitions = 2 and, if" in line
+    assert "has 2 partitions, the config says 1; Kafka removes none: set kafka.partitions = 2 and kafka.hashed" in line
 
 
 async def test_partitions_are_added_once_also_after_half_of_it(kafka: Broker, namespace: str) -> None:

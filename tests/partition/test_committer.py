@@ -10,6 +10,7 @@ import pytest
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.layout import Beginning
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.committer import Committer
@@ -29,6 +30,9 @@ class SlowLedger:
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         return []
+
+    async def beginning(self) -> Beginning:
+        return Beginning(is_new=True)
 
     async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
         return []

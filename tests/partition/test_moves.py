@@ -19,6 +19,7 @@ from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.ports import Alarm
 from stream_app.partition.state import RowUnreadable
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import SlowClay, _member
@@ -38,6 +39,7 @@ class Bench:
         self.plan = plan_of(Setup(**setup))
         self.kafka = MemoryKafka(now_ms)
         self.clay = SlowClay(clay_takes_s)
+        self.alarm: Alarm = _fail
         self.owners: dict[int, PartitionOwner] = {}
         self._serving: dict[int, list[asyncio.Task[None]]] = {}
 
@@ -47,7 +49,7 @@ class Bench:
             generation = self.kafka.next_generation("g")
             ledger = MemoryLedger(self.kafka, f"t-{number}", topics.state, number)
             owner = PartitionOwner(
-                number, self.plan, ledger, self.clay, VirtualClock(), Silent(), _fail, _member, 0.005
+                number, self.plan, ledger, self.clay, VirtualClock(), Silent(), self.alarm, _member, 0.005
             )
             await owner.take_over()
             self.owners[number] = owner

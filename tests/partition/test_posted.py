@@ -148,21 +148,21 @@ def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before() -> 
 def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_begun_since() -> None:
     """No process should be able to, while the group knows us: the row decides all the same."""
 
-    class Usurped(Losing):
-        async def ask(self, what: str, request: Callable[[], T]) -> T:
-            if what == "fence" and bench.clay.bodies:
-                log = bench.kafka.log(bench.plan.topics.state, 0).committed()
-                key, value = next((each.key, each.value) for each in log if (each.key or b"").startswith(b"d/"))
-                ours = read_delivery(key or b"", value or b"")
-                theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
-                bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))
-            return await super().ask(what, request)
-
     async def main() -> None:
+        class Usurped(Losing):
+            async def ask(self, what: str, request: Callable[[], T]) -> T:
+                if what == "fence" and bench.clay.bodies:
+                    log = bench.kafka.log(bench.plan.topics.state, 0).committed()
+                    key, value = next((each.key, each.value) for each in log if (each.key or b"").startswith(b"d/"))
+                    ours = read_delivery(key or b"", value or b"")
+                    theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
+                    bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))
+                return await super().ask(what, request)
+
+        bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
         bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(60)
         assert [event.reason for event in events(bench)][-2:] == ["worker_died", "uncertain"]
 
-    bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
     run(main())

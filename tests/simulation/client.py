@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
-from stream_app.domain.layout import LAYOUT_KEY, decode_layout
+from stream_app.domain.layout import LAYOUT_KEY, Beginning, decode_layout
 from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction, Stranded
@@ -144,6 +144,20 @@ class MemoryLedger:
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
         return found[:most]
+
+    async def beginning(self) -> Beginning:
+        if not self._kafka.log(self._state_topic, 0).end:
+            return Beginning(is_new=True)
+        try:
+            found = await self._link.ask("load", self._kafka.log(self._state_topic, 0).committed)
+        except NoAnswer:
+            raise BrokerUnavailable("partition 0 was not read in time") from None
+        layouts = (
+            Beginning(False, decode_layout(each.value), each.offset)
+            for each in found
+            if each.key == LAYOUT_KEY and each.value
+        )
+        return next(layouts, Beginning())
 
     async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
         while True:

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.domain.lane import move
+from stream_app.domain.layout import LAYOUT_KEY, Layout, encode_layout
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition import lane_timer, lanes
@@ -71,6 +72,9 @@ class World:
         self._rng = Random(schedule.seed)
         self.loop = SimLoop(self._rng, schedule.shuffle, schedule.preempted)
         self.kafka = MemoryKafka(self.now_ms)
+        layout = encode_layout(Layout(self.plan.hashed, self.plan.partitions))
+        for number in range(self.plan.partitions):  # the system is not new, so no take-over writes or looks for it
+            self.kafka.produce(number, Record(self.plan.topics.state, LAYOUT_KEY, layout))
         self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.plan.partitions)
         self.clay = FakeClay(
             self.loop, self.now_ms, iter(schedule.fates), iter(schedule.answers), schedule.drop_in_flight

@@ -1,0 +1,277 @@
+"""Partitions are added, and `hashed_partitions` is forgotten: a new partition sends no lead, and says what to write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+from stream_app.domain.lane import move
+from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Record
+from stream_app.partition import growth
+from stream_app.partition.growth import Growth
+from stream_app.partition.state import RowUnreadable
+from tests.partition.test_growth import NEW, Grown, grown
+from tests.partition.test_moves import moved
+from tests.simulation.client import MemoryLedger
+
+MOVED = "iota"
+SAYS = r"partition \d: .* hashed over 2 partitions, the configuration says 3: set kafka\.hashed_partitions = 2"
+
+
+class Forgotten(Grown):
+    """`iota` has no pin: its home is partition 0, and the new one in a configuration without `hashed_partitions`."""
+
+    def __init__(self, **setup: Any) -> None:
+        super().__init__(**setup)
+        (beta,) = self.old.destinations_of("beta")
+        alias = f"{MOVED}-main"
+        more = {MOVED: msgspec.structs.replace(self.old.workspaces["beta"], name=MOVED, default_destination=alias)}
+        self.old, self.new = (
+            msgspec.structs.replace(
+                plan,
+                workspaces=plan.workspaces | more,
+                destinations=plan.destinations | {alias: msgspec.structs.replace(beta, alias=alias, workspace=MOVED)},
+            )
+            for plan in (self.old, self.new)
+        )
+        self.wrong: Plan = msgspec.structs.replace(self.new, hashed_partitions=None)
+        assert [plan.home_of(MOVED) for plan in (self.old, self.new, self.wrong)] == [0, 0, NEW]
+        self.ended: list[BaseException] = []
+        self.alarm = self.ended.append
+
+    def to(self, partition: int, person: str, workspace: str = MOVED) -> None:
+        lead = {"lead_id": person, "fields": {"email": f"{person}@example.com"}}
+        self.kafka.produce(partition, Record(self.plan.topics.leads, workspace.encode(), json.dumps(lead).encode()))
+
+
+async def _records_nothing(_: Growth) -> bool:
+    return True
+
+
+earlier_version = partial(patch.object, Growth, "run", _records_nothing)
+
+
+def forgotten(main: Any) -> None:
+    async def with_its_bench(_: Any) -> None:
+        await main(Forgotten())
+
+    moved(with_its_bench)
+
+
+@pytest.mark.parametrize("runs", [(), (0,), (0, 1)])
+def test_no_suppressed_person_is_sent_and_no_lead_twice(runs: tuple[int, ...]) -> None:
+    """Some workers still have the old configuration, the others refuse to start with the new one."""
+
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 0, 1)
+        bench.to(0, "bob")
+        bench.list_("suppress", "ada", 2)
+        await asyncio.sleep(1)
+        assert bench.sent() == ["bob"]
+        for number in {0, 1} - {*runs}:
+            await bench.kill(number)
+        await bench.own(bench.wrong, NEW)
+        for person in ("ada", "bob", "eve"):
+            bench.to(NEW, person)
+        await asyncio.sleep(100)
+        assert bench.sent() == ["bob"]
+        (ended,) = bench.ended
+        with pytest.raises(RowUnreadable, match=SAYS):
+            raise ended
+        assert bench.rows(NEW) == {}
+
+    forgotten(main)
+
+
+def test_the_owner_of_partition_0_refuses_to_start_in_a_system_that_never_grew() -> None:
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 0)
+        await asyncio.sleep(1)
+        with pytest.raises(RowUnreadable, match=SAYS):
+            await bench.own(bench.wrong, 0)
+
+    forgotten(main)
+
+
+def test_a_worker_with_a_lane_that_would_move_says_so_too() -> None:
+    """Its partition has no layout, if the system never grew."""
+
+    async def main(bench: Forgotten) -> None:
+        bench.old = msgspec.structs.replace(bench.old, pins=bench.old.pins | {MOVED: 1})
+        await bench.own(bench.old, 0, 1)
+        bench.to(1, "bob")
+        await asyncio.sleep(1)
+        match = "if partitions were added, set kafka.hashed_partitions to their number at the beginning; otherwise set"
+        with pytest.raises(RowUnreadable, match=match):
+            await bench.own(bench.wrong, 1)
+
+    forgotten(main)
+
+
+def test_everything_goes_on_with_the_right_number() -> None:
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 0, 1)
+        bench.to(0, "bob")
+        bench.list_("suppress", "ada", 2)
+        await asyncio.sleep(1)
+        await bench.own(bench.wrong, NEW)
+        for person in ("ada", "bob", "eve"):
+            bench.to(NEW, person)
+        await asyncio.sleep(1)
+        assert len(bench.ended) == 1
+        await bench.own(bench.new, 0, 1, NEW)
+        await asyncio.sleep(5)
+        assert bench.sent() == ["bob", "eve"], "leads in a wrong partition come back by the retry topic"
+        await asyncio.sleep(100)
+        assert bench.sent() == ["bob", "eve"]
+        assert len(bench.ended) == 1
+
+    forgotten(main)
+
+
+@pytest.mark.parametrize("after_s", [0.002 * number for number in range(40)])
+def test_no_moment_is_too_early_for_it(after_s: float) -> None:
+    """The owner of the new partition starts while partition 0 gets the first rows of the whole system."""
+
+    async def main(bench: Forgotten) -> None:
+        bench.plan = bench.old
+        bench.to(0, "bob")
+        bench.list_("suppress", "ada", 2)
+        owning = asyncio.create_task(bench.own(bench.old, 0, 1))
+        await asyncio.sleep(after_s)
+        if bench.kafka.log(bench.plan.topics.state, 0).end:
+            await asyncio.gather(bench.own(bench.wrong, NEW), owning)
+            for person in ("ada", "bob"):
+                bench.to(NEW, person)
+            await asyncio.sleep(100)
+            assert bench.sent() == ["bob"]
+            assert len(bench.ended) == 1
+        await owning
+
+    forgotten(main)
+
+
+def test_a_new_system_waits_for_no_owner_of_partition_0_and_has_one_row_more() -> None:
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 1)
+        bench.to(1, "bob", "beta")
+        await asyncio.sleep(1)
+        assert bench.sent() == ["bob"]
+        await bench.own(bench.old, 0)
+        await asyncio.sleep(1)
+        assert bench.rows(0) == {LAYOUT_KEY: bench.rows(0)[LAYOUT_KEY]}
+        assert decode_layout(bench.rows(0)[LAYOUT_KEY]) == Layout(hashed=2, partitions=2)
+        assert LAYOUT_KEY not in bench.rows(1)
+        await bench.own(bench.old, 0, 1)
+        bench.to(1, "eve", "beta")
+        await asyncio.sleep(1)
+        assert bench.sent() == ["bob", "eve"]
+        assert len(bench.committed(bench.plan.topics.state)) == 1
+
+    forgotten(main)
+
+
+def test_an_empty_partition_of_a_running_system_is_served_at_once_without_the_owner_of_partition_0() -> None:
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 0)
+        bench.to(0, "bob")
+        await asyncio.sleep(1)
+        await bench.kill(0)
+        await bench.own(bench.old, 1)
+        bench.to(1, "eve", "beta")
+        await asyncio.sleep(1)
+        assert bench.sent() == ["bob", "eve"]
+        assert LAYOUT_KEY not in bench.rows(1)
+
+    forgotten(main)
+
+
+def test_after_an_update_only_empty_partitions_wait_until_the_owner_of_partition_0_is_restarted() -> None:
+    async def main(bench: Forgotten) -> None:
+        bench.plan = bench.old
+        with earlier_version():
+            await bench.own(bench.old, 0, 1)
+            bench.to(0, "bob")
+            await asyncio.sleep(1)
+        await bench.own(bench.old, 1)
+        bench.to(1, "eve", "beta")
+        await asyncio.sleep(100)
+        assert bench.owners[1].under_way() == {}, "that is no stall: a rolling restart goes on"
+        assert bench.sent() == ["bob"]
+        await bench.own(bench.old, 0)
+        await asyncio.sleep(5)
+        assert bench.sent() == ["bob", "eve"]
+        assert bench.ended == []
+
+    forgotten(main)
+
+
+def test_after_an_update_a_partition_with_a_lane_does_not_wait() -> None:
+    async def main(bench: Forgotten) -> None:
+        with earlier_version():
+            await bench.own(bench.old, 0, 1)
+            bench.to(0, "bob")
+            bench.to(1, "eve", "beta")
+            await asyncio.sleep(1)
+        await bench.own(bench.old, 1)
+        bench.to(1, "dan", "beta")
+        await asyncio.sleep(1)
+        assert bench.sent() == ["bob", "dan", "eve"]
+
+    forgotten(main)
+
+
+def test_a_partition_that_had_to_read_far_records_what_it_found() -> None:
+    async def main(bench: Forgotten) -> None:
+        with patch.object(growth, "_FAR", 0):
+            await bench.own(bench.old, 0, 1)
+            await asyncio.sleep(1)
+        assert decode_layout(bench.rows(1)[LAYOUT_KEY]) == Layout(hashed=2, partitions=2)
+        await bench.kill(0)
+        with patch.object(MemoryLedger, "beginning", side_effect=AssertionError):
+            await bench.own(bench.old, 1)
+            bench.to(1, "eve", "beta")
+            await asyncio.sleep(1)
+        assert bench.sent() == ["eve"]
+
+    forgotten(main)
+
+
+def test_a_copy_that_was_interrupted_does_not_count_as_a_list() -> None:
+    async def main(bench: Forgotten, lead: str) -> None:
+        with patch.object(move, "_CHUNK_BYTES", 1):
+            await bench.own(bench.old, 0, 1)
+            for number in range(20):
+                bench.list_("suppress", f"p{number}", 2)
+            await asyncio.sleep(1)
+            await bench.own(bench.new, 0, NEW)
+            while not any(key.startswith(b"s/") for key in bench.rows(NEW)):  # noqa: ASYNC110 - no event to wait for
+                await asyncio.sleep(0.001)
+            await bench.own(bench.wrong, NEW)
+            bench.to(NEW, lead)
+            await asyncio.sleep(100)
+            assert bench.sent() == []
+            assert len(bench.ended) == 1
+
+    forgotten(partial(main, lead="p19"))
+
+
+def test_a_number_that_is_too_high_is_reported_and_not_waited_for() -> None:
+    async def main(bench: Grown) -> None:
+        await bench.own(bench.old, 0, 1)
+        await asyncio.sleep(1)
+        ended: list[BaseException] = []
+        bench.alarm = ended.append
+        await bench.own(msgspec.structs.replace(bench.new, partitions=4, hashed_partitions=3), 3)
+        await asyncio.sleep(1)
+        assert "set kafka.hashed_partitions = 2" in str(ended[0])
+
+    grown(main)
