@@ -179,6 +179,27 @@ def test_a_new_system_waits_for_no_owner_of_partition_0_and_has_one_row_more() -
     forgotten(main)
 
 
+@pytest.mark.parametrize("killed", [(0,), (1,), (0, 1)])
+def test_owners_of_a_new_system_may_be_killed_at_any_moment(killed: tuple[int, ...]) -> None:
+    async def main(bench: Forgotten, after_s: float) -> None:
+        bench.plan = bench.old
+        bench.list_("suppress", "ada", 2)
+        await asyncio.gather(*(bench.own(bench.old, number) for number in (0, 1)))
+        await asyncio.sleep(after_s)
+        for number in killed:
+            await bench.kill(number)
+        await bench.own(bench.old, *killed)
+        for partition, workspace in ((0, MOVED), (1, "beta")):
+            for person in ("ada", "bob"):
+                bench.to(partition, person, workspace)
+        await asyncio.sleep(100)
+        assert bench.sent() == ["bob", "bob"], after_s
+        assert decode_layout(bench.rows(0)[LAYOUT_KEY]) == Layout(hashed=2, partitions=2), after_s
+
+    for number in range(60):
+        forgotten(partial(main, after_s=0.001 * number))
+
+
 def test_an_empty_partition_of_a_running_system_is_served_at_once_without_the_owner_of_partition_0() -> None:
     async def main(bench: Forgotten) -> None:
         await bench.own(bench.old, 0)
