@@ -137,11 +137,6 @@ class BoardAccess:
     async def login(self, request: Request, token: str, who: str) -> tuple[str, Visitor]:
         """Return the cookie's value, and who logged in. A wrong token is refused after a second.
 
-        Args:
-            request: The request, whose origin is checked.
-            token: What was entered as the token.
-            who: What was entered as the name.
-
         Raises:
             Refused: The token is wrong, or there is no name.
         """

@@ -41,22 +41,7 @@ class Consumers(Protocol):
 
 
 class Board:
-    """Builds the routes.
-
-    Args:
-        site: What all pages share.
-        access: Who may see the board.
-        lag: Returns how far the read model is.
-        consumers: Asks Kafka who consumes.
-        topics: Asks Kafka which topics there are.
-        results: Fetches the data of results.
-        waiting: Searches the lead topics.
-        now_ms: The clock, epoch ms.
-        shared_s: As `SHARED_S`.
-        actions: What operators can do. Without an operator token there are no routes for them.
-        publishing: What the page Publish needs; None: there is none.
-        html_of: As of `PageMaker`.
-    """
+    """Builds the routes. Without an operator token there are none for `actions` and `publishing`."""
 
     def __init__(
         self,

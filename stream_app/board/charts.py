@@ -56,7 +56,6 @@ class Line(msgspec.Struct, frozen=True):
     """A line that rises over time, with a limit and a forecast.
 
     Attributes:
-        points: The polyline.
         forecast: The polyline of the forecast; '' if there is none.
         limit_y: The position of the limit; None if there is none.
         ticks: Labels of the y axis, from the top.
@@ -80,15 +79,9 @@ def stack(
     slots: int,
     labels: int,
 ) -> Stack:
-    """Return a stacked chart.
+    """Return a stacked chart of the slots from `begin_s` on.
 
-    Args:
-        series: Key and label, from the bottom.
-        values: Slot (epoch s) -> key -> value.
-        begin_s: The first slot, epoch s.
-        step_s: Seconds of a slot.
-        slots: How many slots.
-        labels: How many labels the x axis has.
+    `series` has key and label, from the bottom. `values`: slot (epoch s) -> key -> value. `labels` is for the x axis.
     """
     table = [[values.get(begin_s + n * step_s, {}).get(key, 0) for key, _ in series] for n in range(slots)]
     top = nice(max((sum(row) for row in table), default=0))
@@ -110,12 +103,8 @@ def line(
 ) -> Line:
     """Return a rising line from `begin_s` to `end_s`.
 
-    Args:
-        rows: (epoch ms, value), oldest first.
-        begin_s: Left end, epoch s.
-        end_s: Right end, epoch s.
-        limit: A value to mark; None for none.
-        until: Where the forecast ends: (epoch ms, value); None for no forecast.
+    `rows` are (epoch ms, value), oldest first. `limit` is a value to mark, `until` is where the forecast ends: (epoch
+    ms, value).
     """
     top = nice(max([value for _, value in rows] + [limit or 0, until[1] if until else 0]))
 

@@ -38,14 +38,8 @@ PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
 class PageMaker:
     """Makes the responses.
 
-    Args:
-        site: What all pages share.
-        access: Who may see the board.
-        assets: The static files.
-        lag: Returns how far the read model is.
-        now_ms: The clock, epoch ms.
-        html_of: Makes the pages that refresh themselves, in another process. It raises NotMade if that cannot be;
-            then, or without it, this process makes them. It runs in the board's thread.
+    `html_of` makes the pages that refresh themselves, in another process. It raises NotMade if that cannot be; then, or
+    without it, this process makes them. It runs in the board's thread.
     """
 
     def __init__(
@@ -81,16 +75,9 @@ class PageMaker:
     ) -> Response:
         """Return a page.
 
-        Args:
-            request: The request.
-            moment: What it sees.
-            name: The name of its template.
-            title: The title of the browser's window.
-            make: Returns what the template shows; None if the workspace is unknown.
-            current: The page that the navigation marks; default: `name`.
-            live: The page refreshes itself. `make` must be a function of a module with arguments that pickle takes.
-            here: `make` needs what only this process has, although the page is live.
-            status: The HTTP status.
+        `make` returns what the template `name` shows; None if the workspace is unknown. `current` is the page that the
+        navigation marks; default: `name`. A `live` page refreshes itself: then `make` must be a function of a module
+        with arguments that pickle takes, unless it needs what only this process has (`here`).
 
         Raises:
             Refused: `make` returned None.

@@ -21,13 +21,7 @@ LOGIN: Final = f"{PATH}/login"
 
 
 class Login:
-    """The handlers.
-
-    Args:
-        access: Checks tokens and sessions.
-        maker: Makes the responses.
-        logger: Gets a line for each login.
-    """
+    """The handlers. Each login is logged."""
 
     def __init__(self, access: BoardAccess, maker: PageMaker, logger: log.Logger) -> None:
         self._access = access

@@ -50,8 +50,6 @@ class Job(msgspec.Struct, frozen=True):
     """A page to make.
 
     Attributes:
-        frame: What the page shows around its content.
-        template: The name of the content's template.
         make: Returns what the template shows; None if the workspace is unknown.
         shared: Keeps the content for others; None: no one else asks for it.
     """

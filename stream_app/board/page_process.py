@@ -30,11 +30,7 @@ _SITE: Final = "site"
 
 
 class PageProcess:
-    """The process. Use it from one thread.
-
-    Args:
-        site: What all pages share.
-    """
+    """The process. Use it from one thread."""
 
     def __init__(self, site: Site) -> None:
         self._site = site

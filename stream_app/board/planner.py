@@ -80,14 +80,7 @@ class Busy(Exception):
 
 
 class Planner:
-    """Makes plans, keeps them for ten minutes, and sends commands.
-
-    Args:
-        settings: The configuration.
-        put: As of `operator.submit.put_command`.
-        now_ms: The clock, epoch ms.
-        survey: Reads Kafka.
-    """
+    """Makes plans, keeps them for ten minutes, and sends commands."""
 
     def __init__(
         self,

@@ -25,11 +25,6 @@ async def read_form(
 ) -> dict[str, str]:
     """Read a small form.
 
-    Args:
-        request: The request.
-        most_bytes: The most bytes that are read.
-        most_fields: The most fields that a form has.
-
     Raises:
         Refused: It is no form, too large, or too slow.
     """

@@ -87,8 +87,6 @@ class Moment(msgspec.Struct, frozen=True):
     """What a request sees. Requests of the same second see the same.
 
     Attributes:
-        now_ms: The time, epoch ms.
-        lag: How far the read model is.
         kafka: What Kafka says beside the topics; None if it does not answer.
         visitor: Who asks, and in which role.
         shared: What was read and made for others. Nothing in it may depend on who asks, only on the role.

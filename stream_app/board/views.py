@@ -55,15 +55,7 @@ class Topics(Protocol):
 
 
 class Views:
-    """The handlers.
-
-    Args:
-        maker: Makes the responses.
-        results: Fetches the data of results.
-        waiting: Searches the lead topics.
-        topics: Asks Kafka which topics there are.
-        logger: Gets a line for each look at personal data.
-    """
+    """The handlers. Each look at personal data is logged."""
 
     def __init__(
         self, maker: PageMaker, results: Results, waiting: Waiting, topics: Topics, logger: log.Logger

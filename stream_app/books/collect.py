@@ -86,11 +86,7 @@ class _Partition(msgspec.Struct):
 
 
 class Books:
-    """Collects rows, events and records; `close` compares them.
-
-    Args:
-        terms: What the books need from the configuration.
-        limit: Name at most so many problems; all are counted.
+    """Collects rows, events and records; `close` compares them. It names at most `limit` problems, and counts all.
 
     Attributes:
         at_one_moment: The partitions are of the same moment. A lane that has moved has its rows in one and its events
@@ -118,25 +114,13 @@ class Books:
             self._db.execute(statement)
 
     def problem(self, where: str, what: str, lead_id: str = "") -> None:
-        """Add a problem.
-
-        Args:
-            where: A record's id or a workspace.
-            what: What does not add up.
-            lead_id: The lead, if it is known.
-        """
+        """Add a problem. `where`: a record's id or a workspace."""
         self._report.problem_count += 1
         if len(self._report.problems) < self._limit:
             self._report.problems.append(Problem(where, what, lead_id))
 
     def partition(self, number: int, *, exact: bool, kept: bool) -> None:
-        """Begin a partition.
-
-        Args:
-            number: The partition.
-            exact: Its rows and its events are of the same moment.
-            kept: None of its events has been deleted.
-        """
+        """Begin a partition. `exact` and `kept`: as of `_Partition`."""
         self._partitions[number] = _Partition(exact, kept)
 
     def begins(self, topic: str, partition: int, begin: int) -> None:
@@ -146,9 +130,7 @@ class Books:
     def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
         """Add a record of a lead topic, or a copy on its way back (dead letter, deferred, waiting).
 
-        Args:
-            consumed: The record.
-            passed: True if the committed offset of the group that reads the topic is beyond it.
+        `passed`: the committed offset of the group that reads the topic is beyond it.
         """
         topics, report = self._terms.topics, self._report
         lead_topic = consumed.topic in topics.inputs or consumed.topic == topics.retry
@@ -165,13 +147,7 @@ class Books:
             self._store_records()
 
     def event(self, partition: int, raw: bytes, where: str) -> None:
-        """Add an event of `leads.status`, in the order of its partition.
-
-        Args:
-            partition: The partition of the event.
-            raw: The value of its record.
-            where: The id of its record, for messages.
-        """
+        """Add an event of `leads.status`, in the order of its partition. `where`: its record's id, for messages."""
         self._report.events += 1
         try:
             event = decode_event(raw)

@@ -36,11 +36,7 @@ _DAY_MS: Final = 86_400_000
 async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> Report:
     """Read all topics and close the books.
 
-    Args:
-        settings: The configuration.
-        limit: Name at most so many problems; all are counted.
-        progress: Called often with offsets read and offsets in all.
-        say: Called with a line while waiting for Kafka.
+    At most `limit` problems are named; all are counted. `say` gets a line while this waits for Kafka.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.

@@ -37,13 +37,9 @@ class CacheFiller:
     """Copies committed results into the cache.
 
     Attributes:
-        connection: The Kafka cluster.
         topic: `leads.enriched`.
-        partitions: The number of its partitions.
-        cache: The cache to fill.
         policy: Its `stale_days` bound the age of a result.
         owned: Returns the partitions that this process owns now.
-        now_ms: Returns the time, in epoch milliseconds.
     """
 
     connection: KafkaConnection

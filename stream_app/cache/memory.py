@@ -13,12 +13,7 @@ MOST_BYTES: Final = 64 * 2**20
 
 
 class MemoryCache:
-    """A cache that evicts the least recently used entries.
-
-    Args:
-        most_entries: Maximum number of entries.
-        most_bytes: Maximum size of all values together.
-    """
+    """A cache that evicts the least recently used entries."""
 
     def __init__(self, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
         self._most_entries = most_entries

@@ -31,13 +31,7 @@ CallObserver = Callable[[str], None]
 
 
 class RedisLink:
-    """Calls to one Redis server.
-
-    Args:
-        client: The connection pool's client.
-        read_timeout_s: Time that a lead may wait for a read.
-        observe: Called with the outcome of each call.
-    """
+    """Calls to one Redis server. A lead may wait `read_timeout_s` for a read."""
 
     def __init__(self, client: Redis, read_timeout_s: float, observe: CallObserver = lambda _: None) -> None:
         self._client = client
@@ -134,13 +128,9 @@ def _pool(url: str, ca_file: str | None) -> BlockingConnectionPool:
 async def redis_link(
     url: str, read_timeout_s: float, ca_file: str | None = None, observe: CallObserver = lambda _: None
 ) -> AsyncIterator[RedisLink]:
-    """Open a link to the Redis server at a URL. Connects at the first call.
+    """Open a link to the Redis server at a URL, which holds the password. Connects at the first call.
 
-    Args:
-        url: A secret: it holds the password.
-        read_timeout_s: Time that a lead may wait for a read.
-        ca_file: PEM file of the certificate authority of a `rediss://` server, if the system does not trust it.
-        observe: Called with the outcome of each call.
+    `ca_file`: PEM file of the authority of a `rediss://` server, if the system does not trust it.
     """
     pool = _pool(url, ca_file)
     client = Redis(connection_pool=pool)

@@ -79,13 +79,6 @@ class Common:
     ) -> "Settings":
         """Load the configuration.
 
-        Args:
-            clay: Read the webhooks' secrets.
-            gateway: Read the callbacks' secrets.
-            api: Read the secrets of the look-up API.
-            trace: Read the secrets of the OTLP receiver.
-            notify: Read the URL for messages.
-
         Raises:
             SettingsError: The configuration is wrong, or a secret is missing.
         """
@@ -104,12 +97,7 @@ def with_actions(name: str) -> App:
 
 
 def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -> T:
-    """Check that Kafka is ready for a program, then run `work` in a new event loop.
-
-    Args:
-        settings: The configuration.
-        program: A key of `domain.rights.rights_of`.
-        work: What to run; closed if Kafka is not ready.
+    """Check that Kafka is ready for a program (a key of `rights_of`), then run `work` in a new event loop.
 
     Raises:
         KafkaRefused, TopicsError, BrokerUnavailable: Kafka is not ready.

@@ -46,9 +46,7 @@ def board(*, common: Common = COMMON) -> int:
 def tunnel_to(url: str, environ: Mapping[str, str]) -> str:
     """Return the ssh command that forwards the board's port to the machine of the operator.
 
-    Args:
-        url: The board's address on this machine.
-        environ: The environment variables. SSH_CONNECTION has the address that the operator reached.
+    SSH_CONNECTION has the address that the operator reached.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80

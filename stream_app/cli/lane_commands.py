@@ -21,16 +21,7 @@ _WAIT_S: Final = 5.0
 async def sent(
     settings: Settings, audit: Audit, kind: CommandKind, workspace: str, arguments: dict[str, Any], *known: str
 ) -> SentCommand:
-    """Send a command and wait for the answers.
-
-    Args:
-        settings: The configuration.
-        audit: Who sends it, and why.
-        kind: The command's kind.
-        workspace: The workspace; '' for a command to every partition.
-        arguments: The command's arguments.
-        known: Texts to remove from the reason.
-    """
+    """Send a command and wait for the answers. `known`: texts to remove from the reason."""
     return await submit(
         settings, kind, workspace, arguments, audit.name, audit.why, wait_s=_WAIT_S, say=say, known=known
     )

@@ -69,14 +69,7 @@ EXIT_CODE_OF: Final = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: The arguments; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
+    """Run the program, by default with the arguments of the process. Returns the exit code."""
     collect_rarely()
     words = sys.argv[1:] if argv is None else list(argv)
     try:

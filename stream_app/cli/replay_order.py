@@ -104,13 +104,8 @@ async def select_and_order(
 ) -> int:
     """Show the price, ask, order the replay and follow it. Return the exit code.
 
-    Args:
-        settings: The configuration.
-        wanted: Which dead letters.
-        sending: The options of the command.
-        patch: A JSON Patch for each lead.
-        renames: New field name -> old field name, for each lead.
-        values: Show values, which are personal data, in the preview of edits.
+    `renames`: new field name -> old field name, for each lead. `values`: show values, which are personal data, in the
+    preview of edits.
     """
     planned_at_ms, edited = time.time_ns() // 1_000_000, patch is not None or bool(renames)
     ends = await spans_of(settings, sending.source)
@@ -174,12 +169,7 @@ async def survey_selected(
 ) -> tuple[PricedPlan, Chosen]:
     """Read the dead letters that the options select, and price their replay.
 
-    Args:
-        settings: The configuration.
-        wanted: Which dead letters.
-        selection: The options of the command.
-        ranges: Partition -> first offset and end; None: all that is kept.
-        edited: The leads will be edited.
+    `ranges`: partition -> first offset and end; None: all that is kept. `edited`: the leads will be edited.
     """
     with reading("reading dead letters and rows") as progress:
         return await survey(

@@ -52,9 +52,7 @@ class Table:
 def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
     """Format the header and the rows as lines, and return the titles of the columns left out.
 
-    Args:
-        table: The table.
-        width: Of the terminal, in cells; None if the output is no terminal: nothing is left out or wrapped.
+    `width` is that of the terminal, in cells; None if the output is no terminal: nothing is left out or wrapped.
     """
     grid = [[column.title for column in table.columns], *table.rows]
     shown = _chosen(table.columns, grid, width)

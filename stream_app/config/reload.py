@@ -27,9 +27,7 @@ _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations
 class Configuration:
     """The configuration that the process works with. `plan` and `endpoints` are changed in place.
 
-    Args:
-        settings: The settings at start.
-        read: Returns the settings that the files and the environment have now.
+    `read` returns the settings that the files and the environment have now.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:

@@ -64,11 +64,7 @@ def with_files(
 ) -> Mapping[str, str]:
     """Return the environment, overridden by the files of `directory` with one of these names.
 
-    Args:
-        directory: The directory; None for the environment alone.
-        names: The names of the variables.
-        environ: The environment.
-        problems: Receives a line for each file that cannot be read.
+    `problems` gets a line for each file that cannot be read.
     """
     if directory is None:
         return environ

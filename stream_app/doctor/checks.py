@@ -53,11 +53,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
-    """Yield each check when it is done.
-
-    Args:
-        settings: The configuration.
-        notify: Send a test message, too.
+    """Yield each check when it is done. `notify`: send a test message, too.
 
     Raises:
         SettingsError: egress.ca_file cannot be read.

@@ -56,10 +56,7 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
 async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:
     """Check that a client without credentials may not write to these topics. Nothing is written.
 
-    Args:
-        stranger: A connection without a user or certificate.
-        topics: Topics whose records take effect without a token.
-        within_s: Seconds to wait for a broker.
+    `topics` are those whose records take effect without a token.
 
     Raises:
         ProbeFailed: Any client that reaches Kafka may write there.
@@ -123,13 +120,7 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
 
 
 async def runs(connection: KafkaConnection, process: str, group: str, within_s: float) -> str:
-    """Check that at least one process is in its consumer group.
-
-    Args:
-        connection: Where Kafka is.
-        process: `worker` or `replay`.
-        group: Its consumer group.
-        within_s: How long to wait for Kafka, in seconds.
+    """Check that at least one process (`worker` or `replay`) is in its consumer group.
 
     Raises:
         ProbeFailed: The group is empty, or Kafka does not answer.
@@ -158,12 +149,7 @@ async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -
 
 
 async def host_answers(url: str, egress: Egress, within_s: float) -> str:
-    """Check that the host of a webhook accepts a connection of the worker's client. Nothing is sent or paid for.
-
-    Args:
-        url: Scheme, host and port; a path is ignored.
-        egress: Proxy and certificate authorities.
-        within_s: Seconds to wait.
+    """Check that the host of a URL accepts a connection of the worker's client. Nothing is sent or paid for.
 
     Raises:
         ProbeFailed: The host cannot be reached.

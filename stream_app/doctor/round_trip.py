@@ -96,14 +96,7 @@ async def round_trip(
 
     Without a callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after this returns.
 
-    Args:
-        settings: The configuration.
-        alias: The destination.
-        number: Makes the test person unique.
-        within_s: Seconds to wait for its callback.
-        who: The operator's name in the audit log, if the lead is cancelled.
-        on_event: Called with each status event of the lead.
-        say: Called with a line for people.
+    `number` makes the test person unique. `who` is the operator in the audit log, if the lead is cancelled.
 
     Raises:
         TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be published or followed.

@@ -55,8 +55,6 @@ class UnreadableBatch(StreamAppError):
     """A batch of records on Kafka cannot be decoded.
 
     Attributes:
-        topic: Its topic.
-        partition: Its partition.
         first: The first offset that cannot be read.
         last: The last offset that cannot be read.
         cause: What the decoder reported.

@@ -29,7 +29,6 @@ class Quote(msgspec.Struct, frozen=True):
     """The leads of one workspace.
 
     Attributes:
-        workspace: Its name.
         parts: One entry per destination.
         left: What is left of each capped budget. A budget that is absent has no limit.
         known: True if `left` and the rate come from the lane itself, False if they come from the configuration.
@@ -67,15 +66,7 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView | None) -> Part:
-    """Return the cost of a number of leads of one destination.
-
-    Args:
-        destination: Its alias.
-        leads: How many.
-        usual: The configured estimate.
-        most: The configured ceiling.
-        view: The last published state of the lane; None if it is unknown.
-    """
+    """Return the cost of a number of leads of one destination. `usual` and `most` are as configured."""
     learned = view.estimates.get(destination) if view is not None else None
     each = learned or first_estimate(usual)
     return Part(
@@ -90,14 +81,7 @@ def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView |
 
 
 def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_ms: int) -> Quote:
-    """Return the quote for one workspace.
-
-    Args:
-        policy: Its configuration.
-        parts: The leads of each destination.
-        view: The last published state of the lane; None if there is none or it was not read.
-        now_ms: The time of the quote, epoch ms.
-    """
+    """Return the quote for one workspace. Without a `view` it is made from the configuration."""
     found = list(parts)
     policy = in_force(policy, view.changes if view is not None else ())
     leads, rate_per_s = sum(each.leads for each in found), policy.rate.rate_per_s

@@ -39,11 +39,8 @@ class Rights(msgspec.Struct, frozen=True):
     """What one process or command does on Kafka. Read and Write imply Describe.
 
     Attributes:
-        read: Topics that it reads.
-        write: Topics that it writes to.
         describe: Topics whose metadata it reads.
         configs: Topics whose configuration it reads.
-        create: Topics that it creates.
         alter: Topics that it adds partitions to.
         join_groups: Consumer groups that it joins.
         look_at_groups: Consumer groups whose offsets and members it reads.

@@ -102,12 +102,7 @@ class NextStep(NamedTuple):
 
 
 def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
-    """Return the step that the table above gives.
-
-    Args:
-        last: The last transaction of the id.
-        stranded: True if its producer has an open transaction in any partition.
-    """
+    """Return the step that the table above gives. `stranded`: any partition has an open transaction of its producer."""
     if last.state in _TRANSIENT:
         return NextStep("wait")
     if last.state == "Ongoing":

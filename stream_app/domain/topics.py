@@ -182,15 +182,7 @@ class TopicPlan(msgspec.Struct, frozen=True):
 def plan(
     names: TopicNames, partitions: int, replication: int, retention: Retention, tiers_s: Iterable[int]
 ) -> list[TopicPlan]:
-    """Return the wanted settings of all topics.
-
-    Args:
-        names: The names on Kafka.
-        partitions: The number of partitions of each topic.
-        replication: The replication factor.
-        retention: How long records are kept.
-        tiers_s: The delay tiers, in seconds.
-    """
+    """Return the wanted settings of all topics."""
     kept = {
         names.leads: _timed(retention.leads_days, MAX_INPUT_BYTES),
         names.retry: _timed(retention.retry_days, MAX_CARRIED_BYTES),
@@ -232,10 +224,7 @@ def _timed(days: int, max_bytes: int) -> dict[str, str]:
 def shared_partitions(homes: Mapping[str, int], partitions: int, pinned: Container[str]) -> list[str]:
     """Return one line for each partition with several workspaces, with pins that would separate them.
 
-    Args:
-        homes: Workspace -> its home partition.
-        partitions: The number of partitions.
-        pinned: The workspaces that the configuration gives a partition.
+    `homes`: workspace -> its home partition. `pinned`: the workspaces that the configuration gives a partition.
     """
     residents: dict[int, list[str]] = defaultdict(list)
     for workspace, home in sorted(homes.items()):

@@ -26,14 +26,7 @@ def build_asgi(
     on_response: Callable[[int], None],
     routes: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
-    """Build the app.
-
-    Args:
-        receiver: The app for callbacks.
-        not_ready: The reason that /readyz checks.
-        on_response: Called with the status of each response.
-        routes: Further routes.
-    """
+    """Build the app. /readyz checks `not_ready`. `on_response` is called with the status of each response."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -24,9 +24,7 @@ class Answer(msgspec.Struct, frozen=True):
     """An answer to a callback. No text holds a secret or reveals whether a lead exists.
 
     Attributes:
-        status: The HTTP status.
         code: A stable word for metrics and logs.
-        text: For the table's author.
         close: True if the connection closes after it, because the request may not have been read to its end.
     """
 

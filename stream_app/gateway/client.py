@@ -38,7 +38,6 @@ class Found(Answer, frozen=True, kw_only=True):
     """The leads that match. None if no worker has processed one of them yet.
 
     Attributes:
-        leads: The leads, each with its timeline and results.
         waiting: The search among the waiting records; None if it was not needed.
     """
 
@@ -47,12 +46,7 @@ class Found(Answer, frozen=True, kw_only=True):
 
 
 def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
-    """Find leads by a lead id, an e-mail or a LinkedIn URL.
-
-    Args:
-        settings: Name the API's address and token.
-        who: The lead id, e-mail or URL.
-        workspace: Leave out what belongs to other workspaces.
+    """Find leads by a lead id, an e-mail or a LinkedIn URL, in one workspace or (None) in all.
 
     Raises:
         SettingsError: `who` is none of these.
@@ -77,12 +71,7 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
 
 
 def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
-    """Return the newest imports, or those with one id.
-
-    Args:
-        settings: Name the API's address and token.
-        import_id: '' for all.
-        workspace: None for all.
+    """Return the newest imports, or those with one id, of one workspace or (None) of all.
 
     Raises:
         SettingsError: The id may be an e-mail address.
@@ -124,10 +113,9 @@ def paths_of(who: str) -> list[str]:
 
 
 def names_of(who: str) -> tuple[list[str], list[str]]:
-    """Return the person hashes and the lead ids that a text may mean. Those of previous peppers come last.
+    """Return the person hashes and lead ids that a lead id, e-mail or LinkedIn URL may mean.
 
-    Args:
-        who: A lead id, an e-mail or a LinkedIn URL.
+    Those of previous peppers come last.
     """
     text = who.strip()
     if text.startswith(_RECORD):

@@ -17,13 +17,7 @@ _AGAIN_S: Final = 0.1
 
 
 class ErasedLeads:
-    """Checks erasures in the read model.
-
-    Args:
-        queries: The read model's queries.
-        lag: Returns how far the read model is.
-        status_days: Days for which the read model keeps the events of a lead.
-    """
+    """Checks erasures in the read model, which keeps the events of a lead for `status_days`."""
 
     def __init__(self, queries: Queries, lag: Callable[[], ProjectionLag], status_days: int) -> None:
         self._queries = queries
@@ -34,12 +28,8 @@ class ErasedLeads:
         """Return True if a lead was erased and not sent again since. Never raises.
 
         An erased lead may have been published again a moment ago. So the answer is only True when the read model holds
-        everything that was on Kafka when the callback came; a callback of an erased lead waits some seconds for that.
-
-        Args:
-            workspace: The lead's workspace.
-            lead_id: The lead's id.
-            at_ms: When the callback came, epoch ms.
+        everything that was on Kafka when the callback came (`at_ms`); a callback of an erased lead waits some seconds
+        for that.
         """
         deadline = time.monotonic() + _WITHIN_S
         while await self._ask(workspace, lead_id, at_ms - self._kept_ms):

@@ -66,18 +66,7 @@ class Waiting(Protocol):
 
 @dataclass(eq=False)
 class Lookup:
-    """The API's handlers.
-
-    Attributes:
-        queries: The read model's queries.
-        lag: Returns how far the read model is.
-        results: Fetches the data of results.
-        backlog: Returns the records that the worker has not passed yet, by topic.
-        access: Who may ask.
-        dlq: The topic of dead letters.
-        parked: The topic of parked leads.
-        waiting: Searches the lead topics.
-    """
+    """The API's handlers. `backlog` returns the records that the worker has not passed yet, by topic."""
 
     queries: Queries
     lag: Callable[[], ProjectionLag]

@@ -63,8 +63,6 @@ class Table:
     """A Clay table that calls back.
 
     Attributes:
-        workspace: The table's workspace.
-        destination: Its alias.
         partition: The workspace's home partition.
         secrets: Each of them is valid. Empty: only tokens are.
     """
@@ -85,18 +83,7 @@ class Limits:
 
 
 class Receiver:
-    """An ASGI app for every path under `PREFIX`.
-
-    Args:
-        tables: The tables that call back.
-        keys: The keys of callback tokens. None: tables prove themselves by their secrets only.
-        topic: `leads.callbacks`.
-        inbox: Stores the callbacks.
-        now_ms: Returns the time, in epoch milliseconds.
-        limits: See Limits.
-        observer: Counts answers.
-        erasures: Knows which leads were erased.
-    """
+    """An ASGI app for every path under `PREFIX`. Without keys, tables prove themselves by their secrets only."""
 
     def __init__(
         self,

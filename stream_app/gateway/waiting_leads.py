@@ -50,14 +50,7 @@ class Search(msgspec.Struct):
 
 
 class WaitingLeads:
-    """Runs one search at a time.
-
-    Args:
-        connection: The Kafka cluster.
-        group: The workers' consumer group.
-        topics: The lead topics.
-        partitions: The number of partitions of each topic.
-    """
+    """Runs one search at a time. `group` is the workers' consumer group."""
 
     def __init__(self, connection: KafkaConnection, group: str, topics: Iterable[str], partitions: int) -> None:
         self._connection = connection
@@ -66,13 +59,7 @@ class WaitingLeads:
         self._turn = asyncio.Lock()
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        """Search for a lead id or, if that is empty, the hash of a person. Never raises.
-
-        Args:
-            lead_id: As on `leads.status`.
-            person: A hash of `stream_app.domain.lead.identity.hashes`.
-            workspace: Only leads of this workspace; empty for all.
-        """
+        """Search for a lead id or, if that is empty, a person's hash, in one workspace or ('') in all. Never raises."""
         search = Search()
         try:
             async with asyncio.timeout(_BUSY_S):

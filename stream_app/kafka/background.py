@@ -34,11 +34,7 @@ class Background(ABC, Generic[T]):
         """Ask Kafka. May raise BrokerUnavailable and KafkaRefused."""
 
     async def look(self, within_s: float) -> T | None:
-        """Return what is known. None if Kafka does not answer.
-
-        Args:
-            within_s: If Kafka takes longer to answer, in seconds, return its last answer.
-        """
+        """Return what is known; None if Kafka does not answer. After `within_s` that is its last answer."""
         if self._asking is None and time.monotonic() - self._known_s >= self._fresh_s:
             self._asking = asyncio.create_task(self._refresh())
         if self._asking is not None:

@@ -64,12 +64,7 @@ async def ask_kafka_for_its_time(
 ) -> None:
     """Compare the clocks by an append in a transaction that is aborted, so no consumer sees the record.
 
-    Args:
-        connection: How to reach Kafka.
-        transactional_id: The id to use. Another client with it is fenced.
-        topic: A topic of type LogAppendTime.
-        clock: Compares the clocks.
-        within_s: The limit for all of it, in seconds.
+    `topic` has the type LogAppendTime. Another client with the `transactional_id` is fenced.
 
     Raises:
         KafkaError, TimeoutError: There was no answer.

@@ -103,9 +103,7 @@ def kafka_admin(**options: Any) -> AIOKafkaAdminClient:
 async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> AsyncIterator[AIOKafkaAdminClient]:
     """A started admin client for the time of the block. Errors of Kafka in the block are translated.
 
-    Args:
-        connection: How to reach Kafka.
-        patience_s: How long to try to connect, in seconds.
+    `patience_s`: how long to try to connect.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.
@@ -122,11 +120,7 @@ async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> Asyn
 
 
 async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
-    """Ask Kafka again while it has no coordinator or leader for the answer.
-
-    Args:
-        ask: The request. It has its own bound.
-        within_s: No try begins after so many seconds.
+    """Ask Kafka again while it has no coordinator or leader for the answer. No try begins after `within_s`.
 
     Raises:
         KafkaError: Kafka refuses, or did not answer within the time.
@@ -162,12 +156,7 @@ class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not foll
 
 
 async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -> None:
-    """Return once a broker answers.
-
-    Args:
-        connection: How to reach Kafka.
-        wait_s: How long to wait, in seconds.
-        say: Called with a line for each failed attempt.
+    """Return once a broker answers. `say` is called with a line for each failed attempt.
 
     Raises:
         KafkaRefused: A broker refuses us. Raised at once, because waiting does not help.

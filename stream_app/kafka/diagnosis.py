@@ -45,10 +45,7 @@ async def diagnose(
 ) -> Diagnosis | None:
     """Return None as soon as one address leads to a broker, else the first refusal, else the last failure.
 
-    Args:
-        security: aiokafka's TLS and SASL arguments.
-        addresses: Host and port of each.
-        within_s: Seconds for each address.
+    Each address has `within_s`.
     """
     asked = list(addresses)
     answer = await _first(security, asked, within_s)

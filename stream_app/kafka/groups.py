@@ -43,13 +43,7 @@ async def committed_offsets(
 async def move_group(
     connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int], stop_first: str
 ) -> None:
-    """Commit offsets for a group that has no members.
-
-    Args:
-        connection: How to reach Kafka.
-        group: The group.
-        offsets: The new offsets by partition.
-        stop_first: What to do if the group has members, for the error.
+    """Commit offsets for a group that has no members. `stop_first`: what to do if it has some, for the error.
 
     Raises:
         StreamAppError: Kafka refuses.
@@ -80,15 +74,7 @@ class Consumption(msgspec.Struct, frozen=True):
 
 
 class Backlog(Background[Consumption]):
-    """Counts the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most.
-
-    Args:
-        connection: How to reach Kafka.
-        worker: The workers' group.
-        replay: The group of the replay processes.
-        topics: The lead topics.
-        partitions: The number of partitions of each topic.
-    """
+    """Counts the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most."""
 
     def __init__(
         self, connection: KafkaConnection, worker: str, replay: str, topics: Sequence[str], partitions: int

@@ -31,10 +31,7 @@ class NewestLeaders(NamedTuple):
     topics: Mapping[int, Sequence[Mapping[str, Any]]]
 
     def require(self, nodes: Mapping[TopicPartition, int]) -> None:
-        """Check that no broker knows of later leaders than these.
-
-        Args:
-            nodes: Partitions, each with the broker that it was read from.
+        """Check that no broker knows of later leaders than the brokers that these partitions were read from.
 
         Raises:
             NotLeaderForPartitionError: Another broker leads one of them.

@@ -47,13 +47,7 @@ class Token(NamedTuple):
 
 
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
-    """Gives every connection a token that is still valid. Connections of all threads share it.
-
-    Args:
-        fetch: Gets a new token. It may block.
-        extensions: SASL extensions to send with it.
-        now_s: A monotonic clock.
-    """
+    """Gives every connection a token that is still valid. Connections of all threads share it. `fetch` may block."""
 
     def __init__(
         self,
@@ -106,11 +100,7 @@ class _Problem(msgspec.Struct):
 def client_credentials(url: str, client_id: str, secret: str, scope: str | None) -> Callable[[], Token]:
     """Return a function that gets a token by the client credentials grant (RFC 6749, section 4.4).
 
-    Args:
-        url: The token endpoint.
-        client_id: The client.
-        secret: Its secret.
-        scope: What to ask for; None for the endpoint's default.
+    Without a scope it gets the endpoint's default.
     """
     import httpx  # 0.1 s at the start of each process, and few clusters use OAuth
 

@@ -51,11 +51,6 @@ async def kafka_publisher(
     At the end of the block it waits a few seconds for records that are not confirmed, and then drops them: an
     idempotent producer would retry them forever.
 
-    Args:
-        connection: How to reach Kafka.
-        max_request_bytes: The largest request, in bytes.
-        clock: Compares Kafka's clock with ours at each request.
-
     Raises:
         KafkaError: No broker answers.
     """
@@ -75,12 +70,7 @@ async def kafka_publisher(
 
 
 async def send_command(connection: KafkaConnection, records: Sequence[Record], check: str) -> None:
-    """Write an operator's command.
-
-    Args:
-        connection: How to reach Kafka.
-        records: The command, once for each partition.
-        check: The command line that shows whether it arrived.
+    """Write an operator's command. `check` is the command line that shows whether it arrived.
 
     Raises:
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.

@@ -172,9 +172,7 @@ _MetadataV10 = _version(
 class Metadata(Request[MetadataRequest_v5 | _MetadataV10]):  # type: ignore[misc]  # aiokafka is not followed
     """Asks for topics, and creates none. Topic ids and operations come from Kafka 2.8 and newer.
 
-    Args:
-        topics: The names of the topics.
-        operations: Ask also what we may do with each topic.
+    `operations`: ask also what we may do with each topic.
     """
 
     API_KEY = 3

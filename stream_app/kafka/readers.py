@@ -33,10 +33,8 @@ Records = dict[TopicPartition, list[Any]]
 class Reader:
     """Reads committed records. An async context manager; one task at a time may scan, follow, fetch or count.
 
-    Args:
-        connection: How to reach Kafka.
-        patience_s: How long to try to connect, in seconds.
-        options: aiokafka's options for the consumer, where they differ from those for a scan.
+    `patience_s`: how long to try to connect. `options` are aiokafka's for the consumer, where they differ from those
+    for a scan.
 
     Raises:
         BrokerUnavailable: Kafka does not answer. All methods raise it.
@@ -255,13 +253,7 @@ class Reader:
 
 
 class TopicReader(Reader):
-    """Reads topics that all have the same number of partitions.
-
-    Args:
-        connection: How to reach Kafka.
-        partitions: The number of partitions of each topic.
-        progress: Called for the topic that is being read.
-    """
+    """Reads topics that all have the same number of partitions. `progress` is of the topic that is being read."""
 
     def __init__(self, connection: KafkaConnection, partitions: int, progress: Progress | None = None) -> None:
         super().__init__(connection, fetch_max_wait_ms=100)
@@ -286,9 +278,7 @@ class TopicReader(Reader):
     ) -> dict[tuple[str, int], int]:
         """Count the records from a group's committed offsets to the end, as `count_spans` does.
 
-        Args:
-            topics: The topics to count.
-            committed: The offsets by topic and partition. Without one, everything that Kafka keeps is counted.
+        Of a partition without an offset, everything that Kafka keeps is counted.
         """
         spans = {
             TopicPartition(topic, number): (max(begin, committed.get((topic, number), 0)), end)
@@ -300,9 +290,7 @@ class TopicReader(Reader):
     async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
         """Scan a topic, and yield aiokafka's records, those of a partition in order.
 
-        Args:
-            topic: The topic.
-            ranges: What to read, by partition. None: everything that Kafka keeps.
+        `ranges`: what to read, by partition; None: everything that Kafka keeps.
         """
         bounds = await self.bounds(topic)
         spans = {

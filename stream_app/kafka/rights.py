@@ -24,11 +24,7 @@ _UNKNOWN: Final = -(2**31)
 async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[TopicPlan]) -> None:
     """Check that the program's topics exist, and that Kafka allows it everything that it needs.
 
-    Args:
-        admin: A started AIOKafkaAdminClient.
-        program: The arguments after `stream-app`, for messages.
-        rights: The rights that the program needs.
-        plan: The planned topics of `rights`.
+    `program`: the arguments after `stream-app`, for messages.
 
     Raises:
         KafkaRefused: Rights are missing; one line for each operation.

@@ -23,12 +23,6 @@ class StatusFollower(Reader):
 
     It reads what is committed after its block began, or everything that Kafka keeps.
 
-    Args:
-        connection: How to reach Kafka.
-        topic: The topic of the status events.
-        partitions: The partitions to read.
-        from_beginning: Start at the first event that Kafka keeps.
-
     Raises:
         BrokerUnavailable: Kafka does not answer.
         KafkaRefused: Kafka does not allow the read.
@@ -58,13 +52,9 @@ class StatusFollower(Reader):
         workspace: str | None = None,
         idle_timeout_s: float | None = None,
     ) -> AsyncGenerator[StatusEvent]:
-        """Yield events, those of each partition in order.
+        """Yield events of these leads and this workspace (None: all), those of each partition in order.
 
-        Args:
-            lead_ids: Yield only the events of these leads.
-            workspace: Yield only the events of this workspace.
-            idle_timeout_s: End after so many seconds without an event to yield, half a second more at most; None: never
-                end.
+        Ends after `idle_timeout_s` without an event to yield, half a second more at most; None: never.
         """
         keys = None if lead_ids is None else {lead_id.encode() for lead_id in lead_ids}
         last_s = time.monotonic()

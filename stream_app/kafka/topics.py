@@ -55,12 +55,8 @@ async def create_topics(
 ) -> TopicReport:
     """Create the topics that are missing. Existing topics are compared with the plan.
 
-    Args:
-        connection: How to reach Kafka.
-        plan: The topics.
-        wait_s: How long to wait for the broker, in seconds.
-        say: Called with a line for a person while it waits.
-        grow: Add partitions to existing topics that have fewer. Nothing else of them is changed.
+    `grow`: add partitions to existing topics that have fewer. Nothing else of them is changed. `say` gets a line for a
+    person while this waits for the broker.
 
     Raises:
         BrokerUnavailable: No broker answers in time.
@@ -87,12 +83,6 @@ async def check_topics(
 ) -> None:
     """Compare the topics with the plan.
 
-    Args:
-        connection: How to reach Kafka.
-        plan: The topics.
-        wait_s: How long to wait for the broker, in seconds.
-        say: Called with a line for a person while it waits.
-
     Raises:
         TopicsError: Topics differ from the plan; one line for each difference.
         BrokerUnavailable: No broker answers in time.
@@ -104,12 +94,7 @@ async def check_topics(
 
 
 class TopicsThere(Background[dict[str, ExistingTopic]]):
-    """Looks at the planned topics that exist, by name. Asks Kafka every 10 s at most.
-
-    Args:
-        connection: How to reach Kafka.
-        plan: The topics.
-    """
+    """Looks at the planned topics that exist, by name. Asks Kafka every 10 s at most."""
 
     def __init__(self, connection: KafkaConnection, plan: Sequence[TopicPlan]) -> None:
         super().__init__(_FRESH_S)

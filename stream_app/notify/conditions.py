@@ -19,9 +19,7 @@ class Condition:
     """A state that a person should know of.
 
     Attributes:
-        name: The alert's name.
         severity: "critical": act now. "warning": act today.
-        job: Whose metrics it reads.
         expression: When it holds, and for which labels.
         for_s: So long it must hold before it counts.
         summary: What to say, with the placeholders of Prometheus.

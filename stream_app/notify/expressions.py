@@ -49,7 +49,6 @@ class Level:
 
     Attributes:
         how: How the series of a group become one value.
-        metric: The metric's name.
         by: The labels of a group.
         bounds: Comparisons that must all hold. Of two, the first is the lower one.
         where: Which series count.
@@ -88,9 +87,6 @@ class Growth:
     """A counter, summed over each group, grew by more than a number within a window.
 
     Attributes:
-        metric: The counter's name.
-        window_s: The window.
-        above: The number.
         by: The labels of a group. None: each series alone.
         where: As for `Level`.
         births: True to count the first value of a series in PromQL, too, as `evaluate` always does.

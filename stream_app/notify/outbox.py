@@ -27,9 +27,7 @@ _alerts: Final = msgspec.json.Decoder(list[Alert])
 class Outbox:
     """The difference between what fires and what the receiver knows. It needs no queue.
 
-    Args:
-        known: The alerts of which the receiver knows.
-        interval_ms: At most one message in this time.
+    There is at most one message in `interval_ms`.
     """
 
     def __init__(self, known: Iterable[Alert], interval_ms: int) -> None:
@@ -56,14 +54,9 @@ class Outbox:
         self._next_ms, self._failures = now_ms + self._interval_ms, 0
 
     def failed(self, now_ms: int, wait_ms: int = 0) -> int:
-        """Record that it did not.
+        """Record that it did not, and return how long until the next attempt, in milliseconds.
 
-        Args:
-            now_ms: The time.
-            wait_ms: How long the receiver asks to wait.
-
-        Returns:
-            How long until the next attempt, in milliseconds.
+        `wait_ms`: how long the receiver asks to wait.
         """
         backoff_ms = _FIRST_RETRY_MS << min(self._failures, 10)
         pause_ms = min(max(backoff_ms, wait_ms), _LAST_RETRY_MS)

@@ -27,12 +27,7 @@ class NotDelivered(StreamAppError):
 
 
 class Receiver:
-    """Posts to one URL. An async context manager.
-
-    Args:
-        url: The webhook's URL.
-        egress: The certificate authorities and the proxy.
-    """
+    """Posts to one URL. An async context manager."""
 
     def __init__(self, url: str, egress: Egress) -> None:
         self._url, self._egress = url, egress

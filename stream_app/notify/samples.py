@@ -26,9 +26,7 @@ class Sample(NamedTuple):
 class Samples:
     """The last answer of each process, and the growth of counters within a window.
 
-    Args:
-        counters: The metrics whose growth is kept.
-        window_s: The longest time that `grown` may look back.
+    `window_s` is the longest time that `grown` may look back.
     """
 
     def __init__(self, counters: Collection[str], window_s: float) -> None:

@@ -36,10 +36,7 @@ class Alert(msgspec.Struct, frozen=True):
 class Watch:
     """The alerts that fire.
 
-    Args:
-        known: Those of which an earlier process sent a message. They fire until their conditions do not hold.
-        now_ms: The time.
-        jobs: The jobs that are watched.
+    `known` are those of which an earlier process sent a message. They fire until their conditions do not hold.
     """
 
     def __init__(self, known: Iterable[Alert], now_ms: int, jobs: Collection[str]) -> None:

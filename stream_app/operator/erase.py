@@ -112,12 +112,7 @@ async def find_stored_leads(
 ) -> list[StoredLead]:
     """Find all leads of these people, or of the person with this lead id. Reads all rows and results.
 
-    Args:
-        settings: The configuration.
-        persons: Hashes of people.
-        lead_id: A lead id, or None.
-        workspace: The workspace of the lead id. None: only one may have it, unless it is made from the person.
-        progress: Called with offsets done and offsets in all.
+    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from the person.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.

@@ -21,9 +21,7 @@ _NAMED: Final = 5
 async def grow(settings: Settings, say: Say) -> TopicReport:
     """Create missing topics, and add missing partitions to the others. What is done already is not done again.
 
-    Args:
-        settings: `kafka.partitions` is the new number of partitions.
-        say: Called with a line for a person while it waits for Kafka.
+    `kafka.partitions` is the new number. `say` is called with a line for a person while it waits for Kafka.
 
     Raises:
         SettingsError: The configuration would give workspaces other homes.

@@ -16,9 +16,7 @@ _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transac
 def resources(settings: Settings, cluster: str) -> dict[str, Any]:
     """Return a list that `kubectl apply` takes: a KafkaTopic for each topic, and a KafkaUser for each process.
 
-    Args:
-        settings: Name the topics and their settings.
-        cluster: The name of the Kafka resource that they belong to.
+    `cluster` is the name of the Kafka resource that they belong to.
     """
     labels = {"strimzi.io/cluster": cluster}
     topics = [

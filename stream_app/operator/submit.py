@@ -60,18 +60,10 @@ async def submit(
     say: Callable[[str], None],
     known: Sequence[str] = (),
 ) -> SentCommand:
-    """Send one command, to the workspace's lane or (kinds of `TO_ALL`) to every partition.
+    """Send one command, to the workspace's lane or (kinds of `TO_ALL`, `workspace` '') to every partition.
 
-    Args:
-        settings: The configuration.
-        kind: The command's kind.
-        workspace: The workspace; '' for kinds of `TO_ALL`.
-        args: The command's arguments.
-        who: The operator's name, for the audit log.
-        why: The reason, for the audit log. Text that looks like personal data is removed.
-        wait_s: Seconds to wait for answers.
-        say: Called with a line while waiting for Kafka.
-        known: Texts to remove from `why`.
+    Texts that look like personal data, and those of `known`, are removed from `why`. `say` is called with a line while
+    this waits for Kafka, `wait_s` is for the answers.
 
     Raises:
         SettingsError: The workspace is unknown.
@@ -118,9 +110,7 @@ def _records(settings: Settings, command: Command) -> list[Record]:
 async def put_command(put: Put, records: Sequence[Record]) -> None:
     """Write the command of a form to Kafka.
 
-    Args:
-        put: Returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
-        records: The command, once for each partition.
+    `put` returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
 
     Raises:
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
@@ -137,12 +127,7 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
 
 
 class CommandSender:
-    """Sends commands in a process that runs on; their answers are read elsewhere.
-
-    Args:
-        settings: The configuration.
-        put: As of `put_command`.
-    """
+    """Sends commands in a process that runs on; their answers are read elsewhere."""
 
     def __init__(self, settings: Settings, put: Put) -> None:
         self._settings = settings

@@ -27,9 +27,6 @@ class Suppressed(msgspec.Struct, frozen=True):
 
     Attributes:
         person: The hash.
-        since_ms: Since when, epoch ms.
-        who: The operator.
-        command: The id of the command.
         everywhere: Every partition has the entry.
     """
 
@@ -43,10 +40,7 @@ class Suppressed(msgspec.Struct, frozen=True):
 def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = False) -> list[str]:
     """Hash people, each given as an e-mail or a LinkedIn URL. Blank lines are skipped.
 
-    Args:
-        lines: One person each.
-        hashed: Accept hashes too.
-        former: Include the hashes under former peppers, for look-ups.
+    `hashed`: accept hashes too. `former`: include the hashes under former peppers, for look-ups.
 
     Raises:
         SettingsError: Some lines are neither; their numbers are named, not their content.

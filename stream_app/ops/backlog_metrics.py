@@ -14,8 +14,7 @@ from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS
 class WaitingRecords(Collector):
     """Shows how many records in Kafka wait for this process.
 
-    Args:
-        look: Returns the records that are not finished yet, by source and partition. Called when metrics are read.
+    `look` returns the records that are not finished yet, by source and partition. It is called when metrics are read.
     """
 
     def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]]) -> None:
@@ -35,8 +34,7 @@ class WaitingRecords(Collector):
 class ParkedLeads(Collector):
     """Shows how many leads wait for a human.
 
-    Args:
-        look: Returns the parked leads by workspace, of each partition of this process. Called when metrics are read.
+    `look` returns them by workspace, for each partition of this process. It is called when metrics are read.
     """
 
     def __init__(self, look: Callable[[], Iterable[Mapping[str, int]]]) -> None:

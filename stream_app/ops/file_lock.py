@@ -12,11 +12,7 @@ from stream_app.domain.errors import StreamAppError
 def lock_for_writing(path: Path, what: str, setting: str, if_locked: str) -> IO[bytes]:
     """Lock a file until the returned file, which is beside it, is closed.
 
-    Args:
-        path: The file. Its folder is made.
-        what: What is in it, for the error.
-        setting: The key with its path, for the error.
-        if_locked: The error if another process has the lock.
+    The errors say `what` is in the file and which key (`setting`) has its path, or `if_locked`.
 
     Raises:
         StreamAppError: Another process has the lock, or the folder is not writable.

@@ -33,11 +33,8 @@ _AGAIN_S = 60.0
 def configure(form: Format, level: int = logging.INFO) -> None:
     """Set up logging for the process.
 
-    Libraries log from WARNING on. Their debug records cost CPU for each Kafka record.
-
-    Args:
-        form: JSON lines, or text for a console.
-        level: the lowest level of this program's own events.
+    Libraries log from WARNING on. Their debug records cost CPU for each Kafka record. `level` is for this program's own
+    events.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -70,12 +67,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
 
 
 class Throttled:
-    """Logs a repeated problem once a minute, and at once if its text changes.
-
-    Args:
-        report: called with the text to log.
-        now_s: a monotonic clock in seconds.
-    """
+    """Logs a repeated problem once a minute, and at once if its text changes."""
 
     def __init__(self, report: Callable[[str], object], now_s: Callable[[], float] = time.monotonic) -> None:
         self._report = report

@@ -60,12 +60,7 @@ class Summary(msgspec.Struct):
     own_imports: int = 0
 
     def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
-        """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own.
-
-        Args:
-            file: The file's name without its folder.
-            who: Who publishes.
-        """
+        """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own."""
         return {} if self.own_imports else summaries_of(self.workspaces, self.rows, self.refused, file, who)
 
     @property
@@ -159,12 +154,8 @@ async def send_batch(
 ) -> int:
     """Send checked leads to their topic. Returns how many are safe on Kafka.
 
-    Args:
-        batch: The leads.
-        settings: The configuration.
-        options: Choose the topic.
-        on_acknowledged: Called for each batch that Kafka has acknowledged.
-        summaries: By workspace, what the first lead says of its import.
+    `on_acknowledged` is called for each batch that Kafka has acknowledged. `summaries`: by workspace, what the first
+    lead says of its import.
 
     Raises:
         BrokerUnavailable: Not all of them are.

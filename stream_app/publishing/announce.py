@@ -23,15 +23,7 @@ def any_import_id() -> str:
 
 
 def summaries_of(leads: Mapping[str, int], rows: int, refused: int, file: str, who: str) -> dict[str, ImportSummary]:
-    """Return the summary of each workspace.
-
-    Args:
-        leads: The leads of each workspace.
-        rows: The rows of the file.
-        refused: Those of them that are not published.
-        file: The file's name without its folder.
-        who: Who publishes.
-    """
+    """Return the summary of each workspace."""
     return {name: ImportSummary(rows, refused, number, label(file), label(who)) for name, number in leads.items()}
 
 

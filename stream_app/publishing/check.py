@@ -63,10 +63,7 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
 class Checker:
     """Turns rows into records by the configuration and the publisher's defaults.
 
-    Args:
-        settings: The configuration.
-        options: The defaults.
-        ids: Derive the ids of leads that have none. It takes time.
+    `ids`: derive the ids of leads that have none. It takes time.
     """
 
     def __init__(self, settings: Settings, options: PublishOptions, *, ids: bool = False) -> None:

@@ -23,14 +23,7 @@ _METERS: Final[dict[MeterName, str]] = {
 
 
 def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
-    """Quote the leads of each workspace.
-
-    Args:
-        settings: The configuration.
-        summary: The checked leads.
-        views: The last published views of their lanes.
-        now_ms: The time, epoch ms.
-    """
+    """Quote the leads of each workspace."""
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
         there = settings.destinations[alias]
@@ -62,12 +55,7 @@ def column_lines(
 ) -> Iterator[str]:
     """Yield how the columns were named, which fields have no usual name, and which are not sent to Clay.
 
-    Args:
-        settings: The configuration.
-        titles: The titles of the columns; none for JSON Lines.
-        names: The name of each column's cells.
-        summary: The checked leads.
-        correct: How to name a column otherwise, such as `use --map`.
+    `correct` says how to name a column otherwise, such as `use --map`.
     """
     renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
     if renamed:

@@ -27,11 +27,8 @@ OnAcknowledged = Callable[[int, int, int], None]
 class Sender:
     """Sends records. `acknowledged` counts the records that Kafka has confirmed.
 
-    Args:
-        connection: How to reach Kafka.
-        topic: The topic.
-        wait_s: A broker that acknowledges nothing for this long raises BrokerUnavailable.
-        on_acknowledged: Called for each acknowledged batch.
+    A broker that acknowledges nothing for `wait_s` raises BrokerUnavailable. `on_acknowledged` is called for each
+    batch.
     """
 
     def __init__(

@@ -57,11 +57,8 @@ class Upload:
     Attributes:
         id: Cannot be guessed: it is in the addresses of its pages.
         who: Who uploaded it; no other operator sees it.
-        file: Its name for people.
-        size: Bytes.
         state: `columns`: the columns may be corrected; `checked`: the cost is known; `failed`: it can be published
             again.
-        titles: The titles of the columns.
         names: The name of each column's cells; '' for a column that is left out.
         problem: Why it failed, or why the columns cannot be used.
         share: How much of the rows is checked, from 0 to 1.
@@ -187,13 +184,7 @@ class TooManyUploads(StreamAppError):
 
 
 class Uploads:
-    """The files of this process, and the thread that works on them.
-
-    Args:
-        settings: The configuration.
-        views: Returns the last published views of lanes.
-        now_ms: The clock, epoch ms.
-    """
+    """The files of this process, and the thread that works on them."""
 
     def __init__(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> None:
         self._settings = settings
@@ -205,14 +196,9 @@ class Uploads:
         self._log = log.get("publish")
 
     def add(self, source: IO[bytes], file: str, size: int, digest: str, who: str) -> Upload:
-        """Keep a file, for 30 minutes at most.
+        """Keep a file, for 30 minutes at most. It is closed with the upload.
 
-        Args:
-            source: The file. It is closed with the upload.
-            file: Its name.
-            size: Bytes.
-            digest: Six characters that the same file always has: published twice on a day, it is one import.
-            who: Who uploaded it.
+        The same file always has the same `digest`, of six characters: published twice on a day, it is one import.
 
         Raises:
             ValueError: It is not a CSV with a header.

@@ -32,9 +32,7 @@ class Follower(Protocol):
 class PublishedLeads:
     """The last status of each lead that one command has published.
 
-    Args:
-        topic: Where they were published.
-        without_callbacks: Destinations that never call back: `accepted` is their leads' end.
+    `without_callbacks`: destinations that never call back. `accepted` is their leads' end.
     """
 
     def __init__(self, topic: str, without_callbacks: Collection[str]) -> None:
@@ -100,11 +98,8 @@ async def wait_for_rest(
 ) -> None:
     """Follow the leads until all are at rest, or until the time is over.
 
-    Args:
-        leads: What was published; the events are applied to it.
-        follower: Follows from an offset before the first lead was published.
-        within_s: The most seconds to wait.
-        on_progress: Gets (leads at rest, all leads) after each batch of events.
+    `follower` begins before the first lead was published. `on_progress` gets (leads at rest, all leads) after each
+    batch of events.
 
     Raises:
         BrokerUnavailable, UnreadableBatch: The events could not be read to the end.

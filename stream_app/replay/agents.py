@@ -12,14 +12,7 @@ from stream_app.replay.forward import Replay
 
 
 def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: Replay) -> None:
-    """Add the replay app's agents to the app.
-
-    Args:
-        app: the Faust app of the replay process.
-        topics: the names of all topics.
-        tiers_s: the delays of the delay tiers, in seconds.
-        replay: processes the records.
-    """
+    """Add the replay app's agents to the app."""
 
     @app.agent(topics.dlq)
     async def dead_letters(stream: Any) -> None:

@@ -113,12 +113,7 @@ def sendable(settings: Settings) -> LeadCheck:
 def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: LeadCheck, now_ms: int) -> str:
     """Return why a dead letter's value cannot be sent without an edit; '' if it can.
 
-    Args:
-        value: The dead letter's value.
-        key: The dead letter's key.
-        named: The destination that the dead letter names, or ''.
-        check_lead: The check that `sendable` returns.
-        now_ms: The current time, epoch ms.
+    `named`: the destination that the dead letter names, or ''. `check_lead` is what `sendable` returns.
     """
     lead = read_lead(value, key)
     if isinstance(lead, Unreadable):
@@ -133,11 +128,8 @@ def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: L
 def transformed(transform: Transform, dead_letter: ConsumedRecord, check_lead: LeadCheck, *, same_lead: bool) -> bytes:
     """Edit a dead letter's value and check it as the lead pipeline will.
 
-    Args:
-        transform: The edit.
-        dead_letter: The dead letter.
-        check_lead: The check that `sendable` returns.
-        same_lead: The lead continues its delivery, so it must stay the same lead at the same destination.
+    `same_lead`: the lead continues its delivery, so it must stay the same lead at the same destination. `check_lead` is
+    what `sendable` returns.
 
     Raises:
         EditError: The value cannot be edited, or cannot be sent afterwards.

@@ -46,15 +46,8 @@ class State(Protocol):
 class Replay:
     """The handlers of the replay process.
 
-    Args:
-        topics: The topics' names.
-        policy: The delay tiers and the share of the rate.
-        rates_per_s: Current leads per second of each workspace's lane. The owner updates this mapping.
-        publisher: Publishes records.
-        state: State shared with other replay processes.
-        clock: The clock.
-        moved: Called with the source topic and the envelope of each forwarded record.
-        began: Called with each newly assigned partition of the dead letters and its start.
+    The owner of `rates_per_s` (by workspace, of its lane) updates it. `moved` is called with the source topic and the
+    envelope of each forwarded record, `began` with each newly assigned partition of the dead letters and its start.
     """
 
     def __init__(
@@ -82,9 +75,7 @@ class Replay:
         """Return the progress markers that the watchdog expects to change.
 
         A head that is not due, a pause and a workspace's rate are reasons to wait. An unavailable broker is not.
-
-        Args:
-            assigned: Topic and partition -> True if records wait there.
+        `assigned`: topic and partition -> True if records wait there.
         """
         return {
             f"the records of {topic}/{number} do not move": position.acked

@@ -32,7 +32,6 @@ class Shown(msgspec.Struct):
     """One dead letter.
 
     Attributes:
-        dead_letter: The record.
         headers: Its headers as text.
         history: The status events of its lead's delivery.
         suppressed: It is never sent: its person is on the suppression list, or the lead was erased.
@@ -142,11 +141,6 @@ async def _on_the_list(reader: TopicReader, state: str, partition: int | None = 
 
 async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     """Read one dead letter with its history.
-
-    Args:
-        settings: The configuration.
-        record_id: topic/partition/offset.
-        progress: Called with offsets done and offsets in all.
 
     Raises:
         SettingsError: It is not the id of a dead letter.

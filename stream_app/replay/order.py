@@ -37,15 +37,9 @@ def start_command(
     patch: list[dict[str, Any]] | None = None,
     renames: dict[str, str] | None = None,
 ) -> ReplayCommand:
-    """Return the command that starts a replay.
+    """Return the command that starts a replay. The same id (`replay`) twice starts one; None: a new id.
 
-    Args:
-        plan: What to send.
-        who: The operator.
-        why: The reason.
-        replay: Its id. The same id twice starts one replay. None: a new id.
-        patch: A JSON Patch for each lead.
-        renames: New field name -> old field name, for each lead.
+    Each lead is edited by `patch`, a JSON Patch, or by `renames`: new field name -> old field name.
 
     Raises:
         SettingsError: It is too large for Kafka.

@@ -97,12 +97,7 @@ async def survey_in_thread(
 ) -> tuple[PricedPlan, Chosen]:
     """Call `survey` in a thread of its own, because it keeps an event loop busy. It ends soon after a cancellation.
 
-    Args:
-        settings: As of `survey`.
-        source: As of `survey`.
-        wanted: As of `survey`.
-        progress: As of `survey`; called in the thread.
-        options: The options of `survey`.
+    `progress` is called in the thread.
     """
     given_up = threading.Event()
 

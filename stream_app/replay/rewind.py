@@ -24,8 +24,6 @@ class To(msgspec.Struct, frozen=True):
     """The target of a rewind: a time or an offset, else the earliest offset.
 
     Attributes:
-        time_ms: Epoch ms, or None.
-        offset: An offset, or None.
         partition: Only this partition; None for all.
     """
 
@@ -38,8 +36,6 @@ class Move(msgspec.Struct, frozen=True):
     """The rewind of one partition.
 
     Attributes:
-        partition: The partition.
-        committed: The group's committed offset.
         target: The offset after the rewind.
         expired: The requested offset or time is older than the first dead letter kept: some may be deleted.
     """

@@ -46,10 +46,7 @@ _AGAIN_S: Final = 2.0
 class OrderRunner:
     """Carries out ordered replays, one at a time.
 
-    Args:
-        settings: The configuration.
-        state: The state of all replay processes.
-        owns: Returns True if this process is the one that carries them out.
+    `owns` returns True if this process is the one that carries them out.
     """
 
     def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:

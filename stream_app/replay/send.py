@@ -105,12 +105,8 @@ class Redriver:
     ) -> Sent:
         """Send the dead letters in order.
 
-        Args:
-            dead_letters: What to send.
-            paces: Dead letters per second, by workspace.
-            edit: Makes the value to send.
-            progress: Called with the result including the next batch; returns rows to write in its transaction.
-            stop: Ends it early, after the batch under way.
+        `paces`: dead letters per second, by workspace. `progress` is called with the result including the next batch,
+        and returns rows to write in its transaction. `stop` ends it early, after the batch under way.
 
         Raises:
             Fenced: Another operator has started meanwhile.

@@ -108,15 +108,8 @@ async def export(
 ) -> Export:
     """Write the results to `out`.
 
-    Args:
-        settings: The configuration.
-        wanted: Which results.
-        out: The output.
-        form: CSV or JSON Lines.
-        join: Write all rows of this file, each with its result if it has one.
-        stage: Reports progress.
-        say: Called with a line while Kafka does not respond.
-        raw: Do not escape CSV cells that a spreadsheet would run as formulas.
+    `join`: write all rows of this file, each with its result if it has one. `stage` reports progress, `say` is called
+    with a line while Kafka does not respond. `raw`: do not escape CSV cells that a spreadsheet would run as formulas.
 
     Raises:
         SettingsError: The file's header is invalid.
@@ -141,12 +134,7 @@ async def export(
 async def results_of(
     settings: Settings, wanted: ResultFilter, on_unreadable: Callable[[str], None]
 ) -> AsyncGenerator[Result]:
-    """Yield the last result of each lead.
-
-    Args:
-        settings: The configuration.
-        wanted: Which results.
-        on_unreadable: Gets a line for each result that cannot be read; the result is left out.
+    """Yield the last result of each lead. `on_unreadable` gets a line for each that cannot be read and is left out.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable: The topic cannot be read.

@@ -43,13 +43,9 @@ async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> N
 async def serve_ops(
     host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]
 ) -> AsyncIterator[int]:
-    """Serve /metrics, /healthz and /readyz until the block ends; yields the port.
+    """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any free one).
 
-    Args:
-        host: The address to listen on.
-        port: The port; 0 for any free one.
-        registry: The metrics.
-        not_ready: Returns why the process cannot work now, or None.
+    `not_ready` returns why the process cannot work now, or None.
 
     Raises:
         StreamAppError: The port is taken.
@@ -107,12 +103,7 @@ def longest_step_s(settings: Settings) -> float:
 
 
 def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:
-    """Build the ASGI app.
-
-    Args:
-        registry: The metrics.
-        not_ready: Returns why the process cannot work now, or None.
-    """
+    """Build the ASGI app."""
 
     async def metrics(request: Request) -> Response:
         # Exemplars exist only in OpenMetrics, which Prometheus asks for.

@@ -44,9 +44,7 @@ from stream_app.services.process import check_kafka, faust_options, longest_step
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """Run `stream-app worker` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
 
-    Args:
-        settings: The configuration.
-        read: Returns the current settings, for a reload.
+    `read` returns the current settings, for a reload.
     """
     logger = log.get("worker")
     configuration = Configuration(settings, read)

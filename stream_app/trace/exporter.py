@@ -54,16 +54,9 @@ class Lead:
 class Exporter:
     """Turns events into spans.
 
-    Args:
-        sampling: Which leads are traced.
-        clay: Attributes of POSTs by destination.
-        settle_ms: A lead without an event for so long is exported as far as it has come. Its later spans follow with
-            the same parent.
-        receiver: Takes the spans.
-        commit: Saves how far each partition is done, by partition.
-        count: Called with `sent` or `refused`, and a number of spans.
-        now_ms: Returns the time, epoch ms.
-        log: The log.
+    A lead without an event for `settle_ms` is exported as far as it has come. Its later spans follow with the same
+    parent. `clay` has attributes of POSTs by destination. `commit` saves how far each partition is done. `count` is
+    called with `sent` or `refused`, and a number of spans.
     """
 
     def __init__(

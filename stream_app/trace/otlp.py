@@ -27,14 +27,7 @@ class SpansRefused(StreamAppError):
 
 
 class OtlpClient:
-    """Posts spans to one endpoint. An async context manager.
-
-    Args:
-        endpoint: The receiver's URL for traces, e.g. `http://127.0.0.1:4318/v1/traces`.
-        headers: Headers of each request, e.g. with a token.
-        version: The version of this program, for the resource.
-        instance: The name of this process.
-    """
+    """Posts spans to one endpoint. An async context manager."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], version: str, instance: str) -> None:
         self._endpoint = endpoint

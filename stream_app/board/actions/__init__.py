@@ -13,14 +13,7 @@ from stream_app.operator.submit import CommandSender
 
 
 def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find | None = None) -> list[Action]:
-    """Return all actions.
-
-    Args:
-        site: What all pages share.
-        sender: Sends commands.
-        planner: Plans replays and orders them.
-        find: Finds what is stored of a lead; default: on Kafka.
-    """
+    """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
     return [
         *lane_actions(site, sender),
         *lead_actions(site, sender, find),

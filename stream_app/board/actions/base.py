@@ -45,13 +45,9 @@ class Field(msgspec.Struct, frozen=True):
 
     Attributes:
         name: Its key in `Submission.values`.
-        label: What it is.
         was: The value in force, in words; '' if there is none.
-        hint: What may be entered.
-        kind: A line of text, a number, or one of `choices`.
         choices: Value and label of each.
         value: What it begins with.
-        required: It must not be empty.
         most: Characters at most.
     """
 
@@ -80,10 +76,7 @@ class Form(msgspec.Struct, frozen=True):
     Attributes:
         title: What it does to what, such as `Pause acme`.
         text: The same in a sentence.
-        button: The label of the button.
         back: Where the link beside the button leads.
-        facts: What changes, from what to what.
-        fields: What is entered.
         asks_why: A reason is required.
         typed: The word that must be typed to confirm; '' for none.
         is_final: What it does cannot be undone.
@@ -114,11 +107,8 @@ class Submission(msgspec.Struct, frozen=True):
     """A form that was sent.
 
     Attributes:
-        opened: As for the form.
         form: The form, made again.
         id: The id of the command, the same for the same content of the same form.
-        who: The operator.
-        why: The reason.
         values: What was entered, without spaces around it.
     """
 
@@ -143,11 +133,8 @@ class Action(msgspec.Struct, frozen=True):
 
     Attributes:
         path: Its path below /board, with parameters.
-        show: Returns the form.
-        submit: Does it; returns the address to go to next.
         current: The page that the navigation marks.
         template: The template without its suffix.
-        read: Reads the body of the form.
     """
 
     path: str

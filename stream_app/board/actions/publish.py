@@ -39,13 +39,7 @@ class Publishing(msgspec.Struct, frozen=True):
 
 
 class PublishActions:
-    """The handlers.
-
-    Args:
-        maker: Makes the responses.
-        publishing: What it needs.
-        logger: Gets a line for each publication, and for each download of refused rows.
-    """
+    """The handlers. Each publication and each download of refused rows is logged."""
 
     def __init__(self, maker: PageMaker, publishing: Publishing, logger: log.Logger) -> None:
         self._maker = maker

@@ -24,15 +24,7 @@ class AuditPage(msgspec.Struct, frozen=True):
 def audit_page(
     site: Site, moment: Moment, workspace: str, command: str, after: tuple[int, int, int] | None
 ) -> AuditPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        workspace: Only of this workspace; '' for all.
-        command: Only with this id; '' for all.
-        after: The last one of the page before.
-    """
+    """Return the page: the commands of a workspace ('' for all) after one of them, or the one with this id."""
     if command:
         return AuditPage(site.queries.answers(command), "", command, None)
     found = site.queries.audit(workspace, after, ROWS + 1)

@@ -40,16 +40,7 @@ class CausePage(msgspec.Struct, frozen=True):
 def cause_page(
     site: Site, moment: Moment, which: Which, cause: Cause, after: Place | None, *, last_day: bool
 ) -> CausePage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        which: The dead letters, or the leads that wait for a person.
-        cause: The cause, as the address names it.
-        after: The last dead letter of the page before.
-        last_day: Only those of the last day.
-    """
+    """Return the page, with all dead letters that are kept or only with those of the last day."""
     queries, names = site.queries, site.settings.names
     topic = names.dlq if which == "dlq" else names.parked
     cause = queries.cause(topic, cause) or cause

@@ -74,15 +74,7 @@ class DeadPage(msgspec.Struct, frozen=True):
 
 
 def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> DeadPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        which: The dead letters, or the leads that wait for a person.
-        workspace: Only of this workspace; '' for all.
-        after: How many causes the pages before have.
-    """
+    """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
     queries, names = site.queries, site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
     dead_letters, causes, shown = queries.causes_after(topic, workspace or None, after, ROWS)

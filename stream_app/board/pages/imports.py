@@ -78,14 +78,7 @@ def imports_of(
 
 
 def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> ImportsPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        workspace: Only of this workspace; '' for all.
-        after: The last one of the page before.
-    """
+    """Return the list, of one workspace or ('') of all. `after`: the last one of the page before."""
     found, more = site.queries.imports(workspace, "", after, ROWS)
     return ImportsPage([row_of(each) for each in found], workspace, more)
 

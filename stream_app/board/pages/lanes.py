@@ -30,15 +30,7 @@ class LanesPage(msgspec.Struct, frozen=True):
 
 
 def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> LanesPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        state: One of `STATES`, or '' for all.
-        begins: Only lanes whose names begin with this.
-        after: The last name of the page before.
-    """
+    """Return the page: lanes in a state (one of `STATES`, or '' for all) whose names begin with `begins`."""
     seen = overview(site, moment)
     named = [lane for lane in seen.lanes if lane.workspace.lower().startswith(begins.lower())]
     counts = dict.fromkeys(STATES, 0)

@@ -68,14 +68,7 @@ class LeadsPage(msgspec.Struct, frozen=True):
 
 
 def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) -> LeadsPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        chosen: What the URL selects.
-        after: The last record of the page before.
-    """
+    """Return the page. `after`: the last record of the page before."""
     if chosen.person:
         found = site.queries.records_of_person(chosen.person)
         return LeadsPage(found, chosen, [], len(found), 0, None)
@@ -125,11 +118,9 @@ def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, l
 
 
 def find(site: Site, text: str) -> str:
-    """Return the path of the page that answers a search. It contains no personal data.
+    """Return the path of the page that answers a search by lead id, e-mail or LinkedIn URL.
 
-    Args:
-        site: What all pages share.
-        text: A lead id, an e-mail or a LinkedIn URL.
+    It contains no personal data.
     """
     persons, lead_ids = names_of(text)
     for person in persons:

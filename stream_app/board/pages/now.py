@@ -44,7 +44,6 @@ class NowPage(msgspec.Struct, frozen=True):
         is_new: No lead has come yet.
         everywhere: What concerns all lanes.
         held: The held lanes, at most as many as `MOST_LANES`.
-        held_count: How many there are.
         ended_day: Leads that ended in the last day, by series.
         credits: The day's credits of the lanes with a limit; of all lanes if none has one.
         credits_without_limit: Those of the other lanes.
@@ -75,13 +74,7 @@ class NowPage(msgspec.Struct, frozen=True):
 
 
 def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        span: The time that the chart covers; None: the day, or the hour if nothing is older.
-    """
+    """Return the page. `span`: what the chart covers; None: the day, or the hour if nothing is older."""
     seen = overview(site, moment)
     queries, names = site.queries, site.settings.names
     chart, span, ended = throughput(site, "", moment.now_ms, span)

@@ -22,7 +22,6 @@ class ReplayPage(msgspec.Struct, frozen=True):
 
     Attributes:
         found: The progress; None if no replay process has answered.
-        tone: Its colour and shape.
         share: Percent of its dead letters that were sent or refused.
         command: The command line that selects the same.
         waits: A command was sent from this page and is not applied yet.
@@ -41,14 +40,7 @@ class ReplayPage(msgspec.Struct, frozen=True):
 
 
 def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> ReplayPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        replay: The id of the replay.
-        asked: The id of a command that was sent from the page; '' if none.
-    """
+    """Return the page. `asked`: the id of a command that was sent from it; '' if none."""
     found = site.queries.replay(replay)
     if found is None:
         return ReplayPage(replay, None, "idle", 0.0, "", waits=True, silent=False)

@@ -58,13 +58,7 @@ class SystemPage(msgspec.Struct, frozen=True):
 
 
 def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> SystemPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        topics: The planned topics that exist; None if Kafka does not answer.
-    """
+    """Return the page. `topics`: the planned topics that exist; None if Kafka does not answer."""
     versions = [("stream-app", __version__), ("Python", platform.python_version()), ("SQLite", sqlite3.sqlite_version)]
     settings = site.settings
     return SystemPage(

@@ -33,8 +33,6 @@ class BacklogPage(msgspec.Struct, frozen=True):
 
     Attributes:
         records: How many wait; None if Kafka does not answer.
-        topic: Only of this topic; '' for all.
-        partition: Only in this partition; None for all.
         after: Where the next page begins; 0 if this is the last one.
     """
 
@@ -46,15 +44,7 @@ class BacklogPage(msgspec.Struct, frozen=True):
 
 
 def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> BacklogPage:
-    """Return the page.
-
-    Args:
-        site: What all pages share.
-        moment: What the request sees.
-        topic: Only of this topic; '' for all.
-        partition: Only in this partition; None for all.
-        after: How many rows the pages before have.
-    """
+    """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
     if moment.kafka is None:
         return BacklogPage(None, [], topic, partition, 0)
     found = [
@@ -73,11 +63,7 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
 def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
     """Return the path of what waits behind a finding.
 
-    Args:
-        bulk: The topic of bulk leads.
-        found: The finding.
-        partition: Where its lane is.
-        waiting: What waits in that partition in all.
+    `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk leads.
     """
     if found.code in ("replay_paused", "no_replay"):
         return leads_path(status="dead_lettered,deferred")

@@ -23,9 +23,6 @@ class LaneAccount(msgspec.Struct, frozen=True):
     """The money of a lane in one day or month: from its row, from rows (reserved) and from events (spent).
 
     Attributes:
-        workspace: The workspace.
-        period: The day or month.
-        meter: The meter.
         reserved: What the lane's row has reserved.
         reserved_by_rows: What the rows of its leads have reserved.
         spent: What the lane's row has spent.

@@ -42,7 +42,6 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     """What was found of a record beside its events.
 
     Attributes:
-        partition: Its partition.
         is_input: It is an input record on a lead topic.
         passed: The worker group's committed offset is beyond it.
         copy: A copy of it waits in a topic, and its group has not passed that copy.
@@ -77,13 +76,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
-    """Return what does not add up; "" if everything does; MOVING if that cannot be said.
-
-    Args:
-        history: The history of the record.
-        found: What else was found of it.
-        terms: What applies to all records.
-    """
+    """Return what does not add up; "" if everything does; MOVING if that cannot be said."""
     status, in_hand = history.status, found.copy or (found.is_input and not found.passed)
     if not found.is_input and not found.gone:
         if status:

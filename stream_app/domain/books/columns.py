@@ -78,11 +78,10 @@ _NOT_A_LEAD: Final = "a callback or a command about the lead; the books do not c
 
 
 def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
-    """Return the column of a record: "" if it is not a lead, "unknown" if the status is of a newer version.
+    """Return the column of a record with this last status.
 
-    Args:
-        status: The last status of its history.
-        final: True if the destination has no callbacks, so that `accepted` is the end.
+    It is "" if the record is not a lead, and "unknown" if the status is of a newer version. `final`: the destination
+    has no callbacks, so that `accepted` is the end.
     """
     if status not in COLUMN:
         return "" if status in NOT_LEADS else "unknown"

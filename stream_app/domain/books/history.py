@@ -75,12 +75,9 @@ class RecordHistory(msgspec.Struct, array_like=True, gc=False):
 
 
 def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, str]:
-    """Apply the next event of a partition to its history.
+    """Apply the next event of a partition to its history, which is changed in place.
 
-    Args:
-        history: Changed in place.
-        event: The event.
-        kept: True if no event of its partition has been deleted.
+    `kept`: no event of the partition has been deleted.
 
     Returns:
         Whether the event counts (a double does not), and what is wrong; "" if nothing is.

@@ -23,20 +23,15 @@ class Report(msgspec.Struct):
         balanced: True if everything adds up.
         records: Input records on the lead topics.
         accounted: The sum of all columns. It equals `records` if nothing is missing.
-        columns: Records by column.
         statuses: The same by last status.
         copies: Records that returned to a lead topic or are on their way to it.
-        events: Events read.
         outlived: Records that retention has deleted. Their histories are checked, but not counted.
         moving: Histories that could not be compared with their rows because they were changing.
         accounts: The money of each lane.
-        problems: The first problems.
-        problem_count: How many problems there are.
         not_leads: Erasures, corrections and callbacks that settled no lead, by status. No column counts them.
         saved: Estimated credits saved by earlier results, by workspace.
         provisional: Leads that were answered locally while their lane was held, and continue.
         open_costs: The first leads with an unconfirmed cost, booked at their ceiling.
-        open_cost_count: How many such leads there are.
         possible_doubles: How often a lead that may have reached Clay was resent by policy, by workspace.
     """
 

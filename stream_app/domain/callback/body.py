@@ -162,15 +162,7 @@ def _claimed(text: str, name: str) -> str | None:
 def callback_of(
     body: Body, workspace: str, destination: str, at_ms: int, forced_origin: str = ""
 ) -> Callback | BadBody:
-    """Return the callback of a body whose token was verified.
-
-    Args:
-        body: The body.
-        workspace: The workspace of the URL that was called.
-        destination: The destination of the URL that was called.
-        at_ms: When it arrived, epoch ms.
-        forced_origin: The input record of a forced lead, from the token.
-    """
+    """Return the callback of a body whose token was verified, with the `forced_origin` from that token."""
     document, repaired = _decoded(body)
     if isinstance(document, BadBody):
         return document

@@ -41,7 +41,6 @@ class Booking(msgspec.Struct, frozen=True):
     """The lane after a callback. `booked` and `spent` are None if nothing was ever reserved for the lead.
 
     Attributes:
-        lane: The lane.
         booked: The cost of the lead now.
         spent: The difference to what was booked before.
     """

@@ -44,12 +44,7 @@ def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -
 def evidence(policy: Workspace, lane: Lane, destination: Destination, callback_url: str, now_ms: int) -> Evidence:
     """Return what is known when a destination stops calling back.
 
-    Args:
-        policy: The configuration of the workspace.
-        lane: Its lane.
-        destination: The destination.
-        callback_url: '' if the callback URL answers, else what came instead.
-        now_ms: The time, epoch ms.
+    `callback_url` is '' if the callback URL answers, else what came instead.
     """
     month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in destination.webhook_ids if name in lane.quota.webhooks}

@@ -153,12 +153,7 @@ class Group(msgspec.Struct):
     """Dead letters of one cause. Times are epoch ms.
 
     Attributes:
-        kind: Their kind.
-        reason: The reason code.
         http_status: Clay's status; '' if there was none.
-        workspace: Their workspace.
-        destination: The alias of their destination.
-        count: How many.
         first_ms: When the first was appended.
         last_ms: When the last was appended.
         last_hour: How many were appended in the last hour.

@@ -312,10 +312,7 @@ class ReplayOrders:
 def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProgress:
     """Return a replay with its dead letters counted, or refused (at its start) or stopped (if it was resumed).
 
-    Args:
-        replay: The replay, whose total is not known.
-        priced: The price of the dead letters that it has still to send.
-        now_ms: The time, epoch ms.
+    `priced` are the dead letters that it has still to send.
     """
     text = _not_to_be_sent(replay, priced)
     if text:
@@ -345,14 +342,9 @@ def finished(replay: ReplayProgress, now_ms: int) -> ReplayProgress:
 def advanced(
     replay: ReplayProgress, sent: int, refusals: dict[str, str], next_offsets: dict[int, int], now_ms: int
 ) -> ReplayProgress:
-    """Return a replay after more dead letters.
+    """Return a replay after more dead letters were sent or refused.
 
-    Args:
-        replay: The replay before.
-        sent: How many more were sent.
-        refusals: More that were refused: record id -> why.
-        next_offsets: Partition -> the offset after the last of them.
-        now_ms: The time, epoch ms.
+    `refusals`: record id -> why. `next_offsets`: partition -> the offset after the last of them.
     """
     room = MOST_REFUSALS - len(replay.refusals)
     return _changed(

@@ -58,12 +58,8 @@ _DELIVERED: Final = frozenset({"accepted", "enriched", "partial", "no_data", "en
 def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind: bool) -> Fate:
     """Return what would happen to a dead letter, by the rules of `state_machine.classify_record`.
 
-    Args:
-        kind: The kind of the dead letter.
-        seq: Its sequence number.
-        row: The row of its lead.
-        uncertain: True if the operator also wants leads that may have reached Clay.
-        rewind: True if the replay is done by resetting offsets.
+    `row` is that of its lead. `uncertain`: the operator also wants leads that may have reached Clay. `rewind`: the
+    replay is done by resetting offsets.
     """
     if kind not in ("failed", "deferred"):
         return "as_input" if not rewind else "waits_for_ask"
@@ -86,13 +82,9 @@ class Price(msgspec.Struct):
     """The cost of the leads of one destination.
 
     Attributes:
-        workspace: The workspace.
-        destination: The alias of the destination.
-        leads: How many.
         credits: The estimated cost in credits.
         actions: The estimated cost in Actions.
         credits_at_most: The cost at the ceiling.
-        actions_at_most: The cost at the ceiling.
         credits_left: The smaller rest of the workspace's day and month; None: no limit.
         actions_left: As `credits_left`, in Actions.
         seconds: How long they take.
@@ -193,15 +185,7 @@ def price(
 ) -> Price:
     """Return the price of `leads` more leads, with operators' live changes and at the lane's present rate.
 
-    Args:
-        destination: The alias of the destination.
-        leads: How many.
-        estimate: The learned cost of a lead. The sum is rounded up.
-        ceiling: The highest cost of a lead.
-        policy: The configuration of the workspace.
-        lane: Its lane.
-        pace_per_s: How many dead letters are sent back per second.
-        now_ms: The time, epoch ms.
+    `estimate` is the learned cost of a lead, and the sum is rounded up; `ceiling` is the highest cost of a lead.
     """
     policy = in_force(policy, lane.changes)
     return Price(

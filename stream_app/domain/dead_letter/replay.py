@@ -44,15 +44,7 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
 
 
 def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, rand: float) -> int:
-    """Return when a replay is due, epoch ms.
-
-    Args:
-        policy: The replay policy.
-        reason: Why the lead failed.
-        replay: The number of the replay: 1, 2, ...
-        now_ms: The time, epoch ms.
-        rand: From 0 to 1.
-    """
+    """Return when a replay is due, epoch ms. `replay` is its number, from 1; `rand` is from 0 to 1."""
     base_s = policy.backoff_unreachable_base_s if reason in UNREACHABLE else policy.backoff_base_s
     delay_s = min(policy.backoff_cap_s, base_s * _GROWTH ** max(0, replay - 1))
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
@@ -76,11 +68,6 @@ def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | 
     A failed one counts a replay. If it was written before the present rewind epoch, it is the first replay of that
     epoch and due at once. A deferred one counts none. One without a disposition was written by another program. We do
     not know whether it failed or was poison, so it returns as an input (`as_input`).
-
-    Args:
-        envelope: Its headers.
-        record_id: Its `topic/partition/offset`.
-        epoch: The present rewind epoch.
     """
     if envelope.way in RETURNS:
         return envelope.onward()
@@ -115,10 +102,6 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
     Its `seq` proves that nothing has happened to the lead since: the pipeline accepts it only while it is the lead's
     latest dead letter, so a second redrive has no effect. A deferred lead only becomes due at once. One whose history
     has ended starts a new one.
-
-    Args:
-        envelope: Its headers.
-        record_id: Its `topic/partition/offset`.
     """
     if envelope.way == "deferred" and goes_on(envelope):
         return envelope.onward(not_before_ms=0, redriven_from=record_id)
@@ -172,10 +155,6 @@ def begin(recorded: Mapping[int, Came], committed: int | None) -> Begin:
 
     Below the last epoch's offset: the group was rewound, and a new epoch begins. At or above it: an ordinary restart.
     None: Kafka has lost the offset (offset retention), and the recorded progress replaces it.
-
-    Args:
-        recorded: Epoch -> progress.
-        committed: The group's committed offset; None if it has none.
     """
     epoch = max(recorded, default=0)
     came = recorded.get(epoch, Came(0))
@@ -195,11 +174,8 @@ _BURST_MS: Final = 1_000
 class Pace:
     """Limits each workspace's replays to `share` of its rate, with a burst of one second after a pause.
 
-    A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate.
-
-    Args:
-        rates_per_s: By workspace, each above 0. They may change later.
-        share: The share of the rate.
+    A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate. `rates_per_s` may
+    change later.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:

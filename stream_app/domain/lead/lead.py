@@ -42,12 +42,8 @@ class Unreadable(msgspec.Struct, frozen=True):
 def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
     """Read a record's value. The resulting lead has cleaned fields, a workspace and an identity.
 
-    Unknown top-level names are ignored. The last of duplicate keys wins. `not_after_ms` may be a string of digits.
-
-    Args:
-        value: The record's value.
-        key: The record's key: the workspace of a lead that names none.
-        max_bytes: The largest value that is accepted.
+    Unknown top-level names are ignored. The last of duplicate keys wins. `not_after_ms` may be a string of digits. The
+    record's key is the workspace of a lead that names none.
     """
     document = _document(value, max_bytes)
     if isinstance(document, Unreadable):

@@ -27,10 +27,6 @@ class LeadRef(msgspec.Struct, frozen=True):
     """The lead that a record is about.
 
     Attributes:
-        consumed: The record.
-        envelope: Its headers.
-        lead_id: The id of the lead.
-        destination: Its destination.
         key: The key of its row.
         aliases: Keys of the alias rows of its own identifiers.
     """
@@ -47,7 +43,6 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
     """A lead with all that was resolved about it before any decision.
 
     Attributes:
-        lead: The lead.
         body: The request for Clay.
         bulk: True if it was published as bulk, whatever topic the record comes from now.
         identity: Hash of the person, under which results are cached; '' if no result comes.
@@ -91,15 +86,8 @@ def resolve_lead(
 ) -> ResolvedLead | Unreadable:
     """Return the lead with its destination and identity, or why this configuration has none for it.
 
-    A lead with a row under a former pepper keeps its id, and its person is also found by the former identifiers.
-
-    Args:
-        plan: The configuration.
-        consumed: The record.
-        envelope: Its headers.
-        lead: The lead in its value.
-        find: Returns the row of a lead.
-        linked: Returns the value of an alias row.
+    A lead with a row under a former pepper keeps its id, and its person is also found by the former identifiers. `find`
+    returns the row of a lead, `linked` the value of an alias row.
     """
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
@@ -151,14 +139,7 @@ def resolve_lead(
 def body_of(
     lead: Lead, columns: Mapping[str, str], echo: Mapping[str, str], most_bytes: int = MAX_PAYLOAD_BYTES
 ) -> bytes | Unreadable:
-    """Return the request for Clay, or why Clay would not accept it.
-
-    Args:
-        lead: The lead.
-        columns: See `lead.clay_row`.
-        echo: See `lead.clay_row`.
-        most_bytes: The largest request.
-    """
+    """Return the request for Clay, or why Clay would not accept it. `columns` and `echo`: see `lead.clay_row`."""
     row = clay_row(lead.fields, columns, echo)
     if isinstance(row, Unreadable):
         return row

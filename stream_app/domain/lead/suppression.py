@@ -69,13 +69,7 @@ class SuppressionList:
         return bool(self._partitions or self._erased)
 
     def apply(self, row_key: bytes, value: bytes | None, partition: int) -> None:
-        """Apply a record of the state topic.
-
-        Args:
-            row_key: The record's key, of any kind of row.
-            value: The record's value; None deletes the row.
-            partition: The record's partition.
-        """
+        """Apply a record of the state topic, of any kind of row. One without a value deletes the row."""
         if row_key.startswith(b"e/"):
             if value is None:
                 self._erased.pop(row_key, None)
@@ -95,11 +89,7 @@ class SuppressionList:
     def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
         """Return True if a dead letter is of a suppressed person or an erased lead, even if its value is broken.
 
-        Args:
-            headers: The headers of the dead letter.
-            key: Its key.
-            value: Its value.
-            at_ms: When it was appended. Used if it does not say when its lead was published. Epoch ms.
+        `at_ms` (its append, epoch ms) is used if it does not say when its lead was published.
         """
         if self._partitions and any(person in self._partitions for person in people_in(value)):
             return True

@@ -11,15 +11,7 @@ PEOPLE_HEADER: Final = "people"
 
 
 def tombstone(topic: str, workspace: str, destination: str, lead_id: str, people: Iterable[str]) -> Record:
-    """Return a record that deletes a lead's result.
-
-    Args:
-        topic: The topic of results.
-        workspace: The lead's workspace.
-        destination: The alias of its destination.
-        lead_id: Its id.
-        people: All hashes of its person, so that caches delete the person too.
-    """
+    """Return a record that deletes a lead's result. It names `people`, the hashes of its person, for the caches."""
     headers = ((PEOPLE_HEADER, ",".join(people).encode()),)
     return Record(topic, f"{workspace}/{destination}/{lead_id}".encode(), None, headers)
 

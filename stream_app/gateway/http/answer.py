@@ -14,12 +14,7 @@ _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".e
 
 
 def head_of(status: int, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> tuple[bytes, bool]:
-    """Build the head of a response.
-
-    Args:
-        status: The HTTP status.
-        headers: The app's headers.
-        last: True if the connection closes after this response.
+    """Build the head of a response. `last`: the connection closes after it.
 
     Returns:
         The head, and whether the connection closes. It also closes if the app sends `connection: close`, or does not

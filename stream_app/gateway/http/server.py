@@ -165,16 +165,11 @@ async def serve_http(
     on_cut: Callable[[str], None] = lambda _: None,
     bounds: Bounds | None = None,
 ) -> AsyncIterator[int]:
-    """Serve until the block ends; yields the port.
+    """Serve until the block ends; yields the port (`port` 0: any free one).
 
-    Args:
-        app: The ASGI app.
-        host: The address to listen on.
-        port: The port; 0 for any free one.
-        head_within_s: Seconds for a head to arrive, for a response to be read, and for an idle connection.
-        grace_s: Seconds that requests in progress have when the block ends.
-        on_cut: Called with the reason of each connection that is closed early.
-        bounds: Limits for tests; None for the defaults.
+    `head_within_s`: for a head to arrive, for a response to be read, and for an idle connection. `grace_s`: for
+    requests in progress when the block ends. `on_cut` is called with the reason of each connection that is closed
+    early. `bounds` are for tests.
     """
     server = HttpServer(app, _listen(host, port), bounds or Bounds(head_within_s), on_cut)
     server.accept()

@@ -107,10 +107,7 @@ class BoardQueries(RecordQueries, DeadLetterQueries):
     def history(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
         """Return the events per slot, by workspace ('' is the sum of all), oldest first.
 
-        Args:
-            workspaces: The workspaces.
-            step_s: A key of `history.KEPT_S`.
-            since_s: Begin of the first slot, epoch s.
+        `step_s` is a key of `history.KEPT_S`, `since_s` the begin of the first slot, epoch s.
         """
         sql = """SELECT slot, status, events, credits, saved, resent FROM history
                  WHERE workspace = ? AND step_s = ? AND slot >= ? ORDER BY slot"""
@@ -139,11 +136,7 @@ class BoardQueries(RecordQueries, DeadLetterQueries):
             return [DatedChange(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
 
     def status_sums(self, workspace: str | None) -> list[StatusCount]:
-        """Return the number of records by status and column, of all destinations together.
-
-        Args:
-            workspace: Only of this workspace, '' for those that name none; None for all.
-        """
+        """Return the records by status and column: of a workspace, of those that name none (''), or of all (None)."""
         mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
         sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(records)
                   FROM status_counts WHERE records > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""

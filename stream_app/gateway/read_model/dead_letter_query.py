@@ -76,15 +76,7 @@ class DeadLetterQueries(Queries):
     def dead_letters_of(
         self, topic: str, cause: Cause, since_ms: int, after: Place | None, limit: int
     ) -> list[DeadLetterRow]:
-        """Return the dead letters of a cause, newest first.
-
-        Args:
-            topic: The topic.
-            cause: Their cause.
-            since_ms: Only those that were appended then or later, epoch ms.
-            after: The last one of the page before.
-            limit: How many at most.
-        """
+        """Return the dead letters of a cause that were appended at `since_ms` or later, after a place, newest first."""
         at_ms, record = (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
         with self._reading() as db:
             rows = db.execute(

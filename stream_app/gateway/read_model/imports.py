@@ -37,9 +37,7 @@ class Imports:
     def count(self, events: Iterable[tuple[int, Event]], imports: Mapping[int, int]) -> None:
         """Add up the times and the credits of events that were not counted before.
 
-        Args:
-            events: The events, with the number of their record.
-            imports: The import of each record; 0 or absent if it has none.
+        `imports` has the import of each record; 0 or absent if it has none.
         """
         sums: dict[int, list[int]] = {}
         for record, event in events:
@@ -61,11 +59,7 @@ class Imports:
         )
 
     def sweep(self, oldest_ms: int) -> None:
-        """Delete the imports that have no record any more.
-
-        Args:
-            oldest_ms: The time of the oldest records that are kept, epoch ms.
-        """
+        """Delete the imports that have no record any more. `oldest_ms`: the time of the oldest records that remain."""
         self._db.execute("DELETE FROM import_counts WHERE records <= 0")
         gone = self._db.execute(
             """DELETE FROM imports WHERE last_ms < ? AND NOT EXISTS

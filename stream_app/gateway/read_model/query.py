@@ -59,12 +59,7 @@ class _Held(threading.local):
 
 
 class Queries:
-    """Runs the queries. Every method may raise sqlite3.Error.
-
-    Args:
-        path: The read model's file.
-        final: Aliases of the destinations that have no callbacks.
-    """
+    """Runs the queries. Every method may raise sqlite3.Error. `final`: the destinations that have no callbacks."""
 
     def __init__(self, path: Path, final: Set[str]) -> None:
         self._path = path
@@ -104,10 +99,7 @@ class Queries:
     def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
         """True if this lead was erased and no record that came later sent it again.
 
-        Args:
-            workspace: The lead's workspace.
-            lead_id: The lead's id, as in rows and events.
-            since_ms: Ignore erasures before this time, because records may have been swept since. Epoch ms.
+        Erasures before `since_ms` (epoch ms) are ignored, because records may have been swept since.
         """
         with self._reading() as db:
             found = db.execute(
@@ -186,11 +178,7 @@ class Queries:
     ) -> tuple[list[FoundImport], tuple[int, int] | None]:
         """Return the imports, newest first, and the place of the last one if there are more.
 
-        Args:
-            workspace: Only of this workspace; '' for all.
-            import_id: Only with this name; '' for all.
-            after: The place of the last one of the page before.
-            limit: How many at most.
+        `workspace` and `import_id`: only those; '' for all. `after`: the place of the last one of the page before.
         """
         where, values = ["(first_ms, id) < (?, ?)"], list[object](after or (1 << 62, 0))
         for name, value in (("workspace", workspace), ("name", import_id)):

@@ -149,12 +149,8 @@ class RecordQueries(Queries):
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
         """Return the records that were sent again although they may have reached Clay, newest first.
 
-        A record without an event that is kept has no lead id, workspace and status.
-
-        Args:
-            day_s: Only of the day that begins then, epoch s; None for all.
-            after: The last one of the page before.
-            limit: How many at most.
+        A record without an event that is kept has no lead id, workspace and status. `day_s`: only of the day that
+        begins then, epoch s.
         """
         begin_ms, end_ms = (0, 1 << 62) if day_s is None else (day_s * 1000, (day_s + DAY_S) * 1000)
         with self._reading() as db:

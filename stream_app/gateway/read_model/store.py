@@ -39,8 +39,6 @@ class Sources(msgspec.Struct, frozen=True):
     """The sources of the model.
 
     Attributes:
-        names: The topics' names.
-        partitions: The number of their partitions.
         kept: How long Kafka keeps some of them.
         workspaces: The configured workspaces.
     """
