@@ -158,7 +158,7 @@ async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(loca
 
 
 async def test_the_list_of_leads_has_every_record_once_newest_first(local: Client) -> None:
-    counts = local.board._maker.site.queries.status_counts("acme")
+    counts = local.board._maker.site.queries.status_sums("acme")
     assert await _rows(local, "/board/leads?workspace=acme") == _sum(counts)
 
 

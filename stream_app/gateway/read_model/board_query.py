@@ -155,7 +155,7 @@ class BoardQueries(RecordQueries, DeadLetterQueries):
                 (number,),
             )
             return number, [
-                StatusCount(workspace, alias, status, column(status, final=alias in self._final), records)
+                StatusCount(workspace, alias, status, self._column(status, alias), records)
                 for alias, status, records in rows
             ]
 

@@ -31,29 +31,6 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
 class DeadLetterQueries(Queries):
     """Runs the queries. Every method may raise sqlite3.Error."""
 
-    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[int, int, list[Cause]]:
-        """Return how many dead letters and causes a topic has, and the causes after the `rank` most frequent ones.
-
-        All causes of the topic are sorted anyhow, so a page deep inside costs what the first one costs.
-
-        Args:
-            topic: The topic.
-            workspace: Only of this workspace; None for all.
-            rank: How many causes the pages before have.
-            limit: How many at most.
-        """
-        where, values = ("topic = ? AND workspace = ?", [topic, workspace]) if workspace else ("topic = ?", [topic])
-        with self._reading() as db:
-            sums = f"SELECT coalesce(sum(count), 0), count(*) FROM causes WHERE {where}"
-            dead_letters, many = db.execute(sums, values).fetchone()
-            rows = db.execute(
-                f"""SELECT kind, workspace, destination, reason, http_status, count, first_ms, last_ms FROM causes
-                    WHERE {where} ORDER BY count DESC, kind, workspace, reason, http_status, destination
-                    LIMIT ? OFFSET ?""",
-                (*values, limit, rank),
-            )
-            return dead_letters, many, [Cause(*row) for row in rows]
-
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
         sql = f"SELECT hour * 3600, count FROM dead_letter_hours WHERE {SAME_CAUSE} AND hour = ?"

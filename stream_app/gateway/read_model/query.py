@@ -93,7 +93,14 @@ class Queries:
             if not rows and not known:
                 return None
             numbers = record_numbers(db)
-            histories = [self._history(db, numbers.record_id(number), number, *rest) for number, *rest in rows]
+            events = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events WHERE record = ? ORDER BY seq"
+            histories = [
+                RecordHistory(
+                    *(numbers.record_id(number), workspace, alias, status, self._column(status, alias)),
+                    *(at_ms, trace_id, [Event(*row) for row in db.execute(events, (number,))]),
+                )
+                for number, workspace, alias, status, at_ms, trace_id in rows
+            ]
             return FoundLead(lead_id, histories, count, [])
 
     def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
@@ -159,18 +166,16 @@ class Queries:
                     unreadable.append(workspace)
             return found, unreadable
 
-    def status_counts(self, workspace: str | None = None) -> list[StatusCount]:
-        """Return the number of records by workspace, destination and status: of one workspace, or of all for None."""
+    def status_counts(self) -> list[StatusCount]:
+        """Return the number of records by workspace, destination and status."""
         with self._reading() as db:
             rows = db.execute(
-                f"""SELECT workspace, destination, status, records FROM status_counts
-                    WHERE {"" if workspace is None else "workspace = ? AND"} records > 0
-                    ORDER BY workspace, destination, status""",
-                () if workspace is None else (workspace,),
+                """SELECT workspace, destination, status, records FROM status_counts WHERE records > 0
+                   ORDER BY workspace, destination, status"""
             )
             return [
-                StatusCount(workspace, destination, status, column(status, final=destination in self._final), records)
-                for workspace, destination, status, records in rows
+                StatusCount(workspace, alias, status, self._column(status, alias), records)
+                for workspace, alias, status, records in rows
             ]
 
     def imports(
@@ -196,7 +201,7 @@ class Queries:
                 for destination, status, records in db.execute(
                     "SELECT destination, status, records FROM import_counts WHERE import = ? AND records > 0", (number,)
                 ):
-                    columns[column(status, final=destination in self._final)] += records
+                    columns[self._column(status, destination)] += records
                 if (waiting := (published or 0) - columns.total()) > 0:
                     columns["waiting"] = waiting
                 found.append(FoundImport(*(*facts, published, dict(columns), credits_)))
@@ -205,34 +210,29 @@ class Queries:
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
-        where, values = (
-            ("topic = ?", [topic]) if workspace is None else ("topic = ? AND workspace = ?", [topic, workspace])
-        )
+        total, _, causes = self.causes_after(topic, workspace, 0, MOST_CAUSES)
+        return DeadLetters(total, causes)
+
+    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[int, int, list[Cause]]:
+        """Return how many dead letters and causes a topic has, and the causes after the `rank` most frequent ones.
+
+        All causes of the topic are sorted anyhow, so a page deep inside costs what the first one costs.
+        """
+        where, values = ("topic = ? AND workspace = ?", [topic, workspace]) if workspace else ("topic = ?", [topic])
         with self._reading() as db:
-            total = db.execute(f"SELECT coalesce(sum(count), 0) FROM causes WHERE {where}", values).fetchone()[0]
+            sums = f"SELECT coalesce(sum(count), 0), count(*) FROM causes WHERE {where}"
+            dead_letters, many = db.execute(sums, values).fetchone()
             rows = db.execute(
                 f"""SELECT kind, workspace, destination, reason, http_status, count, first_ms, last_ms FROM causes
-                    WHERE {where} ORDER BY count DESC LIMIT ?""",
-                (*values, MOST_CAUSES),
+                    WHERE {where} ORDER BY count DESC, kind, workspace, reason, http_status, destination
+                    LIMIT ? OFFSET ?""",
+                (*values, limit, rank),
             )
-            return DeadLetters(total, [Cause(*row) for row in rows])
+            return dead_letters, many, [Cause(*row) for row in rows]
 
-    def _history(
-        self,
-        db: sqlite3.Connection,
-        origin: str,
-        number: int,
-        workspace: str,
-        destination: str,
-        status: str,
-        at_ms: int,
-        trace_id: str,
-    ) -> RecordHistory:
-        columns = ", ".join(EVENT_COLUMNS)
-        events = db.execute(f"SELECT {columns} FROM events WHERE record = ? ORDER BY seq", (number,))
-        column_name = column(status, final=destination in self._final)
-        steps = [Event(*row) for row in events]
-        return RecordHistory(origin, workspace, destination, status, column_name, at_ms, trace_id, steps)
+    def _column(self, status: str, destination: str) -> str:
+        """Return the column of the books of a record."""
+        return column(status, final=destination in self._final)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
