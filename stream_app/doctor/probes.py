@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
 import redis.asyncio
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
+from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
 
 from stream_app.cache.redis import tls_options
 from stream_app.clay.client import ClayClient
@@ -27,13 +27,13 @@ from stream_app.kafka.connection import (
     close_admin,
     kafka_admin,
     kafka_producer,
+    repeated,
     silent,
     stop_producer,
 )
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.rights import allowed
 
-_PAUSE_S: Final = 0.5
 _NO_LEAD: Final = "doctor"
 
 
@@ -109,7 +109,7 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
     try:
         async with asyncio.timeout(within_s):
             await admin.start()
-            await _offsets(admin, group)
+            await repeated(partial(admin.list_consumer_group_offsets, group), within_s)
     except (KafkaError, TimeoutError) as error:
         raise ProbeFailed(
             f"Kafka does not show the offsets of {group} ({_name(error)}): allow Read and Describe on the group"
@@ -176,16 +176,6 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
         f"{where} cannot be reached{way} ({refused.text}): does a firewall block this machine, is DNS right, or must "
         "egress.proxy_env name a proxy?"
     )
-
-
-async def _offsets(admin: AIOKafkaAdminClient, group: str) -> None:
-    while True:
-        try:
-            await admin.list_consumer_group_offsets(group)
-        except GroupCoordinatorNotAvailableError:  # the first group of a cluster
-            await asyncio.sleep(_PAUSE_S)
-        else:
-            return
 
 
 def _name(error: BaseException) -> str:

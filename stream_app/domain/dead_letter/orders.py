@@ -219,16 +219,11 @@ class ReplayOrders:
         old = (each for each in self.replays.values() if each.state != "running" and each.updated_at_ms < oldest_ms)
         return [PROGRESS + each.id.encode() for each in old]
 
-    def next_step(self, now_ms: int, partition: int = 0) -> Effect | None:
-        """Return the effect of the first command that was not applied yet; None: all were.
-
-        Args:
-            now_ms: The time, epoch ms.
-            partition: The partition of the replay state, for the answer.
-        """
+    def next_step(self, now_ms: int) -> Effect | None:
+        """Return the effect of the first command that was not applied yet; None: all were."""
         for key, command in self.commands.items():
             if self._waits(command):
-                return self._applied(key, command, now_ms, partition)
+                return self._applied(key, command, now_ms)
         return None
 
     def _waits(self, command: ReplayCommand | None) -> bool:
@@ -236,11 +231,11 @@ class ReplayOrders:
         # The command of a replay that has not ended is kept for its edit.
         return command is None or command.kind != "start" or replay is None or replay.state in ENDED
 
-    def _applied(self, key: bytes, command: ReplayCommand | None, now_ms: int, partition: int) -> Effect:
+    def _applied(self, key: bytes, command: ReplayCommand | None, now_ms: int) -> Effect:
         if command is None:
             found = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
             text = "this is no command that this version knows"
-            answer = CommandAnswer(found, False, now_ms, partition, "replay", reason="unreadable", text=text)
+            answer = CommandAnswer(found, False, now_ms, 0, "replay", reason="unreadable", text=text)
             return Effect({key: None}, answer)
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)
@@ -251,7 +246,7 @@ class ReplayOrders:
         return Effect(
             rows,
             CommandAnswer(
-                *(command.id, not reason, now_ms, partition, kind, "", command.who, command.why, command.at_ms),
+                *(command.id, not reason, now_ms, 0, kind, "", command.who, command.why, command.at_ms),
                 reason=reason,
                 text=text,
             ),
