@@ -87,7 +87,7 @@ def settings_of(folder: Path, lanes: int) -> Settings:
         text += f'webhooks_env = ["HOOK{number}"]\ncallbacks = false\n'
     path = folder / "stream_app.toml"
     path.write_text(text)
-    return load_settings(path, {}, clay=False)
+    return load_settings(path, {}, ())
 
 
 def records(settings: Settings, lanes: int, leads: int, now_ms: int) -> Iterator[Made]:
@@ -152,7 +152,7 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
 @contextmanager
 def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float = SHARED_S) -> Iterator[Board]:
     """The board of the settings and the model in the folder, as the gateway has it."""
-    site = Site(load_settings(folder / "stream_app.toml", {}, clay=False), BoardQueries(folder / "model.sqlite", set()))
+    site = Site(load_settings(folder / "stream_app.toml", {}, ()), BoardQueries(folder / "model.sqlite", set()))
     with closing(PageProcess(site)) as pages:
         board = Board(
             site,

@@ -108,7 +108,7 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
     """A configuration in a file, with its topics on that broker."""
     config = directory / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=bootstrap, namespace=namespace, partitions=PARTITIONS, port=free_port()))
-    settings = load_settings(config, os.environ, clay=False)
+    settings = load_settings(config, os.environ, ())
     asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, say))
     return config, settings
 

@@ -44,7 +44,7 @@ def settings_for(folder: Path, bootstrap: str, namespace: str) -> tuple[Path, Se
         f'[kafka]\nbootstrap = "{bootstrap}"\nnamespace = "{namespace}"\npartitions = {PARTITIONS}\nreplication = 1\n'
     )
     config.write_text(kafka + tables)
-    return config, load_settings(config, os.environ, clay=False)
+    return config, load_settings(config, os.environ, ())
 
 
 def write_leads(file: Path, leads: int) -> None:

@@ -25,7 +25,7 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     Raises:
         SettingsError: The configuration is wrong; `problems` has one line for each problem.
     """
-    return load(None if path is None else Path(path), os.environ, clay=False)
+    return load(None if path is None else Path(path), os.environ, ())
 
 
 def settings_of(settings: AnySettings) -> Settings:

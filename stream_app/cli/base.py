@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stream_app.config import Settings
+    from stream_app.config.variables import Need
 
 OK: Final = 0
 NO: Final = 1
@@ -68,23 +69,15 @@ class Common:
     json: Annotated[bool, Parameter(group=_COMMON)] = False
     """one JSON document on stdout; the rest on stderr"""
 
-    def settings(
-        self,
-        *,
-        clay: bool = False,
-        gateway: bool = False,
-        api: bool = False,
-        trace: bool = False,
-        notify: bool = False,
-    ) -> "Settings":
-        """Load the configuration.
+    def settings(self, *needs: "Need") -> "Settings":
+        """Load the configuration with the secrets that these parts need.
 
         Raises:
             SettingsError: The configuration is wrong, or a secret is missing.
         """
         from stream_app.config import load_settings
 
-        return load_settings(self.config, os.environ, clay=clay, gateway=gateway, api=api, trace=trace, notify=notify)
+        return load_settings(self.config, os.environ, needs)
 
 
 COMMON: Final = Common()

@@ -41,7 +41,7 @@ def doctor(
         yes: send it without confirmation; it costs credits
         notify: also send a test message to the webhook of [notify]
     """
-    settings = common.settings(clay=True, gateway=True, notify=notify)
+    settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
     cost = price(settings, round_trip) if round_trip else ""
     checks = asyncio.run(_examine(settings, notify=notify, as_json=common.json))
     report: dict[str, Any] = {"checks": checks}

@@ -28,7 +28,7 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
         import_id: show this one, with its leads by column of the books
         workspace: only of this workspace
     """
-    settings = common.settings(api=True)
+    settings = common.settings("api")
     check_known(settings, workspace=workspace)
     answer = find_imports(settings, import_id, workspace)
     if common.json:

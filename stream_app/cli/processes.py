@@ -29,7 +29,7 @@ def worker(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     from stream_app.services.worker import run_worker
 
     def read() -> Settings:
-        return common.settings(clay=True)
+        return common.settings("clay")
 
     return run_process(log, run_worker(read(), read))
 
@@ -45,7 +45,7 @@ def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.gateway import run_gateway
 
-    return run_process(log, run_gateway(common.settings(gateway=True, api=True)))
+    return run_process(log, run_gateway(common.settings("gateway", "api")))
 
 
 def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
@@ -59,7 +59,7 @@ def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.trace import run_trace
 
-    return run_process(log, run_trace(common.settings(trace=True)))
+    return run_process(log, run_trace(common.settings("trace")))
 
 
 def notify(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
@@ -73,7 +73,7 @@ def notify(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.notify import run_notify
 
-    return run_process(log, run_notify(common.settings(notify=True)))
+    return run_process(log, run_notify(common.settings("notify")))
 
 
 def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None]) -> int:

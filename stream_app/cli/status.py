@@ -35,7 +35,7 @@ def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, c
         workspace: only in this workspace
         result: show the result's data too (personal data)
     """
-    settings = common.settings(api=True)
+    settings = common.settings("api")
     check_known(settings, workspace=workspace)
     found = find(settings, lead, workspace)
     if common.json:

@@ -16,6 +16,7 @@ from stream_app.config.secret_files import Secrets, stamp_of, with_files
 from stream_app.config.tables import TableReader, fields_of
 from stream_app.config.variables import (
     EVERY_NEED,
+    Need,
     kept,
     missing,
     namings_of,
@@ -33,37 +34,20 @@ DEFAULT_PATH = Path("stream_app.toml")
 _LANES: Final = frozenset({"workspace_defaults", "workspaces", "destinations"})
 
 
-def load_settings(
-    path: Path | None,
-    environ: Mapping[str, str],
-    *,
-    clay: bool = True,
-    gateway: bool = False,
-    api: bool = False,
-    trace: bool = False,
-    notify: bool = False,
-) -> Settings:
+def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Need, ...] = ("clay",)) -> Settings:
     """Load the configuration.
 
     The default path is the file that STREAM_APP_CONFIG names, else stream_app.toml. From then on this process hashes
     people and lead ids as the file says (domain/lead/pseudonyms.py).
 
-    Args:
-        path: The file; None for the default.
-        environ: The environment variables.
-        clay: Require the webhooks and tokens. Only a worker needs them.
-        gateway: Require the keys and secrets of callbacks.
-        api: Require the token of the look-up API. It is kept wherever it is set; so are this process's name and the
-            headers of the OTLP receiver.
-        trace: Require the headers of the OTLP receiver.
-        notify: Require the URL for messages.
+    The secrets of the parts in `needs` must be set. The token of the look-up API, this process's name and the headers
+    of the OTLP receiver are kept wherever they are set.
 
     Raises:
         SettingsError: Lists every error of the file and of the environment.
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
-    asked = {"clay": clay, "gateway": gateway, "api": api, "trace": trace, "notify": notify}
-    needs = frozenset(need for need in EVERY_NEED if asked[need])
+    wanted = frozenset(needs)
     reader, before = TableReader(), stamp_of(path, None)
     settings = _read(reader, _parse(path))
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
@@ -73,13 +57,13 @@ def load_settings(
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
     found += unreadable
     if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist
-        found += missing(settings, namings, needs, environ)
-    if clay and reader.knows("allowed_hosts"):
+        found += missing(settings, namings, wanted, environ)
+    if "clay" in needs and reader.knows("allowed_hosts"):
         found += webhook_problems(settings, environ)
-    found += value_problems(settings, namings, needs, environ)
+    found += value_problems(settings, namings, wanted, environ)
     if found:
         raise SettingsError(found)
-    secrets = Secrets(kept(namings, needs, environ))
+    secrets = Secrets(kept(namings, wanted, environ))
     peppers = [environ[name] for name in settings.privacy.pepper_env]
     use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))
     if stamp_of(path, None) != before:  # it changed while it was read

@@ -19,6 +19,7 @@ from stream_app.domain.trace import headers_of
 from stream_app.domain.webhook import messages_problem, proxy_problem, token_problem, webhook_problem
 
 Need = Literal["clay", "gateway", "api", "trace", "notify"]
+"""A part that needs secrets: what POSTs to Clay, receives callbacks, asks the look-up API, sends traces or messages."""
 EVERY_NEED: Final = frozenset[Need](get_args(Need))
 
 _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {

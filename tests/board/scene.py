@@ -90,7 +90,7 @@ def settings_of(
     path.write_text(text)
     environ = {"KEY": "a key of callback tokens with 32 characters", "BOARD_TOKEN": TOKEN}
     environ |= {"OPERATOR_TOKEN": OPERATOR_TOKEN, "PROXY_SECRET": PROXY_SECRET}
-    return load_settings(path, environ, clay=False, gateway=True, api=token)
+    return load_settings(path, environ, ("gateway", "api") if token else ("gateway",))
 
 
 class Consumers:

@@ -217,7 +217,7 @@ token_keys_env = ["STORM_KEY"]
 {tables}
 """
     )
-    return load_settings(config, {"STORM_KEY": KEY}, clay=False, gateway=True)
+    return load_settings(config, {"STORM_KEY": KEY}, ("gateway",))
 
 
 def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:

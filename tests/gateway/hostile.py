@@ -232,7 +232,7 @@ webhooks_env = ["NOT_NEEDED"]
 [workspaces.acme]
 """
     )
-    return load_settings(config, {"HOSTILE_KEY": _KEY}, clay=False, gateway=True)
+    return load_settings(config, {"HOSTILE_KEY": _KEY}, ("gateway",))
 
 
 def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:

@@ -44,7 +44,7 @@ class System:
 
     def configure(self, keys: str, pin: int = 1) -> Settings:
         self.path.write_text(self._kafka + keys + TABLES.format(pin=pin))
-        return load_settings(self.path, {}, clay=False)
+        return load_settings(self.path, {}, ())
 
     def run(self, *words: str) -> int:
         return main(["topics", *words, "--config", str(self.path)])

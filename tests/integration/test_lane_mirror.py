@@ -103,7 +103,7 @@ async def test_a_worker_with_redis_shows_its_lanes_health_and_budget_there(
     config = tmp_path / "stream_app.toml"
     kafka = f'[kafka]\nbootstrap = "127.0.0.1:1"\nnamespace = "{namespace}"\n'
     config.write_text(f'{kafka}[redis]\nurl_env = "CACHE_URL"\ntimeout_s = 5\n')
-    settings = load_settings(config, {"CACHE_URL": redis_url}, clay=False)
+    settings = load_settings(config, {"CACHE_URL": redis_url}, ())
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     meters = {"credits_day": Meter("2026-11-24", 0, 100, 80, 5), "credits_month": Meter("2026-11", 0, None, 80, 5)}

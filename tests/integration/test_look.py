@@ -50,7 +50,7 @@ quiet = {{ workspace = "quiet", webhooks_env = ["B"], callbacks = false }}
 beside = {{ workspace = "beside", webhooks_env = ["C"], callbacks = false }}
 """
     )
-    return load_settings(config, {}, clay=False)
+    return load_settings(config, {}, ())
 
 
 def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:

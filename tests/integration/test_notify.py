@@ -204,8 +204,7 @@ async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> 
         settings = load_settings(
             tmp_path / "stream_app.toml",
             {"URL": f"http://{LOOPBACK}:{port}/{SECRET}", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"},
-            clay=True,
-            notify=True,
+            ("clay", "notify"),
         )
         check = await message_check(settings, Egress.of())
         assert (check.name, check.verdict, check.text) == ("notify", "ok", f"{LOOPBACK} took a test message")

@@ -49,7 +49,7 @@ class Bench:
 async def bench(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[Bench]:
     config = tmp_path / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    settings = load_settings(config, {}, clay=False)
+    settings = load_settings(config, {}, ())
     await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for value in foreign(12):

@@ -166,7 +166,7 @@ def test_the_command_reports_every_error_in_a_csv(
     answer = json.loads(capsys.readouterr().out)
     assert (answer["rows"], answer["published"], answer["refused"]) == (6, 2, 4)
     assert answer["rejected_file"] == "leads.csv.rejected.jsonl"
-    settings = load_settings(Path("stream_app.toml"), {}, clay=False)
+    settings = load_settings(Path("stream_app.toml"), {}, ())
     found = asyncio.run(records(settings, settings.names.bulk))
     assert [(record.key, json.loads(record.value)["fields"]["email"]) for record in found] == [
         (b"acme", "a@acme.example"),
@@ -212,7 +212,7 @@ def test_many_credits_need_a_confirmation_that_shows_the_rest(
         """
     )
     assert main(["topics"]) == 0
-    settings = load_settings(Path("stream_app.toml"), {}, clay=False)
+    settings = load_settings(Path("stream_app.toml"), {}, ())
     meter = Meter("2026-11-26", 4_000_000_000_000, 6_000, 4_880)
     view = LaneView("acme", 0, 1, "closed", "healthy", 100.0, 4.0, meters={"credits_day": meter})
     asyncio.run(tell_lane(settings, view))

@@ -35,7 +35,7 @@ async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: 
     async with LocalKafka() as kafka:
         path = tmp_path / "stream_app.toml"
         path.write_text(CONFIG.format(bootstrap=kafka.bootstrap))
-        settings = load_settings(path, {}, clay=False)
+        settings = load_settings(path, {}, ())
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
 
         connect = producers.kafka_publisher

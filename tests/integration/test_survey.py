@@ -58,7 +58,7 @@ def there(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]
     """A configuration in a file, and its topics."""
     config = tmp_path / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    settings = load_settings(config, {}, clay=False)
+    settings = load_settings(config, {}, ())
     asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None))
     return str(config), settings
 

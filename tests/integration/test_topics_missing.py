@@ -32,7 +32,7 @@ callbacks = false
 def configured(folder: Path, kafka: Broker, namespace: str) -> tuple[Path, Settings]:
     config = folder / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    return config, load_settings(config, {}, clay=False)
+    return config, load_settings(config, {}, ())
 
 
 def test_every_command_is_covered() -> None:

@@ -50,7 +50,7 @@ def settings_in(folder: Path, kafka: Broker, namespace: str) -> Settings:
         callbacks = false
         """
     )
-    return load_settings(folder / "stream_app.toml", {}, clay=False)
+    return load_settings(folder / "stream_app.toml", {}, ())
 
 
 async def uploaded(uploads: Uploads, raw: bytes, workspace: str | None) -> Upload:

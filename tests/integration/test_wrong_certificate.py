@@ -48,7 +48,7 @@ def with_receiver(folder: Path, endpoint: str, headers: str = "", variable: str 
         "workspace = 'acme'\nwebhooks_env = ['WEBHOOK']\ncallbacks = false\n"
     )
     environ = {} if variable is None else {"HEADERS": variable}
-    return load_settings(folder / "stream_app.toml", environ, clay=False)
+    return load_settings(folder / "stream_app.toml", environ, ())
 
 
 async def test_doctor_says_what_is_wrong_with_the_receiver_of_traces(port: int, tmp_path: Path) -> None:

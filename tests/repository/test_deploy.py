@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
+from stream_app.config.variables import Need
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
 from stream_app.domain.lane.breaker import Mode
 from stream_app.domain.lane_messages import LaneView
@@ -76,13 +77,12 @@ def environment(service: str) -> dict[str, str]:
 
 
 def settings(service: str) -> Settings:
-    return load_settings(
-        CONFIG,
-        environment(service),
-        clay=service == "worker",
-        gateway=service == "gateway",
-        api=service in ("gateway", "topics"),  # a look-up of a lead runs as `topics`
-    )
+    needs: dict[str, tuple[Need, ...]] = {
+        "worker": ("clay",),
+        "gateway": ("gateway", "api"),
+        "topics": ("api",),  # a look-up of a lead runs as `topics`
+    }
+    return load_settings(CONFIG, environment(service), needs.get(service, ()))
 
 
 def kafka_properties() -> dict[str, str]:

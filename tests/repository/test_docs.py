@@ -218,7 +218,7 @@ def test_configurations_of_managed_services_are_valid(service: str, block: str, 
         f"{block}\n[workspaces.a]\n[destinations.b]\nworkspace = 'a'\nwebhooks_env = ['W']\ncallbacks = false\n"
     )
     environ = dict.fromkeys(re.findall(r'_env = "(\w+)"', block), "s3cret")
-    assert load_settings(path, environ, clay=False).kafka.security.protocol == "SASL_SSL"
+    assert load_settings(path, environ, ()).kafka.security.protocol == "SASL_SSL"
 
 
 def test_each_managed_service_but_one_has_a_configuration() -> None:

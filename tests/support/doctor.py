@@ -53,7 +53,7 @@ allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
     )
     environ = {"WEBHOOK": webhook, "FIRMS": f"{webhook}-firms", "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
     environ["PROXY"] = proxy
-    return load_settings(path, environ, gateway=True)
+    return load_settings(path, environ, ("clay", "gateway"))
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 
 import stream_app.config
 from stream_app.config import Settings, load_settings
+from stream_app.config.variables import Need
 from stream_app.domain.errors import SettingsError
 
 EXAMPLE = Path(stream_app.config.__file__).with_name("stream_app.example.toml")
@@ -37,12 +38,10 @@ api_token_env = "API_TOKEN"
 """
 
 
-def load(
-    tmp_path: Path, text: str, environ: dict[str, str] = SECRETS, *, clay: bool = True, gateway: bool = False
-) -> Settings:
+def load(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS, needs: tuple[Need, ...] = ("clay",)) -> Settings:
     path = tmp_path / "stream_app.toml"
     path.write_text(text, encoding="utf-8")
-    return load_settings(path, environ, clay=clay, gateway=gateway)
+    return load_settings(path, environ, needs)
 
 
 def problems(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS) -> list[str]:

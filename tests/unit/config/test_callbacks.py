@@ -46,9 +46,9 @@ def test_processes_that_sign_or_verify_need_the_keys(tmp_path: Path) -> None:
     header = "environment variable HEADER is not set; destinations.people.callback_secrets_env names it"
     assert problems(tmp_path, text, missing) == [said]
     with pytest.raises(SettingsError) as caught:
-        load(tmp_path, text, {}, clay=False, gateway=True)
+        load(tmp_path, text, {}, ("gateway",))
     assert caught.value.problems == [said, header]
-    load(tmp_path, text, {}, clay=False)
+    load(tmp_path, text, {}, ())
 
 
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
 def test_a_secret_that_others_know_or_guess_is_refused(tmp_path: Path, name: str, secret: str, problem: str) -> None:
     text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
     given = {**SECRETS, "API_TOKEN": secrets.token_urlsafe(32), "HEADER": secrets.token_hex(32)}
-    load(tmp_path, text, given, gateway=True)
+    load(tmp_path, text, given, ("clay", "gateway"))
     (line,) = problems(tmp_path, text, given | {name: secret})
     assert line.startswith(f"environment variable {name}: {problem}")
     assert "make one with: python3 -c" in line
@@ -105,9 +105,9 @@ def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
     assert load(tmp_path, "").api_token is None
     path = tmp_path / "stream_app.toml"
     path.write_text("[gateway]\napi_token_env = 'API_TOKEN'")
-    assert load_settings(path, {"API_TOKEN": KEY}, clay=False, api=True).api_token == KEY
-    assert load_settings(path, {}, clay=False).gateway.api_token_env == "API_TOKEN", "others do not need it"
+    assert load_settings(path, {"API_TOKEN": KEY}, ("api",)).api_token == KEY
+    assert load_settings(path, {}, ()).gateway.api_token_env == "API_TOKEN", "others do not need it"
     with pytest.raises(SettingsError, match=r"API_TOKEN is not set; gateway\.api_token_env names it"):
-        load_settings(path, {}, clay=False, api=True)
+        load_settings(path, {}, ("api",))
     with pytest.raises(SettingsError, match="API_TOKEN: must have at least"):
-        load_settings(path, {"API_TOKEN": "guess"}, clay=False, api=True)
+        load_settings(path, {"API_TOKEN": "guess"}, ("api",))

@@ -32,7 +32,7 @@ def test_an_egress_proxy_is_a_secret_that_only_worker_and_doctor_need(tmp_path: 
     assert settings.secrets["EGRESS_PROXY"] == url
     assert "s3cret" not in repr(settings)
     assert settings.egress.keepalive_s == 4
-    assert "EGRESS_PROXY" not in load(tmp_path, EGRESS, {}, clay=False).secrets
+    assert "EGRESS_PROXY" not in load(tmp_path, EGRESS, {}, ()).secrets
 
 
 @pytest.mark.parametrize(

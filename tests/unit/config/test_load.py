@@ -190,31 +190,31 @@ password_env = "KAFKA_PASSWORD"
 
 @pytest.mark.parametrize("bootstrap", ["kafka:9092", "127.0.0.1:9094", "localhost:1, [::1]:2,kafka-1:3"])
 def test_a_readable_password_may_go_to_a_kafka_of_this_machine(bootstrap: str, tmp_path: Path) -> None:
-    loaded = load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
+    loaded = load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, ())
     assert loaded.secrets["KAFKA_PASSWORD"] == "p"
 
 
 @pytest.mark.parametrize("bootstrap", ["kafka.example.com:9092", "127.0.0.1:1,10.0.0.7:9092", "[2001:db8::1]:9092"])
 def test_a_readable_password_may_not_leave_this_machine(bootstrap: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="PLAIN sends the password in clear text to another host"):
-        load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
+        load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, ())
 
 
 def test_a_process_without_posts_needs_no_webhooks(tmp_path: Path) -> None:
-    assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, clay=False).secrets
+    assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, ()).secrets
 
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
     more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\n'
     other = '[workspaces.beta]\n[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\ncallbacks = false\n'
-    one = load(tmp_path, PEOPLE + other, clay=False)
+    one = load(tmp_path, PEOPLE + other, needs=())
     assert sorted(one.workspaces) == ["acme", "beta"]
     assert one.destination_of("acme", None) == "people"
     assert one.destination_of("acme", "other") is None
     assert one.destination_of("unknown", None) is None
-    assert load(tmp_path, PEOPLE + more, clay=False).destination_of("acme", None) is None
+    assert load(tmp_path, PEOPLE + more, needs=()).destination_of("acme", None) is None
     default = PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\ndefault_destination = "more"')
-    both = load(tmp_path, default + more, clay=False)
+    both = load(tmp_path, default + more, needs=())
     assert both.destination_of("acme", None) == "more"
     assert both.destination_of("acme", "people") == "people"
 

@@ -97,7 +97,7 @@ def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
         webhooks_env = ["B"]
         callbacks = false
     """
-    settings = load(tmp_path, PEOPLE + defaults, clay=False)
+    settings = load(tmp_path, PEOPLE + defaults, needs=())
     acme, beta = settings.workspaces["acme"], settings.workspaces["beta"]
     assert (acme.hold, acme.rate.burst, acme.rate.rate_per_s) == ("degrade", 5, Workspace("").rate.rate_per_s)
     assert (acme.budget.credits_per_day, acme.budget.soft_limits, acme.budget.tz) == (500, (90,), "Europe/Berlin")

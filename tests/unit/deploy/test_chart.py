@@ -77,7 +77,7 @@ def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Set
         "WEBHOOK": "https://api.clay.com/v3/sources/webhook/acme--people",
     }.items():
         (tmp_path / name).write_text(value)
-    return load_settings(tmp_path / "stream_app.toml", {}, clay=True, gateway=True, api=True)
+    return load_settings(tmp_path / "stream_app.toml", {}, ("clay", "gateway", "api"))
 
 
 @pytest.mark.parametrize("version", KUBERNETES)

@@ -32,7 +32,7 @@ def printed(config: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, 
 
 
 def test_topics_are_those_of_the_plan(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = {topic.name: topic for topic in load_settings(config, {}, clay=False).topic_plan()}
+    plan = {topic.name: topic for topic in load_settings(config, {}, ()).topic_plan()}
     found = [each["spec"] for each in printed(config, capsys) if each["kind"] == "KafkaTopic"]
     assert {each["topicName"] for each in found} == plan.keys()
     for each in found:
@@ -42,7 +42,7 @@ def test_topics_are_those_of_the_plan(config: Path, capsys: pytest.CaptureFixtur
 
 
 def test_each_process_has_a_user_with_its_rights(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = load_settings(config, {}, clay=False)
+    settings = load_settings(config, {}, ())
     rights = rights_of(settings.names, settings.replay.tiers_s)
     kinds = {"topic": "Topic", "group": "Group", "transactionalId": "TransactionalId"}
     users = {

@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
         '[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
         '[destinations.firms]\nworkspace = "globex"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
     )
-    return load_settings(path, {}, clay=False)
+    return load_settings(path, {}, ())
 
 
 @pytest.fixture
