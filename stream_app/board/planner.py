@@ -101,12 +101,7 @@ class Planner:
         await cancel([self._task])
 
     def begin(self, wanted: Wanted, who: str) -> Plan:
-        """Begin a plan.
-
-        Raises:
-            SettingsError: The filter is wrong.
-            Busy: Another plan is being made.
-        """
+        """Begin a plan. Raises SettingsError if the filter is wrong, and Busy if another plan is being made."""
         check_filter(self._settings, wanted.source, wanted.filter)
         for plan in list(self._plans.values()):
             if plan.under_way:
@@ -152,11 +147,7 @@ class Planner:
         return f"r-{plan.id}"
 
     async def change(self, command_id: str, kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> None:
-        """Stop or resume a replay.
-
-        Raises:
-            BrokerUnavailable: Kafka did not confirm it.
-        """
+        """Stop or resume a replay. Raises BrokerUnavailable."""
         await self.command(ReplayCommand(command_id, kind, replay, self._now_ms(), who, why))
 
     async def command(self, command: ReplayCommand) -> None:

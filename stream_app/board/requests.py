@@ -23,11 +23,7 @@ _FORM_WITHIN_S: Final = 10.0
 async def read_form(
     request: Request, most_bytes: int = _MOST_FORM_BYTES, most_fields: int = _MOST_FIELDS
 ) -> dict[str, str]:
-    """Read a small form.
-
-    Raises:
-        Refused: It is no form, too large, or too slow.
-    """
+    """Read a small form. Raises Refused if it is no form, too large, or too slow."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise Refused(415, "no_form", "Send the form of the page")
     body = bytearray()

@@ -70,11 +70,7 @@ class Common:
     """one JSON document on stdout; the rest on stderr"""
 
     def settings(self, *needs: "Need") -> "Settings":
-        """Load the configuration with the secrets that these parts need.
-
-        Raises:
-            SettingsError: The configuration is wrong, or a secret is missing.
-        """
+        """Load the configuration with the secrets that these parts need. Raises SettingsError."""
         from stream_app.config import load_settings
 
         return load_settings(self.config, os.environ, needs)

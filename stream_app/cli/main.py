@@ -92,11 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> tuple[Callable[..., int | None], BoundArguments]:
-    """Find the command and its arguments.
-
-    Raises:
-        CycloptsError: The command line is wrong.
-    """
+    """Find the command and its arguments. Raises CycloptsError if the command line is wrong."""
     app = build_app()
     command, arguments, _ = app.parse_args(in_order(app, words), exit_on_error=False, print_error=False)
     return command, arguments

@@ -57,11 +57,7 @@ class Which:
     """such as 30m, 2h or 7d"""
 
     def checked(self, settings: Settings, source: Source) -> Filter:
-        """Return the filter that these options describe, as of now.
-
-        Raises:
-            SettingsError: It contradicts itself, or names something that the configuration does not have.
-        """
+        """Return the filter that these options describe, as of now. Raises SettingsError as `check_filter`."""
         wanted = self.filter
         check_filter(settings, source, wanted)
         return wanted
@@ -114,11 +110,7 @@ class View(Common):
     """refresh every 5 seconds until Ctrl-C"""
 
     def settings_of_lanes(self) -> Settings:
-        """Load the configuration.
-
-        Raises:
-            SettingsError: The configuration is wrong, or does not have the workspace.
-        """
+        """Load the configuration. Raises SettingsError, also if it does not have the workspace."""
         settings = self.settings()
         check_known(settings, workspace=self.workspace)
         return settings

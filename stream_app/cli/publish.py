@@ -186,11 +186,7 @@ def _check(
 
 
 def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
-    """Open the rows. JSON Lines have no titles.
-
-    Raises:
-        ValueError: The header or the mapping cannot be used.
-    """
+    """Open the rows. JSON Lines have no titles. Raises ValueError if the header or the mapping cannot be used."""
     if (options.format or ("jsonl" if file == STDIO else format_of(file))) == "csv":
         return open_csv(source, mapping_of(options.map, MAP_FORM))
     if options.map:

@@ -40,11 +40,7 @@ def affordable(prices: Sequence[Price], *, over_budget: bool, as_json: bool) -> 
 async def send_back(
     settings: Settings, source: Source, redriver: Redriver, chosen: Chosen, paces: Mapping[str, float], edit: Edit
 ) -> Sent:
-    """Send the chosen dead letters of a topic, and show progress.
-
-    Raises:
-        StreamAppError: A replay has started meanwhile.
-    """
+    """Send the chosen dead letters of a topic, and show progress. Raises StreamAppError if a replay has started."""
     with reading("sending back") as progress:
         async with topic_reader(settings, progress) as reader:
             keys = WorkspaceKeys(settings.workspaces)

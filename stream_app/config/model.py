@@ -317,11 +317,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def instance_id(self) -> str | None:
-        """The name of this process in its group.
-
-        Raises:
-            SettingsError: The environment variable is not set, or is no name.
-        """
+        """The name of this process in its group. Raises SettingsError if its variable is not set, or is no name."""
         if (name := self.kafka.instance_env) is None:
             return None
         if name not in self.secrets or not _INSTANCE.fullmatch(value := self.secrets[name]):

@@ -53,11 +53,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
-    """Yield each check when it is done. `notify`: send a test message, too.
-
-    Raises:
-        SettingsError: egress.ca_file cannot be read.
-    """
+    """Yield each check when it is done. `notify`: send a test message, too. Raises SettingsError as `egress_of`."""
     egress = egress_of(settings)
     connection, names = connection_of(settings), settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))

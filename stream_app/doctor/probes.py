@@ -120,11 +120,7 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
 
 
 async def runs(connection: KafkaConnection, process: str, group: str, within_s: float) -> str:
-    """Check that at least one process (`worker` or `replay`) is in its consumer group.
-
-    Raises:
-        ProbeFailed: The group is empty, or Kafka does not answer.
-    """
+    """Check that at least one process (`worker` or `replay`) is in its consumer group. Raises ProbeFailed."""
     try:
         async with asyncio.timeout(within_s):
             members = (await look_at(connection, [group]))[group][0].members
@@ -184,11 +180,7 @@ def _name(error: BaseException) -> str:
 
 
 async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> str:
-    """Check that the gateway is behind the public URL.
-
-    Raises:
-        ProbeFailed: Nothing answers there, or another program does.
-    """
+    """Check that the gateway is behind the public URL. Raises ProbeFailed."""
     base = (settings.gateway.public_url or "").rstrip("/")
     async with _client(egress, within_s) as client:
         health = await _ask(client, "GET", f"{base}/healthz")

@@ -66,11 +66,7 @@ def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Le
 
 
 def price(settings: Settings, alias: str) -> str:
-    """Describe the price of one test lead.
-
-    Raises:
-        SettingsError: The destination is unknown, or has no callbacks.
-    """
+    """Describe the price of one test lead. Raises SettingsError if the destination is unknown, or has no callbacks."""
     check_known(settings, destination=alias)
     there = settings.destinations[alias]
     if not there.callbacks:

@@ -72,11 +72,7 @@ class FairTurns(Generic[T]):
         self._by_peer.setdefault(peer, deque()).append(item)
 
     def pop(self) -> T:
-        """Remove and return the next item.
-
-        Raises:
-            LookupError: The queue is empty.
-        """
+        """Remove and return the next item. Raises LookupError if there is none."""
         try:
             peer = next(iter(self._by_peer))
         except StopIteration:

@@ -111,8 +111,7 @@ async def first_layout(connection: KafkaConnection, place: TopicPartition, begin
 async def suppression_list(connection: KafkaConnection, state_topic: str, partitions: int) -> list[tuple[bytes, bytes]]:
     """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
 
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
+    Raises BrokerUnavailable.
     """
     place, position, rows = TopicPartition(state_topic, 0), 0, dict[bytes, bytes]()
     try:

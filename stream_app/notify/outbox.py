@@ -90,11 +90,7 @@ class KnownAlerts:
 
 @contextmanager
 def owned_alerts(path: Path) -> Iterator[KnownAlerts]:
-    """Own the file until the block ends.
-
-    Raises:
-        StreamAppError: Another process owns it, or it cannot be written.
-    """
+    """Own the file until the block ends. Raises StreamAppError as `lock_for_writing`."""
     if_locked = "another `stream-app notify` sends from here: run one, or every message comes twice"
     with lock_for_writing(path, "the alerts that were sent", "notify.state_path", if_locked):
         yield KnownAlerts(path)

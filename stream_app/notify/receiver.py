@@ -44,11 +44,7 @@ class Receiver:
         await self._http.aclose()
 
     async def post(self, body: bytes) -> None:
-        """Send a message.
-
-        Raises:
-            NotDelivered: No answer, or one that is not 2xx.
-        """
+        """Send a message. Raises NotDelivered if there is no answer, or one that is not 2xx."""
         try:
             async with self._http.stream(
                 "POST", self._url, content=body, headers={"content-type": "application/json"}

@@ -66,11 +66,7 @@ class ClaySetup(msgspec.Struct, frozen=True):
 
 
 def clay_setup(settings: Settings, alias: str) -> ClaySetup:
-    """Describe the set-up for a destination.
-
-    Raises:
-        SettingsError: The configuration has no such destination.
-    """
+    """Describe the set-up for a destination. Raises SettingsError if there is none."""
     there = settings.destinations.get(alias)
     if there is None:
         known = ", ".join(settings.destinations) or "none is configured"

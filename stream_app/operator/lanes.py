@@ -37,12 +37,7 @@ class LanesReport(msgspec.Struct, frozen=True):
 
 
 async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesReport:
-    """Read all facts at one time.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
-        TopicsError: A topic that it reads is missing.
-    """
+    """Read all facts at one time. Raises BrokerUnavailable, and TopicsError if a topic that it reads is missing."""
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, "lanes", say)
     wrong = await _wrong_topics(settings, say)
@@ -80,21 +75,16 @@ def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
-    """Return the last published view of each lane, by workspace. Lanes without one are absent.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
-    """
+    """Return the last published view of each lane that has one, by workspace. Raises BrokerUnavailable."""
     async with topic_reader(settings) as reader:
         found = await _views(reader, settings, SystemClock().now_ms())
     return {name: views[-1] for name, views in found.items()}
 
 
 async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
-    """Return the last answers to commands, oldest first. Equal answers of several partitions are one entry.
+    """Return the last answers to commands, oldest first. Raises BrokerUnavailable.
 
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
+    Equal answers of several partitions are one entry.
     """
     found: list[CommandAnswer] = []
     async with topic_reader(settings) as reader:

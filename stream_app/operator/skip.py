@@ -51,12 +51,7 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
 
 
 async def skip(settings: Settings, batch: UnreadableBatch) -> None:
-    """Move the group past the batch.
-
-    Raises:
-        StreamAppError: Kafka refuses.
-        BrokerUnavailable: Kafka does not answer.
-    """
+    """Move the group past the batch. Raises StreamAppError and BrokerUnavailable as `move_group`."""
     name, process = _reader_of(settings, batch.topic)
     place = TopicPartition(batch.topic, batch.partition)
     await move_group(connection_of(settings), name, {place: batch.last + 1}, f"stop every `stream-app {process}` first")

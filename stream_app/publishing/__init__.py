@@ -100,11 +100,7 @@ async def publish_rows(
     *,
     on_refused: Callable[[Refusal], None] = silent,
 ) -> Summary:
-    """Check all rows, then publish the valid ones.
-
-    Raises:
-        TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
-    """
+    """Check all rows, then publish the valid ones. Raises as `publish`."""
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
     with Batch() as batch:
         summary = await check_rows(rows, Checker(settings, options), batch.add, on_refused=on_refused)

@@ -7,11 +7,7 @@ from typing import Any
 
 
 def read_document(value: bytes | None) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: The bytes are not JSON, or are nested too deep.
-    """
+    """Parse JSON. Raises ValueError if it is not JSON, or is nested too deep."""
     try:
         return json.loads(value or b"", parse_constant=_no_number)
     except RecursionError:
@@ -19,11 +15,7 @@ def read_document(value: bytes | None) -> Any:
 
 
 def write_document(document: Any) -> bytes:
-    """Write compact JSON.
-
-    Raises:
-        ValueError: JSON cannot hold the document: a lone surrogate, NaN or infinity, or too deep.
-    """
+    """Write compact JSON. Raises ValueError if JSON cannot hold it: a lone surrogate, NaN or infinity, or too deep."""
     try:
         return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except RecursionError:

@@ -35,11 +35,7 @@ class EditError(ValueError):
 
 
 def read_patch(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON Patch from a file.
-
-    Raises:
-        SettingsError: The file cannot be read, or is no JSON Patch.
-    """
+    """Read a JSON Patch from a file. Raises SettingsError if the file cannot be read, or is none."""
     try:
         operations: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         jsonpatch.JsonPatch(operations)
@@ -149,11 +145,7 @@ def transformed(transform: Transform, dead_letter: ConsumedRecord, check_lead: L
 
 
 def check(edited: bytes, dead_letter: ConsumedRecord, check_lead: LeadCheck, *, same_lead: bool) -> None:
-    """Check an edited value.
-
-    Raises:
-        EditError: It is no lead, cannot be sent, or (`same_lead`) is another lead than before.
-    """
+    """Check an edited value. Raises EditError if it is no lead, cannot be sent, or (`same_lead`) is another lead."""
     lead = read_lead(edited, dead_letter.key)
     if isinstance(lead, Unreadable):
         raise EditError(f"the edited value is not a lead: {lead.text}")

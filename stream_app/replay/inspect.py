@@ -69,9 +69,7 @@ class EditedRecord(msgspec.Struct, frozen=True):
 async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
     """Count the matching dead letters by cause. Values are read only if the suppression list is not empty.
 
-    Raises:
-        SettingsError: The filter contradicts itself, or names something that the configuration does not have.
-        BrokerUnavailable: Kafka does not answer.
+    Raises SettingsError as `check_filter`, and BrokerUnavailable.
     """
     check_filter(settings, source, wanted)
     tally = Tally(SystemClock().now_ms())
@@ -93,9 +91,7 @@ async def newest(
 ) -> tuple[list[Listed], int]:
     """Return the newest matching dead letters, newest first, and the number of all matching ones.
 
-    Raises:
-        SettingsError: The filter contradicts itself, or names what the configuration does not have.
-        BrokerUnavailable: Kafka does not answer.
+    Raises SettingsError as `check_filter`, and BrokerUnavailable.
     """
     check_filter(settings, source, wanted)
     topic, matching, keys = topic_of(settings, source), 0, WorkspaceKeys(settings.workspaces)
@@ -249,11 +245,7 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
 
 
 def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
-    """Parse the id of a dead letter to topic, partition and offset.
-
-    Raises:
-        SettingsError: It is not the id of a dead letter.
-    """
+    """Parse the id of a dead letter to topic, partition and offset. Raises SettingsError if it is none."""
     found, names = parse_record_id(record_id), settings.names
     if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
         raise SettingsError([f"{record_id}: is not the id of a dead letter, such as {names.dlq}/0/17"])

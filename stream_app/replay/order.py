@@ -62,11 +62,7 @@ def command_record(settings: Settings, command: ReplayCommand) -> Record:
 
 
 async def submit(settings: Settings, command: ReplayCommand) -> None:
-    """Write a command to Kafka.
-
-    Raises:
-        BrokerUnavailable: Kafka did not confirm it.
-    """
+    """Write a command to Kafka. Raises BrokerUnavailable."""
     await send_command(connection_of(settings), [command_record(settings, command)], "stream-app replay list")
 
 
@@ -93,11 +89,7 @@ async def submit_and_follow(settings: Settings, command: ReplayCommand) -> Async
 
 
 async def ordered_replays(settings: Settings) -> ReplayOrders:
-    """Return all replays that operators ordered.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
-    """
+    """Return all replays that operators ordered. Raises BrokerUnavailable."""
     orders = ReplayOrders()
     topic = settings.names.replay_state
     async with topic_reader(settings) as reader:

@@ -60,11 +60,7 @@ def topic_of(settings: Settings, source: Source) -> str:
 
 
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
-    """Check a filter.
-
-    Raises:
-        SettingsError: It contradicts itself, or names something that the configuration does not have.
-    """
+    """Raise SettingsError if a filter contradicts itself, or names something that the configuration does not have."""
     found = wanted.problems()
     if wanted.kinds == {"deferred"} and source != "deferred":
         found.append(f"--disposition deferred: {source} has none, use --from deferred")
@@ -79,11 +75,7 @@ def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
 
 
 async def spans_of(settings: Settings, source: Source) -> dict[int, tuple[int, int]]:
-    """Return the first and the end offset of each partition of a source.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
-    """
+    """Return the first and the end offset of each partition of a source. Raises BrokerUnavailable."""
     async with topic_reader(settings) as reader:
         return await reader.bounds(topic_of(settings, source))
 

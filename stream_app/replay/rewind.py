@@ -82,24 +82,14 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
 
 
 async def rewind(settings: Settings, planned: list[Move]) -> None:
-    """Reset the group's offsets.
-
-    Raises:
-        StreamAppError: A replay process runs.
-        BrokerUnavailable: Kafka does not answer.
-    """
+    """Reset the group's offsets. Raises StreamAppError if a replay process runs, and BrokerUnavailable."""
     await check_stopped(settings)
     offsets = {TopicPartition(settings.names.dlq, move.partition): move.target for move in planned}
     await move_group(connection_of(settings), settings.names.replay_app, offsets, _STOP_FIRST)
 
 
 async def check_stopped(settings: Settings) -> None:
-    """Check that no replay process runs.
-
-    Raises:
-        StreamAppError: A replay process runs.
-        BrokerUnavailable: Kafka does not answer.
-    """
+    """Raise StreamAppError if a replay process runs. Raises BrokerUnavailable, too."""
     name = settings.names.replay_app
     group, _ = (await look_at(connection_of(settings), [name]))[name]
     if group.state not in ("Empty", "Dead"):

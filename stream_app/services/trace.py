@@ -32,11 +32,7 @@ _events: Final = msgspec.json.Decoder(StatusEvent)
 
 
 async def run_trace(settings: Settings) -> None:
-    """Run `stream-app trace` until SIGTERM or SIGINT.
-
-    Raises:
-        SettingsError: The configuration names no receiver.
-    """
+    """Run `stream-app trace` until SIGTERM or SIGINT. Raises SettingsError if no receiver is configured."""
     trace, logger = settings.trace, log.get("trace")
     if trace.endpoint is None:
         raise SettingsError(["trace.endpoint is not set: name the OTLP receiver, e.g. http://127.0.0.1:4318/v1/traces"])

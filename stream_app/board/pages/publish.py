@@ -114,11 +114,7 @@ def upload_page(site: Site, upload: Upload) -> UploadPage:
 
 
 def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
-    """Return the names that a form gives to the columns. What the form does not say stays.
-
-    Raises:
-        ValueError: A name cannot be chosen.
-    """
+    """Return the names that a form gives to the columns; others stay. Raises ValueError if one cannot be chosen."""
     names: list[str] = []
     for number, (title, name) in enumerate(zip(upload.titles, upload.names, strict=True)):
         chosen = form.get(f"column-{number}", None)
