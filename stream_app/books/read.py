@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -22,8 +22,7 @@ from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.topics import TopicNames
-from stream_app.kafka.connection import KafkaConnection, open_admin
+from stream_app.kafka.connection import open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader
 from stream_app.ops.clock import SystemClock
@@ -43,11 +42,8 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
         StreamAppError: The temporary file cannot be written.
     """
     await kafka_ready(settings, "books", say)
-    reader = _BooksReader(
-        connection_of(settings), settings.names, settings.kafka.partitions, settings.replay.tiers_s, progress
-    )
     try:
-        return await reader.read(Books(terms_of(settings), limit=limit), SystemClock().now_ms)
+        return await _BooksReader(settings, progress).read(Books(terms_of(settings), limit=limit), SystemClock().now_ms)
     except sqlite3.OperationalError as error:
         raise StreamAppError(
             f"the temporary file of the books cannot be written ({error}): set TMPDIR to a directory with 300 MB free "
@@ -59,28 +55,21 @@ def terms_of(settings: Settings) -> BooksTerms:
     """Return the part of the configuration that the books need. It holds no webhook or token."""
     return BooksTerms(
         workspaces={name: here.budget for name, here in settings.workspaces.items()},
-        final={alias for alias, there in settings.destinations.items() if not there.callbacks},
+        final=settings.without_callbacks,
         freshness_ms=settings.delivery.freshness_days * _DAY_MS,
         topics=settings.names,
     )
 
 
 class _BooksReader:
-    """Fills `Books` from Kafka. `tiers_s` are the delay tiers of the replay app, each with its topic."""
+    """Fills `Books` from Kafka."""
 
-    def __init__(
-        self,
-        connection: KafkaConnection,
-        names: TopicNames,
-        partitions: int,
-        tiers_s: Iterable[int],
-        progress: Progress,
-    ) -> None:
-        self._connection = connection
-        self._names = names
-        self._partitions = range(partitions)
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._connection = connection_of(settings)
+        self._names = names = settings.names
+        self._partitions = range(settings.kafka.partitions)
         self._lead_topics = (names.leads, names.retry, names.bulk)
-        self._return_topics = (names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in tiers_s))
+        self._return_topics = (names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s))
         self._progress = progress
         self._read = 0
         self._to_read = 0

@@ -54,8 +54,7 @@ async def send_and_wait(
     Raises:
         BrokerUnavailable: Not all leads were published.
     """
-    without_callbacks = {alias for alias, there in settings.destinations.items() if not there.callbacks}
-    leads = PublishedLeads(topic_of(settings, options), without_callbacks)
+    leads = PublishedLeads(topic_of(settings, options), settings.without_callbacks)
     partitions = {settings.home(workspace) for workspace in summary.workspaces}
     if not partitions:
         return leads

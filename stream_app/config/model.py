@@ -298,6 +298,11 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return {name: w.partition for name, w in self.workspaces.items() if w.partition is not None}
 
     @property
+    def without_callbacks(self) -> set[str]:
+        """The destinations whose leads are done when Clay has accepted them."""
+        return {alias for alias, there in self.destinations.items() if not there.callbacks}
+
+    @property
     def callback_keys(self) -> Keys:
         """The keys of callback tokens, if the configuration was read with them. Raises ValueError if it names none."""
         return Keys([self.secrets[name] for name in self.gateway.token_keys_env])

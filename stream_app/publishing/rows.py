@@ -70,17 +70,8 @@ def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
             yield Row(line, _draft_of_json(raw.removeprefix(b"\xef\xbb\xbf")), raw=raw)
 
 
-def read_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Iterator[Row]:
-    """Yield one row for each record after the header. Blank cells are left out.
-
-    Raises:
-        ValueError: The header is invalid. Raised before the first row.
-    """
-    return open_csv(source, mapping).rows
-
-
 def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
-    """Open a CSV and read its header. Raises ValueError if the header is invalid."""
+    """Open a CSV and read its header. Its rows have no blank cells. Raises ValueError if the header is invalid."""
     return _open(source, lambda titles: name_columns(titles, mapping))
 
 

@@ -147,7 +147,7 @@ async def lookups(
     backlog = Backlog(connection, names.worker_app, names.replay_app, lead_topics, partitions)
     topics = TopicsThere(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, lead_topics, partitions)
-    queries = BoardQueries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
+    queries = BoardQueries(path, settings.without_callbacks)
     lookup = Lookup(
         queries,
         lambda: projection.lag,

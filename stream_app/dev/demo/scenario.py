@@ -21,7 +21,7 @@ from stream_app.dev.demo.state import DemoState, followed
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import StreamAppError
 from stream_app.publishing import PublishOptions, publish_rows
-from stream_app.publishing.rows import read_csv
+from stream_app.publishing.rows import open_csv
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
 NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")
@@ -123,7 +123,7 @@ async def _publish(here: Processes, state: DemoState, display: Display) -> None:
     """Publish the leads as `stream-app publish` does, and the invalid values as another program would."""
     display.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
     with LEADS.open("rb") as source:
-        summary = await publish_rows(read_csv(source, {}), here.settings, PublishOptions(import_id="demo"))
+        summary = await publish_rows(open_csv(source, {}).rows, here.settings, PublishOptions(import_id="demo"))
     if summary.refused:
         raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
     display.say(f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read.")
@@ -167,7 +167,8 @@ async def _keep(here: Processes, state: DemoState, display: Display) -> None:
     try:
         for number in count(1):
             row = f"visitor-{number},{WORKSPACES[number % len(WORKSPACES)]},visitor{number}@example.com,Vi,Sitor\n"
-            await publish_rows(read_csv(BytesIO(_KEPT_COLUMNS + row.encode()), {}), here.settings, PublishOptions())
+            rows = open_csv(BytesIO(_KEPT_COLUMNS + row.encode()), {}).rows
+            await publish_rows(rows, here.settings, PublishOptions())
             state.published += 1
             await _pass_time(_KEPT_EVERY_S, here, state, display)
     except asyncio.CancelledError:

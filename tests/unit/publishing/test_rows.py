@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.publishing import rows as rows_module
 from stream_app.publishing.headers import delimiter_of, name_columns
-from stream_app.publishing.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, draft_of, read_csv, read_jsonl
+from stream_app.publishing.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, draft_of, open_csv, read_jsonl
 
 
 def csv_rows(data: bytes, **mapping: str) -> list[Row]:
-    return list(read_csv(io.BytesIO(data), mapping))
+    return list(open_csv(io.BytesIO(data), mapping).rows)
 
 
 def outcome(row: Row) -> str | Draft:
@@ -75,7 +75,7 @@ def test_a_row_that_is_not_utf8_shows_only_when_it_is_written() -> None:
 @pytest.mark.parametrize("header", ["email,name".encode("utf-16"), b"caf\xe9,email\n", b'"email\n'])
 def test_a_header_that_cannot_be_read_is_said_at_once(header: bytes) -> None:
     with pytest.raises(ValueError, match="the header"):
-        read_csv(io.BytesIO(header), {})
+        open_csv(io.BytesIO(header), {})
 
 
 def test_jsonl_takes_leads_and_flat_objects() -> None:
