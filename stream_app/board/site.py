@@ -117,10 +117,10 @@ class Bar(msgspec.Struct, frozen=True):
     spent_share: float
     reserved_share: float
     tone: Tone
-    says: str
-    per_hour: float
-    empty_at_ms: int | None
-    ends_ms: int
+    says: str = ""
+    per_hour: float = 0.0
+    empty_at_ms: int | None = None
+    ends_ms: int = 0
 
 
 class Lane(msgspec.Struct, frozen=True):

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Final, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from stream_app.cli.base import console
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.dev.demo import DemoState
 from stream_app.domain.lane_messages import LaneView
@@ -42,7 +43,7 @@ class Screen:
     """Shows the demo. Implements `dev.demo.Display`."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._console = console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._began_s = self._said_s = time.monotonic()
 

@@ -188,17 +188,15 @@ class Actions:
             opened, form, _command_id(request, nonce, values), moment.visitor.who, values.get("why", ""), values
         )
         try:
-            target = await action.submit(submission)
+            return RedirectResponse(await action.submit(submission), 303, HEADERS)
         except Invalid as invalid:
-            page = msgspec.structs.replace(page, problems=invalid.problems)
-            return await self._page(action, request, moment, page, 422)
+            problems, status = invalid.problems, 422
         except SettingsError as error:
-            page = msgspec.structs.replace(page, problems={"": "; ".join(error.problems)})
-            return await self._page(action, request, moment, page, 422)
+            problems, status = {"": "; ".join(error.problems)}, 422
         except BrokerUnavailable as error:
-            page = msgspec.structs.replace(page, problems={"": str(error)})
-            return await self._page(action, request, moment, page, 503)
-        return RedirectResponse(target, 303, HEADERS)
+            problems, status = {"": str(error)}, 503
+        page = msgspec.structs.replace(page, problems=problems)
+        return await self._page(action, request, moment, page, status)
 
     async def _form(self, action: Action, opened: FormRequest) -> Form:
         return await self._maker.threads.run(partial(action.show, opened))

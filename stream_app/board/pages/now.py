@@ -168,9 +168,5 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
         spent_share=round(spent_share, 2),
         reserved_share=round(reserved_share, 2),
         tone=tone,
-        says="",
-        per_hour=0.0,
-        empty_at_ms=None,
-        ends_ms=0,
     )
     return total, without_limit if capped else 0

@@ -104,15 +104,13 @@ def _checks(moment: Moment) -> Iterator[Check]:
                 yield Check(name, "warn", group.state, "Partitions are being handed over.")
             else:
                 yield Check(name, "ok", count(group.members, "member"), "/readyz of each says whether it is ready.")
-    lag = moment.lag
+    lag, left = moment.lag, f"{count(moment.lag.lag, 'record is', 'records are')} still to be read."
     if lag.trouble:
         yield Check("read model", "bad", "does not progress", lag.trouble)
     elif lag.as_of_ms is None:
-        yield Check(
-            "read model", "warn", "reads Kafka", f"{count(lag.lag, 'record is', 'records are')} still to be read."
-        )
+        yield Check("read model", "warn", "reads Kafka", left)
     else:
-        yield Check("read model", "ok", "complete", f"{count(lag.lag, 'record is', 'records are')} still to be read.")
+        yield Check("read model", "ok", "complete", left)
 
 
 def _config(settings: msgspec.Struct) -> Iterator[tuple[str, list[tuple[str, str]]]]:

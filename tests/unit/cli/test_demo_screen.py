@@ -30,7 +30,7 @@ def state() -> DemoState:
 
 def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, width: int = 120) -> Console:
     made = Console(file=io.StringIO(), record=True, force_terminal=terminal, width=width, highlight=False)
-    monkeypatch.setattr(demo_screen, "Console", lambda **_: made)
+    monkeypatch.setattr(demo_screen, "console", lambda **_: made)
     return made
 
 
