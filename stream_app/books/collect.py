@@ -133,7 +133,7 @@ class Books:
         `passed`: the committed offset of the group that reads the topic is beyond it.
         """
         topics, report = self._terms.topics, self._report
-        lead_topic = consumed.topic in topics.inputs or consumed.topic == topics.retry
+        lead_topic = consumed.topic in topics.lead_topics
         envelope = lead_envelope(consumed, topics.inputs) if lead_topic else read_envelope(consumed)
         if envelope.origin != consumed.record_id:
             report.copies += 1

@@ -68,7 +68,6 @@ class _BooksReader:
         self._connection = connection_of(settings)
         self._names = names = settings.names
         self._partitions = range(settings.kafka.partitions)
-        self._lead_topics = (names.leads, names.retry, names.bulk)
         self._return_topics = (names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s))
         self._progress = progress
         self._read = 0
@@ -80,7 +79,7 @@ class _BooksReader:
         async with self._reader() as reader:
             exact, cut = await self._cut(reader)
             books.at_one_moment = len(exact) == len(self._partitions) and await reader.ends(cut) == cut
-            topics = (*self._lead_topics, *self._return_topics)
+            topics = (*self._names.lead_topics, *self._return_topics)
             ends = cut | await reader.ends(self._all(*topics))
             begins = await reader.begins(ends)
             self._to_read = sum(ends[tp] - begins[tp] for tp in ends)
@@ -89,7 +88,7 @@ class _BooksReader:
             for tp in self._all(*topics):
                 await self._records(reader, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
             # Retention may have removed records during the read, while their events are kept.
-            for tp, begin in (await reader.begins(self._all(*self._lead_topics))).items():
+            for tp, begin in (await reader.begins(self._all(*self._names.lead_topics))).items():
                 books.begins(tp.topic, tp.partition, begin)
         return books.close(now_ms())
 

@@ -83,7 +83,7 @@ class Rights(msgspec.Struct, frozen=True):
 def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     """Return the rights of each process and command, by what is typed after `stream-app`."""
     waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
-    leads = frozenset({names.leads, names.retry, names.bulk})
+    leads = frozenset(names.lead_topics)
     dead_letters = frozenset({names.dlq, names.parked, names.deferred})
     own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit, names.moves})
     every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}

@@ -71,6 +71,16 @@ class Retention(Policy, frozen=True):
     audit_days: Annotated[int, Range(1, 3_650)] = 365
 
 
+class _Name:
+    """A name with the namespace in front."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, names: TopicNames, _: type) -> str:
+        return names.namespace + self._name
+
+
 class TopicNames(msgspec.Struct, frozen=True):
     """Every name of ours on Kafka, with the namespace (such as "t1.") in front.
 
@@ -79,20 +89,34 @@ class TopicNames(msgspec.Struct, frozen=True):
 
     namespace: str = ""
 
-    def _name(self, name: str) -> str:
-        return self.namespace + name
+    leads = _Name("leads")
+    retry = _Name("leads.retry")
+    bulk = _Name("leads.bulk")
+    dlq = _Name("leads.dlq")
+    deferred = _Name("leads.deferred")
+    parked = _Name("leads.parked")
+    status = _Name("leads.status")
+    enriched = _Name("leads.enriched")
+    lanes = _Name("leads.lanes")
+    callbacks = _Name("leads.callbacks")
+    commands = _Name("leads.commands")
+    audit = _Name("leads.audit")
+    """The answer to each command."""
+    state = _Name("stream-app-state")
+    replay_state = _Name("stream-app-replay-state")
+    """The state of the replay group: progress of each rewind epoch, an operator's pause, dead letters sent back."""
+    moves = _Name("stream-app-moves")
+    """What the owner of one partition hands over to the owner of another when a lane moves."""
+    worker_app = _Name("stream-app")
+    """App id and consumer group of `stream-app worker`."""
+    replay_app = _Name("stream-app-replay")
+    """App id and consumer group of `stream-app replay`."""
+    trace_group = _Name("stream-app-trace")
+    """Consumer group of `stream-app trace`."""
 
-    @property
-    def leads(self) -> str:
-        return self._name("leads")
-
-    @property
-    def retry(self) -> str:
-        return self._name("leads.retry")
-
-    @property
-    def bulk(self) -> str:
-        return self._name("leads.bulk")
+    def wait(self, tier_s: int) -> str:
+        """Return the topic of a delay tier. The name has the delay, so a changed configuration strands no lead."""
+        return f"{self.namespace}leads.wait.{tier_s}s"
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -100,74 +124,9 @@ class TopicNames(msgspec.Struct, frozen=True):
         return frozenset((self.leads, self.bulk))
 
     @property
-    def dlq(self) -> str:
-        return self._name("leads.dlq")
-
-    @property
-    def deferred(self) -> str:
-        return self._name("leads.deferred")
-
-    def wait(self, tier_s: int) -> str:
-        """Return the topic of a delay tier. The name has the delay, so a changed configuration strands no lead."""
-        return self._name(f"leads.wait.{tier_s}s")
-
-    @property
-    def parked(self) -> str:
-        return self._name("leads.parked")
-
-    @property
-    def status(self) -> str:
-        return self._name("leads.status")
-
-    @property
-    def enriched(self) -> str:
-        return self._name("leads.enriched")
-
-    @property
-    def lanes(self) -> str:
-        return self._name("leads.lanes")
-
-    @property
-    def callbacks(self) -> str:
-        return self._name("leads.callbacks")
-
-    @property
-    def commands(self) -> str:
-        return self._name("leads.commands")
-
-    @property
-    def audit(self) -> str:
-        """The answer to each command."""
-        return self._name("leads.audit")
-
-    @property
-    def state(self) -> str:
-        return self._name("stream-app-state")
-
-    @property
-    def replay_state(self) -> str:
-        """The state of the replay group: progress of each rewind epoch, an operator's pause, dead letters sent back."""
-        return self._name("stream-app-replay-state")
-
-    @property
-    def moves(self) -> str:
-        """What the owner of one partition hands over to the owner of another when a lane moves."""
-        return self._name("stream-app-moves")
-
-    @property
-    def worker_app(self) -> str:
-        """App id and consumer group of `stream-app worker`."""
-        return self._name("stream-app")
-
-    @property
-    def replay_app(self) -> str:
-        """App id and consumer group of `stream-app replay`."""
-        return self._name("stream-app-replay")
-
-    @property
-    def trace_group(self) -> str:
-        """Consumer group of `stream-app trace`."""
-        return self._name("stream-app-trace")
+    def lead_topics(self) -> tuple[str, str, str]:
+        """The topics that workers read leads from."""
+        return self.leads, self.retry, self.bulk
 
 
 class TopicPlan(msgspec.Struct, frozen=True):

@@ -46,7 +46,7 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     now_ms = SystemClock().now_ms()
     async with topic_reader(settings) as reader:
         views = await _views(reader, settings, now_ms)
-        waiting = await reader.count((names.leads, names.retry, names.bulk), consumed)
+        waiting = await reader.count(names.lead_topics, consumed)
         blocked = await _unreadable(reader, waiting, consumed)
         asked = await _unanswered(reader, settings, consumed)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
@@ -200,8 +200,7 @@ def _lane(
     view = views[-1] if views else None
     places = {home, view.partition} if view is not None and view.moves else {home}  # where it is read, and processed
     waiting = {
-        topic.removeprefix(names.namespace): sum(records[topic, each] for each in places)
-        for topic in (names.leads, names.retry, names.bulk)
+        topic.removeprefix(names.namespace): sum(records[topic, each] for each in places) for topic in names.lead_topics
     }
     residents = settings.plan.residents(home)
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]

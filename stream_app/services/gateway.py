@@ -143,10 +143,9 @@ async def lookups(
     )
     as_of.set_function(lambda: (projection.lag.as_of_ms or 0) / 1000)
     results = ResultFetcher(connection, names.enriched, partitions)
-    lead_topics = (names.leads, names.retry, names.bulk)
-    backlog = Backlog(connection, names.worker_app, names.replay_app, lead_topics, partitions)
+    backlog = Backlog(connection, names.worker_app, names.replay_app, names.lead_topics, partitions)
     topics = TopicsThere(connection, settings.topic_plan())
-    waiting = WaitingLeads(connection, names.worker_app, lead_topics, partitions)
+    waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
     queries = BoardQueries(path, settings.without_callbacks)
     lookup = Lookup(
         queries,
