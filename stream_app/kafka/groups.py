@@ -40,10 +40,23 @@ async def committed_offsets(
     return {tp: at.offset for tp, at in found.items() if at.offset >= 0}
 
 
+async def offsets_of_stopped(connection: KafkaConnection, group: str, process: str) -> Offsets:
+    """Return the committed offsets of a group that has no members. `process`: what its members run, for the error.
+
+    Raises:
+        StreamAppError: It has members.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    there, offsets = (await look_at(connection, [group]))[group]
+    if there.state not in ("Empty", "Dead"):
+        raise StreamAppError(f"the group {group} is active ({there.state}), so Kafka would refuse: {_stop(process)}")
+    return offsets
+
+
 async def move_group(
-    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int], stop_first: str
+    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int], process: str
 ) -> None:
-    """Commit offsets for a group that has no members. `stop_first`: what to do if it has some, for the error.
+    """Commit offsets for a group that has no members. `process`: as of `offsets_of_stopped`.
 
     Raises:
         StreamAppError: Kafka refuses.
@@ -59,10 +72,14 @@ async def move_group(
         raise connection.lost(error) from error
     except KafkaError as error:
         raise StreamAppError(
-            f"Kafka refused to move the group {group} ({type(error).__name__}): {stop_first}"
+            f"Kafka refused to move the group {group} ({type(error).__name__}): {_stop(process)}"
         ) from error
     finally:
         await stop_consumer(consumer)
+
+
+def _stop(process: str) -> str:
+    return f"stop every `stream-app {process}` first (a killed one counts until its session times out)"
 
 
 class Consumption(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.groups import look_at, move_group
+from stream_app.kafka.groups import move_group, offsets_of_stopped
 from stream_app.kafka.readers import Reader
 
 
@@ -27,13 +27,7 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
     topic, partition, offset = _address(settings, record_id)
     name, process = _reader_of(settings, topic)
     connection = connection_of(settings)
-    group, offsets = (await look_at(connection, [name]))[name]
-    if group.state not in ("Empty", "Dead"):
-        raise StreamAppError(
-            f"the group {name} is active ({group.state}), so Kafka would refuse: stop every `stream-app {process}` "
-            "first (a killed one counts until its session times out)"
-        )
-    position = offsets.get((topic, partition), 0)
+    position = (await offsets_of_stopped(connection, name, process)).get((topic, partition), 0)
     try:
         first = await _next_offset(connection, TopicPartition(topic, partition), position)
     except UnreadableBatch as batch:
@@ -54,7 +48,7 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> None:
     """Move the group past the batch. Raises StreamAppError and BrokerUnavailable as `move_group`."""
     name, process = _reader_of(settings, batch.topic)
     place = TopicPartition(batch.topic, batch.partition)
-    await move_group(connection_of(settings), name, {place: batch.last + 1}, f"stop every `stream-app {process}` first")
+    await move_group(connection_of(settings), name, {place: batch.last + 1}, process)
 
 
 async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:
@@ -77,7 +71,7 @@ def _address(settings: Settings, record_id: str) -> tuple[str, int, int]:
 def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:
     """Return the group that reads a topic, and its process."""
     names = settings.names
-    if topic in (names.leads, names.retry, names.bulk, names.commands, names.callbacks):
+    if topic in (*names.lead_topics, names.commands, names.callbacks):
         return names.worker_app, "worker"
     if topic in (names.dlq, names.deferred, *(names.wait(tier) for tier in settings.replay.tiers_s)):
         return names.replay_app, "replay"

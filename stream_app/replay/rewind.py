@@ -6,18 +6,14 @@ its next start, and starts a new epoch.
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.kafka.groups import look_at, move_group
+from stream_app.domain.errors import SettingsError
+from stream_app.kafka.groups import look_at, move_group, offsets_of_stopped
 from stream_app.kafka.readers import Progress
-
-_STOP_FIRST: Final = "stop every `stream-app replay` first (a killed one counts until its session times out)"
 
 
 class To(msgspec.Struct, frozen=True):
@@ -85,12 +81,9 @@ async def rewind(settings: Settings, planned: list[Move]) -> None:
     """Reset the group's offsets. Raises StreamAppError if a replay process runs, and BrokerUnavailable."""
     await check_stopped(settings)
     offsets = {TopicPartition(settings.names.dlq, move.partition): move.target for move in planned}
-    await move_group(connection_of(settings), settings.names.replay_app, offsets, _STOP_FIRST)
+    await move_group(connection_of(settings), settings.names.replay_app, offsets, "replay")
 
 
 async def check_stopped(settings: Settings) -> None:
     """Raise StreamAppError if a replay process runs. Raises BrokerUnavailable, too."""
-    name = settings.names.replay_app
-    group, _ = (await look_at(connection_of(settings), [name]))[name]
-    if group.state not in ("Empty", "Dead"):
-        raise StreamAppError(f"the group {name} is active ({group.state}), so Kafka would refuse: {_STOP_FIRST}")
+    await offsets_of_stopped(connection_of(settings), settings.names.replay_app, "replay")
