@@ -64,7 +64,7 @@ def _table(found: list[FoundImport]) -> Table:
         share = f" {rest * 100 // each.leads} %" if each.leads else ""
         table.add(
             each.import_id,
-            iso(each.first_ms)[:16].replace("T", " "),
+            iso(each.first_ms)[:16],
             each.workspace,
             _number(each.rows),
             _number(each.refused),

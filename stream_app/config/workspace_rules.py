@@ -24,16 +24,14 @@ def problems(settings: Settings) -> Iterator[str]:
     """Yield one line for each error in `[workspaces.*]`. An error of `[workspace_defaults]` appears once."""
     defaults = settings.workspace_defaults
     inherited = list(_policies(settings, defaults, None))
-    used = False
     for name, workspace in settings.workspaces.items():
         place = f"workspaces.{name}"
         for line in (*_place(settings, name, workspace), *_never(settings, name, workspace)):
             yield f"{place}{line}"
-        used = True
         for line in _policies(settings, workspace, defaults):
             if line not in inherited:
                 yield f"{place}{line}"
-    if used:
+    if settings.workspaces:
         yield from (f"workspace_defaults{line}" for line in inherited)
     yield from _strangers(settings)
 

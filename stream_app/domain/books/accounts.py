@@ -15,6 +15,7 @@ from stream_app.domain.lane import calendar as periods
 from stream_app.domain.lane.budget import BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
 
+Meter = Literal["credits", "actions"]
 Sums = dict[str, list[int]]
 """Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two keys differ in length."""
 
@@ -34,7 +35,7 @@ class LaneAccount(msgspec.Struct, frozen=True):
 
     workspace: str
     period: str
-    meter: Literal["credits", "actions"]
+    meter: Meter
     reserved: int
     reserved_by_rows: int
     spent: int
@@ -133,28 +134,12 @@ def _add(sums: Sums, amount: Reservation) -> None:
 def _both_meters(
     workspace: str, now: Period, by_rows: list[int], by_events: list[int] | None, unconfirmed: list[int]
 ) -> list[LaneAccount]:
-    credits_, actions = by_events or (None, None)
+    events = by_events or (None, None)
+    meters: tuple[tuple[Meter, int, int, int], ...] = (
+        ("credits", now.credits_reserved, now.credits_spent, now.credits_elsewhere),
+        ("actions", now.actions_reserved, now.actions_spent, now.actions_elsewhere),
+    )
     return [
-        LaneAccount(
-            workspace,
-            now.id,
-            "credits",
-            now.credits_reserved,
-            by_rows[0],
-            now.credits_spent,
-            credits_,
-            unconfirmed[0],
-            now.credits_elsewhere,
-        ),
-        LaneAccount(
-            workspace,
-            now.id,
-            "actions",
-            now.actions_reserved,
-            by_rows[1],
-            now.actions_spent,
-            actions,
-            unconfirmed[1],
-            now.actions_elsewhere,
-        ),
+        LaneAccount(workspace, now.id, meter, reserved, by_rows[n], spent, events[n], unconfirmed[n], elsewhere)
+        for n, (meter, reserved, spent, elsewhere) in enumerate(meters)
     ]
