@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
-import certifi
 import yarl
 
 from stream_app.domain.errors import SettingsError
@@ -19,11 +18,11 @@ class Egress:
     """How to connect to hosts outside.
 
     Attributes:
-        tls: Verifies certificates.
+        tls: Verifies certificates. True: against the authorities that the system trusts. aiohttp has read them already.
         proxy_url: `http://user:password@host:port`, a secret. None: no proxy.
     """
 
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | Literal[True]
     proxy_url: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -31,16 +30,21 @@ class Egress:
         """Build from configured values.
 
         Args:
-            ca_file: PEM file. It replaces the public certificate authorities.
+            ca_file: PEM file. It replaces the authorities that the system trusts.
             proxy_url: See the class.
 
         Raises:
             SettingsError: The file cannot be read, or is not a PEM file.
         """
         try:
-            return cls(ssl.create_default_context(cafile=ca_file or certifi.where()), proxy_url)
+            return cls(ssl.create_default_context(cafile=ca_file) if ca_file else True, proxy_url)
         except OSError as exc:
             raise SettingsError([f"egress.ca_file = {ca_file!r}: cannot read it as a PEM file: {exc}"]) from exc
+
+    @property
+    def tls_context(self) -> ssl.SSLContext:
+        """`tls` for a client that would take other authorities for True."""
+        return ssl.create_default_context() if self.tls is True else self.tls
 
     @property
     def proxy(self) -> yarl.URL | None:

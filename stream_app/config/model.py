@@ -115,7 +115,7 @@ class Egress(msgspec.Struct, frozen=True):
 
     Attributes:
         keepalive_s: Idle time after which a connection to Clay is closed. Keep it below the server's own limit.
-        ca_file: PEM file that replaces the public authorities, for a network that inspects TLS.
+        ca_file: PEM file that replaces the authorities that the system trusts, for a network that inspects TLS.
         proxy_env: The environment variable with the URL of an HTTP proxy
             (`http://user:password@proxy.example.com:3128`).
     """

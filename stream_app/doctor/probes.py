@@ -216,7 +216,7 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
 
 
 def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=within_s, verify=egress.tls, proxy=egress.proxy_url, trust_env=False)
+    return httpx.AsyncClient(timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False)
 
 
 def _token(settings: Settings, alias: str) -> str:

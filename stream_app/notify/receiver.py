@@ -36,7 +36,11 @@ class Receiver:
     async def __aenter__(self) -> Receiver:
         egress = self._egress
         self._http = httpx.AsyncClient(
-            timeout=_WITHIN_S, verify=egress.tls, proxy=egress.proxy_url, trust_env=False, follow_redirects=False
+            timeout=_WITHIN_S,
+            verify=egress.tls_context,
+            proxy=egress.proxy_url,
+            trust_env=False,
+            follow_redirects=False,
         )
         return self
 
