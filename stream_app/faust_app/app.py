@@ -32,11 +32,23 @@ class App(SafeApp):
         """As `faust.App.agent`, for a topic by its name.
 
         Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a full partition does
-        not block another one. The agent has the name of its topic.
+        not block another one. The agent has the name of its topic. It is not registered for Faust's autodiscovery,
+        which this app does not use: that takes 45 ms of a start.
         """
 
         def add(function: AgentFunction) -> Any:
-            return super(App, self).agent(self._raw_topic(topic), name=topic, isolated_partitions=True)(function)
+            agent = self.conf.Agent(
+                function,
+                name=topic,
+                app=self,
+                channel=self._raw_topic(topic),
+                isolated_partitions=True,
+                on_error=self._on_agent_error,
+                help=function.__doc__,
+            )
+            self.agents[topic] = agent
+            self.topics.beacon.add(agent)
+            return agent
 
         return add
 

@@ -12,5 +12,5 @@ def collect_rarely() -> None:
     Python's own thresholds cost a fifth of a lead's CPU and a tenth of a start's, and find little. Its last collection
     takes a worker 0.25 s of CPU, in which no lead is sent. `benchmarks/line.py` and `benchmarks/start.py` measure it.
     """
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(200_000, 20, 50)
     atexit.register(gc.freeze)

@@ -27,6 +27,7 @@ OVERRIDDEN = {
     "aiokafka.client.AIOKafkaClient.coordinator_lookup": "19cc69fb75f8d667",
     "aiokafka.client.AIOKafkaClient.send": "246b277687d7b687",
     "faust.app.base.App._create_directories": "a9f571c3b04abec3",
+    "faust.app.base.App._init_fixups": "dc476ee556c2fc0a",
     "faust.app.base.App._new_producer_transport": "eb3b4aa6a8961275",
     "faust.app.base.App._new_transport": "42db531312dd776f",
     "faust.app.base.App._on_rebalance_when_stopped": "1b172d9af8ff4eb6",
