@@ -2,8 +2,8 @@
 
 `python -m benchmarks.failover [--runs 20] [--json]`. Real Kafka, three workers under a steady load, a session timeout
 of 6 s. Each run kills one of them and waits, in the ledger of the simulator, for the first request of each lane that
-it owned; then a new worker takes its place. One lane is one measurement. Exits with 1 when one took longer than the
-session timeout + 3 s, and a second for the load.
+it owned; then a new worker takes its place. One lane is one measurement. Exits with 1 when p95 is longer than the
+session timeout + 1 s, or one lane took longer than the session timeout + 4 s.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ LANES = 6
 PER_S = 60.0
 _STRAGGLERS_MS = 500  # what the dead worker had sent may be read by Clay a moment later
 _WITHIN_S = 60.0
-MOST_S = SESSION_S + 3.0 + 1.0
+P95_S = SESSION_S + 1.0
+MOST_S = SESSION_S + 4.0
 
 
 async def measure(bootstrap: str, runs: int, progress: Callable[[str], None]) -> list[list[float]]:
@@ -61,8 +62,10 @@ def spread_of(values: list[float]) -> dict[str, float]:
 
 def missed(runs: list[list[float]]) -> str:
     """Which goal was missed, in words; "" if none."""
-    slowest = max(map(max, runs))
-    return f"a lane stood still for {slowest:.1f} s, the goal is {MOST_S:g}" if slowest > MOST_S else ""
+    seen = spread_of([s for run in runs for s in run])
+    if seen["max"] > MOST_S:
+        return f"a lane stood still for {seen['max']:.1f} s, the goal is {MOST_S:g}"
+    return f"p95 is {seen['p95']:.2f} s, the goal is {P95_S:g}" if seen["p95"] > P95_S else ""
 
 
 def main() -> None:

@@ -100,8 +100,9 @@ def test_limit_of_the_cost_of_safety() -> None:
 
 
 def test_the_longest_stop_of_a_lane() -> None:
-    assert not failover.missed([[6.0, 7.0], [9.9]])
-    assert "for 10.1 s" in failover.missed([[6.0, 10.1], [7.0]])
+    assert not failover.missed([[6.0] * 39, [9.9]])
+    assert "for 10.1 s" in failover.missed([[6.0] * 39, [10.1]])
+    assert "p95 is 7.10 s" in failover.missed([[6.0] * 18, [7.1] * 2])
 
 
 @pytest.mark.parametrize(

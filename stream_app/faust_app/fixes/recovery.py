@@ -1,4 +1,4 @@
-"""Fix: after a rebalance, first stop the fetcher, then load the state, then seek and resume.
+"""Fix: after a rebalance, stop the fetcher and load the state, then seek and resume.
 
 Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and resumes the streams before
 it seeks. It also takes a time-out for a stop and then never resumes, and a changelog that ends in a transaction marker
@@ -68,9 +68,13 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     async def _take_over(self, generation: int) -> None:
         consumer = self.app.consumer
-        await consumer.park()
-        for table in self.tables.values():
-            await table.on_recovery_completed(self.actives_for_table[table], self.standbys_for_table[table])
+        parking = asyncio.create_task(consumer.park())  # takes up to 0.25 s, and is needed for the seek only
+        try:
+            for table in self.tables.values():
+                await table.on_recovery_completed(self.actives_for_table[table], self.standbys_for_table[table])
+            await parking
+        finally:
+            await cancel([parking])
         await self._resume_streams(generation)
         await consumer._thread.resume_fetching(but=self.active_tps)
 
