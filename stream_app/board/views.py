@@ -130,7 +130,7 @@ class Views:
             backlog = partial(backlog_page, self._site, moment, word(request, "topic"), partition, after)
             return await self._maker.page(request, moment, "backlog", "Waiting on Kafka", backlog, current="leads")
         search = await self._waiting.find(lead_id, person, "")
-        make = partial(waiting_page, self._site, moment, search, lead_id, person)
+        make = partial(waiting_page, self._site, moment, search)
         return await self._maker.page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
 
     async def _imports(self, request: Request, moment: Moment) -> Response:

@@ -49,10 +49,8 @@ class LanePage(msgspec.Struct, frozen=True):
     """
 
     lane: Lane
-    policy: Workspace | None
     chart: Stack
     span: Span
-    ended_day: int
     bars: list[Bar]
     burns: list[Burn]
     breaker: list[Band]
@@ -76,7 +74,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         return None
     queries, now_ms, now_s = site.queries, moment.now_ms, moment.now_ms // 1000
     policy = site.settings.workspaces.get(workspace)
-    chart, span, ended = throughput(site, workspace, now_ms, span)
+    chart, span, _ = throughput(site, workspace, now_ms, span)
     minutes = queries.history([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
     quarters = queries.history([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
     days = queries.history([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
@@ -105,10 +103,8 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
     return LanePage(
         lane=lane,
-        policy=policy,
         chart=chart,
         span=span,
-        ended_day=ended,
         bars=bars,
         burns=burns,
         breaker=_bands(changes, _BREAKER, begin_ms, now_ms),

@@ -52,7 +52,6 @@ class UploadPage(msgspec.Struct, frozen=True):
 
     id: str
     file: str
-    size: int
     import_id: str
     state: State
     step: int
@@ -71,7 +70,6 @@ class UploadPage(msgspec.Struct, frozen=True):
     rejects: list[Refusal]
     lines: list[str]
     notes: list[str]
-    short: bool
     button: str
     published: int
     going: list[str]
@@ -87,7 +85,6 @@ def upload_page(site: Site, upload: Upload) -> UploadPage:
     return UploadPage(
         id=upload.id,
         file=upload.file,
-        size=upload.size,
         import_id=upload.import_id,
         state=state,
         step=_STEP.get(state, 3),
@@ -106,7 +103,6 @@ def upload_page(site: Site, upload: Upload) -> UploadPage:
         rejects=list(upload.rejects) if known else [],
         lines=list(quote_lines(upload.quotes)) if known else [],
         notes=notes,
-        short=any(each.short for each in upload.quotes),
         button=f"Publish {count(summary.ready, 'lead')} for about {count(credits_, 'credit')}",
         published=upload.published,
         going=sorted(summary.workspaces) if known else [],

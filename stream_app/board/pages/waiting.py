@@ -73,18 +73,16 @@ def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0)
 
 
 class WaitingPage(msgspec.Struct, frozen=True):
-    """The search among the records that no worker has taken. `lead_id` or `person`: what is searched for."""
+    """The search among the records that no worker has taken."""
 
-    lead_id: str
-    person: str
     leads: list[WaitingLead]
     searched: int
     left: int
     problem: str
 
 
-def waiting_page(site: Site, moment: Moment, search: Search, lead_id: str, person: str) -> WaitingPage:
+def waiting_page(site: Site, moment: Moment, search: Search) -> WaitingPage:
     """Return the result of a search, with what blocks each record."""
     views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
     leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
-    return WaitingPage(lead_id, person, leads, search.searched, search.left, search.problem)
+    return WaitingPage(leads, search.searched, search.left, search.problem)

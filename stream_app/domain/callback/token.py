@@ -27,9 +27,8 @@ _MAX_TOKEN_CHARACTERS: Final = 1_024
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A valid token. `key_id`: of the key that signed it. `forced_origin`: of a forced lead, else ""."""
+    """A valid token. `forced_origin`: of a forced lead, else ""."""
 
-    key_id: str
     forced_origin: str
 
 
@@ -79,9 +78,8 @@ def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: st
     parts = _parts(keys, token)
     if isinstance(parts, str):
         return parts
-    key_id, secret, origin = parts.key_id, parts.secret, parts.origin
-    wanted = _token(key_id, secret, (workspace, destination, lead_id, origin))
-    return Verified(key_id, origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
+    wanted = _token(parts.key_id, parts.secret, (workspace, destination, lead_id, parts.origin))
+    return Verified(parts.origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
 
 
 def _parts(keys: Keys, token: str) -> _Parts | TokenProblem:

@@ -18,9 +18,7 @@ from stream_app.gateway.read_model.dead_letter_query import DeadLetterQueries
 from stream_app.gateway.read_model.history import DAY_S
 from stream_app.gateway.read_model.record_query import RecordQueries
 
-_ORDER: Final = (
-    "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, people, under_way"
-)
+_ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
 """The columns of an `Order`."""
 _replay: Final = msgspec.json.Decoder(ReplayProgress)
 _lane: Final = msgspec.json.Decoder(LaneView)
@@ -33,8 +31,6 @@ class Slot(msgspec.Struct, frozen=True):
     status: str
     events: int
     credits: int
-    saved: int
-    resent: int
 
 
 class Money(msgspec.Struct, frozen=True):
@@ -74,7 +70,6 @@ class Order(msgspec.Struct, frozen=True):
     reason: str
     text: str
     asked_at_ms: int
-    people: int
     under_way: int
 
 
@@ -109,7 +104,7 @@ class BoardQueries(RecordQueries, DeadLetterQueries):
 
         `step_s` is a key of `history.KEPT_S`, `since_s` the begin of the first slot, epoch s.
         """
-        sql = """SELECT slot, status, events, credits, saved, resent FROM history
+        sql = """SELECT slot, status, events, credits FROM history
                  WHERE workspace = ? AND step_s = ? AND slot >= ? ORDER BY slot"""
         with self._reading() as db:
             return {name: [Slot(*row) for row in db.execute(sql, (name, step_s, since_s))] for name in workspaces}

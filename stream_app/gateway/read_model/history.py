@@ -29,7 +29,7 @@ MOST_CHANGES: Final = 300
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _columns: Final = attrgetter(
-    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "people", "under_way"
+    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "under_way"
 )
 
 
@@ -59,7 +59,6 @@ class History:
                    saved = saved + excluded.saved, resent = resent + excluded.resent""",
             [(*key, *row) for key, row in sums.items()],
         )
-
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
 
     def lanes(self, views: Iterable[LaneView]) -> None:
@@ -88,7 +87,7 @@ class History:
                 unreadable.append(record)
                 continue
             rows.append((answer.at_ms, record.partition, record.offset, *_columns(answer)))
-        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 14)})", rows)
+        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
         return unreadable
 
     def sweep(self, now_ms: int, audit_days: int) -> None:

@@ -110,7 +110,7 @@ TABLES: Final = (
     """CREATE TABLE audit (
         at_ms INTEGER, partition INTEGER, offset INTEGER, id TEXT NOT NULL, kind TEXT NOT NULL, workspace TEXT NOT NULL,
         who TEXT NOT NULL, why TEXT NOT NULL, applied INTEGER NOT NULL, reason TEXT NOT NULL, text TEXT NOT NULL,
-        asked_at_ms INTEGER NOT NULL, people INTEGER NOT NULL, under_way INTEGER NOT NULL,
+        asked_at_ms INTEGER NOT NULL, under_way INTEGER NOT NULL,
         PRIMARY KEY (at_ms, partition, offset)) WITHOUT ROWID""",
     "CREATE INDEX audit_of_workspace ON audit (workspace, at_ms)",
     "CREATE INDEX audit_of_command ON audit (id)",
