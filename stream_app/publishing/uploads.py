@@ -113,8 +113,8 @@ class Upload:
         finally:
             os.close(file)
 
-    def check(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> None:
-        """Check all rows and compute the cost. It runs in the thread."""
+    def check(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> State:
+        """Check all rows, compute the cost, and return the state after that. It runs in the thread."""
         self._source.seek(0)
         sheet = open_named_csv(self._source, self.names)
         self._batch, self.rejects, self.summary = Batch(), [], Summary()
@@ -141,9 +141,10 @@ class Upload:
         text.detach()  # keep the file open
         progress(summary)
         self.quotes = quotes_of(settings, self.summary, views(self.summary.workspaces), now_ms())
+        return "checked"
 
-    def send(self, settings: Settings) -> None:
-        """Publish the checked leads. It runs in the thread."""
+    def send(self, settings: Settings) -> State:
+        """Publish the checked leads, and return the state after that. It runs in the thread."""
         self.published = 0
 
         async def run() -> None:
@@ -153,6 +154,7 @@ class Upload:
 
         asyncio.run(run())
         self._forget()
+        return "stopped" if self._is_stopped else "published"
 
     def _until_stopped(self) -> Iterator[Ready]:
         assert self._batch is not None  # made by check
@@ -168,11 +170,6 @@ class Upload:
         self._source.close()
         if self._batch is not None:
             self._batch.close()
-
-    @property
-    def end(self) -> State:
-        """The state after all leads were sent."""
-        return "stopped" if self._is_stopped else "published"
 
 
 class _Stopped(Exception):
@@ -230,14 +227,14 @@ class Uploads:
         if upload.state in ("columns", "checked"):
             upload.names, upload.options, upload.problem, upload.share = list(names), options, "", 0.0
             upload.state = "checking"
-            self._start(upload, lambda: upload.check(self._settings, self._views, self._now_ms), "checked", "columns")
+            self._start(upload, lambda: upload.check(self._settings, self._views, self._now_ms), "columns")
 
     def send(self, upload: Upload) -> bool:
         """Publish a checked file. Returns False if that was begun already, or there is nothing to publish."""
         if upload.state not in ("checked", "failed") or not upload.summary.ready:
             return False
         upload.problem, upload.state = "", "sending"
-        self._start(upload, lambda: upload.send(self._settings), None, "failed")
+        self._start(upload, lambda: upload.send(self._settings), "failed")
         return True
 
     async def stop(self, upload: Upload) -> None:
@@ -268,11 +265,10 @@ class Uploads:
             upload.close()
         self._uploads.clear()
 
-    def _start(self, upload: Upload, work: Callable[[], None], then: State | None, failed: State) -> None:
+    def _start(self, upload: Upload, work: Callable[[], State], failed: State) -> None:
         def run() -> None:
             try:
-                work()
-                upload.state = then or upload.end
+                upload.state = work()
             except _Stopped:
                 upload.close()
             except (StreamAppError, ValueError) as error:

@@ -17,7 +17,7 @@ from stream_app.board.planner import Busy, Plan, Planner, Wanted
 from stream_app.board.requests import LONGEST_WORD
 from stream_app.board.site import Site
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
-from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, too_dear, too_dear_text
+from stream_app.domain.dead_letter.pricing import MEANING, Price, too_dear, too_dear_text
 from stream_app.domain.text import count
 from stream_app.gateway.access import Refused
 
@@ -172,19 +172,16 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     if not priced.go:
         text = f"{matching}, and none can be sent."
         return Form("Nothing to send back", text, "Plan again", _DEAD, asks_why=False, more=view)
+    leads = count(priced.go, "dead letter")
     over = (Field("over_budget", "More than the budget has left", kind="choice", choices=_OVER_BUDGET),)
     return Form(
-        f"Send {count(priced.go, 'dead letter')} back",
+        f"Send {leads} back",
         f"{matching}. {priced.go:,} can be sent back, each once.",
-        _button(priced),
+        f"Send {leads} for up to {amount(priced.credits_at_most)} credits",
         _DEAD,
         fields=over if view.dear else (),
         more=view,
     )
-
-
-def _button(priced: PricedPlan) -> str:
-    return f"Send {count(priced.go, 'dead letter')} for up to {amount(priced.credits_at_most)} credits"
 
 
 async def _send(planner: Planner, sent: Submission) -> str:
