@@ -1,5 +1,6 @@
 """Fixtures for all tests: one real Kafka and one real Redis a run, and a prefix of its own for each test."""
 
+import gc
 import os
 import sys
 import uuid
@@ -74,6 +75,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return -limits[item.path], ranks.get(folder, len(ranks))
 
     items.sort(key=order)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and their modules stay to the end: the garbage collector looks at them once."""
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -44,7 +44,6 @@ async def _fetches(proxy: Proxy, topic: str) -> AIOKafkaConsumer:
     return consumer
 
 
-@pytest.mark.slow
 async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, namespace: str) -> None:
     for _ in range(3):
         consumer = await _fetches(proxy, namespace)

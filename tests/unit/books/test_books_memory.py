@@ -13,6 +13,7 @@ from benchmarks import books
 LEADS = 100_000
 
 
+@pytest.mark.slow  # of fewer leads, the memory of the interpreter is most
 @pytest.mark.timeout(300)
 def test_memory_a_lead_is_bounded() -> None:
     argv = [sys.executable, "-m", "benchmarks.books", "--leads", str(LEADS), "--json"]
