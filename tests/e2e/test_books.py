@@ -85,6 +85,7 @@ async def test_books_name_a_skipped_lead_and_exit_with_1(kafka: Broker, namespac
         assert "and 1 more" in said
 
 
+@pytest.mark.slow
 async def test_an_open_transaction_neither_blocks_the_books_nor_raises_an_alarm(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         await line.publish(line.leads(2))

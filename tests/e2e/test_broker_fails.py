@@ -47,6 +47,7 @@ async def test_a_broker_is_frozen_for_longer_than_the_session(broker: ProxiedKaf
         assert code == 0, other.said()[-3:]
 
 
+@pytest.mark.slow
 async def test_connections_are_reset_repeatedly(broker: ProxiedKafka, namespace: str) -> None:
     async with broker.proxy() as proxy, loaded(broker, namespace, proxy.address) as line:
         for _ in range(4):

@@ -49,6 +49,7 @@ def _took(line: Fleet, published: dict[str, int]) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 async def test_a_held_lane_delays_no_other(kafka: Broker, namespace: str) -> None:
     """Clay refuses the token of w0. w1 has a partition of its own; w2 and w3 share those of w0 and w1."""
     async with Fleet(kafka.bootstrap, namespace, 4, partitions=2, rate_per_s=50, burst=10) as line:

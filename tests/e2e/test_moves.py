@@ -60,6 +60,7 @@ async def test_lanes_move_while_their_owners_are_killed(kafka: Broker, namespace
         assert code == 0, said
 
 
+@pytest.mark.slow
 async def test_an_operator_moves_a_lane(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=4) as line:
         worker = line.join()

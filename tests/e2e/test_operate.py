@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(180)
 _SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
 
 
+@pytest.mark.slow
 async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
         await line.publish(line.leads(400))

@@ -176,13 +176,13 @@ async def test_a_recreated_topic_stops_the_process(which: str, command: str, kaf
     ("command", "patch", "says"),
     [
         ("worker", "owner.PartitionOwner.serve", "are not consumed"),
-        ("replay", "forward.Replay.deferred", "leads.deferred/0 do not move"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (
                 ("worker", "owner.LeadPipeline.process", "does not end"),
                 ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
                 ("worker", "consumer.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
+                ("replay", "forward.Replay.deferred", "leads.deferred/0 do not move"),
                 ("replay", "producers.KafkaPublisher.publish", "leads.deferred/0 do not move"),
             )
         ),

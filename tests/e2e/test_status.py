@@ -82,6 +82,7 @@ async def up_to_date(client: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_status_finds_a_waiting_lead_and_its_hold(kafka: Broker, namespace: str) -> None:
     """Without a worker, and in a lane that an operator has paused."""
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2) as line:

@@ -75,6 +75,7 @@ async def test_a_damaged_batch_stops_only_its_partition_until_it_is_skipped(name
         assert set(line.summary()["leads"].values()) == {1}
 
 
+@pytest.mark.slow
 async def test_a_damaged_batch_is_not_skipped_before_the_record_in_front_of_it_is_finished(namespace: str) -> None:
     async with LocalKafka() as kafka, Pipeline(kafka.bootstrap, namespace, 1) as line:
         topic, home = line.settings.names.leads, line.settings.home("w0")

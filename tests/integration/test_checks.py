@@ -285,6 +285,7 @@ def guarded() -> Iterator[LocalKafka]:
         yield kafka
 
 
+@pytest.mark.slow
 async def test_missing_rights(guarded: LocalKafka) -> None:
     connection = KafkaConnection(guarded.bootstrap)
     assert await may_transact(connection, "yes.stream-app-doctor", 30) == "transactions are allowed"

@@ -44,6 +44,7 @@ async def _fetches(proxy: Proxy, topic: str) -> AIOKafkaConsumer:
     return consumer
 
 
+@pytest.mark.slow
 async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, namespace: str) -> None:
     for _ in range(3):
         consumer = await _fetches(proxy, namespace)
@@ -54,6 +55,7 @@ async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, 
         proxy.repair()
 
 
+@pytest.mark.slow
 async def test_stop_raises_a_cancellation(proxy: Proxy, namespace: str) -> None:
     consumer = await _fetches(proxy, namespace)
     proxy.cut()
@@ -82,6 +84,7 @@ async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> No
     assert turns > 1, "it was cancelled on its way"
 
 
+@pytest.mark.slow
 async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
     proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
 from tests.support.token_endpoint import AUDIENCE, CLIENT, SECRET, TokenEndpoint, token_endpoint
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
             marks=pytest.mark.slow,
         ),
         ([("sending", ""), ("dead_lettered", "refused")], False, "ended as dead_lettered: refused"),
-        ([], False, "does `stream-app worker` run?"),
+        pytest.param([], False, "does `stream-app worker` run?", marks=pytest.mark.slow),
     ],
 )
 async def test_the_outcome_of_the_test_lead_is_shown(
