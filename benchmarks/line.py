@@ -1,12 +1,13 @@
 """What a lead costs the worker, beside a stock Faust agent and a bare loop without any promise.
 
-`python -m benchmarks.line [--leads 20000] [--in-flight 100] [--json]`. Real Kafka, an instant target in a process of
-its own, each case a process of its own on topics of its own. CPU is the case's whole process between the first tenth of
-the leads and the last one, as the operating system counts it; memory is its resident size at both ends, and that of a
-fresh worker which has read the same rows: these the freshness window has to remember, and nothing else may grow. It
-fails when the worker has 15 MB more than the fresh one, and when a lead costs it more than 350 us where the bare loop
-costs 88 (the goal, and what that loop cost when the goal was set); on a slower or busier machine the bare loop in the
-same run says how much more it may be.
+`python -m benchmarks.line [--leads 20000] [--in-flight 400] [--json]`. Real Kafka, an instant target in a process of
+its own, each case a process of its own on topics of its own. 400 in flight are 100 for each of four partitions, which
+is the default of `delivery.max_in_flight`; with fewer, a lead pays for a larger part of its transactions. CPU is the
+case's whole process between the first tenth of the leads and the last one, as the operating system counts it; memory is
+its resident size at both ends, and that of a fresh worker which has read the same rows: these the freshness window has
+to remember, and nothing else may grow. It fails when the worker has 15 MB more than the fresh one, and when a lead
+costs it more than 350 us where the bare loop costs 88 (the goal, and what that loop cost when the goal was set); on a
+slower or busier machine the bare loop in the same run says how much more it may be.
 
 The rows: `worker` is `stream-app worker` as users run it (write-ahead, status events, transactions, lane decisions);
 `slow-loop` is the same without uvloop; `bare` is aiokafka + aiohttp, `in_flight` tasks, acks whenever (loses and
@@ -236,7 +237,7 @@ def main() -> None:
     """Run all cases, print a table or JSON, and exit with 1 when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.line", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--leads", type=int, default=20_000, help="leads for each case (stock gets a tenth)")
-    parser.add_argument("--in-flight", type=int, default=100)
+    parser.add_argument("--in-flight", type=int, default=400, help="leads in flight in all four partitions")
     parser.add_argument("--only", choices=CASES, help="one case alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
