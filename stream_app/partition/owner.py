@@ -93,7 +93,7 @@ class PartitionOwner:
         sources: TimeoutSources = NO_SOURCES,
         host_answers: HostAnswers = _always_answers,
     ) -> None:
-        self.number, self._plan = number, plan
+        self.number = number
         self._store, self._observer, self._alarm, self._still_member = store, observer, alarm, still_member
         self._reload = reload
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
