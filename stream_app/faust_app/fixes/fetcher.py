@@ -5,7 +5,8 @@ seeks to the committed offsets. Records that are fetched in between are dropped 
 are lost.
 
 Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_loses_events),
-tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event).
+tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event), tests/unit/faust_app/test_faust_bookkeeping.py
+(test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_has_resumed).
 
 Remove it, with the order of `recovery.py`, when stock Faust passes the scenario of these tests.
 """
@@ -59,7 +60,7 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
             self._idle.set()
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109  # upstream's signature
-        if not self.flow_active:
+        while not (self.flow_active or self.should_stop):  # the flow may stop again before this has woken up
             self._idle.set()
             try:
                 await self.wait(self.can_resume_flow)

@@ -16,6 +16,7 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.tasks import cancel
 
 LEADS = TP("leads", 0)
 
@@ -80,6 +81,36 @@ async def test_a_suspended_flow_notifies_every_stream_once_and_stays_usable() ->
     consumer.resume_flow()
     consumer.stop_flow()
     assert reported == ["a", "a"]
+
+
+async def test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_has_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fetcher wakes up some turns of the loop later. If the flow stops in between, it must come to rest again."""
+
+    async def nothing(**_: Any) -> dict[TP, list[Any]]:
+        await asyncio.sleep(0)
+        return {}
+
+    async def fetch() -> None:
+        while True:
+            await consumer._wait_next_records(1.0)
+
+    consumer = consumer_with([])
+    consumer._active_partitions = {LEADS}
+    monkeypatch.setattr(consumer, "_getmany", nothing)
+    consumer.stop_flow()
+    fetching = asyncio.create_task(fetch())
+    for turns in range(20):
+        await asyncio.sleep(0.001)
+        consumer.resume_flow()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        consumer.stop_flow()
+        await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            await consumer.park()
+    await cancel([fetching])
 
 
 @pytest.mark.parametrize("taken_by_the_group", [True, False])
