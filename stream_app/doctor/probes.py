@@ -159,8 +159,9 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
     if refused is None:
         return f"{where} accepts connections{way}"
     if refused.reason == "tls":
+        others = "install the system's certificate authorities (ca-certificates), or, " if egress.tls is True else ""
         raise ProbeFailed(
-            f"{where} has no certificate trusted here ({refused.text}): if this network inspects TLS, name its "
+            f"{where} has no certificate trusted here ({refused.text}): {others}if this network inspects TLS, name its "
             "authority's PEM file in egress.ca_file"
         )
     if refused.reason == "proxy":
