@@ -34,7 +34,7 @@ from stream_app.domain.lane.admission import (
     is_held,
 )
 from stream_app.domain.policy import Destination, Plan
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Recalled
+from stream_app.partition.in_flight import GiveUp, InFlight, Recalled
 from stream_app.partition.lane_queue import Answer, Kind, LaneQueue, Waiter
 from stream_app.partition.lane_timer import LaneTimer
 from stream_app.partition.lanes import Lanes
@@ -57,7 +57,6 @@ class AdmissionQueue:
         clock: The time.
         submit: Submits a step to the partition's committer.
         alarm: Ends the process after a bug.
-        limiter_of: The limiter that counts a record.
     """
 
     def __init__(
@@ -68,14 +67,12 @@ class AdmissionQueue:
         clock: Clock,
         submit: Callable[[WriteBatch], asyncio.Future[None]],
         alarm: Alarm,
-        limiter_of: Callable[[InFlight], Limiter],
     ) -> None:
         self._plan = plan
         self._lanes = lanes
         self._clock = clock
         self._submit = submit
         self._alarm = alarm
-        self._limiter_of = limiter_of
         self._patience = Patience(plan, lanes)
         self._waiters: dict[InFlight, Waiter] = {}
         self._waiting_bytes = 0
@@ -166,9 +163,8 @@ class AdmissionQueue:
     async def _answer_to(self, waiter: Waiter) -> Answer:
         if waiter.answered.done():
             return waiter.answered.result()
-        limiter = self._limiter_of(waiter.in_flight)
         # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with limiter.outside() if self._patience.shared else nullcontext():
+        with waiter.in_flight.limiter.outside() if self._patience.shared else nullcontext():
             return await waiter.answered
 
     def _enter(

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.topics import TopicNames
-from stream_app.partition.in_flight import InFlight, Source
+from stream_app.partition.in_flight import InFlight, Limiter, Source
 from stream_app.partition.markers import ProcessedMarkers
 from stream_app.partition.ports import StateStore
 
@@ -29,6 +29,7 @@ class Bootstrap:
         store: Reads the pending records.
         markers: How far the group has come.
         pipelines: Process a record, by its source.
+        limiter: Counts such records.
         unavailable: Called when Kafka cannot be read, which is then tried again.
     """
 
@@ -38,12 +39,14 @@ class Bootstrap:
         store: StateStore,
         markers: ProcessedMarkers,
         pipelines: Mapping[Source, Callable[[InFlight], Coroutine[Any, Any, None]]],
+        limiter: Limiter,
         unavailable: Callable[[Exception], None],
     ) -> None:
         self._topics = topics
         self._store = store
         self._markers = markers
         self._pipelines = pipelines
+        self._limiter = limiter
         self._unavailable = unavailable
 
     async def run(self) -> bool:
@@ -76,6 +79,7 @@ class Bootstrap:
                 async with asyncio.TaskGroup() as group:
                     for consumed in found[first : first + _PARALLEL[source]]:
                         if not self._markers.is_passed(consumed):
-                            group.create_task(self._pipelines[source](InFlight(consumed, source, asyncio.Event())))
+                            in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
+                            group.create_task(self._pipelines[source](in_flight))
             more = len(found) == _READ
             offset = found[-1].offset + 1 if found else offset

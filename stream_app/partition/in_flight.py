@@ -29,6 +29,7 @@ class InFlight:
     Attributes:
         begun: False as long as it is only taken ahead.
         passed: Set when the next record of its topic may start; of its workspace, where workspaces share the partition.
+        limiter: Counts it from its begin to its end.
         finished: True if it is concluded and not acked yet.
         waits: True while it waits for admission or for a lock.
         turns: How often such a wait has ended.
@@ -40,14 +41,15 @@ class InFlight:
     """
 
     __slots__ = (
-        *("arrival", "begun", "consumed", "finished", "passed", "posted", "recalled", "source"),
-        *("suspended", "task", "ticket", "turns", "waits", "waits_since_ms"),
+        *("arrival", "begun", "consumed", "finished", "limiter", "passed", "posted", "recalled"),
+        *("source", "suspended", "task", "ticket", "turns", "waits", "waits_since_ms"),
     )
 
-    def __init__(self, consumed: ConsumedRecord, source: Source, suspended: asyncio.Event) -> None:
+    def __init__(self, consumed: ConsumedRecord, source: Source, suspended: asyncio.Event, limiter: Limiter) -> None:
         self.consumed = consumed
         self.source: Source = source
         self.suspended = suspended
+        self.limiter = limiter
         self.begun = False
         self.passed = asyncio.Event()
         self.finished = False
@@ -70,20 +72,20 @@ class InFlight:
             self.waits = False
             self.turns += 1
 
+    async def wait_aside(self, turn: asyncio.Future[None]) -> None:
+        """Give the place up until `turn` is done. Raises GiveUp when the stream is suspended before."""
+        suspended = asyncio.ensure_future(self.suspended.wait())
+        with self.limiter.released(), self.waiting():
+            try:
+                await asyncio.wait((turn, suspended), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                suspended.cancel()
+        if not turn.done():
+            raise GiveUp
+
     def release_next(self) -> None:
         """Let the next record start."""
         self.passed.set()
-
-
-async def done_or_give_up(future: asyncio.Future[None], in_flight: InFlight) -> None:
-    """Wait until a future is done. Raises GiveUp when the stream of the record is suspended before."""
-    suspended = asyncio.ensure_future(in_flight.suspended.wait())
-    try:
-        await asyncio.wait((future, suspended), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        suspended.cancel()
-    if not future.done():
-        raise GiveUp
 
 
 _AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing

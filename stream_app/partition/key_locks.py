@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from stream_app.partition.in_flight import InFlight, Limiter, done_or_give_up
+from stream_app.partition.in_flight import InFlight
 
 Keys = Callable[[], tuple[bytes, ...]]
 """Returns the keys that a record needs, each once, by the rows in memory."""
@@ -26,12 +26,10 @@ class KeyLocks:
 
     Args:
         recall: Called with the holder of a key that a callback waits for.
-        limiter_of: The limiter that counts a record.
     """
 
-    def __init__(self, recall: Recall, limiter_of: Callable[[InFlight], Limiter]) -> None:
+    def __init__(self, recall: Recall) -> None:
         self.recall = recall
-        self.limiter_of = limiter_of
         self._holders: dict[bytes, KeyLock] = {}
         self._queues: dict[bytes, deque[KeyLock]] = {}
         self._requests: dict[object, KeyLock] = {}
@@ -145,8 +143,7 @@ class KeyLock:
             try:
                 if in_flight.source == "callback" and (holder := key_locks.holder_of(self)) is not None:
                     key_locks.recall(holder)
-                with key_locks.limiter_of(in_flight).released(), in_flight.waiting():
-                    await done_or_give_up(self.granted, in_flight)
+                await in_flight.wait_aside(self.granted)
             except BaseException:
                 key_locks.leave(self)
                 raise

@@ -99,7 +99,7 @@ class PartitionOwner:
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
         leads, others = (Limiter(plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
         self.state = state = UnitOfWork(
-            number, plan, store, clock, observer, alarm, spacing_s, previous, self._limiter_of, self._commit_failed
+            number, plan, store, clock, observer, alarm, spacing_s, previous, self._commit_failed
         )
         self.table = PartitionTable(state.rows, state.lanes)
         self._hosts = HostWatch(plan, state.lanes, clock, host_answers, state.admission.pump_lane)
@@ -120,7 +120,7 @@ class PartitionOwner:
         self._mover = Mover(number, plan, state)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
         self._growth = Growth(number, plan, state.rows, store, state.submit, observer)
-        self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, unavailable)
+        self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, others, unavailable)
         self._unfinished: dict[InFlight, AckTracker] = {}
         self._taken: dict[str, int] = {}
         self._committing: asyncio.Task[None] | None = None
@@ -192,7 +192,7 @@ class PartitionOwner:
                     stream.give_up(consumed)
                     continue
                 self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
-                in_flight = InFlight(consumed, source, stream.suspended)
+                in_flight = InFlight(consumed, source, stream.suspended, limiter)
                 acks.add(in_flight)
                 self._unfinished[in_flight] = acks
                 ahead.enter(in_flight)
@@ -279,12 +279,11 @@ class PartitionOwner:
                 await previous.wait()
         if in_flight.begun:
             return
-        limiter = self._limiter_of(in_flight)
-        await limiter.wait()
+        await in_flight.limiter.wait()
         if in_flight.suspended.is_set():
             raise GiveUp
         self._ahead[in_flight.source].leave(in_flight)
-        limiter.enter()
+        in_flight.limiter.enter()
         in_flight.begun = True
 
     def _line_of(self, in_flight: InFlight) -> bytes:
@@ -323,7 +322,7 @@ class PartitionOwner:
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""
         if in_flight.begun:
-            self._limiter_of(in_flight).leave()
+            in_flight.limiter.leave()
         else:
             self._ahead[in_flight.source].leave(in_flight)
         return self._unfinished.pop(in_flight)
@@ -347,9 +346,6 @@ class PartitionOwner:
     def _drop(self, in_flight: InFlight) -> None:
         in_flight.release_next()
         self._leave(in_flight).give_up(in_flight)
-
-    def _limiter_of(self, in_flight: InFlight) -> Limiter:
-        return self._limiters[in_flight.source]
 
     def _reload_settings(self, command_id: str) -> CommandResult:
         result = self._reload(command_id)

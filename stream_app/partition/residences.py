@@ -17,7 +17,7 @@ import msgspec
 
 from stream_app.domain.lane.move import Residence, decode_residence, resident_of
 from stream_app.domain.policy import Plan
-from stream_app.partition.in_flight import InFlight, Limiter, Source, done_or_give_up
+from stream_app.partition.in_flight import InFlight, Source
 from stream_app.partition.state import unreadable
 
 _ON_THE_WAY: Final = frozenset({"draining", "leaving"})
@@ -114,14 +114,13 @@ class Residences:
 
     # ---------------------------------------------------------------------------------------------- records and moves
 
-    async def wait_for_move(self, in_flight: InFlight, limiter: Limiter, workspace: str, moves: int) -> None:
+    async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int) -> None:
         """Let a record wait while its workspace is on its way out, or not here yet.
 
         Records that wait go on in their order, and before any later one: commands, callbacks, then leads.
 
         Args:
             in_flight: The record.
-            limiter: The limiter that counts it.
             workspace: Its workspace.
             moves: The number in its header, if it followed its workspace here.
 
@@ -133,8 +132,7 @@ class Residences:
             if line is None:
                 line = self._lines[workspace] = []
             in_flight.release_next()
-            with limiter.released(), in_flight.waiting():
-                await self._wait(in_flight, workspace, line, moves)
+            await self._wait(in_flight, workspace, line, moves)
 
     @contextmanager
     def working(self, workspace: str) -> Iterator[None]:
@@ -169,7 +167,7 @@ class Residences:
         waiter = _Waiter(_FIRST.get(in_flight.source, len(_FIRST)), moves, turn)
         insort(line, waiter, key=attrgetter("order"))
         try:
-            await done_or_give_up(waiter.turn, in_flight)
+            await in_flight.wait_aside(turn)
         finally:
             line.remove(waiter)
             if line:

@@ -32,7 +32,7 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.committer import Committer
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.growth import layout_of
-from stream_app.partition.in_flight import InFlight, Limiter
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import KeyLock, KeyLocks, Keys
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.markers import ProcessedMarkers
@@ -54,7 +54,6 @@ class UnitOfWork:
         alarm: Ends the process after a bug.
         spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
         previous: The lanes as this process last knew them, by workspace.
-        limiter_of: The limiter that counts a record.
         commit_failed: Called after a failed transaction.
     """
 
@@ -68,22 +67,20 @@ class UnitOfWork:
         alarm: Alarm,
         spacing_s: float,
         previous: dict[str, Lane] | None,
-        limiter_of: Callable[[InFlight], Limiter],
         commit_failed: Callable[[StateStoreError], None],
     ) -> None:
         self._number = number
         self._plan = plan
         self._clock = clock
         self._observer = observer
-        self._limiter_of = limiter_of
         self._sent_home = frozenset((plan.topics.status, plan.topics.enriched, plan.topics.audit))
         self.rows = Rows(int(plan.delivery.freshness_days * 86_400_000))
         self.lanes = Lanes(number, plan, clock, observer, previous)
         self.residences = self.lanes.residences
         self.markers = ProcessedMarkers(number)
         self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
-        self.admission = AdmissionQueue(number, plan, self.lanes, clock, self.submit, alarm, limiter_of)
-        self.key_locks = KeyLocks(self.admission.recall, limiter_of)
+        self.admission = AdmissionQueue(number, plan, self.lanes, clock, self.submit, alarm)
+        self.key_locks = KeyLocks(self.admission.recall)
         self.committer = Committer(store, plan.topics.state, spacing_s, self.lanes, observer, commit_failed)
         self.streams: dict[str, PartitionStream] = {}
 
@@ -145,7 +142,7 @@ class UnitOfWork:
 
     async def wait_for_move(self, in_flight: ports.InFlight, workspace: str, moves: int = 0) -> None:
         assert isinstance(in_flight, InFlight)
-        await self.residences.wait_for_move(in_flight, self._limiter_of(in_flight), workspace, moves)
+        await self.residences.wait_for_move(in_flight, workspace, moves)
 
     def working(self, workspace: str) -> AbstractContextManager[None]:
         return self.residences.working(workspace)

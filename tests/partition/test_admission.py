@@ -19,7 +19,7 @@ from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.lane_messages import Actor
 from stream_app.domain.policy import Plan
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Source
 from stream_app.partition.lanes import Lanes
 from tests.partition.virtual import VirtualClock, in_flight, now_ms, run
 from tests.simulation.schedule import Setup, plan_of
@@ -37,9 +37,7 @@ class Bench:
         self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
-        self.queue = AdmissionQueue(
-            0, self.plan, self.lanes, VirtualClock(), self._submit, self._bug, lambda _: Limiter(100)
-        )
+        self.queue = AdmissionQueue(0, self.plan, self.lanes, VirtualClock(), self._submit, self._bug)
         self._now: InFlight | None = None
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:

@@ -17,7 +17,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane_messages import Actor
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Recalled, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
 from tests.partition.virtual import VirtualClock, in_flight, now_ms
 from tests.simulation.loop import SimLoop
@@ -77,7 +77,6 @@ class Admissions(RuleBasedStateMachine):
         self.granted: dict[tuple[str, Source], list[int]] = defaultdict(list)
         self.bugs: list[BaseException] = []
         self.suspended = asyncio.Event()
-        self.limiter = Limiter(1_000)
         self.run(self._begin())
 
     async def _begin(self) -> None:
@@ -85,9 +84,7 @@ class Admissions(RuleBasedStateMachine):
         for name in (*LANES, WELL):
             assert self.lanes[name]
         await asyncio.sleep(1.0)  # the buckets fill
-        self.queue = AdmissionQueue(
-            0, self.plan, self.lanes, VirtualClock(), self._submit, self.bugs.append, lambda _: self.limiter
-        )
+        self.queue = AdmissionQueue(0, self.plan, self.lanes, VirtualClock(), self._submit, self.bugs.append)
 
     def run(self, main: object) -> None:
         self.loop.run_until_complete(main)  # type: ignore[arg-type]  # a coroutine

@@ -15,7 +15,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition.in_flight import InFlight
+from stream_app.partition.in_flight import InFlight, Limiter
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
 from stream_app.pipeline.command import MOST_PEOPLE, CommandResult
@@ -179,7 +179,7 @@ def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
         bench.command("resume", "c2")
         await asyncio.sleep(1.0)
         assert bench.partition.state.find_marker(first.record_id) is None
-        await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event()))
+        await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
         await asyncio.sleep(1.0)
         assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter
+from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.key_locks import KeyLocks
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import in_flight, run
@@ -23,8 +23,7 @@ COPIES = 1_000
 
 
 def locks(recall: Callable[[InFlight], None] = lambda in_flight: None) -> KeyLocks:
-    room = Limiter(1_000)
-    return KeyLocks(recall, lambda in_flight: room)
+    return KeyLocks(recall)
 
 
 def keys(*names: str) -> tuple[bytes, ...]:

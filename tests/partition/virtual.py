@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from stream_app.domain.record import ConsumedRecord
-from stream_app.partition.in_flight import InFlight, Source
+from stream_app.partition.in_flight import InFlight, Limiter, Source
 from tests.simulation.loop import SimLoop
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> 
 
 
 def in_flight(offset: int = 0, source: Source = "hot", suspended: asyncio.Event | None = None) -> InFlight:
-    return InFlight(consumed(offset), source, suspended or asyncio.Event())
+    return InFlight(consumed(offset), source, suspended or asyncio.Event(), Limiter(1_000))
 
 
 class RecordingStream:
