@@ -66,7 +66,7 @@ class Mover:
             await residences.idle(name)
             move = msgspec.structs.replace(move, phase="leaving")
             # The lane's row is written by every step that changes it: this is the last one before its rows leave.
-            await self._state.commit(WriteBatch([_row(name, move)], [], [], name))
+            await self._state.submit(WriteBatch([_row(name, move)], [], [], name))
         under_way: list[asyncio.Future[None]] = []
         for rows in chunks_of(rows_to_move(name, self._state.rows.items())):
             if len(under_way) >= _AT_ONCE:
@@ -80,7 +80,7 @@ class Mover:
         lane, view = self._state.lanes.depart(name, move.moves, move.other)
         left = msgspec.structs.replace(move, phase="left", chunks=0)
         record = self._record(name, move, [], lane)
-        await self._state.commit(WriteBatch([(lane_key(name), None), _row(name, left)], [record, view], []))
+        await self._state.submit(WriteBatch([(lane_key(name), None), _row(name, left)], [record, view], []))
         self._state.left(name)
 
     def _record(self, name: str, move: Residence, rows: list[tuple[bytes, bytes]], lane: bytes = b"") -> Record:

@@ -243,9 +243,6 @@ class UnitOfWork:
             self.deadlines.note(step)
         return self.committer.submit(step)
 
-    async def commit(self, step: WriteBatch) -> None:
-        await self.submit(step)
-
     async def conclude(self, in_flight: ports.InFlight, step: WriteBatch) -> None:
         committed = self.submit(step)
         self.key_locks.release(in_flight)

@@ -72,5 +72,5 @@ class ArrivalPipeline:
         known = self._partition.residence(part.workspace)
         expected = known.chunks if known is not None and known.moves == part.moves else 0
         if part.chunk != expected:
-            await self._partition.commit(WriteBatch([(mark_key(record_id), None)], [], []))  # fails unless it owns this
+            await self._partition.submit(WriteBatch([(mark_key(record_id), None)], [], []))  # fails unless it owns this
             raise ValueError(f"{record_id} is part {part.chunk} of a move, part {expected} should come: a bug")

@@ -163,7 +163,7 @@ class LeadPipeline:
         spent = self._conclusions.charge(recorder)
         why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
-        await self._partition.commit(recorder.step())
+        await self._partition.submit(recorder.step())
         return True
 
     async def _return_from_replay(self, recorder: DeliveryRecorder, envelope: Envelope, now_ms: int) -> None:
@@ -171,7 +171,7 @@ class LeadPipeline:
         spent = self._conclusions.charge(recorder)
         recorder.come_back(envelope, now_ms, spent)
         if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
-            await self._partition.commit(recorder.step())
+            await self._partition.submit(recorder.step())
 
     # ------------------------------------------------------------------------------------------ leads without a row
 
@@ -337,7 +337,7 @@ class LeadPipeline:
     async def _record_refusal(self, recorder: DeliveryRecorder, why: Reason, due_ms: int, **changes: object) -> int:
         """Commit that Clay did not take the lead, before any wait: after a crash the row proves it."""
         recorder.go("refused", self._clock.now_ms(), why, **recorder.freed(), **changes)
-        await self._partition.commit(recorder.step())
+        await self._partition.submit(recorder.step())
         return due_ms
 
     # ----------------------------------------------------------------------------------------------------- held
@@ -358,7 +358,7 @@ class LeadPipeline:
             recorder.go(
                 held.status or "held_paused", now_ms, Reason(held.reason, held.text, due_at_ms=may_end_ms(held) or None)
             )
-            await self._partition.commit(recorder.step())
+            await self._partition.submit(recorder.step())
             return True
         in_flight.release_next()
         provisional: list[Record] | None = []

@@ -172,9 +172,6 @@ class PartitionState(Protocol):
         Steps are committed in the order of these calls.
         """
 
-    async def commit(self, step: WriteBatch) -> None:
-        """Submit a step and wait until it is committed."""
-
     async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None:
         """Commit the last step of a record. The locks are released as soon as the step is in memory.
 

@@ -160,7 +160,7 @@ def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
         await asyncio.sleep(10.0)
         erased = Suppression("erased", now_ms(), "c1", "jane")
         step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
-        await bench.partition.state.commit(step)
+        await bench.partition.state.submit(step)
         await asyncio.sleep(200.0)
         [dead_letter] = bench.parked()
         assert dead_letter.value is None

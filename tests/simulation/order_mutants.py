@@ -40,7 +40,7 @@ def answered_in_a_step_of_its_own() -> Patch:
 
     async def in_two(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
         if _answers(step):
-            await self.commit(WriteBatch(step.rows, [], [], step.workspace))
+            await self.submit(WriteBatch(step.rows, [], [], step.workspace))
             step = WriteBatch([], step.records, [], "")
         await conclude(self, in_flight, step)
 
