@@ -163,8 +163,9 @@ class AdmissionQueue:
     async def _answer_to(self, waiter: Waiter) -> Answer:
         if waiter.answered.done():
             return waiter.answered.result()
+        in_flight = waiter.in_flight
         # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with waiter.in_flight.limiter.outside() if self._patience.shared else nullcontext():
+        with in_flight.waiting(), in_flight.limiter.outside() if self._patience.shared else nullcontext():
             return await waiter.answered
 
     def _enter(

@@ -173,8 +173,7 @@ class UnitOfWork:
         self, in_flight: ports.InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
         assert isinstance(in_flight, InFlight)
-        with in_flight.waiting():
-            return await self.admission.admit(in_flight, request, write_ahead)
+        return await self.admission.admit(in_flight, request, write_ahead)
 
     def reconsider_waiting(self) -> None:
         self.admission.ask_again()
