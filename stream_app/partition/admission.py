@@ -70,6 +70,7 @@ class AdmissionQueue:
     ) -> None:
         self._plan = plan
         self._lanes = lanes
+        self._residences = lanes.residences
         self._clock = clock
         self._submit = submit
         self._alarm = alarm
@@ -87,11 +88,6 @@ class AdmissionQueue:
     def waits_for(self, workspace: str) -> bool:
         """True if a lead waits for this lane."""
         return bool(self._queues.get(workspace))
-
-    @property
-    def shared(self) -> bool:
-        """True if several workspaces live in the partition."""
-        return self._patience.shared
 
     @property
     def waiting(self) -> int:
@@ -115,7 +111,7 @@ class AdmissionQueue:
     def open(self) -> None:
         """Admit leads again."""
         self._open = not self._ended
-        if self._open and self._patience.shared:
+        if self._open and self._residences.shared:
             for waiter in self._waiters.values():
                 waiter.in_flight.release_next()
         self.pump()
@@ -165,7 +161,7 @@ class AdmissionQueue:
             return waiter.answered.result()
         in_flight = waiter.in_flight
         # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with in_flight.waiting(), in_flight.limiter.outside() if self._patience.shared else nullcontext():
+        with in_flight.waiting(), in_flight.limiter.outside() if self._residences.shared else nullcontext():
             return await waiter.answered
 
     def _enter(
@@ -194,7 +190,7 @@ class AdmissionQueue:
         self._lengths.set(name, len(queue))
         self._set_wake(queue, waiter, now_ms, boot_ms)
         self._look_at(name, held)
-        if self._open and self._patience.shared:
+        if self._open and self._residences.shared:
             in_flight.release_next()
             self._bound_wait(name, queue, waiter)
             self._bound_window()
@@ -295,7 +291,7 @@ class AdmissionQueue:
         lane = self._lanes[name]
         if waiter.request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
-            waits = not self._patience.shared and policy.hold == "pause"
+            waits = not self._residences.shared and policy.hold == "pause"
             self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         else:
             slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
@@ -346,7 +342,7 @@ class AdmissionQueue:
             return
         if self._is_too_old(waiter, now_ms):
             self._answer(waiter, _TOO_OLD)
-        elif self._patience.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
+        elif self._residences.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
             self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 
     def _bound_window(self) -> None:
@@ -368,7 +364,7 @@ class AdmissionQueue:
         times = [] if request.not_after_ms is None else [request.not_after_ms + 1]
         if not waiter.ready:
             times.append(request.not_before_ms)
-        elif self._patience.shared and not request.as_dead_letter:
+        elif self._residences.shared and not request.as_dead_letter:
             times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
         queue.wake_at(waiter, min(times, default=None))
 

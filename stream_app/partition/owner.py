@@ -202,7 +202,7 @@ class PartitionOwner:
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # else the recovery starts it
                 previous[line] = in_flight.passed
-                if source in PRIORITY and self.state.admission.shared:
+                if source in PRIORITY and self.state.residences.shared:
                     await ahead.wait()
                 else:
                     await in_flight.passed.wait()
@@ -292,7 +292,7 @@ class PartitionOwner:
         Records whose key names no workspace of the partition are one line.
         """
         key = in_flight.consumed.key or b""
-        shares = in_flight.source in PRIORITY and self.state.admission.shared
+        shares = in_flight.source in PRIORITY and self.state.residences.shared
         return key if shares and self.state.residences.resides(key.decode(errors="replace")) else b""
 
     async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
