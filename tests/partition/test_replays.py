@@ -196,7 +196,7 @@ def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_
     async def main() -> None:
         bench = LeadBench()
         topics, there = bench.plan.topics, bench.plan.destinations["acme-main"]
-        held = reserve(BudgetPolicy(), Budget(), there.ceiling, there.ceiling, now_ms())
+        held = reserve(BudgetPolicy(), Budget(), there.ceiling, now_ms())
         assert isinstance(held, tuple)
         lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
         row = Delivery(*(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t"), sends=1, reservation=held[1])

@@ -40,8 +40,8 @@ def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
     def generous(policy: BudgetPolicy, *rest: object) -> object:
         return real(msgspec.structs.replace(policy, credits_per_day=(policy.credits_per_day or 0) + 20), *rest)  # type: ignore[arg-type]  # passed on
 
-    def wasteful(policy: BudgetPolicy, state: budget.Budget, estimate: Cost, *rest: object) -> object:
-        more = Cost(estimate.credits, estimate.actions)
+    def wasteful(policy: BudgetPolicy, state: budget.Budget, cost: Cost, *rest: object) -> object:
+        more = Cost(cost.credits, cost.actions)
         return real(msgspec.structs.replace(policy, credits_per_day=20), state, more, *rest)  # type: ignore[arg-type]  # passed on
 
     for broken, says in ((generous, "are allowed"), (wasteful, "were used")):

@@ -73,8 +73,9 @@ def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, poli
     stopped = lane.suspension
     if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
         return lane
-    over = cost.credits > there.ceiling.credits or cost.actions > there.ceiling.actions
-    return lane if over and stopped.reason == OVER_CEILING else probe_succeeded(policy, lane, there.alias, now_ms)
+    if stopped.reason == OVER_CEILING and cost.exceeds(there.ceiling):
+        return lane
+    return probe_succeeded(policy, lane, there.alias, now_ms)
 
 
 def _cost(callback: Callback, estimated: Cost) -> Cost:

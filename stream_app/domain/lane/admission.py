@@ -117,7 +117,7 @@ def admit(
         return lane, stalled
     cost = destination.ceiling
     open_s = destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
-    reserved = budget.reserve(policy.budget, lane.budget, cost, cost, now_ms, hot, now_ms + int(open_s * 1000))
+    reserved = budget.reserve(policy.budget, lane.budget, cost, now_ms, hot, now_ms + int(open_s * 1000))
     if isinstance(reserved, budget.Refused):
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
@@ -217,7 +217,7 @@ def _no_room(
     policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
 ) -> Held:
     cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
-    hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused)
+    hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, now_ms), budget.Refused)
     text = f"the budget {name} has no room for a lead of {cost.credits} credits"
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"

@@ -95,6 +95,10 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     credits: int = 0
     actions: int = 0
 
+    def exceeds(self, other: "Cost | Reservation") -> bool:
+        """Return True if it is more than the other one in either unit."""
+        return self.credits > other.credits or self.actions > other.actions
+
 
 class Period(msgspec.Struct, frozen=True, omit_defaults=True):
     """The sums of one day ("2026-11-24") or one month ("2026-11").
@@ -162,32 +166,20 @@ class Refused(msgspec.Struct, frozen=True):
     back_ms: int = 0
 
 
-class Settled(msgspec.Struct, frozen=True):
-    """The budget after a settlement; `overrun`: it cost more than the destination's ceiling."""
-
-    state: Budget
-    overrun: bool
-
-
 def reserve(
     policy: BudgetPolicy,
     state: Budget,
-    estimate: Cost,
-    ceiling: Cost,
+    cost: Cost,
     now_ms: int,
     hot: bool = True,
     settled_ms: int | None = None,
 ) -> tuple[Budget, Reservation] | Refused:
-    """Reserve `estimate` if everything used plus `ceiling` stays within every cap of this day and month.
-
-    A cap is hard only if the ceiling itself is reserved (`estimate` = `ceiling`): otherwise each open lead may still
-    cost up to its ceiling.
+    """Reserve a cost if it and everything used stay within every cap of this day and month.
 
     Args:
         policy: The caps.
         state: The budget.
-        estimate: What to reserve.
-        ceiling: The highest cost of the lead.
+        cost: The highest that the lead may have: only then is a cap hard.
         now_ms: The time, epoch ms.
         hot: True if the lead may use the hot share.
         settled_ms: When everything that is reserved now will be settled, epoch ms.
@@ -200,18 +192,18 @@ def reserve(
         month = _other(state.months, state.months_folded, now.month, ahead.month)
     if day is None or month is None:
         return Refused("clock", now_ms + _ASK_AGAIN_MS)
-    refused = _refusal(policy, day, month, ceiling, now, hot)
+    refused = _refusal(policy, day, month, cost, now, hot)
     if refused is not None and not policy.shadow:
         if settled_ms is None or settled_ms >= refused.until_ms:
             return refused
-        spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
+        spent = _refusal(policy, _unreserved(day), _unreserved(month), cost, now, hot)
         return refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
-    day, month = _reserved(policy, day, estimate), _reserved(policy, month, estimate, is_month=True)
+    day, month = _reserved(policy, day, cost), _reserved(policy, month, cost, is_month=True)
     if refused is not None:
         day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)
     days, days_folded = _put(state.days, state.days_folded, day)
     months, months_folded = _put(state.months, state.months_folded, month)
-    reservation = Reservation(now.day, now.month, estimate.credits, estimate.actions)
+    reservation = Reservation(now.day, now.month, cost.credits, cost.actions)
     return Budget(days, months, days_folded, months_folded), reservation
 
 
@@ -243,16 +235,14 @@ def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
     return msgspec.structs.replace(state, days=days, months=months)
 
 
-def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost) -> Settled:
+def settle(state: Budget, reservation: Reservation, actual: Cost) -> Budget:
     """Turn a reservation into the actual cost, in its own periods. A negative cost counts as 0."""
-    cost = Cost(max(0, actual.credits), max(0, actual.actions))
-    overrun = cost.credits > ceiling.credits or cost.actions > ceiling.actions
-    return Settled(_settled(state, reservation, cost), overrun)
+    return _settled(state, reservation, Cost(max(0, actual.credits), max(0, actual.actions)))
 
 
 def refund(state: Budget, reservation: Reservation) -> Budget:
     """Return a reservation: the lead was provably not accepted."""
-    return settle(state, reservation, Cost(), Cost()).state
+    return settle(state, reservation, Cost())
 
 
 def unbook(state: Budget, booked: Reservation) -> Budget:
@@ -292,17 +282,17 @@ def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: s
 
 
 def _refusal(
-    policy: BudgetPolicy, day: Period, month: Period, ceiling: Cost, now: periods.Periods, hot: bool
+    policy: BudgetPolicy, day: Period, month: Period, cost: Cost, now: periods.Periods, hot: bool
 ) -> Refused | None:
     opens = month.id == policy.opening_month
     credits_month = month.credits_used + policy.opening_credits * opens
     actions_month = month.actions_used + policy.opening_actions * opens
     kept = 0.0 if hot else policy.hot_share
     limits: tuple[tuple[MeterName, int, int | None, int], ...] = (
-        ("credits_month", credits_month + ceiling.credits, policy.credits_per_month, now.month_end_ms),
-        ("actions_month", actions_month + ceiling.actions, policy.actions_per_month, now.month_end_ms),
-        ("credits_day", day.credits_used + ceiling.credits, policy.credits_per_day, now.day_end_ms),
-        ("actions_day", day.actions_used + ceiling.actions, policy.actions_per_day, now.day_end_ms),
+        ("credits_month", credits_month + cost.credits, policy.credits_per_month, now.month_end_ms),
+        ("actions_month", actions_month + cost.actions, policy.actions_per_month, now.month_end_ms),
+        ("credits_day", day.credits_used + cost.credits, policy.credits_per_day, now.day_end_ms),
+        ("actions_day", day.actions_used + cost.actions, policy.actions_per_day, now.day_end_ms),
     )
     for meter, used, cap, until_ms in limits:
         if cap is not None and used > bulk_part(cap, kept):

@@ -84,9 +84,9 @@ def settle(
             if grant.destination.callbacks:
                 return lane, Settlement(True, now_ms)
             cost = grant.destination.estimate
-            settled = budget.settle(lane.budget, grant.reservation, cost, grant.destination.ceiling)
+            settled = budget.settle(lane.budget, grant.reservation, cost)
             spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
-            return msgspec.structs.replace(lane, budget=settled.state), Settlement(True, now_ms, spent=spent)
+            return msgspec.structs.replace(lane, budget=settled), Settlement(True, now_ms, spent=spent)
         case Uncertain():
             lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
             return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
@@ -134,7 +134,7 @@ def record_dead_letter(policy: Workspace, lane: Lane, grant: Grant, cause: str, 
 def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
     """Book a reservation as spent in full: nothing can show any more that it cost less."""
     cost = budget.Cost(reservation.credits, reservation.actions)
-    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
+    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost))
 
 
 def book_callback(
@@ -148,12 +148,11 @@ def book_callback(
     """Book the cost that a callback reports, and learn from it. More than the ceiling suspends the lane."""
     known = lane.estimates.get(destination.alias) or meters.first_estimate(destination.estimate)
     learned = meters.learn_cost(known, cost, destination.ceiling)
-    settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
-    after = settled.state
-    if cost.credits > reservation.credits or cost.actions > reservation.actions:
+    after = budget.settle(lane.budget, reservation, cost)
+    if cost.exceeds(reservation):
         after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
     lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
-    if not settled.overrun or suspension.holds(lane.suspension, destination.alias):
+    if not cost.exceeds(destination.ceiling) or suspension.holds(lane.suspension, destination.alias):
         return lane
     text = (
         f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "

@@ -25,7 +25,7 @@ def _ms(text: str, tz: str = "UTC") -> int:
 
 
 def _reserved(policy: BudgetPolicy, state: Budget, now_ms: int, cost: Cost = ONE) -> tuple[Budget, Reservation]:
-    answer = budget.reserve(policy, state, cost, cost, now_ms)
+    answer = budget.reserve(policy, state, cost, now_ms)
     assert not isinstance(answer, Refused), answer
     return answer
 
@@ -62,7 +62,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.state = Budget()
         self.now_ms = _ms("2026-10-24T21:30")
         self.windows: dict[str, Sums] = defaultdict(Sums)
-        self.open: list[tuple[Reservation, Cost]] = []
+        self.open: list[Reservation] = []
 
     def _room(self, ceiling: Cost, now: periods.Periods, hot: bool) -> bool:
         share = 1.0 if hot else 0.75
@@ -100,41 +100,41 @@ class BudgetMachine(RuleBasedStateMachine):
     def clock_steps(self, step_ms: int) -> None:
         self.now_ms += step_ms
 
-    @rule(credits=st.integers(0, 20), less=st.integers(0, 5), actions=st.integers(0, 3), hot=st.booleans())
-    def reserve(self, credits: int, less: int, actions: int, hot: bool) -> None:
-        estimate, ceiling = Cost(max(0, credits - less), actions), Cost(credits, actions)
+    @rule(credits=st.integers(0, 20), actions=st.integers(0, 3), hot=st.booleans())
+    def reserve(self, credits: int, actions: int, hot: bool) -> None:
+        cost = Cost(credits, actions)
         now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
         shadowed = sum(window.shadowed for window in self.state.days)
-        answer = budget.reserve(self.policy, self.state, estimate, ceiling, self.now_ms, hot)
+        answer = budget.reserve(self.policy, self.state, cost, self.now_ms, hot)
         if isinstance(answer, Refused):
             assert self.now_ms < answer.until_ms <= max(now.month_end_ms, self.now_ms + HOUR_MS)
-            assert answer.reason == "clock" or not (self._room(ceiling, now, hot) or self.policy.shadow)
+            assert answer.reason == "clock" or not (self._room(cost, now, hot) or self.policy.shadow)
             return
-        beyond = not self._room(ceiling, now, hot)
+        beyond = not self._room(cost, now, hot)
         assert self.policy.shadow or not beyond, "granted beyond a cap"
         self.state, reservation = answer
         day = next(window for window in self.state.days if window.id == now.day)
         assert day.shadowed >= beyond
         assert sum(window.shadowed for window in self.state.days) <= shadowed + beyond
-        assert reservation == Reservation(now.day, now.month, estimate.credits, estimate.actions)
+        assert reservation == Reservation(now.day, now.month, credits, actions)
         for window in (now.day, now.month):
-            self.windows[window].reserved[0] += estimate.credits
-            self.windows[window].reserved[1] += estimate.actions
-        self.open.append((reservation, ceiling))
+            self.windows[window].reserved[0] += credits
+            self.windows[window].reserved[1] += actions
+        self.open.append(reservation)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), credits=st.integers(-3, 30), actions=st.integers(0, 4))
     def settle(self, data: st.DataObject, credits: int, actions: int) -> None:
-        reservation, ceiling = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        settled = budget.settle(self.state, reservation, Cost(credits, actions), ceiling)
-        assert settled.overrun == (credits > ceiling.credits or actions > ceiling.actions)
-        self.state = settled.state
+        reservation = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        cost = Cost(credits, actions)
+        assert cost.exceeds(reservation) == (credits > reservation.credits or actions > reservation.actions)
+        self.state = budget.settle(self.state, reservation, cost)
         self._close(reservation, (max(0, credits), actions))
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def refund(self, data: st.DataObject) -> None:
-        reservation, _ = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        reservation = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         self.state = budget.refund(self.state, reservation)
         self._close(reservation, (0, 0))
 
@@ -191,19 +191,19 @@ def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
         (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
     ):
         state, reservation = _reserved(policy, Budget(), now_ms)
-        assert budget.reserve(policy, state, ONE, ONE, now_ms) == refused
+        assert budget.reserve(policy, state, ONE, now_ms) == refused
         _reserved(policy, budget.refund(state, reservation), now_ms)
         _reserved(policy, state, refused.until_ms)
 
 
-def test_the_ceiling_must_fit_and_the_estimate_is_reserved() -> None:
+def test_what_is_reserved_must_fit() -> None:
     policy, now_ms = BudgetPolicy(credits_per_day=20), _ms("2026-11-24T15:00")
-    answer = budget.reserve(policy, Budget(), Cost(6), Cost(20), now_ms)
+    answer = budget.reserve(policy, Budget(), Cost(6), now_ms)
     assert not isinstance(answer, Refused)
     state, reservation = answer
     assert (state.days[0].credits_reserved, reservation.credits) == (6, 6)
-    assert budget.reserve(policy, state, Cost(6), Cost(15), now_ms) == Refused("credits_day", _ms("2026-11-25T00:00"))
-    assert not isinstance(budget.reserve(policy, state, Cost(6), Cost(14), now_ms), Refused)
+    assert budget.reserve(policy, state, Cost(15), now_ms) == Refused("credits_day", _ms("2026-11-25T00:00"))
+    assert not isinstance(budget.reserve(policy, state, Cost(14), now_ms), Refused)
 
 
 def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_they_are_settled() -> None:
@@ -216,9 +216,9 @@ def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_the
         soon = msgspec.structs.replace(at_the_end, back_ms=soon_ms)
         state, reservation = _reserved(policy, Budget(), now_ms)
         for settled_ms, refused in ((soon_ms, soon), (month_ms + 1, at_the_end), (None, at_the_end)):
-            assert budget.reserve(policy, state, ONE, ONE, now_ms, settled_ms=settled_ms) == refused
-        spent = budget.settle(state, reservation, ONE, ONE).state
-        assert budget.reserve(policy, spent, ONE, ONE, now_ms, settled_ms=soon_ms) == at_the_end
+            assert budget.reserve(policy, state, ONE, now_ms, settled_ms=settled_ms) == refused
+        spent = budget.settle(state, reservation, ONE)
+        assert budget.reserve(policy, spent, ONE, now_ms, settled_ms=soon_ms) == at_the_end
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_day_of_23_or_25_hours_is_one_budget(tz: str, first: str, last: str, n
     policy = BudgetPolicy(tz=tz, credits_per_day=6)
     state, _ = _reserved(policy, Budget(), _ms(first, tz))
     next_ms = _ms(next_day, tz)
-    assert budget.reserve(policy, state, ONE, ONE, _ms(last, tz)) == Refused("credits_day", next_ms)
+    assert budget.reserve(policy, state, ONE, _ms(last, tz)) == Refused("credits_day", next_ms)
     _reserved(policy, state, next_ms)
 
 
@@ -243,7 +243,7 @@ def test_a_month_from_billing_day_31() -> None:
     state, reservation = _reserved(policy, Budget(), _ms("2026-01-31T00:00"))
     assert reservation.month == "2026-01"
     until_ms = _ms("2026-02-28T00:00")
-    assert budget.reserve(policy, state, ONE, ONE, until_ms - 1) == Refused("credits_month", until_ms)
+    assert budget.reserve(policy, state, ONE, until_ms - 1) == Refused("credits_month", until_ms)
     assert _reserved(policy, state, until_ms)[1].month == "2026-02"
 
 
@@ -251,13 +251,16 @@ def test_a_late_settlement_goes_to_its_own_windows() -> None:
     policy = BudgetPolicy(credits_per_day=6, credits_per_month=100)
     state, old = _reserved(policy, Budget(), _ms("2026-11-30T23:59"))
     state, _ = _reserved(policy, state, _ms("2026-12-01T00:00"))
-    settled = budget.settle(state, old, Cost(9, 1), Cost(9, 1))
-    assert not settled.overrun
-    by_id = {window.id: window for window in settled.state.days + settled.state.months}
+    settled = budget.settle(state, old, Cost(9, 1))
+    by_id = {window.id: window for window in settled.days + settled.months}
     assert (by_id["2026-11-30"].credits_spent, by_id["2026-12-01"].credits_spent) == (9, 0)
     assert (by_id["2026-11"].credits_spent, by_id["2026-12"].credits_reserved) == (9, 6)
-    assert budget.settle(state, old, Cost(10, 1), Cost(9, 1)).overrun
-    assert budget.settle(state, old, Cost(9, 2), Cost(9, 1)).overrun
+
+
+def test_a_cost_exceeds_another_in_either_unit() -> None:
+    assert not Cost(9, 1).exceeds(Cost(9, 1))
+    assert Cost(10, 1).exceeds(Cost(9, 1))
+    assert Cost(9, 2).exceeds(Cost(9, 1))
 
 
 def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not() -> None:
@@ -265,7 +268,7 @@ def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not()
     state, oldest = _reserved(BudgetPolicy(), state, now_ms)
     for day in range(1, 7):
         state, _ = _reserved(BudgetPolicy(), state, now_ms + day * DAY_MS)
-    state = budget.settle(state, oldest, Cost(5, 1), ONE).state
+    state = budget.settle(state, oldest, Cost(5, 1))
     assert (state.days[0].id, state.days[0].credits_spent) == ("2026-11-01", 5)
     state, _ = _reserved(BudgetPolicy(), state, now_ms + 7 * DAY_MS)
     assert (state.days[0].id, state.days_folded) == ("2026-11-02", "2026-11-01")
@@ -274,7 +277,7 @@ def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not()
 def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_forgotten() -> None:
     state, granted = Budget(), []
     for step in range(12):
-        answer = budget.reserve(BudgetPolicy(), state, ONE, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
+        answer = budget.reserve(BudgetPolicy(), state, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
         if not isinstance(answer, Refused):
             state, reservation = answer
             granted.append(reservation.day)
@@ -290,13 +293,13 @@ def test_a_settlement_in_a_forgotten_window_changes_no_other() -> None:
     for day in range(1, 12):
         state, _ = _reserved(policy, state, now_ms + day * DAY_MS)
     assert oldest.day <= state.days_folded
-    assert budget.settle(state, oldest, Cost(5, 1), ONE).state.days == state.days
+    assert budget.settle(state, oldest, Cost(5, 1)).days == state.days
 
 
 def test_opening_credits_count_in_their_month_only() -> None:
     policy = BudgetPolicy(credits_per_month=100, opening_credits=95, opening_month="2026-11")
     now_ms = _ms("2026-11-24T15:00")
-    refused = budget.reserve(policy, Budget(), ONE, ONE, now_ms)
+    refused = budget.reserve(policy, Budget(), ONE, now_ms)
     assert refused == Refused("credits_month", _ms("2026-12-01T00:00"))
     _reserved(policy, Budget(), _ms("2026-12-01T00:00"))
 
@@ -305,33 +308,33 @@ def test_stepping_back_over_midnight_finds_the_old_day_as_it_was() -> None:
     policy, midnight_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-25T00:00")
     state, _ = _reserved(policy, Budget(), midnight_ms - 1)
     state, _ = _reserved(policy, state, midnight_ms)
-    assert budget.reserve(policy, state, ONE, ONE, midnight_ms - 1) == Refused("credits_day", midnight_ms)
+    assert budget.reserve(policy, state, ONE, midnight_ms - 1) == Refused("credits_day", midnight_ms)
 
 
 def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_passes() -> None:
     policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-25T10:00")
     state, _ = _reserved(policy, Budget(), now_ms)
     back_ms = now_ms - DAY_MS
-    assert budget.reserve(policy, state, ONE, ONE, back_ms) == Refused("clock", back_ms + HOUR_MS)
+    assert budget.reserve(policy, state, ONE, back_ms) == Refused("clock", back_ms + HOUR_MS)
     for day in (1, 2):
         state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
-        state = budget.settle(state, reservation, ONE, ONE).state
-    state = budget.settle(state, Reservation("2026-11-25", "2026-11", 6, 1), ONE, ONE).state
+        state = budget.settle(state, reservation, ONE)
+    state = budget.settle(state, Reservation("2026-11-25", "2026-11", 6, 1), ONE)
     state, _ = _reserved(policy, state, now_ms + 3 * DAY_MS)
     assert state.days_folded == "2026-11-26"
-    assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms), Refused)
+    assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
 
 
 def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> None:
     policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-24T10:00")
     state, reservation = _reserved(policy, Budget(), now_ms)
-    state = budget.settle(state, reservation, ONE, ONE).state
+    state = budget.settle(state, reservation, ONE)
     state, _ = _reserved(policy, state, now_ms + 1_500 * DAY_MS)
-    assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms), Refused)
+    assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
     for day in range(1, 6):
         state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
-        assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms + day * DAY_MS), Refused)
-        state = budget.settle(state, reservation, ONE, ONE).state
+        assert isinstance(budget.reserve(policy, state, ONE, now_ms + day * DAY_MS), Refused)
+        state = budget.settle(state, reservation, ONE)
     assert len(state.days) <= 3
 
 
@@ -348,7 +351,7 @@ def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_p
 
     def is_refused(units: int, hot: bool) -> bool:
         cost = Cost(units) if key.startswith("credits") else Cost(0, units)
-        return isinstance(budget.reserve(policy, Budget(), cost, cost, now_ms, hot), Refused)
+        return isinstance(budget.reserve(policy, Budget(), cost, now_ms, hot), Refused)
 
     assert [is_refused(units, hot=False) for units in (part, part + 1)] == [False, True]
     assert [is_refused(units, hot=True) for units in (cap, cap + 1)] == [False, True]

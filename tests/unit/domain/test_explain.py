@@ -179,7 +179,7 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
 
 def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> None:
     rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
-    reserved = reserve(rules, Lane("acme", 3).budget, Cost(40), Cost(40), NOW_MS)
+    reserved = reserve(rules, Lane("acme", 3).budget, Cost(40), NOW_MS)
     assert isinstance(reserved, tuple)
     view = view_of(Workspace("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
     assert view.holds == ""
