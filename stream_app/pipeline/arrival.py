@@ -20,6 +20,7 @@ from stream_app.domain.lane.move import (
 )
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
+from stream_app.pipeline.follow import is_concluded
 from stream_app.pipeline.ports import InFlight, PartitionState
 
 
@@ -35,10 +36,7 @@ class ArrivalPipeline:
         consumed = in_flight.consumed
         if consumed.value is None:  # written when the record before it was taken in
             return
-        if (marker := self._partition.find_marker(consumed.record_id)) is not None:
-            await self._partition.conclude_unchanged(in_flight, marker)
-            return
-        if self._partition.is_passed(consumed):  # since it was read at the take-over
+        if await is_concluded(self._partition, in_flight):
             return
         part = decode_hand_over(consumed.value)
         await self._check(part, consumed.record_id)

@@ -29,7 +29,7 @@ from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.follow import after, follow
+from stream_app.pipeline.follow import after, follow, is_concluded
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
@@ -58,7 +58,7 @@ class CallbackPipeline:
         name = callback.workspace
         await self._partition.wait_for_move(in_flight, name, moves_of(in_flight.consumed))
         if (moved := self._partition.moved_away(name)) is not None:
-            if not await self._is_concluded(in_flight):
+            if not await is_concluded(self._partition, in_flight):
                 await follow(self._partition, in_flight, after(in_flight.consumed, moved))
         elif not self._partition.is_here(name):
             text = f"its workspace lives in partition {self._plan.home_of(name)}: check the pins of the gateway"
@@ -87,7 +87,7 @@ class CallbackPipeline:
         if isinstance(result, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
             return
-        if await self._is_concluded(in_flight):
+        if await is_concluded(self._partition, in_flight):
             return
         destination = self._plan.destinations[callback.destination]
         subject = LeadRef(in_flight.consumed, Envelope(origin=row.origin), callback.lead_id, destination, key)
@@ -129,7 +129,7 @@ class CallbackPipeline:
         row: Delivery | None = None,
     ) -> None:
         """Commit one event for a callback that settles nothing. Its origin is the callback's own record."""
-        if await self._is_concluded(in_flight):
+        if await is_concluded(self._partition, in_flight):
             return
         envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
         lead_id, destination = (
@@ -138,13 +138,6 @@ class CallbackPipeline:
         now_ms = self._clock.now_ms()
         step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, there=destination)
         await self._partition.conclude(in_flight, step)
-
-    async def _is_concluded(self, in_flight: InFlight) -> bool:
-        """True if the callback is concluded already. Check it right before a step, after any await."""
-        mark = self._partition.find_marker(in_flight.consumed.record_id)
-        if mark is not None:
-            await self._partition.conclude_unchanged(in_flight, mark)
-        return mark is not None or self._partition.is_passed(in_flight.consumed)
 
 
 def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Reason]:

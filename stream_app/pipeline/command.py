@@ -30,7 +30,7 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.domain.text import count
-from stream_app.pipeline.follow import after, follow
+from stream_app.pipeline.follow import after, follow, is_concluded
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
@@ -74,11 +74,7 @@ class CommandPipeline:
         moved = self._partition.residence(command.workspace)
         if moved is None or moved.phase != "draining":  # until its rows leave, a lane obeys here
             await self._partition.wait_for_move(in_flight, command.workspace, moves_of(consumed))
-        marker = self._partition.find_marker(consumed.record_id)
-        if marker is not None:
-            await self._partition.conclude_unchanged(in_flight, marker)
-            return
-        if self._partition.is_passed(consumed):  # since it was read at the take-over
+        if await is_concluded(self._partition, in_flight):
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
         if (moved := self._partition.moved_away(command.workspace)) is not None:

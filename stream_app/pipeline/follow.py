@@ -1,4 +1,4 @@
-"""Sends a record after its workspace, which has moved to another partition."""
+"""Whether a record is concluded already, and how it is sent after its workspace, which has moved elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from stream_app.pipeline.ports import InFlight, PartitionState
 def after(consumed: ConsumedRecord, moved: Residence) -> Record:
     """Return the copy of a callback or a command, for its topic in the workspace's partition."""
     return Record(consumed.topic, consumed.key, consumed.value, followed(moved.moves), moved.other)
+
+
+async def is_concluded(partition: PartitionState, in_flight: InFlight) -> bool:
+    """True if a callback, command or part of a move is concluded. Check it right before a step, after any await."""
+    mark = partition.find_marker(in_flight.consumed.record_id)
+    if mark is not None:
+        await partition.conclude_unchanged(in_flight, mark)
+    return mark is not None or partition.is_passed(in_flight.consumed)  # passed since it was read at the take-over
 
 
 async def follow(partition: PartitionState, in_flight: InFlight, copy: Record) -> None:
