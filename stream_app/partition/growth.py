@@ -87,7 +87,6 @@ class Growth:
         Raises:
             RowUnreadable: The configuration hashes workspaces to other homes than before.
         """
-        done = False
         try:
             far = not self.is_complete and await self._compare_with_partition_0() >= _FAR
             while not self.is_complete:
@@ -97,10 +96,9 @@ class Growth:
             is_grown = plan.hashed < plan.partitions > (known.partitions if known else 0)
             if is_grown or (known is None and (far or self._number == 0)):
                 await self._submit(WriteBatch([self._layout()], [], []))
-            done = True
         except StateStoreError:
-            pass  # the committer has reported it
-        return done
+            return False  # the committer has reported it
+        return True
 
     async def _compare_with_partition_0(self) -> int:
         """Compare the configuration with the layout in partition 0, as soon as it is there. A new system has none.

@@ -79,11 +79,8 @@ class Lanes:
         return None if lane is None else _json.encode(lane)
 
     def __setitem__(self, workspace: str, lane: Lane) -> None:
-        self._lanes[workspace] = lane
-
-    def change(self, workspace: str, how: Callable[[Lane], Lane]) -> None:
         """Change a lane. The change is written with the next step of that workspace."""
-        self._lanes[workspace] = how(self[workspace])
+        self._lanes[workspace] = lane
 
     def view(self, workspace: str) -> LaneView:
         """The view of a lane now, with the changes since it was last published in `news`."""

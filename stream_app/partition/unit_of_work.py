@@ -213,7 +213,7 @@ class UnitOfWork:
         return booking
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
-        self.lanes.change(workspace, lambda lane: charge(lane, reservation))
+        self.lanes[workspace] = charge(self.lanes[workspace], reservation)
 
     def record_dead_letter(self, grant: Grant, reason: str) -> None:
         name = grant.destination.workspace

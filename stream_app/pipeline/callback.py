@@ -82,7 +82,8 @@ class CallbackPipeline:
 
     async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
         """Commit the step that settles the lead."""
-        now_ms, version = self._clock.now_ms(), self._version(callback, row)
+        now_ms, lead = self._clock.now_ms(), (callback.workspace, callback.destination, callback.lead_id)
+        version = next_version(lead, row, self._partition.find, self._partition.row)
         result = result_of(self._plan, callback, row, version, now_ms)
         if isinstance(result, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
@@ -113,10 +114,6 @@ class CallbackPipeline:
         if callback.forced_origin:
             step.rows.append((forced_key(destination.workspace, destination.alias, callback.lead_id), key))
         await self._partition.conclude(in_flight, step)
-
-    def _version(self, callback: Callback, row: Delivery) -> int:
-        lead = (callback.workspace, callback.destination, callback.lead_id)
-        return next_version(lead, row, self._partition.find, self._partition.row)
 
     # ----------------------------------------------------------------------------- callbacks that settle nothing
 

@@ -41,23 +41,18 @@ class Rejects:
             lead: What could be read of it.
             bad: Why it is not valid.
         """
-        workspace = self._lane_of(in_flight.consumed, lead)
-        if not workspace:
+        name = self.workspace_of(in_flight.consumed, lead)
+        if name not in self._plan.workspaces or not self._partition.is_here(name):  # no lane here to count it in
             in_flight.release_next()
             await self._partition.conclude(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
             return
-        request = AdmissionRequest(Destination("", workspace, ()), patient=True, as_dead_letter=True)
+        request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
 
         def write_ahead(grant: Grant) -> WriteBatch:
             return self._rejection(in_flight, envelope, lead, bad, grant)
 
         while await self._partition.admit(in_flight, request, write_ahead) is ASK_AGAIN:
             pass
-
-    def _lane_of(self, consumed: ConsumedRecord, lead: Lead | Unreadable) -> str:
-        """The workspace whose lane it counts in; '' if that is unknown, or lives in another partition."""
-        name = self.workspace_of(consumed, lead)
-        return name if name in self._plan.workspaces and self._partition.is_here(name) else ""
 
     def workspace_of(self, consumed: ConsumedRecord, lead: Lead | Unreadable) -> str:
         """The workspace that a record names, configured or not."""

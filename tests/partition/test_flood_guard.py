@@ -44,7 +44,8 @@ class Bench(LeadBench):
         return dead_letters
 
     def resume(self) -> None:
-        self.partition.state.lanes.change("acme", lifted)
+        lanes = self.partition.state.lanes
+        lanes["acme"] = lifted(lanes["acme"])
         self.partition.state.admission.ask_again()
 
 

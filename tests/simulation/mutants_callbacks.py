@@ -89,7 +89,7 @@ def estimate_booked_for_actual() -> Patch:
 
 @mutant("6", hunt=rare)
 def results_all_have_one_version() -> Patch:
-    return patch.object(CallbackPipeline, "_version", lambda self, callback, row: 1)
+    return patch("stream_app.pipeline.callback.next_version", lambda *_: 1)
 
 
 # --------------------------------------------------------------------------------------------- no callback comes
