@@ -287,24 +287,22 @@ class AdmissionQueue:
         """Admit the lead (None), or say why its lane holds it. Changes memory without an await."""
         destination = waiter.request.destination
         name = destination.workspace
-        policy = self._plan.workspaces[name]
-        lane = self._lanes[name]
+        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._stall(name)
+        slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
         if waiter.request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self._residences.shared and policy.hold == "pause"
             self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
+        elif queue.in_flight >= slots:
+            answer = at_limit(policy, lane, stall, now_ms)
         else:
-            slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
-            if queue.in_flight >= slots:
-                answer = at_limit(policy, lane, self._stall(name), now_ms)
-            else:
-                hot, stall = not waiter.request.bulk, self._stall(name)
-                self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
+            hot = not waiter.request.bulk
+            self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
         if isinstance(answer, Held):
             if answer.reason == "breaker_open":
                 self.on_breaker_open(destination)
             if answer.reason == stall_detector.REASON:
-                return self._patience.wait_for_stall(policy, answer, self._stall(name).since_ms, now_ms)
+                return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
             return answer
         if not waiter.request.as_dead_letter:
             queue.in_flight += 1

@@ -142,9 +142,8 @@ class Lanes:
         records: list[Record] = []
         now_ms = self._clock.now_ms()
         for name in sorted(workspaces):
-            if name not in self._lanes:  # it has moved to another partition since
+            if (lane := self._lanes.get(name)) is None:  # it has moved to another partition since
                 continue
-            lane = self[name]
             lane = self[name] = msgspec.structs.replace(
                 lane, callback_health=record_owner(lane.callback_health, now_ms)
             )
