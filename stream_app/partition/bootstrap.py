@@ -55,15 +55,15 @@ class Bootstrap:
         Returns:
             False if a commit failed. The partition is then taken over again, and bootstraps again.
         """
-        done = False
         try:
             await self._each(self._topics.moves, "move")
             await self._each(self._topics.commands, "command")
             await self._each(self._topics.callbacks, "callback")
-            done = True
         except* StateStoreError:
             pass  # the committer has reported it
-        return done
+        else:
+            return True
+        return False
 
     async def _each(self, topic: str, source: Source) -> None:
         """Process the records of one topic. `serve` gets them too: the first of the two concludes a record."""

@@ -19,8 +19,8 @@ import msgspec
 from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, Rows, WriteBatch, failure
-from stream_app.domain.delivery.state_machine import Delivery, begin, classify_record
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, WriteBatch, failure
+from stream_app.domain.delivery.state_machine import begin, classify_record
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.turns import LANE_BUSY
@@ -99,7 +99,10 @@ class LeadPipeline:
             await self._partition.conclude_unchanged(in_flight, resolved.key)
             return
         if verdict == "duplicate":
-            await self._conclude_duplicate(in_flight, resolved, row, why, linked(person, self._partition.row))
+            links = linked(person, self._partition.row)
+            if why.reason == "same_person" and await self._fallback.serve_same_person(in_flight, resolved, row, links):
+                return
+            await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why, rows=links)
             return
         if row is None or verdict == "fresh":
             aliases = [] if resolved.lead.force else claimed(person, resolved.aliases, resolved.key)
@@ -125,13 +128,6 @@ class LeadPipeline:
         await self._deliver(in_flight, resolved, recorder, not_before_ms)
 
     # ------------------------------------------------------------------------------------ leads with a row already
-
-    async def _conclude_duplicate(
-        self, in_flight: InFlight, resolved: ResolvedLead, row: Delivery | None, why: Reason, links: Rows
-    ) -> None:
-        """Serve the same person's result, if policy says so; else conclude it as a duplicate."""
-        if why.reason != "same_person" or not await self._fallback.serve_same_person(in_flight, resolved, row, links):
-            await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why, rows=links)
 
     async def _resume_sent(self, in_flight: InFlight, recorder: DeliveryRecorder) -> int | None:
         """Continue a lead whose row says `sending`.

@@ -125,7 +125,7 @@ class DeliveryRecorder:
         self._durations: tuple[Duration, ...] = ()
         self._once: Rows = list(aliases or [])
         if replaced is not None:
-            self._once.append((mark_key(replaced.origin), b"1"))
+            self._once.append((mark_key(replaced.origin), CONCLUDED))
             self.row = msgspec.structs.replace(row, results=replaced.results)
 
     def go(
@@ -239,10 +239,10 @@ class DeliveryRecorder:
         durations, self._durations = self._durations, ()
         once, self._once = self._once, []
         rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
-        records = (*(event_record(self._plan, event) for event in events), *records)
+        written = [event_record(self._plan, event) for event in events]
         workspace = self.resolved.destination.workspace
         changed = workspace if workspace in self._plan.workspaces else ""
-        return WriteBatch(rows, list(records), events, changed, durations)
+        return WriteBatch(rows, [*written, *records], events, changed, durations)
 
     def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.
