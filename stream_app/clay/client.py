@@ -40,6 +40,7 @@ from stream_app.domain.delivery.outcome import (
 from stream_app.domain.webhook import MALFORMED, token_problem
 
 _ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.
+_MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_CHARACTERS = 64
 
 UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
@@ -70,7 +71,6 @@ class ClayClient:
         max_connections: Number of connections open at the same time.
         keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's own limit: a
             request on a connection that the server is closing ends as uncertain.
-        max_answer_bytes: Number of bytes read of a response body.
         egress: Trusted certificate authorities and the proxy.
     """
 
@@ -82,7 +82,6 @@ class ClayClient:
         pool_timeout_s: float = 5.0,
         max_connections: int = 100,
         keepalive_s: float = 15.0,
-        max_answer_bytes: int = 4096,
         egress: Egress | None = None,
     ) -> None:
         if connect_timeout_s + pool_timeout_s >= request_timeout_s:
@@ -91,7 +90,6 @@ class ClayClient:
         self._connect_timeout_s = connect_timeout_s
         self._pool_timeout_s = pool_timeout_s
         self._keepalive_s = keepalive_s
-        self._max_answer_bytes = max_answer_bytes
         self._egress = egress or Egress.of()
         self._connections = asyncio.Semaphore(max_connections)
         self._transport: Transport
@@ -101,7 +99,7 @@ class ClayClient:
         self._transport = Transport(
             connect_timeout_s=self._connect_timeout_s,
             keepalive_s=self._keepalive_s,
-            read_buffer_bytes=self._max_answer_bytes,
+            read_buffer_bytes=_MAX_ANSWER_BYTES,
             egress=self._egress,
         )
         return self
@@ -194,8 +192,8 @@ class ClayClient:
         """Read the beginning of the body. The body may break off, arrive slowly or never end."""
         try:
             async for chunk in answer.body():
-                excerpt += chunk[: self._max_answer_bytes - len(excerpt)]
-                if len(excerpt) == self._max_answer_bytes:
+                excerpt += chunk[: _MAX_ANSWER_BYTES - len(excerpt)]
+                if len(excerpt) == _MAX_ANSWER_BYTES:
                     break
         finally:
             answer.close()

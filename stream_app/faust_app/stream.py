@@ -107,7 +107,7 @@ class PartitionStream:
 
     async def _verify_gap(self, offset: int) -> bool:
         """Return True if no record was skipped before `offset`, False if the flow was suspended during the check."""
-        checking = asyncio.create_task(self._source.gaps.verify(self._tp, self._next_offset or 0, offset))
+        checking = asyncio.create_task(self._source.app.gaps.verify(self._tp, self._next_offset or 0, offset))
         suspended = asyncio.create_task(self.suspended.wait())
         try:
             await asyncio.wait({checking, suspended}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,11 +129,10 @@ class _Source:
     Faust counts the kept event as in flight, so it is given up when the flow is suspended.
     """
 
-    def __init__(self, app: Any, stream: Any, gaps: GapCheck) -> None:
+    def __init__(self, app: Any, stream: Any) -> None:
         self.app = app
         self.stream = stream
         self.consumer = app.consumer
-        self.gaps = gaps
         self.suspended = asyncio.Event()
         self._values = aiter(stream)
         self._ahead: Any = None
@@ -187,7 +186,7 @@ async def serve(app: Any, stream: Any, handler: Handler) -> None:
         stream: the Faust stream that the agent was given.
         handler: processes the records of one generation. It must not return before the stream of records ends.
     """
-    source = _Source(app, stream.noack(), app.gaps)
+    source = _Source(app, stream.noack())
     try:
         await _serve_generations(source, handler, app.conf.topic_partitions)
     except asyncio.CancelledError:
