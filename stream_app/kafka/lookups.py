@@ -97,7 +97,8 @@ async def first_layout(connection: KafkaConnection, place: TopicPartition, begin
         BrokerUnavailable: Kafka does not answer.
     """
     try:
-        async with Reader(connection) as reader:
+        # aiokafka pauses before it asks a leader that it had to look up, and the first take-over may wait for this.
+        async with Reader(connection, retry_backoff_ms=20) as reader:
             end = (await reader.ends([place]))[place]
             async for got in reader.scan({place: (begin, end)}):
                 for record in got[place]:

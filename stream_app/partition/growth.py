@@ -4,8 +4,9 @@ A partition that was added has no suppression list. Its owner copies that of par
 It waits until the owner of partition 0 knows of the new partitions. From then on, partition 0 refuses a change of the
 list that was not sent to the new partitions, too. So the copy, and the commands of the partition itself, are complete.
 
-A configuration that lacks `hashed_partitions` does not show which partitions were added. So the owner of a partition
-that may be one of them first compares its configuration with the layout in partition 0.
+A configuration may lack `hashed_partitions`, or have a wrong one. Then an owner would take an added partition for a
+complete one, and another home of a workspace for its own. So it first compares its configuration with the layout in
+partition 0, if its own partition has none.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Growth:
         self._store = store
         self._submit = submit
         self._observer = observer
-        self._agrees = False  # the configuration and partition 0 agree, or need not be compared
+        self._agrees = number == 0  # the configuration and partition 0 agree, as far as that can be known
+        self._is_old = False  # the partition has rows, and the configuration says that none was added
         self._waits = False
 
     @property
@@ -69,14 +71,17 @@ class Growth:
     def check(self, rows: Mapping[bytes, bytes]) -> None:
         """Look at the partition's rows before they are used.
 
-        A partition that was added and is not complete has a part of the suppression list at most.
+        A partition that was added and is not complete has a part of the suppression list at most. In a system that
+        never grew, one with other rows does not wait for an owner of partition 0 that records no layout: one of an
+        earlier version.
 
         Raises:
             RowUnreadable: The configuration hashes workspaces to other homes than before.
         """
         if (known := layout_of(rows.get(LAYOUT_KEY))) is not None:
             self._compare(known)
-        self._agrees = self._number == 0 or any(suppressed_person(key) is None for key in rows)
+        is_served = any(suppressed_person(key) is None for key in rows)
+        self._is_old = is_served and self._plan.hashed == self._plan.partitions
 
     async def run(self) -> bool:
         """Complete the partition, if it is not complete, and record the layout, if it is new.
@@ -104,7 +109,7 @@ class Growth:
         """Compare the configuration with the layout in partition 0, as soon as it is there. A new system has none.
 
         Returns:
-            The offset of the layout.
+            The offset of the layout, 0 without one.
         """
         pauses = chain(_FIRST_PAUSES_S, repeat(_PAUSE_S))
         while True:
@@ -113,7 +118,7 @@ class Growth:
                 began = await self._store.beginning()
                 if began.layout is not None:
                     self._compare(began.layout)
-                if began.layout is not None or began.is_new:
+                if began.layout is not None or began.is_new or self._is_old:
                     self._agrees = True
                     return began.offset
                 if pause_s == _PAUSE_S:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import partial
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ import pytest
 
 from stream_app.domain.lane import move
 from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout
+from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
 from stream_app.partition import growth
@@ -23,27 +25,28 @@ from tests.partition.test_moves import moved
 from tests.simulation.client import MemoryLedger
 
 MOVED = "iota"
+BESIDE = next(name for name in map("w{}".format, count()) if [home_partition(name, n, {}) for n in (2, 3)] == [0, 1])
 SAYS = r"partition \d: .* hashed over 2 partitions, the configuration says 3: set kafka\.hashed_partitions = 2"
 
 
 class Forgotten(Grown):
-    """`iota` has no pin: its home is partition 0, and the new one in a configuration without `hashed_partitions`."""
+    """`name` has no pin. Its home is partition 0, and another one in a configuration without `hashed_partitions`."""
 
-    def __init__(self, **setup: Any) -> None:
+    def __init__(self, name: str = MOVED, other_home: int = NEW, **setup: Any) -> None:
         super().__init__(**setup)
         (beta,) = self.old.destinations_of("beta")
-        alias = f"{MOVED}-main"
-        more = {MOVED: msgspec.structs.replace(self.old.workspaces["beta"], name=MOVED, default_destination=alias)}
+        alias = f"{name}-main"
+        more = {name: msgspec.structs.replace(self.old.workspaces["beta"], name=name, default_destination=alias)}
         self.old, self.new = (
             msgspec.structs.replace(
                 plan,
                 workspaces=plan.workspaces | more,
-                destinations=plan.destinations | {alias: msgspec.structs.replace(beta, alias=alias, workspace=MOVED)},
+                destinations=plan.destinations | {alias: msgspec.structs.replace(beta, alias=alias, workspace=name)},
             )
             for plan in (self.old, self.new)
         )
         self.wrong: Plan = msgspec.structs.replace(self.new, hashed_partitions=None)
-        assert [plan.home_of(MOVED) for plan in (self.old, self.new, self.wrong)] == [0, 0, NEW]
+        assert [plan.home_of(name) for plan in (self.old, self.new, self.wrong)] == [0, 0, other_home]
         self.ended: list[BaseException] = []
         self.alarm = self.ended.append
 
@@ -59,9 +62,9 @@ async def _records_nothing(_: Growth) -> bool:
 earlier_version = partial(patch.object, Growth, "run", _records_nothing)
 
 
-def forgotten(main: Any) -> None:
+def forgotten(main: Any, **setup: Any) -> None:
     async def with_its_bench(_: Any) -> None:
-        await main(Forgotten())
+        await main(Forgotten(**setup))
 
     moved(with_its_bench)
 
@@ -87,6 +90,43 @@ def test_no_suppressed_person_is_sent_and_no_lead_twice(runs: tuple[int, ...]) -
         with pytest.raises(RowUnreadable, match=SAYS):
             raise ended
         assert bench.rows(NEW) == {}
+
+    forgotten(main)
+
+
+def test_a_partition_with_rows_sends_nothing_of_a_workspace_that_has_its_home_elsewhere() -> None:
+    """It was there before, and no lane in it contradicts the configuration."""
+
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 0, 1)
+        bench.to(0, "bob", BESIDE)
+        bench.to(1, "eve", "beta")
+        await asyncio.sleep(1)
+        await bench.own(bench.wrong, 1)
+        bench.to(1, "bob", BESIDE)
+        await asyncio.sleep(100)
+        assert bench.sent() == ["bob", "eve"]
+        (ended,) = bench.ended
+        with pytest.raises(RowUnreadable, match=SAYS):
+            raise ended
+
+    forgotten(main, name=BESIDE, other_home=1)
+
+
+def test_a_wrong_number_is_not_recorded_and_then_defended() -> None:
+    async def main(bench: Forgotten) -> None:
+        await bench.own(bench.old, 0, 1)
+        bench.to(1, "eve", "beta")
+        await asyncio.sleep(1)
+        await bench.own(msgspec.structs.replace(bench.new, partitions=4, hashed_partitions=3), 1)
+        await asyncio.sleep(1)
+        assert "set kafka.hashed_partitions = 2" in str(bench.ended)
+        assert LAYOUT_KEY not in bench.rows(1)
+        await bench.own(bench.new, 0, 1, NEW)
+        bench.to(1, "dan", "beta")
+        await asyncio.sleep(1)
+        assert bench.sent() == ["dan", "eve"]
+        assert len(bench.ended) == 1
 
     forgotten(main)
 
@@ -246,6 +286,27 @@ def test_after_an_update_a_partition_with_a_lane_does_not_wait() -> None:
         bench.to(1, "dan", "beta")
         await asyncio.sleep(1)
         assert bench.sent() == ["bob", "dan", "eve"]
+
+    forgotten(main)
+
+
+def test_after_an_update_a_lane_of_a_system_that_grew_waits_for_the_owner_of_partition_0() -> None:
+    """Nothing shows yet whether the number is right."""
+
+    async def main(bench: Forgotten) -> None:
+        with earlier_version():
+            await bench.own(bench.old, 0, 1)
+            bench.to(0, "bob")
+            bench.to(1, "eve", "beta")
+            await asyncio.sleep(1)
+        await bench.own(bench.new, 1)
+        bench.to(1, "dan", "beta")
+        await asyncio.sleep(100)
+        assert bench.sent() == ["bob", "eve"]
+        await bench.own(bench.new, 0)
+        await asyncio.sleep(5)
+        assert bench.sent() == ["bob", "dan", "eve"]
+        assert bench.ended == []
 
     forgotten(main)
 
