@@ -67,20 +67,17 @@ class LeadPipeline:
             await self._rejects.follow(in_flight, name, envelope, moved)
             return
         with self._partition.working(name):
-            await self._process_here(in_flight, envelope, lead)
-
-    async def _process_here(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable) -> None:
-        """Process a record of a workspace that has not moved to another partition."""
-        consumed, lookup = in_flight.consumed, (self._partition.find, self._partition.row)
-        resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead, *lookup)
-        if isinstance(resolved, Unreadable):
-            await self._process_unsendable(in_flight, envelope, lead, resolved)
-            return
-        if not self._partition.is_here(name := resolved.destination.workspace):
-            await self._rejects.reroute(in_flight, resolved, self._plan.home_of(name))
-            return
-        async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
-            await self._process_locked(in_flight, resolved)
+            lookup = self._partition.find, self._partition.row
+            resolved = (
+                lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead, *lookup)
+            )
+            if isinstance(resolved, Unreadable):
+                await self._process_unsendable(in_flight, envelope, lead, resolved)
+            elif not self._partition.is_here(there := resolved.destination.workspace):
+                await self._rejects.reroute(in_flight, resolved, self._plan.home_of(there))
+            else:
+                async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
+                    await self._process_locked(in_flight, resolved)
 
     def _lock_keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
         """The keys of all rows that decide about this lead: its own row, and the aliases of its person."""
