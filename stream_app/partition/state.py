@@ -130,8 +130,8 @@ class Rows:
             if kind in _SUPPRESSING:
                 self.suppressing += (value is not None) - (before is not None)
 
-    def expired(self, now_ms: int) -> Changes:
-        """Deletions to write with the next step: a few at most, from the head of the queue."""
+    def expire(self, now_ms: int) -> Changes:
+        """Delete rows that have expired, a few at most, from the head of the queue. Returns what is to be written."""
         gone: Changes = []
         if now_ms < self._look_again_ms:
             return gone
@@ -149,7 +149,9 @@ class Rows:
             else:
                 self._aging.popleft()
                 gone.append((key, None))
-        if not gone:  # all heads are open: do not decode them again for each lead
+        if gone:
+            self.apply(gone)
+        else:  # all heads are open: do not decode them again for each lead
             self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
         return gone
 

@@ -235,9 +235,7 @@ class UnitOfWork:
             self.residences.apply(key, value)
         self._send_home(step)
         self.rows.apply(step.rows)
-        expired = self.rows.expired(self._clock.now_ms())  # after `apply`: a row that this step renews has not expired
-        self.rows.apply(expired)
-        step.rows.extend(expired)
+        step.rows.extend(self.rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
         if step.events:
             self.deadlines.note(step)
         return self.committer.submit(step)

@@ -28,9 +28,7 @@ def work_off(rows: Rows, now_ms: int, steps: int) -> list[bytes]:
     """A step every 50 ms."""
     gone: list[bytes] = []
     for step in range(steps):
-        changes = rows.expired(now_ms + 50 * step)
-        rows.apply(changes)
-        gone.extend(changed for changed, _ in changes)
+        gone.extend(changed for changed, _ in rows.expire(now_ms + 50 * step))
     return gone
 
 
