@@ -64,15 +64,14 @@ class Conclusions:
     ) -> None:
         """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
         now_ms, replay = self._clock.now_ms(), self._plan.replay
-        row, topics = recorder.row, self._plan.topics
-        if row.replay >= replay.max_replays:
-            recorder.go("parked", now_ms, why, **recorder.freed(), **changes)
-            dead_letter = recorder.copy(topics.parked, now_ms, why, disposition="failed")
-        else:
-            due_ms = replay_due_ms(replay, why.reason, row.replay + 1, now_ms, self._clock.rand())
+        state: Status = "parked"
+        topic, replays = self._plan.topics.parked, recorder.row.replay
+        if replays < replay.max_replays:
+            state, topic = "dead_lettered", self._plan.topics.dlq
+            due_ms = replay_due_ms(replay, why.reason, replays + 1, now_ms, self._clock.rand())
             why = msgspec.structs.replace(why, due_at_ms=due_ms)
-            recorder.go("dead_lettered", now_ms, why, **recorder.freed(), **changes)
-            dead_letter = recorder.copy(topics.dlq, now_ms, why, disposition="failed")
+        recorder.go(state, now_ms, why, **recorder.freed(), **changes)
+        dead_letter = recorder.copy(topic, now_ms, why, disposition="failed")
         await self._partition.conclude(in_flight, recorder.step(dead_letter))
 
     async def park(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
