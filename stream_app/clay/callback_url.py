@@ -15,12 +15,7 @@ _WITHIN_S: Final = 5.0
 
 
 class CallbackUrl:
-    """Probes the public URL; implements `CallbackUrlProbe`.
-
-    Args:
-        public_url: The configured `gateway.public_url`. None if no table calls back.
-        egress: TLS and proxy settings for the request.
-    """
+    """Probes `gateway.public_url`; implements `CallbackUrlProbe`. The URL is None if no table calls back."""
 
     def __init__(self, public_url: str | None, egress: Egress) -> None:
         self._egress = egress

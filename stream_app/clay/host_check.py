@@ -19,11 +19,7 @@ _WITHIN_S: Final = 3.0
 
 
 class HostCheck:
-    """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host.
-
-    Args:
-        egress: TLS and proxy settings for the request.
-    """
+    """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host."""
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress

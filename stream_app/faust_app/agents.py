@@ -16,11 +16,6 @@ def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
 
     Faust starts each agent once for every assigned partition of its topic. The agent passes the records to the owner of
     that partition, and the pipeline for that kind of record processes them.
-
-    Args:
-        app: the Faust app of the worker.
-        topics: the names of all topics.
-        worker: the partitions that this process owns.
     """
 
     @app.agent(topics.leads)

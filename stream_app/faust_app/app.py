@@ -101,10 +101,7 @@ def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
     """Build an app without agents. Call it inside the running event loop.
 
     Partition p of all topics that have an agent, and of the state topic, is always assigned to the same process.
-
-    Args:
-        options: how to join the group.
-        owner: holds the state of the assigned partitions. None for an app without state.
+    `owner` holds the state of the assigned partitions; None for an app without state.
 
     Raises:
         ValueError: `max_poll_records` is too large for the buffer, or an owner has no `state_topic`.

@@ -50,14 +50,10 @@ def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
 
 
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:
-    """Return the consumer lag by source and partition.
+    """Return the consumer lag by source and partition. `sources`: for each topic, its name in the metric.
 
     The lag is the number of offsets from the committed one to the last known end. Transaction markers count too, unless
     no record waits.
-
-    Args:
-        app: the Faust app.
-        sources: for each topic, its name in the metric.
     """
     waits = {}
     consumed = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()

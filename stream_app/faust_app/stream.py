@@ -178,13 +178,9 @@ class _Source:
 async def serve(app: Any, stream: Any, handler: Handler) -> None:
     """Run an agent for one partition: call `handler` once in each generation until the partition is revoked.
 
-    An exception raised by `handler` ends the app without an ack. Records of a partition that was added to the topics,
-    and that the app's options do not have, are left alone: they wait for a process that knows it.
-
-    Args:
-        app: the app of the agent.
-        stream: the Faust stream that the agent was given.
-        handler: processes the records of one generation. It must not return before the stream of records ends.
+    The handler must not return before its stream of records ends. An exception that it raises ends the app without an
+    ack. Records of a partition that was added to the topics, and that the app's options do not have, are left alone:
+    they wait for a process that knows it.
     """
     source = _Source(app, stream.noack())
     try:

@@ -50,13 +50,7 @@ _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0
 class AdmissionQueue:
     """The leads of one partition that wait for their lane. No lead is admitted between `shut` and `open`.
 
-    Args:
-        number: The partition.
-        plan: The configuration. It may change in place.
-        lanes: The lanes of the partition, changed in place.
-        clock: The time.
-        submit: Submits a step to the partition's committer.
-        alarm: Ends the process after a bug.
+    It changes the lanes in place, and submits the step of each lead that it admits.
     """
 
     def __init__(

@@ -24,13 +24,7 @@ _PAUSE_S: Final = 1.0
 class Bootstrap:
     """Processes the pending moves, commands and callbacks of one partition.
 
-    Args:
-        topics: The names of the topics.
-        store: Reads the pending records.
-        markers: How far the group has come.
-        pipelines: Process a record, by its source.
-        limiter: Counts such records.
-        unavailable: Called when Kafka cannot be read, which is then tried again.
+    `limiter` counts them. `unavailable` is called when Kafka cannot be read, which is then tried again.
     """
 
     def __init__(

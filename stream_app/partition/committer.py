@@ -32,13 +32,8 @@ class Lanes(Protocol):
 class Committer:
     """The only writer of one partition.
 
-    Args:
-        store: The transactional producer.
-        state_topic: The topic of the rows.
-        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
-        lanes: The lanes, written as a snapshot.
-        observer: Gets what was committed.
-        failed: Called after a failed transaction.
+    `spacing_s` is the shortest time from the end of a transaction to the start of the next one. `failed` is called
+    after a failed transaction.
     """
 
     def __init__(

@@ -33,16 +33,7 @@ _FAR: Final = 1_000  # offsets: so many records are read in a moment
 
 
 class Growth:
-    """Completes one partition, and records how many partitions there are.
-
-    Args:
-        number: The partition.
-        plan: The configuration.
-        rows: The partition's rows.
-        store: Reads the list of partition 0.
-        submit: Writes a step.
-        observer: Gets that the partition waits, and that Kafka cannot be read.
-    """
+    """Completes one partition, and records how many partitions there are."""
 
     def __init__(
         self,

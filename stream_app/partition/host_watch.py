@@ -18,12 +18,7 @@ _EVERY_S: Final = 1.0
 class HostWatch:
     """The lanes of one partition whose breaker holds leads. A healthy partition does no work here.
 
-    Args:
-        plan: The configuration.
-        lanes: The lanes of the partition, changed in place.
-        clock: The time.
-        host_answers: Asks the host of a destination.
-        pump: Called with a workspace whose probe may have become due.
+    `host_answers` asks the host of a destination. `pump` is called with a workspace whose probe may have become due.
     """
 
     def __init__(

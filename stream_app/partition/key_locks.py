@@ -22,11 +22,7 @@ Recall = Callable[[InFlight], None]
 
 
 class KeyLocks:
-    """The locks of one partition.
-
-    Args:
-        recall: Called with the holder of a key that a callback waits for.
-    """
+    """The locks of one partition. `recall` is called with the holder of a key that a callback waits for."""
 
     def __init__(self, recall: Recall) -> None:
         self.recall = recall

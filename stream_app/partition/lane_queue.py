@@ -165,9 +165,7 @@ class LaneQueue:
     def sends_before(self, waiter: Waiter, share: float) -> float:
         """Return about how many sends of the lane come before this lead.
 
-        Args:
-            waiter: The lead.
-            share: The part of the sends that its group gets while others wait.
+        `share` is the part of the sends that its group gets while others wait.
         """
         own = sum(
             bisect_left(waiters, waiter.number, key=_number)

@@ -13,12 +13,9 @@ _LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock
 
 
 class LaneTimer:
-    """Calls back for each lane whose time has come.
+    """Calls `look_at` for each lane whose time has come, which sets the lane's next time.
 
-    Args:
-        clock: The time.
-        look_at: Called with a lane whose time has come. It sets the lane's next time.
-        look_at_all: Called instead if the wall clock stepped back.
+    It calls `look_at_all` instead if the wall clock stepped back.
     """
 
     def __init__(self, clock: Clock, look_at: Callable[[str], None], look_at_all: Callable[[], None]) -> None:

@@ -36,12 +36,7 @@ _NEVER: Final = 0
 class Lanes:
     """The lanes of the workspaces that live in partition `number`, by workspace.
 
-    Args:
-        number: The partition.
-        plan: The configuration.
-        clock: The time.
-        observer: Gets each view that is committed.
-        previous: See `PartitionOwner`.
+    For `previous` see `PartitionOwner`.
     """
 
     def __init__(

@@ -51,8 +51,7 @@ class ProcessedMarkers:
     def drop_passed(self, committed: Callable[[str], int | None]) -> Rows:
         """The rows to write now: deletions of markers, and the passed offsets.
 
-        Args:
-            committed: Returns the group's committed offset of a topic.
+        `committed` returns the group's committed offset of a topic.
         """
         rows: Rows = []
         for topic, offsets in list(self._offsets.items()):

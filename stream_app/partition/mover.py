@@ -33,13 +33,7 @@ _AT_ONCE: Final = 4  # chunks that are submitted before the first is committed: 
 
 
 class Mover:
-    """Moves the lanes of partition `number` on which a move was ordered.
-
-    Args:
-        number: The partition.
-        plan: The configuration.
-        state: The partition's state.
-    """
+    """Moves the lanes of partition `number` on which a move was ordered."""
 
     def __init__(self, number: int, plan: Plan, state: UnitOfWork) -> None:
         self._number = number

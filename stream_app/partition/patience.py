@@ -22,12 +22,7 @@ _IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at an
 
 
 class Patience:
-    """Decides which waiting leads of one partition are deferred, and until when.
-
-    Args:
-        plan: The configuration. It may change in place.
-        lanes: The lanes of the partition.
-    """
+    """Decides which waiting leads of one partition are deferred, and until when."""
 
     def __init__(self, plan: Plan, lanes: Lanes) -> None:
         self._plan = plan

@@ -35,12 +35,7 @@ class _Waiter(NamedTuple):
 
 
 class Residences:
-    """The residences of workspaces that moved from or to partition `number`, by workspace.
-
-    Args:
-        number: The partition.
-        plan: The configuration. It may change in place.
-    """
+    """The residences of workspaces that moved from or to partition `number`, by workspace."""
 
     def __init__(self, number: int, plan: Plan) -> None:
         self._number = number
@@ -115,17 +110,10 @@ class Residences:
     # ---------------------------------------------------------------------------------------------- records and moves
 
     async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int) -> None:
-        """Let a record wait while its workspace is on its way out, or not here yet.
+        """Let a record wait while its workspace is on its way out, or not here yet. Raises GiveUp.
 
-        Records that wait go on in their order, and before any later one: commands, callbacks, then leads.
-
-        Args:
-            in_flight: The record.
-            workspace: Its workspace.
-            moves: The number in its header, if it followed its workspace here.
-
-        Raises:
-            GiveUp: Its stream is suspended.
+        Records that wait go on in their order, and before any later one: commands, callbacks, then leads. `moves` is
+        the number in the header of a record that followed its workspace here.
         """
         line = self._lines.get(workspace)
         if line or self._is_moving(workspace, moves):

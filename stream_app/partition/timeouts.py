@@ -45,12 +45,7 @@ NO_SOURCES: Final = TimeoutSources(_EmptyArchive(), _no_probe)
 class TimeoutScheduler:
     """Calls `TimeoutPipeline` for the leads of one partition when they are due.
 
-    Args:
-        plan: The configuration.
-        state: The partition's state, with the queue of deadlines.
-        sources: The archive of records and the probe of the callback URL.
-        clock: The time.
-        unavailable: Called when Kafka cannot be read. The leads are tried again.
+    `unavailable` is called when Kafka cannot be read. The leads are then tried again.
     """
 
     def __init__(

@@ -43,18 +43,9 @@ from stream_app.pipeline.ports import Clock
 
 
 class UnitOfWork:
-    """Reads and changes the state of partition `number`.
+    """Reads and changes the state of partition `number`. The arguments are those of `PartitionOwner`.
 
-    Args:
-        number: The partition.
-        plan: The configuration. It may change in place.
-        store: Where transactions are written.
-        clock: The time.
-        observer: Gets what was committed.
-        alarm: Ends the process after a bug.
-        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
-        previous: The lanes as this process last knew them, by workspace.
-        commit_failed: Called after a failed transaction.
+    `commit_failed` is called after a failed transaction.
     """
 
     def __init__(

@@ -105,13 +105,8 @@ class Fallback:
     ) -> bool:
         """Serve a person who came before under another id, under `cache_first`, or `hold = "degrade"` on a held lane.
 
-        The person's aliases stay with the lead that was bought. This lead does not change when to buy again.
-
-        Args:
-            in_flight: The record under way.
-            resolved: The lead.
-            replaced: The concluded row that this lead replaces.
-            links: Alias rows to write with it.
+        The person's aliases stay with the lead that was bought. This lead does not change when to buy again. It
+        replaces the concluded row `replaced`, and `links` are alias rows to write with it.
 
         Returns:
             True if the lead is concluded, False if nothing was served: it is a duplicate.

@@ -213,11 +213,7 @@ class LeadPipeline:
     ) -> None:
         """Send the lead when its lane admits it, until it is concluded.
 
-        Args:
-            in_flight: The record under way.
-            resolved: The lead.
-            recorder: Builds its steps.
-            not_before_ms: The earliest time of the first attempt (epoch ms), or 0.
+        `not_before_ms` is the earliest time of the first attempt (epoch ms), or 0.
         """
         if recorder.row.state == "refused":  # after a recovery: others may go while it waits for its next attempt
             in_flight.release_next()

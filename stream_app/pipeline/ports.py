@@ -93,10 +93,7 @@ class PartitionState(Protocol):
     async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int = 0) -> None:
         """Return once the workspace of a record is not on its way out or in.
 
-        Args:
-            in_flight: The record.
-            workspace: Its workspace.
-            moves: How often the workspace had moved, if the record followed it here.
+        `moves`: how often the workspace had moved, if the record followed it here.
         """
 
     def working(self, workspace: str) -> AbstractContextManager[None]:
@@ -113,11 +110,8 @@ class PartitionState(Protocol):
     def lock(self, in_flight: InFlight, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
         """Hold an exclusive lock on these keys. Records get a lock in their order; callbacks get it before leads.
 
-        `conclude` and `conclude_unchanged` release the lock early.
-
-        Args:
-            in_flight: The record that needs the lock.
-            keys: Returns the keys. It is called again after each wait, and may then return more keys.
+        `keys` is called again after each wait, and may then return more keys. `conclude` and `conclude_unchanged`
+        release the lock early.
         """
 
     def is_unlocked(self, keys: tuple[bytes, ...]) -> bool:

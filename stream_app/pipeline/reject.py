@@ -31,15 +31,9 @@ class Rejects:
         self._clock = clock
 
     async def reject(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
-        """Conclude a record that is no valid lead with a dead letter.
+        """Conclude a record that is no valid lead with a dead letter. `lead` is what could be read of it.
 
         It counts in the flood guard of its lane, and waits while that guard suspends the lane.
-
-        Args:
-            in_flight: The record under way.
-            envelope: Its headers.
-            lead: What could be read of it.
-            bad: Why it is not valid.
         """
         name = self.workspace_of(in_flight.consumed, lead)
         if name not in self._plan.workspaces or not self._partition.is_here(name):  # no lane here to count it in

@@ -18,12 +18,8 @@ def dedup(
 ) -> tuple[Delivery | None, Verdict, Reason]:
     """Return the row of the lead, the verdict on the record, and the reason in case of a duplicate.
 
-    Args:
-        resolved: The lead of the record.
-        others: Keys of the rows of the same person's other leads.
-        find: Returns the row of a key.
-        now_ms: The time, epoch ms.
-        freshness_ms: How long a final row blocks the same lead, in ms.
+    `others` are the keys of the rows of the same person's other leads. A final row blocks the same lead for
+    `freshness_ms`.
     """
     row = find(resolved.key)
     verdict = classify_record(row, resolved.envelope, now_ms, freshness_ms)

@@ -150,8 +150,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     def to_headers(self, group: str = "") -> Headers:
         """Return the fields that are set, as Kafka headers. A dead letter also gets Spring Kafka's headers.
 
-        Args:
-            group: The consumer group that failed with the record; '' if none did.
+        `group`: the consumer group that failed with the record; '' if none did.
         """
         headers = tuple(
             (name, str(value)[:_MAX_TEXT].encode("utf-8", "replace"))
@@ -202,14 +201,10 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
-    """Return the envelope of a record on a lead topic.
+    """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
 
-    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a
-    dead letter that another program copied with its headers.
-
-    Args:
-        consumed: The record.
-        inputs: The topics to which producers publish (`TopicNames.inputs`).
+    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
+    letter that another program copied with its headers.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)

@@ -101,13 +101,8 @@ class Posted(msgspec.Struct, frozen=True, gc=False):
 class DeliveryRecorder:
     """Moves one lead's row step by step and keeps the events of steps that are not committed yet.
 
-    Args:
-        plan: The configuration.
-        resolved: The lead.
-        row: Its present row.
-        replaced: The row of the lead's earlier history, which has ended. A marker keeps a redelivery of it from
-            repeating its events.
-        aliases: Alias rows to write with the first batch.
+    `replaced` is the row of the lead's earlier history, which has ended. A marker keeps a redelivery of it from
+    repeating its events. The alias rows `aliases` are written with the first batch.
     """
 
     def __init__(
@@ -139,12 +134,7 @@ class DeliveryRecorder:
     ) -> None:
         """Move the row one legal step and record the event.
 
-        Args:
-            state: The next state.
-            now_ms: The time, epoch ms.
-            why: The reason of the step.
-            spent: What was booked with it.
-            changes: Other fields of the row that change.
+        `spent` is what was booked with the step, `changes` are other fields of the row that change.
         """
         before = self.row
         if state == "accepted" and why.http_status is not None:
@@ -164,21 +154,15 @@ class DeliveryRecorder:
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
         """Continue the history of a lead that returned from a delay or was sent back by an operator.
 
-        Args:
-            back: The headers of the copy that returned. The row takes over their counts.
-            now_ms: The time, epoch ms.
-            spent: What was booked of an earlier send that was still reserved.
+        The row takes over the counts of `back`, the headers of the copy that returned. `spent` is what was booked of an
+        earlier send that was still reserved.
         """
         returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
         counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
         self.go("replayed", now_ms, Reason(back.way), spent, **counts, **(self.freed(spent) if spent else {}))
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
-        """Return the changes of a row whose reservation has ended.
-
-        Args:
-            spent: What was booked instead, if anything.
-        """
+        """Return the changes of a row whose reservation has ended. `spent` is what was booked instead, if anything."""
         held = self.row.reservation
         nothing = msgspec.structs.replace(held, credits=0, actions=0) if held else None
         return {"reservation": None, "booked": spent or self.row.booked or nothing}
@@ -247,12 +231,7 @@ class DeliveryRecorder:
     def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.
 
-        Args:
-            topic: The topic of the copy.
-            now_ms: The time, epoch ms.
-            why: The reason of the copy.
-            way: Why the copy comes back, if it does.
-            disposition: The kind of dead letter, if it is one.
+        `way`: why the copy comes back, if it does. `disposition`: the kind of dead letter, if it is one.
         """
         row, resolved = self.row, self.resolved
         envelope = Envelope(
@@ -303,19 +282,8 @@ def brief(
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
-    Args:
-        plan: The configuration.
-        consumed: The record.
-        envelope: Its headers.
-        status: The status of the event.
-        now_ms: The time, epoch ms.
-        why: The reason.
-        lead_id: The lead's id; '' if it has none.
-        records: Records to write in the same transaction.
-        there: The destination, if the event is to name it.
-        ref: The lead, if it could be read: its import is in the event.
-        rows: Other rows to write in the same transaction.
-        mark: The value of the marker.
+    `records` and `rows` are written in the same transaction. `there` is the destination, if the event is to name it.
+    `ref` is the lead, if it could be read: its import is in the event. `mark` is the value of the marker.
     """
     import_id, summary = _NO_IMPORT if ref is None else _import_of(ref)
     event = StatusEvent(

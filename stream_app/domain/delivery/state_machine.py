@@ -134,14 +134,7 @@ domain/lead/suppression.py has e/, s/ and x/.
 
 
 def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> bytes:
-    """Return the row key of a lead.
-
-    Args:
-        workspace: Its workspace.
-        destination: The alias of its destination.
-        lead_id: Its id.
-        forced_origin: The origin of a forced lead. Each forced lead is a delivery of its own.
-    """
+    """Return the row key of a lead. Each forced lead is a delivery of its own, by its origin."""
     key = f"d/{workspace}/{destination}/{lead_id}"
     return f"{key}!{forced_origin}".encode() if forced_origin else key.encode()
 
@@ -203,16 +196,9 @@ _BEGINS: Final[dict[Way, Status]] = {
 def begin(
     envelope: Envelope, now_ms: int, person: str = "", company: str = "", people: tuple[str, ...] = ()
 ) -> Delivery:
-    """Return the first row of a history.
+    """Return the first row of a history. The hashes are given if a result may come.
 
     Either the history is new, or the record came back and its row was lost. Then the history continues where it was.
-
-    Args:
-        envelope: The headers of the record.
-        now_ms: The time, epoch ms.
-        person: Hash of the person, if a result may come.
-        company: Hash of the company, if a result may come.
-        people: All hashes of the person.
     """
     state = _BEGINS[envelope.way]
     return Delivery(
@@ -275,13 +261,9 @@ Verdict = Literal[
 
 
 def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
-    """Return what a record means for the row of its lead.
+    """Return what a record means for the row of its lead. No other record is being processed for the row.
 
-    Args:
-        row: The row, never one that another record is being processed for.
-        envelope: The headers of the record.
-        now_ms: The time, epoch ms.
-        freshness_ms: How long a final row blocks the same lead, in ms.
+    A final row blocks the same lead for `freshness_ms`.
     """
     if row is None:
         return "decide" if envelope.way == "uncertain" else "fresh"

@@ -158,15 +158,7 @@ def admit_dead_letter(
 ) -> tuple[Lane, Grant | Held]:
     """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.
 
-    Keep the returned lane whatever the answer is.
-
-    Args:
-        policy: The configuration of the workspace.
-        lane: Its lane.
-        destination: The destination. It only names the lane.
-        now_ms: The time, epoch ms.
-        boot_ms: The time on the monotonic clock, ms.
-        waits: True if the record may be held.
+    Keep the returned lane whatever the answer is. `destination` only names the lane. `waits`: the record may be held.
     """
     grant = Grant(destination, budget.Reservation("", "", 0, 0), "", breaker.Permit(lane.breaker.epoch), None, boot_ms)
     if not waits or lane.suspension is None or lane.suspension.reason != flood_guard.REASON:

@@ -158,19 +158,9 @@ def on_result(
     rand: float,
     mode: Mode = "auto",
 ) -> Breaker:
-    """Return the breaker after a call has ended.
+    """Return the breaker after a call has ended. `totals` include the call. `rand` is from 0 to 1.
 
     If this closes the breaker, the caller starts a new window, so that failures of the outage cannot open it again.
-
-    Args:
-        policy: When to open.
-        state: The breaker.
-        permit: The permit of the call.
-        verdict: What the call says about Clay's health.
-        totals: Of the window, this call included.
-        now_ms: The time, epoch ms.
-        rand: From 0 to 1.
-        mode: The mode in force.
     """
     if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
         return state

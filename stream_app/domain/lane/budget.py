@@ -176,13 +176,8 @@ def reserve(
 ) -> tuple[Budget, Reservation] | Refused:
     """Reserve a cost if it and everything used stay within every cap of this day and month.
 
-    Args:
-        policy: The caps.
-        state: The budget.
-        cost: The highest that the lead may have: only then is a cap hard.
-        now_ms: The time, epoch ms.
-        hot: True if the lead may use the hot share.
-        settled_ms: When everything that is reserved now will be settled, epoch ms.
+    A cap is hard only if `cost` is the highest that the lead may have. `hot`: it may use the hot share. `settled_ms`:
+    when everything that is reserved now will be settled, epoch ms.
     """
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     day, month = _newest(state.days, now.day), _newest(state.months, now.month)

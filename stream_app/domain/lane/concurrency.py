@@ -57,12 +57,7 @@ def answered(
 ) -> Concurrency:
     """Return the state after a call.
 
-    Args:
-        policy: The bounds.
-        state: The limit.
-        latency_ms: Of the call.
-        in_flight: This call and all that ran beside it.
-        rate_per_s: The highest rate of the lane.
+    `in_flight`: this call and all that ran beside it. `rate_per_s`: the highest rate of the lane.
     """
     took_ms = float(max(1, latency_ms))
     calls = min(state.calls + 1, _USUAL_CALLS)

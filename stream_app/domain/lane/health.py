@@ -124,13 +124,7 @@ def record(
 ) -> Window:
     """Return the window with one more finished call.
 
-    Args:
-        policy: The window.
-        state: Its buckets.
-        now_ms: The time, epoch ms.
-        ok: True if it succeeded.
-        slow: True if it was slow.
-        latency_ms: From sending to the answer or failure; None: not recorded.
+    `latency_ms`: from sending to the answer or failure; None: not recorded.
     """
     before, bucket = _present(policy, state, now_ms)
     return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))

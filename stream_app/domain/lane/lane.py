@@ -104,10 +104,7 @@ def host_checked(policy: Workspace, lane: Lane, answers: bool, now_ms: int) -> L
 def take_over(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
     """Return the lane for its new owner: no tokens, because the previous owner may have spent them just now.
 
-    Args:
-        lane: The committed lane.
-        now_ms: The time, epoch ms.
-        previous: The lane as this process last knew it, not fully committed. A Retry-After in it still holds.
+    `previous` is the lane as this process last knew it, not fully committed. A Retry-After in it still holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
     health = callback_health.taken_over(lane.callback_health, now_ms)
@@ -117,14 +114,7 @@ def take_over(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
 
 
 def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
-    """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once.
-
-    Args:
-        policy: The workspace.
-        lane: Its lane.
-        destinations: Its destinations.
-        now_ms: The time, epoch ms.
-    """
+    """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
     reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
     setups = {each.alias: each.setup_id for each in destinations}
     lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))

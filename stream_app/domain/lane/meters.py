@@ -107,12 +107,7 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
-    """Return the forecast of one meter; None if its present day or month has too few samples.
-
-    Args:
-        samples: Oldest first.
-        now_ms: The time, epoch ms.
-    """
+    """Return the forecast of one meter from its samples, oldest first; None if its day or month has too few."""
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
     last = samples[-1].meter

@@ -94,12 +94,7 @@ def stays_too(key: bytes) -> bool:
 
 
 def rows_to_move(workspace: str, rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the rows of a workspace, except its lane's. Markers belong to the partition, and so does what is in all.
-
-    Args:
-        workspace: The workspace.
-        rows: All rows of the partition.
-    """
+    """Return the rows of a workspace, except its lane's. Markers belong to the partition, as does what is in all."""
     name = workspace.encode()
     own = tuple(kind + name + b"/" for kind in (b"d/", b"f/", b"p/", b"e/", b"x/lead/", b"x/import/"))
     return [

@@ -110,12 +110,7 @@ class Answer(msgspec.Struct, frozen=True):
 def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Collection[str] = frozenset()) -> Answer:
     """Apply an order. An order that is in force already changes nothing, and the answer says so.
 
-    Args:
-        policy: The configuration of the workspace.
-        lane: Its lane.
-        order: The order.
-        by: The operator; `by.at_ms` is now.
-        webhook_ids: All webhooks of the workspace's destinations.
+    `by.at_ms` is now. `webhook_ids` are all webhooks of the workspace's destinations.
     """
     match order:
         case Pause():

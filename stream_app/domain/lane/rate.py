@@ -129,13 +129,8 @@ def on_429(
 ) -> Rate:
     """Block the workspace, empty the bucket and set the rate. 429s of requests sent before a block are one event.
 
-    Args:
-        policy: The policy.
-        state: The bucket.
-        now_ms: The time, epoch ms.
-        retry_after_ms: From `parse_retry_after`. None and 0: not now, for an unknown time.
-        rand: From 0 to 1.
-        latency_ms: How long ago the request was sent.
+    `retry_after_ms` is from `parse_retry_after`; None and 0: not now, for an unknown time. `rand` is from 0 to 1.
+    `latency_ms`: how long ago the request was sent.
     """
     state = _caught_up(policy, state, now_ms)
     known = now_ms < state.blocked_until_ms or now_ms - latency_ms < state.limited_ms <= now_ms

@@ -68,16 +68,10 @@ class Probe(msgspec.Struct, frozen=True):
 def suspend(
     policy: SuspensionPolicy, state: Suspension | None, fresh: Suspension, probe: Probe | None = None
 ) -> Suspension:
-    """Return the suspension after a refused call.
+    """Return the suspension after a refused call. `fresh` is a new one for this refusal (see `begin`).
 
     Only its own probe makes the interval longer: other calls in flight add no information. If only one destination is
     held and another one is refused, all are held.
-
-    Args:
-        policy: When probes are sent.
-        state: The present suspension, if any.
-        fresh: A new suspension for this refusal (see `begin`).
-        probe: The probe of the refused call, if it was one.
     """
     if state is None:
         return fresh

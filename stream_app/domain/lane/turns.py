@@ -38,15 +38,10 @@ def sends_per_s(policy: Workspace, lane: Lane) -> float:
 
 
 def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> tuple[Horizon, int]:
-    """Return when one more deferred lead comes back (epoch ms), and the horizon with it.
+    """Return when one more deferred lead comes back, not before `at_ms` (epoch ms), and the horizon with it.
 
-    A lead that returned before comes back ahead of new ones, because it is older.
-
-    Args:
-        horizon: The turns that are taken.
-        at_ms: The earliest time, epoch ms.
-        per_s: The sends of the lane in a second.
-        returned: True if the lead had been deferred or replayed before.
+    A lead that returned before comes back ahead of new ones, because it is older. `per_s`: the sends of the lane in a
+    second.
     """
     after_ms = max(at_ms, horizon.returned_ms) if returned else max(at_ms, horizon.returned_ms, horizon.new_ms)
     due_ms = after_ms + max(1, round(1000 / per_s))

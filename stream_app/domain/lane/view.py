@@ -49,16 +49,7 @@ def view(
     before: LaneView | None = None,
     stall: StallDetector = NOTHING,
 ) -> LaneView:
-    """Return the view of a lane.
-
-    Args:
-        policy: The configuration of the workspace.
-        lane: The lane.
-        destinations: Of the workspace.
-        now_ms: The time, epoch ms.
-        before: The last view; `news` is the difference to it.
-        stall: Its requests without an answer.
-    """
+    """Return the view of a lane. `before` is the last view, `news` the difference to it."""
     policy = in_force(policy, lane.changes)
     counts = window.totals(policy.health, lane.health, now_ms)
     latency = window.latency(policy.health, lane.health, now_ms) or window.Latency(0, 0, 0)
