@@ -52,6 +52,7 @@ def own() -> Iterator[ProxiedKafka]:
         yield broker
 
 
+@pytest.mark.slow
 async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka: Broker, namespace: str) -> None:
     """One worker is frozen at each step, all past their session. One more worker takes over all their lanes."""
     count = len(STATIONS) + 1
