@@ -149,6 +149,7 @@ class ClusterView:
 
         Raises:
             BrokerUnavailable: Partition 0 cannot be read now.
+            RowUnreadable: The layout does not decode.
         """
         if state_topic not in self._began:
             try:

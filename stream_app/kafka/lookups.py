@@ -10,12 +10,13 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
-from stream_app.domain.layout import LAYOUT_KEY, Beginning, decode_layout
+from stream_app.domain.layout import LAYOUT_KEY, Beginning
 from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, consumed
+from stream_app.partition.growth import layout_of
 
 _ARCHIVE_WITHIN_S: Final = 30.0
 _ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
@@ -95,6 +96,7 @@ async def first_layout(connection: KafkaConnection, place: TopicPartition, begin
 
     Raises:
         BrokerUnavailable: Kafka does not answer.
+        RowUnreadable: The layout does not decode.
     """
     try:
         # aiokafka pauses before it asks a leader that it had to look up, and the first take-over may wait for this.
@@ -102,8 +104,8 @@ async def first_layout(connection: KafkaConnection, place: TopicPartition, begin
             end = (await reader.ends([place]))[place]
             async for got in reader.scan({place: (begin, end)}):
                 for record in got[place]:
-                    if record.key == LAYOUT_KEY and record.value is not None:
-                        return Beginning(layout=decode_layout(record.value), offset=record.offset), record.offset
+                    if record.key == LAYOUT_KEY and (layout := layout_of(record.value)) is not None:
+                        return Beginning(layout=layout, offset=record.offset), record.offset
     except (KafkaRefused, UnreadableBatch) as error:
         raise BrokerUnavailable(f"the layout in {place.topic}/0 cannot be read: {error}") from error
     return Beginning(), end
@@ -124,7 +126,7 @@ async def suppression_list(connection: KafkaConnection, state_topic: str, partit
                         if record.key == LAYOUT_KEY or suppressed_person(record.key) is not None:
                             rows[record.key] = record.value
                 position = end
-                if (layout := rows.get(LAYOUT_KEY)) and decode_layout(layout).partitions >= partitions:
+                if (layout := layout_of(rows.get(LAYOUT_KEY))) is not None and layout.partitions >= partitions:
                     break
                 await asyncio.sleep(_LOOK_AGAIN_S)
     except (KafkaRefused, UnreadableBatch) as error:

@@ -42,6 +42,7 @@ class StateStore(Protocol):
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.
+            RowUnreadable: The layout does not decode.
         """
 
     async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:

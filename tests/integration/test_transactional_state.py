@@ -9,6 +9,7 @@ import pytest
 from stream_app.domain.errors import Aborted, Fenced
 from stream_app.domain.layout import LAYOUT_KEY, Beginning, Layout, encode_layout
 from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.partition.state import RowUnreadable
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.support.ledgers import Seen
@@ -92,6 +93,14 @@ async def test_the_first_layout_in_partition_0_is_found_as_soon_as_it_is_committ
     assert await one.beginning() == found
     await zero.transact([Record(harness.rows, LAYOUT_KEY, encode_layout(Layout(2, 4)))])
     assert await one.beginning() == await harness.ledger(1).beginning() == found
+
+
+async def test_a_layout_that_does_not_decode_is_named(harness: Harness) -> None:
+    zero = harness.ledger()
+    await zero.take_over()
+    await zero.transact([Record(harness.rows, LAYOUT_KEY, b'{"hashed": "x"}')])
+    with pytest.raises(RowUnreadable, match="the row n/layout of the state topic cannot be read"):
+        await harness.ledger(1).beginning()
 
 
 async def test_records_go_to_the_owned_partition_unless_they_name_another(harness: Harness) -> None:

@@ -13,10 +13,11 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
-from stream_app.domain.layout import LAYOUT_KEY, Beginning, decode_layout
+from stream_app.domain.layout import LAYOUT_KEY, Beginning
 from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction, Stranded
+from stream_app.partition.growth import layout_of
 from stream_app.partition.takeover import Producer, take_over
 from tests.simulation.kafka import (
     ORDINARY_TIMEOUT_MS,
@@ -153,7 +154,7 @@ class MemoryLedger:
         except NoAnswer:
             raise BrokerUnavailable("partition 0 was not read in time") from None
         layouts = (
-            Beginning(False, decode_layout(each.value), each.offset)
+            Beginning(False, layout_of(each.value), each.offset)
             for each in found
             if each.key == LAYOUT_KEY and each.value
         )
@@ -165,7 +166,7 @@ class MemoryLedger:
                 rows = await self._link.ask("load", lambda: self._load(0))
             except NoAnswer:
                 raise BrokerUnavailable("partition 0 was not read in time") from None
-            if (layout := rows.get(LAYOUT_KEY)) and decode_layout(layout).partitions >= partitions:
+            if (layout := layout_of(rows.get(LAYOUT_KEY))) is not None and layout.partitions >= partitions:
                 return [(key, value) for key, value in rows.items() if suppressed_person(key) is not None]
             await asyncio.sleep(_LOOK_EVERY_S)
 
