@@ -203,8 +203,8 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
 
-    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
-    letter that another program copied with its headers.
+    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a
+    dead letter that another program copied with its headers.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)
