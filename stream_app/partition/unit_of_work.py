@@ -7,8 +7,9 @@ transaction. If a transaction fails, memory is ahead of Kafka, and `load` replac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from typing import Any
 
 import msgspec
 
@@ -131,9 +132,9 @@ class UnitOfWork:
     def moved_away(self, workspace: str) -> Residence | None:
         return self.residences.moved_away(workspace)
 
-    async def wait_for_move(self, in_flight: ports.InFlight, workspace: str, moves: int = 0) -> None:
+    def wait_for_move(self, in_flight: ports.InFlight, workspace: str, moves: int) -> Coroutine[Any, Any, None]:
         assert isinstance(in_flight, InFlight)
-        await self.residences.wait_for_move(in_flight, workspace, moves)
+        return self.residences.wait_for_move(in_flight, workspace, moves)
 
     def working(self, workspace: str) -> AbstractContextManager[None]:
         return self.residences.working(workspace)
@@ -145,8 +146,8 @@ class UnitOfWork:
         """Report that the lane of a workspace is no longer here."""
         self._observer.lane_gone(workspace)
 
-    async def load_deadlines(self, workspace: str) -> None:
-        await self.deadlines.load_workspace(workspace)
+    def load_deadlines(self, workspace: str) -> Coroutine[Any, Any, None]:
+        return self.deadlines.load_workspace(workspace)
 
     # ------------------------------------------------------------------------------------------ locks and admission
 
@@ -160,11 +161,11 @@ class UnitOfWork:
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
         return self.admission.is_held(destination, bulk=bulk)
 
-    async def admit(
+    def admit(
         self, in_flight: ports.InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Grant | Held:
+    ) -> Coroutine[Any, Any, Grant | Held]:
         assert isinstance(in_flight, InFlight)
-        return await self.admission.admit(in_flight, request, write_ahead)
+        return self.admission.admit(in_flight, request, write_ahead)
 
     def reconsider_waiting(self) -> None:
         self.admission.ask_again()
@@ -236,8 +237,8 @@ class UnitOfWork:
         self.key_locks.release(in_flight)
         await committed
 
-    async def conclude_unchanged(self, in_flight: ports.InFlight, key: bytes) -> None:
-        await self.conclude(in_flight, WriteBatch([(key, self.rows.get(key))], [], []))
+    def conclude_unchanged(self, in_flight: ports.InFlight, key: bytes) -> Coroutine[Any, Any, None]:
+        return self.conclude(in_flight, WriteBatch([(key, self.rows.get(key))], [], []))
 
     def command_committed(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)

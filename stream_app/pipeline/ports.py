@@ -90,7 +90,7 @@ class PartitionState(Protocol):
     def moved_away(self, workspace: str) -> Residence | None:
         """The residence of a workspace that has moved and is not here: its records follow it. None for any other."""
 
-    async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int = 0) -> None:
+    async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int) -> None:
         """Return once the workspace of a record is not on its way out or in.
 
         `moves`: how often the workspace had moved, if the record followed it here.
