@@ -153,9 +153,8 @@ class AdmissionQueue:
     async def _answer_to(self, waiter: Waiter) -> Answer:
         if waiter.answered.done():
             return waiter.answered.result()
-        in_flight = waiter.in_flight
         # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with in_flight.waiting(), in_flight.limiter.outside() if self._residences.shared else nullcontext():
+        with waiter.in_flight.limiter.outside() if self._residences.shared else nullcontext():
             return await waiter.answered
 
     def _enter(

@@ -161,11 +161,12 @@ class UnitOfWork:
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
         return self.admission.is_held(destination, bulk=bulk)
 
-    def admit(
+    async def admit(
         self, in_flight: ports.InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Coroutine[Any, Any, Grant | Held]:
+    ) -> Grant | Held:
         assert isinstance(in_flight, InFlight)
-        return self.admission.admit(in_flight, request, write_ahead)
+        with in_flight.waiting():  # for the commit too: the watchdog names a commit that hangs, not each of its leads
+            return await self.admission.admit(in_flight, request, write_ahead)
 
     def reconsider_waiting(self) -> None:
         self.admission.ask_again()
