@@ -70,6 +70,16 @@ class Grown(Bench):
         for number in range(sent_to):
             self.kafka.produce(number, Record(self.plan.topics.commands, b"", json.dumps(document).encode()))
 
+    async def copy_a_part(self) -> None:
+        """Suppress 20 people, and return while the new partition copies them one by one."""
+        await self.own(self.old, 0, 1)
+        for number in range(20):
+            self.list_("suppress", f"p{number}", 2)
+        await asyncio.sleep(1)
+        await self.own(self.new, 0, NEW)
+        while not any(key.startswith(b"s/") for key in self.rows(NEW)):  # noqa: ASYNC110 - no event to wait for
+            await asyncio.sleep(0.001)
+
     def sent(self) -> list[str]:
         return sorted(json.loads(body)["lead_id"] for body in self.clay.bodies)
 
@@ -166,13 +176,7 @@ def test_commands_that_wait_in_the_new_partition_count_more_than_the_copy() -> N
 def test_a_copy_that_was_interrupted_is_made_again() -> None:
     async def main(bench: Grown) -> None:
         with patch.object(move, "_CHUNK_BYTES", 1):
-            await bench.own(bench.old, 0, 1)
-            for number in range(20):
-                bench.list_("suppress", f"p{number}", 2)
-            await asyncio.sleep(1)
-            await bench.own(bench.new, 0, NEW)
-            while not any(key.startswith(b"s/") for key in bench.rows(NEW)):  # noqa: ASYNC110 - no event to wait for
-                await asyncio.sleep(0.001)
+            await bench.copy_a_part()
             bench.to_delta("p19")
             await bench.kill(NEW)
             assert LAYOUT_KEY not in bench.rows(NEW)

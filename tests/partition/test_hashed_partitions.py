@@ -54,6 +54,14 @@ class Forgotten(Grown):
         lead = {"lead_id": person, "fields": {"email": f"{person}@example.com"}}
         self.kafka.produce(partition, Record(self.plan.topics.leads, workspace.encode(), json.dumps(lead).encode()))
 
+    async def serve_with_the_earlier_version(self) -> None:
+        """Send a lead in each of the two partitions, from owners that record no layout."""
+        with earlier_version():
+            await self.own(self.old, 0, 1)
+            self.to(0, "bob")
+            self.to(1, "eve", "beta")
+            await asyncio.sleep(1)
+
 
 async def _records_nothing(_: Growth) -> bool:
     return True
@@ -277,11 +285,7 @@ def test_after_an_update_only_empty_partitions_wait_until_the_owner_of_partition
 
 def test_after_an_update_a_partition_with_a_lane_does_not_wait() -> None:
     async def main(bench: Forgotten) -> None:
-        with earlier_version():
-            await bench.own(bench.old, 0, 1)
-            bench.to(0, "bob")
-            bench.to(1, "eve", "beta")
-            await asyncio.sleep(1)
+        await bench.serve_with_the_earlier_version()
         await bench.own(bench.old, 1)
         bench.to(1, "dan", "beta")
         await asyncio.sleep(1)
@@ -294,11 +298,7 @@ def test_after_an_update_a_lane_of_a_system_that_grew_waits_for_the_owner_of_par
     """Nothing shows yet whether the number is right."""
 
     async def main(bench: Forgotten) -> None:
-        with earlier_version():
-            await bench.own(bench.old, 0, 1)
-            bench.to(0, "bob")
-            bench.to(1, "eve", "beta")
-            await asyncio.sleep(1)
+        await bench.serve_with_the_earlier_version()
         await bench.own(bench.new, 1)
         bench.to(1, "dan", "beta")
         await asyncio.sleep(100)
@@ -330,13 +330,7 @@ def test_a_partition_that_had_to_read_far_records_what_it_found() -> None:
 def test_a_copy_that_was_interrupted_does_not_count_as_a_list() -> None:
     async def main(bench: Forgotten, lead: str) -> None:
         with patch.object(move, "_CHUNK_BYTES", 1):
-            await bench.own(bench.old, 0, 1)
-            for number in range(20):
-                bench.list_("suppress", f"p{number}", 2)
-            await asyncio.sleep(1)
-            await bench.own(bench.new, 0, NEW)
-            while not any(key.startswith(b"s/") for key in bench.rows(NEW)):  # noqa: ASYNC110 - no event to wait for
-                await asyncio.sleep(0.001)
+            await bench.copy_a_part()
             await bench.own(bench.wrong, NEW)
             bench.to(NEW, lead)
             await asyncio.sleep(100)
