@@ -6,12 +6,14 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from stream_app.faust_app.fixes.app import SafeApp
 from stream_app.faust_app.stream import GapCheck
 from stream_app.faust_app.table import Owner, StateTable
 from stream_app.kafka.connection import KafkaConnection
+
+_HEARTBEAT_S: Final = 0.5  # by its next one, a member learns that it has to join again after another one died
 
 AgentFunction = Callable[[Any], Awaitable[None]]
 """An `async def` that is given the Faust stream of one partition."""
@@ -75,7 +77,6 @@ class FaustOptions:
         partitions: the number of partitions of every topic, the state topic included.
         state_topic: the topic of the state table. Required for an app with an owner.
         session_timeout_s: after this many seconds without a heartbeat, the group evicts the process.
-        heartbeat_s: seconds between heartbeats.
         rebalance_timeout_s: how long a rebalance waits for a member, in seconds.
         commit_interval_s: seconds between commits of offsets.
         max_poll_records: at most this many records are taken from one fetch.
@@ -89,7 +90,6 @@ class FaustOptions:
     partitions: int
     state_topic: str | None = None
     session_timeout_s: float = 15.0
-    heartbeat_s: float = 3.0
     rebalance_timeout_s: float = 90.0
     commit_interval_s: float = 0.5
     max_poll_records: int = 800
@@ -126,7 +126,7 @@ def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
         broker_commit_interval=options.commit_interval_s,
         consumer_group_instance_id=options.instance_id,
         broker_session_timeout=options.session_timeout_s,
-        broker_heartbeat_interval=options.heartbeat_s,
+        broker_heartbeat_interval=_HEARTBEAT_S,
         broker_rebalance_timeout=options.rebalance_timeout_s,
         broker_request_timeout=options.rebalance_timeout_s + 10,  # the answer to JoinGroup waits for the last member
         broker_max_poll_interval=86400,

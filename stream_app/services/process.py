@@ -27,7 +27,6 @@ from stream_app.ops import logs as log
 
 _OPS_HEAD_WITHIN_S: Final = 30.0
 _OPS_GRACE_S: Final = 1.0
-_HEARTBEAT_S: Final = 0.5  # by its next one, a member learns that it has to join again after another one died
 
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
@@ -93,7 +92,6 @@ def faust_options(
         state_topic=state_topic,
         instance_id=settings.instance_id,
         session_timeout_s=kafka.session_timeout_s,
-        heartbeat_s=_HEARTBEAT_S,
         rebalance_timeout_s=kafka.rebalance_timeout_s,
     )
 

@@ -35,7 +35,6 @@ class Group:
             partitions,
             self.state,
             session_timeout_s=6,
-            heartbeat_s=0.5,
             commit_interval_s=0.1,
         )
         return app_with(options, {self.leads: recorder}, owner)

@@ -77,7 +77,6 @@ class Bench:
             PARTITIONS,
             self.state if owner else None,
             session_timeout_s=6,
-            heartbeat_s=0.5,
             commit_interval_s=0.1,
             instance_id=instance_id,
         )

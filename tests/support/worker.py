@@ -113,7 +113,6 @@ async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float, s
         partitions,
         namespace + "state",
         session_timeout_s=session_s,
-        heartbeat_s=session_s / 5,
         rebalance_timeout_s=30,
     )
     try:
