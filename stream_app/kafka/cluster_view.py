@@ -116,9 +116,9 @@ class ClusterView:
         self._spans: Batched[TopicPartition, dict[TopicPartition, tuple[int, int, int] | Exception]] = Batched(
             self._ask_spans
         )
-        self._looked_to: dict[str, int] = defaultdict(int)
-        self._began: dict[str, Beginning] = {}
-        self._look: Batched[str, None] = Batched(self._look_for_layouts, patience_s=None)
+        self._read_to: dict[str, int] = defaultdict(int)
+        self._beginnings: dict[str, Beginning] = {}
+        self._layouts: Batched[str, None] = Batched(self._read_layouts, patience_s=None)
 
     async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
         """Return who has an open transaction in each partition. `refresh` must have read their topics."""
@@ -151,14 +151,14 @@ class ClusterView:
             BrokerUnavailable: Partition 0 cannot be read now.
             RowUnreadable: The layout does not decode.
         """
-        if state_topic not in self._began:
+        if state_topic not in self._beginnings:
             try:
                 if not (await self.span(TopicPartition(state_topic, 0)))[1]:
                     return Beginning(is_new=True)
-                await self._look([state_topic])
+                await self._layouts([state_topic])
             except (KafkaError, OSError) as error:
                 raise BrokerUnavailable(f"{state_topic}/0 cannot be read: {error}") from error
-        return self._began.get(state_topic, Beginning())
+        return self._beginnings.get(state_topic, Beginning())
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
         """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
@@ -209,13 +209,13 @@ class ClusterView:
     async def _leaders(self, topics: Collection[str]) -> NewestLeaders:
         return await newest_leaders(await self._connected(), topics)
 
-    async def _look_for_layouts(self, topics: Collection[str]) -> None:
+    async def _read_layouts(self, topics: Collection[str]) -> None:
         for topic in topics:
-            if topic not in self._began:
+            if topic not in self._beginnings:
                 place = TopicPartition(topic, 0)
-                found, self._looked_to[topic] = await first_layout(self._connection, place, self._looked_to[topic])
+                found, self._read_to[topic] = await first_layout(self._connection, place, self._read_to[topic])
                 if found.layout is not None:
-                    self._began[topic] = found
+                    self._beginnings[topic] = found
 
     async def _ask_producers(
         self, places: Collection[TopicPartition]
