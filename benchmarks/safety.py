@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import LANE_PER_S, configure, measure, publish
+from stream_app.clay.endpoints import Webhooks
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
@@ -72,11 +73,9 @@ class _Counter:
         return int(struct.unpack("q", self._memory[:])[0])
 
 
-def _yes(counter: _Counter) -> type[Any]:
-    class Yes:
-        """`ports.Clay` that takes everything."""
-
-        def __init__(self, *_: object) -> None: ...
+def _yes(counter: _Counter) -> type[Webhooks]:
+    class Yes(Webhooks):
+        """Sends nothing: Clay takes everything."""
 
         async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
             await asyncio.sleep(0)
