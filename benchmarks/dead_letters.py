@@ -58,7 +58,8 @@ MAX_S_PER_MILLION, START_S = 30.0, 3.0
 MAX_GROWTH_BYTES, MAX_BYTES = 50 * 2**20, 250 * 2**20
 CAUSES = ("http_503", "connect_error", "dns_error", "http_422", "not_json", "unknown_workspace")
 
-say = Console(stderr=True).print
+say = Console().print
+show_progress = Console(stderr=True).print
 
 
 class Counted(msgspec.Struct):
@@ -109,7 +110,7 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
     config = directory / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=bootstrap, namespace=namespace, partitions=PARTITIONS, port=free_port()))
     settings = load_settings(config, os.environ, ())
-    asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, say))
+    asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, show_progress))
     return config, settings
 
 
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--dead-letters", type=int, default=1_000_000)
     parser.add_argument("--suppressed", type=int, default=1_000, help="people on the list, for a second count")
     args = parser.parse_args()
-    with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:
+    with kafka_for(show_progress) as kafka, tempfile.TemporaryDirectory() as directory:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("dead-letters"))
         now_ms = time.time_ns() // 1_000_000
         dead_letters = (dead_letter(number, now_ms, now_ms) for number in range(args.dead_letters))

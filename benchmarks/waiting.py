@@ -23,7 +23,7 @@ import msgspec
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from benchmarks.dead_letters import CAUSES, PARTITIONS, dead_letter, prepare, say, write
+from benchmarks.dead_letters import CAUSES, PARTITIONS, dead_letter, prepare, say, show_progress, write
 from stream_app.config import Settings
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--waiting", type=int, default=1_000_000)
     parser.add_argument("--sorting", type=int, default=100_000)
     args = parser.parse_args()
-    with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:
+    with kafka_for(show_progress) as kafka, tempfile.TemporaryDirectory() as directory:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("waiting"))
         seen = asyncio.run(measure(settings, config, args.waiting, args.sorting))
     mb = 2**20
