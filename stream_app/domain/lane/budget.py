@@ -118,16 +118,6 @@ class Period(msgspec.Struct, frozen=True, omit_defaults=True):
     actions_warned: int = 0
     shadowed: int = 0
 
-    @property
-    def credits_used(self) -> int:
-        """Everything that counts against a cap."""
-        return self.credits_spent + self.credits_reserved + self.credits_elsewhere
-
-    @property
-    def actions_used(self) -> int:
-        """Everything that counts against a cap."""
-        return self.actions_spent + self.actions_reserved + self.actions_elsewhere
-
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
     """The latest periods in order of time; `*_folded`: the latest period that was dropped, or ""."""
@@ -187,17 +177,17 @@ def reserve(
         month = _other(state.months, state.months_folded, now.month, ahead.month)
     if day is None or month is None:
         return Refused("clock", now_ms + _ASK_AGAIN_MS)
-    refused = _refusal(policy, day, month, cost, now, hot)
+    reserved_day, reserved_month = _reserved(policy, day, cost), _reserved(policy, month, cost, is_month=True)
+    refused = _refusal(policy, reserved_day, reserved_month, now, hot)
     if refused is not None and not policy.shadow:
         if settled_ms is None or settled_ms >= refused.until_ms:
             return refused
-        spent = _refusal(policy, _unreserved(day), _unreserved(month), cost, now, hot)
+        spent = _refusal(policy, _with_only(day, cost), _with_only(month, cost), now, hot)
         return refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
-    day, month = _reserved(policy, day, cost), _reserved(policy, month, cost, is_month=True)
     if refused is not None:
-        day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)
-    days, days_folded = _put(state.days, state.days_folded, day)
-    months, months_folded = _put(state.months, state.months_folded, month)
+        reserved_day = msgspec.structs.replace(reserved_day, shadowed=day.shadowed + 1)
+    days, days_folded = _put(state.days, state.days_folded, reserved_day)
+    months, months_folded = _put(state.months, state.months_folded, reserved_month)
     reservation = Reservation(now.day, now.month, cost.credits, cost.actions)
     return Budget(days, months, days_folded, months_folded), reservation
 
@@ -232,7 +222,7 @@ def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
 
 def settle(state: Budget, reservation: Reservation, actual: Cost) -> Budget:
     """Turn a reservation into the actual cost, in its own periods. A negative cost counts as 0."""
-    return _settled(state, reservation, Cost(max(0, actual.credits), max(0, actual.actions)))
+    return _booked(state, reservation, Cost(max(0, actual.credits), max(0, actual.actions)))
 
 
 def refund(state: Budget, reservation: Reservation) -> Budget:
@@ -242,7 +232,7 @@ def refund(state: Budget, reservation: Reservation) -> Budget:
 
 def unbook(state: Budget, booked: Reservation) -> Budget:
     """Remove what was booked for a lead from its periods, because its actual cost is now known."""
-    return _settled(state, Reservation(booked.day, booked.month, 0, 0), Cost(-booked.credits, -booked.actions))
+    return _booked(state, Reservation(booked.day, booked.month, 0, 0), Cost(-booked.credits, -booked.actions))
 
 
 @lru_cache(maxsize=1_024)
@@ -276,43 +266,55 @@ def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: s
     return None if len(windows) > _MOST_KEPT and period_id < windows[0].id else Period(period_id)
 
 
-def _refusal(
-    policy: BudgetPolicy, day: Period, month: Period, cost: Cost, now: periods.Periods, hot: bool
-) -> Refused | None:
-    opens = month.id == policy.opening_month
-    credits_month = month.credits_used + policy.opening_credits * opens
-    actions_month = month.actions_used + policy.opening_actions * opens
+def _refusal(policy: BudgetPolicy, day: Period, month: Period, now: periods.Periods, hot: bool) -> Refused | None:
+    """Return which cap these periods exceed, the new reservation included; None if they exceed none."""
     kept = 0.0 if hot else policy.hot_share
-    limits: tuple[tuple[MeterName, int, int | None, int], ...] = (
-        ("credits_month", credits_month + cost.credits, policy.credits_per_month, now.month_end_ms),
-        ("actions_month", actions_month + cost.actions, policy.actions_per_month, now.month_end_ms),
-        ("credits_day", day.credits_used + cost.credits, policy.credits_per_day, now.day_end_ms),
-        ("actions_day", day.actions_used + cost.actions, policy.actions_per_day, now.day_end_ms),
-    )
-    for meter, used, cap, until_ms in limits:
-        if cap is not None and used > bulk_part(cap, kept):
-            return Refused(meter, until_ms)
+    if (cap := policy.credits_per_month) is not None and _credits(policy, month) > bulk_part(cap, kept):
+        return Refused("credits_month", now.month_end_ms)
+    if (cap := policy.actions_per_month) is not None and _actions(policy, month) > bulk_part(cap, kept):
+        return Refused("actions_month", now.month_end_ms)
+    if (cap := policy.credits_per_day) is not None and _credits(policy, day) > bulk_part(cap, kept):
+        return Refused("credits_day", now.day_end_ms)
+    if (cap := policy.actions_per_day) is not None and _actions(policy, day) > bulk_part(cap, kept):
+        return Refused("actions_day", now.day_end_ms)
     return None
+
+
+def _credits(policy: BudgetPolicy, period: Period) -> int:
+    """Return the credits that count against a cap."""
+    opening = policy.opening_credits if period.id == policy.opening_month else 0
+    return period.credits_spent + period.credits_reserved + period.credits_elsewhere + opening
+
+
+def _actions(policy: BudgetPolicy, period: Period) -> int:
+    """Return the Actions that count against a cap."""
+    opening = policy.opening_actions if period.id == policy.opening_month else 0
+    return period.actions_spent + period.actions_reserved + period.actions_elsewhere + opening
 
 
 def _reserved(policy: BudgetPolicy, period: Period, cost: Cost, *, is_month: bool = False) -> Period:
     """Return the period with a reservation, and the soft limits that it reaches."""
-    opens = is_month and period.id == policy.opening_month
     credits_cap = policy.credits_per_month if is_month else policy.credits_per_day
     actions_cap = policy.actions_per_month if is_month else policy.actions_per_day
-    credits_used = period.credits_used + cost.credits + policy.opening_credits * opens
-    actions_used = period.actions_used + cost.actions + policy.opening_actions * opens
+    credits_warned = actions_warned = 0
+    if credits_cap is not None:
+        used = _credits(policy, period) + cost.credits
+        credits_warned = _level(policy.soft_limits, period.credits_warned, used, credits_cap)
+    if actions_cap is not None:
+        used = _actions(policy, period) + cost.actions
+        actions_warned = _level(policy.soft_limits, period.actions_warned, used, actions_cap)
     return msgspec.structs.replace(
         period,
         credits_reserved=period.credits_reserved + cost.credits,
         actions_reserved=period.actions_reserved + cost.actions,
-        credits_warned=_level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
-        actions_warned=_level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
+        credits_warned=credits_warned,
+        actions_warned=actions_warned,
     )
 
 
-def _unreserved(period: Period) -> Period:
-    return msgspec.structs.replace(period, credits_reserved=0, actions_reserved=0)
+def _with_only(period: Period, cost: Cost) -> Period:
+    """Return the period with no other reservation than this one."""
+    return msgspec.structs.replace(period, credits_reserved=cost.credits, actions_reserved=cost.actions)
 
 
 def _with_elsewhere(period: Period, cost: Cost) -> Period:
@@ -338,27 +340,30 @@ def _is_done(window: Period) -> bool:
     return not window.credits_reserved and not window.actions_reserved
 
 
-def _settled(state: Budget, reservation: Reservation, cost: Cost) -> Budget:
-    """Return the budget with the reservation settled in its own periods. A dropped period has no sums to change."""
-
-    def settled(period: Period) -> Period:
-        return msgspec.structs.replace(
-            period,
-            credits_spent=period.credits_spent + cost.credits,
-            credits_reserved=max(0, period.credits_reserved - reservation.credits),
-            actions_spent=period.actions_spent + cost.actions,
-            actions_reserved=max(0, period.actions_reserved - reservation.actions),
-        )
-
-    days = tuple(settled(each) if each.id == reservation.day else each for each in state.days)
-    months = tuple(settled(each) if each.id == reservation.month else each for each in state.months)
-    return msgspec.structs.replace(state, days=days, months=months)
+def _booked(state: Budget, reservation: Reservation, cost: Cost) -> Budget:
+    """Return the budget with a cost in the place of a reservation, in the periods of the reservation."""
+    days = _settled(state.days, reservation.day, reservation, cost)
+    months = _settled(state.months, reservation.month, reservation, cost)
+    return Budget(days, months, state.days_folded, state.months_folded)
 
 
-def _level(limits: tuple[int, ...], warned: int, used: int, cap: int | None) -> int:
+def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
+    """Return the periods with the reservation settled in its own. A dropped period has no sums to change."""
+    for place, period in enumerate(windows):
+        if period.id == period_id:
+            after = msgspec.structs.replace(
+                period,
+                credits_spent=period.credits_spent + cost.credits,
+                credits_reserved=max(0, period.credits_reserved - reservation.credits),
+                actions_spent=period.actions_spent + cost.actions,
+                actions_reserved=max(0, period.actions_reserved - reservation.actions),
+            )
+            return (*windows[:place], after, *windows[place + 1 :])
+    return windows
+
+
+def _level(limits: tuple[int, ...], warned: int, used: int, cap: int) -> int:
     """Return the highest soft limit that counts as reported, until use has fallen well below it."""
-    if cap is None:
-        return 0
     reached, hundredfold = 0, used * 100
     for limit in limits:
         if hundredfold < limit * cap:

@@ -22,7 +22,6 @@ class Periods(NamedTuple):
 
 def at(tz: str, billing_day: int, now_ms: int) -> Periods:
     """Return the periods that contain `now_ms`. A billing day after the end of a month falls on its last day."""
-    now_ms = min(max(now_ms, 0), _LAST_MS)
     periods = _of_quarter_hour(tz, billing_day, now_ms // _CACHE_MS)
     if now_ms < periods.day_end_ms:
         return periods
@@ -56,6 +55,7 @@ def _of_date(tz: str, billing_day: int, day: date) -> Periods:
 
 def _date_at(tz: str, now_ms: int) -> date:
     """Return the local date. If clocks are set back over midnight, the new day begins the first time."""
+    now_ms = min(max(now_ms, 0), _LAST_MS)
     day = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(ZoneInfo(tz)).date()
     while now_ms >= _start_ms(tz, day + timedelta(days=1)):
         day += timedelta(days=1)
