@@ -127,7 +127,20 @@ def record(
     `latency_ms`: from sending to the answer or failure; None: not recorded.
     """
     before, bucket = _present(policy, state, now_ms)
-    return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))
+    # A row of an older version may have other cells: its latencies mean something else and are dropped.
+    latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
+    if latency_ms is not None:
+        cells = list(latencies)
+        cells[bisect_left(LATENCY_BOUNDS_MS, latency_ms)] += 1
+        latencies = tuple(cells)
+    after = msgspec.structs.replace(
+        bucket,
+        success=bucket.success + ok,
+        failure=bucket.failure + (not ok),
+        slow=bucket.slow + (ok and slow),
+        latencies=latencies,
+    )
+    return Window((*before, after))
 
 
 def record_dead_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
@@ -195,21 +208,6 @@ def _inside(policy: WindowPolicy, state: Window, now_ms: int) -> list[Bucket]:
 
 def _moved_back(buckets: tuple[Bucket, ...], slots: int) -> tuple[Bucket, ...]:
     return tuple(msgspec.structs.replace(bucket, slot=bucket.slot - slots) for bucket in buckets)
-
-
-def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int | None) -> Bucket:
-    # A row of an older version may have other cells: its latencies mean something else and are dropped.
-    latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
-    if latency_ms is not None:
-        cell = bisect_left(LATENCY_BOUNDS_MS, latency_ms)
-        latencies = (*latencies[:cell], latencies[cell] + 1, *latencies[cell + 1 :])
-    return msgspec.structs.replace(
-        bucket,
-        success=bucket.success + ok,
-        failure=bucket.failure + (not ok),
-        slow=bucket.slow + (ok and slow),
-        latencies=latencies,
-    )
 
 
 def _percentile(cells: list[int], cumulated: list[int], share: float) -> int:

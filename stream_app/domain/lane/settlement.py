@@ -67,16 +67,13 @@ def settle(
     this one included. `others_wait`: more leads of the lane wait to be sent.
     """
     policy = in_force(policy, lane.changes)
-    if isinstance(outcome, Accepted | Uncertain):
-        rate_per_s = policy.rate.rate_per_s
-        limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight, rate_per_s)
-        lane = msgspec.structs.replace(lane, concurrency=limit)
     if grant.webhook_probe is not None and not isinstance(outcome, Gone):
         accepted = isinstance(outcome, Accepted)
         hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, accepted, now_ms)
         lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
+            lane = _with_latency(policy, lane, outcome.latency_ms, in_flight)
             lane = _with_verdict(policy, lane, grant, "", outcome.latency_ms, now_ms, rand)
             lane = _probe_accepted(policy, lane, grant, now_ms)
             if lane.flood_guard.run:
@@ -88,6 +85,7 @@ def settle(
             spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
             return msgspec.structs.replace(lane, budget=settled), Settlement(True, now_ms, spent=spent)
         case Uncertain():
+            lane = _with_latency(policy, lane, outcome.latency_ms, in_flight)
             lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
             return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
         case Refused():
@@ -216,6 +214,13 @@ def _refused(
     counts = was_closed and (free or lane.breaker.phase == "closed")
     run = 0 if free else lane.breaker.consecutive
     return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
+
+
+def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, in_flight: int) -> Lane:
+    """Learn from a call how many may be in flight."""
+    rate_per_s = policy.rate.rate_per_s
+    limit = concurrency.answered(policy.concurrency, lane.concurrency, latency_ms, in_flight, rate_per_s)
+    return msgspec.structs.replace(lane, concurrency=limit)
 
 
 def _with_verdict(
