@@ -35,7 +35,7 @@ from stream_app.domain.lane.admission import (
 )
 from stream_app.domain.policy import Destination, Plan
 from stream_app.partition.in_flight import GiveUp, InFlight, Recalled
-from stream_app.partition.lane_queue import Answer, Kind, LaneQueue, Waiter
+from stream_app.partition.lane_queue import Admitted, Answer, Kind, LaneQueue, Waiter, kind_of
 from stream_app.partition.lane_timer import LaneTimer
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.patience import Patience, busy, ends_ms, reason_of
@@ -129,26 +129,32 @@ class AdmissionQueue:
         """
         if in_flight.suspended.is_set():
             raise GiveUp
-        if in_flight.recalled or self._lanes[request.destination.workspace].move is not None:
+        name = request.destination.workspace
+        if in_flight.recalled or self._lanes[name].move is not None:
             in_flight.recalled = True
             raise Recalled
-        waiter = self._enter(in_flight, request, write_ahead)
-        try:
-            answer = await self._answer_to(waiter)
-        except asyncio.CancelledError:
-            if self._waiters.get(in_flight) is waiter:  # otherwise it has just been answered
-                self._remove(waiter)
-            raise
-        if isinstance(answer, GiveUp | Recalled):
-            raise answer
+        entered = self._enter(in_flight, request, write_ahead)
+        answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
         if isinstance(answer, Held):
             return answer
         grant, committed = answer
         await committed
         if not request.as_dead_letter:
-            name = grant.destination.workspace
-            self._lanes.stalls[name] = stall_detector.begun(self._stall(name), self._clock.now_ms())
+            stalls = self._lanes.stalls
+            stalls[name] = stall_detector.begun(stalls[name], self._clock.now_ms())
         return grant
+
+    async def _wait(self, waiter: Waiter) -> Admitted | Held:
+        """Wait for the answer to a lead in the queue of its lane."""
+        try:
+            answer = await self._answer_to(waiter)
+        except asyncio.CancelledError:
+            if self._waiters.get(waiter.in_flight) is waiter:  # otherwise it has just been answered
+                self._remove(waiter)
+            raise
+        if isinstance(answer, GiveUp | Recalled):
+            raise answer
+        return answer
 
     async def _answer_to(self, waiter: Waiter) -> Answer:
         if waiter.answered.done():
@@ -159,24 +165,24 @@ class AdmissionQueue:
 
     def _enter(
         self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Waiter:
+    ) -> Admitted | Waiter:
         """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it may be deferred."""
         name, now_ms, boot_ms = request.destination.workspace, self._clock.now_ms(), self._clock.boot_ms()
         if not in_flight.arrival:
             self._arrivals += 1
             in_flight.arrival = self._arrivals
-        if in_flight.waits_since_ms is None:
-            in_flight.waits_since_ms = boot_ms + max(0, request.not_before_ms - now_ms)
-        waiter = Waiter(in_flight, request, write_ahead, in_flight.waits_since_ms)
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = LaneQueue()
         held: dict[Kind, Held] = {}
-        if self._open and not queue and request.not_before_ms <= now_ms and not self._is_too_old(waiter, now_ms):
-            answer = self._try_admit(queue, waiter, now_ms, boot_ms)
-            if answer is None:
-                return waiter  # as do most leads of a lane that keeps up
-            held[waiter.kind] = answer
+        if self._open and not queue and request.not_before_ms <= now_ms and not _is_too_old(request, now_ms):
+            answer = self._try_admit(queue, in_flight, request, write_ahead, now_ms, boot_ms)
+            if not isinstance(answer, Held):
+                return answer  # the way of most leads of a lane that keeps up
+            held[kind_of(request)] = answer
+        if in_flight.waits_since_ms is None:
+            in_flight.waits_since_ms = boot_ms + max(0, request.not_before_ms - now_ms)
+        waiter = Waiter(in_flight, request, write_ahead, in_flight.waits_since_ms)
         self._waiters[in_flight] = waiter
         self._waiting_bytes += waiter.size
         queue.add(waiter)
@@ -189,19 +195,17 @@ class AdmissionQueue:
             self._bound_window()
         return waiter
 
-    def leave(self, grant: Grant, outcome: Outcome | None) -> None:
+    def leave(self, grant: Grant, outcome: Outcome | None, now_ms: int) -> None:
         """Free the slot of a POST that has ended."""
-        name = grant.destination.workspace
+        name, stalls = grant.destination.workspace, self._lanes.stalls
         queue = self._queues[name]
         queue.in_flight -= 1
-        self._lanes.stalls[name] = stall_detector.ended(
-            self._stall(name), outcome, queue.in_flight, self._clock.now_ms()
-        )
+        stalls[name] = stall_detector.ended(stalls[name], outcome, queue.in_flight, now_ms)
 
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
         """True if such a lead would be held now; see `pipeline.ports.PartitionState.is_held`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
-        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._stall(name)
+        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
         return is_held(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
@@ -268,46 +272,51 @@ class AdmissionQueue:
     def _admit_all(self, queue: LaneQueue, held: dict[Kind, Held], now_ms: int, boot_ms: int) -> dict[Kind, Held]:
         """Admit the leads of a lane in their order. Returns why the first one of each kind that is left must wait."""
         while (waiter := queue.first(held)) is not None:
-            if waiter.answered.done() or self._is_too_old(waiter, now_ms):  # done: its task was cancelled
+            if waiter.answered.done() or _is_too_old(waiter.request, now_ms):  # done: its task was cancelled
                 self._answer(waiter, _TOO_OLD)
-            elif (answer := self._try_admit(queue, waiter, now_ms, boot_ms)) is not None:
+                continue
+            answer = self._try_admit(queue, waiter.in_flight, waiter.request, waiter.write_ahead, now_ms, boot_ms)
+            if isinstance(answer, Held):
                 held[waiter.kind] = answer
             else:
-                self._remove(waiter)
+                self._answer(waiter, answer)
         return held
 
-    def _try_admit(self, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
-        """Admit the lead (None), or say why its lane holds it. Changes memory without an await."""
-        destination = waiter.request.destination
+    def _try_admit(
+        self,
+        queue: LaneQueue,
+        in_flight: InFlight,
+        request: AdmissionRequest,
+        write_ahead: Callable[[Grant], WriteBatch],
+        now_ms: int,
+        boot_ms: int,
+    ) -> Admitted | Held:
+        """Admit the lead, or say why its lane holds it. Changes memory without an await."""
+        destination = request.destination
         name = destination.workspace
-        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._stall(name)
+        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
         slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
-        if waiter.request.as_dead_letter:
+        if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self._residences.shared and policy.hold == "pause"
             self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         elif queue.in_flight >= slots:
             answer = at_limit(policy, lane, stall, now_ms)
         else:
-            hot = not waiter.request.bulk
-            self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
+            self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, not request.bulk, stall)
         if isinstance(answer, Held):
             if answer.reason == "breaker_open":
                 self.on_breaker_open(destination)
             if answer.reason == stall_detector.REASON:
                 return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
             return answer
-        if not waiter.request.as_dead_letter:
+        if not request.as_dead_letter:
             queue.in_flight += 1
-            queue.count_share(waiter, self._patience.shares)
-        waiter.in_flight.waits_since_ms = None
-        committed = self._submit(waiter.write_ahead(answer))
-        waiter.answered.set_result((answer, committed))
-        waiter.in_flight.release_next()
-        return None
-
-    def _stall(self, workspace: str) -> stall_detector.StallDetector:
-        return self._lanes.stalls.get(workspace, stall_detector.NOTHING)
+            queue.count_share(in_flight.source, self._patience.shares)
+        in_flight.waits_since_ms = None
+        committed = self._submit(write_ahead(answer))
+        in_flight.release_next()
+        return answer, committed
 
     # ------------------------------------------------------------------------------------------- holds and patience
 
@@ -331,7 +340,7 @@ class AdmissionQueue:
         """Answer a lead that has waited for as long as it may."""
         if waiter.answered.done():
             return
-        if self._is_too_old(waiter, now_ms):
+        if _is_too_old(waiter.request, now_ms):
             self._answer(waiter, _TOO_OLD)
         elif self._residences.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
             self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
@@ -359,13 +368,9 @@ class AdmissionQueue:
             times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
         queue.wake_at(waiter, min(times, default=None))
 
-    def _is_too_old(self, waiter: Waiter, now_ms: int) -> bool:
-        not_after_ms = waiter.request.not_after_ms
-        return not_after_ms is not None and now_ms > not_after_ms
-
     # ------------------------------------------------------------------------------------------------- bookkeeping
 
-    def _answer(self, waiter: Waiter, answer: Held | GiveUp | Recalled) -> None:
+    def _answer(self, waiter: Waiter, answer: Answer) -> None:
         self._remove(waiter)
         if not waiter.answered.done():  # otherwise its task was cancelled
             waiter.answered.set_result(answer)
@@ -380,3 +385,7 @@ class AdmissionQueue:
 
     def _in_order(self) -> list[Waiter]:
         return sorted(self._waiters.values(), key=attrgetter("number"))
+
+
+def _is_too_old(request: AdmissionRequest, now_ms: int) -> bool:
+    return request.not_after_ms is not None and now_ms > request.not_after_ms

@@ -14,8 +14,11 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.timetable import Timetable
 
-Answer = tuple[Grant, asyncio.Future[None]] | Held | GiveUp | Recalled
-"""The grant with its commit, or why the lead must not wait here."""
+Admitted = tuple[Grant, asyncio.Future[None]]
+"""The grant with its commit."""
+
+Answer = Admitted | Held | GiveUp | Recalled
+"""To a lead that waits: it is admitted, or why it must not wait here."""
 
 Kind = tuple[str, bool]
 """Alias of the destination, and whether the lead is bulk. If one lead of a kind is held, all of them are."""
@@ -26,6 +29,11 @@ Group = Literal["again"] | Source
 _GROUPS: Final[tuple[Group, ...]] = ("again", *sorted(PRIORITY, key=PRIORITY.__getitem__))
 _MOST_OWED: Final = 2.0
 _number: Final = attrgetter("number")
+
+
+def kind_of(request: AdmissionRequest) -> Kind:
+    """Return the kind of a lead."""
+    return request.destination.alias, request.bulk
 
 
 class Waiter:
@@ -51,7 +59,7 @@ class Waiter:
         self.write_ahead = write_ahead
         self.number = in_flight.arrival
         self.since_ms = since_ms
-        self.kind: Kind = (request.destination.alias, request.bulk)
+        self.kind = kind_of(request)
         self.group: Group = "again" if request.not_before_ms else in_flight.source
         self.ready = False
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -175,13 +183,13 @@ class LaneQueue:
         in_all = own + sum(self._ready_in[group] for group in _GROUPS[: _GROUPS.index(waiter.group)])
         return min(in_all, (own + 1) * (1 + 1 / share)) if share else in_all
 
-    def count_share(self, sent: Waiter, shares: dict[Source, float]) -> None:
-        """Credit the sources that wait behind a send with their share; a send of theirs uses it up."""
-        for source, share in shares.items():
-            if source == sent.in_flight.source:
-                self._owed[source] = max(0.0, self._owed.get(source, 0.0) - 1.0)
-            elif self._waiting_of[source]:
-                self._owed[source] = min(_MOST_OWED, self._owed.get(source, 0.0) + share)
+    def count_share(self, source: Source, shares: dict[Source, float]) -> None:
+        """Credit the sources that wait behind a send of `source` with their share; a send of theirs uses it up."""
+        for each, share in shares.items():
+            if each == source:
+                self._owed[each] = max(0.0, self._owed.get(each, 0.0) - 1.0)
+            elif self._waiting_of.get(each):
+                self._owed[each] = min(_MOST_OWED, self._owed.get(each, 0.0) + share)
 
     def _rank(self, group: Group) -> int:
         if group == "again":

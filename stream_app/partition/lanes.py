@@ -7,6 +7,7 @@ are the changes since the last shown view, so an aborted transaction or a restar
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -17,7 +18,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.callback_health import record_owner
 from stream_app.domain.lane.lane import Lane, reconfigured, take_over
-from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
+from stream_app.domain.lane.stall_detector import StallDetector
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.policy import Plan
@@ -48,7 +49,7 @@ class Lanes:
         self._clock = clock
         self._observer = observer
         self.residences = Residences(number, plan)
-        self.stalls: dict[str, StallDetector] = {}  # by workspace; in no row: a new owner has no requests under way
+        self.stalls: dict[str, StallDetector] = defaultdict(StallDetector)  # in no row: a new owner has sent nothing
         self._lanes: dict[str, Lane] = {}
         self._shown: dict[str, LaneView] = {}  # as it was last published
         self._uncommitted: dict[str, LaneView] = {}  # views in the transaction under way
@@ -183,7 +184,7 @@ class Lanes:
     def _view(self, lane: Lane, now_ms: int, before: LaneView | None) -> LaneView:
         name = lane.workspace
         policy, destinations = self._plan.workspaces[name], self._plan.destinations_of(name)
-        return view(policy, lane, destinations, now_ms, before, self.stalls.get(name, NOTHING))
+        return view(policy, lane, destinations, now_ms, before, self.stalls[name])
 
     def _is_recent(self, name: str, now_ms: int) -> bool:
         """True if its view was published within the last second."""

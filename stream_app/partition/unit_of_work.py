@@ -192,7 +192,7 @@ class UnitOfWork:
         others_wait = isinstance(outcome, Refused) and self.admission.waits_for(name)
         self.lanes[name], settlement = settle(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
         if has_slot:
-            self.admission.leave(grant, outcome)
+            self.admission.leave(grant, outcome, now_ms)
         if self.admission.waits_for(name):
             self._pump_soon(name)
         return settlement

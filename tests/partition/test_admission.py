@@ -77,7 +77,7 @@ def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
             for offset in range(200):
                 entry = await bench.send(in_flight(offset, source))
                 assert isinstance(entry, Grant)
-                bench.queue.leave(entry, Accepted(200, 1))
+                bench.queue.leave(entry, Accepted(200, 1), now_ms())
 
         streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
         await streams[0]
@@ -99,7 +99,7 @@ def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
         second = asyncio.create_task(bench.send(in_flight(1)))
         await asyncio.sleep(100.0)
         assert not second.done()
-        bench.queue.leave(first, Accepted(200, 1))
+        bench.queue.leave(first, Accepted(200, 1), now_ms())
         bench.queue.pump()
         assert isinstance(await second, Grant)
 
@@ -120,7 +120,7 @@ def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
         for done in 5, 6:
             entry = await sending[0]
             assert isinstance(entry, Grant)
-            bench.queue.leave(entry, Accepted(200, 1))
+            bench.queue.leave(entry, Accepted(200, 1), now_ms())
             bench.queue.pump()
             await asyncio.sleep(100.0)
             assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)

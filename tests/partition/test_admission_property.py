@@ -157,7 +157,7 @@ class Admissions(RuleBasedStateMachine):
             self.finish(lead)
 
     async def _again(self, lead: Lead, grant: Grant) -> None:
-        self.queue.leave(grant, Refused("http_503", 1, 503))
+        self.queue.leave(grant, Refused("http_503", 1, 503), now_ms())
         await self._start(lead, self.request(lead.workspace, not_before_ms=now_ms() + 700))
         self.queue.pump_lane(lead.workspace)
 
@@ -167,7 +167,7 @@ class Admissions(RuleBasedStateMachine):
         self.leads.remove(lead)
 
         async def main() -> None:
-            self.queue.leave(grant, Accepted(200, 1))
+            self.queue.leave(grant, Accepted(200, 1), now_ms())
             self.queue.pump_lane(lead.workspace)
 
         self.run(main())

@@ -8,9 +8,10 @@ from unittest.mock import PropertyMock, patch
 
 import msgspec
 
-from stream_app.domain.lane.admission import Held
+from stream_app.domain.lane.admission import AdmissionRequest, Held
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.lane_queue import LaneQueue, Waiter
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.lane_queue import Admitted, LaneQueue, Waiter
 from stream_app.partition.patience import Patience
 from stream_app.partition.residences import Residences
 from stream_app.partition.timetable import Timetable
@@ -33,12 +34,15 @@ def the_hold_of_one_lane_holds_the_others() -> Patch:
     real = AdmissionQueue._try_admit
     hold = Held("", "", 0)
 
-    def try_admit(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
+    def try_admit(
+        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, request: AdmissionRequest, *more: Any
+    ) -> Admitted | Held:
         nonlocal hold
+        now_ms = self._clock.now_ms()
         if hold.until_ms > now_ms:
             return hold
-        answer = real(self, queue, waiter, now_ms, boot_ms)
-        if answer is not None and answer.status:
+        answer = real(self, queue, in_flight, request, *more)
+        if isinstance(answer, Held) and answer.status:
             hold = answer
         return answer
 
@@ -68,11 +72,13 @@ def all_lanes_stand_in_one_line() -> Patch:
 def a_lead_is_paid_by_another_lane() -> Patch:
     real = AdmissionQueue._try_admit
 
-    def try_admit(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter, *now: int) -> Held | None:
-        answer = real(self, queue, waiter, *now)
-        name = waiter.request.destination.workspace
+    def try_admit(
+        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, request: AdmissionRequest, *more: Any
+    ) -> Admitted | Held:
+        answer = real(self, queue, in_flight, request, *more)
+        name = request.destination.workspace
         other = "acme" if name != "acme" else "gamma"
-        if answer is None and not waiter.request.as_dead_letter:
+        if not isinstance(answer, Held) and not request.as_dead_letter:
             one, two = self._lanes[name], self._lanes[other]
             self._lanes[name] = msgspec.structs.replace(one, budget=two.budget)
             self._lanes[other] = msgspec.structs.replace(two, budget=one.budget)
