@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -32,6 +30,22 @@ class _Waiter(NamedTuple):
     order: int
     moves: int
     turn: asyncio.Future[None]
+
+
+class _Work:
+    """Counts a record of a workspace as under way inside a `with` block."""
+
+    __slots__ = ("_residences", "_workspace")
+
+    def __init__(self, residences: Residences, workspace: str) -> None:
+        self._residences = residences
+        self._workspace = workspace
+
+    def __enter__(self) -> None:
+        self._residences.begin_work(self._workspace)
+
+    def __exit__(self, *_: object) -> None:
+        self._residences.end_work(self._workspace)
 
 
 class Residences:
@@ -122,18 +136,21 @@ class Residences:
             in_flight.release_next()
             await self._wait(in_flight, workspace, line, moves)
 
-    @contextmanager
-    def working(self, workspace: str) -> Iterator[None]:
+    def working(self, workspace: str) -> _Work:
         """Mark the workspace as in use inside the `with` block: its lane does not leave meanwhile."""
+        return _Work(self, workspace)
+
+    def begin_work(self, workspace: str) -> None:
+        """Count one more record of a workspace that is under way."""
         self._at_work[workspace] += 1
-        try:
-            yield
-        finally:
-            self._at_work[workspace] -= 1
-            if not self._at_work[workspace]:
-                del self._at_work[workspace]
-                if (known := self._known.get(workspace)) is not None and known.phase == "draining":
-                    self._wake()
+
+    def end_work(self, workspace: str) -> None:
+        """Count one record less of a workspace that is under way."""
+        self._at_work[workspace] -= 1
+        if not self._at_work[workspace]:
+            del self._at_work[workspace]
+            if (known := self._known.get(workspace)) is not None and known.phase == "draining":
+                self._wake()
 
     async def idle(self, workspace: str) -> None:
         """Wait until nothing is under way for a workspace."""
