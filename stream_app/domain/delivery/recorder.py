@@ -24,7 +24,7 @@ _json: Final = msgspec.json.Encoder()
 Rows = list[tuple[bytes, bytes | None]]
 
 
-class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The reason of a step.
 
     Attributes:
@@ -46,7 +46,6 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 
 NO_REASON: Final = Reason()
 _WORTH_NOTING_MS: Final = 1_000
-_NO_CALLER: Final = Envelope()
 _NO_IMPORT: Final = ("", None)
 
 
@@ -69,7 +68,7 @@ class Duration(msgspec.Struct, frozen=True, gc=False):
     ms: int
 
 
-class WriteBatch(msgspec.Struct, frozen=True):
+class WriteBatch(msgspec.Struct, frozen=True, gc=False):
     """What one transaction commits.
 
     Attributes:
@@ -163,9 +162,10 @@ class DeliveryRecorder:
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
         """Return the changes of a row whose reservation has ended. `spent` is what was booked instead, if anything."""
-        held = self.row.reservation
-        nothing = msgspec.structs.replace(held, credits=0, actions=0) if held else None
-        return {"reservation": None, "booked": spent or self.row.booked or nothing}
+        booked, held = spent or self.row.booked, self.row.reservation
+        if booked is None and held is not None:
+            booked = msgspec.structs.replace(held, credits=0, actions=0)
+        return {"reservation": None, "booked": booked}
 
     def too_often(self, policy: ReplayPolicy) -> Reason | None:
         """Return why the lead is parked instead of sent again; None if it may be sent."""
@@ -180,42 +180,37 @@ class DeliveryRecorder:
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
         """Record the event of the row's present state; `before` is the row before the step."""
         row, resolved = self.row, self.resolved
-        waited_ms = row.at_ms - before.at_ms if before is not None else 0
-        has_waited = before is not None and waited_ms >= _WORTH_NOTING_MS
-        caller = resolved.envelope if row.seq == 1 else _NO_CALLER
-        import_id, summary = _import_of(resolved) if row.seq == resolved.envelope.seq + 1 else _NO_IMPORT
-        self._events.append(
-            StatusEvent(
-                id=f"{row.origin}#{row.seq}",
-                lead_id=resolved.lead_id,
-                status=row.state,
-                seq=row.seq,
-                at_ms=row.at_ms,
-                origin=row.origin,
-                workspace=resolved.destination.workspace,
-                destination=resolved.destination.alias,
-                attempt=row.attempt,
-                replay=row.replay,
-                epoch=row.epoch,
-                reason=why.reason,
-                text=why.text,
-                http_status=why.http_status,
-                due_at_ms=why.due_at_ms,
-                credits=spent.credits if spent else None,
-                trace_id=row.trace_id,
-                app=self._plan.app,
-                actions=spent.actions if spent else None,
-                day=spent.day if spent else "",
-                month=spent.month if spent else "",
-                saved=why.saved,
-                parent_id=caller.parent_id,
-                sampled=caller.sampled or (has_waited and row.sampled),
-                import_id=import_id,
-                import_summary=summary,
-                waited_ms=waited_ms if has_waited else 0,
-                waited_as=before.state if before is not None and has_waited else "",
-            )
+        event = StatusEvent(
+            f"{row.origin}#{row.seq}",
+            resolved.lead_id,
+            row.state,
+            row.seq,
+            row.at_ms,
+            row.origin,
+            workspace=resolved.destination.workspace,
+            destination=resolved.destination.alias,
+            attempt=row.attempt,
+            replay=row.replay,
+            epoch=row.epoch,
+            reason=why.reason,
+            text=why.text,
+            http_status=why.http_status,
+            due_at_ms=why.due_at_ms,
+            trace_id=row.trace_id,
+            app=self._plan.app,
+            saved=why.saved,
         )
+        more: dict[str, object] = {}
+        if spent is not None:
+            more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)
+        if row.seq == 1 and resolved.envelope.parent_id:
+            more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
+        import_id, summary = _import_of(resolved) if row.seq == resolved.envelope.seq + 1 else _NO_IMPORT
+        if import_id:
+            more.update(import_id=import_id, import_summary=summary)
+        if before is not None and row.at_ms - before.at_ms >= _WORTH_NOTING_MS:
+            more.update(waited_ms=row.at_ms - before.at_ms, waited_as=before.state, sampled=row.sampled)
+        self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:
         """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
