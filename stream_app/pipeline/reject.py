@@ -12,7 +12,7 @@ from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief,
 from stream_app.domain.delivery.state_machine import CONCLUDED, FOLLOWED
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
 from stream_app.domain.lane.move import Residence
-from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
@@ -123,5 +123,5 @@ def _id_of(lead: Lead | Unreadable) -> str:
     """The lead id by which its sender may search for it; '' if none can be read."""
     if isinstance(lead, Unreadable):
         return lead.lead_id
-    identity = identify(lead)
+    identity = identify_cleaned(lead)
     return identity.lead_id if identity is not None else ""

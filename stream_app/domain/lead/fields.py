@@ -31,9 +31,6 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return cleaned
 
 
-_remembered: Final = lru_cache(64)  # a lead's values are cleaned twice: when it is read and when it is identified
-
-
 def tidy(text: str) -> str:
     """Return names, titles and phones in NFC, without invisible characters, with single spaces."""
     if not text.isascii():
@@ -45,7 +42,6 @@ def _lower(text: str) -> str:
     return tidy(tidy(text).lower())
 
 
-@_remembered
 def clean_email(text: str) -> str:
     """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
     address = _lower(text)
@@ -56,7 +52,7 @@ def clean_email(text: str) -> str:
     return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
 
 
-@_remembered
+@lru_cache(64)  # the leads of one company often come together
 def clean_domain(text: str) -> str:
     """Return a company's domain as punycode; "" if it is none or a free-mail domain.
 
@@ -71,7 +67,6 @@ def clean_domain(text: str) -> str:
     return "" if is_free_mail(host) else host
 
 
-@_remembered
 def clean_linkedin(text: str) -> str:
     """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on LinkedIn."""
     found = _LINKEDIN.match(tidy(text))
@@ -114,9 +109,3 @@ _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
     "linkedin_url": clean_linkedin,
     **dict.fromkeys(("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"), tidy),
 }
-
-
-def cleaned(fields: Mapping[str, Scalar], name: str) -> str:
-    """Return the value of a known field for Clay; "" without a usable value."""
-    value = fields.get(name)
-    return _CLEANERS[name](value) if isinstance(value, str) else ""

@@ -8,12 +8,15 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lead.fields import clean_domain, clean_email, cleaned
+from stream_app.domain.lead.fields import clean_domain, clean_email, normalise
 from stream_app.domain.lead.pseudonyms import current, digest, former_digests
 from stream_app.domain.messages import Lead, Scalar
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MADE_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}|record:.*")
+
+
+_Parts = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -40,16 +43,26 @@ def identify(lead: Lead) -> Identity | None:
     The person is the first of linkedin_url, email, domain + first + last. The id is `plain_id` of the given id, or
     derived from the person.
     """
-    parts = _parts(lead.fields)
-    people = tuple(digest(*each) if each else "" for each in parts)
-    former = _former(parts)
-    person = next(filter(None, people), None)
+    return _identify(lead, normalise(lead.fields))
+
+
+def identify_cleaned(lead: Lead) -> Identity | None:
+    """Return `identify` of a lead with cleaned fields, such as `read_lead` returns, without cleaning them again."""
+    return _identify(lead, lead.fields)
+
+
+def _identify(lead: Lead, cleaned: Mapping[str, Scalar]) -> Identity | None:
+    parts = _parts(cleaned)
+    people = linkedin, email, name = _digests(parts)
+    person, former = linkedin or email or name or None, _former(parts)
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:
         former_ids = tuple(f"p-{next(filter(None, each))}" for each in former) if person else ()
         return Identity(f"p-{person}", person, people, former, former_ids) if person else None
     if person is None and not _says_something(lead.fields):
         return None
+    if not _is_hashed(lead_id):
+        return Identity(lead_id, person, people, former)
     return Identity(plain_id(lead_id), person, people, former, former_ids_of(lead_id))
 
 
@@ -105,29 +118,36 @@ def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
 
     Only the first two are unique to a person: two people of one name may work at one company.
     """
-    return tuple(digest(*each) if each else "" for each in _parts(fields))
+    return _digests(_parts(normalise(fields)))
 
 
 def former_hashes(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
     """Return `hashes` under each former pepper."""
-    return _former(_parts(fields))
+    return _former(_parts(normalise(fields)))
 
 
-def _parts(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
+def _digests(parts: _Parts) -> tuple[str, str, str]:
+    linkedin, email, name = parts
+    return digest(*linkedin) if linkedin else "", digest(*email) if email else "", digest(*name) if name else ""
+
+
+def _parts(cleaned: Mapping[str, Scalar]) -> _Parts:
     """Return the texts to hash by kind, the strongest first; () for one that is missing."""
-    linkedin, email = cleaned(fields, "linkedin_url"), cleaned(fields, "email")
-    return ("linkedin", linkedin) if linkedin else (), ("email", email) if email else (), _name(fields)
+    linkedin, email = _text(cleaned, "linkedin_url"), _text(cleaned, "email")
+    return ("linkedin", linkedin) if linkedin else (), ("email", email) if email else (), _name(cleaned)
 
 
-def _name(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    domain = cleaned(fields, "domain")
-    if not domain:
-        return ()
-    first, last = cleaned(fields, "first_name").casefold(), cleaned(fields, "last_name").casefold()
-    return ("name", domain, first, last) if first and last else ()
+def _name(cleaned: Mapping[str, Scalar]) -> tuple[str, ...]:
+    domain, first, last = _text(cleaned, "domain"), _text(cleaned, "first_name"), _text(cleaned, "last_name")
+    return ("name", domain, first.casefold(), last.casefold()) if domain and first and last else ()
 
 
-def _former(parts: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+def _text(cleaned: Mapping[str, Scalar], name: str) -> str:
+    value = cleaned.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _former(parts: _Parts) -> tuple[tuple[str, ...], ...]:
     number = len(current().keys) - 1
     if not number:
         return ()

@@ -53,23 +53,26 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     except msgspec.ValidationError as error:
         # msgspec's text names the place and the types, never the value; a field's name shows as [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {error}")
-    workspace, given_id = lead.workspace or _text(key), plain_id(lead.lead_id.strip()) if lead.lead_id else ""
+    workspace = lead.workspace or _text(key)
     if not workspace:
-        text = "No workspace: neither in the lead nor as the record's key"
-        return Unreadable("no_workspace", text, lead_id=given_id)
+        return _invalid(lead, "no_workspace", "No workspace: neither in the lead nor as the record's key")
     if not _WORKSPACE.fullmatch(workspace):
-        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=given_id)
-    if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
-        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace, given_id)
-    lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
-    if not says_who(lead):
-        return Unreadable(
-            "no_identity",
-            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
-            workspace,
-            given_id,
-        )
-    return lead
+        return _invalid(lead, "bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
+    for each in (*lead.fields.values(), lead.not_after_ms):
+        if (
+            isinstance(each, int) and not -(2**63) <= each < 2**64
+        ):  # Python has no limit, other JSON readers have 64 bits
+            text = "A number has more than 64 bits: send it as text"
+            return _invalid(lead, "number_out_of_range", text, workspace)
+    cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
+    if not says_who(cleaned):
+        text = "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field"
+        return _invalid(lead, "no_identity", text, workspace)
+    return cleaned
+
+
+def _invalid(lead: Lead, reason: str, text: str, workspace: str = "") -> Unreadable:
+    return Unreadable(reason, text, workspace, plain_id(lead.lead_id.strip()) if lead.lead_id else "")
 
 
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
@@ -97,11 +100,6 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
 def _text(raw: bytes | None) -> str:
     """Return a key as text. Bytes that are not UTF-8 become characters that no workspace name may have."""
     return (raw or b"").decode("utf-8", "replace")
-
-
-def _fits(value: Scalar) -> bool:
-    """Return True if other JSON readers can hold the number: they have 64 bits, Python has no limit."""
-    return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")

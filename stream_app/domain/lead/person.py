@@ -56,7 +56,8 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
 
     If there are more identifiers than `MOST_IDENTIFIERS`, not all are looked up.
     """
-    aliases, rows = list(own), dict[bytes, None]()
+    aliases = list(own)
+    rows: dict[bytes, None] = {}
     for key in aliases:  # grows meanwhile
         if (value := alias(key)) is None:
             continue
@@ -100,6 +101,5 @@ def hash_of(key: bytes) -> str:
 
 def _written(aliases: tuple[bytes, ...], rows: tuple[bytes, ...]) -> list[tuple[bytes, bytes | None]]:
     """Return the rows in a fixed order, independent of the order of leads, so that equal values are equal bytes."""
-    hashes = sorted(key.rpartition(b"/")[2] for key in aliases)
-    begin = b" ".join(sorted(rows))
-    return [(key, b" ".join((begin, *(each for each in hashes if not key.endswith(each))))) for key in aliases]
+    hashes, leads = sorted([key.rpartition(b"/")[2] for key in aliases]), sorted(rows)
+    return [(key, b" ".join([*leads, *[each for each in hashes if not key.endswith(each)]])) for key in aliases]

@@ -11,7 +11,7 @@ import msgspec
 from stream_app.domain.callback.token import sign
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
-from stream_app.domain.lead.identity import company, identify, is_plain_id
+from stream_app.domain.lead.identity import company, identify_cleaned, is_plain_id
 from stream_app.domain.lead.lead import Unreadable, clay_row
 from stream_app.domain.lead.person import Alias, Person, hash_of, identifiers, person_key
 from stream_app.domain.lead.pseudonyms import plain_digest
@@ -97,12 +97,12 @@ def resolve_lead(
     destination = plan.destination(workspace.name, alias)
     if destination is None:
         return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
-    who = identify(lead)
+    who = identify_cleaned(lead)
     if who is None:
         return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
-    place = workspace.name, destination.alias
-    known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
+    name = workspace.name
+    known = (each for each in who.former_ids if find(delivery_key(name, alias, each, forced_origin)) is not None)
     lead_id = next(known, who.lead_id)
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
@@ -113,7 +113,7 @@ def resolve_lead(
     if isinstance(body, Unreadable):
         return body
     identity, firm = _known_by(destination, lead, who.person, lead_id)
-    former = (person_key(*place, each) for under in who.former for each in identifiers(under))
+    former = [person_key(name, alias, each) for under in who.former for each in identifiers(under)]
     # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.
     return ResolvedLead(
         consumed=consumed,
@@ -121,10 +121,10 @@ def resolve_lead(
         lead=lead,
         lead_id=lead_id,
         destination=destination,
-        key=delivery_key(*place, lead_id, forced_origin),
+        key=delivery_key(name, alias, lead_id, forced_origin),
         aliases=(
-            *(person_key(*place, each) for each in identifiers(who.people)),
-            *(key for key in former if linked(key) is not None),
+            *[person_key(name, alias, each) for each in identifiers(who.people)],
+            *[key for key in former if linked(key) is not None],
         ),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
@@ -165,7 +165,7 @@ def find_lead_ref(
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
     former_ids: tuple[str, ...] = ()
-    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead)) is not None:
+    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify_cleaned(lead)) is not None:
         there = plan.workspaces.get(lead.workspace)
         workspace, lead_id, former_ids = lead.workspace, who.lead_id, who.former_ids
         alias = lead.destination or (there.default_destination if there else "")
