@@ -76,7 +76,7 @@ class ImportSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str = ""
 
 
-class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
+class Lead(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A person to enrich, published to `leads` or `leads.bulk`. The record's key is the workspace.
 
     Attributes:
@@ -103,7 +103,7 @@ class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
     import_summary: ImportSummary | None = None
 
 
-class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One step in the life of one input record, on `leads.status`, keyed by `lead_id`. Read it with read_committed.
 
     Attributes:

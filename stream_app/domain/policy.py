@@ -31,7 +31,7 @@ MAX_PAYLOAD_BYTES: Final = 100_000
 _NOTHING = object()
 
 
-class Destination(msgspec.Struct, frozen=True):
+class Destination(msgspec.Struct, frozen=True, dict=True):
     """A Clay table that receives leads, as its table in the configuration, and what follows from its secrets.
 
     Attributes:
@@ -81,12 +81,12 @@ class Destination(msgspec.Struct, frozen=True):
     setup_id: str = ""
     callback_url: str = ""
 
-    @property
+    @cached_property
     def estimate(self) -> Cost:
         """The usual cost of one lead."""
         return Cost(self.estimate_credits, self.estimate_actions)
 
-    @property
+    @cached_property
     def ceiling(self) -> Cost:
         """The highest cost of one lead. This much is reserved for each lead."""
         return Cost(self.ceiling_credits, self.ceiling_actions)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Final
 
 import msgspec
@@ -71,47 +72,43 @@ class Retention(Policy, frozen=True):
     audit_days: Annotated[int, Range(1, 3_650)] = 365
 
 
-class _Name:
-    """A name with the namespace in front."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, names: TopicNames, _: type) -> str:
-        return names.namespace + self._name
+def _named(name: str) -> cached_property[str]:
+    """Return a name with the namespace in front."""
+    return cached_property(lambda names: names.namespace + name)
 
 
-class TopicNames(msgspec.Struct, frozen=True):
+class TopicNames(msgspec.Struct, frozen=True, dict=True):
     """Every name of ours on Kafka, with the namespace (such as "t1.") in front.
 
-    Groups, app ids and transactional ids carry it too, so that two systems can share a cluster.
+    Groups, app ids and transactional ids carry it too, so that two systems can share a cluster. `dict=True` keeps each
+    name once it was used.
     """
 
     namespace: str = ""
 
-    leads = _Name("leads")
-    retry = _Name("leads.retry")
-    bulk = _Name("leads.bulk")
-    dlq = _Name("leads.dlq")
-    deferred = _Name("leads.deferred")
-    parked = _Name("leads.parked")
-    status = _Name("leads.status")
-    enriched = _Name("leads.enriched")
-    lanes = _Name("leads.lanes")
-    callbacks = _Name("leads.callbacks")
-    commands = _Name("leads.commands")
-    audit = _Name("leads.audit")
+    leads = _named("leads")
+    retry = _named("leads.retry")
+    bulk = _named("leads.bulk")
+    dlq = _named("leads.dlq")
+    deferred = _named("leads.deferred")
+    parked = _named("leads.parked")
+    status = _named("leads.status")
+    enriched = _named("leads.enriched")
+    lanes = _named("leads.lanes")
+    callbacks = _named("leads.callbacks")
+    commands = _named("leads.commands")
+    audit = _named("leads.audit")
     """The answer to each command."""
-    state = _Name("stream-app-state")
-    replay_state = _Name("stream-app-replay-state")
+    state = _named("stream-app-state")
+    replay_state = _named("stream-app-replay-state")
     """The state of the replay group: progress of each rewind epoch, an operator's pause, dead letters sent back."""
-    moves = _Name("stream-app-moves")
+    moves = _named("stream-app-moves")
     """What the owner of one partition hands over to the owner of another when a lane moves."""
-    worker_app = _Name("stream-app")
+    worker_app = _named("stream-app")
     """App id and consumer group of `stream-app worker`."""
-    replay_app = _Name("stream-app-replay")
+    replay_app = _named("stream-app-replay")
     """App id and consumer group of `stream-app replay`."""
-    trace_group = _Name("stream-app-trace")
+    trace_group = _named("stream-app-trace")
     """Consumer group of `stream-app trace`."""
 
     def wait(self, tier_s: int) -> str:

@@ -89,10 +89,12 @@ class Fallback:
         self._known = known
 
     async def serve_cached_first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
-        """Serve a fresh result under `cache_first`, before the lane is asked. True: the lead is concluded."""
-        if not self._plan.destinations[resolved.destination.alias].cache_first or not self._may_serve(
-            resolved, recorder.row
-        ):
+        """Serve a fresh result before the lane is asked, for a destination with `cache_first`.
+
+        Returns:
+            True if the lead is concluded.
+        """
+        if not self._may_serve(resolved, recorder.row):
             return False
         found, _, _ = await self._look_up(resolved)
         if found is None or found.source != "cache" or not self._may_serve(resolved, recorder.row):
@@ -119,7 +121,7 @@ class Fallback:
         row = resolved.begin(self._clock.now_ms())
         recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced, aliases=links)
         recorder.emit()
-        if await self.serve_cached_first(in_flight, resolved, recorder):
+        if destination.cache_first and await self.serve_cached_first(in_flight, resolved, recorder):
             return True
         found, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
         if found is None or found.source not in workspace.fallback or not self._may_serve(resolved, row):

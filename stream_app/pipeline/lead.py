@@ -217,7 +217,8 @@ class LeadPipeline:
         """
         if recorder.row.state == "refused":  # after a recovery: others may go while it waits for its next attempt
             in_flight.release_next()
-        if await self._fallback.serve_cached_first(in_flight, resolved, recorder):
+        cache_first = self._plan.destinations[resolved.destination.alias].cache_first
+        if cache_first and await self._fallback.serve_cached_first(in_flight, resolved, recorder):
             return
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.

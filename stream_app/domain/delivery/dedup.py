@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.state_machine import Delivery, Verdict, classify_record, lead_of
 from stream_app.domain.lead.resolve import ResolvedLead
+
+_SAME_LEAD: Final = Reason("same_lead_id", "a lead with this id was accepted before")
 
 
 def dedup(
@@ -28,4 +31,4 @@ def dedup(
             if classify_record(find(other), resolved.envelope, now_ms, freshness_ms) == "duplicate":
                 text = f"the same person was accepted before, as lead {lead_of(other)[2]}"
                 return row, "duplicate", Reason("same_person", text)
-    return row, verdict, Reason("same_lead_id", "a lead with this id was accepted before")
+    return row, verdict, _SAME_LEAD

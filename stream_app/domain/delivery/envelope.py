@@ -79,7 +79,7 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
 """Field -> whether a text is valid in it. The text is copied into headers and events."""
 
 
-class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Headers as values. Times are epoch ms.
 
     Attributes:

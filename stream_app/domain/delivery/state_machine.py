@@ -214,7 +214,7 @@ def begin(
         sends=int(state == "send_uncertain"),
         person=person,
         company=company,
-        people=people if any(each not in ("", person) for each in people) else (),
+        people=people if set(people) - {"", person} else (),
         sampled=envelope.sampled,
     )
 
