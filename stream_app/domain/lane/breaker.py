@@ -12,6 +12,7 @@ The mode is independent of the state. `auto` obeys the state. `shadow` runs it a
 `closed` are forced by an operator and leave the state unchanged.
 """
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -153,13 +154,14 @@ def on_result(
     state: Breaker,
     permit: Permit,
     verdict: Verdict,
-    totals: Totals,
+    totals: Callable[[], Totals],
     now_ms: int,
     rand: float,
     mode: Mode = "auto",
 ) -> Breaker:
-    """Return the breaker after a call has ended. `totals` include the call. `rand` is from 0 to 1.
+    """Return the breaker after a call has ended. `rand` is from 0 to 1.
 
+    `totals`: counts the calls of the window, this one included. Only a call that was not ok needs that.
     If this closes the breaker, the caller starts a new window, so that failures of the outage cannot open it again.
     """
     if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
@@ -169,7 +171,7 @@ def on_result(
     if verdict == "ok":
         return state if not state.consecutive else msgspec.structs.replace(state, consecutive=0)
     consecutive = state.consecutive + 1 if verdict == "failure" else 0
-    cause = _trips(policy, consecutive, totals)
+    cause = _trips(policy, consecutive, totals())
     if cause:
         return _opened(policy, state, cause, now_ms, rand)
     return msgspec.structs.replace(state, consecutive=consecutive)

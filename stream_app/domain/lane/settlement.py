@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
@@ -235,7 +237,7 @@ def _with_verdict(
     if breaker.is_late(lane.breaker, grant.permit):
         return msgspec.structs.replace(lane, health=health)
     seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow")
-    totals = window.totals(policy.window, seen, now_ms)
+    totals = partial(window.totals, policy.window, seen, now_ms)
     mode = mode_of(policy, lane)
     after = breaker.on_result(policy.breaker, lane.breaker, grant.permit, verdict, totals, now_ms, rand, mode)
     closed_now = after.phase == "closed" and lane.breaker.phase != "closed"

@@ -1,5 +1,7 @@
 """Shares are decimals as an operator writes them, wherever a whole number is compared with one."""
 
+from functools import partial
+
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -25,8 +27,8 @@ def test_breaker_trips_at_its_rate_and_not_below(percent: int) -> None:
     policy = BreakerPolicy(failure_rate=percent / 100, slow_rate=percent / 100, consecutive_failures=1_000)
     for failed, phase in ((percent, "open"), (percent - 1, "closed")):
         for verdict, totals in (
-            ("failure", Totals(success=100 - failed, failure=failed)),
-            ("slow", Totals(success=100, slow=failed)),
+            ("failure", partial(Totals, success=100 - failed, failure=failed)),
+            ("slow", partial(Totals, success=100, slow=failed)),
         ):
             state = breaker.on_result(policy, Breaker(), Permit(0), verdict, totals, 1, 0.0)  # type: ignore[arg-type]
             assert state.phase == phase, (verdict, failed)
