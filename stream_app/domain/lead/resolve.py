@@ -92,16 +92,16 @@ def resolve_lead(
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
+    name = workspace.name
     # A returning lead keeps its destination even if the default has changed.
     alias = lead.destination or envelope.destination or workspace.default_destination
-    destination = plan.destination(workspace.name, alias)
+    destination = plan.destination(name, alias)
     if destination is None:
         return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
     who = identify_cleaned(lead)
     if who is None:
         return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
-    name = workspace.name
     known = (each for each in who.former_ids if find(delivery_key(name, alias, each, forced_origin)) is not None)
     lead_id = next(known, who.lead_id)
     if not envelope.trace_id:
@@ -113,7 +113,10 @@ def resolve_lead(
     if isinstance(body, Unreadable):
         return body
     identity, firm = _known_by(destination, lead, who.person, lead_id)
-    former = [person_key(name, alias, each) for under in who.former for each in identifiers(under)]
+    aliases = [person_key(name, alias, each) for each in identifiers(who.people)]
+    for former in who.former:
+        keys = [person_key(name, alias, each) for each in identifiers(former)]
+        aliases += [key for key in keys if linked(key) is not None]
     # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.
     return ResolvedLead(
         consumed=consumed,
@@ -122,10 +125,7 @@ def resolve_lead(
         lead_id=lead_id,
         destination=destination,
         key=delivery_key(name, alias, lead_id, forced_origin),
-        aliases=(
-            *[person_key(name, alias, each) for each in identifiers(who.people)],
-            *[key for key in former if linked(key) is not None],
-        ),
+        aliases=tuple(aliases),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
         identity=identity,
