@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from faust.events import Event
+from faust.serializers.schemas import Schema
+
 from stream_app.faust_app.fixes.app import SafeApp
 from stream_app.faust_app.stream import GapCheck
 from stream_app.faust_app.table import Owner, StateTable
@@ -43,7 +46,7 @@ class App(SafeApp):
                 function,
                 name=topic,
                 app=self,
-                channel=self._raw_topic(topic),
+                channel=self.topic(topic, schema=RawBytes()),
                 isolated_partitions=True,
                 on_error=self._on_agent_error,
                 help=function.__doc__,
@@ -54,15 +57,22 @@ class App(SafeApp):
 
         return add
 
-    def _raw_topic(self, name: str, **options: Any) -> Any:
-        return self.topic(
-            name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", **options
-        )
-
     def add_state_table(self, topic: str, partitions: int, owner: Owner) -> None:
         """Add the table `topic`, which has the rows of `owner`, with the topic of that name as its changelog."""
-        changelog = self._raw_topic(topic, partitions=partitions, acks=False)
+        changelog = self.topic(topic, schema=RawBytes(), partitions=partitions, acks=False)
         self.tables.add(StateTable(self, owner=owner, name=topic, partitions=partitions, changelog_topic=changelog))
+
+
+class RawBytes(Schema):  # type: ignore[misc]  # faust ships no types
+    """Keys and values as they are on Kafka. Faust's "raw" codec gives the same, through 16 calls a record."""
+
+    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
+        """Return the function that makes an event of a message."""
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return Event(app, message.key, message.value, message.headers, message)
+
+        return decode
 
 
 @dataclass(frozen=True, slots=True)
