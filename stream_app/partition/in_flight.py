@@ -62,15 +62,9 @@ class InFlight:
         self.posted: Posted | None = None
         self.task: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> _Waiting:
         """Mark it as waiting inside the `with` block."""
-        self.waits = True
-        try:
-            yield
-        finally:
-            self.waits = False
-            self.turns += 1
+        return _Waiting(self)
 
     async def wait_aside(self, turn: asyncio.Future[None]) -> None:
         """Give the place up until `turn` is done. Raises GiveUp when the stream is suspended before."""
@@ -86,6 +80,22 @@ class InFlight:
     def release_next(self) -> None:
         """Let the next record start."""
         self.passed.set()
+
+
+class _Waiting:
+    """A `with` block in which a record waits. A generator would cost each lead more than the wait."""
+
+    __slots__ = ("_in_flight",)
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+
+    def __enter__(self) -> None:
+        self._in_flight.waits = True
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight.waits = False
+        self._in_flight.turns += 1
 
 
 _AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing

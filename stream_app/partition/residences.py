@@ -71,6 +71,10 @@ class Residences:
         for key, value in rows.items():
             self.apply(key, value)
 
+    def __len__(self) -> int:
+        """How many workspaces moved from or to the partition."""
+        return len(self._known)
+
     def apply(self, key: bytes, value: bytes | None) -> None:
         """Apply a row of the partition. Rows of other kinds are ignored."""
         if (name := resident_of(key)) is None or value is None:

@@ -110,9 +110,9 @@ class Rows:
         for key in self._erased:
             yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
 
-    def apply(self, changes: Changes) -> None:
-        """Apply the changes of a step."""
-        values = self._values
+    def apply(self, changes: Changes) -> list[bytes]:
+        """Apply the changes of a step. Returns the keys of new rows."""
+        values, new = self._values, list[bytes]()
         for key, value in changes:
             kind, before = key[:2], values.get(key)
             if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
@@ -121,14 +121,17 @@ class Rows:
                 values.pop(key, None)
             else:
                 values[key] = value
-                if before is None and kind in _AGING:
-                    self._aging.append(key)
+                if before is None:
+                    new.append(key)
+                    if kind in _AGING:
+                        self._aging.append(key)
             if kind == b"e/":
                 self._erased -= {key}
                 if value is not None:
                     self._erased.add(key)
             if kind in _SUPPRESSING:
                 self.suppressing += (value is not None) - (before is not None)
+        return new
 
     def expire(self, now_ms: int) -> Changes:
         """Delete rows that have expired, a few at most, from the head of the queue. Returns what is to be written."""

@@ -223,11 +223,10 @@ class UnitOfWork:
     def submit(self, step: WriteBatch) -> asyncio.Future[None]:
         step.rows.extend(self.markers.drop_passed(self._committed))
         for key, value in step.rows:
-            if value is not None and key not in self.rows:
-                self.markers.note(key)
             self.residences.apply(key, value)
         self._send_home(step)
-        self.rows.apply(step.rows)
+        for key in self.rows.apply(step.rows):
+            self.markers.note(key)
         step.rows.extend(self.rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
         if step.events:
             self.deadlines.note(step)
@@ -247,6 +246,8 @@ class UnitOfWork:
 
     def _send_home(self, step: WriteBatch) -> None:
         """Send what is said of a workspace that moved here to its home, where all before it is."""
+        if not self.residences:
+            return
         for number, record in enumerate(step.records):
             if record.partition is None and record.topic in self._sent_home:
                 name = step.events[0].workspace if step.events else (record.key or b"").decode().partition("/")[0]
