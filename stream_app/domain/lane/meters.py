@@ -91,18 +91,12 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     day = next((period for period in state.days if period.id == now.day), Period(now.day))
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month
-
-    def meter(kind: str, period: Period, ends_ms: int, cap: int | None, opening: int = 0) -> Meter:
-        spent, reserved, elsewhere, warned = (
-            getattr(period, f"{kind}_{sum_of}") for sum_of in ("spent", "reserved", "elsewhere", "warned")
-        )
-        return Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening * opens, warned)
-
+    opening_credits, opening_actions = (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
     return {
-        "credits_day": meter("credits", day, now.day_end_ms, policy.credits_per_day),
-        "actions_day": meter("actions", day, now.day_end_ms, policy.actions_per_day),
-        "credits_month": meter("credits", month, now.month_end_ms, policy.credits_per_month, policy.opening_credits),
-        "actions_month": meter("actions", month, now.month_end_ms, policy.actions_per_month, policy.opening_actions),
+        "credits_day": _credits(day, now.day_end_ms, policy.credits_per_day),
+        "actions_day": _actions(day, now.day_end_ms, policy.actions_per_day),
+        "credits_month": _credits(month, now.month_end_ms, policy.credits_per_month, opening_credits),
+        "actions_month": _actions(month, now.month_end_ms, policy.actions_per_month, opening_actions),
     }
 
 
@@ -134,3 +128,17 @@ def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
     credits_more = min(max(0, actual.credits), ceiling.credits) - state.credits
     actions_more = min(max(0, actual.actions), ceiling.actions) - state.actions
     return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)
+
+
+def _credits(period: Period, ends_ms: int, cap: int | None, opening: int = 0) -> Meter:
+    elsewhere = period.credits_elsewhere + opening
+    return Meter(
+        period.id, ends_ms, cap, period.credits_spent, period.credits_reserved, elsewhere, period.credits_warned
+    )
+
+
+def _actions(period: Period, ends_ms: int, cap: int | None, opening: int = 0) -> Meter:
+    elsewhere = period.actions_elsewhere + opening
+    return Meter(
+        period.id, ends_ms, cap, period.actions_spent, period.actions_reserved, elsewhere, period.actions_warned
+    )
