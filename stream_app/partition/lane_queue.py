@@ -144,11 +144,15 @@ class LaneQueue:
 
         Next attempts go first, then sources that are owed a turn, then by priority, then by arrival.
         """
-        heads = (
-            (self._rank(group), waiters[0]) for (kind, group), waiters in self._ready.items() if kind not in without
-        )
-        best = min(heads, key=lambda head: (head[0], head[1].number), default=None)
-        return best[1] if best is not None else None
+        best: Waiter | None = None
+        place = (0, 0)
+        for (kind, group), waiters in self._ready.items():
+            if kind in without:
+                continue
+            head = (self._rank(group), waiters[0].number)
+            if best is None or head < place:
+                best, place = waiters[0], head
+        return best
 
     def last(self) -> Waiter:
         """Return the lead that would go last. The lane must have one."""
