@@ -133,18 +133,15 @@ def _digests(parts: _Parts) -> tuple[str, str, str]:
 
 def _parts(cleaned: Mapping[str, Scalar]) -> _Parts:
     """Return the texts to hash by kind, the strongest first; () for one that is missing."""
-    linkedin, email = _text(cleaned, "linkedin_url"), _text(cleaned, "email")
-    return ("linkedin", linkedin) if linkedin else (), ("email", email) if email else (), _name(cleaned)
-
-
-def _name(cleaned: Mapping[str, Scalar]) -> tuple[str, ...]:
-    domain, first, last = _text(cleaned, "domain"), _text(cleaned, "first_name"), _text(cleaned, "last_name")
-    return ("name", domain, first.casefold(), last.casefold()) if domain and first and last else ()
-
-
-def _text(cleaned: Mapping[str, Scalar], name: str) -> str:
-    value = cleaned.get(name)
-    return value if isinstance(value, str) else ""
+    linkedin, email, domain = cleaned.get("linkedin_url"), cleaned.get("email"), cleaned.get("domain")
+    first, last = cleaned.get("first_name"), cleaned.get("last_name")
+    return (
+        ("linkedin", linkedin) if isinstance(linkedin, str) else (),
+        ("email", email) if isinstance(email, str) else (),
+        ("name", domain, first.casefold(), last.casefold())
+        if isinstance(domain, str) and isinstance(first, str) and isinstance(last, str)
+        else (),
+    )
 
 
 def _former(parts: _Parts) -> tuple[tuple[str, ...], ...]:
