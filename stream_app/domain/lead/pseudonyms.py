@@ -7,7 +7,7 @@ former hashes are still looked up but never written to new rows.
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
@@ -47,6 +47,7 @@ def use(pseudonyms: Pseudonyms) -> None:
 
 
 use(Pseudonyms())
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _PLAIN: Final = blake2b(digest_size=16)
 
 
@@ -73,4 +74,4 @@ def plain_digest(*parts: str) -> str:
 def _digest(keyed: blake2b, parts: tuple[str, ...]) -> str:
     hashed = keyed.copy()
     hashed.update("\x1f".join(parts).encode("utf-8", "surrogatepass"))
-    return urlsafe_b64encode(hashed.digest())[:22].decode("ascii")
+    return b2a_base64(hashed.digest(), newline=False).translate(_URL_SAFE)[:22].decode("ascii")

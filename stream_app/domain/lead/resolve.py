@@ -112,7 +112,9 @@ def resolve_lead(
     body = body_of(lead, destination.columns, echo, plan.sizes.payload)
     if isinstance(body, Unreadable):
         return body
-    identity, firm = _known_by(destination, lead, who.person, lead_id)
+    identity = firm = ""
+    if destination.callbacks:
+        identity, firm = who.person or plain_digest("lead", lead_id), company(lead.fields)
     aliases = [person_key(name, alias, each) for each in identifiers(who.people)]
     for former in who.former:
         keys = [person_key(name, alias, each) for each in identifiers(former)]
@@ -185,12 +187,6 @@ def find_lead_ref(
         return None
     destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
     return LeadRef(consumed, envelope, ids[key or plain], destination, key or plain)
-
-
-def _known_by(destination: Destination, lead: Lead, person: str | None, lead_id: str) -> tuple[str, str]:
-    if not destination.callbacks:
-        return "", ""
-    return person or plain_digest("lead", lead_id), company(lead.fields)
 
 
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:
