@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import threading
-import tomllib
-import zipfile
-from collections.abc import Mapping
-from hashlib import sha256
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-from hatchling.builders.wheel import WheelBuilder
 
-from stream_app.board.render import _MOST_WAITING, Renderer
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.topics import ExistingTopic, differences
 from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
@@ -33,8 +20,6 @@ from tests.board.clock import NOW_MS
 from tests.board.scene import (
     HASH,
     HOSTILE,
-    OPERATOR_TOKEN,
-    TOKEN,
     Consumers,
     Topics,
     board_of,
@@ -43,7 +28,6 @@ from tests.board.scene import (
     settings_of,
 )
 from tests.gateway.model_records import lane, person, take
-from tests.support.pace import BUSY
 
 _answers: dict[str, tuple[int, str]] = {}
 """What links lead to. Many pages have the same ones."""
@@ -320,77 +304,6 @@ async def test_bad_input_is_answered(local: Client, url: str, status: int) -> No
     assert (await local.get(url)).status_code == status
 
 
-async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) -> None:
-    """One page is made at a time, beside the event loop, and too many at once are refused at once."""
-    began, go_on = threading.Event(), threading.Event()
-    threads = local.board._maker.threads
-
-    def hold() -> None:
-        began.set()
-        go_on.wait(60)
-
-    held = asyncio.create_task(threads.run(hold))
-    assert await asyncio.to_thread(began.wait, 60)
-    waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MOST_WAITING + 10)]
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=60 * BUSY)
-    assert [task.result().status_code for task in done] == [503] * len(done)
-    go_on.set()
-    await held
-    codes = [answer.status_code for answer in await asyncio.gather(*waiting)]
-    assert codes.count(503) == 11
-    assert codes.count(200) == _MOST_WAITING - 1
-
-
-async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-
-    def counted(self: BoardQueries) -> tuple[list[LaneView], list[str]]:
-        read.append("lanes")
-        return Queries.lanes(self)
-
-    monkeypatch.setattr(BoardQueries, "lanes", counted, raising=False)
-    consumers = Consumers()
-    board = board_of(settings_of(folder), folder / "model.sqlite", consumers, shared_s=3_600)
-    client = Client(board)
-    for _ in range(5):
-        assert "2 of 6 lanes are held" in plain((await client.get("/board")).text)
-        assert "6 lanes, 2 held" in plain((await client.get("/board/lanes")).text)
-        assert "1 lane, 1 held" in plain((await client.get("/board/lanes?begins=a")).text)
-    assert read == ["lanes"]
-    consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
-    assert "2 of 6 lanes are held" in plain((await client.get("/board")).text)
-    await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
-    text = (await client.get("/board")).text
-    assert "Nothing is sent: no worker runs" in text, "who changes something sees what comes of it"
-    board.close()
-
-
-async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rendered: list[str] = []
-    render = Renderer.render
-
-    def counted(self: Renderer, template: str, context: Mapping[str, Any]) -> str:
-        rendered.append(template)
-        return render(self, template, context)
-
-    monkeypatch.setattr(Renderer, "render", counted)
-    board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", shared_s=3_600)
-    people = {name: Client(board) for name in ("olga", "otto", "vera", "vito")}
-    for name, client in people.items():
-        await client.login(OPERATOR_TOKEN if name.startswith("o") else TOKEN, who=name)
-    for name, client in people.items():
-        for url in ("/board/lanes/acme", "/board/leads/crm-17", "/board/system"):
-            text = (await client.get(url)).text
-            assert f'title="Logged in as {name}"' in text
-            assert ('class="actions"' in text) == name.startswith("o"), (name, url)
-    assert rendered.count("base.html") == 12
-    for template in ("lane.html", "lead.html", "system.html"):
-        assert rendered.count(template) == 2, "once for each role"
-    board.close()
-
-
 async def test_refused_logins_do_not_fill_the_log(with_token: Client, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     for _ in range(20):
@@ -411,39 +324,3 @@ async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
     answer = await Client(board).get("/board")
     assert (answer.status_code, "The read model cannot be read" in answer.text) == (503, True)
     board.close()
-
-
-# ------------------------------------------------------------------------------------------------------- assets
-
-
-def test_the_vendored_files_are_unchanged() -> None:
-    folder = files("stream_app.board") / "static" / "vendor"
-    listed = tomllib.loads(folder.joinpath("VENDORED.toml").read_text())["file"]
-    for each in listed:
-        assert sha256(folder.joinpath(each["name"]).read_bytes()).hexdigest() == each["sha256"], each["name"]
-        assert folder.joinpath(each["licence_file"]).is_file()
-        assert each["version"] in each["name"]
-    names = {each["name"] for each in listed} | {each["licence_file"] for each in listed} | {"VENDORED.toml"}
-    assert {each.name for each in folder.iterdir()} == names
-
-
-async def test_static_files_are_kept_by_browsers_and_are_in_no_other_place(local: Client) -> None:
-    text = (await local.get("/board")).text
-    (css,) = re.findall(r'href="(/board/static/[^"]+board\.css)"', text)
-    answer = await local.get(css)
-    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
-    assert answer.headers["content-type"] == "text/css; charset=utf-8"
-    assert "http" not in re.sub(r"/\*.*?\*/", "", answer.text), "nothing is fetched from elsewhere"
-    for path in ("/board/static/../app.py", "/board/static/board.css", "/board/static/x/board.css"):
-        assert (await local.get(path)).status_code == 404
-
-
-def test_the_wheel_has_templates_and_static_files(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    (built,) = WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
-    names = set(zipfile.ZipFile(built).namelist())
-    folder = root / "stream_app" / "board"
-    for kind in ("static", "templates"):
-        for path in (folder / kind).rglob("*"):
-            if path.is_file():
-                assert path.relative_to(root).as_posix() in names

@@ -1,0 +1,92 @@
+"""Many open boards: they wait for one another, and share what they ask for and what is rendered."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.board.render import _MOST_WAITING, Renderer
+from stream_app.domain.lane.explain import Group
+from stream_app.domain.lane_messages import LaneView
+from stream_app.gateway.read_model.board_query import BoardQueries
+from stream_app.gateway.read_model.query import Queries
+from stream_app.kafka.groups import Consumption
+from tests.board.client import OWN, Client, plain
+from tests.board.scene import OPERATOR_TOKEN, TOKEN, Consumers, board_of, settings_of
+from tests.support.pace import BUSY
+
+
+async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) -> None:
+    """One page is made at a time, beside the event loop, and too many at once are refused at once."""
+    began, go_on = threading.Event(), threading.Event()
+    threads = local.board._maker.threads
+
+    def hold() -> None:
+        began.set()
+        go_on.wait(60)
+
+    held = asyncio.create_task(threads.run(hold))
+    assert await asyncio.to_thread(began.wait, 60)
+    waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MOST_WAITING + 10)]
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=60 * BUSY)
+    assert [task.result().status_code for task in done] == [503] * len(done)
+    go_on.set()
+    await held
+    codes = [answer.status_code for answer in await asyncio.gather(*waiting)]
+    assert codes.count(503) == 11
+    assert codes.count(200) == _MOST_WAITING - 1
+
+
+async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(self: BoardQueries) -> tuple[list[LaneView], list[str]]:
+        read.append("lanes")
+        return Queries.lanes(self)
+
+    monkeypatch.setattr(BoardQueries, "lanes", counted, raising=False)
+    consumers = Consumers()
+    board = board_of(settings_of(folder), folder / "model.sqlite", consumers, shared_s=3_600)
+    client = Client(board)
+    for _ in range(5):
+        assert "2 of 6 lanes are held" in plain((await client.get("/board")).text)
+        assert "6 lanes, 2 held" in plain((await client.get("/board/lanes")).text)
+        assert "1 lane, 1 held" in plain((await client.get("/board/lanes?begins=a")).text)
+    assert read == ["lanes"]
+    consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
+    assert "2 of 6 lanes are held" in plain((await client.get("/board")).text)
+    await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
+    text = (await client.get("/board")).text
+    assert "Nothing is sent: no worker runs" in text, "who changes something sees what comes of it"
+    board.close()
+
+
+async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+    render = Renderer.render
+
+    def counted(self: Renderer, template: str, context: Mapping[str, Any]) -> str:
+        rendered.append(template)
+        return render(self, template, context)
+
+    monkeypatch.setattr(Renderer, "render", counted)
+    board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", shared_s=3_600)
+    people = {name: Client(board) for name in ("olga", "otto", "vera", "vito")}
+    for name, client in people.items():
+        await client.login(OPERATOR_TOKEN if name.startswith("o") else TOKEN, who=name)
+    for name, client in people.items():
+        for url in ("/board/lanes/acme", "/board/leads/crm-17", "/board/system"):
+            text = (await client.get(url)).text
+            assert f'title="Logged in as {name}"' in text
+            assert ('class="actions"' in text) == name.startswith("o"), (name, url)
+    assert rendered.count("base.html") == 12
+    for template in ("lane.html", "lead.html", "system.html"):
+        assert rendered.count(template) == 2, "once for each role"
+    board.close()
