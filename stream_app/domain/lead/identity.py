@@ -15,7 +15,6 @@ from stream_app.domain.messages import Lead, Scalar
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MADE_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}|record:.*")
 
-
 _Parts = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 

@@ -59,9 +59,7 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     if not _WORKSPACE.fullmatch(workspace):
         return _invalid(lead, "bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
     for each in (*lead.fields.values(), lead.not_after_ms):
-        if (
-            isinstance(each, int) and not -(2**63) <= each < 2**64
-        ):  # Python has no limit, other JSON readers have 64 bits
+        if isinstance(each, int) and not -(2**63) <= each < 2**64:  # Python has no limit, other JSON readers have
             text = "A number has more than 64 bits: send it as text"
             return _invalid(lead, "number_out_of_range", text, workspace)
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
