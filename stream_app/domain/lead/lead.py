@@ -55,22 +55,28 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
         return Unreadable("invalid_lead", f"Not a valid lead: {error}")
     workspace = lead.workspace or _text(key)
     if not workspace:
-        return _invalid(lead, "no_workspace", "No workspace: neither in the lead nor as the record's key")
+        text = "No workspace: neither in the lead nor as the record's key"
+        return Unreadable("no_workspace", text, lead_id=_given_id(lead))
     if not _WORKSPACE.fullmatch(workspace):
-        return _invalid(lead, "bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
+        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=_given_id(lead))
     for each in (*lead.fields.values(), lead.not_after_ms):
         if isinstance(each, int) and not -(2**63) <= each < 2**64:  # Python has no limit, other JSON readers have
-            text = "A number has more than 64 bits: send it as text"
-            return _invalid(lead, "number_out_of_range", text, workspace)
+            return Unreadable(
+                "number_out_of_range", "A number has more than 64 bits: send it as text", workspace, _given_id(lead)
+            )
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not says_who(cleaned):
-        text = "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field"
-        return _invalid(lead, "no_identity", text, workspace)
+        return Unreadable(
+            "no_identity",
+            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
+            workspace,
+            _given_id(lead),
+        )
     return cleaned
 
 
-def _invalid(lead: Lead, reason: str, text: str, workspace: str = "") -> Unreadable:
-    return Unreadable(reason, text, workspace, plain_id(lead.lead_id.strip()) if lead.lead_id else "")
+def _given_id(lead: Lead) -> str:
+    return plain_id(lead.lead_id.strip()) if lead.lead_id else ""
 
 
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
