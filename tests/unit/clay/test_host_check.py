@@ -11,6 +11,7 @@ from aiohttp import web
 from stream_app.clay.egress import Egress
 from stream_app.clay.host_check import HostCheck
 from stream_app.dev.process import free_port
+from tests.support.raw_server import HANG, serve
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 WEBHOOK = "/v3/sources/webhook/secret"
@@ -46,7 +47,5 @@ async def test_a_closed_port_is_no_answer() -> None:
 
 async def test_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream_app.clay.host_check._WITHIN_S", 0.2)
-    server = await asyncio.start_server(lambda *_: asyncio.sleep(0), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        assert not await HostCheck(Egress.of())(f"http://127.0.0.1:{port}{WEBHOOK}")
+    async with serve(HANG) as server:
+        assert not await HostCheck(Egress.of())(server.url)
