@@ -111,9 +111,9 @@ class History:
             [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in found],
         )
         db.executemany(
-            """DELETE FROM lane_changes WHERE workspace = ?1 AND at_ms <
-                   (SELECT at_ms FROM lane_changes WHERE workspace = ?1 ORDER BY at_ms DESC LIMIT 1 OFFSET ?2)""",
-            [(name, MOST_CHANGES - 1) for (name,) in found],
+            """DELETE FROM lane_changes WHERE workspace = :name AND at_ms <
+                   (SELECT at_ms FROM lane_changes WHERE workspace = :name ORDER BY at_ms DESC LIMIT 1 OFFSET :kept)""",
+            [{"name": name, "kept": MOST_CHANGES - 1} for (name,) in found],
         )
         oldest_day = -((KEPT_S[DAY_S] - now_s) // DAY_S)  # the first one that `history` keeps
         db.execute("DELETE FROM resent WHERE at_ms < ?", (oldest_day * DAY_S * 1000,))
