@@ -76,8 +76,8 @@ class SimLoop(asyncio.BaseEventLoop):
         """Something that happens in the world: no crash of a process takes it back."""
         return self.call_at(self._now_s + delay_s, callback, *args, context=self._outside)
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
-        task = super().create_task(coro, name=name, context=context)
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        task = super().create_task(coro, **options)
         self._tasks.append(task)
         return task
 
@@ -108,7 +108,8 @@ class SimLoop(asyncio.BaseEventLoop):
                 continue
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # as BaseEventLoop itself does
             with contextlib.suppress(RuntimeError, KeyError, ValueError, asyncio.InvalidStateError):
-                task.get_coro().close()
+                if (coroutine := task.get_coro()) is not None:  # an eager task has none at its end
+                    coroutine.close()
         self._ready.clear()
         self._scheduled.clear()
         self.close()
