@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.gateway.lookup_answers import NO_ANSWER
 from stream_app.kafka.connection import KafkaConnection
@@ -120,7 +120,7 @@ def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple
         if not value or (text and text not in value and b"\\" not in value):
             return None
         lead = read_lead(value, record.key)
-        who = None if isinstance(lead, Unreadable) else identify(lead)
+        who = None if isinstance(lead, Unreadable) else identify_cleaned(lead)
         if who is None or isinstance(lead, Unreadable):
             return None
         matches = who.lead_id == lead_id if lead_id else person in who.people

@@ -13,7 +13,7 @@ import jsonpatch
 from stream_app.config import Settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.resolve import body_of
 from stream_app.domain.messages import Lead
@@ -114,7 +114,7 @@ def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: L
     lead = read_lead(value, key)
     if isinstance(lead, Unreadable):
         return lead.text
-    if identify(lead) is None:
+    if identify_cleaned(lead) is None:
         return "it has no identity"
     if lead.not_after_ms is not None and lead.not_after_ms <= now_ms:
         return "it is too old to be sent"
@@ -175,5 +175,5 @@ def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
 
 
 def _who(lead: Lead) -> tuple[str | None, str | None, str | None, bool]:
-    who = identify(lead)
+    who = identify_cleaned(lead)
     return (who.lead_id if who else None, lead.workspace, lead.destination, lead.force)

@@ -19,7 +19,7 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import identifiers, person_key, rows_of
 from stream_app.domain.messages import Result
@@ -257,7 +257,7 @@ class Matcher:
         if isinstance(read, Unreadable):
             return 0
         lead, store = read[0], self._store
-        who, workspace = identify(lead), lead.workspace or ""
+        who, workspace = identify_cleaned(lead), lead.workspace or ""
         destination = self._settings.destination_of(workspace, lead.destination)
         if who is None or destination is None:
             return 0

@@ -197,10 +197,9 @@ def parse_retry_after(value: str | None, now_ms: int) -> int | None:
 
 def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     """Return the bucket filled and the rate recovered for the quiet time since `at_ms`."""
-    blocked_until_ms = state.blocked_until_ms
-    if blocked_until_ms > now_ms:
-        longest_ms = int(max(policy.retry_after_max_s, policy.backoff_cap_s) * 1000)
-        blocked_until_ms = no_later(blocked_until_ms, now_ms, longest_ms)
+    blocked_until_ms = no_later(
+        state.blocked_until_ms, now_ms, int(max(policy.retry_after_max_s, policy.backoff_cap_s) * 1000)
+    )
     at_ms = state.at_ms if now_ms <= state.at_ms <= now_ms + _STEP_BACK_MS else now_ms
     quiet_ms = max(0, at_ms - max(state.at_ms, blocked_until_ms))
     same = at_ms == state.at_ms and blocked_until_ms == state.blocked_until_ms

@@ -79,7 +79,7 @@ def pick(
         if webhook.suspension is None:
             return state, Picked(webhook_id)
         stopped, answer = suspension.permit(probes, webhook.suspension, now_ms)
-        state = _with(state, webhook_id, msgspec.structs.replace(webhook, suspension=stopped))
+        state = _changed(state, webhook_id, suspension=stopped)
         if not isinstance(answer, Wait):
             return state, Picked(webhook_id, answer)
         until_ms.append(answer.until_ms)
@@ -94,19 +94,17 @@ def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> 
 
 def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
     """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
-    webhook = of(state, webhook_id)
-    suspended = suspension.suspend(probes, webhook.suspension, fresh, probe)
-    return _with(state, webhook_id, msgspec.structs.replace(webhook, suspension=suspended))
+    suspended = suspension.suspend(probes, of(state, webhook_id).suspension, fresh, probe)
+    return _changed(state, webhook_id, suspension=suspended)
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
     """Return the state after a probe that was not a 404: the webhook is in use again if Clay accepted the lead."""
-    webhook = of(state, webhook_id)
-    suspended = webhook.suspension
+    suspended = of(state, webhook_id).suspension
     if suspended is None:
         return state
     after = suspension.lift(suspended, probe) if is_accepted else suspension.release_probe(suspended, probe, now_ms)
-    return _with(state, webhook_id, msgspec.structs.replace(webhook, suspension=after))
+    return _changed(state, webhook_id, suspension=after)
 
 
 def resumed(state: Quota) -> Quota:
@@ -119,8 +117,7 @@ def reconfigured(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
     for webhook_id, stopped in suspended(state).items():
         setup_id = setups.get(stopped.destination, stopped.setup_id)
         if setup_id != stopped.setup_id:
-            due = suspension.probe_now(stopped, setup_id, now_ms)
-            state = _with(state, webhook_id, msgspec.structs.replace(of(state, webhook_id), suspension=due))
+            state = _changed(state, webhook_id, suspension=suspension.probe_now(stopped, setup_id, now_ms))
     return state
 
 
@@ -148,24 +145,22 @@ def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
 
 def count(state: Quota, webhook_id: str) -> Quota:
     """Count one submission."""
-    webhook = of(state, webhook_id)
-    return _with(state, webhook_id, msgspec.structs.replace(webhook, count=webhook.count + 1))
+    return _changed(state, webhook_id, count=of(state, webhook_id).count + 1)
 
 
 def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
     """Take the webhook out of use. The first reason stays."""
-    webhook = of(state, webhook_id)
-    return _with(state, webhook_id, msgspec.structs.replace(webhook, dead=webhook.dead or reason))
+    return _changed(state, webhook_id, dead=of(state, webhook_id).dead or reason)
 
 
 def revive(state: Quota, webhook_id: str) -> Quota:
     """Put the webhook back into use."""
-    return _with(state, webhook_id, msgspec.structs.replace(of(state, webhook_id), dead="", suspension=None))
+    return _changed(state, webhook_id, dead="", suspension=None)
 
 
 def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
     """Set the number of submissions, for example if others use the webhook too or its count was lost."""
-    return _with(state, webhook_id, msgspec.structs.replace(of(state, webhook_id), count=submissions))
+    return _changed(state, webhook_id, count=submissions)
 
 
 def of(state: Quota, webhook_id: str) -> Webhook:
@@ -173,5 +168,5 @@ def of(state: Quota, webhook_id: str) -> Webhook:
     return state.webhooks.get(webhook_id) or Webhook()
 
 
-def _with(state: Quota, webhook_id: str, webhook: Webhook) -> Quota:
-    return Quota({**state.webhooks, webhook_id: webhook})
+def _changed(state: Quota, webhook_id: str, **changes: object) -> Quota:
+    return Quota({**state.webhooks, webhook_id: msgspec.structs.replace(of(state, webhook_id), **changes)})

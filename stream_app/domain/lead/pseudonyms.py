@@ -7,12 +7,15 @@ former hashes are still looked up but never written to new rows.
 
 from __future__ import annotations
 
-from binascii import b2a_base64
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 import msgspec
+
+_REMEMBERED: Final = 64
 
 
 class Pseudonyms(msgspec.Struct, frozen=True):
@@ -34,21 +37,16 @@ def pseudonyms_of(peppers: Iterable[str], hash_lead_ids: bool) -> Pseudonyms:
 
 
 class _Process:
-    """The setting of this process, and a hash with each of its keys."""
+    """The setting of this process."""
 
-    current: Pseudonyms
-    keyed: tuple[blake2b, ...]
+    current = Pseudonyms()
 
 
 def use(pseudonyms: Pseudonyms) -> None:
     """Set how this process hashes from now on."""
     _Process.current = pseudonyms
-    _Process.keyed = tuple(blake2b(digest_size=16, key=key) for key in pseudonyms.keys)
-
-
-use(Pseudonyms())
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
-_PLAIN: Final = blake2b(digest_size=16)
+    digest.cache_clear()
+    former_digests.cache_clear()
 
 
 def current() -> Pseudonyms:
@@ -56,22 +54,23 @@ def current() -> Pseudonyms:
     return _Process.current
 
 
+@lru_cache(_REMEMBERED)
 def digest(*parts: str) -> str:
     """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the first pepper."""
-    return _digest(_Process.keyed[0], parts)
+    return _digest(_Process.current.keys[0], parts)
 
 
+@lru_cache(_REMEMBERED)
 def former_digests(*parts: str) -> tuple[str, ...]:
     """Return what `digest` gave under each further key."""
-    return tuple(_digest(keyed, parts) for keyed in _Process.keyed[1:])
+    return tuple(_digest(key, parts) for key in _Process.current.keys[1:])
 
 
 def plain_digest(*parts: str) -> str:
     """Return the digest without a pepper, for parts that are hashes already or are visible elsewhere."""
-    return _digest(_PLAIN, parts)
+    return _digest(b"", parts)
 
 
-def _digest(keyed: blake2b, parts: tuple[str, ...]) -> str:
-    hashed = keyed.copy()
-    hashed.update("\x1f".join(parts).encode("utf-8", "surrogatepass"))
-    return b2a_base64(hashed.digest(), newline=False).translate(_URL_SAFE)[:22].decode("ascii")
+def _digest(key: bytes, parts: tuple[str, ...]) -> str:
+    raw = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+    return urlsafe_b64encode(raw)[:22].decode("ascii")
