@@ -200,7 +200,7 @@ class DeliveryRecorder:
             app=self._plan.app,
             saved=why.saved,
         )
-        more: dict[str, object] = {}
+        more: dict[str, object] = {}  # few steps have these, and a call with more than 15 keywords builds a dict first
         if spent is not None:
             more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)
         if row.seq == 1 and resolved.envelope.parent_id:

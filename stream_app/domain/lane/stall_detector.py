@@ -59,9 +59,8 @@ def permit(
     """Return None if a request may be sent, else when to ask again if none is answered before."""
     lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request
     suspicious_ms = certain_ms(policy, state, usual) - _SURE_MS
-    if not suspicious_ms <= now_ms < lost_ms:
-        return None
-    if state.waiting < min(trips.consecutive_failures, current(policy, usual)):
+    enough = min(trips.consecutive_failures, current(policy, usual))
+    if state.waiting < enough or not suspicious_ms <= now_ms < lost_ms:
         return None
     if now_ms < suspicious_ms + _SURE_MS:
         return Unanswered(suspicious_ms + _SURE_MS, "in_flight")

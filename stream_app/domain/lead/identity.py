@@ -60,8 +60,6 @@ def _identify(lead: Lead, cleaned: Mapping[str, Scalar]) -> Identity | None:
         return Identity(f"p-{person}", person, people, former, former_ids) if person else None
     if person is None and not _says_something(lead.fields):
         return None
-    if not _is_hashed(lead_id):
-        return Identity(lead_id, person, people, former)
     return Identity(plain_id(lead_id), person, people, former, former_ids_of(lead_id))
 
 

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
 
 import msgspec
-
-_REMEMBERED: Final = 64
 
 
 class Pseudonyms(msgspec.Struct, frozen=True):
@@ -45,8 +41,6 @@ class _Process:
 def use(pseudonyms: Pseudonyms) -> None:
     """Set how this process hashes from now on."""
     _Process.current = pseudonyms
-    digest.cache_clear()
-    former_digests.cache_clear()
 
 
 def current() -> Pseudonyms:
@@ -54,13 +48,11 @@ def current() -> Pseudonyms:
     return _Process.current
 
 
-@lru_cache(_REMEMBERED)
 def digest(*parts: str) -> str:
     """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the first pepper."""
     return _digest(_Process.current.keys[0], parts)
 
 
-@lru_cache(_REMEMBERED)
 def former_digests(*parts: str) -> tuple[str, ...]:
     """Return what `digest` gave under each further key."""
     return tuple(_digest(key, parts) for key in _Process.current.keys[1:])
