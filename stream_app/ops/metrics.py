@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Final, Protocol
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.domain.delivery.recorder import Duration
+from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
 from stream_app.ops.bounded_labels import BoundedLabel
@@ -82,7 +83,6 @@ class WorkerMetrics:
         self._mirror: Mirror | None = None
         self._workspace, self._destination = BoundedLabel(), BoundedLabel()
         # `labels()` takes a lock for each call, so the children that each lead uses are kept.
-        self._children: dict[tuple[str, str, str], Counter] = {}
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
         self._duration_children: dict[tuple[str, str], Histogram] = {}
         self._next_exemplar_s: dict[tuple[str, type[Outcome]], float] = {}
@@ -168,25 +168,39 @@ class WorkerMetrics:
         self._unknown.inc(count)
         self._log.warning("unknown_rows", partition=partition, count=count)
 
-    def emitted(self, event: StatusEvent) -> None:
-        """Report a committed step of a lead."""
-        labels = (event.workspace, event.destination, event.status)
-        child = self._children.get(labels)
-        if child is None:
-            bounded = self._workspace(event.workspace), self._destination(event.destination)
-            child = self._children[labels] = self._events.labels(*bounded, event.status)
-        child.inc()
+    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+        """Report a transaction. `seconds` is how long it took."""
+        self._steps.inc(len(steps))
+        self._records.inc(records)
+        self._commit.observe(seconds)
+        seen: collections.Counter[tuple[str, str, Status]] = collections.Counter()
+        booked: collections.Counter[tuple[str, Status, bool]] = collections.Counter()
+        for step in steps:
+            for event in step.events:
+                seen[event.workspace, event.destination, event.status] += 1
+                if event.credits:
+                    booked[event.destination, event.status, event.credits > 0] += abs(event.credits)
+                if event.reason or event.saved or event.status in _WORTH_A_LINE:
+                    self._explained(event)
+            for duration in step.durations:
+                self._measured(duration)
+        for (workspace, destination, status), number in seen.items():
+            self._events.labels(self._workspace(workspace), self._destination(destination), status).inc(number)
+        for (destination, status, is_cost), credits in booked.items():
+            counter = self._booked if is_cost else self._returned
+            counter.labels(self._destination(destination), status).inc(credits)
+
+    def _explained(self, event: StatusEvent) -> None:
+        """Report an event that has a reason or saved credits."""
+        destination = self._destination(event.destination)
         if event.reason == RESEND:
-            self._twice.labels(self._workspace(event.workspace), self._destination(event.destination)).inc()
-        if event.credits:
-            counter = self._booked if event.credits > 0 else self._returned
-            counter.labels(self._destination(event.destination), event.status).inc(abs(event.credits))
+            self._twice.labels(self._workspace(event.workspace), destination).inc()
         if event.status == "served_from_cache":
-            self._hits.labels(self._destination(event.destination), event.reason).inc()
+            self._hits.labels(destination, event.reason).inc()
         if event.saved:
-            self._saved.labels(self._destination(event.destination)).inc(event.saved)
+            self._saved.labels(destination).inc(event.saved)
         if event.status == "dead_lettered":
-            self._dead.labels(self._destination(event.destination), event.reason).inc()
+            self._dead.labels(destination, event.reason).inc()
         if event.status in _WORTH_A_LINE or event.reason == RESEND:
             self._log.info(
                 event.status,
@@ -197,7 +211,7 @@ class WorkerMetrics:
                 text=event.text,
             )
 
-    def measured(self, duration: Duration) -> None:
+    def _measured(self, duration: Duration) -> None:
         """Report how long a lead took."""
         labels = (duration.until, duration.destination)
         timer = self._duration_children.get(labels)
@@ -230,11 +244,6 @@ class WorkerMetrics:
         self._lanes.gone(workspace)
         if self._mirror is not None:
             self._mirror.lane_gone(workspace)
-
-    def committed(self, steps: int, records: int, seconds: float) -> None:
-        self._steps.inc(steps)
-        self._records.inc(records)
-        self._commit.observe(seconds)
 
     def recovering(self, partition: int, error: Exception) -> None:
         self._recoveries.inc()

@@ -102,14 +102,10 @@ class Committer:
             self.failures, self._busy = 0, False
             self._batches += 1
             self._lanes.committed()
-            for step, future in batch:
+            for _, future in batch:
                 if not future.done():
                     future.set_result(None)
-                for event in step.events:
-                    self._observer.emitted(event)
-                for duration in step.durations:
-                    self._observer.measured(duration)
-            self._observer.committed(len(batch), len(records), ended - began)
+            self._observer.committed([step for step, _ in batch], len(records), ended - began)
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
         """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""

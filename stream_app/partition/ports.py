@@ -7,10 +7,9 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
-from stream_app.domain.delivery.recorder import Duration
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.layout import Beginning
-from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 
 HostAnswers = Callable[[str], Awaitable[bool]]
@@ -97,10 +96,8 @@ class PartitionStream(Protocol):
 class Observer(Protocol):
     """Gets what happened, once it is committed: metrics and log."""
 
-    def emitted(self, event: StatusEvent) -> None: ...
-
-    def measured(self, duration: Duration) -> None:
-        """A lead has got its callback or has come to its end."""
+    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+        """These steps were committed together, as so many records. It took `seconds`."""
 
     def lane(self, view: LaneView) -> None: ...
 
@@ -108,8 +105,6 @@ class Observer(Protocol):
 
     def lane_gone(self, workspace: str) -> None:
         """This process no longer owns the lane."""
-
-    def committed(self, steps: int, records: int, seconds: float) -> None: ...
 
     def recovering(self, partition: int, error: Exception) -> None: ...
 

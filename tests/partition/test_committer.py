@@ -11,7 +11,6 @@ from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.layout import Beginning
-from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.committer import Committer
 from tests.partition.virtual import run
@@ -51,13 +50,10 @@ class Silent:
     def __init__(self) -> None:
         self.durations: list[Duration] = []
 
-    def emitted(self, event: StatusEvent) -> None: ...
-
-    def measured(self, duration: Duration) -> None:
-        self.durations.append(duration)
+    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+        self.durations += [duration for step in steps for duration in step.durations]
 
     def lane(self, view: LaneView) -> None: ...
-    def committed(self, steps: int, records: int, seconds: float) -> None: ...
     def answered(self, answer: CommandAnswer) -> None: ...
     def lane_gone(self, workspace: str) -> None: ...
 

@@ -24,6 +24,7 @@ from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
 from stream_app.config.variables import Need
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.breaker import Mode
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
@@ -335,7 +336,7 @@ def known_samples() -> dict[str, set[str]]:
     GatewayMetrics(registry, log.get("test")).answered("people", "enriched", 0.1)
     metrics = WorkerMetrics(registry, log.get("test"))
     event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
-    metrics.emitted(event)
+    metrics.committed([WriteBatch([], [], [event])], 1, 0.1)
     metrics.lane(msgspec.json.decode((ROOT / "tests/samples/lane.v1.full.json").read_bytes(), type=LaneView))
     registry.register(WaitingRecords(lambda: {("hot", 0): 1}))
     registry.register(ParkedLeads(lambda: [{"acme": 1}]))

@@ -6,15 +6,14 @@ What `stream-app worker` does through Faust, with the same objects of the line a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
-from stream_app.domain.delivery.recorder import Duration
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
 from stream_app.partition.in_flight import Source
@@ -128,13 +127,9 @@ class Observer:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
-    def emitted(self, event: StatusEvent) -> None: ...
-
-    def measured(self, duration: Duration) -> None: ...
-
     def lane(self, view: LaneView) -> None: ...
 
-    def committed(self, steps: int, records: int, seconds: float) -> None: ...
+    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None: ...
 
     def answered(self, answer: CommandAnswer) -> None:
         self._say(f"command {answer.id} is answered: {answer.text}")

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from stream_app.domain.delivery.outcome import Accepted
-from stream_app.domain.delivery.recorder import Duration
+from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.messages import RESEND, StatusEvent
 from stream_app.ops import logs as log
 from stream_app.ops.backlog_metrics import ParkedLeads
@@ -21,14 +21,19 @@ DAY_MS = 86_400_000
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
+def emit(metrics: WorkerMetrics, *events: StatusEvent) -> None:
+    """Report a transaction with these events."""
+    metrics.committed([WriteBatch([], [], list(events))], 1, 0.1)
+
+
 def test_a_lead_resent_by_policy_is_counted_and_reported_as_a_possible_double_spend() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     again = StatusEvent("o#4", "lead-1", "replayed", 4, 0, "o", reason=RESEND, text="a possible double spend")
     again = msgspec.structs.replace(again, workspace="acme", destination="people")
     with capture_logs() as emitted:
-        metrics.emitted(msgspec.structs.replace(again, reason="replayed"))
-        metrics.emitted(again)
+        emit(metrics, msgspec.structs.replace(again, reason="replayed"))
+        emit(metrics, again)
     labels = {"workspace": "acme", "destination": "people"}
     assert registry.get_sample_value("stream_app_possible_double_spends_total", labels) == 1
     assert [(line["lead_id"], line["text"]) for line in emitted] == [("lead-1", "a possible double spend")]
@@ -38,10 +43,10 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     event = StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace="acme", destination="people")
-    for status, credits in (("accepted", 6), ("accepted", 6), ("enriched", -2), ("enriched", 1), ("retrying", None)):
-        metrics.emitted(msgspec.structs.replace(event, status=status, credits=credits))
-    metrics.emitted(msgspec.structs.replace(event, status="enriched", saved=6))
-    metrics.emitted(msgspec.structs.replace(event, status="dead_lettered", reason="http_503"))
+    steps = (("accepted", 6), ("accepted", 6), ("enriched", -2), ("enriched", 1), ("retrying", None))
+    emit(metrics, *(msgspec.structs.replace(event, status=status, credits=credits) for status, credits in steps))
+    emit(metrics, msgspec.structs.replace(event, status="enriched", saved=6))
+    emit(metrics, msgspec.structs.replace(event, status="dead_lettered", reason="http_503"))
     found = {
         (name, label): registry.get_sample_value(f"stream_app_{name}_total", {"destination": "people"} | labels)
         for name, label, labels in (
@@ -53,6 +58,11 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
         )
     }
     assert list(found.values()) == [12, 1, 2, 6, 1]
+    labels = {"workspace": "acme", "destination": "people"}
+    statuses = ("accepted", "enriched", "retrying", "dead_lettered")
+    assert [
+        registry.get_sample_value("stream_app_lead_events_total", labels | {"status": status}) for status in statuses
+    ] == [2, 3, 1, 1]
 
 
 def test_the_times_of_leads_are_shown_by_destination() -> None:
@@ -63,7 +73,7 @@ def test_the_times_of_leads_are_shown_by_destination() -> None:
         Duration("done", "people", 100_000),
         Duration("done", "people", 2 * DAY_MS),
     ):
-        metrics.measured(duration)
+        metrics.committed([WriteBatch([], [], [], durations=(duration,))], 1, 0.1)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"stream_app_{name}", {"destination": "people"} | labels)
@@ -79,8 +89,8 @@ def test_leads_that_the_cache_answered_are_counted_by_reason() -> None:
     metrics = WorkerMetrics(registry, log.get("test"))
     event = StatusEvent("o#1", "lead", "served_from_cache", 2, 0, "o", workspace="acme", destination="people")
     for reason in ("cache_first", "stale", "stale"):
-        metrics.emitted(msgspec.structs.replace(event, reason=reason))
-    metrics.emitted(msgspec.structs.replace(event, status="enriched"))
+        emit(metrics, msgspec.structs.replace(event, reason=reason))
+    emit(metrics, msgspec.structs.replace(event, status="enriched"))
     labels = {"destination": "people", "reason": "stale"}
     assert registry.get_sample_value("stream_app_cache_hits_total", labels) == 2
     assert registry.get_sample_value("stream_app_cache_hits_total", labels | {"reason": "cache_first"}) == 1
@@ -109,9 +119,9 @@ def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
     registry.register(ParkedLeads(lambda: [parked, {"w00000": 1}]))
     for number in range(10 * MOST_NAMES):
         name = f"w{number:05}"
-        metrics.emitted(StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name))
+        emit(metrics, StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name))
         metrics.posted(name, Accepted(200, 1), TRACE)
-        metrics.measured(Duration("done", name, 1))
+        metrics.committed([WriteBatch([], [], [], durations=(Duration("done", name, 1),))], 1, 0.1)
     series = {
         metric.name: len({tuple(sample.labels.values()) for sample in metric.samples}) for metric in registry.collect()
     }
