@@ -23,7 +23,7 @@ SMALL: Final = {
     "http_client": "--requests 200",
     "keepalive": "--leads 10",
     "lane": "--leads 500",
-    "line": "--leads 2000",
+    "line": "--leads 2000 --rounds 1",
     "many_workspaces": "--workspaces 100",
     "neighbours": "--lanes 2 --seconds 4",
     "publish": "--rows 2000",
