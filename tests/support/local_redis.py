@@ -6,9 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, wait_for_answer
+from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, port_is_free, wait_for_answer
 
 _START_WITHIN_S: Final = 60.0
+_TO_BUS_PORT: Final = 10_000  # Redis 6 has no option for the port of its cluster bus
+_FIRST_OUTGOING_PORT: Final = 32_768
 
 
 def find_redis_server() -> str | None:
@@ -28,7 +30,7 @@ class LocalRedis:
 
     def __init__(self, *options: str) -> None:
         self._options = options
-        self._port = free_port()
+        self._port = _port_with_bus() if "--cluster-enabled" in options else free_port()
         self._children: ChildProcesses | None = None
         self.url = f"redis://{LOOPBACK}:{self._port}/0"
 
@@ -59,6 +61,14 @@ class LocalRedis:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
+
+
+def _port_with_bus() -> int:
+    """Return a free port whose cluster bus has a free one too, which no outgoing connection takes."""
+    ports = (free_port() for _ in range(100))
+    return next(
+        port for port in ports if port + _TO_BUS_PORT < _FIRST_OUTGOING_PORT and port_is_free(port + _TO_BUS_PORT)
+    )
 
 
 def _answers(port: int) -> bool:
