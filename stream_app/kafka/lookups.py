@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
+from stream_app.domain.lane.command import is_of_list
 from stream_app.domain.layout import LAYOUT_KEY, Beginning
-from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.kafka.connection import KafkaConnection
@@ -112,7 +112,7 @@ async def first_layout(connection: KafkaConnection, place: TopicPartition, begin
 
 
 async def suppression_list(connection: KafkaConnection, state_topic: str, partitions: int) -> list[tuple[bytes, bytes]]:
-    """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
+    """Read the rows of `is_of_list` in partition 0, as soon as its owner has recorded that there are `partitions`.
 
     Raises BrokerUnavailable.
     """
@@ -123,7 +123,7 @@ async def suppression_list(connection: KafkaConnection, state_topic: str, partit
                 end = (await reader.ends([place]))[place]
                 async for got in reader.scan({place: (position, end)}):
                     for record in got[place]:
-                        if record.key == LAYOUT_KEY or suppressed_person(record.key) is not None:
+                        if record.key == LAYOUT_KEY or is_of_list(record.key):
                             rows[record.key] = record.value
                 position = end
                 if (layout := layout_of(rows.get(LAYOUT_KEY))) is not None and layout.partitions >= partitions:

@@ -1,6 +1,7 @@
 """The first steps of an owner in a system whose partitions grew (docs/decisions/10-more-partitions.md).
 
-A partition that was added has no suppression list. Its owner copies that of partition 0, and processes nothing before.
+A partition that was added has no suppression list. Its owner copies that of partition 0, with the commands that have
+changed it, and processes nothing before.
 It waits until the owner of partition 0 knows of the new partitions. From then on, partition 0 refuses a change of the
 list that was not sent to the new partitions, too. So the copy, and the commands of the partition itself, are complete.
 
@@ -20,9 +21,9 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import BrokerUnavailable, StateStoreError
+from stream_app.domain.lane.command import copy_of_list, is_of_list
 from stream_app.domain.lane.move import chunks_of
 from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout, encode_layout
-from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.policy import Plan
 from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.state import Rows, RowUnreadable, unreadable
@@ -71,7 +72,7 @@ class Growth:
         """
         if (known := layout_of(rows.get(LAYOUT_KEY))) is not None:
             self._compare(known)
-        is_served = any(suppressed_person(key) is None for key in rows)
+        is_served = not all(map(is_of_list, rows))
         self._is_old = is_served and self._plan.hashed == self._plan.partitions
 
     async def run(self) -> bool:
@@ -81,7 +82,7 @@ class Growth:
             False if a commit failed. The partition is then taken over again.
 
         Raises:
-            RowUnreadable: The configuration hashes workspaces to other homes than before.
+            RowUnreadable: The configuration hashes workspaces to other homes than before, or a row does not decode.
         """
         try:
             far = not self.is_complete and await self._compare_with_partition_0() >= _FAR
@@ -130,7 +131,11 @@ class Growth:
             self._observer.recovering(self._number, error)
             await asyncio.sleep(_PAUSE_S)
             return
-        for rows in chunks_of(found):
+        copied = _copy_of_list(found)
+        kept = {key for key, _ in copied}
+        if gone := [key for key in self._rows if is_of_list(key) and key not in kept]:  # of an interrupted copy
+            await self._submit(WriteBatch([(key, None) for key in gone], [], []))
+        for rows in chunks_of(copied):
             await self._submit(WriteBatch([*rows], [], []))
         await self._submit(WriteBatch([self._layout()], [], []))
 
@@ -144,6 +149,13 @@ class Growth:
 
     def _layout(self) -> tuple[bytes, bytes]:
         return LAYOUT_KEY, encode_layout(Layout(self._plan.hashed, self._plan.partitions))
+
+
+def _copy_of_list(rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    try:
+        return copy_of_list(rows)
+    except msgspec.DecodeError as error:
+        raise RowUnreadable(f"the suppression list of partition 0 cannot be copied: {error}") from None
 
 
 def layout_of(row: bytes | None) -> Layout | None:

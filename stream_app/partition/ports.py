@@ -45,7 +45,9 @@ class StateStore(Protocol):
         """
 
     async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
-        """Read the suppression rows of partition 0, as soon as its owner has recorded that there are `partitions`.
+        """Read the rows of `domain.lane.command.is_of_list` in partition 0.
+
+        Returns as soon as its owner has recorded that there are `partitions`.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.

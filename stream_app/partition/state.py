@@ -15,6 +15,7 @@ import msgspec
 from stream_app.domain.delivery.recorder import Rows as Changes
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, lead_of
 from stream_app.domain.errors import StreamAppError
+from stream_app.domain.lane.command import Answered
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
@@ -39,6 +40,7 @@ class _Dated(msgspec.Struct):
 
 _dated: Final = msgspec.json.Decoder(_Dated)
 _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
+_answered_decoder: Final = msgspec.json.Decoder(Answered)
 
 
 class RowUnreadable(StreamAppError):
@@ -104,6 +106,11 @@ class Rows:
         """A suppression row. Raises RowUnreadable."""
         raw = self._values.get(key)
         return None if raw is None else _read(_suppression_decoder, key, raw)
+
+    def answered(self, key: bytes) -> Answered | None:
+        """The row of an answered command. Raises RowUnreadable."""
+        raw = self._values.get(key)
+        return None if raw is None else _read(_answered_decoder, key, raw)
 
     def erasures(self) -> Iterator[tuple[str, int]]:
         """Workspace and time (epoch ms) of each erased lead."""

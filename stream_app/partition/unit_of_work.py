@@ -20,6 +20,7 @@ from stream_app.domain.delivery.state_machine import FOLLOWED, KINDS, Delivery, 
 from stream_app.domain.errors import StateStoreError
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lane.command import Answered
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
@@ -120,6 +121,9 @@ class UnitOfWork:
 
     def suppression(self, key: bytes) -> Suppression | None:
         return self.rows.suppression(key)
+
+    def answered(self, key: bytes) -> Answered | None:
+        return self.rows.answered(key)
 
     # ------------------------------------------------------------------------------------------ residences
 

@@ -16,7 +16,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, mark_key
-from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_stale, read_command
+from stream_app.domain.lane.command import TO_ALL, answered, command_row, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.move import Residence, encode_residence, moves_of, residence_key
 from stream_app.domain.lane.overrides import MoveTo, Order, obey
@@ -97,7 +97,7 @@ class CommandPipeline:
         row = command_row(command.id)
         result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
         if result.reason != "repeated":
-            rows: Rows = [*result.rows, (row, _json.encode(Answered(now_ms, result.applied, command.workspace)))]
+            rows: Rows = [*result.rows, (row, answered(command, result.applied, now_ms))]
             result = msgspec.structs.replace(result, rows=rows)
         here = command.workspace in self._plan.workspaces and self._partition.is_here(command.workspace)
         answer = CommandAnswer(
@@ -121,7 +121,9 @@ class CommandPipeline:
     # ------------------------------------------------------------------------------ refuse
 
     def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
-        if self._partition.row(command_row(command.id)) is not None:
+        if (known := self._partition.answered(command_row(command.id))) is not None:
+            if known.copied:
+                return CommandResult("the partition is new and got the list as this command left it", known.applied)
             return CommandResult("command was answered before: nothing was done again", False, "repeated")
         if is_stale(command, consumed, now_ms):
             return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")

@@ -16,6 +16,7 @@ from stream_app.domain.delivery.recorder import Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lane.command import Answered
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement
@@ -74,6 +75,9 @@ class PartitionState(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None:
         """An entry of the suppression list."""
+
+    def answered(self, key: bytes) -> Answered | None:
+        """The row of an answered command."""
 
     @property
     def partitions(self) -> int:

@@ -173,6 +173,42 @@ def test_commands_that_wait_in_the_new_partition_count_more_than_the_copy() -> N
     grown(main)
 
 
+def test_a_command_that_is_in_the_copy_is_not_applied_once_more() -> None:
+    """Partition 0 applied it, and after it a change that the new partition does not get."""
+
+    async def main(bench: Grown) -> None:
+        await bench.own(bench.old, 0, 1)
+        bench.list_("unsuppress", "ada", 3)
+        bench.list_("suppress", "ada", 2)  # from a program with the old configuration
+        await asyncio.sleep(1)
+        await bench.own(bench.new, 0, NEW)
+        await asyncio.sleep(5)
+        bench.to_delta("ada")
+        bench.list_("suppress", "bob", 3)
+        bench.to_delta("eve")
+        await asyncio.sleep(5)
+        assert bench.sent() == ["eve"]
+        assert [each.applied for each in bench.answers_in(NEW)] == [True, True]
+
+    grown(main)
+
+
+def test_a_copy_that_is_made_again_forgets_whom_partition_0_has_forgotten() -> None:
+    async def main(bench: Grown) -> None:
+        with patch.object(move, "_CHUNK_BYTES", 1):
+            await bench.copy_a_part()
+            await bench.kill(NEW)
+            bench.list_("unsuppress", "p0", 3)
+            bench.list_("unsuppress", "p19", 3)
+            await asyncio.sleep(1)
+            await bench.own(bench.new, NEW)
+            await asyncio.sleep(5)
+        assert sum(key.startswith(b"s/") for key in bench.rows(NEW)) == 18
+        assert [each.applied for each in bench.answers_in(NEW)] == [True, True]
+
+    grown(main)
+
+
 def test_a_copy_that_was_interrupted_is_made_again() -> None:
     async def main(bench: Grown) -> None:
         with patch.object(move, "_CHUNK_BYTES", 1):

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.domain.lane.command import is_of_list
 from stream_app.domain.layout import LAYOUT_KEY, Beginning
-from stream_app.domain.lead.suppression import suppressed_person
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction, Stranded
 from stream_app.partition.growth import layout_of
@@ -167,7 +167,7 @@ class MemoryLedger:
             except NoAnswer:
                 raise BrokerUnavailable("partition 0 was not read in time") from None
             if (layout := layout_of(rows.get(LAYOUT_KEY))) is not None and layout.partitions >= partitions:
-                return [(key, value) for key, value in rows.items() if suppressed_person(key) is not None]
+                return [(key, value) for key, value in rows.items() if is_of_list(key)]
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def transact(self, records: Sequence[Record]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -20,12 +21,22 @@ MAX_TEXT: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """The value of the row that records that a command was answered. `workspace`: whose command it was."""
+class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The value of the row that records that a command was answered.
+
+    Attributes:
+        at_ms: When, epoch ms.
+        applied: True if it was not refused.
+        workspace: Whose command it was.
+        kind: Its kind; '' if a version before 0.2 answered it, or if it changed no suppression list.
+        copied: True if this partition copied the row, with the suppression list, and has not answered it itself.
+    """
 
     at_ms: int
     applied: bool
     workspace: str = ""
+    kind: str = ""
+    copied: bool = False
 
 
 class _Signed(msgspec.Struct, frozen=True):
@@ -36,11 +47,42 @@ class _Signed(msgspec.Struct, frozen=True):
 
 
 _signed: Final = msgspec.json.Decoder(_Signed)
+_answered: Final = msgspec.json.Decoder(Answered)
+_LIST_KINDS: Final = frozenset({"suppress", "unsuppress"})
 
 
 def command_row(command_id: str) -> bytes:
     """Return the row key of an answered command."""
     return f"k/{command_id}".encode("utf-8", "surrogatepass")
+
+
+def answered(command: Command, applied: bool, now_ms: int) -> bytes:
+    """Return the value of the row of a command that is answered now."""
+    kind = command.kind if command.kind in _LIST_KINDS else ""
+    return msgspec.json.encode(Answered(now_ms, applied, command.workspace, kind))
+
+
+def is_of_list(key: bytes) -> bool:
+    """Return True for the key of a suppressed person, or of an answered command, which may have changed the list."""
+    return key[:2] in (b"k/", b"s/")
+
+
+def copy_of_list(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the suppression list as an added partition copies it, from rows of `is_of_list`.
+
+    The commands that have changed it are a part of it: without them, the new partition would apply those that wait in
+    its own topic once more, after later changes that it does not get.
+
+    Raises:
+        msgspec.DecodeError: A row does not decode.
+    """
+    copied: list[tuple[bytes, bytes]] = []
+    for key, value in rows:
+        if key.startswith(b"s/"):
+            copied.append((key, value))
+        elif (command := _answered.decode(value)).kind in _LIST_KINDS:
+            copied.append((key, msgspec.json.encode(msgspec.structs.replace(command, copied=True))))
+    return copied
 
 
 def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
