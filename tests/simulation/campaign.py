@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 
 from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
+from tests.simulation.growing import growing, growth_bases
 from tests.simulation.money import budgeted
 from tests.simulation.moves import move_bases, moving
 from tests.simulation.neighbours import crowded, troubled
@@ -29,7 +30,11 @@ def counted(only: str = "", *, thorough: bool = False) -> Iterator[Schedule]:
     Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all of them, and one
     with every single preemption near each crash. `only` those of one base; the rare ones come when they are asked for.
     """
-    for base in bases() if not only else [base for base in (*bases(), *rare(), *move_bases()) if base.name == only]:
+    for base in (
+        bases()
+        if not only
+        else [base for base in (*bases(), *rare(), *move_bases(), *growth_bases()) if base.name == only]
+    ):
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
@@ -46,6 +51,8 @@ def named(name: str) -> Schedule:
         return budgeted(int(name[1:]))
     if name.startswith("v") and name[1:].isdigit():
         return moving(int(name[1:]))
+    if name.startswith("g") and name[1:].isdigit():
+        return growing(int(name[1:]))
     if name.startswith("n") and name[1:].isdigit():
         return crowded(int(name[1:]))
     if name.startswith("t") and name[1:].isdigit():

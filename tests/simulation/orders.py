@@ -19,6 +19,7 @@ from stream_app.domain.lead.suppression import person_row
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
+from tests.simulation.grown import GrowthChecks
 
 if TYPE_CHECKING:
     from tests.simulation.moves import MoveChecks
@@ -30,7 +31,8 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 class Order:
     """A command that an operator publishes, `times` times.
 
-    what  the person, lead or amount that it is about; of a lead's cost both, as in `a=4`.
+    what     the person, lead or amount that it is about; of a lead's cost both, as in `a=4`.
+    is_late  True if the operator's program has the configuration of before partitions were added.
     """
 
     at_s: float
@@ -38,6 +40,7 @@ class Order:
     kind: CommandKind
     what: str = ""
     times: int = 1
+    is_late: bool = False
 
 
 def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
@@ -62,9 +65,11 @@ def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
 
 def records_of(order: Order, serial: int, plan: Plan, now_ms: int) -> Iterator[tuple[int, Record]]:
     """Partition and record, of each that the operator publishes."""
+    to_all = order.kind in TO_ALL
     command = Command(f"c{serial}", order.kind, order.workspace, now_ms, "operator", "", _arguments(order))
+    command = msgspec.structs.replace(command, partitions=plan.partitions if to_all else 0)
     record = Record(plan.topics.commands, order.workspace.encode(), msgspec.json.encode(command))
-    homes = range(plan.partitions) if order.kind in TO_ALL else [plan.pins[order.workspace]]
+    homes = range(plan.partitions) if to_all else [plan.pins[order.workspace]]
     for home in homes:
         for _ in range(order.times):
             yield home, record
@@ -110,6 +115,7 @@ class OrderChecks:
         self._unsendable: set[tuple[int, bytes]] = set()
         self._just_ordered: set[str] = set()
         self._of_leads: set[str] = set()  # commands about one lead's cost
+        self.growth = GrowthChecks(plan, problem)
         self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
 
     def reported(self, event: StatusEvent) -> bool:
@@ -137,6 +143,10 @@ class OrderChecks:
         self._asked[partition, command["id"]] += 1
         if command["kind"] == "move":
             self._may_be_refused.add(command["id"])
+        if command["kind"] in TO_ALL:
+            self.growth.asked(command)
+            if command["partitions"] < self._plan.partitions:
+                self._may_be_refused.add(command["id"])
         if command["kind"] == "correct" and "lead_id" in command["args"]:
             self._of_leads.add(command["id"])
 
@@ -157,6 +167,7 @@ class OrderChecks:
             elif consumed.topic == self._plan.topics.state and key.startswith(b"s/"):
                 place = (consumed.partition, key)
                 (self._unsendable.discard if consumed.value is None else self._unsendable.add)(place)
+                self.growth.on_row(*place, is_gone=consumed.value is None)
 
     def _on_answer(self, consumed: ConsumedRecord) -> None:
         answer = _answer.decode(consumed.value or b"")
@@ -179,9 +190,10 @@ class OrderChecks:
         if lane is not None and lane.forced is not None and lane.forced.mode == "open":
             self._problem(f"8: {event.id} goes out through a breaker that is forced open")
         home = self._moves.at(event.workspace)
-        persons = (each.rpartition(":")[2] for each in identifiers if "/e:" in each)
-        if any((home, person_row(hash_of(person))) in self._unsendable for person in persons):
+        keys = {person_row(hash_of(each.rpartition(":")[2])) for each in identifiers if "/e:" in each}
+        if any((home, key) in self._unsendable for key in keys):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
+        self.growth.on_sending(event, home, keys)
 
     def on_acked(self, consumed: ConsumedRecord) -> None:
         which = self._which(consumed)
@@ -190,6 +202,7 @@ class OrderChecks:
             self._problem(f"2: {consumed.record_id} is acked before it is answered")
 
     def at_rest(self, lanes: Iterable[Lane]) -> None:
+        self.growth.at_rest()
         for which, times in self._asked.items():
             if self._answers[which] != times:
                 self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")

@@ -38,7 +38,7 @@ class Surroundings(Protocol):
     kafka: MemoryKafka
     group: Group
     clay: FakeClay
-    plan: Plan
+    config: Plan
     spacing_s: float
     reopen: bool
     drop_in_flight: bool
@@ -146,13 +146,14 @@ class Observer:
 
 
 class Worker:
-    """`name` is the machine's, `member` the group's for this life of it."""
+    """`name` is the machine's, `member` the group's for this life of it, which has the configuration of its start."""
 
     def __init__(self, world: Surroundings, name: str, life: int, rng: Random) -> None:
         self.name = name
         self.member = f"{name}.{life}"
         self.process = Process(self.member)
         self.stopping = False
+        self.config = world.config
         self._world = world
         self._rng = rng
         self._link = SimLink(world, self.process)
@@ -209,6 +210,7 @@ class Worker:
         return await answer
 
     async def _assigned(self, generation: int, mine: list[int]) -> None:
+        mine = [number for number in mine if number < self.config.partitions]  # it leaves one that was added alone
         self._world.say(self.process, f"owns partitions {mine} in generation {generation}")
         for number in list(self._partitions):
             if number not in mine or self._world.reopen:
@@ -216,7 +218,7 @@ class Worker:
         for number in mine:
             if number not in self._partitions:
                 self._partitions[number] = await self._open(number)
-        names = self._world.plan.topics
+        names = self.config.topics
         for number in mine:
             for topic, source in sources(names).items():
                 inlet = MemoryInlet(self._world.kafka, names.worker_app, generation, topic, number, self._link)
@@ -235,10 +237,10 @@ class Worker:
         self._serving.append(serving)
 
     async def _open(self, number: int) -> PartitionOwner:
-        world, names = self._world, self._world.plan.topics
+        world, names = self._world, self.config.topics
         partition = PartitionOwner(
             number,
-            world.plan,
+            self.config,
             MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
             world.clay.client(self.process),
             SimClock(world.now_ms, self._rng),
