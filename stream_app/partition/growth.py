@@ -52,6 +52,7 @@ class Growth:
         self._submit = submit
         self._observer = observer
         self._agrees = number == 0  # the configuration and partition 0 agree, as far as that can be known
+        self._was_served = False
         self._is_old = False  # the partition has rows, and the configuration says that none was added
         self._waits = False
 
@@ -72,8 +73,8 @@ class Growth:
         """
         if (known := layout_of(rows.get(LAYOUT_KEY))) is not None:
             self._compare(known)
-        is_served = not all(map(is_of_list, rows))
-        self._is_old = is_served and self._plan.hashed == self._plan.partitions
+        self._was_served = not all(map(is_of_list, rows))
+        self._is_old = self._was_served and self._plan.hashed == self._plan.partitions
 
     async def run(self) -> bool:
         """Complete the partition, if it is not complete, and record the layout, if it is new.
@@ -132,9 +133,9 @@ class Growth:
             await asyncio.sleep(_PAUSE_S)
             return
         copied = _copy_of_list(found)
-        kept = {key for key, _ in copied}
-        if gone := [key for key in self._rows if is_of_list(key) and key not in kept]:  # of an interrupted copy
-            await self._submit(WriteBatch([(key, None) for key in gone], [], []))
+        if not self._was_served:  # then its rows of the list are of a copy that was interrupted
+            gone = {key for key in self._rows if is_of_list(key)} - {key for key, _ in copied}
+            await self._submit(WriteBatch([(key, None) for key in sorted(gone)], [], []))
         for rows in chunks_of(copied):
             await self._submit(WriteBatch([*rows], [], []))
         await self._submit(WriteBatch([self._layout()], [], []))

@@ -209,6 +209,23 @@ def test_a_copy_that_is_made_again_forgets_whom_partition_0_has_forgotten() -> N
     grown(main)
 
 
+def test_a_partition_that_has_served_keeps_what_it_answered() -> None:
+    """It was added without `hashed_partitions`, so it has processed commands before it copies the list."""
+    person, command = b"s/" + hash_of("ada").encode(), b"k/s1"
+
+    async def main(bench: Grown) -> None:
+        value = {"reason": "suppressed", "at_ms": now_ms(), "command": "s1", "who": "jane"}
+        rows = {person: value, command: {"at_ms": now_ms(), "applied": True}, b"c/leads.commands": 1}
+        await bench.own(bench.old, 0, 1)
+        for key, row in rows.items():
+            bench.kafka.produce(NEW, Record("stream-app-state", key, json.dumps(row).encode()))
+        await bench.own(bench.new, 0, NEW)
+        await asyncio.sleep(5)
+        assert {person, command, LAYOUT_KEY} <= bench.rows(NEW).keys()
+
+    grown(main)
+
+
 def test_a_copy_that_was_interrupted_is_made_again() -> None:
     async def main(bench: Grown) -> None:
         with patch.object(move, "_CHUNK_BYTES", 1):
