@@ -269,9 +269,7 @@ def main() -> None:
                     found[case].append(bench.run(case, arguments.leads // (10 if case == "stock" else 1)))
     finally:
         children.close()
-    rows = {
-        case: {name: statistics.median(row[name] for row in seen) for name in seen[0]} for case, seen in found.items()
-    }
+    rows = {case: _median(rounds) for case, rounds in found.items()}
     if arguments.json:
         Console().print_json(data=rows)
     else:

@@ -1,9 +1,9 @@
 """The first steps of an owner in a system whose partitions grew (docs/decisions/10-more-partitions.md).
 
 A partition that was added has no suppression list. Its owner copies that of partition 0, with the commands that have
-changed it, and processes nothing before.
-It waits until the owner of partition 0 knows of the new partitions. From then on, partition 0 refuses a change of the
-list that was not sent to the new partitions, too. So the copy, and the commands of the partition itself, are complete.
+changed it, and processes nothing before. It waits until the owner of partition 0 knows of the new partitions. From then
+on, partition 0 refuses a change of the list that was not sent to the new partitions, too. So the copy, and the commands
+of the partition itself, are complete.
 
 A configuration may lack `hashed_partitions`, or have a wrong one. Then an owner would take an added partition for a
 complete one, and another home of a workspace for its own. So it first compares its configuration with the layout in
