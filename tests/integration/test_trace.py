@@ -41,6 +41,12 @@ class OtlpReceiver:
         self.refused = 0
         self.away = False
         self.slow_s = 0.0
+        self._connections: set[asyncio.StreamWriter] = set()
+
+    def drop(self) -> None:
+        """Forget the requests of processes that were killed: one may still wait here."""
+        for writer in self._connections:
+            writer.close()
 
     async def __aenter__(self) -> OtlpReceiver:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
@@ -50,10 +56,13 @@ class OtlpReceiver:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
         try:
             while True:
                 _, body = await read_request(reader)
                 await asyncio.sleep(self.slow_s)
+                if writer.is_closing():
+                    return
                 if self.away:
                     self.refused += 1
                 else:
@@ -63,6 +72,8 @@ class OtlpReceiver:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
+        finally:
+            self._connections.discard(writer)
 
     def _keep(self, body: bytes) -> None:
         self.requests += 1
@@ -134,6 +145,7 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
     for kills in (1, 2):
         with exporter(kafka, namespace, receiver, tmp_path):
             await until(lambda asked=kills: receiver.requests >= asked, 60, "a request")  # type: ignore[misc]
+    receiver.drop()
     receiver.away, receiver.slow_s = True, 0.0
     with exporter(kafka, namespace, receiver, tmp_path) as process:
         await until(lambda: receiver.refused, 60, "a request that is refused")
