@@ -21,7 +21,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import BrokerUnavailable, StateStoreError
-from stream_app.domain.lane.command import copy_of_list, is_of_list
+from stream_app.domain.lane.command import copy_for_new_partition, is_of_list
 from stream_app.domain.lane.move import chunks_of
 from stream_app.domain.layout import LAYOUT_KEY, Layout, decode_layout, encode_layout
 from stream_app.domain.policy import Plan
@@ -52,8 +52,7 @@ class Growth:
         self._submit = submit
         self._observer = observer
         self._agrees = number == 0  # the configuration and partition 0 agree, as far as that can be known
-        self._was_served = False
-        self._is_old = False  # the partition has rows, and the configuration says that none was added
+        self._was_served = False  # it has processed records
         self._waits = False
 
     @property
@@ -74,7 +73,6 @@ class Growth:
         if (known := layout_of(rows.get(LAYOUT_KEY))) is not None:
             self._compare(known)
         self._was_served = not all(map(is_of_list, rows))
-        self._is_old = self._was_served and self._plan.hashed == self._plan.partitions
 
     async def run(self) -> bool:
         """Complete the partition, if it is not complete, and record the layout, if it is new.
@@ -111,7 +109,8 @@ class Growth:
                 began = await self._store.beginning()
                 if began.layout is not None:
                     self._compare(began.layout)
-                if began.layout is not None or began.is_new or self._is_old:
+                never_grew = self._was_served and self._plan.hashed == self._plan.partitions
+                if began.layout is not None or began.is_new or never_grew:
                     self._agrees = True
                     return began.offset
                 if pause_s == _PAUSE_S:
@@ -153,10 +152,15 @@ class Growth:
 
 
 def _copy_of_list(rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    try:
-        return copy_of_list(rows)
-    except msgspec.DecodeError as error:
-        raise RowUnreadable(f"the suppression list of partition 0 cannot be copied: {error}") from None
+    copied: list[tuple[bytes, bytes]] = []
+    for key, value in rows:
+        try:
+            copy = copy_for_new_partition(key, value)
+        except msgspec.DecodeError as error:
+            raise unreadable(key, str(error)) from None
+        if copy is not None:
+            copied.append((key, copy))
+    return copied
 
 
 def layout_of(row: bytes | None) -> Layout | None:

@@ -16,7 +16,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, mark_key
-from stream_app.domain.lane.command import TO_ALL, answered, command_row, is_stale, read_command
+from stream_app.domain.lane.command import LIST_KINDS, TO_ALL, command_row, encode_answered, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.move import Residence, encode_residence, moves_of, residence_key
 from stream_app.domain.lane.overrides import MoveTo, Order, obey
@@ -97,7 +97,7 @@ class CommandPipeline:
         row = command_row(command.id)
         result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
         if result.reason != "repeated":
-            rows: Rows = [*result.rows, (row, answered(command, result.applied, now_ms))]
+            rows: Rows = [*result.rows, (row, encode_answered(command, result.applied, now_ms))]
             result = msgspec.structs.replace(result, rows=rows)
         here = command.workspace in self._plan.workspaces and self._partition.is_here(command.workspace)
         answer = CommandAnswer(
@@ -123,12 +123,12 @@ class CommandPipeline:
     def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
         if (known := self._partition.answered(command_row(command.id))) is not None:
             if known.copied:
-                return CommandResult("the partition is new and got the list as this command left it", known.applied)
+                return CommandResult("this partition was added and has copied the list with this change", known.applied)
             return CommandResult("command was answered before: nothing was done again", False, "repeated")
         if is_stale(command, consumed, now_ms):
             return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
         if command.kind in TO_ALL:
-            return self._refuse_incomplete(command)
+            return self._refuse_incomplete(command) if command.kind in LIST_KINDS else None
         if command.workspace not in self._plan.workspaces:
             text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")
@@ -144,7 +144,7 @@ class CommandPipeline:
     def _refuse_incomplete(self, command: Command) -> CommandResult | None:
         """Refuse to change the suppression list in some partitions only: the others would not know of it."""
         known, sent_to = self._partition.partitions, command.partitions or self._plan.hashed
-        if command.kind == "reload" or sent_to >= known:
+        if sent_to >= known:
             return None
         text = (
             f"it was sent to {sent_to} partitions, and there are {known}: set kafka.partitions = {known} and "

@@ -29,7 +29,7 @@ from rich.progress import Progress
 from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.bases import rare
 from tests.simulation.campaign import counted, explain, named, reported, run_all
-from tests.simulation.growing import growing, growth_bases
+from tests.simulation.growth import growing, growth_bases
 from tests.simulation.money import budgeted
 from tests.simulation.moves import move_bases, moving
 from tests.simulation.mutant import run_mutant

@@ -7,9 +7,10 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
+from typing import Final
 
 from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
-from tests.simulation.growing import growing, growth_bases
+from tests.simulation.growth import growing, growth_bases
 from tests.simulation.money import budgeted
 from tests.simulation.moves import move_bases, moving
 from tests.simulation.neighbours import crowded, troubled
@@ -20,6 +21,14 @@ from tests.simulation.world import Outcome, simulate
 Failure = tuple[str, str]
 """The schedule's name, and the first promise that it broke."""
 
+_DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {
+    "b": budgeted,
+    "g": growing,
+    "n": crowded,
+    "r": recovered,
+    "t": troubled,
+    "v": moving,
+}
 _CHUNK = 250
 _COLLECT_EVERY = 50
 
@@ -30,11 +39,8 @@ def counted(only: str = "", *, thorough: bool = False) -> Iterator[Schedule]:
     Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all of them, and one
     with every single preemption near each crash. `only` those of one base; the rare ones come when they are asked for.
     """
-    for base in (
-        bases()
-        if not only
-        else [base for base in (*bases(), *rare(), *move_bases(), *growth_bases()) if base.name == only]
-    ):
+    known = (*bases(), *rare(), *move_bases(), *growth_bases())
+    for base in bases() if not only else [base for base in known if base.name == only]:
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
@@ -47,18 +53,8 @@ def named(name: str) -> Schedule:
     """The schedule of that name: a number is a seed, `fine/crash@57` a counted one."""
     if name.isdigit():
         return drawn(int(name))
-    if name.startswith("b") and name[1:].isdigit():
-        return budgeted(int(name[1:]))
-    if name.startswith("v") and name[1:].isdigit():
-        return moving(int(name[1:]))
-    if name.startswith("g") and name[1:].isdigit():
-        return growing(int(name[1:]))
-    if name.startswith("n") and name[1:].isdigit():
-        return crowded(int(name[1:]))
-    if name.startswith("t") and name[1:].isdigit():
-        return troubled(int(name[1:]))
-    if name.startswith("r") and name[1:].isdigit():
-        return recovered(int(name[1:]))
+    if name[1:].isdigit() and (draw := _DRAWN.get(name[0])) is not None:
+        return draw(int(name[1:]))
     found = counted(name.partition("/")[0], thorough=True)
     wanted = next((schedule for schedule in found if schedule.name == name), None)
     if wanted is None:

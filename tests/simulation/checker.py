@@ -23,6 +23,7 @@ from stream_app.domain.policy import Plan, in_force
 from stream_app.domain.record import ConsumedRecord
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
+from tests.simulation.growth import GrowthChecks
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyChecks
 from tests.simulation.moves import MoveChecks
@@ -75,7 +76,7 @@ class Checker:
         self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
         self.moves = MoveChecks(plan, kafka, problem)
-        self.orders = OrderChecks(plan, self.moves, problem)
+        self.orders = OrderChecks(plan, self.moves, GrowthChecks(plan, problem), problem)
         self.answers = Answers(plan, self.histories, self.moves, now_ms, problem)
 
     def input(self, serial: int) -> tuple[str, Input]:

@@ -10,7 +10,7 @@ from stream_app.domain.lane_messages import Command
 from stream_app.partition import growth
 from stream_app.pipeline.command import CommandPipeline
 from tests.simulation.client import MemoryLedger
-from tests.simulation.growing import growing, growth_bases, late_command
+from tests.simulation.growth import growing, growth_bases, late_command
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.schedule import Schedule
 

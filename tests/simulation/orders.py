@@ -19,9 +19,9 @@ from stream_app.domain.lead.suppression import person_row
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
-from tests.simulation.grown import GrowthChecks
 
 if TYPE_CHECKING:
+    from tests.simulation.growth import GrowthChecks
     from tests.simulation.moves import MoveChecks
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
@@ -101,7 +101,7 @@ def _arguments(order: Order) -> dict[str, Any]:
 class OrderChecks:
     """Sees every commit, after the events in it were checked. `problem` receives each broken promise."""
 
-    def __init__(self, plan: Plan, moves: MoveChecks, problem: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, moves: MoveChecks, growth: GrowthChecks, problem: Callable[[str], None]) -> None:
         self._plan = plan
         self._moves = moves
         self._copies: dict[str, tuple[int, str]] = {}
@@ -115,7 +115,7 @@ class OrderChecks:
         self._unsendable: set[tuple[int, bytes]] = set()
         self._just_ordered: set[str] = set()
         self._of_leads: set[str] = set()  # commands about one lead's cost
-        self.growth = GrowthChecks(plan, problem)
+        self._growth = growth
         self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
 
     def reported(self, event: StatusEvent) -> bool:
@@ -144,7 +144,7 @@ class OrderChecks:
         if command["kind"] == "move":
             self._may_be_refused.add(command["id"])
         if command["kind"] in TO_ALL:
-            self.growth.asked(command)
+            self._growth.asked(command)
             if command["partitions"] < self._plan.partitions:
                 self._may_be_refused.add(command["id"])
         if command["kind"] == "correct" and "lead_id" in command["args"]:
@@ -167,7 +167,7 @@ class OrderChecks:
             elif consumed.topic == self._plan.topics.state and key.startswith(b"s/"):
                 place = (consumed.partition, key)
                 (self._unsendable.discard if consumed.value is None else self._unsendable.add)(place)
-                self.growth.on_row(*place, is_gone=consumed.value is None)
+                self._growth.on_row(*place, is_gone=consumed.value is None)
 
     def _on_answer(self, consumed: ConsumedRecord) -> None:
         answer = _answer.decode(consumed.value or b"")
@@ -193,7 +193,7 @@ class OrderChecks:
         keys = {person_row(hash_of(each.rpartition(":")[2])) for each in identifiers if "/e:" in each}
         if any((home, key) in self._unsendable for key in keys):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
-        self.growth.on_sending(event, home, keys)
+        self._growth.on_sending(event, home, keys)
 
     def on_acked(self, consumed: ConsumedRecord) -> None:
         which = self._which(consumed)
@@ -202,7 +202,7 @@ class OrderChecks:
             self._problem(f"2: {consumed.record_id} is acked before it is answered")
 
     def at_rest(self, lanes: Iterable[Lane]) -> None:
-        self.growth.at_rest()
+        self._growth.at_rest()
         for which, times in self._asked.items():
             if self._answers[which] != times:
                 self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")

@@ -22,7 +22,7 @@ from stream_app.partition.erasures import Erasures
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
-from tests.simulation.grown import before_growth
+from tests.simulation.growth import before_growth
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.orders import Order, records_of
@@ -214,8 +214,7 @@ class World:
         """Stop a worker that has the configuration of before."""
         for worker in list(self._workers.values()):
             if worker.name == name and not worker.process.dead and worker.config is not self.config:
-                self.say(worker.process, "gets SIGTERM")
-                worker.request_stop()
+                self._stop(worker)
 
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
@@ -236,6 +235,10 @@ class World:
             self.loop.kill(worker.process)
             self.loop.outside(SESSION_S, self.group.leave, worker.member)
             self.loop.outside(self.schedule.restart_s, self._start, worker.name)
+
+    def _stop(self, worker: Worker) -> None:
+        self.say(worker.process, "gets SIGTERM")
+        worker.request_stop()
 
     def _freeze(self, worker: Worker, for_s: float) -> None:
         self.say(worker.process, f"is frozen for {for_s:g} s")
@@ -263,8 +266,7 @@ class World:
             case "freeze":
                 self._freeze(worker, fault.for_s)
             case "stop":
-                self.say(process, "gets SIGTERM")
-                worker.request_stop()
+                self._stop(worker)
             case "rebalance":
                 self.say(None, "the group rebalances")
                 self.group.rebalance()

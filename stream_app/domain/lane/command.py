@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -12,7 +11,10 @@ from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 
-TO_ALL: Final = frozenset({"reload", "suppress", "unsuppress"})
+LIST_KINDS: Final = frozenset({"suppress", "unsuppress"})
+"""Kinds that change the suppression list."""
+
+TO_ALL: Final = LIST_KINDS | {"reload"}
 """Kinds that go to every partition. The others go to the home partition of their workspace."""
 
 _MAX_AGE_MS: Final = 24 * 3_600_000
@@ -48,7 +50,6 @@ class _Signed(msgspec.Struct, frozen=True):
 
 _signed: Final = msgspec.json.Decoder(_Signed)
 _answered: Final = msgspec.json.Decoder(Answered)
-_LIST_KINDS: Final = frozenset({"suppress", "unsuppress"})
 
 
 def command_row(command_id: str) -> bytes:
@@ -56,9 +57,9 @@ def command_row(command_id: str) -> bytes:
     return f"k/{command_id}".encode("utf-8", "surrogatepass")
 
 
-def answered(command: Command, applied: bool, now_ms: int) -> bytes:
+def encode_answered(command: Command, applied: bool, now_ms: int) -> bytes:
     """Return the value of the row of a command that is answered now."""
-    kind = command.kind if command.kind in _LIST_KINDS else ""
+    kind = command.kind if command.kind in LIST_KINDS else ""
     return msgspec.json.encode(Answered(now_ms, applied, command.workspace, kind))
 
 
@@ -67,22 +68,19 @@ def is_of_list(key: bytes) -> bool:
     return key[:2] in (b"k/", b"s/")
 
 
-def copy_of_list(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the suppression list as an added partition copies it, from rows of `is_of_list`.
+def copy_for_new_partition(key: bytes, value: bytes) -> bytes | None:
+    """Return the value under which an added partition copies a row of `is_of_list`; None if it does not.
 
-    The commands that have changed it are a part of it: without them, the new partition would apply those that wait in
-    its own topic once more, after later changes that it does not get.
+    The commands that have changed the suppression list are a part of it: without them, the new partition would apply
+    those that wait in its own topic once more, after later changes that it does not get.
 
     Raises:
-        msgspec.DecodeError: A row does not decode.
+        msgspec.DecodeError: The row does not decode.
     """
-    copied: list[tuple[bytes, bytes]] = []
-    for key, value in rows:
-        if key.startswith(b"s/"):
-            copied.append((key, value))
-        elif (command := _answered.decode(value)).kind in _LIST_KINDS:
-            copied.append((key, msgspec.json.encode(msgspec.structs.replace(command, copied=True))))
-    return copied
+    if key.startswith(b"s/"):
+        return value
+    command = _answered.decode(value)
+    return msgspec.json.encode(msgspec.structs.replace(command, copied=True)) if command.kind in LIST_KINDS else None
 
 
 def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.campaign import counted, explain, run
-from tests.simulation.growing import growing, growth_bases
+from tests.simulation.growth import growing, growth_bases
 from tests.simulation.parts import each_part, of_part
 from tests.simulation.schedule import Schedule
 from tests.simulation.world import simulate
