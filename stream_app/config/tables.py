@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_
 
 import msgspec
 
+from stream_app.config.gone import gone
 from stream_app.config.model import Settings
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.concurrency import ConcurrencyPolicy
@@ -97,8 +98,8 @@ class TableReader:
             return msgspec.UNSET
 
     def _unknown(self, kind: type, key: str, keys: Mapping[str, Any], where: str) -> None:
-        if set_by := NOT_IN_THE_FILE.get(kind, _NOTHING).get(key):
-            self._wrong(f"{_at(where, key)}: {set_by}")
+        if advice := NOT_IN_THE_FILE.get(kind, _NOTHING).get(key) or gone(_at(where, key)):
+            self._wrong(f"{_at(where, key)}: {advice}")
             return
         near = difflib.get_close_matches(key, keys, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys)}"
