@@ -46,7 +46,7 @@ class State(Protocol):
 class Replay:
     """The handlers of the replay process.
 
-    The owner of `rates_per_s` (by workspace, of its lane) updates it. `moved` is called with the source topic and the
+    `rates_per_s` are the configured rates of the lanes by workspace. `moved` is called with the source topic and the
     envelope of each forwarded record, `began` with each newly assigned partition of the dead letters and its start.
     """
 

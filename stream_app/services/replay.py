@@ -19,7 +19,6 @@ from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership
 from stream_app.faust_app.run import run_app
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.lane_rates import LaneRates
 from stream_app.kafka.producers import kafka_publisher
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
@@ -67,9 +66,8 @@ async def run_replay(settings: Settings) -> None:
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
         await stack.enter_async_context(state)
-        configured_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
-        rates = LaneRates(connection, topics.lanes, settings.kafka.partitions, configured_per_s)
-        replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), on_moved, on_begin)
+        rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()}
+        replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), on_moved, on_begin)
         options = faust_options(settings, connection, topics.replay_app, None)
         app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)
@@ -93,7 +91,7 @@ async def run_replay(settings: Settings) -> None:
         await run_app(
             app,
             broker_wait_s=settings.kafka.broker_wait_s,
-            beside=(watchdog.run(), watch.run(), rates.follow(), runner.run()),
+            beside=(watchdog.run(), watch.run(), runner.run()),
         )
         await state.record_last()
         logger.info("replay_stopped")

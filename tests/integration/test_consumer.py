@@ -15,9 +15,8 @@ from stream_app.faust_app.run import run_app
 from stream_app.kafka import consumer as module
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.lane_rates import LaneRates
 from stream_app.kafka.lookups import KafkaArchive, waiting
-from stream_app.kafka.readers import TopicReader
+from stream_app.kafka.readers import Reader, TopicReader
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.pace import BUSY
@@ -225,20 +224,27 @@ async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_re
     assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
 
 
-async def test_a_lanes_rate_is_followed_in_the_other_partitions(kafka: Broker, namespace: str) -> None:
+async def test_the_other_partitions_are_followed(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}lanes"
+    damaged, sound = TopicPartition(topic, 0), TopicPartition(topic, 1)
     await create_topics(kafka.bootstrap, topic, partitions=2)
     await produce(kafka.bootstrap, topic, 0, 1)
-    rates = LaneRates(KafkaConnection(kafka.bootstrap), topic, 2, {"acme": 1.0})
-    with tampered({(TopicPartition(topic, 0), 0): bad_checksum}):
-        following = asyncio.create_task(rates.follow())
+    values: list[bytes] = []
+
+    async def follow() -> None:
+        async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
+            async for records in reader.follow({damaged: 0, sound: 0}, pass_unreadable=True):
+                values.extend(record.value for record in records.get(sound, ()))
+
+    with tampered({(damaged, 0): bad_checksum}):
+        following = asyncio.create_task(follow())
         await asyncio.sleep(2)
         async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-            await producer.send_and_wait(topic, b'{"rate_per_s": 7.0}', b"acme", partition=1)
-        await until(lambda: following.done() or rates.per_s["acme"] == 7.0)
+            await producer.send_and_wait(topic, b"later", partition=1)
+        await until(lambda: following.done() or bool(values))
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-    assert rates.per_s["acme"] == 7.0
+    assert values == [b"later"]
 
 
 async def test_records_after_a_damaged_batch_are_counted_by_offset(kafka: Broker, namespace: str) -> None:

@@ -27,7 +27,7 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
     Attributes:
         max_replays: Replays per rewind epoch.
         max_returns: Replays over all epochs, after which the lead is parked as a loop.
-        rate_share: The share of a lane's rate that replays may use.
+        rate_share: The share of a lane's configured rate that replays may use.
         backoff_base_s: The base of the backoff.
         backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
         backoff_cap_s: The longest backoff.
@@ -174,8 +174,7 @@ _BURST_MS: Final = 1_000
 class Pace:
     """Limits each workspace's replays to `share` of its rate, with a burst of one second after a pause.
 
-    A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate. `rates_per_s` may
-    change later.
+    A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
