@@ -59,7 +59,7 @@ class Rejects:
         if await self.is_concluded(in_flight, envelope):
             return
         onward = envelope.onward(way=envelope.way or "rerouted", moves=moved.moves, app=self._plan.app)
-        headers = onward.to_headers(self._plan.topics.worker_app)
+        headers = onward.to_headers()
         record = Record(self._plan.topics.retry, workspace.encode(), consumed.value, headers, moved.other)
         await follow(self._partition, in_flight, record)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stream_app import __version__
-from stream_app.domain.dead_letter.headers import MEANING, SPRING
+from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.topics import TopicNames
 
@@ -133,11 +133,6 @@ def _message(name: str, payload: str | None, key: str) -> dict[str, Any]:
 def _dead_letter_headers() -> dict[str, Any]:
     return {
         "type": "object",
-        "description": (
-            "Each header is text in UTF-8, except some of Spring Kafka's; a header without a value is left out."
-        ),
-        "properties": {
-            header: {"type": "string", "description": meaning}
-            for header, meaning in {**{name: MEANING[name] for name in HEADERS.values()}, **SPRING}.items()
-        },
+        "description": "Each header is text in UTF-8; a header without a value is left out.",
+        "properties": {name: {"type": "string", "description": MEANING[name]} for name in HEADERS.values()},
     }

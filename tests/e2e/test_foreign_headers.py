@@ -22,7 +22,7 @@ def foreign(topic: str, home: int) -> dict[str, Headers]:
         "no_way_again": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),
         "a_way": _FORGED.to_headers(),
         "of_another_record": msgspec.structs.replace(_FORGED, origin=f"{topic}/{home}/0", way="rerouted").to_headers(),
-        "a_dead_letter": msgspec.structs.replace(_FORGED, way="", disposition="failed").to_headers("group"),
+        "a_dead_letter": msgspec.structs.replace(_FORGED, way="", disposition="failed").to_headers(),
         "many": tuple((f"name-{number % 50}", b"x") for number in range(20_000)),
         "huge": (("blob", b"\xff" * 700_000),),
         "long_name": (("n" * 30_000, b""),),

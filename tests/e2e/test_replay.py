@@ -99,11 +99,11 @@ async def test_a_rewind_by_kafkas_tool_sends_undelivered_leads_once_more(kafka: 
 async def test_dead_letters_of_other_programs_are_sent_as_leads_once(kafka: Broker, namespace: str) -> None:
     async with pipeline(kafka, namespace, 1) as line:
         names, lead = line.settings.names, line.lead(1, "w0")
-        spring = (("kafka_dlt-original-topic", b"x"), ("kafka_dlt-original-partition", b"\0\0\0\1"))
+        foreign = (("another-programs-topic", b"x"), ("another-programs-partition", b"\0\0\0\1"))
         await line.publish(
             [
                 Record(names.dlq, None, lead.value, (), lead.partition),
-                Record(names.dlq, b"w0", line.lead(2, "w0").value, spring, lead.partition),
+                Record(names.dlq, b"w0", line.lead(2, "w0").value, foreign, lead.partition),
                 Record(names.dlq, b"w0", b"no lead", (), lead.partition),
                 Record(names.dlq, b"w0", None, (), lead.partition),
             ]

@@ -1,19 +1,15 @@
-"""The headers of a dead letter: their meaning, and the names that other programs use for them.
+"""What the headers of a dead letter mean, and its key, which shows no person.
 
-The value is the raw bytes of the record that failed. `envelope.HEADERS` are written as text. The headers of Spring
-Kafka's DeadLetterPublishingRecoverer are added, so that consoles made for them show our dead letters. We never read
-those.
+The value is the raw bytes of the record that failed. `envelope.HEADERS` are written as text.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Container, Iterable
 from typing import Final
 
 from stream_app.domain.lead.pseudonyms import digest, former_digests
-from stream_app.domain.record import Headers
 
 MEANING: Final[dict[str, str]] = {
     "stream-app-origin": "topic/partition/offset of the input record",
@@ -43,18 +39,6 @@ MEANING: Final[dict[str, str]] = {
     "stream-app-app-version": "the version that wrote it",
 }
 """Header -> its meaning. A test keeps it complete."""
-
-SPRING: Final[dict[str, str]] = {
-    "kafka_dlt-original-topic": "the topic in `stream-app-origin`, UTF-8",
-    "kafka_dlt-original-partition": "the partition in `stream-app-origin`, 4 bytes, big-endian",
-    "kafka_dlt-original-offset": "the offset in `stream-app-origin`, 8 bytes, big-endian",
-    "kafka_dlt-original-timestamp": "`stream-app-origin-timestamp-ms`, 8 bytes, big-endian",
-    "kafka_dlt-original-timestamp-type": "LogAppendTime, UTF-8",
-    "kafka_dlt-original-consumer-group": "the workers' consumer group, UTF-8",
-    "kafka_dlt-exception-fqcn": "`stream-app-reason`, UTF-8",
-    "kafka_dlt-exception-message": "`stream-app-reason-text`, UTF-8",
-}
-"""Spring Kafka's header -> our counterpart, with its encoding (org.springframework.kafka.support.KafkaHeaders)."""
 
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
 
@@ -100,28 +84,3 @@ def parse_record_id(text: str) -> tuple[str, int, int] | None:
 def read_number(text: str) -> int:
     """Return the number in a header; 0 if it is not a number or has more digits than any of ours."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
-
-
-def spring_headers(origin: str, origin_ms: int, group: str, reason: str, text: str) -> Headers:
-    """Return the headers of Spring Kafka. Those of the origin and the group are included only if they are known."""
-    failure: Headers = (
-        ("kafka_dlt-exception-fqcn", reason.encode()),
-        ("kafka_dlt-exception-message", (text or reason).encode()),
-    )
-    if group:
-        failure = (("kafka_dlt-original-consumer-group", group.encode()), *failure)
-    record_id = parse_record_id(origin)
-    if record_id is None:
-        return failure
-    topic, partition, offset = record_id
-    where: Headers = (
-        ("kafka_dlt-original-topic", topic.encode()),
-        ("kafka_dlt-original-partition", struct.pack(">i", partition)),
-        ("kafka_dlt-original-offset", struct.pack(">q", offset)),
-    )
-    if origin_ms:
-        where += (
-            ("kafka_dlt-original-timestamp", struct.pack(">q", origin_ms)),
-            ("kafka_dlt-original-timestamp-type", b"LogAppendTime"),
-        )
-    return where + failure

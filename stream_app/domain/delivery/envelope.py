@@ -16,7 +16,7 @@ from typing import Final, Literal, cast, get_args
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import parse_record_id, read_number, spring_headers
+from stream_app.domain.dead_letter.headers import parse_record_id, read_number
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.record import ConsumedRecord, Headers
 
@@ -147,19 +147,13 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         """
         return msgspec.structs.replace(self, **{"text": "", "excerpt": "", **changes})
 
-    def to_headers(self, group: str = "") -> Headers:
-        """Return the fields that are set, as Kafka headers. A dead letter also gets Spring Kafka's headers.
-
-        `group`: the consumer group that failed with the record; '' if none did.
-        """
-        headers = tuple(
+    def to_headers(self) -> Headers:
+        """Return the fields that are set, as Kafka headers."""
+        return tuple(
             (name, str(value)[:_MAX_TEXT].encode("utf-8", "replace"))
             for field, name in HEADERS.items()
             if (value := getattr(self, field))
         )
-        if not self.disposition:
-            return headers
-        return headers + spring_headers(self.origin, self.origin_ms, group, self.reason, self.text[:_MAX_TEXT])
 
 
 def input_envelope(consumed: ConsumedRecord) -> Envelope:

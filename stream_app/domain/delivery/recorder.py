@@ -253,7 +253,7 @@ class DeliveryRecorder:
             trace_id=row.trace_id,
             app=self._plan.app,
         )
-        headers = envelope.to_headers(self._plan.topics.worker_app)
+        headers = envelope.to_headers()
         return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers)
 
 
@@ -322,7 +322,7 @@ def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unre
         last_failure_ms=now_ms,
         app=plan.app,
     )
-    headers = dead_letter.to_headers(plan.topics.worker_app)
+    headers = dead_letter.to_headers()
     key = pseudonymous_key(consumed.key, plan.workspaces)
     return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
 
@@ -346,7 +346,7 @@ def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, w
         app=plan.app,
     )
     topic, partition = (plan.topics.parked, None) if lost else (plan.topics.retry, home)
-    headers = onward.to_headers(plan.topics.worker_app)
+    headers = onward.to_headers()
     return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers, partition)
 
 

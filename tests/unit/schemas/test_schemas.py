@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from stream_app.cli.main import main
-from stream_app.domain.dead_letter.headers import MEANING, SPRING
+from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.delivery.envelope import HEADERS, read_envelope
 from stream_app.domain.record import ConsumedRecord
 from stream_app.schemas import MESSAGES, documents, schema
@@ -59,7 +59,7 @@ def test_an_old_dead_letter_is_still_read() -> None:
     sample = json.loads((SAMPLES / "dead-letter.headers.json").read_bytes())
     headers = tuple((name, value.encode()) for name, value in sample.items())
     envelope = read_envelope(ConsumedRecord("leads.dlq", 3, 7, b"acme", b"{}", headers, 1))
-    again = {name: value.decode() for name, value in envelope.to_headers() if name not in SPRING}
+    again = {name: value.decode() for name, value in envelope.to_headers()}
     assert again == sample
     assert set(HEADERS.values()) == set(sample), "add the new header to the sample"
 
@@ -138,7 +138,7 @@ def test_the_asyncapi_document_is_yaml_whose_references_exist() -> None:
             for part in ref.removeprefix("#/").split("/"):
                 place = place[part]
     headers = document["components"]["schemas"]["deadLetterHeaders"]["properties"]
-    assert list(headers) == [*HEADERS.values(), *SPRING]
+    assert list(headers) == list(HEADERS.values())
     assert list(MEANING) == list(HEADERS.values())
     for name in ("status", "enriched", "deadLetters", "parked"):
         assert "read_committed" in document["channels"][name]["description"]
