@@ -40,7 +40,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("replay:app", "bring dead letters and deferred leads back; or plan that by hand"),
     "gateway": ("processes:gateway", "receive Clay's callbacks over HTTP; several can run at once"),
     "trace": ("processes:trace", "send traces of leads to an OpenTelemetry receiver"),
-    "notify": ("processes:notify", "send a message to Slack or a webhook when something needs a person"),
     "board": ("board:board", "open the board in a browser, or print how to reach it"),
     "clay-setup": ("clay_setup:clay_setup", "print what to set up in the Clay table"),
     "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),

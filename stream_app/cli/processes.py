@@ -1,4 +1,4 @@
-"""`stream-app worker`, `gateway`, `trace` and `notify`: processes that run until SIGTERM or SIGINT."""
+"""`stream-app worker`, `gateway` and `trace`: processes that run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -60,20 +60,6 @@ def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     from stream_app.services.trace import run_trace
 
     return run_process(log, run_trace(common.settings("trace")))
-
-
-def notify(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
-    """Send a message to a webhook, such as Slack's, when something needs a person, and when it is over. Run one.
-
-    example:
-      stream-app notify --config stream_app.toml
-
-    Args:
-        log: format of the log on stderr (default: console on a terminal, else json)
-    """
-    from stream_app.services.notify import run_notify
-
-    return run_process(log, run_notify(common.settings("notify")))
 
 
 def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None]) -> int:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-GONE: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_METRICS: Final = "remove it: messages say what `stream-app explain` says, and need no metrics of other processes"
+GONE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
+        "notify.gateways": _NO_METRICS,
+        "notify.replays": _NO_METRICS,
+        "notify.state_path": "remove it: what was sent is kept in the state folder of the service or user",
+        "notify.workers": _NO_METRICS,
+    }
+)
 """Place of a key or table, `*` for the name of a workspace or destination -> what to do."""
 
 

@@ -136,7 +136,6 @@ class Http(msgspec.Struct, frozen=True):
         gateway_port: Callbacks, the look-up API and /healthz.
         gateway_ops_port: As `worker_port`, for the gateway.
         trace_port: As `worker_port`, for the trace process.
-        notify_port: As `worker_port`, for the notify process.
     """
 
     host: str = "127.0.0.1"
@@ -145,7 +144,6 @@ class Http(msgspec.Struct, frozen=True):
     gateway_port: _Port = 9103
     gateway_ops_port: _FreePort = 9104
     trace_port: _FreePort = 9105
-    notify_port: _FreePort = 9106
 
     def address_of(self, port: int) -> str:
         """Return host:port of a port of a process on this machine."""
@@ -208,19 +206,11 @@ class Notify(msgspec.Struct, frozen=True):
         url_env: The variable with the webhook's URL. Absent: there are no messages.
         format: The body: Slack's, or plain JSON.
         interval_s: There is at most one message in this time.
-        workers: host:port of the workers' metrics. Each address that a name has is one process. Absent: this machine.
-        replays: The same for replay.
-        gateways: The same for the gateway.
-        state_path: The file with what was sent. Absent: in the user's state folder.
     """
 
     url_env: str | None = None
     format: Literal["slack", "json"] = "slack"
     interval_s: Annotated[float, Range(1, 86_400)] = 60.0
-    workers: tuple[str, ...] = ()
-    replays: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    state_path: str | None = None
 
 
 class Privacy(msgspec.Struct, frozen=True):

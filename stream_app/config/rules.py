@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
 _REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
 _RANGED: Final = ("kafka", "delivery", "shares", "replay", "http", "gateway", "redis", "egress", "trace", "notify")
-_PORTS: Final = ("worker_port", "replay_port", "gateway_port", "gateway_ops_port", "trace_port", "notify_port")
+_PORTS: Final = ("worker_port", "replay_port", "gateway_port", "gateway_ops_port", "trace_port")
 _TOO_LONG: Final = "is longer than the longest delay tier; replay.tiers_s ends at "
 
 
@@ -162,10 +162,6 @@ def _processes(settings: Settings) -> Iterator[str]:
     yield from (f"cache.{line}" for line in settings.cache.problems())
     if settings.trace.endpoint is not None and not _is_base(settings.trace.endpoint):
         yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
-    for key in ("workers", "replays", "gateways"):
-        for place in getattr(settings.notify, key):
-            if problem := bootstrap_problem(place):
-                yield f"notify.{key}: {problem}"
     yield from _gateway(settings)
 
 

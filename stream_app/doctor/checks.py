@@ -30,8 +30,7 @@ from stream_app.doctor.probes import (
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import check_topics
-from stream_app.notify.messages import trial_body
-from stream_app.notify.receiver import NO_URL, NotDelivered, Receiver
+from stream_app.operator.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.ops.clock import SystemClock
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
 

@@ -21,7 +21,6 @@ NOT_HERE = {
     "worker": "the system of this test has one",
     "replay": "the system of this test has one",
     "gateway": "the system of this test has one",
-    "notify": "tests/integration/test_notify.py runs it",
     "trace": "tests/integration/test_trace.py runs it",
     "lanes --watch": "runs until Ctrl-C",
 }

@@ -309,7 +309,6 @@ def test_the_image_shows_the_ports_that_are_served() -> None:
         http.gateway_port,
         http.gateway_ops_port,
         http.trace_port,
-        http.notify_port,
         sim.port,
         sim.control_port,
     }

@@ -37,8 +37,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (regexMatch "(?m)^(http\\.)?host *= *\"0\\.0\\.0\\.0\"|^http *= *\\{[^}]*host *= *\"0\\.0\\.0\\.0\"" $config) -}}
 {{- fail "config: set host = \"0.0.0.0\" under [http]: probes and Clay reach a pod by its own address" -}}
 {{- end -}}
-{{- if regexMatch "(?m)^ *(http\\.)?(worker|replay|gateway|gateway_ops|trace|notify)_port" $config -}}
-{{- fail "config: remove the ports from [http]: the chart's probes and Service name the default ports 9101 to 9106" -}}
+{{- if regexMatch "(?m)^ *(http\\.)?(worker|replay|gateway|gateway_ops|trace)_port" $config -}}
+{{- fail "config: remove the ports from [http]: the chart's probes and Service name the default ports 9101 to 9105" -}}
 {{- end -}}
 {{- $config -}}
 {{- end -}}

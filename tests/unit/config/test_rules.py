@@ -42,7 +42,7 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[shares]\nbulk = 0.6\nretry = 0.5", "shares: bulk + retry must stay below 1"),
         (
             "[http]\nworker_port = 9102",
-            "http: worker_port, replay_port, gateway_port, gateway_ops_port, trace_port and notify_port must differ",
+            "http: worker_port, replay_port, gateway_port, gateway_ops_port and trace_port must differ",
         ),
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 32", "workspaces.acme.partition = 32: must be from 0 to 31"),
@@ -75,7 +75,6 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[gateway]\ntrace_url = 'https://tempo.example.com/'", "gateway.trace_url: must be like https://"),
         ("[gateway]\ntrace_url = 'javascript:{trace_id}'", "gateway.trace_url: must be like https://"),
         ("[gateway]\napi_url = 'gateway:9103'", "gateway.api_url: must be like http://"),
-        ("[notify]\nworkers = ['worker']", "notify.workers: must be host:port"),
         ("[notify]\nurl_env = 'https://hooks.slack.com/x'", "notify.url_env: must be the name of an environment"),
         ("[gateway]\nread_model_path = ''", "gateway.read_model_path: must be the path of a file"),
         ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),

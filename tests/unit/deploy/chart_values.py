@@ -40,7 +40,6 @@ SETS: dict[str, dict[str, Any]] = {
         "gateway": {"persistence": {"enabled": True, "size": "10Gi", "storageClassName": "fast"}},
         "replay": {"replicas": 2},
         "trace": {"enabled": True},
-        "notify": {"enabled": True},
     },
     "private": SMALLEST
     | {

@@ -169,11 +169,10 @@ def test_a_pod_loads_its_configuration(chart: Chart, tmp_path: Path) -> None:
 
 
 def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
-    found = objects(chart, SETS["watched"] | SETS["public"] | {"trace": {"enabled": True}, "notify": {"enabled": True}})
+    found = objects(chart, SETS["watched"] | SETS["public"] | {"trace": {"enabled": True}})
     http = settings(found, tmp_path).http
     served = {"worker": {"ops": http.worker_port}, "replay": {"ops": http.replay_port}}
     served |= {"gateway": {"http": http.gateway_port, "ops": http.gateway_ops_port}, "trace": {"ops": http.trace_port}}
-    served |= {"notify": {"ops": http.notify_port}}
     assert processes(found).keys() == served.keys()
     for name, template in processes(found).items():
         (container,) = template["spec"]["containers"]
@@ -182,9 +181,6 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
             assert container[probe]["httpGet"]["port"] == "ops"
     (port,) = find(found, "Service", "-gateway")["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (http.gateway_port, "http")
-    for name in ("worker", "replay", "gateway"):
-        (port,) = find(found, "Service", f"-{name}-metrics")["spec"]["ports"]
-        assert port["port"] == served[name]["ops"]
     metrics, gateway = find(found, "NetworkPolicy", "")["spec"]["ingress"]
     assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
     assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
@@ -256,7 +252,7 @@ def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> N
         ]
         assert owner["spec"]["selector"]["matchLabels"].items() <= labels
         assert find(found, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
-        if name in ("trace", "notify"):  # one pod, which may be restarted at any time
+        if name == "trace":  # one pod, which may be restarted at any time
             continue
         budget = find(found, "PodDisruptionBudget", f"-{name}")["spec"]
         assert budget["maxUnavailable"] == 1
@@ -328,24 +324,3 @@ def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     ]
     jobs = set(re.findall(r'job="(\w+)"', (ROOT / "deploy" / "alerts.yml").read_text()))
     assert jobs == {template["metadata"]["labels"][label] for template in processes(found).values()}
-
-
-def test_notify_finds_and_may_reach_each_process(chart: Chart) -> None:
-    found = objects(chart, SETS["watched"] | {"notify": {"enabled": True}})
-    policy = find(found, "NetworkPolicy", "")["spec"]
-    peers = [peer["podSelector"]["matchLabels"] for peer in policy["ingress"][0]["from"]]
-    assert any(peer.items() <= processes(found)["notify"]["metadata"]["labels"].items() for peer in peers)
-    reachable = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
-    named = re.findall(r'"leads-stream-app(-\w+-metrics):(\d+)"', (CHART / "values.yaml").read_text())
-    assert len(named) == 3
-    for name, port in named:
-        service = find(found, "Service", name)["spec"]
-        assert int(port) in reachable & {each["port"] for each in service["ports"]}
-        assert service["clusterIP"] == "None", "the name has the address of each pod"
-
-
-def test_the_dashboards_are_those_of_the_repository(chart: Chart) -> None:
-    maps = [each for each in objects(chart, SETS["watched"]) if each["metadata"]["labels"].get("grafana_dashboard")]
-    packed = {name: text for each in maps for name, text in each["data"].items()}
-    files = (ROOT / "deploy" / "grafana" / "dashboards").iterdir()
-    assert packed == {path.name: path.read_text().rstrip() for path in files}

@@ -1,16 +1,18 @@
-"""Posts messages to the webhook's URL. The URL is a secret: texts name only its host."""
+"""Posts messages for people to the webhook of `[notify]`. Its URL is a secret, so texts name only its host."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 
 from stream_app.clay.egress import Egress
 from stream_app.domain.errors import StreamAppError
 
 _WITHIN_S: Final = 10.0
+Format = Literal["slack", "json"]
 NO_URL: Final = "notify.url_env is not set: name the environment variable with the webhook's URL"
 
 
@@ -65,3 +67,11 @@ class Receiver:
                 f"{self.host} answers HTTP {status} to messages{remedy}",
                 int(wait) * 1000 if wait.isascii() and wait.isdecimal() else 0,
             )
+
+
+def trial_body(form: Format, now_ms: int) -> bytes:
+    """Return a message that says only that messages arrive."""
+    text = "stream-app doctor: a test message. Messages arrive here."
+    if form == "slack":
+        return msgspec.json.encode({"text": text})
+    return msgspec.json.encode({"at_ms": now_ms, "alerts": [], "left_out": 0, "text": text})

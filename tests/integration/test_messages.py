@@ -1,0 +1,103 @@
+"""Messages for people as a receiver gets them: over real HTTP, directly and through a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.clay.egress import Egress
+from stream_app.config import Settings, load_settings
+from stream_app.dev.process import LOOPBACK
+from stream_app.doctor.checks import message_check
+from stream_app.operator.messages import NotDelivered, Receiver
+from tests.support.forward_proxy import ForwardProxy
+from tests.support.raw_server import read_request
+
+SECRET = "T0P-S3CR3T"
+
+
+class Inbox:
+    """Keeps the messages that it accepts. It answers `status`."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.status, self.header = 200, ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head, body = await read_request(reader)
+                assert SECRET.encode() in head.partition(b"\r\n")[0]
+                if self.status == 200:
+                    self.got.append(msgspec.json.decode(body))
+                writer.write(f"HTTP/1.1 {self.status} X\r\n{self.header}content-length: 0\r\n\r\n".encode())
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+@asynccontextmanager
+async def listening(serve: Any) -> AsyncIterator[int]:
+    server = await asyncio.start_server(serve, LOOPBACK)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def settings_for(directory: Path, port: int, body_format: str = "json") -> Settings:
+    config = directory / "stream_app.toml"
+    config.write_text(
+        f'[notify]\nurl_env = "URL"\nformat = "{body_format}"\n'
+        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["WEBHOOK"]\ncallbacks = false\n'
+    )
+    environ = {
+        "URL": f"http://{LOOPBACK}:{port}/{SECRET}",
+        "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x",
+    }
+    return load_settings(config, environ, ("clay", "notify"))
+
+
+@pytest.mark.parametrize("body_format", ["json", "slack"])
+async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> None:
+    inbox = Inbox()
+    async with listening(inbox.serve) as port:
+        settings = settings_for(tmp_path, port, body_format)
+        check = await message_check(settings, Egress.of())
+        assert (check.name, check.verdict, check.text) == ("notify", "ok", f"{LOOPBACK} took a test message")
+        inbox.status = 404
+        check = await message_check(settings, Egress.of())
+    assert (check.verdict, check.text) == (
+        "failed",
+        f"{LOOPBACK} answers HTTP 404 to messages: check notify.url_env and notify.format",
+    )
+    (message,) = inbox.got
+    assert message["text"] == "stream-app doctor: a test message. Messages arrive here."
+
+
+async def test_messages_go_through_the_proxy() -> None:
+    inbox, proxy = Inbox(), ForwardProxy()
+    async with listening(inbox.serve) as port, listening(proxy.connect) as proxy_port:
+        url = f"http://{LOOPBACK}:{port}/services/{SECRET}"
+        async with Receiver(url, Egress.of(proxy_url=f"http://{LOOPBACK}:{proxy_port}")) as receiver:
+            await receiver.post(b"{}")
+    assert [asked for asked, _ in proxy.asked] == [f"POST {url}"]
+    assert inbox.got == [{}]
+
+
+async def test_a_busy_receiver_says_how_long_to_wait() -> None:
+    inbox = Inbox()
+    inbox.status, inbox.header = 429, "Retry-After: 7\r\n"
+    async with (
+        listening(inbox.serve) as port,
+        Receiver(f"http://{LOOPBACK}:{port}/{SECRET}", Egress.of()) as receiver,
+    ):
+        with pytest.raises(NotDelivered, match=r"HTTP 429 to messages$") as refused:
+            await receiver.post(b"{}")
+    assert refused.value.wait_ms == 7_000
