@@ -15,7 +15,7 @@ from stream_app.config import check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.gateway import client
 from stream_app.gateway.client import Found
@@ -215,10 +215,9 @@ def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
 
 def _ids_on_kafka(lead_id: str) -> list[str]:
     """Return the ids that events may have for the id that was published: it may be hashed."""
-    identity = identify(Lead({"any": "thing"}, lead_id=lead_id))
-    if identity is None:
+    if not lead_id.strip():
         raise ValueError("lead_id is empty")
-    return [identity.lead_id, *identity.former_ids]
+    return list(ids_meant(lead_id.strip()))
 
 
 def _fail(line: str) -> None:

@@ -15,7 +15,7 @@ from stream_app.config import Settings
 from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
-from stream_app.domain.lead.identity import identify
+from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.imports import LONGEST_ID, is_shown
 from stream_app.domain.messages import Lead
 from stream_app.gateway.lookup_answers import (
@@ -123,8 +123,7 @@ def names_of(who: str) -> tuple[list[str], list[str]]:
     fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
     known = identify(Lead({name: value for name, value in fields.items() if value}))
     persons = [] if known is None else [known.person or "", *(each for under in known.former for each in under)]
-    by_id = identify(Lead({"any": "thing"}, lead_id=text))
-    return list(filter(None, persons)), [] if by_id is None else [by_id.lead_id, *by_id.former_ids]
+    return list(filter(None, persons)), list(ids_meant(text)) if text else []
 
 
 def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAnswer | None:

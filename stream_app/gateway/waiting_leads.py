@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lead.identity import identify_cleaned
+from stream_app.domain.lead.identity import identify_cleaned, is_made_id
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.gateway.lookup_answers import NO_ANSWER
 from stream_app.kafka.connection import KafkaConnection
@@ -113,7 +113,7 @@ def _matching(records: list[Any], match: Callable[[Any], tuple[str, str] | None]
 def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple[str, str] | None]:
     """Build a function that returns the lead id and workspace of a matching record."""
     # Derived ids are not in the record's text, and JSON may write a producer's id with escapes.
-    text = b"" if lead_id.startswith(("p-", "h-")) else lead_id.encode()
+    text = b"" if is_made_id(lead_id) else lead_id.encode()
 
     def match(record: Any) -> tuple[str, str] | None:
         value = record.value

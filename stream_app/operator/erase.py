@@ -13,7 +13,7 @@ from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.move import decode_hand_over
 from stream_app.domain.lane_messages import CommandKind
-from stream_app.domain.lead.identity import former_ids_of, hashes, plain_id
+from stream_app.domain.lead.identity import former_ids_of, hashes, is_of_person, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
 from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress
@@ -137,7 +137,7 @@ async def find_stored_leads(
                 for record in records:
                     if record.value is not None:
                         _add_result(found, record.value)
-    if len(found.named_in) > 1 and not (lead_id or "").startswith("p-"):
+    if len(found.named_in) > 1 and not is_of_person(lead_id or ""):
         where = ", ".join(sorted(found.named_in))
         raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
     people = tuple(sorted(found.hashes))

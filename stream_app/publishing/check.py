@@ -6,7 +6,7 @@ import msgspec
 
 from stream_app.config import Settings
 from stream_app.domain.lead.fields import clean_email
-from stream_app.domain.lead.identity import identify_cleaned, plain_id
+from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.messages import Lead
 from stream_app.publishing.rows import Draft, Row
@@ -122,7 +122,7 @@ class Checker:
             return Unreadable("unknown_destination", text)
         given = lead.lead_id if lead.lead_id and lead.lead_id.strip() else ""
         lead_id = plain_id(given.strip()) if given else ""
-        if self._ids and not given and (who := identify_cleaned(lead)) is not None:
+        if (is_made_id(given.strip()) if given else self._ids) and (who := identify_cleaned(lead)) is not None:
             lead_id = who.lead_id
         return Ready(workspace, destination, home, value, line, lead_id, given)
 

@@ -57,6 +57,24 @@ def test_every_identifier_of_a_lead_leads_to_it() -> None:
     run(main())
 
 
+def test_a_forged_id_takes_no_row_and_makes_no_duplicate_of_the_lead_that_has_it() -> None:
+    async def main() -> None:
+        bench = await opened()
+        (ada,) = people({"email": ADA})
+        derived = f"p-{ada}"
+        assert await lead(bench, derived, {"email": "mallory@acme.example"}) == [], "its history has another id"
+        (forged,) = {event.lead_id for event in bench.events()}
+        assert bench.history(forged) == SENT
+        value = msgspec.json.encode({"fields": {"email": ADA}})
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+        await asyncio.sleep(5)
+        assert bench.history(derived) == SENT
+        assert bench.clay.sent == [forged, derived]
+        assert await lead(bench, derived, {"email": ADA}) == [*SENT, "duplicate"], "an export that is published again"
+
+    run(main())
+
+
 def test_a_duplicate_makes_its_other_identifiers_known() -> None:
     async def main() -> None:
         bench = await opened()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -13,7 +14,8 @@ from stream_app.domain.lead.pseudonyms import current, digest, former_digests
 from stream_app.domain.messages import Lead, Scalar
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_MADE_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}|record:.*")
+_HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")
+_MADE_ID: Final = re.compile(rf"{_HASHED_ID.pattern}|record:.*", re.DOTALL)
 
 _Parts = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
@@ -39,8 +41,8 @@ class Identity(msgspec.Struct, frozen=True):
 def identify(lead: Lead) -> Identity | None:
     """Return the identity of a lead with raw or cleaned fields; None if nothing identifies it.
 
-    The person is the first of linkedin_url, email, domain + first + last. The id is `plain_id` of the given id, or
-    derived from the person.
+    The person is the first of linkedin_url, email, domain + first + last. The id is `given_id` of the given id, or
+    derived from the person. An id that an export names is kept if it follows from these fields.
     """
     return _identify(lead, normalise(lead.fields))
 
@@ -60,7 +62,9 @@ def _identify(lead: Lead, cleaned: Mapping[str, Scalar]) -> Identity | None:
         return Identity(f"p-{person}", person, people, former, former_ids) if person else None
     if person is None and not _says_something(lead.fields):
         return None
-    return Identity(plain_id(lead_id), person, people, former, former_ids_of(lead_id))
+    if is_made_id(lead_id) and lead_id in _ids_from(cleaned, people, former):
+        return Identity(lead_id, person, people, former)
+    return Identity(given_id(lead_id), person, people, former, former_ids_of(lead_id))
 
 
 def says_who(lead: Lead) -> bool:
@@ -77,21 +81,51 @@ def _says_something(fields: Mapping[str, Scalar]) -> bool:
     return any(value not in (None, "") for value in fields.values())
 
 
+def _ids_from(cleaned: Mapping[str, Scalar], people: Iterable[str], former: Iterable[Iterable[str]]) -> frozenset[str]:
+    """Return all ids that may have been made of these fields."""
+    given = (each for each in (cleaned.get("linkedin_url"), cleaned.get("email")) if isinstance(each, str))
+    derived = (f"p-{each}" for each in chain(people, *former) if each)
+    return frozenset(chain(derived, (f"h-{digest('id', each)}" for each in given)))
+
+
+def given_id(lead_id: str) -> str:
+    """Return `plain_id` of an id that a producer gave. An id of one of our own forms is hashed as well.
+
+    Anybody can compute the id of another person's lead, and would else write into the row of that lead.
+    """
+    return f"h-{digest('id', lead_id)}" if is_made_id(lead_id) else plain_id(lead_id)
+
+
 def plain_id(lead_id: str) -> str:
     """Return the id for rows, keys and events. A second call changes nothing.
 
     It is a hash if the id may hold personal data (an address, a URL), is not valid as a key, or if every id is to be
-    hashed.
+    hashed. An operator's id may be one that rows have already.
     """
     return f"h-{digest('id', lead_id)}" if _is_hashed(lead_id) else lead_id
+
+
+def is_made_id(lead_id: str) -> bool:
+    """Return True if the id has one of our own forms, which no producer's id has in a row."""
+    return _MADE_ID.fullmatch(lead_id) is not None
+
+
+def is_of_person(lead_id: str) -> bool:
+    """Return True if rows have this id because it was derived from a person. Every workspace has the same one."""
+    return lead_id.startswith("p-") and is_made_id(lead_id)
 
 
 def former_ids_of(lead_id: str) -> tuple[str, ...]:
     """Return what `plain_id` gave under former peppers, and the id itself from before ids were hashed."""
     if not _is_hashed(lead_id):
         return ()
-    before = (lead_id,) if _PLAIN_ID.fullmatch(lead_id) else ()
+    before = (lead_id,) if _PLAIN_ID.fullmatch(lead_id) and not is_made_id(lead_id) else ()
     return (*(f"h-{each}" for each in former_digests("id", lead_id)), *before)
+
+
+def ids_meant(lead_id: str) -> tuple[str, ...]:
+    """Return the ids that rows may have for an id that somebody looks for: it may be one of ours, or a producer's."""
+    return tuple(dict.fromkeys((plain_id(lead_id), given_id(lead_id), *former_ids_of(lead_id))))
 
 
 def row_id(lead_id: str) -> str:
@@ -101,7 +135,7 @@ def row_id(lead_id: str) -> str:
 
 def _is_hashed(lead_id: str) -> bool:
     if current().hash_lead_ids:
-        return _MADE_ID.fullmatch(lead_id) is None
+        return _HASHED_ID.fullmatch(lead_id) is None
     return _PLAIN_ID.fullmatch(lead_id) is None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.domain.lead.fields import normalise
-from stream_app.domain.lead.identity import plain_id, says_who
+from stream_app.domain.lead.identity import given_id, says_who
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import murmur2
 
@@ -76,7 +76,7 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
 
 
 def _given_id(lead: Lead) -> str:
-    return plain_id(lead.lead_id.strip()) if lead.lead_id else ""
+    return given_id(lead.lead_id.strip()) if lead.lead_id else ""
 
 
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:

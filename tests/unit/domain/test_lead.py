@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import msgspec
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from stream_app.domain.lead.fields import clean_email, normalise
 from stream_app.domain.lead.free_mail import FREE_MAIL
-from stream_app.domain.lead.identity import Identity, company, identify
+from stream_app.domain.lead.identity import Identity, company, identify, people
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, MAX_LEAD_BYTES, Unreadable, clay_row, home_partition, read_lead
+from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.policy import Plan, Workspace
 from stream_app.domain.record import murmur2
@@ -303,6 +305,49 @@ def test_an_id_that_cannot_be_a_key_is_hashed(given_id: str) -> None:
     assert identity is not None
     assert identity.lead_id.startswith("h-")
     assert len(identity.lead_id) == 24
+
+
+@pytest.mark.parametrize("form", ["p-{}", "h-{}", "record:{}", "record:leads/0/17"])
+@pytest.mark.parametrize("hashed", [False, True])
+def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(form: str, hashed: bool) -> None:
+    """A producer can compute another person's id, and would else write into the row of that person's lead."""
+    use(pseudonyms_of(["one"] if hashed else [], hashed))
+    (victim,) = people({"email": "victim@acme.example"})
+    forged, made = form.format(victim), set[str]()
+    for fields in ({"email": "other@acme.example"}, {"notes": victim}):
+        lead = read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme")
+        assert isinstance(lead, Lead)
+        found = identify(lead)
+        assert found is not None
+        made.add(found.lead_id)
+        assert re.fullmatch("h-[A-Za-z0-9_-]{22}", found.lead_id)
+        assert forged not in found.former_ids
+    bad = read_lead(msgspec.json.encode({"lead_id": forged, "fields": {}}), b"acme")
+    assert isinstance(bad, Unreadable)
+    assert made == {bad.lead_id} != {forged}, (
+        "nor does a record that is refused show in the history of that person's lead"
+    )
+
+
+@pytest.mark.parametrize("also", [{}, {"linkedin_url": "https://www.linkedin.com/in/jane"}])
+def test_an_export_that_is_published_again_keeps_the_ids_that_follow_from_its_fields(also: dict[str, Scalar]) -> None:
+    """The identifier that an id was made from stays with the lead, although a stronger one may have joined it."""
+    fields: dict[str, Scalar] = {"email": "jane@acme.example"}
+    derived = identify(Lead(fields=fields))
+    by_address = identify(Lead(fields=fields, lead_id="jane@acme.example"))
+    assert derived is not None
+    assert by_address is not None
+    for made in (derived.lead_id, by_address.lead_id):
+        again = identify(Lead(fields={**fields, **also}, lead_id=made))
+        assert again is not None
+        assert again.lead_id == made
+
+
+@pytest.mark.parametrize("given_id", ["p-17", "h-", "p-" + "x" * 21, "h-" + "x" * 23, "records:1", "x-" + "x" * 22])
+def test_an_id_that_only_resembles_one_of_ours_stays(given_id: str) -> None:
+    identity = identify(Lead(fields={"notes": "x"}, lead_id=given_id))
+    assert identity is not None
+    assert identity.lead_id == given_id
 
 
 @given(st.binary(max_size=40))
