@@ -29,7 +29,13 @@ from benchmarks.read_model import Made
 from stream_app.board.access import BoardAccess
 from stream_app.board.app import SHARED_S, Board
 from stream_app.board.page_process import PageProcess
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.query import FoundResultAt
+from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.board.site import Site
+from stream_app.board.waiting_leads import Search
+from stream_app.client.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane.explain import Group
@@ -37,12 +43,6 @@ from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.topics import ExistingTopic
-from stream_app.gateway.lookup_answers import FoundResult
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import FoundResultAt
-from stream_app.gateway.read_model.store import Position, ReadModel, Sources
-from stream_app.gateway.waiting_leads import Search
 from stream_app.kafka.groups import Consumption
 from stream_app.ops.garbage import collect_rarely
 

@@ -24,11 +24,11 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.read_model import PARTITIONS, fill
+from stream_app.board.read_model.store import Sources
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.store import Sources
 from stream_app.kafka.topics import create_topics
 
 

@@ -11,14 +11,14 @@ from typing import Any
 from stream_app import publishing
 from stream_app.api.settings import AnySettings, settings_of
 from stream_app.books import read as books
+from stream_app.client import lookup
+from stream_app.client.lookup import Found
 from stream_app.config import check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.messages import Lead, Result, StatusEvent
-from stream_app.gateway import client
-from stream_app.gateway.client import Found
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.publishing import PublishOptions, Refusal, Summary
@@ -210,7 +210,7 @@ def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
     token = config.gateway.api_token_env
     if token is not None and token not in config.secrets:
         raise SettingsError([f"environment variable {token} is not set; gateway.api_token_env names it"])
-    return client.find(config, lead, workspace)
+    return lookup.find(config, lead, workspace)
 
 
 def _ids_on_kafka(lead_id: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from stream_app.api import aio
 from stream_app.api.settings import AnySettings
-from stream_app.gateway.client import Found
+from stream_app.client.lookup import Found
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -20,8 +20,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stream_app.board.api_access import Access, Refused, host_of
 from stream_app.domain.hosts import is_loopback
-from stream_app.gateway.access import Access, Refused, host_of
 
 COOKIE: Final = "stream_app_board"
 PATH: Final = "/board"

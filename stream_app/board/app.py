@@ -17,15 +17,15 @@ from starlette.routing import Route
 from stream_app.board.access import PATH, STRANGER, BoardAccess, LoginNeeded, Role, Visitor
 from stream_app.board.actions.base import Action, Actions
 from stream_app.board.actions.publish import PublishActions, Publishing
+from stream_app.board.api_access import Refused
 from stream_app.board.assets import Assets
 from stream_app.board.frame import PageMaker
 from stream_app.board.login import Login
+from stream_app.board.lookup import Results, Waiting
 from stream_app.board.page import Job
+from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
 from stream_app.board.views import Handler, Topics, Views
-from stream_app.gateway.access import Refused
-from stream_app.gateway.lookup import Results, Waiting
-from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 

@@ -12,14 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_app.board.access import PATH, STRANGER, BoardAccess, Visitor
+from stream_app.board.api_access import Refused
 from stream_app.board.assets import Assets
 from stream_app.board.commands import command_ids
 from stream_app.board.page import Frame, Job, NotMade, Pages
+from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.render import Renderer, Threads, html
 from stream_app.board.requests import address_of
 from stream_app.board.site import STALE_MS, Moment, Site
-from stream_app.gateway.access import Refused
-from stream_app.gateway.read_model.follow import ProjectionLag
 
 NAV: Final = (
     ("now", "Now", PATH),

@@ -11,10 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from stream_app.board.access import PATH, BoardAccess, LoginNeeded, set_cookie
+from stream_app.board.api_access import Refused
 from stream_app.board.frame import PageMaker
 from stream_app.board.render import HEADERS
 from stream_app.board.requests import address_of, own_path, read_form
-from stream_app.gateway.access import Refused
 from stream_app.ops import logs as log
 
 LOGIN: Final = f"{PATH}/login"

@@ -6,8 +6,8 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from stream_app.board.access import PATH
-from stream_app.gateway.lookup_answers import Cause
-from stream_app.gateway.read_model.query import Place
+from stream_app.board.read_model.query import Place
+from stream_app.client.answers import Cause
 
 CAUSE_WORDS: Final = ("kind", "workspace", "destination", "reason", "http_status")
 """What names a cause."""

@@ -14,7 +14,7 @@ import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from stream_app.gateway.access import Refused
+from stream_app.board.api_access import Refused
 
 MAX_FILE_BYTES: Final = 50 * 2**20
 STALL_S: Final = 30.0

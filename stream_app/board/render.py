@@ -12,9 +12,9 @@ from starlette.responses import HTMLResponse
 
 from stream_app import __version__
 from stream_app.board import formats
+from stream_app.board.api_access import Refused
 from stream_app.board.assets import Assets
 from stream_app.board.paths import FOR_TEMPLATES
-from stream_app.gateway.access import Refused
 
 T = TypeVar("T")
 

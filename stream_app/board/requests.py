@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.requests import Request
 
 from stream_app.board.access import PATH
+from stream_app.board.api_access import Refused
 from stream_app.board.pages.now import Span
-from stream_app.gateway.access import Refused
-from stream_app.gateway.read_model.query import Place
+from stream_app.board.read_model.query import Place
 
 LONGEST_WORD: Final = 300
 _MOST_FORM_BYTES: Final = 8_192

@@ -11,15 +11,15 @@ import msgspec
 
 from stream_app.board import charts
 from stream_app.board.access import Visitor
+from stream_app.board.read_model.board_query import BoardQueries, Slot
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.history import MINUTE_S
+from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
 from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
 from stream_app.domain.lane_messages import LaneView
-from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.board_query import BoardQueries, Slot
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.history import MINUTE_S
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")

@@ -10,7 +10,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from stream_app.board.api_access import Refused
 from stream_app.board.frame import PageMaker
+from stream_app.board.lookup import Results, Waiting
 from stream_app.board.pages.audit import audit_page
 from stream_app.board.pages.books import books_page
 from stream_app.board.pages.cause import cause_of, cause_page
@@ -38,8 +40,6 @@ from stream_app.board.requests import (
 )
 from stream_app.board.site import KAFKA_WITHIN_S, Moment
 from stream_app.domain.topics import ExistingTopic
-from stream_app.gateway.access import Refused
-from stream_app.gateway.lookup import Results, Waiting
 from stream_app.ops import logs as log
 
 _LONGEST_SEARCH: Final = 2_000

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
+from stream_app.client.lookup import gateway_away
 from stream_app.domain.hosts import is_loopback_url
-from stream_app.gateway.client import gateway_away
 
 _WITHIN_S = 5.0
 

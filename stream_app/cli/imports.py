@@ -8,11 +8,11 @@ from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.options import Workspace, iso
 from stream_app.cli.status import say_how_far
 from stream_app.cli.tables import Column, Table, show_table
+from stream_app.client.answers import FoundImport
+from stream_app.client.lookup import find_imports
 from stream_app.config import check_known
 from stream_app.domain.books.columns import COLUMNS, meaning_of
 from stream_app.domain.text import count
-from stream_app.gateway.client import find_imports
-from stream_app.gateway.lookup_answers import FoundImport
 
 _BAR: Final = 30
 

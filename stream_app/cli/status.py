@@ -8,11 +8,7 @@ import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.options import Workspace, iso
-from stream_app.config import check_known
-from stream_app.domain.books.columns import meaning_of
-from stream_app.domain.text import count
-from stream_app.gateway.client import Found, find
-from stream_app.gateway.lookup_answers import (
+from stream_app.client.answers import (
     Answer,
     Event,
     FoundLead,
@@ -21,6 +17,10 @@ from stream_app.gateway.lookup_answers import (
     WaitingAnswer,
     WaitingLead,
 )
+from stream_app.client.lookup import Found, find
+from stream_app.config import check_known
+from stream_app.domain.books.columns import meaning_of
+from stream_app.domain.text import count
 
 
 def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:

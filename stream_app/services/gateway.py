@@ -17,24 +17,24 @@ from stream_app import __version__
 from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
+from stream_app.board.api_access import Access
 from stream_app.board.app import Board
+from stream_app.board.erased_leads import ErasedLeads
+from stream_app.board.lookup import Lookup
 from stream_app.board.page_process import PageProcess
 from stream_app.board.planner import Planner
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import Projection
+from stream_app.board.read_model.results import ResultFetcher
+from stream_app.board.read_model.store import Sources
 from stream_app.board.site import Site
+from stream_app.board.waiting_leads import WaitingLeads
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.record import Record
-from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.erased_leads import ErasedLeads
 from stream_app.gateway.http.server import serve_http
-from stream_app.gateway.lookup import Lookup
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.follow import Projection
-from stream_app.gateway.read_model.results import ResultFetcher
-from stream_app.gateway.read_model.store import Sources
 from stream_app.gateway.receiver import Limits, Receiver, Table
-from stream_app.gateway.waiting_leads import WaitingLeads
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import callback_inbox

@@ -12,7 +12,7 @@ from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import Actor, Change, LaneChange
 from stream_app.domain.topics import TopicNames
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
-from tests.gateway.model_records import Made, lane
+from tests.board.model_records import Made, lane
 
 _NAMES: Final = TopicNames()
 

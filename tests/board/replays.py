@@ -14,7 +14,7 @@ from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan
 from stream_app.domain.lane_messages import Actor
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.readers import Progress
-from tests.gateway.model_records import Made
+from tests.board.model_records import Made
 
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 3_600_000

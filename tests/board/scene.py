@@ -22,8 +22,14 @@ from stream_app.board.assets import Assets
 from stream_app.board.page import Job, Pages
 from stream_app.board.page_process import JobReader, pickled
 from stream_app.board.planner import Planner, Survey
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.query import FoundResultAt
+from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.render import Renderer
 from stream_app.board.site import Site
+from stream_app.board.waiting_leads import FoundRecord, Search
+from stream_app.client.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.explain import Group
@@ -31,20 +37,14 @@ from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.messages import ImportSummary, Status
 from stream_app.domain.record import Record
 from stream_app.domain.topics import ExistingTopic, TopicNames
-from stream_app.gateway.lookup_answers import FoundResult
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import FoundResultAt
-from stream_app.gateway.read_model.store import ReadModel, Sources
-from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.kafka.groups import Consumption
 from stream_app.operator.erase import StoredLead
 from stream_app.operator.submit import CommandSender
 from stream_app.publishing.uploads import Uploads
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.lanes import lanes
+from tests.board.model_records import Made, dead_letter, event, person, result, take
 from tests.board.replays import priced, replays
-from tests.gateway.model_records import Made, dead_letter, event, person, result, take
 
 TOKEN: Final = "a token that no one guesses: 8f3b1c77"
 OPERATOR_TOKEN: Final = "a token for people who act: 51d2e9c4"

@@ -19,8 +19,8 @@ from stream_app.operator import orders
 from stream_app.operator.orders import LANE_KINDS
 from tests.board.client import OWN, Client
 from tests.board.clock import NOW_MS
+from tests.board.model_records import Made, lane, take
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, model_of, settings_of
-from tests.gateway.model_records import Made, lane, take
 
 _WHY = {"why": "table is being rebuilt"}
 

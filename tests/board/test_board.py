@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_app.board.read_model.store import ReadModel, Sources
+from stream_app.client.answers import StatusCount
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.topics import ExistingTopic, differences
-from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.store import ReadModel, Sources
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
+from tests.board.model_records import lane, person, take
 from tests.board.scene import (
     HASH,
     HOSTILE,
@@ -27,7 +28,6 @@ from tests.board.scene import (
     model_of,
     settings_of,
 )
-from tests.gateway.model_records import lane, person, take
 
 _answers: dict[str, tuple[int, str]] = {}
 """What links lead to. Many pages have the same ones."""

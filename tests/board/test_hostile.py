@@ -21,10 +21,10 @@ from stream_app.domain.messages import ImportSummary
 from stream_app.domain.topics import TopicNames
 from tests.board.client import PAGES, Client
 from tests.board.clock import NOW_MS
+from tests.board.model_records import Made, event, lane, result, take
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, board_of, model_of, settings_of
 from tests.board.test_board import _Html
 from tests.board.test_links import links
-from tests.gateway.model_records import Made, event, lane, result, take
 
 _NAMES = TopicNames()
 _MOST = 12

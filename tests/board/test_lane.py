@@ -12,16 +12,16 @@ import pytest
 from stream_app.board.access import STRANGER
 from stream_app.board.charts import trend
 from stream_app.board.pages.lane import _begin_ms, lane_page
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.site import Moment, Site
 from stream_app.domain.lane import calendar
 from stream_app.domain.lane.meters import Meter
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.store import ReadModel, Sources
 from tests.board.client import Client
 from tests.board.clock import HOUR_MS, NOW_MS
+from tests.board.model_records import Made, event, lane, take
 from tests.board.scene import board_of, settings_of
-from tests.gateway.model_records import Made, event, lane, take
 
 
 @pytest.mark.parametrize(

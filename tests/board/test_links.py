@@ -16,8 +16,8 @@ from stream_app.domain.messages import RESEND
 from stream_app.domain.topics import TopicNames
 from tests.board.client import PAGES, Client
 from tests.board.clock import DAY_MS, NOW_MS
+from tests.board.model_records import Made, event, person, take
 from tests.board.scene import fill, model_of, settings_of
-from tests.gateway.model_records import Made, event, person, take
 
 _LINK = re.compile(r'<a\b[^>]*\bhref="([^"]*)"[^>]*>(.*?)</a>', re.S)
 _COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')

@@ -21,10 +21,10 @@ from stream_app.board.assets import Assets
 from stream_app.board.page import Frame, Job, NotMade, Pages
 from stream_app.board.page_process import PageProcess
 from stream_app.board.pages.now import now_page
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.render import Renderer
 from stream_app.board.site import Moment, Site
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.follow import ProjectionLag
 from tests.board.client import Client, plain
 from tests.board.clock import NOW_MS
 from tests.board.scene import board_of, settings_of

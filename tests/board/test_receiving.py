@@ -11,8 +11,8 @@ import pytest
 from starlette.requests import Request
 
 from stream_app.board import receiving
+from stream_app.board.api_access import Refused
 from stream_app.board.receiving import MAX_FILE_BYTES, FileReceiver, Received
-from stream_app.gateway.access import Refused
 
 CHUNK = 16_384
 

@@ -9,9 +9,9 @@ import time
 import pytest
 import redis.asyncio
 
+from stream_app.client.answers import FoundLead
+from stream_app.client.lookup import find
 from stream_app.dev.kafka import Broker
-from stream_app.gateway.client import find
-from stream_app.gateway.lookup_answers import FoundLead
 from tests.e2e.cached_outage import PATIENT, fields_of, filled, known, lead, outage, pipeline, results
 from tests.e2e.pipeline import Pipeline
 from tests.support.local_redis import LocalRedis

@@ -16,14 +16,14 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from stream_app.board.read_model.follow import Projection
+from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
 from stream_app.dev.process import StartError
 from stream_app.doctor.probes import ProbeFailed, strangers_may_not_write
 from stream_app.domain.record import Record
 from stream_app.domain.rights import rights_of
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.follow import Projection
-from stream_app.gateway.read_model.store import Sources
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch

@@ -16,10 +16,10 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from stream_app.board.read_model.store import ReadModel
 from stream_app.dev.kafka import Broker, LocalKafka
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.feeding import fed, make_topics, write
-from tests.gateway.model_records import (
+from tests.board.feeding import fed, make_topics, write
+from tests.board.model_records import (
     dead_letter,
     event,
     flat,
@@ -230,7 +230,7 @@ async def test_errors_are_reported_and_not_raised(namespace: str, path: Path) ->
 @contextmanager
 def killed(*argv: str) -> Iterator[None]:
     """A feed in a process of its own that is killed at the end of the block."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.gateway.feeding", *argv], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "tests.board.feeding", *argv], stderr=subprocess.DEVNULL)
     try:
         yield
     finally:

@@ -8,10 +8,10 @@ import json
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from stream_app.board import waiting_leads
+from stream_app.board.waiting_leads import WaitingLeads
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lead.identity import hashes
-from stream_app.gateway import waiting_leads
-from stream_app.gateway.waiting_leads import WaitingLeads
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.kafka import create_topics
 from tests.support.pace import BUSY

@@ -28,6 +28,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from stream_app.board.api_access import Refused
 from stream_app.board.frame import PageMaker
 from stream_app.board.render import HEADERS
 from stream_app.board.requests import read_form
@@ -35,7 +36,6 @@ from stream_app.board.site import Moment
 from stream_app.board.views import Handler
 from stream_app.domain.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.lane.command import MAX_TEXT
-from stream_app.gateway.access import Refused
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from stream_app.board.actions.base import Action, Fact, Form, FormRequest, Submission
+from stream_app.board.api_access import Refused
 from stream_app.board.commands import followed_at
 from stream_app.board.formats import amount
 from stream_app.board.paths import imports_path
 from stream_app.board.site import Site
-from stream_app.gateway.access import Refused
 from stream_app.operator.submit import CommandSender
 
 

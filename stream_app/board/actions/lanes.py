@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Fact, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.api_access import Refused
 from stream_app.board.commands import followed_at
 from stream_app.board.formats import amount
 from stream_app.board.paths import lane_path
@@ -18,7 +19,6 @@ from stream_app.domain.lane.budget import CAPS, METERS
 from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import CommandKind, LaneView
 from stream_app.domain.policy import Workspace, in_force
-from stream_app.gateway.access import Refused
 from stream_app.operator import orders
 from stream_app.operator.submit import CommandSender
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.api_access import Refused
 from stream_app.board.commands import followed_at
 from stream_app.board.paths import lead_path
 from stream_app.board.requests import lead_id_of
@@ -17,7 +18,6 @@ from stream_app.board.site import Site
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lead.identity import plain_id
-from stream_app.gateway.access import Refused
 from stream_app.operator import orders
 from stream_app.operator.erase import StoredLead, erasure, find_stored_leads
 from stream_app.operator.submit import CommandSender

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from stream_app.board.access import PATH
+from stream_app.board.api_access import Refused
 from stream_app.board.commands import followed_at
 from stream_app.board.frame import PageMaker
 from stream_app.board.pages.publish import PublishPage, names_of, upload_page
@@ -20,7 +21,6 @@ from stream_app.board.requests import read_form
 from stream_app.board.site import Moment
 from stream_app.board.views import Handler
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.gateway.access import Refused
 from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.publishing import PublishOptions

@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.api_access import Refused
 from stream_app.board.formats import amount
 from stream_app.board.pages.replay import options_of
 from stream_app.board.paths import replay_path
@@ -19,7 +20,6 @@ from stream_app.board.site import Site
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.dead_letter.pricing import MEANING, Price, too_dear, too_dear_text
 from stream_app.domain.text import count
-from stream_app.gateway.access import Refused
 
 _DEAD: Final = f"{PATH}/dead"
 _SOURCES: Final[Sequence[tuple[Source, str]]] = (

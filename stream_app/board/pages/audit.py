@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.board_query import Order
 from stream_app.board.site import Moment, Site
-from stream_app.gateway.read_model.board_query import Order
 
 ROWS: Final = 50
 

@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.board_query import Money, NotReadable
 from stream_app.board.site import Moment, Site
 from stream_app.domain.books.columns import COLUMNS, MEANING, meaning_of
-from stream_app.gateway.read_model.board_query import Money, NotReadable
 
 ROWS: Final = 50
 

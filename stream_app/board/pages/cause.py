@@ -8,10 +8,10 @@ import msgspec
 
 from stream_app.board.pages.dead import Which, day_begin_s, plan_query, price_command
 from stream_app.board.paths import CAUSE_WORDS
+from stream_app.board.read_model.dead_letter_query import DeadLetterRow
+from stream_app.board.read_model.query import Place
 from stream_app.board.site import Moment, Site
-from stream_app.gateway.lookup_answers import Cause
-from stream_app.gateway.read_model.dead_letter_query import DeadLetterRow
-from stream_app.gateway.read_model.query import Place
+from stream_app.client.answers import Cause
 
 ROWS: Final = 50
 

@@ -12,8 +12,8 @@ import msgspec
 from stream_app.board.charts import Stack, spark, stack
 from stream_app.board.pages.replay import tone_of
 from stream_app.board.site import HOUR_S, Moment, Site, Tone
+from stream_app.client.answers import Cause
 from stream_app.domain.dead_letter.orders import ReplayProgress
-from stream_app.gateway.lookup_answers import Cause
 
 Which = Literal["dlq", "parked"]
 

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from stream_app.board.site import Moment, Site
+from stream_app.client.answers import FoundImport
 from stream_app.domain.books.columns import COLUMNS, MOVING, meaning_of
-from stream_app.gateway.lookup_answers import FoundImport
 
 ROWS: Final = 50
 _COLOURS: Final = {

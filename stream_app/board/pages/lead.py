@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 
 from stream_app.board.formats import tone
+from stream_app.board.read_model.query import FoundResultAt
+from stream_app.board.read_model.record_query import RecordRow
 from stream_app.board.site import Moment, Site
+from stream_app.client.answers import Event, FoundLead, FoundResult, RecordHistory
 from stream_app.domain.books.columns import meaning_of
-from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory
-from stream_app.gateway.read_model.query import FoundResultAt
-from stream_app.gateway.read_model.record_query import RecordRow
 
 _MOST_OTHERS: Final = 20
 

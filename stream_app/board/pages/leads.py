@@ -9,12 +9,12 @@ import msgspec
 
 from stream_app.board.formats import day_of
 from stream_app.board.paths import lead_path, leads_path
+from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.record_query import RecordRow
 from stream_app.board.site import Moment, Site
+from stream_app.client.answers import StatusCount
+from stream_app.client.lookup import names_of
 from stream_app.domain.books.columns import COLUMNS, meaning_of
-from stream_app.gateway.client import names_of
-from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.query import Place
-from stream_app.gateway.read_model.record_query import RecordRow
 
 ROWS: Final = 50
 _UNKNOWN: Final = -1

@@ -9,11 +9,11 @@ import msgspec
 
 from stream_app.board.charts import Stack, stack
 from stream_app.board.paths import lanes_path
+from stream_app.board.read_model.board_query import Slot
+from stream_app.board.read_model.history import MINUTE_S, QUARTER_S
 from stream_app.board.site import HELD, Bar, Lane, Moment, Overview, Site, Tone, lane_rows, overview
+from stream_app.client.answers import Cause
 from stream_app.domain.lane.explain import Finding
-from stream_app.gateway.lookup_answers import Cause
-from stream_app.gateway.read_model.board_query import Slot
-from stream_app.gateway.read_model.history import MINUTE_S, QUARTER_S
 
 Span = Literal["hour", "day"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from stream_app import __version__
+from stream_app.board.read_model.board_query import NotReadable
 from stream_app.board.site import Moment, Site, Tone
 from stream_app.domain.text import count
 from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
-from stream_app.gateway.read_model.board_query import NotReadable
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -6,13 +6,13 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.lookup import waiting_lead
 from stream_app.board.paths import leads_path, waiting_path
 from stream_app.board.site import Moment, Site
+from stream_app.board.waiting_leads import Search
+from stream_app.client.answers import WaitingLead
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
-from stream_app.gateway.lookup import waiting_lead
-from stream_app.gateway.lookup_answers import WaitingLead
-from stream_app.gateway.waiting_leads import Search
 
 ROWS: Final = 100
 _MOST_NAMES: Final = 10

@@ -38,7 +38,7 @@ from stream_app import (
     read_results_sync,
 )
 from stream_app.books import read as books
-from stream_app.gateway.client import Found
+from stream_app.client.lookup import Found
 from stream_app.publishing import PublishOptions
 from stream_app.results import ResultFilter, export, results_of
 from stream_app.results.store import ResultStore
@@ -196,7 +196,7 @@ def test_find_lead_needs_the_token_of_the_api_only(config: Path, monkeypatch: py
         asked.append((settings.api_token, who, workspace))
         return Found(as_of_ms=1, lag=0, trouble="", leads=[])
 
-    monkeypatch.setattr("stream_app.gateway.client.find", fake)
+    monkeypatch.setattr("stream_app.client.lookup.find", fake)
     with pytest.raises(SettingsError, match="environment variable API_TOKEN is not set"):
         find_lead_sync("crm-17", load_settings(config))
     monkeypatch.setenv("API_TOKEN", TOKEN)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.books.columns import Totals
 from stream_app.domain.topics import Retention
-from stream_app.gateway.read_model.query import Queries
-from stream_app.gateway.read_model.store import ReadModel, Sources
-from tests.gateway.model_records import Made
+from tests.board.model_records import Made
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape

@@ -11,7 +11,7 @@ from stream_app.cli import imports as command
 from stream_app.cli.imports import _table
 from stream_app.cli.main import main
 from stream_app.cli.tables import lines_of
-from stream_app.gateway.lookup_answers import FoundImport, ImportsAnswer
+from stream_app.client.answers import FoundImport, ImportsAnswer
 
 FIRST_MS = 1_790_000_000_000
 MARCH = FoundImport(

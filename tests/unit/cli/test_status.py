@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_app.cli.status import _unknown
-from stream_app.gateway.lookup_answers import WaitingAnswer
+from stream_app.client.answers import WaitingAnswer
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.send import consumed_records
-from tests.gateway.model_records import Made
+from tests.board.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
 
 PLAN = plan_of(Setup())

@@ -6,6 +6,7 @@ from itertools import chain
 
 import pytest
 
+from stream_app.client.lookup import paths_of
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import begin, delivery_key
 from stream_app.domain.lead.identity import Identity, former_ids_of, hashes, identify, plain_id, row_id
@@ -16,7 +17,6 @@ from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.lead.suppression import Suppression, people_in, person_row, suppression_reason
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import ConsumedRecord
-from stream_app.gateway.client import paths_of
 from stream_app.operator.suppress import hashes_of
 from tests.simulation.schedule import Setup, plan_of
 

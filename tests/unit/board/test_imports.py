@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from stream_app.board.read_model import imports
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import ReadModel
+from stream_app.client.answers import FoundImport
 from stream_app.domain.messages import ImportSummary
-from stream_app.gateway.lookup_answers import FoundImport
-from stream_app.gateway.read_model import imports
-from stream_app.gateway.read_model.query import Queries
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, sources, take
+from tests.board.model_records import DAY_MS, NOW_MS, Made, event, sources, take
 
 SOURCES = sources()
 NAMES = SOURCES.names

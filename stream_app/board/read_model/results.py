@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.query import FoundResultAt
+from stream_app.client.answers import NO_ANSWER, FoundResult
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.messages import Result
-from stream_app.gateway.lookup_answers import NO_ANSWER, FoundResult
-from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
+from stream_app.client.answers import NO_ANSWER
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id
 from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.gateway.lookup_answers import NO_ANSWER
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Reader

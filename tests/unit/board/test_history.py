@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
+from stream_app.board.read_model.history import DAY_S, MINUTE_S, MOST_CHANGES, QUARTER_S
+from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.lane_messages import CommandAnswer, LaneChange
-from stream_app.gateway.read_model.history import DAY_S, MINUTE_S, MOST_CHANGES, QUARTER_S
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
+from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
 
 NAMES = sources().names
 

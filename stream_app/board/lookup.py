@@ -19,12 +19,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_app import __version__
-from stream_app.domain.books.columns import Totals
-from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.text import count
-from stream_app.gateway.access import Access, Refused
-from stream_app.gateway.lookup_answers import (
+from stream_app.board.api_access import Access, Refused
+from stream_app.board.openapi import document
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.query import FoundResultAt, Queries
+from stream_app.board.waiting_leads import FoundRecord, Search
+from stream_app.client.answers import (
     BooksAnswer,
     DeadLettersAnswer,
     FoundLead,
@@ -37,10 +37,10 @@ from stream_app.gateway.lookup_answers import (
     WaitingAnswer,
     WaitingLead,
 )
-from stream_app.gateway.openapi import document
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import FoundResultAt, Queries
-from stream_app.gateway.waiting_leads import FoundRecord, Search
+from stream_app.domain.books.columns import Totals
+from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.text import count
 from stream_app.ops.clock import SystemClock
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")

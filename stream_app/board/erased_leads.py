@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.project import DAY_MS
-from stream_app.gateway.read_model.query import Queries
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.project import DAY_MS
+from stream_app.board.read_model.query import Queries
 
 _WITHIN_S: Final = 4.0
 _AGAIN_S: Final = 0.1

@@ -12,6 +12,9 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.history import History
+from stream_app.board.read_model.imports import Imports
+from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.history import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
 from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import pseudonymous_key
@@ -22,9 +25,6 @@ from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import TopicNames
-from stream_app.gateway.lookup_answers import Event as ShownEvent
-from stream_app.gateway.read_model.history import History
-from stream_app.gateway.read_model.imports import Imports
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from stream_app.gateway.read_model.history import DAY_S
-from stream_app.gateway.read_model.project import record_numbers
-from stream_app.gateway.read_model.query import Place, Queries
+from stream_app.board.read_model.history import DAY_S
+from stream_app.board.read_model.project import record_numbers
+from stream_app.board.read_model.query import Place, Queries
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
 

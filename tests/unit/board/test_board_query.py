@@ -13,14 +13,14 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.dead_letter_query import DeadLetterRow
+from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.store import ReadModel
+from stream_app.client.answers import Cause
 from stream_app.domain.books.columns import COLUMN, column
 from stream_app.domain.messages import RESEND, Status
-from stream_app.gateway.lookup_answers import Cause
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.dead_letter_query import DeadLetterRow
-from stream_app.gateway.read_model.query import Place
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, person, sources, take
+from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, person, sources, take
 
 NAMES = sources().names
 FINAL = frozenset({"quiet"})

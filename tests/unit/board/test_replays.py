@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, progress_row
-from stream_app.gateway.read_model.board_query import BoardQueries
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import NOW_MS, Made, sources, take
+from tests.board.model_records import NOW_MS, Made, sources, take
 
 NAMES = sources().names
 

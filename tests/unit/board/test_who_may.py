@@ -15,15 +15,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from stream_app.gateway.access import Access
+from stream_app.board.api_access import Access
+from stream_app.board.lookup import Lookup
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import ReadModel
 from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.lookup import Lookup
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import Queries
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import NOW_MS, sources
+from tests.board.model_records import NOW_MS, sources
 from tests.gateway.support import URL, Gateway, good
-from tests.unit.gateway.test_lookup import Results, Waiting
+from tests.unit.board.test_lookup import Results, Waiting
 
 TOKEN: Final = "a token of the look-up API, for tests"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")

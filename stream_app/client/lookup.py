@@ -11,14 +11,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
-from stream_app.config import Settings
-from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
-from stream_app.domain.hosts import is_loopback_url
-from stream_app.domain.lead.fields import clean_email, clean_linkedin
-from stream_app.domain.lead.identity import identify, ids_meant
-from stream_app.domain.lead.imports import LONGEST_ID, is_shown
-from stream_app.domain.messages import Lead
-from stream_app.gateway.lookup_answers import (
+from stream_app.client.answers import (
     Answer,
     FoundLead,
     ImportsAnswer,
@@ -27,6 +20,13 @@ from stream_app.gateway.lookup_answers import (
     Refusal,
     WaitingAnswer,
 )
+from stream_app.config import Settings
+from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
+from stream_app.domain.hosts import is_loopback_url
+from stream_app.domain.lead.fields import clean_email, clean_linkedin
+from stream_app.domain.lead.identity import identify, ids_meant
+from stream_app.domain.lead.imports import LONGEST_ID, is_shown
+from stream_app.domain.messages import Lead
 
 _WITHIN_S = 30.0
 _RECORD = "record:"  # a rejected record has its position as its name

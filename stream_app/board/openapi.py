@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.gateway.lookup_answers import (
+from stream_app.client.answers import (
     BooksAnswer,
     DeadLettersAnswer,
     ImportsAnswer,

@@ -17,16 +17,16 @@ from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from stream_app.board.api_access import Access
+from stream_app.board.lookup import Lookup
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.query import FoundResultAt, Queries
+from stream_app.board.read_model.store import ReadModel
+from stream_app.board.waiting_leads import FoundRecord, Search
+from stream_app.client.answers import FoundResult
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.lane.explain import Group
-from stream_app.gateway.access import Access
-from stream_app.gateway.lookup import Lookup
-from stream_app.gateway.lookup_answers import FoundResult
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import FoundResultAt, Queries
-from stream_app.gateway.read_model.store import ReadModel
-from stream_app.gateway.waiting_leads import FoundRecord, Search
-from tests.gateway.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
+from tests.board.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
 
 TOKEN = "a token that cannot be guessed, for tests"
 HASH = "AbCdEfGhIjKlMnOpQrStUv"

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from stream_app.board.read_model.dead_letter_query import DeadLetterQueries
+from stream_app.board.read_model.history import DAY_S
+from stream_app.board.read_model.record_query import RecordQueries
+from stream_app.client.answers import StatusCount
 from stream_app.domain.books.columns import column
 from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.lane_messages import LaneChange, LaneView
-from stream_app.gateway.lookup_answers import StatusCount
-from stream_app.gateway.read_model.dead_letter_query import DeadLetterQueries
-from stream_app.gateway.read_model.history import DAY_S
-from stream_app.gateway.read_model.record_query import RecordQueries
 
 _ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
 """The columns of an `Order`."""

@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.project import DAY_MS, Projector
+from stream_app.board.read_model.schema import TABLES
 from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.project import DAY_MS, Projector
-from stream_app.gateway.read_model.schema import TABLES
 from stream_app.ops.file_lock import lock_for_writing
 
 _LOOKED_AT: Final = 5_000  # records per sweep: a million take 200 sweeps

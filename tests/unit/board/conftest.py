@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.gateway.read_model.query import Queries
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import sources
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import ReadModel
+from tests.board.model_records import sources
 
 
 @pytest.fixture

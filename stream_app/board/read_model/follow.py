@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiokafka import TopicPartition
 
+from stream_app.board.read_model.store import Log, Position, ReadModel, Sources, discard, mark
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.record import KafkaRecord
-from stream_app.gateway.read_model.store import Log, Position, ReadModel, Sources, discard, mark
 from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock

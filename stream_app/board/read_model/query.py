@@ -13,10 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from stream_app.domain.books.columns import column
-from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.lead.person import MOST_IDENTIFIERS
-from stream_app.gateway.lookup_answers import (
+from stream_app.board.read_model.project import EVENT_COLUMNS, record_numbers
+from stream_app.client.answers import (
     Cause,
     DeadLetters,
     Event,
@@ -26,7 +24,9 @@ from stream_app.gateway.lookup_answers import (
     RecordHistory,
     StatusCount,
 )
-from stream_app.gateway.read_model.project import EVENT_COLUMNS, record_numbers
+from stream_app.domain.books.columns import column
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lead.person import MOST_IDENTIFIERS
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Result, Status, StatusEvent
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.store import Position, ReadModel, Sources
 
 NOW_MS = 1_790_000_000_000
 PARTITIONS = 2

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from stream_app.gateway.lookup_answers import Cause
-from stream_app.gateway.read_model.project import SAME_CAUSE, record_numbers
-from stream_app.gateway.read_model.query import Place, Queries
+from stream_app.board.read_model.project import SAME_CAUSE, record_numbers
+from stream_app.board.read_model.query import Place, Queries
+from stream_app.client.answers import Cause
 
 
 class DeadLetterRow(msgspec.Struct, frozen=True):

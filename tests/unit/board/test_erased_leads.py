@@ -9,14 +9,14 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
+from stream_app.board import erased_leads
+from stream_app.board.erased_leads import ErasedLeads
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.topics import TopicNames
-from stream_app.gateway import erased_leads
-from stream_app.gateway.erased_leads import ErasedLeads
-from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import Queries
-from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, history, take
+from tests.board.model_records import DAY_MS, NOW_MS, Made, event, history, take
 
 NAMES = TopicNames("")
 ERASED = Made(
