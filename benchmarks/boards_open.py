@@ -30,7 +30,6 @@ from benchmarks.board import Elsewhere, board_over, fill, settings_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.topics import Retention, TopicNames, plan
 from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.http.server import serve_http
 from stream_app.gateway.receiver import Limits, Receiver, Table
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.producers import callback_inbox
@@ -39,6 +38,7 @@ from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.garbage import collect_rarely
 from stream_app.ops.gateway_metrics import GatewayMetrics
+from stream_app.ops.http import serve_http
 from stream_app.services.gateway import SWITCH_S
 
 MAX_MORE: Final = 0.2
@@ -66,7 +66,7 @@ async def _serve(ready: Connection, bootstrap: str, topic: str, folder: Path, no
         receiver = Receiver([table], None, topic, inbox, SystemClock().now_ms, limits, metrics, NothingErased())
         with board_over(folder, Elsewhere(), now_ms) as board:
             app = build_asgi(receiver, inbox.not_ready, metrics.responded, board.routes())
-            async with serve_http(app, "127.0.0.1", 0, head_within_s=30, grace_s=1) as port:
+            async with serve_http(app, "127.0.0.1", 0, grace_s=1) as port:
                 collect_rarely()
                 ready.send(port)
                 await asyncio.to_thread(ready.poll, None)

@@ -56,7 +56,6 @@ WRONG_TYPE: Final = Answer(415, "wrong_type", "Send JSON: set the header Content
 ENCODED: Final = Answer(415, "encoded", "Send the body uncompressed: remove the header Content-Encoding.")
 TOO_LARGE: Final = Answer(413, "too_large", "The body is too large: send fewer or shorter columns.", close=True)
 TOO_SLOW: Final = Answer(408, "too_slow", "The body did not arrive in time: try again.", close=True)
-BUSY: Final = Answer(503, "busy", "Not received: the gateway is overloaded. Try again in a minute.", close=True)
 NO_TOKEN: Final = Answer(
     401, "no_token", "The token is missing: add the header x-callback-token with the column callback_token of this row."
 )

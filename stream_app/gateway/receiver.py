@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -26,7 +26,6 @@ from stream_app.domain.messages import Callback
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
-from stream_app.gateway.bodies import BodyMemory, Share
 from stream_app.gateway.callback_answers import Answer
 
 PREFIX: Final = "/callbacks/"
@@ -75,11 +74,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one callback (`max_body_bytes`, `read_timeout_s`), and of all bodies together."""
+    """Limits of one callback. `ops.http` bounds how many are under way."""
 
     max_body_bytes: int
     read_timeout_s: float
-    max_bytes_under_way: int = 64 * 2**20
 
 
 class Receiver:
@@ -104,7 +102,6 @@ class Receiver:
         self._limits = limits
         self._observer = observer
         self._erasures = erasures
-        self._memory = BodyMemory(limits.max_bytes_under_way)
         self._decoding = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,8 +109,7 @@ class Receiver:
         table = self._tables.get(scope["path"])
         answer: Answer | None = answers.CRASHED
         try:
-            with self._memory.share((scope.get("client") or ("",))[0]) as share:
-                answer = await self._answer(Request(scope, receive), table, share)
+            answer = await self._answer(Request(scope, receive), table)
         finally:
             self._observer.answered(
                 table.destination if table else "other",
@@ -124,7 +120,7 @@ class Receiver:
             response = PlainTextResponse(f"{answer.text}\n", answer.status, answer.headers)
             await response(scope, receive, send)
 
-    async def _answer(self, request: Request, table: Table | None, share: Share) -> Answer | None:
+    async def _answer(self, request: Request, table: Table | None) -> Answer | None:
         """Process one request. None if the peer disconnected."""
         if request.method != "POST":
             return answers.NOT_POST
@@ -137,7 +133,7 @@ class Receiver:
         problem = self._problem(request, table)
         if problem is not None:
             return problem
-        raw = await share.read(request, self._limits.max_body_bytes, self._limits.read_timeout_s)
+        raw = await self._body(request)
         if not isinstance(raw, bytes):
             return raw
         body = read_body(raw)
@@ -150,6 +146,24 @@ class Receiver:
         if isinstance(callback, BadBody):
             return answers.refused(callback)
         return await self._keep(callback, table)
+
+    async def _body(self, request: Request) -> bytes | Answer | None:
+        """Return the body, the answer that rejects it, or None if the peer disconnected."""
+        body, most = bytearray(), self._limits.max_body_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
+            return answers.TOO_LARGE
+        try:
+            async with asyncio.timeout(self._limits.read_timeout_s):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > most:
+                        return answers.TOO_LARGE
+                    body += chunk
+        except TimeoutError:
+            return answers.TOO_SLOW
+        except ClientDisconnect:
+            return None
+        return bytes(body)
 
     def _problem(self, request: Request, table: Table) -> Answer | None:
         """Reject a request by its head alone. None if the head is acceptable."""

@@ -42,13 +42,6 @@ class GatewayMetrics:
             "stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",), registry=registry
         )
 
-        self._cut = Counter(
-            "stream_app_gateway_connections_cut",
-            "Connections that exceeded a limit of the gateway's HTTP server.",
-            ("because",),
-            registry=registry,
-        )
-
     def answered(self, destination: str, code: str, seconds: float) -> None:
         """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""
         self._callbacks.labels(destination, code).inc()
@@ -72,11 +65,6 @@ class GatewayMetrics:
             return
         self._said[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
         self._log.warning(event, destination=destination, because=because, more_before=more)
-
-    def connection_cut(self, because: str) -> None:
-        """Report a connection that the server cut. It is logged at most once a minute for each reason."""
-        self._cut.labels(because).inc()
-        self._say("connection_cut", "", because)
 
     def responded(self, status: int) -> None:
         """Count an HTTP response."""

@@ -22,6 +22,7 @@ _LEVELS = {
     "faust": logging.WARNING,
     "mode": logging.CRITICAL,  # it logs a traceback for each crash
     "aiohttp": logging.WARNING,
+    "uvicorn": logging.ERROR,  # it warns of each request that is not HTTP
     "asyncio": logging.WARNING,
 }
 

@@ -33,7 +33,6 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.record import Record
 from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.http.server import serve_http
 from stream_app.gateway.receiver import Limits, Receiver, Table
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
@@ -43,12 +42,13 @@ from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
+from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
 from stream_app.publishing.uploads import Uploads
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
 from stream_app.tasks import cancel
 
-_GRACE_S: Final = 10.0
+_GRACE_S: Final = 10
 SWITCH_S: Final = 0.0001
 """How long the event loop, and with it a callback, waits for the interpreter while another thread works in Python.
 
@@ -96,17 +96,8 @@ async def run_gateway(settings: Settings) -> None:
                 erasures,
             )
             app = build_asgi(receiver, inbox.not_ready, metrics.responded, routes)
-            port = await stack.enter_async_context(
-                serve_http(
-                    app,
-                    settings.http.host,
-                    settings.http.gateway_port,
-                    head_within_s=gateway.read_timeout_s,
-                    grace_s=_GRACE_S,
-                    on_cut=metrics.connection_cut,
-                )
-            )
             http = settings.http
+            port = await stack.enter_async_context(serve_http(app, http.host, http.gateway_port, grace_s=_GRACE_S))
             ops = await stack.enter_async_context(
                 serve_ops(http.host, http.gateway_ops_port, registry, inbox.not_ready)
             )

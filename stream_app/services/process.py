@@ -20,13 +20,12 @@ from starlette.routing import Route
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.faust_app.app import FaustOptions
-from stream_app.gateway.http.server import serve_http
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import check_topics
 from stream_app.ops import logs as log
+from stream_app.ops.http import serve_http
 
-_OPS_HEAD_WITHIN_S: Final = 30.0
-_OPS_GRACE_S: Final = 1.0
+_OPS_GRACE_S: Final = 1
 
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
@@ -51,7 +50,7 @@ async def serve_ops(
         StreamAppError: The port is taken.
     """
     app = ops_app(registry, not_ready)
-    async with serve_http(app, host, port, head_within_s=_OPS_HEAD_WITHIN_S, grace_s=_OPS_GRACE_S) as bound:
+    async with serve_http(app, host, port, grace_s=_OPS_GRACE_S) as bound:
         yield bound
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
-from stream_app.gateway.http.server import serve_http
+from stream_app.ops.http import serve_http
 from tests.board.scene import board_of, fill, settings_of
 
 
@@ -28,7 +28,7 @@ def served(folder: Path, *, token: bool = False, operator: bool = False) -> Iter
 
     async def serve() -> None:
         board = board_of(settings, path)
-        async with serve_http(Starlette(routes=board.routes()), "127.0.0.1", 0, head_within_s=60, grace_s=1) as port:
+        async with serve_http(Starlette(routes=board.routes()), "127.0.0.1", 0, grace_s=1) as port:
             ports.append(port)
             ready.set()
             await stop.wait()

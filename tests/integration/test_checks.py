@@ -20,10 +20,10 @@ from stream_app.dev.process import free_port
 from stream_app.doctor import Check, examine
 from stream_app.doctor.probes import ProbeFailed, clocks_agree, host_answers, may_join, may_transact
 from stream_app.domain.callback.token import Keys
-from stream_app.gateway.http.server import serve_http
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
+from stream_app.ops.http import serve_http
 from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
 from tests.support.forward_proxy import forward_proxy
@@ -50,7 +50,7 @@ async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
 
 async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: str, tmp_path: Path) -> None:
     gateway = Gateway()
-    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+    async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port:
         at = f"http://127.0.0.1:{port}"
         settings = settings_for(
             tmp_path,
@@ -142,7 +142,7 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
 async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: Path) -> None:
     gateway = Gateway()
     async with (
-        serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port,
+        serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port,
         forward_proxy(f"ada:{PASSWORD}") as (proxy, place),
     ):
         at = f"http://127.0.0.1:{port}"
@@ -242,7 +242,7 @@ async def callbacks(settings: Settings) -> tuple[str, str]:
     ],
 )
 async def test_another_gateway_answers(gateway: Gateway, path: str, key: str, says: str, tmp_path: Path) -> None:
-    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+    async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port:
         verdict, text = await callbacks(
             settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}{path}", key=key)
         )

@@ -23,8 +23,8 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.lead import read_lead
 from stream_app.domain.messages import Lead, Status, StatusEvent
-from stream_app.gateway.http.server import serve_http
 from stream_app.kafka.topics import create_topics
+from stream_app.ops.http import serve_http
 from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
@@ -149,7 +149,7 @@ async def test_the_command_asks_before_it_spends(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = Gateway()
-    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+    async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port:
         at = f"http://127.0.0.1:{port}"
         settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=at)
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)

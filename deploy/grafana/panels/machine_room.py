@@ -118,13 +118,10 @@ MACHINE_ROOM: Final = Dashboard(
                 {"{{instance}}": quantile(0.99, "stream_app_callback_seconds", "instance", PODS)},
             ),
             Panel(
-                "Repaired callbacks and cut connections",
-                "Callbacks with broken JSON by destination, and connections that broke a limit.",
+                "Repaired callbacks",
+                "Callbacks with broken JSON by destination.",
                 "short",
-                {
-                    "{{destination}}": increase("stream_app_callbacks_repaired_total", PODS, "destination"),
-                    "cut: {{because}}": increase("stream_app_gateway_connections_cut_total", PODS, "because"),
-                },
+                {"{{destination}}": increase("stream_app_callbacks_repaired_total", PODS, "destination")},
             ),
             Panel(
                 "Read model: records behind",

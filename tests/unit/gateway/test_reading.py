@@ -1,4 +1,4 @@
-"""The memory for bodies: what takes it, what takes none, and who gives way when it is full."""
+"""What is checked before a body is read, and what before it is decoded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from stream_app.gateway.receiver import Limits
 from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good
 from tests.support.pace import BUSY
 
-ROOM = 10_000
-
 
 class Sender:
-    """One POST to the app whose body comes in pieces, from a host."""
+    """One POST to the app whose body comes in pieces."""
 
-    def __init__(self, gateway: Gateway, url: str = URL, host: str = "192.0.2.1", **headers: str) -> None:
+    def __init__(self, gateway: Gateway, url: str = URL, **headers: str) -> None:
         self._pieces: asyncio.Queue[Message] = asyncio.Queue()
         self.asked = 0
         self.status = 0
@@ -42,7 +40,7 @@ class Sender:
             "root_path": "",
             "scheme": "http",
             "headers": [(name.encode(), value.encode()) for name, value in lines.items()],
-            "client": (host, 1),
+            "client": ("192.0.2.1", 1),
             "server": ("gateway", 80),
         }
         self._task = asyncio.ensure_future(gateway.app(scope, self._receive, self._send))
@@ -66,13 +64,9 @@ class Sender:
             await self._task
         return self.status
 
-    @property
-    def answered(self) -> bool:
-        return self._task.done()
-
 
 def small(**more: Any) -> Gateway:
-    return Gateway(limits=Limits(max_body_bytes=5_000, read_timeout_s=60, max_bytes_under_way=ROOM), **more)
+    return Gateway(limits=Limits(max_body_bytes=5_000, read_timeout_s=60), **more)
 
 
 BODY = json.dumps(good()).encode()
@@ -107,62 +101,6 @@ async def test_without_keys_a_wrong_secret_is_answered_before_the_body_is_read(
     right = Sender(small(keys=None), "/callbacks/beta/static", x_callback_secret=SECRET)
     await right.send(BODY, last=True)
     assert await right.answer() == 200
-
-
-async def test_a_peer_that_stalls_gives_way_to_every_other() -> None:
-    gateway = small()
-    stalled = [Sender(gateway, host="192.0.2.66") for _ in range(2)]
-    for each in stalled:
-        await each.send(b" " * 4_900)
-    slow = Sender(gateway, host="192.0.2.7")
-    await slow.send(BODY[:100])
-    assert not any(each.answered for each in stalled)
-    more = [Sender(gateway, host="192.0.2.66") for _ in range(20)]
-    for each in more:
-        await each.send(b" " * 4_900)
-    good_ones = [Sender(gateway, host=f"192.0.2.{number}") for number in range(8, 12)]
-    for each in good_ones:
-        await each.send(BODY, last=True)
-    await slow.send(BODY[100:], last=True)
-    assert [await each.answer() for each in [*good_ones, slow]] == [200] * 5
-    assert [each.status for each in stalled] == [503, 503]
-    assert sum(each.answered for each in more) >= 19
-
-
-async def test_behind_a_proxy_the_oldest_stalled_body_gives_way() -> None:
-    gateway = small()
-    stalled = [Sender(gateway) for _ in range(2)]
-    for each in stalled:
-        await each.send(b" " * 4_900)
-    for _ in range(10):
-        arrives = Sender(gateway)
-        await arrives.send(json.dumps(good(note="x" * 300)).encode(), last=True)
-        assert await arrives.answer() == 200
-    assert await stalled[0].answer() == 503
-    assert not stalled[1].answered
-    await stalled[1].send(b" " * 200)
-    assert await stalled[1].answer() == 413
-
-
-async def test_a_body_that_is_whole_never_gives_way() -> None:
-    gateway = small()
-    go_on, put = asyncio.Event(), gateway.shelf.put
-
-    async def later(record: Any) -> None:
-        await go_on.wait()
-        await put(record)
-
-    gateway.shelf.put = later  # type: ignore[method-assign] # Kafka is slow
-    body = json.dumps(good(note="x" * 4_000)).encode()
-    whole = [Sender(gateway) for _ in range(3)]
-    for each in whole:
-        await each.send(body, last=True)
-    assert await whole[2].answer() == 503, "there is no room, and a whole body does not give way"
-    go_on.set()
-    assert [await each.answer() for each in whole[:2]] == [200, 200]
-    again = Sender(gateway)
-    await again.send(body, last=True)
-    assert await again.answer() == 200, "all of it was given back"
 
 
 async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

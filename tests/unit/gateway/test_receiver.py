@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import Mock, call
 
@@ -15,7 +13,6 @@ from structlog.testing import capture_logs
 
 from stream_app.domain.callback.token import Keys, sign
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.gateway.receiver import Limits
 from tests.gateway.support import AT_MS, GONE_KEY, OLD_KEY, SECRET, URL, Gateway, good
 
 STATIC = "/callbacks/beta/static"
@@ -239,28 +236,6 @@ async def test_a_body_that_is_too_large() -> None:
     answer = await gateway.post(good(note="x" * 70_000))
     assert (answer.status_code, answer.headers["connection"]) == (413, "close")
     assert gateway.counted() == {"too_large": 1}
-
-
-async def test_bodies_under_way_have_a_bound_together() -> None:
-    gateway = Gateway(limits=Limits(65_536, 5, max_bytes_under_way=1_000))
-    inside, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly() -> AsyncIterator[bytes]:
-        body = json.dumps(good()).encode()
-        yield body[:100]
-        inside.set()
-        await go_on.wait()
-        yield body[100:]
-
-    async with gateway.client() as client:
-        kind = {"content-type": "application/json"}
-        first = asyncio.create_task(client.post(URL, content=slowly(), headers=kind))
-        await inside.wait()
-        assert (await client.post(URL, content=json.dumps(good(note="x" * 900)), headers=kind)).status_code == 503
-        go_on.set()
-        assert (await first).status_code == 200
-        assert (await client.post(URL, content=json.dumps(good()), headers=kind)).status_code == 200
-    assert gateway.counted() == {"busy": 1, "enriched": 2}
 
 
 async def test_a_crash_of_ours_is_answered_and_counted() -> None:

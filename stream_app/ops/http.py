@@ -1,0 +1,158 @@
+"""The HTTP server of every process: uvicorn with httptools, and what it leaves to its caller.
+
+uvicorn does not bound a peer that sends endless heads or reads no answer, so a reverse proxy stands in front of every
+port that other machines reach (docs/gateway-bounds.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import uvicorn
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stream_app.domain.errors import StreamAppError
+
+LIMIT_CONCURRENCY: Final = 256
+"""Connections that are served at once; uvicorn answers 503 above it."""
+
+_BACKLOG: Final = 2_048
+_FILES: Final = 8_192
+_DROPPED_BYTES: Final = 64 * 2**20
+_DROPPED_WITHIN_S: Final = 5.0
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for the traceback of a request that was cancelled when the server ended: uvicorn counts these."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, and says when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serves = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serves.set()
+
+
+@asynccontextmanager
+async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> AsyncIterator[int]:
+    """Serve until the block ends; yields the port (`port` 0: any free one).
+
+    Requests under way when the block ends have `grace_s` to finish. Every other connection closes at once.
+
+    Raises:
+        StreamAppError: The port is taken.
+    """
+    listener = _listen(host, port)
+    _allow_files()
+    config = uvicorn.Config(
+        guarded(app),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        limit_concurrency=LIMIT_CONCURRENCY,
+        timeout_graceful_shutdown=grace_s,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    await server.serves.wait()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await serving
+        # After the grace uvicorn leaves connections open whose peers do not read, and does not wait for its tasks.
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        if server.server_state.tasks:
+            await asyncio.wait(server.server_state.tasks, timeout=1)
+
+
+def guarded(app: ASGIApp) -> ASGIApp:
+    """Refuse what is not HTTP/1.x with exactly one Host, and read each body before its response ends.
+
+    Two parties that read different hosts from one request would answer two requests. A response that ends before its
+    request does closes the connection with bytes unread, so that the kernel resets it and the proxy answers 502.
+    """
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        # Who expects "100 Continue" sends no body before the app has asked for it.
+        whole = any(name == b"expect" for name, _ in scope["headers"])
+
+        async def seen() -> Message:
+            nonlocal whole
+            message = await receive()
+            whole = not message.get("more_body", False)
+            return message
+
+        async def ended(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False) and not whole:
+                await _drop(seen)
+            await send(message)
+
+        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        if hosts != 1 or scope["http_version"] not in ("1.0", "1.1"):
+            refusal = PlainTextResponse("Send HTTP/1.x with exactly one header Host.\n", 400, {"connection": "close"})
+            await refusal(scope, seen, ended)
+        else:
+            await app(scope, seen, ended)
+
+    return served
+
+
+async def _drop(receive: Receive) -> None:
+    """Read the rest of a body and keep none of it."""
+    dropped = 0
+    try:
+        async with asyncio.timeout(_DROPPED_WITHIN_S):
+            while dropped < _DROPPED_BYTES:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return  # it is refused: what the peer still sends is lost to it
+
+
+def _allow_files() -> None:
+    """Raise the soft limit of open files, so that a burst of connections waits for its 503 and not for a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise StreamAppError(
+            f"cannot serve on {host}:{port} ({error.strerror}): set another port under [http]"
+        ) from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,175 @@
+"""The server of every process: which requests it refuses, how many it serves, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from stream_app.ops import http
+from stream_app.ops.http import serve_http
+from tests.support.kafka import until
+from tests.support.pace import BUSY
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+LARGE = b"y" * 20_000_000
+
+
+async def answer(send: Send, body: bytes = b"ok") -> None:
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def ok(_: Scope, receive: Receive, send: Send) -> None:
+    await answer(send)
+
+
+async def large(_: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, LARGE)
+
+
+class Held:
+    """An app that answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        self.arrived += 1
+        await self.go_on.wait()
+        await answer(send)
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, grace_s: int = 5) -> AsyncIterator[int]:
+    async with serve_http(app, "127.0.0.1", 0, grace_s=grace_s) as port:
+        yield port
+
+
+async def say(port: int, words: bytes) -> bytes:
+    """Return what the server answers before it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(words)
+        async with asyncio.timeout(20 * BUSY):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (GET, b"200"),
+        (b"GET / HTTP/1.0\r\nhost: x\r\n\r\n", b"200"),
+        (b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nHost: y\r\nconnection: close\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nhost: x\r\nconnection: close\r\n\r\n", b"400"),
+        (b"GET /\r\n\r\n", b"400"),
+        (b"GET / HTTP/0.9\r\nhost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/2.0\r\nhost: x\r\n\r\n", b"400"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
+        (b"GET / HTTP/3.7\r\nhost: x\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc", b"400"),
+    ],
+)
+async def test_only_http_1_with_exactly_one_host_is_served(
+    words: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(ok) as port:
+        answered = await say(port, words)
+    assert answered.split()[1] == status
+    assert answered.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nserver:" not in answered.lower()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_an_answer_before_the_body_is_seen() -> None:
+    body = b"y" * 10_000_000
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with serving(ok) as port:
+        for _ in range(5):
+            assert (await say(port, head + body)).endswith(b"\r\n\r\nok")
+
+
+async def test_who_waits_for_100_continue_is_refused_at_once() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+    async with serving(ok) as port:
+        async with asyncio.timeout(http._DROPPED_WITHIN_S - 1):
+            answered = await say(port, head)
+    assert answered.startswith(b"HTTP/1.1 200")
+    assert answered.endswith(b"ok")
+
+
+async def test_256_are_served_at_once_and_more_get_503() -> None:
+    held = Held()
+    async with serving(held) as port:
+        asking = [asyncio.create_task(say(port, GET)) for _ in range(http.LIMIT_CONCURRENCY - 1)]
+        await until(lambda: held.arrived == len(asking))
+        assert (await say(port, GET)).startswith(b"HTTP/1.1 503")
+        held.go_on.set()
+        assert all([(await each).endswith(b"ok") for each in asking])
+        assert (await say(port, GET)).endswith(b"ok")
+
+
+async def test_requests_under_way_end_before_the_server_does() -> None:
+    held = Held()
+    async with serving(held) as port:
+        asking = asyncio.create_task(say(port, GET))
+        await until(lambda: held.arrived == 1)
+        asyncio.get_running_loop().call_later(0.3, held.go_on.set)
+    assert (await asking).endswith(b"ok")
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_the_end_of_a_process_is_bounded() -> None:
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        await (large if scope["path"] == "/large" else Held())(scope, receive, send)
+
+    before, loop = asyncio.all_tasks(), asyncio.get_running_loop()
+    async with serving(either, grace_s=1) as port:
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        for (_, writer), words in zip(
+            opened, [b"", b"GET", GET, GET, GET, GET.replace(b"/", b"/large", 1)], strict=True
+        ):
+            writer.write(words)
+        await asyncio.sleep(0.1)
+        ends = loop.time()
+    assert loop.time() - ends < 4 * BUSY
+    await until(lambda: asyncio.all_tasks() == before)
+    for _, writer in opened:
+        writer.close()
+
+
+async def test_one_line_says_how_many_requests_were_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    await test_the_end_of_a_process_is_bounded()
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.getMessage() for record in errors] == [
+        "Cancel 3 running task(s), timeout graceful shutdown exceeded"
+    ]
+    assert not errors[0].exc_info
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_an_answer_before_the_body_is_seen,
+        test_256_are_served_at_once_and_more_get_503,
+        test_requests_under_way_end_before_the_server_does,
+        test_the_end_of_a_process_is_bounded,
+    ],
+)
+def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
