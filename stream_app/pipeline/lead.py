@@ -96,6 +96,9 @@ class LeadPipeline:
             await self._partition.conclude_unchanged(in_flight, resolved.key)
             return
         if verdict == "duplicate":
+            if (unwanted := self._why_not_sent(resolved)) is not None and unwanted.reason == "suppressed":
+                await self._rejects.conclude_with_event(in_flight, resolved, "suppressed", unwanted)
+                return
             links = linked(person, self._partition.row)
             if why.reason == "same_person" and await self._fallback.serve_same_person(in_flight, resolved, row, links):
                 return
@@ -222,10 +225,7 @@ class LeadPipeline:
             return
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.
-            if (
-                self._partition.has_suppressions
-                and (why := suppression_reason(resolved, self._partition.suppression)) is not None
-            ):
+            if (why := self._why_not_sent(resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
             patient = recorder.row.state.startswith("held_")
@@ -241,6 +241,12 @@ class LeadPipeline:
             if retry_ms is None:
                 return
             not_before_ms = retry_ms
+
+    def _why_not_sent(self, resolved: ResolvedLead) -> Reason | None:
+        """Return why an operator does not let the lead be sent; None if nothing speaks against it."""
+        if not self._partition.has_suppressions:
+            return None
+        return suppression_reason(resolved, self._partition.suppression)
 
     def _write_ahead(self, in_flight: InFlight, recorder: DeliveryRecorder, grant: Grant) -> WriteBatch:
         """Build the step that must be committed before the POST."""

@@ -6,11 +6,13 @@ import asyncio
 from typing import Final
 
 import msgspec
+import pytest
 
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.person import person_key
+from stream_app.domain.lead.suppression import lead_row
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import Entry, Field, person_slot
@@ -148,6 +150,48 @@ def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead() -> No
         assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]
         assert await lead(bench, "4", OTHER) == SENT
         assert bench.clay.sent == ["4"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("cache_first", [False, True])
+def test_the_duplicate_of_a_suppressed_person_ends_as_suppressed(cache_first: bool) -> None:
+    async def main() -> None:
+        bench = await opened(cache_first=cache_first)
+        assert await lead(bench, "1", BOTH) == SENT
+        await bench.remember(ADA, days=0, title="CEO")
+        await suppress(bench, {"email": ADA})
+        assert await lead(bench, "1", {"email": ADA}) == [*SENT, "suppressed"], "of the same id"
+        assert await lead(bench, "2", {"email": ADA}) == ["suppressed"], "of the same person"
+        assert await lead(bench, "3", LINKEDIN) == ["suppressed"], "known by another identifier than the list"
+        reasons = [(event.reason, event.text) for event in bench.events() if event.status == "suppressed"]
+        assert reasons == [("suppressed", "this person is on the suppression list (command c1)")] * 3
+        await lead(bench, "4", {"email": "bob@acme.example"})
+        assert await lead(bench, "5", {"email": "bob@acme.example"}) != ["suppressed"]
+        assert bench.clay.sent == ["1", "4"]
+        assert bench.results("2") == bench.results("3") == []
+
+    run(main())
+
+
+def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
+    """It was not cancelled before it was sent: the one that was sent was not cancelled."""
+
+    async def main() -> None:
+        bench = await opened()
+        assert await lead(bench, "1", BOTH) == SENT
+        command = Command("c1", "cancel_lead", "acme", now_ms() + 60_000, "operator", args={"lead_id": "1"})
+        copy = msgspec.json.encode({"lead_id": "1", "fields": {"email": ADA}})
+        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+        ordered_ms = now_ms()
+        await asyncio.sleep(1)
+        leads = bench.kafka.log(bench.plan.topics.leads, 0)
+        late = leads.append(Record(leads.topic, b"acme", copy), ordered_ms, None)  # published before the command
+        bench.kafka.on_commit([late])
+        leads.changed()
+        await asyncio.sleep(5)
+        assert bench.partition.state.row(lead_row("acme", "1")) is not None
+        assert bench.history("1") == [*SENT, "duplicate"]
 
     run(main())
 

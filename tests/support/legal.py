@@ -24,10 +24,10 @@ _ANSWERED: Final = _all("enriched", "partial", "no_data", "enrich_error")
 
 LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
     None: _all(
-        "received", "rejected_invalid", "duplicate", "rerouted", "parked",
+        "received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked",
         "callback_duplicate", "callback_unmatched", "erased", "cost_corrected",
     ),
-    "rerouted": _all("received", "rejected_invalid", "duplicate", "parked"),
+    "rerouted": _all("received", "rejected_invalid", "duplicate", "suppressed", "parked"),
     "received": _AT_THE_GATE,
     "held_budget": _GATE_OR_SHOWN,
     "held_paused": _GATE_OR_SHOWN,

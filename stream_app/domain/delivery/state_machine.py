@@ -32,11 +32,11 @@ _SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
 NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
         {
-            *("received", "rejected_invalid", "duplicate", "rerouted", "parked"),
+            *("received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked"),
             *("callback_duplicate", "callback_unmatched", "erased", "cost_corrected"),
         }
     ),
-    "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "parked"}),
+    "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "suppressed", "parked"}),
     "received": _GATE,
     "held_budget": _GATE | _SHOWN,
     "held_paused": _GATE | _SHOWN,
