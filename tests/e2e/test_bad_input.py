@@ -138,7 +138,7 @@ async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dic
     long_key, nothing = dead_letters[origins["long_key"]], dead_letters[origins["nothing"]]
     assert long_key.key == pseudonymous_key(b"k" * 10_000, ())
     assert (nothing.key, nothing.value, dict(nothing.headers)["stream-app-reason"]) == (None, None, b"tombstone")
-    assert dict(nothing.headers)["kafka_dlt-original-topic"].decode() == line.settings.names.leads
+    assert dict(nothing.headers)["stream-app-origin"].decode().startswith(f"{line.settings.names.leads}/")
 
 
 async def _publish_compressed(bootstrap: str, topic: str, partition: int, value: bytes) -> None:
