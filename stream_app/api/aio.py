@@ -213,11 +213,11 @@ def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
     return lookup.find(config, lead, workspace)
 
 
-def _ids_on_kafka(lead_id: str) -> list[str]:
+def _ids_on_kafka(lead_id: str) -> tuple[str, ...]:
     """Return the ids that events may have for the id that was published: it may be hashed."""
     if not lead_id.strip():
         raise ValueError("lead_id is empty")
-    return list(ids_meant(lead_id.strip()))
+    return ids_meant(lead_id.strip())
 
 
 def _fail(line: str) -> None:

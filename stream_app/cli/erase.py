@@ -36,8 +36,7 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     persons = hashes_of([lead_or_person]) if is_person else []
     with reading("reading rows and results") as progress:
         lead_id = None if is_person else lead_or_person
-        known_by = hashes_of([lead_or_person], former=True) if is_person else []
-        stored = on_kafka(settings, "erase", find_stored_leads(settings, known_by, lead_id, workspace, progress))
+        stored = on_kafka(settings, "erase", find_stored_leads(settings, persons, lead_id, workspace, progress))
     persons = sorted({*persons, *(person for each in stored for person in each.people)})
     if not stored and not persons:
         say("nothing found to erase: no row and no result of this lead or person")

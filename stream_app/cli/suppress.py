@@ -47,7 +47,7 @@ def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
     """
     settings, lines = audit.settings(), [*person, *_lines(file)]
     people = hashes_of(lines)
-    return _change(settings, "suppress", people, len(people), audit)
+    return _change(settings, "suppress", people, audit)
 
 
 @app.command(name="remove")
@@ -61,9 +61,9 @@ def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
         person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
         file: one person per line; - is stdin
     """
-    settings, lines = audit.settings(), [*person, *_lines(file)]
-    people = hashes_of(lines, hashed=True, former=True)
-    return _change(settings, "unsuppress", people, len(hashes_of(lines, hashed=True)), audit)
+    settings = audit.settings()
+    people = hashes_of([*person, *_lines(file)], hashed=True)
+    return _change(settings, "unsuppress", people, audit)
 
 
 @app.command(name="list")
@@ -77,8 +77,7 @@ def list_people(*person: str, common: Common = COMMON) -> int:
         person: an e-mail or a LinkedIn URL
     """
     settings = common.settings()
-    persons = [set(hashes_of([each], former=True)) for each in person]
-    wanted = set().union(*persons)
+    wanted = set(hashes_of(person))
     with reading("the rows") as progress:
         found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
@@ -90,28 +89,27 @@ def list_people(*person: str, common: Common = COMMON) -> int:
             partly = "" if each.everywhere else "  not in every partition yet: some partition has no worker"
             show(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
         show(f"{count(len(found), *_PEOPLE)} on the suppression list")
-    on_list = {each.person for each in found}
-    return NO if any(on_list.isdisjoint(each) for each in persons) else OK
+    return OK if wanted <= {each.person for each in found} else NO
 
 
-def _change(settings: Settings, kind: _Kind, people: list[str], named: int, audit: Audit) -> int:
-    """Add or remove `people`: the hashes of `named` persons. After a change of the pepper a person has several."""
+def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) -> int:
+    """Add or remove `people`, given as their hashes."""
     if not people:
         raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
     changed, queued = asyncio.run(_send(settings, audit, kind, people))
     done = "on the suppression list" if kind == "suppress" else "off the suppression list"
-    absent = max(0, named - changed) if kind == "unsuppress" and not queued else 0
+    absent = max(0, len(people) - changed) if kind == "unsuppress" and not queued else 0
     if audit.json:
-        show_json({"people": named, "changed": changed, "queued": queued})
+        show_json({"people": len(people), "changed": changed, "queued": queued})
     elif absent:
         show(f"{count(changed, *_PEOPLE)} {done}; {count(absent, 'person was', 'people were')} not on it")
     elif queued:
         for command_id in queued:
             show(f"queued {command_id}")
-        say(f"{count(named, *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
+        say(f"{count(len(people), *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
     else:
-        show(f"{count(named, *_PEOPLE)} {done}")
-    return QUEUED if queued else NO if absent == named else OK
+        show(f"{count(len(people), *_PEOPLE)} {done}")
+    return QUEUED if queued else NO if absent == len(people) else OK
 
 
 async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]) -> tuple[int, list[str]]:

@@ -104,26 +104,22 @@ def _client(settings: Settings) -> httpx.Client:
 
 def paths_of(who: str) -> list[str]:
     """Return the API paths to try, in order, without personal data. Raises SettingsError."""
-    persons, lead_ids = names_of(who)
-    paths = [f"/leads?person={person}" for person in persons]
+    person, lead_ids = names_of(who)
+    paths = [] if person is None else [f"/leads?person={person}"]
     paths += [f"/leads/{quote(lead_id, safe='/:' if lead_id.startswith(_RECORD) else ':')}" for lead_id in lead_ids]
     if not paths:
         raise SettingsError(["no lead given: pass a lead id, an e-mail or a LinkedIn URL"])
     return paths
 
 
-def names_of(who: str) -> tuple[list[str], list[str]]:
-    """Return the person hashes and lead ids that a lead id, e-mail or LinkedIn URL may mean.
-
-    Those of previous peppers come last.
-    """
+def names_of(who: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the hash of a person and the lead ids that a lead id, an e-mail or a LinkedIn URL may mean."""
     text = who.strip()
     if text.startswith(_RECORD):
-        return [], [text]
+        return None, (text,)
     fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
     known = identify(Lead({name: value for name, value in fields.items() if value}))
-    persons = [] if known is None else [known.person or "", *(each for under in known.former for each in under)]
-    return list(filter(None, persons)), list(ids_meant(text)) if text else []
+    return (None if known is None else known.person), ids_meant(text) if text else ()
 
 
 def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAnswer | None:
@@ -131,8 +127,8 @@ def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAn
     text = who.strip()
     if text.startswith(_RECORD):
         return None
-    persons, lead_ids = names_of(text)
-    asked = {"person": persons[0]} if persons else {"lead_id": lead_ids[0]}
+    person, lead_ids = names_of(text)
+    asked = {"lead_id": lead_ids[0]} if person is None else {"person": person}
     if workspace is not None:
         asked["workspace"] = workspace
     return _answer(client, f"/waiting?{urlencode(asked)}", WaitingAnswer)

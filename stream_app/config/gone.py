@@ -1,4 +1,4 @@
-"""The keys that 0.2.0 took away, each with what to do instead."""
+"""The keys that 0.2.0 took away, and those that take another value, each with what to do instead."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Place of a key or table, `*` for the name of a workspace or destination -> what to do."""
+
+CHANGED: Final[Mapping[str, str]] = MappingProxyType(
+    {"privacy.pepper_env": 'one pepper now: pepper_env = "NAME", that of the first lead; docs/privacy.md'}
+)
+"""Place of a key -> what to do where the file has a value of an earlier version."""
 
 
 def gone(place: str) -> str | None:

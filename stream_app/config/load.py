@@ -64,8 +64,9 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     if found:
         raise SettingsError(found)
     secrets = Secrets(kept(namings, wanted, environ))
-    peppers = [environ[name] for name in settings.privacy.pepper_env]
-    use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))
+    privacy = settings.privacy
+    pepper = environ[privacy.pepper_env] if privacy.pepper_env is not None else None
+    use(pseudonyms_of(pepper, privacy.hash_lead_ids))
     if stamp_of(path, None) != before:  # it changed while it was read
         stamp = ()
     return msgspec.structs.replace(_resolved(settings, secrets), secrets=secrets, path=path, stamp=stamp)

@@ -217,11 +217,11 @@ class Privacy(msgspec.Struct, frozen=True):
     """How people and lead ids are hashed (docs/privacy.md).
 
     Attributes:
-        pepper_env: Names of the variables with the secrets that key the hashes: the first hashes, all are looked up.
+        pepper_env: Name of the variable with the secret that keys the hashes. A namespace keeps the one it began with.
         hash_lead_ids: Replace every lead id by its hash. Ids that look like an address or URL are always hashed.
     """
 
-    pepper_env: tuple[str, ...] = ()
+    pepper_env: str | None = None
     hash_lead_ids: bool = False
 
 

@@ -59,12 +59,12 @@ class Configuration:
             text = f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}"
             return CommandResult(text, False, "bad_configuration")
         finally:
-            peppers_differ = current() != hashing
+            differs = current() != hashing
             use(hashing)  # another pepper takes effect at a restart
         self._stamp = settings.stamp
         plan, endpoints = settings.plan, endpoints_of(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
-        left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]
+        left = [*self._left(settings, plan), *(["the pepper of privacy.pepper_env"] if differs else [])]
         results = [f"adopted: {', '.join(adopted)}"] if adopted else []
         results += [f"needs a restart: {', '.join(left)}"] if left else []
         return CommandResult("; ".join(results)) if results else NOTHING_NEW

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_
 
 import msgspec
 
-from stream_app.config.gone import gone
+from stream_app.config.gone import CHANGED, gone
 from stream_app.config.model import Settings
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.concurrency import ConcurrencyPolicy
@@ -93,7 +93,7 @@ class TableReader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:
-            said, words = str(exc).replace("`", ""), _words(kind)
+            said, words = CHANGED.get(place) or str(exc).replace("`", ""), _words(kind)
             self._wrong(f"{place}: {said}" + (f"; there are: {', '.join(words)}" if words else ""), key)
             return msgspec.UNSET
 

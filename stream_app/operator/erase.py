@@ -13,7 +13,7 @@ from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.move import decode_hand_over
 from stream_app.domain.lane_messages import CommandKind
-from stream_app.domain.lead.identity import former_ids_of, hashes, is_of_person, plain_id
+from stream_app.domain.lead.identity import hashes, is_of_person, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
 from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress
@@ -79,11 +79,11 @@ def remains(settings: Settings) -> list[Remains]:
 class _Found:
     """Collects the leads, destinations and people that belong together."""
 
-    def __init__(self, persons: Collection[str], lead_ids: Collection[str], workspace: str | None) -> None:
+    def __init__(self, persons: Collection[str], lead_id: str | None, workspace: str | None) -> None:
         self.people = set(persons)
         self.hashes: set[str] = set()
         self.named_in: set[str] = set()
-        self._lead_ids = frozenset(lead_ids)
+        self._lead_id = None if lead_id is None else plain_id(lead_id)
         self._workspace = workspace
         self.leads: dict[tuple[str, str], set[str]] = {}
 
@@ -98,7 +98,7 @@ class _Found:
             self._add(workspace, destination, lead_id, persons, persons)
 
     def _add(self, workspace: str, destination: str, lead_id: str, sure: Set[str], persons: Set[str]) -> None:
-        named = lead_id in self._lead_ids and self._workspace in (None, workspace)
+        named = lead_id == self._lead_id and self._workspace in (None, workspace)
         if named:
             self.named_in.add(workspace)
         if named or not self.people.isdisjoint(sure):
@@ -118,8 +118,7 @@ async def find_stored_leads(
         BrokerUnavailable: Kafka does not answer.
         SettingsError: Several workspaces have this lead id.
     """
-    ids = () if lead_id is None else (plain_id(lead_id), *former_ids_of(lead_id))
-    found = _Found(persons, ids, workspace)
+    found = _Found(persons, lead_id, workspace)
     names = settings.names
     async with topic_reader(settings, progress) as reader:
         known = -1

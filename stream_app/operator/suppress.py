@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import chain
 from typing import Final
 
 import msgspec
@@ -13,7 +12,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
-from stream_app.domain.lead.identity import former_hashes, people
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.suppression import Suppression, suppressed_person
 from stream_app.domain.messages import Scalar
 from stream_app.kafka.readers import Progress
@@ -37,10 +36,10 @@ class Suppressed(msgspec.Struct, frozen=True):
     everywhere: bool
 
 
-def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = False) -> list[str]:
+def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
     """Hash people, each given as an e-mail or a LinkedIn URL. Blank lines are skipped.
 
-    `hashed`: accept hashes too. `former`: include the hashes under former peppers, for look-ups.
+    `hashed`: accept hashes too.
 
     Raises:
         SettingsError: Some lines are neither; their numbers are named, not their content.
@@ -56,8 +55,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = Fals
         email, linkedin = clean_email(text), clean_linkedin(text)
         fields: dict[str, Scalar] = {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
         if known := people(fields):
-            before = former_hashes(fields) if former else ()
-            found |= dict.fromkeys((known[0], *filter(None, chain(*before))))
+            found[known[0]] = None
         else:
             bad.append(f"number {number} is neither an e-mail nor a LinkedIn URL of a person")
     if bad:

@@ -185,10 +185,7 @@ class Fallback:
         if self._known.cache is None:
             return None, NOTHING, NOTHING
         scope = resolved.destination.workspace, resolved.destination.alias
-        former = (each for under in resolved.former for each in identifiers(under))
-        names = dict.fromkeys([*identifiers(resolved.people), *resolved.also, *former]) or filter(
-            None, [resolved.identity]
-        )
+        names = dict.fromkeys([*identifiers(resolved.people), *resolved.also]) or filter(None, [resolved.identity])
         slots = [person_slot(*scope, name) for name in names]
         if resolved.company:
             slots.append(company_slot(scope[0], resolved.company))

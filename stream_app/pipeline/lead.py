@@ -67,10 +67,7 @@ class LeadPipeline:
             await self._rejects.follow(in_flight, name, envelope, moved)
             return
         with self._partition.working(name):
-            lookup = self._partition.find, self._partition.row
-            resolved = (
-                lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead, *lookup)
-            )
+            resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
             if isinstance(resolved, Unreadable):
                 await self._process_unsendable(in_flight, envelope, lead, resolved)
             elif not self._partition.is_here(there := resolved.destination.workspace):

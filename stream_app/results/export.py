@@ -262,10 +262,8 @@ class Matcher:
         if who is None or destination is None:
             return 0
         place = f"{workspace}/{destination}"
-        found = 0
-        for each in (who.lead_id, *who.former_ids):
-            found = found or store.of_lead(f"{place}/{each}".encode())
-        known_by = [each for under in (who.people, *who.former) for each in identifiers(under)]
+        found = store.of_lead(f"{place}/{who.lead_id}".encode())
+        known_by = identifiers(who.people)
         for each in known_by:
             found = found or store.of_person(person_key(workspace, destination, each))
         for each in known_by:

@@ -122,8 +122,8 @@ def find(site: Site, text: str) -> str:
 
     It contains no personal data.
     """
-    persons, lead_ids = names_of(text)
-    for person in persons:
+    person, lead_ids = names_of(text)
+    if person is not None:
         known = [lead_id for lead_id in site.queries.leads_of(person) if site.queries.lead(lead_id) is not None]
         if len(known) == 1:
             return lead_path(known[0])
@@ -132,6 +132,6 @@ def find(site: Site, text: str) -> str:
     for lead_id in lead_ids:
         if site.queries.lead(lead_id) is not None:
             return lead_path(lead_id)
-    if persons:
-        return leads_path(person=persons[0])
+    if person is not None:
+        return leads_path(person=person)
     return lead_path(lead_ids[0]) if lead_ids else leads_path()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Container, Iterable
 from typing import Final
 
-from stream_app.domain.lead.pseudonyms import digest, former_digests
+from stream_app.domain.lead.pseudonyms import digest
 
 MEANING: Final[dict[str, str]] = {
     "stream-app-origin": "topic/partition/offset of the input record",
@@ -61,11 +61,7 @@ class WorkspaceKeys:
     """
 
     def __init__(self, workspaces: Iterable[str]) -> None:
-        self._names = {
-            f"key-{hashed}".encode(): name.encode()
-            for name in workspaces
-            for hashed in (digest("key", name), *former_digests("key", name))
-        }
+        self._names = {f"key-{digest('key', name)}".encode(): name.encode() for name in workspaces}
 
     def restore(self, key: bytes | None) -> bytes | None:
         """Return the name of the configured workspace that this key is the hash of; else the key itself."""

@@ -10,14 +10,12 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lead.fields import clean_domain, clean_email, normalise
-from stream_app.domain.lead.pseudonyms import current, digest, former_digests
+from stream_app.domain.lead.pseudonyms import current, digest
 from stream_app.domain.messages import Lead, Scalar
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")
 _MADE_ID: Final = re.compile(rf"{_HASHED_ID.pattern}|record:.*", re.DOTALL)
-
-_Parts = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -27,15 +25,11 @@ class Identity(msgspec.Struct, frozen=True):
         lead_id: The id.
         person: The strongest hash of the person; None if only an id is known.
         people: `hashes` of the person.
-        former: The same hashes under each former pepper, for look-ups.
-        former_ids: Ids that the lead may have had under former peppers.
     """
 
     lead_id: str
     person: str | None
     people: tuple[str, ...] = ()
-    former: tuple[tuple[str, ...], ...] = ()
-    former_ids: tuple[str, ...] = ()
 
 
 def identify(lead: Lead) -> Identity | None:
@@ -53,18 +47,16 @@ def identify_cleaned(lead: Lead) -> Identity | None:
 
 
 def _identify(lead: Lead, cleaned: Mapping[str, Scalar]) -> Identity | None:
-    parts = _parts(cleaned)
-    people = linkedin, email, name = _digests(parts)
-    person, former = linkedin or email or name or None, _former(parts)
+    people = linkedin, email, name = _digests(cleaned)
+    person = linkedin or email or name or None
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:
-        former_ids = tuple(f"p-{next(filter(None, each))}" for each in former) if person else ()
-        return Identity(f"p-{person}", person, people, former, former_ids) if person else None
+        return Identity(f"p-{person}", person, people) if person else None
     if person is None and not _says_something(lead.fields):
         return None
-    if is_made_id(lead_id) and lead_id in _ids_from(cleaned, people, former):
-        return Identity(lead_id, person, people, former)
-    return Identity(given_id(lead_id), person, people, former, former_ids_of(lead_id))
+    if is_made_id(lead_id) and lead_id in _ids_from(cleaned, people):
+        return Identity(lead_id, person, people)
+    return Identity(given_id(lead_id), person, people)
 
 
 def says_who(lead: Lead) -> bool:
@@ -81,10 +73,10 @@ def _says_something(fields: Mapping[str, Scalar]) -> bool:
     return any(value not in (None, "") for value in fields.values())
 
 
-def _ids_from(cleaned: Mapping[str, Scalar], people: Iterable[str], former: Iterable[Iterable[str]]) -> frozenset[str]:
+def _ids_from(cleaned: Mapping[str, Scalar], people: Iterable[str]) -> frozenset[str]:
     """Return all ids that may have been made of these fields."""
     given = (each for each in (cleaned.get("linkedin_url"), cleaned.get("email")) if isinstance(each, str))
-    derived = (f"p-{each}" for each in chain(people, *former) if each)
+    derived = (f"p-{each}" for each in people if each)
     return frozenset(chain(derived, (f"h-{digest('id', each)}" for each in given)))
 
 
@@ -115,17 +107,9 @@ def is_of_person(lead_id: str) -> bool:
     return lead_id.startswith("p-") and is_made_id(lead_id)
 
 
-def former_ids_of(lead_id: str) -> tuple[str, ...]:
-    """Return what `plain_id` gave under former peppers, and the id itself from before ids were hashed."""
-    if not _is_hashed(lead_id):
-        return ()
-    before = (lead_id,) if _PLAIN_ID.fullmatch(lead_id) and not is_made_id(lead_id) else ()
-    return (*(f"h-{each}" for each in former_digests("id", lead_id)), *before)
-
-
 def ids_meant(lead_id: str) -> tuple[str, ...]:
     """Return the ids that rows may have for an id that somebody looks for: it may be one of ours, or a producer's."""
-    return tuple(dict.fromkeys((plain_id(lead_id), given_id(lead_id), *former_ids_of(lead_id))))
+    return tuple(dict.fromkeys((plain_id(lead_id), given_id(lead_id))))
 
 
 def row_id(lead_id: str) -> str:
@@ -149,37 +133,19 @@ def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
 
     Only the first two are unique to a person: two people of one name may work at one company.
     """
-    return _digests(_parts(normalise(fields)))
+    return _digests(normalise(fields))
 
 
-def former_hashes(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
-    """Return `hashes` under each former pepper."""
-    return _former(_parts(normalise(fields)))
-
-
-def _digests(parts: _Parts) -> tuple[str, str, str]:
-    linkedin, email, name = parts
-    return digest(*linkedin) if linkedin else "", digest(*email) if email else "", digest(*name) if name else ""
-
-
-def _parts(cleaned: Mapping[str, Scalar]) -> _Parts:
-    """Return the texts to hash by kind, the strongest first; () for one that is missing."""
+def _digests(cleaned: Mapping[str, Scalar]) -> tuple[str, str, str]:
     linkedin, email, domain = cleaned.get("linkedin_url"), cleaned.get("email"), cleaned.get("domain")
     first, last = cleaned.get("first_name"), cleaned.get("last_name")
     return (
-        ("linkedin", linkedin) if isinstance(linkedin, str) else (),
-        ("email", email) if isinstance(email, str) else (),
-        ("name", domain, first.casefold(), last.casefold())
+        digest("linkedin", linkedin) if isinstance(linkedin, str) else "",
+        digest("email", email) if isinstance(email, str) else "",
+        digest("name", domain, first.casefold(), last.casefold())
         if isinstance(domain, str) and isinstance(first, str) and isinstance(last, str)
-        else (),
+        else "",
     )
-
-
-def _former(parts: _Parts) -> tuple[tuple[str, ...], ...]:
-    number = len(current().keys) - 1
-    if not number:
-        return ()
-    return tuple(zip(*(former_digests(*each) if each else ("",) * number for each in parts), strict=True))
 
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:

@@ -1,14 +1,13 @@
 """Hashes that stand for people and lead ids in rows, keys, events and logs, keyed by a pepper.
 
 Without a pepper, anyone with a list of addresses can find out which hash belongs to which address. Each process sets
-its peppers once, when it loads its settings (`use`). During a rotation, and after the first pepper is introduced,
-former hashes are still looked up but never written to new rows.
+its pepper once, when it loads its settings (`use`). A namespace has one pepper for good, because no hash that was made
+with another one is recognised.
 """
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
 from hashlib import blake2b
 
 import msgspec
@@ -18,18 +17,18 @@ class Pseudonyms(msgspec.Struct, frozen=True):
     """How hashes are made.
 
     Attributes:
-        keys: The key of the first pepper, which hashes, then keys for look-ups only; b"" means no pepper.
+        key: The key of the pepper; b"" means no pepper.
         hash_lead_ids: True if every lead id is replaced by its hash.
     """
 
-    keys: tuple[bytes, ...] = (b"",)
+    key: bytes = b""
     hash_lead_ids: bool = False
 
 
-def pseudonyms_of(peppers: Iterable[str], hash_lead_ids: bool) -> Pseudonyms:
-    """Return the keys of the peppers. The last key finds hashes that were made without a pepper."""
-    keys = [blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest() for pepper in peppers]
-    return Pseudonyms((*keys, b""), hash_lead_ids)
+def pseudonyms_of(pepper: str | None, hash_lead_ids: bool) -> Pseudonyms:
+    """Return how hashes are made with this pepper; None: with none."""
+    key = b"" if pepper is None else blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest()
+    return Pseudonyms(key, hash_lead_ids)
 
 
 class _Process:
@@ -49,13 +48,8 @@ def current() -> Pseudonyms:
 
 
 def digest(*parts: str) -> str:
-    """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the first pepper."""
-    return _digest(_Process.current.keys[0], parts)
-
-
-def former_digests(*parts: str) -> tuple[str, ...]:
-    """Return what `digest` gave under each further key."""
-    return tuple(_digest(key, parts) for key in _Process.current.keys[1:])
+    """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the pepper."""
+    return _digest(_Process.current.key, parts)
 
 
 def plain_digest(*parts: str) -> str:

@@ -13,7 +13,7 @@ from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
 from stream_app.domain.lead.identity import company, identify_cleaned, is_plain_id
 from stream_app.domain.lead.lead import Unreadable, clay_row
-from stream_app.domain.lead.person import Alias, Person, hash_of, identifiers, person_key
+from stream_app.domain.lead.person import Person, hash_of, identifiers, person_key
 from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
@@ -49,8 +49,6 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
         company: Hash of the company; '' if no result comes.
         people: `domain.lead.identity.hashes` of the person.
         also: Other hashes of the same person, known from its alias rows.
-        former: `domain.lead.identity.former_hashes` of the person.
-        former_ids: Ids that the lead may have had under former peppers.
     """
 
     lead: Lead
@@ -60,8 +58,6 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
     company: str = ""
     people: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
-    former: tuple[tuple[str, ...], ...] = ()
-    former_ids: tuple[str, ...] = ()
 
     def of(self, person: Person) -> ResolvedLead:
         """Return the lead with what is known of its person."""
@@ -81,14 +77,8 @@ Find = Callable[[bytes], Delivery | None]
 """Returns the row of a lead by its key."""
 
 
-def resolve_lead(
-    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead, find: Find, linked: Alias
-) -> ResolvedLead | Unreadable:
-    """Return the lead with its destination and identity, or why this configuration has none for it.
-
-    A lead with a row under a former pepper keeps its id, and its person is also found by the former identifiers. `find`
-    returns the row of a lead, `linked` the value of an alias row.
-    """
+def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead) -> ResolvedLead | Unreadable:
+    """Return the lead with its destination and identity, or why this configuration has none for it."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
@@ -102,11 +92,9 @@ def resolve_lead(
     if who is None:
         return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
-    known = (each for each in who.former_ids if find(delivery_key(name, alias, each, forced_origin)) is not None)
-    lead_id = next(known, who.lead_id)
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    echo = {"lead_id": lead_id, **_way_back(plan, destination, lead_id, forced_origin)}
+    echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
     if plan.traces:
         echo["traceparent"] = traceparent(envelope.trace_id, envelope.origin)
     body = body_of(lead, destination.columns, echo, plan.sizes.payload)
@@ -114,27 +102,21 @@ def resolve_lead(
         return body
     identity = firm = ""
     if destination.callbacks:
-        identity, firm = who.person or plain_digest("lead", lead_id), company(lead.fields)
-    aliases = [person_key(name, alias, each) for each in identifiers(who.people)]
-    for former in who.former:
-        keys = [person_key(name, alias, each) for each in identifiers(former)]
-        aliases += [key for key in keys if linked(key) is not None]
+        identity, firm = who.person or plain_digest("lead", who.lead_id), company(lead.fields)
     # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.
     return ResolvedLead(
         consumed=consumed,
         envelope=envelope,
         lead=lead,
-        lead_id=lead_id,
+        lead_id=who.lead_id,
         destination=destination,
-        key=delivery_key(name, alias, lead_id, forced_origin),
-        aliases=tuple(aliases),
+        key=delivery_key(name, alias, who.lead_id, forced_origin),
+        aliases=tuple(person_key(name, alias, identifier) for identifier in identifiers(who.people)),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
         identity=identity,
         company=firm,
         people=who.people,
-        former=who.former,
-        former_ids=tuple(each for each in (who.lead_id, *who.former_ids) if each != lead_id) if who.former_ids else (),
     )
 
 
@@ -166,10 +148,9 @@ def find_lead_ref(
     says whether a workspace resides in this partition.
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
-    former_ids: tuple[str, ...] = ()
     if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify_cleaned(lead)) is not None:
         there = plan.workspaces.get(lead.workspace)
-        workspace, lead_id, former_ids = lead.workspace, who.lead_id, who.former_ids
+        workspace, lead_id = lead.workspace, who.lead_id
         alias = lead.destination or (there.default_destination if there else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None
@@ -177,16 +158,12 @@ def find_lead_ref(
         return None
     plain = delivery_key(workspace, alias, lead_id)
     forced_origin = envelope.dead_letter or envelope.origin
-    ids = {
-        delivery_key(workspace, alias, each, origin): each
-        for each in (lead_id, *former_ids)
-        for origin in (forced_origin, "")
-    }
-    key = next((key for key in ids if (row := find(key)) is not None and row.origin == envelope.origin), None)
+    keys = (delivery_key(workspace, alias, lead_id, forced_origin), plain)
+    key = next((key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin), None)
     if key is None and envelope.way not in RETURNS:
         return None
     destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
-    return LeadRef(consumed, envelope, ids[key or plain], destination, key or plain)
+    return LeadRef(consumed, envelope, lead_id, destination, key or plain)
 
 
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from itertools import chain
 from typing import Any, Final, Literal
 
 import msgspec
@@ -17,7 +16,7 @@ import msgspec
 from stream_app.domain.dead_letter.causes import Headers, addressed_to, lead_id_of, number
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.recorder import Reason
-from stream_app.domain.lead.identity import former_hashes, people, row_id
+from stream_app.domain.lead.identity import people, row_id
 from stream_app.domain.lead.person import Alias, hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
 
@@ -125,13 +124,9 @@ def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppress
 
 
 def people_in(value: bytes | None) -> tuple[str, ...]:
-    """Return all hashes, former ones included, of the person in a record, even if the record is not a lead.
-
-    () if the record names no person.
-    """
+    """Return all hashes of the person in a record, even if it is not a lead; () if it names no person."""
     try:
-        fields = _named.decode(value or b"").fields
-        return (*people(fields), *filter(None, chain(*former_hashes(fields))))
+        return people(_named.decode(value or b"").fields)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
 
@@ -158,10 +153,9 @@ def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression |
 
 
 def _rows_about(case: ResolvedLead) -> Iterator[bytes]:
-    yield from map(person_row, filter(None, (*case.people, *case.also, *chain(*case.former))))
-    for lead_id in (case.lead_id, *case.former_ids):
-        yield lead_row(case.destination.workspace, lead_id)
-        yield erased_row(case.destination.workspace, lead_id)
+    yield from map(person_row, filter(None, (*case.people, *case.also)))
+    yield lead_row(case.destination.workspace, case.lead_id)
+    yield erased_row(case.destination.workspace, case.lead_id)
     if case.lead.import_id:
         yield import_row(case.destination.workspace, case.lead.import_id)
 

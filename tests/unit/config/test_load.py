@@ -241,9 +241,9 @@ def test_the_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> Non
     assert "s3cret" not in repr(settings)
 
 
-def test_peppers_key_the_hashes_of_the_process(tmp_path: Path) -> None:
+def test_the_pepper_keys_the_hashes_of_the_process(tmp_path: Path) -> None:
     plain = plain_id("Ada King")
-    load(tmp_path, "[privacy]\npepper_env = ['PERSON_PEPPER']\nhash_lead_ids = true")
+    load(tmp_path, "[privacy]\npepper_env = 'PERSON_PEPPER'\nhash_lead_ids = true")
     assert plain_id("crm-1").startswith("h-")
     assert plain_id("Ada King") != plain
     load(tmp_path, "")
@@ -252,10 +252,13 @@ def test_peppers_key_the_hashes_of_the_process(tmp_path: Path) -> None:
 
 
 def test_a_weak_pepper_is_refused(tmp_path: Path) -> None:
-    text = "[privacy]\npepper_env = ['PERSON_PEPPER']"
+    text = "[privacy]\npepper_env = 'PERSON_PEPPER'"
     assert "at least 32 characters" in problems(tmp_path, text, {"PERSON_PEPPER": "salt"})[0]
     assert problems(tmp_path, text, {}) == [
         "environment variable PERSON_PEPPER is not set; privacy.pepper_env names it"
     ]
-    text = "[privacy]\npepper_env = ['P', 'P']"
-    assert "privacy.pepper_env: must name each environment variable once" in problems(tmp_path, text, {"P": PEPPER})
+
+
+def test_a_second_pepper_is_refused(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, "[privacy]\npepper_env = ['OLD', 'NEW']", {"OLD": PEPPER, "NEW": PEPPER})
+    assert 'privacy.pepper_env: one pepper now: pepper_env = "NAME"' in line

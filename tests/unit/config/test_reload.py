@@ -131,8 +131,8 @@ def test_a_workspace_in_a_partition_that_the_process_does_not_know_waits_for_a_r
 def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     before = plain_id("Ada King")
     files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
-    files.write(TOML + '[privacy]\npepper_env = ["PEPPER"]\n')
-    assert files.configuration.refresh().text == "needs a restart: privacy, the peppers of privacy.pepper_env"
+    files.write(TOML + '[privacy]\npepper_env = "PEPPER"\n')
+    assert files.configuration.refresh().text == "needs a restart: privacy, the pepper of privacy.pepper_env"
     assert plain_id("Ada King") == before
     files.read()
     assert plain_id("Ada King") != before

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -12,7 +10,7 @@ import pytest
 
 from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.policy import Destination, Plan, Sizes, Workspace
@@ -39,15 +37,13 @@ ADA = {"email": " Ada@Example.com", "title": "CEO", "notes": "met in May"}
 def case(
     fields: dict[str, Any] = ADA,
     plan: Plan = PLAN,
-    rows: Mapping[bytes, Delivery] = MappingProxyType({}),
-    aliases: Mapping[bytes, bytes] = MappingProxyType({}),
     **lead: Any,
 ) -> ResolvedLead | Unreadable:
     value = json.dumps({"lead_id": "crm-1", "workspace": "acme", "fields": fields, **lead}).encode()
     read = read_lead(value, b"acme")
     assert not isinstance(read, Unreadable), read
     consumed = ConsumedRecord("leads", 0, 7, b"acme", value)
-    return resolve_lead(plan, consumed, Envelope(origin=consumed.record_id), read, rows.get, aliases.get)
+    return resolve_lead(plan, consumed, Envelope(origin=consumed.record_id), read)
 
 
 def sent(found: ResolvedLead | Unreadable) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) 
     envelope = msgspec.structs.replace(read_envelope(consumed), origin_ms=published_ms, way=way)
     lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    found = resolve_lead(PLAN, consumed, envelope, lead, lambda _: None, lambda _: None)
+    found = resolve_lead(PLAN, consumed, envelope, lead)
     assert isinstance(found, ResolvedLead)
     return found
 

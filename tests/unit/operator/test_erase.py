@@ -13,12 +13,10 @@ from stream_app.config import Settings
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.move import HandOver, encode_hand_over
 from stream_app.domain.lead.identity import people
-from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord
 from stream_app.operator import erase
 from stream_app.operator.erase import StoredLead, find_stored_leads
-from stream_app.operator.suppress import hashes_of
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import run
@@ -149,19 +147,5 @@ def test_leads_linked_by_a_duplicate_are_found_from_either_side() -> None:
         everybody = tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME, linked]))
         for asked in (BY_LINKEDIN, BY_EMAIL, linked):
             assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
-
-    run(main())
-
-
-def test_rows_of_a_former_pepper_are_found_and_no_former_hash_is_made() -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("crm-1", ADA, fields=WHOLE)
-        use(pseudonyms_of(["one"], True))
-        asked = hashes_of([ADA], former=True)
-        (found,) = await held(*asked)
-        assert (found.lead_id, found.people) == ("crm-1", ALL.people)
-        assert [each.lead_id for each in await held(lead_id="crm-1")] == ["crm-1"]
-        assert await held(*hashes_of(["other@example.com"], former=True)) == []
 
     run(main())
