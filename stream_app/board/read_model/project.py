@@ -110,7 +110,7 @@ class Projector:
             if advance(histories.setdefault(number, RecordHistory()), event, kept=False)[0]
         ]
         self._write_logs()
-        imports |= self.imports.numbers_of(new)
+        imports |= self.imports.numbers_of(new, imports.values())
         self._db.executemany(
             f"INSERT OR IGNORE INTO events VALUES (?, {', '.join('?' * len(EVENT_COLUMNS))})",
             [(number, *_event_row(event)) for number, event in new],

@@ -101,6 +101,55 @@ def test_there_are_never_too_many_imports(model: ReadModel, ask: Queries, monkey
     assert sum(each.leads for each in ask.imports("", "", None, 10)[0]) == 3
 
 
+def duplicate(number: int, import_id: str, **more: Any) -> Made:
+    return event(NAMES, f"crm-{number}", "duplicate", 1, number, import_id=import_id, **more)
+
+
+def test_imports_without_leads_under_way_make_room(
+    model: ReadModel, ask: Queries, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Duplicates are free: a producer may name a new import with each of them."""
+    monkeypatch.setattr(imports, "MOST_IMPORTS", 3)
+    take(model, received(0, "paid", at_ms=NOW_MS - 9), event(NAMES, "crm-0", "enriched", 2, 0, credits=6))
+    take(model, received(1, "held", at_ms=NOW_MS - 8), event(NAMES, "crm-1", "deferred", 2, 1))
+    for number in range(2, 20):
+        take(model, duplicate(number, f"forged-{number}", at_ms=NOW_MS + number))
+    assert [each.import_id for each in ask.imports("", "", None, 10)[0]] == ["forged-19", "held", "paid"]
+    take(model, *(received(number, "new", at_ms=NOW_MS + 30) for number in range(20, 23)))
+    assert only(ask, "new").columns == {"under_way": 3}
+    assert only(ask, "paid").columns == {"enriched": 1}
+    take(model, event(NAMES, "crm-19", "suppressed", 2, 19))  # of an import that made room
+    assert only(ask, "new").columns == {"under_way": 3}
+    with sqlite3.connect(path) as db:
+        known = "(SELECT id FROM imports)"
+        assert db.execute(f"SELECT count(*) FROM import_counts WHERE import NOT IN {known}").fetchone() == (0,)
+        assert db.execute(f"SELECT count(*) FROM records WHERE import > 0 AND import NOT IN {known}").fetchone() == (0,)
+
+
+def test_imports_make_room_for_others_not_for_each_other_at_once(
+    model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes in one batch stays: the leads of a new import are written behind its name."""
+    monkeypatch.setattr(imports, "MOST_IMPORTS", 2)
+    take(model, *(received(number, f"i{number}") for number in range(4)))
+    found, _ = ask.imports("", "", None, 10)
+    assert [(each.import_id, each.columns) for each in found] == [(f"i{n}", {"under_way": 1}) for n in (1, 0)]
+    take(model, event(NAMES, "crm-0", "parked", 2, 0))
+    take(model, event(NAMES, "crm-0", "replayed", 3, 0), received(5, "next"))
+    assert {each.import_id for each in ask.imports("", "", None, 10)[0]} == {"i0", "i1"}
+
+
+def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -> None:
+    forged = ImportSummary(rows=9_999, refused=0, leads=9_999, file="other.csv", who="mallory")
+    take(model, received(0, import_summary=SUMMARY), duplicate(1, "march", import_summary=forged))
+    take(model, duplicate(2, "march", import_summary=forged))
+    take(model, duplicate(3, "march", import_summary=forged, workspace="globex"))
+    found = {each.workspace: each for each in ask.imports("", "march", None, 10)[0]}
+    acme = found["acme"]
+    assert (acme.rows, acme.refused, acme.published, acme.file, acme.who) == (12, 2, 10, "leads.csv", "jane")
+    assert found["globex"].who == "mallory", "of another workspace"
+
+
 def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
     """The cost of a page of imports does not grow with the leads."""
     with sqlite3.connect(path) as db:
