@@ -12,7 +12,7 @@ guard, as a client that only retries.
 
 At quota: a lane at the default rate, and a Clay that answers 429 without Retry-After. `alone` has all of Clay's 10 a
 second. In `shared` something else uses the workspace, so that Clay takes 8. Both must use 99 % of that, with 429 for at
-most 0.2 % of the calls. The share is measured after a minute of finding the rate. `fixed rate` never cuts its rate.
+most 0.2 % of the calls. The share is measured after a minute of finding the rate.
 """
 
 from __future__ import annotations
@@ -44,22 +44,20 @@ MAX_FAILED, MAX_RECOVERY_S = 20, 2.0
 MIN_OF_LIMIT, MAX_LIMITED = 0.99, 0.002
 _START_S = 120.0
 _MORE_LEADS = 200  # than it can send, so that there is always one that waits
-NO_GUARD = "flood_guard = { run = 1000000, share = 1.0, min_leads = 1000000 }"
-FIXED = f"floor_per_s = {RATE.rate_per_s:g}\nbackoff_cap_s = 1\nretry_after_min_s = 0.1"
+NO_GUARD = "flood_guard = { run = 1000000, share = 1.0 }"
 NO_BREAKER = f'breaker = {{ mode = "shadow" }}\n{NO_GUARD}'
 OUTAGES = {"breaker": ("", False), "webhook alone": ("", True), "no breaker": (NO_BREAKER, False)}
 """What the workspace is configured with, and whether the host answers during the outage."""
-RATES = {"alone": ("", CLAY), "shared": ("", SHARED), "fixed rate": (FIXED, SHARED)}
-CHECKED_OUTAGE, CHECKED_RATES = "breaker", ("alone", "shared")
+RATES = {"alone": CLAY, "shared": SHARED}
+CHECKED_OUTAGE = "breaker"
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """A case: Clay's limits, its duration, and the settings of its workspace and its rate."""
+    """A case: Clay's limits, its duration, and the settings of its workspace."""
 
     clay: dict[str, int]
     run_s: float
     workspace: str = ""
-    rate: str = ""
 
 
 class Outage(msgspec.Struct):
@@ -88,7 +86,6 @@ async def begin(bootstrap: str, name: str, setup: Setup, stack: AsyncExitStack) 
         1,
         partitions=1,
         workspace=setup.workspace,
-        lane=setup.rate,
         rate_per_s=RATE.rate_per_s,
         burst=RATE.burst,
     )
@@ -164,9 +161,9 @@ async def measure(
                 progress(f"{name}: {run_s:.0f} s")
                 outages[name] = await outage(line, host_answers, outage_s, around_s)
             else:
-                rate, clay = RATES[name]
+                clay = RATES[name]
                 run_s = SETTLE_S + steady_s
-                line = await begin(bootstrap, name, Setup(clay, run_s, rate=rate), stack)
+                line = await begin(bootstrap, name, Setup(clay, run_s), stack)
                 progress(f"{name}: {run_s:.0f} s")
                 quotas[name] = await steady(line, clay["rate_per_s"], steady_s)
     return outages, quotas
@@ -184,7 +181,7 @@ def missed(outages: Mapping[str, Outage], quotas: Mapping[str, Steady]) -> list[
             found.append(f"goodput {checked.goodput:.1%}, below {MIN_GOODPUT:.0%}")
         if checked.dead_letters:
             found.append(f"{checked.dead_letters} dead letters: an outage is no poison")
-    for name in CHECKED_RATES:
+    for name in RATES:
         if (seen := quotas.get(name)) is None:
             continue
         if seen.limited_share > MAX_LIMITED:

@@ -8,8 +8,33 @@ from types import MappingProxyType
 from typing import Final
 
 _NO_METRICS: Final = "remove it: messages say what `stream-app explain` says, and need no metrics of other processes"
+_REMOVE: Final = "remove it: nobody had a reason to change it"
 GONE: Final[Mapping[str, str]] = MappingProxyType(
     {
+        **dict.fromkeys(
+            (
+                "delivery.max_waiting_bytes",
+                "replay.max_returns",
+                "topics.commands_days",
+                "topics.wait_days",
+                "workspaces.*.breaker.healthy_s",
+                "workspaces.*.breaker.jitter",
+                "workspaces.*.breaker.open_share",
+                "workspaces.*.breaker.probes",
+                "workspaces.*.breaker.slow_rate",
+                "workspaces.*.breaker.successes_to_close",
+                "workspaces.*.concurrency",
+                "workspaces.*.flood_guard.min_leads",
+                "workspaces.*.health",
+                "workspaces.*.rate.decrease",
+                "workspaces.*.rate.floor_per_s",
+                "workspaces.*.rate.recover_per_s",
+                "workspaces.*.rate.retry_after_min_s",
+                "workspaces.*.window",
+            ),
+            _REMOVE,
+        ),
+        "topics.retry_days": "remove it: leads_days counts for leads.retry, too",
         "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
         "notify.gateways": _NO_METRICS,
         "notify.replays": _NO_METRICS,

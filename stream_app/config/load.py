@@ -25,7 +25,6 @@ from stream_app.config.variables import (
     webhook_problems,
 )
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.webhook import setup_id, webhook_id
@@ -88,11 +87,9 @@ def _read(reader: TableReader, document: dict[str, object]) -> Settings:
     """Read the file's settings. Each workspace inherits from `[workspace_defaults]`, key by key."""
     simple = {key: value for key, value in document.items() if key not in _LANES}
     settings = reader.read(Settings, simple)
-    most = settings.delivery.max_in_flight
-    concurrency = ConcurrencyPolicy(least=min(ConcurrencyPolicy().least, most), most=most)
     defaults = reader.read(
         *(Workspace, document.get("workspace_defaults", {}), "workspace_defaults"),
-        {"name": "", "concurrency": concurrency},
+        {"name": "", "max_in_flight": settings.delivery.max_in_flight},
         without=("partition", "default_destination"),
     )
     workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", "name", fields_of(defaults))

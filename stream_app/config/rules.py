@@ -13,6 +13,7 @@ from stream_app.config.variables import name_problems
 from stream_app.domain.hosts import is_local, is_loopback_url
 from stream_app.domain.policy import DeliveryPolicy, Destination
 from stream_app.domain.ranges import outside
+from stream_app.domain.topics import wait_days
 
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -138,20 +139,18 @@ def _replay(settings: Settings) -> Iterator[str]:
         return
     if replay.backoff_cap_s > tiers_s[-1]:
         yield f"replay.backoff_cap_s = {replay.backoff_cap_s:g}: {_TOO_LONG}{tiers_s[-1]}"
-    if settings.topics.wait_days * 86_400 < 2 * tiers_s[-1]:
-        yield "topics.wait_days: must be at least twice the longest delay tier, or waiting leads expire"
 
 
 def _retention(settings: Settings) -> Iterator[str]:
     yield from (f"topics.{line}" for line in settings.topics.problems())
-    for kind in ("leads", "retry", "bulk", "dlq", "wait", "deferred"):
+    fresh_days, tiers_days = settings.delivery.freshness_days, wait_days(settings.replay.tiers_s)
+    old = "an older record could be read again after its row was deleted, and be paid twice"
+    for kind in ("leads", "bulk", "dlq", "deferred"):
         days = getattr(settings.topics, f"{kind}_days")
-        if days > settings.delivery.freshness_days:
-            yield (
-                f"topics.{kind}_days = {days}: must not be above delivery.freshness_days = "
-                f"{settings.delivery.freshness_days}: an older record could be read again after its row was deleted, "
-                "and be paid twice"
-            )
+        if days > fresh_days:
+            yield f"topics.{kind}_days = {days}: must not be above delivery.freshness_days = {fresh_days}: {old}"
+    if tiers_days > fresh_days:
+        yield f"delivery.freshness_days = {fresh_days}: delay tiers keep records for {tiers_days} days: {old}"
 
 
 def _processes(settings: Settings) -> Iterator[str]:

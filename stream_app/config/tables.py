@@ -14,17 +14,15 @@ import msgspec
 from stream_app.config.gone import CHANGED, gone
 from stream_app.config.model import Settings
 from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 from stream_app.domain.policy import Destination, Workspace
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 NOT_IN_THE_FILE: Final[Mapping[type, Mapping[str, str]]] = {
     BudgetPolicy: {"tz": "the workspace's time_zone sets it; remove it"},
-    ConcurrencyPolicy: {"most": "delivery.max_in_flight sets it; remove it"},
     Destination: dict.fromkeys(("alias", "webhook_ids", "setup_id", "callback_url"), ""),
     Settings: dict.fromkeys(("secrets", "path", "stamp"), ""),
-    Workspace: {"name": ""},
+    Workspace: {"name": "", "max_in_flight": "delivery.max_in_flight sets it; remove it"},
 }
 """Fields that are no keys, each with what sets it; empty for what a user would not expect."""
 

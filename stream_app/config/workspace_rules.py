@@ -13,10 +13,7 @@ from stream_app.domain.lane import budget
 from stream_app.domain.policy import Destination, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_POLICIES: Final = (
-    *("breaker", "window", "health", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health"),
-    "concurrency",
-)
+_POLICIES: Final = (*("breaker", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health"),)
 _HINTS: Final = 10  # each costs a comparison with every name
 
 

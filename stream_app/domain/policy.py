@@ -13,9 +13,7 @@ from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.callback_health import CallbackHealthPolicy
-from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 from stream_app.domain.lane.flood_guard import FloodGuardPolicy
-from stream_app.domain.lane.health import HealthPolicy, WindowPolicy
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
@@ -106,13 +104,11 @@ class Workspace(msgspec.Struct, frozen=True):
             result from the lead's own fields.
         time_zone: Where the budget's days begin.
         breaker: When the circuit breaker opens and closes.
-        window: The sliding window that the breaker and the flood guard look back over.
-        health: The sliding window that is shown to people.
         suspension: When a suspended lane sends probes.
         rate: The token bucket.
         budget: The caps on credits and actions.
         quota: When a webhook is replaced by the next one of its pool.
-        concurrency: How many POSTs may be in flight.
+        max_in_flight: POSTs in flight at most, as `DeliveryPolicy.max_in_flight` has it.
         flood_guard: How many dead letters suspend the lane.
         callback_health: How many overdue leads without a callback suspend a destination.
     """
@@ -124,13 +120,11 @@ class Workspace(msgspec.Struct, frozen=True):
     fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
     time_zone: str = "UTC"
     breaker: BreakerPolicy = BreakerPolicy()
-    window: WindowPolicy = WindowPolicy()
-    health: HealthPolicy = HealthPolicy()
     suspension: SuspensionPolicy = SuspensionPolicy()
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
-    concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
+    max_in_flight: int = 100
     flood_guard: FloodGuardPolicy = FloodGuardPolicy()
     callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
 
@@ -169,7 +163,6 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
         uncertain_grace_s: `Destination.uncertain_grace_s` where the destination does not set it.
         patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
         max_waiting: How many leads wait for their lanes in memory, in a partition that workspaces share.
-        max_waiting_bytes: How many bytes their records have.
         freshness_days: How long a paid lead or person is protected from being bought again (docs/reference/clay.md).
     """
 
@@ -184,7 +177,6 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
     uncertain_grace_s: Annotated[float, Range(1, 604_800)] = 600.0
     patience_s: Annotated[float, Range(0.1, 3_600)] = 5.0
     max_waiting: Annotated[int, Range(1, 100_000)] = 500
-    max_waiting_bytes: Annotated[int, Range(102_400, 1_073_741_824)] = 8_388_608
     freshness_days: Annotated[int, Range(1, 365)] = 30
 
     @property

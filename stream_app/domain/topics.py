@@ -6,8 +6,9 @@ All topics have the same number of partitions, so one worker owns partition n of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
+from math import ceil
 from typing import Annotated, Final
 
 import msgspec
@@ -42,33 +43,36 @@ days, so that a cache whose worker was down for long still reads it.
 """
 
 
+COMMANDS_DAYS: Final = 14
+"""How long `leads.commands` keeps its records."""
+
+
+def wait_days(tiers_s: Sequence[int]) -> int:
+    """Return how many days a delay tier keeps its records: at least twice the longest delay, or leads would expire."""
+    return max(3, ceil(2 * max(tiers_s, default=0) / 86_400))
+
+
 class Retention(Policy, frozen=True):
     """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted.
 
     Attributes:
-        leads_days: Of `leads`.
-        retry_days: Of `leads.retry`.
+        leads_days: Of `leads` and `leads.retry`.
         bulk_days: Of `leads.bulk`.
         dlq_days: Of `leads.dlq`.
         deferred_days: Of `leads.deferred`.
-        wait_days: Of the delay tiers, `leads.wait.<n>s`.
         parked_days: Of `leads.parked`.
         status_days: Of `leads.status`, and of the gateway's read model.
         callbacks_days: Of `leads.callbacks`.
-        commands_days: Of `leads.commands`.
         audit_days: Of `leads.audit`.
     """
 
     leads_days: Annotated[int, Range(1, 3_650)] = 7
-    retry_days: Annotated[int, Range(1, 3_650)] = 7
     bulk_days: Annotated[int, Range(1, 3_650)] = 14
     dlq_days: Annotated[int, Range(1, 3_650)] = 14
     deferred_days: Annotated[int, Range(1, 3_650)] = 14
-    wait_days: Annotated[int, Range(1, 3_650)] = 3
     parked_days: Annotated[int, Range(1, 3_650)] = 365
     status_days: Annotated[int, Range(1, 3_650)] = 30
     callbacks_days: Annotated[int, Range(1, 3_650)] = 14
-    commands_days: Annotated[int, Range(1, 3_650)] = 14
     audit_days: Annotated[int, Range(1, 3_650)] = 365
 
 
@@ -136,20 +140,20 @@ class TopicPlan(msgspec.Struct, frozen=True):
 
 
 def plan(
-    names: TopicNames, partitions: int, replication: int, retention: Retention, tiers_s: Iterable[int]
+    names: TopicNames, partitions: int, replication: int, retention: Retention, tiers_s: Sequence[int]
 ) -> list[TopicPlan]:
     """Return the wanted settings of all topics."""
     kept = {
         names.leads: _timed(retention.leads_days, MAX_INPUT_BYTES),
-        names.retry: _timed(retention.retry_days, MAX_CARRIED_BYTES),
+        names.retry: _timed(retention.leads_days, MAX_CARRIED_BYTES),
         names.bulk: _timed(retention.bulk_days, MAX_INPUT_BYTES),
         names.dlq: _timed(retention.dlq_days, MAX_CARRIED_BYTES),
         names.deferred: _timed(retention.deferred_days, MAX_CARRIED_BYTES),
-        **{names.wait(tier_s): _timed(retention.wait_days, MAX_CARRIED_BYTES) for tier_s in tiers_s},
+        **{names.wait(tier_s): _timed(wait_days(tiers_s), MAX_CARRIED_BYTES) for tier_s in tiers_s},
         names.parked: _timed(retention.parked_days, MAX_CARRIED_BYTES),
         names.status: _timed(retention.status_days, MAX_INPUT_BYTES),
         names.callbacks: _timed(retention.callbacks_days, MAX_INPUT_BYTES),
-        names.commands: _timed(retention.commands_days, MAX_INPUT_BYTES),
+        names.commands: _timed(COMMANDS_DAYS, MAX_INPUT_BYTES),
         names.audit: _timed(retention.audit_days, MAX_INPUT_BYTES),
         names.enriched: RESULTS,
         names.lanes: COMPACTED,

@@ -16,6 +16,7 @@ from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import hashes, is_of_person, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
 from stream_app.domain.messages import Result
+from stream_app.domain.topics import COMMANDS_DAYS, wait_days
 from stream_app.kafka.readers import Progress
 
 _KEY_SLASHES: Final = 3
@@ -57,13 +58,13 @@ def remains(settings: Settings) -> list[Remains]:
     kept = [
         (names.leads, topics.leads_days, raw),
         (names.bulk, topics.bulk_days, raw),
-        (names.retry, topics.retry_days, raw),
+        (names.retry, topics.leads_days, raw),
         (names.deferred, topics.deferred_days, raw),
-        *((names.wait(tier_s), topics.wait_days, raw) for tier_s in settings.replay.tiers_s),
+        *((names.wait(tier_s), wait_days(settings.replay.tiers_s), raw) for tier_s in settings.replay.tiers_s),
         (names.dlq, topics.dlq_days, raw),
         (names.parked, topics.parked_days, raw),
         (names.callbacks, topics.callbacks_days, callbacks),
-        (names.commands, topics.commands_days, ids),
+        (names.commands, COMMANDS_DAYS, ids),
         (names.audit, topics.audit_days, ids),
         (names.status, topics.status_days, ids),
     ]

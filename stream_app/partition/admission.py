@@ -34,7 +34,7 @@ from stream_app.domain.lane.admission import (
     is_held,
 )
 from stream_app.domain.policy import Destination, Plan
-from stream_app.partition.in_flight import GiveUp, InFlight, Recalled
+from stream_app.partition.in_flight import MAX_WAITING_BYTES, GiveUp, InFlight, Recalled
 from stream_app.partition.lane_queue import Admitted, Answer, Kind, LaneQueue, Waiter, kind_of
 from stream_app.partition.lane_timer import LaneTimer
 from stream_app.partition.lanes import Lanes
@@ -295,7 +295,7 @@ class AdmissionQueue:
         destination = request.destination
         name = destination.workspace
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
-        slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
+        slots = concurrency.current(policy.max_in_flight, lane.concurrency)
         if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self._residences.shared and policy.hold == "pause"
@@ -348,7 +348,7 @@ class AdmissionQueue:
     def _bound_window(self) -> None:
         """Defer the last leads of the longest lines until the waiting leads fit into the window."""
         delivery = self._plan.delivery
-        while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > delivery.max_waiting_bytes:
+        while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
             name = self._lengths.highest_key
             queue = self._queues[name]
             self._defer(name, queue, queue.last(), busy(queue), self._clock.now_ms())

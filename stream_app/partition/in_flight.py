@@ -98,6 +98,8 @@ class _Waiting:
         self._in_flight.turns += 1
 
 
+MAX_WAITING_BYTES: Final = 8_388_608
+"""The bytes of the records that wait for their lanes in memory, in a partition that workspaces share."""
 _AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing
 _PAUSE_EVERY: Final = 32  # records that are taken without a pause cost about a millisecond
 _MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
@@ -158,7 +160,7 @@ class TakenAhead:
 
     def __init__(self, policy: DeliveryPolicy) -> None:
         self._records_left = policy.max_waiting * _AHEAD
-        self._bytes_left = policy.max_waiting_bytes
+        self._bytes_left = MAX_WAITING_BYTES
         self._some = asyncio.Event()
         self._some.set()
         self._since_pause = 0

@@ -18,6 +18,7 @@ from stream_app.domain.lane.rate import Rate
 from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.lane_messages import Actor
 from stream_app.domain.policy import Plan
+from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Source
 from stream_app.partition.lanes import Lanes
@@ -318,12 +319,15 @@ def test_no_lead_waits_longer_than_patience_allows() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("setting", ["max_waiting", "max_waiting_bytes"])
-def test_a_full_window_defers_the_last_lead_of_the_longest_line(setting: str) -> None:
+@pytest.mark.parametrize("bound", ["leads", "bytes"])
+def test_a_full_window_defers_the_last_lead_of_the_longest_line(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
-        delivery = msgspec.structs.replace(bench.plan.delivery, **{setting: 3 if setting == "max_waiting" else 6})
-        bench.queue._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
+        if bound == "leads":
+            delivery = msgspec.structs.replace(bench.plan.delivery, max_waiting=3)
+            bench.queue._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
+        else:
+            monkeypatch.setattr(admission, "MAX_WAITING_BYTES", 6)
         bench.lanes["gamma"] = Lane("gamma", 0, rate=Rate(at_ms=now_ms()))
         order: tuple[Source, ...] = ("bulk", "hot", "hot")
         acme = [in_flight(offset, source) for offset, source in enumerate(order)]  # of 2 bytes each

@@ -9,7 +9,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.domain.dead_letter.replay import redriven, returning
+from stream_app.domain.dead_letter.replay import MAX_RETURNS, redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
@@ -41,9 +41,9 @@ class NeverClay:
 class Bench:
     """Partition 0 with one lead that never gets through; `come_back` plays the replay app."""
 
-    def __init__(self, max_returns: int, budget: BudgetPolicy | None = None) -> None:
+    def __init__(self, budget: BudgetPolicy | None = None) -> None:
         plan = plan_of(Setup())
-        policy = msgspec.structs.replace(plan.replay, max_replays=2, max_returns=max_returns)
+        policy = msgspec.structs.replace(plan.replay, max_replays=2)
         delivery = msgspec.structs.replace(plan.delivery, max_attempts=1)
         workspaces = {
             name: msgspec.structs.replace(
@@ -95,32 +95,32 @@ def _raise(error: BaseException) -> None:
 
 def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     async def main() -> None:
-        bench = Bench(max_returns=5)
+        bench = Bench()
         await bench.begin()
         dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
-        for epoch in range(1, 9):
+        for epoch in range(1, MAX_RETURNS + 4):
             await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
         parked = [read_envelope(each) for each in bench.dead_letters(bench.plan.topics.parked)]
         assert [(each.reason, each.epoch, each.returns) for each in parked] == [
-            ("loop_guard", 6, 6),
-            ("loop_guard", 7, 7),
-            ("loop_guard", 8, 8),
+            ("loop_guard", 31, 31),
+            ("loop_guard", 32, 32),
+            ("loop_guard", 33, 33),
         ]
-        assert "6 times" in parked[0].text
-        assert bench.clay.sent == 6, "once as it came, and five times more"
+        assert "31 times" in parked[0].text
+        assert bench.clay.sent == 31, "once as it came, and thirty times more"
         # An operator's word begins a new count.
         last = bench.dead_letters(bench.plan.topics.parked)[-1]
         await bench.send(last, redriven(read_envelope(last), last.record_id))
-        assert bench.clay.sent == 7
+        assert bench.clay.sent == 32
         await bench.send(last, redriven(read_envelope(last), last.record_id))
-        assert bench.clay.sent == 7, "one word, one time"
+        assert bench.clay.sent == 32, "one word, one time"
 
     run(main())
 
 
 def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exist() -> None:
     async def main() -> None:
-        bench = Bench(max_returns=30)
+        bench = Bench()
         await bench.begin()
         for epoch in (0, 1):
             done = 0
@@ -138,7 +138,7 @@ def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
     """Seen: after a rewind of what was delivered long ago each of them waited for the commit of the one before."""
 
     async def main() -> None:
-        bench = Bench(max_returns=30)
+        bench = Bench()
         await bench.begin()
         topics = bench.plan.topics
         for number in range(1, 40):
@@ -249,7 +249,7 @@ def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
 
     async def main() -> None:
-        bench = Bench(max_returns=5, budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
+        bench = Bench(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
         await bench.begin()
         assert bench.clay.sent == 1, "a hot one"
         value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()

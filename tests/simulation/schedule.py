@@ -172,6 +172,7 @@ def plan_of(setup: Setup) -> Plan:
             rate=RatePolicy(rate_per_s=setup.rate_per_s, burst=setup.burst),
             budget=BudgetPolicy(credits_per_day=setup.credits_per_day),
             callback_health=CallbackHealthPolicy(setup.silent_after),
+            max_in_flight=setup.max_in_flight,
         )
         destinations[f"{name}-main"] = Destination(
             f"{name}-main",

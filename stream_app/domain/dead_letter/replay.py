@@ -16,6 +16,8 @@ from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.outcome import UNREACHABLE
 from stream_app.domain.ranges import Range
 
+MAX_RETURNS: Final = 30
+"""Replays over all epochs, after which the lead is parked as a loop."""
 _GROWTH: Final = 4.0
 
 
@@ -26,7 +28,6 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
 
     Attributes:
         max_replays: Replays per rewind epoch.
-        max_returns: Replays over all epochs, after which the lead is parked as a loop.
         rate_share: The share of a lane's configured rate that replays may use.
         backoff_base_s: The base of the backoff.
         backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
@@ -35,7 +36,6 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
     """
 
     max_replays: Annotated[int, Range(0, 100)] = 3
-    max_returns: Annotated[int, Range(1, 1_000)] = 30
     rate_share: Annotated[float, Range(0.01, 1)] = 0.5
     backoff_base_s: Annotated[float, Range(1, 86_400)] = 10.0
     backoff_unreachable_base_s: Annotated[float, Range(1, 86_400)] = 30.0

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.domain.dead_letter.headers import pseudonymous_key
-from stream_app.domain.dead_letter.replay import ReplayPolicy
+from stream_app.domain.dead_letter.replay import MAX_RETURNS, ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.delivery.state_machine import CALLBACK, CONCLUDED, Delivery, mark_key, step
@@ -172,7 +172,7 @@ class DeliveryRecorder:
         row = self.row
         if row.replay > policy.max_replays:
             return Reason("replay_cap", "replayed more often than max_replays allows")
-        if row.returns > policy.max_returns:
+        if row.returns > MAX_RETURNS:
             text = f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first"
             return Reason("loop_guard", text)
         return None

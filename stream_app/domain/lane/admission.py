@@ -149,7 +149,7 @@ def is_held(
 def at_limit(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
     """Return the hold of a lead while as many requests are in flight as may be: they end soon, or Clay stalls."""
     policy = in_force(policy, lane.changes)
-    certain_ms = stall_detector.certain_ms(policy.concurrency, stall, lane.concurrency)
+    certain_ms = stall_detector.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or Held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
 
 
@@ -171,7 +171,7 @@ def admit_dead_letter(
 
 
 def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
-    found = stall_detector.permit(policy.breaker, policy.concurrency, stall, lane.concurrency, now_ms)
+    found = stall_detector.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
     if found is None or mode_of(policy, lane) != "auto":
         return None
     return Held(found.reason, found.text, found.until_ms, "held_outage" if found.text else None)

@@ -13,7 +13,7 @@ The mode is independent of the state. `auto` obeys the state. `shadow` runs it a
 """
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
@@ -29,47 +29,45 @@ Mode = Literal["auto", "open", "closed", "shadow"]
 
 _ONE_OUTAGE_MS = 60_000  # failures further apart than this, while it is closed, belong to different outages
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
+SLOW_RATE: Final = 0.8
+"""The share of slow calls in the window that opens the breaker: most answers are slow before a pause helps."""
+OPEN_SHARE: Final = 0.05
+"""The open time as a share of the outage so far: probes cost a twentieth of the time that Clay is away."""
+JITTER: Final = 0.1
+"""The open time is shortened by up to this share, so that workspaces do not probe in the same moment."""
+HEALTHY_S: Final = 300.0
+"""An outage is over when the breaker was closed for so long."""
+SUCCESSES_TO_CLOSE: Final = 3
+"""Successful probes that close it. There is one probe at a time."""
 
 
 class BreakerPolicy(Policy, frozen=True):
     """When to open, for how long, and how to probe.
 
-    The open time is `open_share` of the outage so far, between `open_s` and `open_cap_s`. It is twice as long while
-    Clay's host does not answer, up to `open_cap_s`.
+    The open time is a twentieth of the outage so far, between `open_s` and `open_cap_s`. It is twice as long while
+    Clay's host does not answer, up to `open_cap_s`. Three probes that Clay takes, one after the other, close it.
 
     Attributes:
         mode: `shadow` decides and reports, and holds nothing.
         failure_rate: Share of failed calls in the window that opens the breaker, 0 to 1.
-        slow_rate: Share of slow calls in the window that opens it, 0 to 1.
-        slow_call_s: A successful answer that took longer is slow.
-        min_calls: Fewest calls in the window for the two shares.
+        slow_call_s: A successful answer that took longer is slow. The breaker opens when four of five calls are.
+        min_calls: Fewest calls in the last minute for these two shares.
         consecutive_failures: Failures in a row that open it.
         open_s: Shortest open time.
-        open_share: Share of the outage so far.
         open_cap_s: Longest open time.
-        jitter: The open time is shortened by up to this share.
-        healthy_s: An outage is over when the breaker was closed for so long.
-        probes: Most probes in flight while it is half open.
         probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
-        successes_to_close: Successful probes that close it.
     """
 
     ORDERED: ClassVar = (("open_s", "open_cap_s"),)
 
     mode: Literal["auto", "shadow"] = "auto"
     failure_rate: Annotated[float, Range(0.01, 1)] = 0.5
-    slow_rate: Annotated[float, Range(0.01, 1)] = 0.8
     slow_call_s: Annotated[float, Range(0.01, 3_600)] = 10.0
     min_calls: Annotated[int, Range(1, 1_000_000)] = 20
     consecutive_failures: Annotated[int, Range(1, 1_000_000)] = 5
     open_s: Annotated[float, Range(0.1, 86_400)] = 5.0
-    open_share: Annotated[float, Range(0, 1)] = 0.05
     open_cap_s: Annotated[float, Range(0.1, 86_400)] = 60.0
-    jitter: Annotated[float, Range(0, 0.9)] = 0.1
-    healthy_s: Annotated[float, Range(1, 86_400)] = 300.0
-    probes: Annotated[int, Range(1, 100)] = 1
     probe_lease_s: Annotated[float, Range(1, 3_600)] = 120.0
-    successes_to_close: Annotated[int, Range(1, 1_000)] = 3
 
 
 class Permit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,7 +96,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
         outage_ms: When the outage began, epoch ms; 0 before the first one.
         consecutive: Failures in a row.
         successes: Successful probes.
-        leases: Probes in flight.
+        lease: The probe in flight.
         next_lease: The number of the next probe.
         host_down: True if Clay's host did not answer the last check of this outage.
     """
@@ -111,7 +109,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     outage_ms: int = 0
     consecutive: int = 0
     successes: int = 0
-    leases: tuple[Lease, ...] = ()
+    lease: Lease | None = None
     next_lease: int = 0
     host_down: bool = False
 
@@ -182,8 +180,9 @@ def release_probe(state: Breaker, permit: Permit) -> Breaker:
 
     Has no effect for other calls.
     """
-    leases = tuple(lease for lease in state.leases if lease.id != permit.lease)
-    return state if len(leases) == len(state.leases) else msgspec.structs.replace(state, leases=leases)
+    if state.lease is None or state.lease.id != permit.lease:
+        return state
+    return msgspec.structs.replace(state, lease=None)
 
 
 def host_checked(policy: BreakerPolicy, state: Breaker, answers: bool, now_ms: int) -> Breaker:
@@ -235,15 +234,11 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
 
 def _probe(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
     longest_ms = int(policy.probe_lease_s * 1000)
-    leases = tuple(
-        Lease(lease.id, no_later(lease.expires_at_ms, now_ms, longest_ms))
-        for lease in state.leases
-        if lease.expires_at_ms > now_ms
-    )
-    if len(leases) >= policy.probes:
-        return msgspec.structs.replace(state, leases=leases), Wait(min(lease.expires_at_ms for lease in leases))
+    if state.lease is not None and state.lease.expires_at_ms > now_ms:
+        lease = Lease(state.lease.id, no_later(state.lease.expires_at_ms, now_ms, longest_ms))
+        return msgspec.structs.replace(state, lease=lease), Wait(lease.expires_at_ms)
     lease = Lease(state.next_lease, now_ms + longest_ms)
-    state = msgspec.structs.replace(state, leases=(*leases, lease), next_lease=state.next_lease + 1)
+    state = msgspec.structs.replace(state, lease=lease, next_lease=state.next_lease + 1)
     return state, Permit(state.epoch, lease.id)
 
 
@@ -257,7 +252,7 @@ def _after_probe(
     if verdict == "slow" or freed is state:
         return freed
     successes = state.successes + 1
-    if successes < policy.successes_to_close:
+    if successes < SUCCESSES_TO_CLOSE:
         return msgspec.structs.replace(freed, successes=successes)
     return Breaker("closed", state.epoch, now_ms, outage_ms=state.outage_ms, next_lease=state.next_lease)
 
@@ -270,14 +265,14 @@ def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
         return ""
     if totals.failure >= exact(policy.failure_rate) * calls:
         return "failure_rate"
-    return "slow_rate" if totals.slow >= exact(policy.slow_rate) * calls else ""
+    return "slow_rate" if totals.slow >= exact(SLOW_RATE) * calls else ""
 
 
 def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, rand: float) -> Breaker:
-    healthy = state.phase == "closed" and now_ms - state.since_ms >= policy.healthy_s * 1000
+    healthy = state.phase == "closed" and now_ms - state.since_ms >= HEALTHY_S * 1000
     outage_ms = now_ms if healthy or not state.outage_ms else state.outage_ms
-    share_s = policy.open_share * (now_ms - outage_ms) / 1000
-    open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - policy.jitter * rand)
+    share_s = OPEN_SHARE * (now_ms - outage_ms) / 1000
+    open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - JITTER * rand)
     host_down = state.host_down and state.phase == "half_open"
     until_ms = now_ms + min(_longest_ms(policy), int(open_s * 1000) * (2 if host_down else 1))
     return Breaker(

@@ -6,12 +6,7 @@ requests without an answer. While answers take longer, the limit shrinks in prop
 a Clay that stays slower is fully used again. Calls with little concurrency say nothing about the limit.
 """
 
-from typing import Annotated, ClassVar
-
 import msgspec
-
-from stream_app.domain.lane.bounds import Policy
-from stream_app.domain.ranges import Range
 
 _USUAL_CALLS = 600  # what is usual is the mean of about so many
 _FIRST_CALLS = 10
@@ -20,41 +15,27 @@ _SMOOTHING = 0.2
 _LEAST_GRADIENT = 0.5
 _BACK_TO_USUAL = 0.95
 _HEADROOM = 2.0
+LEAST = 5
+"""The lowest limit, and the first one, unless the configuration allows fewer."""
+TOLERANCE = 2.0
+"""Multiple of the usual latency up to which the limit does not shrink."""
 _OWN_MS = 100.0  # a slot is taken while the step before the POST is committed, too
 
 
-class ConcurrencyPolicy(Policy, frozen=True):
-    """The limit of POSTs in flight.
-
-    Attributes:
-        least: The lowest limit, and the first one.
-        most: The highest limit.
-        tolerance: Multiple of the usual latency up to which the limit does not shrink.
-    """
-
-    ORDERED: ClassVar = (("least", "most"),)
-
-    least: Annotated[int, Range(1, 10_000)] = 5
-    most: Annotated[int, Range(1, 10_000)] = 100
-    tolerance: Annotated[float, Range(1, 10)] = 2.0
-
-
 class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`limit` 0: not known yet, so `least` applies. `usual_ms`: mean latency over `calls`."""
+    """`limit` 0: not known yet, so `LEAST` applies. `usual_ms`: mean latency over `calls`."""
 
     limit: float = 0.0
     usual_ms: float = 0.0
     calls: int = 0
 
 
-def current(policy: ConcurrencyPolicy, state: Concurrency) -> int:
-    """Return the present limit."""
-    return min(policy.most, max(policy.least, round(state.limit)))
+def current(most: int, state: Concurrency) -> int:
+    """Return the present limit, `most` at most."""
+    return min(most, max(LEAST, round(state.limit)))
 
 
-def answered(
-    policy: ConcurrencyPolicy, state: Concurrency, latency_ms: int, in_flight: int, rate_per_s: float
-) -> Concurrency:
+def answered(most: int, state: Concurrency, latency_ms: int, in_flight: int, rate_per_s: float) -> Concurrency:
     """Return the state after a call.
 
     `in_flight`: this call and all that ran beside it. `rate_per_s`: the highest rate of the lane.
@@ -64,9 +45,10 @@ def answered(
     usual_ms = state.usual_ms + (took_ms - state.usual_ms) / calls
     if calls > _FIRST_CALLS and usual_ms > 2 * took_ms:
         usual_ms *= _BACK_TO_USUAL
-    limit = state.limit or float(policy.least)
+    least = min(LEAST, most)
+    limit = state.limit or float(least)
     if in_flight >= limit / 2 and calls > _FIRST_CALLS:
-        gradient = max(_LEAST_GRADIENT, min(1.0, policy.tolerance * usual_ms / took_ms))
+        gradient = max(_LEAST_GRADIENT, min(1.0, TOLERANCE * usual_ms / took_ms))
         limit += _SMOOTHING * (limit * gradient + _QUEUE - limit)
     needed = _HEADROOM * rate_per_s * (max(usual_ms, took_ms) + _OWN_MS) / 1000
-    return Concurrency(max(float(policy.least), min(float(policy.most), needed, limit)), usual_ms, calls)
+    return Concurrency(max(float(least), min(float(most), needed, limit)), usual_ms, calls)

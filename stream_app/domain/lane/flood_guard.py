@@ -15,6 +15,7 @@ from stream_app.domain.text import count
 
 REASON: Final = "flood_guard"
 """The reason of the suspension."""
+_MIN_LEADS: Final = 100
 
 
 class FloodGuardPolicy(Policy, frozen=True):
@@ -22,13 +23,11 @@ class FloodGuardPolicy(Policy, frozen=True):
 
     Attributes:
         run: Dead letters of one cause in a row.
-        share: Share of dead letters among the leads that ended in the window.
-        min_leads: Fewest ended leads in the window for `share`.
+        share: Share of dead letters among the leads that ended in the last minute, if these are 100 at least.
     """
 
     run: Annotated[int, Range(1, 1_000_000)] = 50
     share: Annotated[float, Range(0.01, 1)] = 0.5
-    min_leads: Annotated[int, Range(1, 1_000_000)] = 100
 
 
 class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,6 +47,6 @@ def verdict(policy: FloodGuardPolicy, state: FloodGuard, totals: Totals) -> str:
     if state.run >= policy.run:
         return f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"
     ended = totals.success + totals.dead_letters
-    if ended >= policy.min_leads and totals.dead_letters > exact(policy.share) * ended:
+    if ended >= _MIN_LEADS and totals.dead_letters > exact(policy.share) * ended:
         return f"{totals.dead_letters} of the last {ended} leads became dead letters (the last: {state.cause})"
     return ""

@@ -8,12 +8,9 @@ clock steps back, the ring is moved back with it, so that no call is lost and no
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import Annotated, ClassVar, Literal
+from typing import Final, Literal
 
 import msgspec
-
-from stream_app.domain.lane.bounds import Policy
-from stream_app.domain.ranges import Range
 
 LATENCY_BOUNDS_MS = (
     25,
@@ -42,34 +39,25 @@ _NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
 Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
 
 
-class WindowPolicy(Policy, frozen=True):
-    """The window of breaker and flood guard.
-
-    Attributes:
-        buckets: The number of buckets.
-        bucket_s: Length of a bucket.
-    """
-
-    buckets: Annotated[int, Range(1, 60)] = 10
-    bucket_s: Annotated[float, Range(0.1, 3_600)] = 6.0
+MIN_CALLS: Final = 20
+"""Fewest calls for a status."""
+HEALTHY_ABOVE: Final = 95.0
+"""Score above which a lane is healthy."""
+DEGRADED_ABOVE: Final = 80.0
+"""Score above which it is degraded."""
 
 
-class HealthPolicy(WindowPolicy, frozen=True):
-    """The window that people see.
+class Span(msgspec.Struct, frozen=True):
+    """How far a window looks back: `buckets` buckets of `bucket_s` seconds."""
 
-    Attributes:
-        bucket_s: Length of a bucket.
-        min_calls: Fewest calls for a status.
-        healthy_above: Score above which the lane is healthy.
-        degraded_above: Score above which it is degraded.
-    """
+    buckets: int
+    bucket_s: float
 
-    ORDERED: ClassVar = (("degraded_above", "healthy_above"),)
 
-    bucket_s: Annotated[float, Range(0.1, 3_600)] = 30.0
-    min_calls: Annotated[int, Range(1, 1_000_000)] = 20
-    healthy_above: Annotated[float, Range(0, 100)] = 95.0
-    degraded_above: Annotated[float, Range(0, 100)] = 80.0
+LAST_MINUTE: Final = Span(10, 6.0)
+"""What breaker and flood guard look at."""
+FIVE_MINUTES: Final = Span(10, 30.0)
+"""What people see."""
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,14 +107,12 @@ class Latency(msgspec.Struct, frozen=True):
     p99_ms: int
 
 
-def record(
-    policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None
-) -> Window:
+def record(span: Span, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None) -> Window:
     """Return the window with one more finished call.
 
     `latency_ms`: from sending to the answer or failure; None: not recorded.
     """
-    before, bucket = _present(policy, state, now_ms)
+    before, bucket = _present(span, state, now_ms)
     # A row of an older version may have other cells: its latencies mean something else and are dropped.
     latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
     if latency_ms is not None:
@@ -143,16 +129,16 @@ def record(
     return Window((*before, after))
 
 
-def record_dead_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
+def record_dead_letter(span: Span, state: Window, now_ms: int) -> Window:
     """Return the window with one more dead letter."""
-    before, bucket = _present(policy, state, now_ms)
+    before, bucket = _present(span, state, now_ms)
     return Window((*before, msgspec.structs.replace(bucket, dead_letters=bucket.dead_letters + 1)))
 
 
-def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
+def totals(span: Span, state: Window, now_ms: int) -> Totals:
     """Return the counts of the buckets that are still inside the window."""
     success = failure = slow = dead_letters = 0
-    for bucket in _inside(policy, state, now_ms):
+    for bucket in _inside(span, state, now_ms):
         success += bucket.success
         failure += bucket.failure
         slow += bucket.slow
@@ -167,42 +153,42 @@ def score(counts: Totals) -> float:
     return 100.0 * (counts.success - counts.slow / 2) / counts.calls
 
 
-def status(policy: HealthPolicy, counts: Totals) -> Status:
+def status(counts: Totals) -> Status:
     """Return the score in a word, or that there are too few calls."""
-    if counts.calls < policy.min_calls:
+    if counts.calls < MIN_CALLS:
         return "insufficient_data"
     points = score(counts)
-    if points > policy.healthy_above:
+    if points > HEALTHY_ABOVE:
         return "healthy"
-    return "degraded" if points > policy.degraded_above else "unhealthy"
+    return "degraded" if points > DEGRADED_ABOVE else "unhealthy"
 
 
-def latency(policy: WindowPolicy, state: Window, now_ms: int) -> Latency | None:
+def latency(span: Span, state: Window, now_ms: int) -> Latency | None:
     """Return percentiles over the window; None without calls."""
-    cells = list(map(sum, zip(*(bucket.latencies for bucket in _inside(policy, state, now_ms)), strict=False)))
+    cells = list(map(sum, zip(*(bucket.latencies for bucket in _inside(span, state, now_ms)), strict=False)))
     if not any(cells):
         return None
     cumulated = list(accumulate(cells))
     return Latency(*(_percentile(cells, cumulated, share) for share in (0.50, 0.95, 0.99)))
 
 
-def _slot(policy: WindowPolicy, now_ms: int) -> int:
-    return now_ms // int(policy.bucket_s * 1000)
+def _slot(span: Span, now_ms: int) -> int:
+    return now_ms // int(span.bucket_s * 1000)
 
 
-def _present(policy: WindowPolicy, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
+def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
     """Return the buckets before the present one, and the present one."""
-    slot, buckets = _slot(policy, now_ms), state.buckets
+    slot, buckets = _slot(span, now_ms), state.buckets
     if buckets and buckets[-1].slot > slot:
         buckets = _moved_back(buckets, buckets[-1].slot - slot)
     if buckets and buckets[-1].slot == slot:
         return buckets[:-1], buckets[-1]
-    oldest = slot - policy.buckets + 1
+    oldest = slot - span.buckets + 1
     return tuple(bucket for bucket in buckets if bucket.slot >= oldest), Bucket(slot)
 
 
-def _inside(policy: WindowPolicy, state: Window, now_ms: int) -> list[Bucket]:
-    oldest = _slot(policy, now_ms) - policy.buckets + 1
+def _inside(span: Span, state: Window, now_ms: int) -> list[Bucket]:
+    oldest = _slot(span, now_ms) - span.buckets + 1
     return [bucket for bucket in state.buckets if bucket.slot >= oldest]
 
 

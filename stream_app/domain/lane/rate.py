@@ -4,7 +4,7 @@ import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import ceil
-from typing import Annotated, ClassVar
+from typing import Annotated, Final
 
 import msgspec
 
@@ -21,6 +21,11 @@ _NEAR = 0.9  # of the rate that was too much, if Clay's limit is not known
 _HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
 _SLOWLY = 0.02
 _EVER_MORE = 0.06
+FLOOR_PER_S: Final = 0.5
+"""The lowest rate, however often Clay says 429; that of the configuration where it is lower."""
+_DECREASE = 0.75  # the factor of a 429 that measures nothing
+_RECOVER_PER_S = 0.05  # what each second without a 429 adds while the rate is below Clay's limit
+_RETRY_AFTER_MIN_MS = 1_000
 _MEMORY = 0.5  # the weight of what Clay took before the last 429, against what it took since
 
 
@@ -29,35 +34,22 @@ class RatePolicy(Policy, frozen=True):
 
     Two 429s measure Clay's limit: Clay's bucket was empty both times, so what Clay took between them is what flowed in.
     The rate continues with that. A lane that had nothing to send in between has not measured it: then a 429 multiplies
-    the rate by `decrease`. It does not if the rate was at its best and the last 429 is ten minutes ago: then a burst
+    the rate by 0.75. It does not if the rate was at its best and the last 429 is ten minutes ago: then a burst
     was too large, and the wait is enough.
 
-    Without a 429 the rate recovers by `recover_per_s`. Near the limit it recovers 50 times slower for about two
-    minutes, and then ever faster. Without a usable Retry-After the wait is 1 s. It doubles up to `backoff_cap_s` for
-    429s within a minute, unless Clay took more than a burst in between.
+    Without a 429 the rate recovers by 0.05 a second in each second. Near the limit it recovers 50 times slower for
+    about two minutes, and then ever faster. Without a usable Retry-After the wait is 1 s. It doubles up to
+    `backoff_cap_s` for 429s within a minute, unless Clay took more than a burst in between.
 
     Attributes:
         rate_per_s: The best rate.
         burst: The size of the bucket.
-        floor_per_s: The lowest rate.
-        decrease: Lowest factor of a 429.
-        recover_per_s: What each second without a 429 adds while the rate is below Clay's limit.
-        retry_after_min_s: Shortest Retry-After.
         retry_after_max_s: Longest Retry-After.
         backoff_cap_s: Longest wait without a Retry-After.
     """
 
-    ORDERED: ClassVar = (
-        ("floor_per_s", "rate_per_s"),
-        ("retry_after_min_s", "retry_after_max_s"),
-    )
-
     rate_per_s: Annotated[float, Range(0.01, 1_000)] = 10.0
     burst: Annotated[int, Range(1, 10_000)] = 20
-    floor_per_s: Annotated[float, Range(0.01, 1_000)] = 0.5
-    decrease: Annotated[float, Range(0.1, 0.99)] = 0.75
-    recover_per_s: Annotated[float, Range(0.001, 100)] = 0.05
-    retry_after_min_s: Annotated[float, Range(0.1, 3_600)] = 1.0
     retry_after_max_s: Annotated[float, Range(1, 86_400)] = 3_600.0
     backoff_cap_s: Annotated[float, Range(1, 3_600)] = 60.0
 
@@ -99,6 +91,10 @@ def empty_after_takeover(state: Rate, now_ms: int) -> Rate:
     return msgspec.structs.replace(state, tokens=0.0, at_ms=now_ms, idle=True)
 
 
+def _floor_per_s(policy: RatePolicy) -> float:
+    return min(FLOOR_PER_S, policy.rate_per_s)
+
+
 def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | None]:
     """Take one token, or return when to ask again. Keep the returned state in any case."""
     state = _caught_up(policy, state, now_ms)
@@ -112,16 +108,16 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
 
 def current(policy: RatePolicy, state: Rate) -> float:
     """Return the present rate in calls per second."""
-    left_per_s = max(policy.floor_per_s, policy.rate_per_s - state.cut_per_s)
+    left_per_s = max(_floor_per_s(policy), policy.rate_per_s - state.cut_per_s)
     if not state.cut_per_s:
         return left_per_s
     limit_per_s = max(left_per_s, min(policy.rate_per_s, state.limit_per_s))
-    quiet_s, steady_s = state.quiet_ms / 1000, (limit_per_s - left_per_s) / policy.recover_per_s
+    quiet_s, steady_s = state.quiet_ms / 1000, (limit_per_s - left_per_s) / _RECOVER_PER_S
     if quiet_s <= steady_s:
-        return left_per_s + policy.recover_per_s * quiet_s
+        return left_per_s + _RECOVER_PER_S * quiet_s
     held_s = quiet_s - steady_s
     more_s = _SLOWLY * held_s + _EVER_MORE * max(0.0, held_s - _HOLD_S) ** 2
-    return min(policy.rate_per_s, limit_per_s + policy.recover_per_s * more_s)
+    return min(policy.rate_per_s, limit_per_s + _RECOVER_PER_S * more_s)
 
 
 def on_429(
@@ -137,7 +133,7 @@ def on_429(
     quiet = now_ms - state.blocked_until_ms > _BACKOFF_FORGOTTEN_MS or state.sent > policy.burst
     run = state.run if known else 0 if quiet else min(state.run + 1, _MAX_RUN)
     if retry_after_ms:
-        wait_ms = min(max(retry_after_ms, policy.retry_after_min_s * 1000), policy.retry_after_max_s * 1000)
+        wait_ms = min(max(retry_after_ms, _RETRY_AFTER_MIN_MS), policy.retry_after_max_s * 1000)
     else:
         wait_ms = max(1_000, min(policy.backoff_cap_s, 2.0**run) * (0.5 + 0.5 * rand) * 1000)
     until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
@@ -145,14 +141,14 @@ def on_429(
         return msgspec.structs.replace(state, tokens=0.0, blocked_until_ms=until_ms, run=run, sent=state.sent - 1)
     rate_per_s = current(policy, state)
     spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
-    kept_per_s, limit_per_s = rate_per_s * (1.0 if spared else policy.decrease), _NEAR * rate_per_s
+    kept_per_s, limit_per_s = rate_per_s * (1.0 if spared else _DECREASE), _NEAR * rate_per_s
     accepted, accepted_ms = state.accepted, state.accepted_ms
     inflow_per_s = _inflow(policy, state, now_ms)
     if inflow_per_s:
         sent = state.sent - 1
         accepted, accepted_ms = _MEMORY * accepted + sent, _MEMORY * accepted_ms + 1000 * sent / inflow_per_s
         kept_per_s, limit_per_s = max(kept_per_s, inflow_per_s), 1000 * accepted / accepted_ms
-    kept_per_s = max(policy.floor_per_s, min(rate_per_s, kept_per_s))
+    kept_per_s = max(_floor_per_s(policy), min(rate_per_s, kept_per_s))
     return Rate(
         tokens=0.0,
         at_ms=state.at_ms,

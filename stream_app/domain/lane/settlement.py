@@ -120,10 +120,10 @@ def settle(
 def record_dead_letter(policy: Workspace, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
-    seen = window.record_dead_letter(policy.window, lane.window, now_ms)
+    seen = window.record_dead_letter(window.LAST_MINUTE, lane.window, now_ms)
     guard = flood_guard.record_dead_letter(lane.flood_guard, cause)
     lane = msgspec.structs.replace(lane, flood_guard=guard, window=seen)
-    totals = window.totals(policy.window, seen, now_ms)
+    totals = window.totals(window.LAST_MINUTE, seen, now_ms)
     why = flood_guard.verdict(policy.flood_guard, lane.flood_guard, totals)
     if not why and not (lane.suspension is not None and lane.suspension.reason == flood_guard.REASON):
         return lane
@@ -221,7 +221,7 @@ def _refused(
 def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, in_flight: int) -> Lane:
     """Learn from a call how many may be in flight."""
     rate_per_s = policy.rate.rate_per_s
-    limit = concurrency.answered(policy.concurrency, lane.concurrency, latency_ms, in_flight, rate_per_s)
+    limit = concurrency.answered(policy.max_in_flight, lane.concurrency, latency_ms, in_flight, rate_per_s)
     return msgspec.structs.replace(lane, concurrency=limit)
 
 
@@ -233,11 +233,11 @@ def _with_verdict(
         outage = breaker.record_failure(lane.outage, failure, lane.breaker.phase, now_ms)
         lane = msgspec.structs.replace(lane, outage=outage)
     ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
-    health = window.record(policy.health, lane.health, now_ms, ok, verdict == "slow", latency_ms)
+    health = window.record(window.FIVE_MINUTES, lane.health, now_ms, ok, verdict == "slow", latency_ms)
     if breaker.is_late(lane.breaker, grant.permit):
         return msgspec.structs.replace(lane, health=health)
-    seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow")
-    totals = partial(window.totals, policy.window, seen, now_ms)
+    seen = window.record(window.LAST_MINUTE, lane.window, now_ms, ok, verdict == "slow")
+    totals = partial(window.totals, window.LAST_MINUTE, seen, now_ms)
     mode = mode_of(policy, lane)
     after = breaker.on_result(policy.breaker, lane.breaker, grant.permit, verdict, totals, now_ms, rand, mode)
     closed_now = after.phase == "closed" and lane.breaker.phase != "closed"

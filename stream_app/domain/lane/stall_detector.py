@@ -11,7 +11,7 @@ import msgspec
 from stream_app.domain.delivery.outcome import Outcome, Uncertain
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy, current
+from stream_app.domain.lane.concurrency import TOLERANCE, Concurrency, current
 from stream_app.domain.text import count
 
 REASON: Final = "no_answer"
@@ -53,13 +53,11 @@ def ended(state: StallDetector, outcome: Outcome | None, in_flight: int, now_ms:
     return StallDetector(now_ms, in_flight) if answered else state
 
 
-def permit(
-    trips: BreakerPolicy, policy: ConcurrencyPolicy, state: StallDetector, usual: Concurrency, now_ms: int
-) -> Unanswered | None:
+def permit(trips: BreakerPolicy, most: int, state: StallDetector, usual: Concurrency, now_ms: int) -> Unanswered | None:
     """Return None if a request may be sent, else when to ask again if none is answered before."""
     lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request
-    suspicious_ms = certain_ms(policy, state, usual) - _SURE_MS
-    enough = min(trips.consecutive_failures, current(policy, usual))
+    suspicious_ms = certain_ms(state, usual) - _SURE_MS
+    enough = min(trips.consecutive_failures, current(most, usual))
     if state.waiting < enough or not suspicious_ms <= now_ms < lost_ms:
         return None
     if now_ms < suspicious_ms + _SURE_MS:
@@ -69,9 +67,9 @@ def permit(
     return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), REASON, text)
 
 
-def certain_ms(policy: ConcurrencyPolicy, state: StallDetector, usual: Concurrency) -> int:
+def certain_ms(state: StallDetector, usual: Concurrency) -> int:
     """Return when a stall is certain if no request is answered before, epoch ms."""
     patience_ms = _UNKNOWN_MS
     if usual.calls >= _KNOWN_CALLS:
-        patience_ms = max(_LEAST_MS, int(policy.tolerance * usual.usual_ms))
+        patience_ms = max(_LEAST_MS, int(TOLERANCE * usual.usual_ms))
     return state.since_ms + patience_ms + _SURE_MS

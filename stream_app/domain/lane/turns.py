@@ -34,7 +34,7 @@ def sends_per_s(policy: Workspace, lane: Lane) -> float:
     policy = in_force(policy, lane.changes)
     per_s = rate.current(policy.rate, lane.rate)
     usual_ms = lane.concurrency.usual_ms
-    return min(per_s, policy.concurrency.most * 1000 / usual_ms) if usual_ms else per_s
+    return min(per_s, policy.max_in_flight * 1000 / usual_ms) if usual_ms else per_s
 
 
 def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> tuple[Horizon, int]:

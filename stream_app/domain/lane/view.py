@@ -51,8 +51,8 @@ def view(
 ) -> LaneView:
     """Return the view of a lane. `before` is the last view, `news` the difference to it."""
     policy = in_force(policy, lane.changes)
-    counts = window.totals(policy.health, lane.health, now_ms)
-    latency = window.latency(policy.health, lane.health, now_ms) or window.Latency(0, 0, 0)
+    counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
+    latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown = meters(policy.budget, lane.budget, now_ms)
     day, month = shown["credits_day"], shown["credits_month"]
     answers = {each.alias: _answer(policy, lane, each, now_ms, stall) for each in destinations}
@@ -62,7 +62,7 @@ def view(
         partition=lane.partition,
         at_ms=now_ms,
         breaker=lane.breaker.phase,
-        health=window.status(policy.health, counts),
+        health=window.status(counts),
         score=round(window.score(counts), 1),
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",
@@ -90,7 +90,7 @@ def view(
         p50_ms=latency.p50_ms,
         p95_ms=latency.p95_ms,
         p99_ms=latency.p99_ms,
-        concurrency=concurrency.current(policy.concurrency, lane.concurrency),
+        concurrency=concurrency.current(policy.max_in_flight, lane.concurrency),
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
         submissions_left={each.alias: quota.left(policy.quota, lane.quota, each.webhook_ids) for each in destinations},

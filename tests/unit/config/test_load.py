@@ -35,11 +35,8 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
         "rate",
         "budget",
         "breaker",
-        "window",
-        "health",
         "quota",
         "suspension",
-        "concurrency",
         "flood_guard",
         "callback_health",
     ):

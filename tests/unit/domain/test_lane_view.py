@@ -10,7 +10,7 @@ import pytest
 from benchmarks import lane as lane_benchmark
 from stream_app.domain.delivery.outcome import Accepted, Denied, RateLimited, Refused
 from stream_app.domain.lane.admission import Grant, admit
-from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.lane.breaker import SUCCESSES_TO_CLOSE, BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import settle
@@ -91,7 +91,7 @@ def test_health_covers_five_minutes_and_survives_a_reset_of_the_breaker() -> Non
     lane = _call(LANE, *[Refused("dns", 40)] * 30, policy=policy)
     assert lane.breaker.phase == "open"
     after_ms = NOW_MS + int(policy.breaker.open_cap_s * 1_000)
-    for _ in range(policy.breaker.successes_to_close):
+    for _ in range(SUCCESSES_TO_CLOSE):
         lane, probe = _entry(lane, policy, after_ms)
         lane, _ = settle(policy, lane, probe, OK, after_ms, 0.5)
     assert (lane.breaker.phase, lane.window.buckets) == ("closed", ())

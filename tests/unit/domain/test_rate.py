@@ -64,7 +64,11 @@ class RateMachine(RuleBasedStateMachine):
         for _ in range(times):
             self.state, wait = rate.take(self.policy, self.state, self.now_ms)
             assert self.state.tokens <= self.policy.burst
-            assert self.policy.floor_per_s <= rate.current(self.policy, self.state) <= self.policy.rate_per_s
+            assert (
+                min(rate.FLOOR_PER_S, self.policy.rate_per_s)
+                <= rate.current(self.policy, self.state)
+                <= self.policy.rate_per_s
+            )
             if wait is None:
                 assert self.now_ms >= self.blocked_until_ms
                 assert self.most >= 1.0 - 1e-6
@@ -121,14 +125,18 @@ def test_a_full_bucket_gives_its_burst_and_then_the_rate() -> None:
 
 
 def test_each_429_event_cuts_the_rate_once_down_to_the_floor() -> None:
-    policy = msgspec.structs.replace(POLICY, decrease=0.5)
     state, now_ms, rates = AFTER_ONE, NOW_MS, []
-    for _ in range(6):
+    for _ in range(12):
         for _in_flight in range(5):
-            state = rate.on_429(policy, state, now_ms, 1_000, 0.5)
-        rates.append(rate.current(policy, state))
+            state = rate.on_429(POLICY, state, now_ms, 1_000, 0.5)
+        rates.append(rate.current(POLICY, state))
         now_ms = state.blocked_until_ms
-    assert rates == [4.0, 2.0, 1.0, 0.5, 0.5, 0.5]
+    assert rates == pytest.approx([8.0 * 0.75**cuts for cuts in range(1, 10)] + [0.5, 0.5, 0.5])
+
+
+def test_the_floor_is_no_higher_than_the_configured_rate() -> None:
+    policy = RatePolicy(rate_per_s=0.1, burst=1)
+    assert rate.current(policy, rate.on_429(policy, AFTER_ONE, NOW_MS, 1_000, 0.5)) == 0.1
 
 
 def test_the_first_429_in_ten_minutes_waits_and_cuts_nothing() -> None:

@@ -102,6 +102,6 @@ def test_rows_of_other_versions_are_read() -> None:
 
 def test_problems_name_the_key() -> None:
     assert RatePolicy().problems() == []
-    wrong = RatePolicy(rate_per_s=0, decrease=1.5, retry_after_min_s=9, retry_after_max_s=5)
+    wrong = RatePolicy(rate_per_s=0, burst=0, retry_after_max_s=0.5)
     keys = [line.split(" ")[0] for line in wrong.problems()]
-    assert keys == ["rate_per_s", "decrease", "floor_per_s", "retry_after_min_s"]
+    assert keys == ["rate_per_s", "burst", "retry_after_max_s"]

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from stream_app.domain.delivery.outcome import Accepted, RateLimited, Refused, Uncertain
 from stream_app.domain.lane import stall_detector
 from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy
+from stream_app.domain.lane.concurrency import Concurrency
 from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
 
 TRIPS = BreakerPolicy(consecutive_failures=5, open_s=5, probe_lease_s=120)
-POLICY = ConcurrencyPolicy(tolerance=2)
+MOST = 100
 USUAL = Concurrency(limit=20.0, usual_ms=400.0, calls=100)
 ANSWER, TIMED_OUT = Accepted(200, 200), Uncertain("request_timeout", 30_000)
 NOW_MS = 1_796_083_140_000
@@ -26,7 +26,7 @@ def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) ->
 
 
 def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
-    return stall_detector.permit(TRIPS, POLICY, state, usual, NOW_MS + after_ms)
+    return stall_detector.permit(TRIPS, MOST, state, usual, NOW_MS + after_ms)
 
 
 def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
@@ -43,10 +43,9 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
 
 
 def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
-    few = ConcurrencyPolicy(least=3)
     usual = Concurrency(limit=3.0, usual_ms=400.0, calls=100)
-    assert stall_detector.permit(TRIPS, few, out(2), usual, NOW_MS + 800) is None
-    assert stall_detector.permit(TRIPS, few, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+    assert stall_detector.permit(TRIPS, 3, out(2), usual, NOW_MS + 800) is None
+    assert stall_detector.permit(TRIPS, 3, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
 
 
 def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
@@ -79,10 +78,10 @@ def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, 
         elif under_way:
             under_way -= 1
             state = stall_detector.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)
-        held = stall_detector.permit(TRIPS, POLICY, state, usual, now_ms)
+        held = stall_detector.permit(TRIPS, MOST, state, usual, now_ms)
         if held is not None:
             assert under_way > 0
             assert now_ms < held.until_ms <= now_ms + 5_000
             assert state.waiting >= TRIPS.consecutive_failures
-    assert stall_detector.permit(TRIPS, POLICY, state, usual, state.since_ms + 120_000) is None, "lost in our books"
-    assert stall_detector.permit(TRIPS, POLICY, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
+    assert stall_detector.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, "lost in our books"
+    assert stall_detector.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"

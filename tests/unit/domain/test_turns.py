@@ -57,4 +57,4 @@ def test_a_lane_sends_at_its_present_rate_and_no_faster_than_clay_answers() -> N
     cut = msgspec.structs.replace(lane, rate=Rate(cut_per_s=6.0))
     assert sends_per_s(ACME, cut) == 2.0
     slow = msgspec.structs.replace(lane, concurrency=Concurrency(usual_ms=50_000.0, calls=100))
-    assert sends_per_s(ACME, slow) == ACME.concurrency.most / 50
+    assert sends_per_s(ACME, slow) == ACME.max_in_flight / 50
