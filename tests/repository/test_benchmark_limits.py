@@ -89,7 +89,7 @@ def test_limits_of_the_cpu_and_memory_of_a_lead(cpu_us: float, bare_us: float, f
 )
 def test_limits_of_an_outage(outage: dict[str, object], steady: dict[str, object], words: list[str]) -> None:
     seen = msgspec.structs.replace(OUTAGE, **outage), msgspec.structs.replace(STEADY, **steady)
-    found = goodput.missed({goodput.CHECKED_OUTAGE: seen[0]}, dict.fromkeys(goodput.CHECKED_RATES, seen[1]))
+    found = goodput.missed({goodput.CHECKED_OUTAGE: seen[0]}, dict.fromkeys(goodput.RATES, seen[1]))
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
 
