@@ -27,7 +27,6 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.budget import BudgetPolicy, Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.lead_cost import is_open
-from stream_app.domain.lane.move import Residence, decode_residence, resident_of
 from stream_app.domain.messages import RESEND, Status
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
@@ -40,9 +39,7 @@ _PREPARE: Final = (
     "PRAGMA journal_mode = OFF",
     f"PRAGMA cache_size = -{_CACHE_KIB}",
     "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, passed INTEGER, copy INTEGER, row BLOB)",
-    # By partition, too: a lane that moves is deleted in one partition and written in another, read in any order.
-    "CREATE TABLE rows (key BLOB, partition INTEGER, record INTEGER, row BLOB, PRIMARY KEY (key, partition)) "
-    "WITHOUT ROWID",
+    "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) WITHOUT ROWID",
     "BEGIN",
 )
 
@@ -86,12 +83,7 @@ class _Partition(msgspec.Struct):
 
 
 class Books:
-    """Collects rows, events and records; `close` compares them. It names at most `limit` problems, and counts all.
-
-    Attributes:
-        at_one_moment: The partitions are of the same moment. A lane that has moved has its rows in one and its events
-            in another.
-    """
+    """Collects rows, events and records; `close` compares them. It names at most `limit` problems, and counts all."""
 
     def __init__(self, terms: BooksTerms, *, limit: int = 20) -> None:
         self._terms = terms
@@ -101,13 +93,11 @@ class Books:
         self._numbers = RecordNumbers()
         self._partitions: dict[int, _Partition] = {}
         self._begins: dict[str, int] = {}
-        self._residences: dict[str, dict[int, Residence]] = {}
-        self.at_one_moment = True
         self._accounts = Accounts(terms.workspaces)
         self._events: list[tuple[int, Event, bool]] = []
         self._inputs: list[tuple[int, bool]] = []
         self._copies: list[tuple[int]] = []
-        self._rows: dict[tuple[bytes, int], tuple[int, bytes] | None] = {}
+        self._rows: dict[bytes, tuple[int, int, bytes] | None] = {}
         # A database without a name is a temporary file, which SQLite writes only when its cache is full.
         self._db = sqlite3.connect("", isolation_level=None)
         for statement in _PREPARE:
@@ -164,10 +154,7 @@ class Books:
 
     def row(self, partition: int, key: bytes, value: bytes | None) -> None:
         """Add a record of a partition's state, or a tombstone. The last value of a key counts."""
-        if (name := resident_of(key)) is not None and value is not None:
-            with suppress(msgspec.DecodeError):  # the worker reports it
-                self._residences.setdefault(name, {})[partition] = decode_residence(value)
-        elif key.startswith(b"l/"):
+        if key.startswith(b"l/"):
             if value is None:
                 self._partitions[partition].lanes.pop(key, None)
             else:
@@ -180,9 +167,9 @@ class Books:
                     found = _delivery.decode(value)
                     cost = found.booked if is_open(found) else None
                     row = Row(workspace, destination, lead_id, found.state, found.seq, found.reservation, cost)
-                    self._rows[key, partition] = (self._numbers.number(found.origin), _encode(row))
+                    self._rows[key] = (partition, self._numbers.number(found.origin), _encode(row))
                 else:
-                    self._rows[key, partition] = None
+                    self._rows[key] = None
             except ValueError as error:  # includes msgspec's errors
                 self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
             if len(self._rows) >= _BATCH:
@@ -216,9 +203,8 @@ class Books:
         self._events.clear()
 
     def _store_rows(self) -> None:
-        gone = [place for place, row in self._rows.items() if not row]
-        self._db.executemany("DELETE FROM rows WHERE key = ? AND partition = ?", gone)
-        rows = [(*place, *row) for place, row in self._rows.items() if row]
+        self._db.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key, row in self._rows.items() if not row])
+        rows = [(key, *row) for key, row in self._rows.items() if row]
         self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", rows)
         self._rows.clear()
 
@@ -249,7 +235,6 @@ class Books:
             now_ms - self._terms.freshness_ms,
             any(not state.kept for state in self._partitions.values()),
             frozenset(number for number, state in self._partitions.items() if not state.exact),
-            self._changing(),
         )
         for number, history, found in self._found():
             status = history.status
@@ -260,7 +245,7 @@ class Books:
                 counts[status, found.final] += 1
                 same[status, found.final] += found.row is not None and found.row.status == status
             elif found.is_input:
-                totals.columns["waiting"].records += not found.passed or found.copy
+                totals.columns["waiting"].records += not found.passed
             else:
                 report.outlived += found.gone and status != ""
             wrong = audit(history, found, terms)
@@ -275,7 +260,7 @@ class Books:
             report.statuses.setdefault(status, StatusCount()).add(count, rows)
         report.columns, report.not_leads = totals.columns, dict(totals.not_leads)
         for partition in sorted(self._partitions):
-            report.accounts += self._lanes(partition, terms.changing)
+            report.accounts += self._lanes(partition)
         self._db.close()
         report.accounted = sum(each.records for each in totals.columns.values())
         report.balanced = report.problem_count == 0 and report.accounted == report.records
@@ -310,17 +295,7 @@ class Books:
                 ),
             )
 
-    def _changing(self) -> frozenset[str]:
-        """The workspaces whose lane is on its way, or has moved while partitions were read at different moments."""
-
-        def on_its_way(known: dict[int, Residence]) -> bool:
-            latest = max(each.moves for each in known.values())
-            return not any(each.moves == latest and each.phase == "here" for each in known.values())
-
-        found = self._residences.items()
-        return frozenset(name for name, known in found if not self.at_one_moment or on_its_way(known))
-
-    def _lanes(self, number: int, changing: frozenset[str]) -> list[LaneAccount]:
+    def _lanes(self, number: int) -> list[LaneAccount]:
         """Compare the lanes of a partition with its rows and events."""
         state, lanes, report = self._partitions[number], [], self._report
         for key, value in state.lanes.items():
@@ -340,7 +315,7 @@ class Books:
         report.open_cost_count += len(open_costs)
         report.open_costs += open_costs[: self._limit - len(report.open_costs)]
         known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
-        return self._accounts.lanes(lanes, reserved, open_costs, known_from_ms, changing, self.problem)
+        return self._accounts.lanes(lanes, reserved, open_costs, known_from_ms, self.problem)
 
 
 def _text(raw: bytes) -> str:

@@ -78,7 +78,6 @@ class _BooksReader:
         passed = await self._passed()
         async with self._reader() as reader:
             exact, cut = await self._cut(reader)
-            books.at_one_moment = len(exact) == len(self._partitions) and await reader.ends(cut) == cut
             topics = (*self._names.lead_topics, *self._return_topics)
             ends = cut | await reader.ends(self._all(*topics))
             begins = await reader.begins(ends)

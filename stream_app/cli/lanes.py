@@ -230,21 +230,6 @@ def cancel(
 
 
 @app.command(sort_key=6)
-def move(workspace: str, /, *, partition: Annotated[int, Parameter(metavar="N")], audit: Audit) -> int:
-    """Move a lane to another partition, with its rows and its budget. Its leads wait for a few seconds.
-
-    Nothing else changes: leads, callbacks and commands follow it.
-
-    example:
-      stream-app lanes move acme --partition 7 --why "a partition of its own"
-
-    Args:
-        partition: the partition to move to, from 0
-    """
-    return order(audit, "move", workspace, {"partition": partition})
-
-
-@app.command(sort_key=7)
 def reload(*, audit: Audit) -> int:
     """Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces.
 
@@ -254,7 +239,7 @@ def reload(*, audit: Audit) -> int:
     return order(audit, "reload")
 
 
-@app.command(sort_key=8)
+@app.command(sort_key=7)
 def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = COMMON) -> int:
     """Show the commands to lanes: who sent them, why, and their results.
 

@@ -8,55 +8,39 @@ import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import create_topics
 from stream_app.operator import skip as unreadable
-from stream_app.operator.grow import grow as grow_topics
 from stream_app.operator.strimzi import resources
 
 
-def topics(*, grow: bool = False, strimzi: str = "", common: Common = COMMON) -> int:
+def topics(*, strimzi: str = "", common: Common = COMMON) -> int:
     """Create missing topics, and show exactly how existing ones differ from the plan.
-
-    To add partitions to a running system: set kafka.hashed_partitions to the number of partitions that it has now and
-    kafka.partitions to the new one, run this with --grow, then restart all processes with that configuration.
 
     example:
       stream-app topics --config stream_app.toml
-      stream-app topics --grow
       stream-app topics --strimzi my-cluster | kubectl apply -f -
 
     Args:
-        grow: add the partitions that topics lack; refused if a workspace would get another home
         strimzi: print topics and users as Strimzi resources of this Kafka cluster, and create nothing
     """
     settings = common.settings()
-    if strimzi and grow:
-        raise SettingsError(["--grow and --strimzi do not go together: Strimzi's operator adds the partitions"])
     if strimzi:
         show_json(resources(settings, strimzi))
         return OK
     kafka = settings.kafka
-    if grow:
-        report = asyncio.run(grow_topics(settings, say))
-    else:
-        report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
+    report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
     warnings = shared_partitions(settings.homes, kafka.partitions, settings.pins)
     if common.json:
         show_json({**msgspec.to_builtins(report), "warnings": warnings})
     else:
         for name in report.created:
             show(f"created {name}")
-        for name in report.grown:
-            show(f"grown to {kafka.partitions} partitions: {name}")
         for line in report.problems:
             say(line)
         for line in warnings:
             say(f"warning: {line}")
-        added = f", {len(report.grown)} grown" if grow else ""
-        there, problems = len(report.unchanged), len(report.problems)
-        show(f"{len(report.created)} created{added}, {there} were there, {problems} problems")
+        show(f"{len(report.created)} created, {len(report.unchanged)} were there, {len(report.problems)} problems")
     return NO if report.problems else OK
 
 

@@ -36,6 +36,7 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "topics.retry_days": "remove it: leads_days counts for leads.retry, too",
         "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
+        "kafka.hashed_partitions": "remove it: a system keeps the number of partitions that it began with",
         "notify.gateways": _NO_METRICS,
         "notify.replays": _NO_METRICS,
         "notify.state_path": "remove it: what was sent is kept in the state folder of the service or user",

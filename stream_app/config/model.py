@@ -73,9 +73,7 @@ class Kafka(msgspec.Struct, frozen=True):
     Attributes:
         bootstrap: host:port, several separated by commas.
         namespace: Prefix of every topic, group and transactional id.
-        partitions: The number of partitions of every topic. `stream-app topics --grow` raises it.
-        hashed_partitions: The number that names of workspaces are hashed over, which must never change while the system
-            has data. Absent: `partitions`. The partitions above it hold workspaces that are pinned or moved there.
+        partitions: The number of partitions of every topic. It must never change while the system has data.
         session_timeout_s: A worker without a heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.
         instance_env: The environment variable with a name that this process keeps when it restarts, such as HOSTNAME in
@@ -86,7 +84,6 @@ class Kafka(msgspec.Struct, frozen=True):
     bootstrap: str = "127.0.0.1:9092"
     namespace: str = ""
     partitions: Annotated[int, Range(1, 10_000)] = 32
-    hashed_partitions: Annotated[int | None, Range(1, 10_000)] = None
     replication: Annotated[int, Range(1, 100)] = 3
     session_timeout_s: Annotated[float, Range(6, 1_800)] = 30.0
     rebalance_timeout_s: Annotated[float, Range(30, 3_600)] = 120.0
@@ -274,7 +271,6 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
             callback_keys=self.callback_keys if self.secrets.have(self.gateway.token_keys_env) else None,
             cache=self.cache,
             traces=self.trace.endpoint is not None,
-            hashed_partitions=self.kafka.hashed_partitions,
         )
 
     @property

@@ -75,8 +75,6 @@ class Configuration:
             before = mine.workspaces.get(name)
             if before is not None:
                 workspace = msgspec.structs.replace(workspace, partition=before.partition)
-            elif plan.home_of(name) >= mine.partitions:
-                continue
             if before != workspace:
                 mine.put_workspace(workspace, plan.pins.get(name))
                 yield f"workspace {name}{'' if before else ' (new)'}"
@@ -85,8 +83,6 @@ class Configuration:
         mine = self.plan
         for alias, destination in plan.destinations.items():
             before, endpoint = mine.destinations.get(alias), endpoints[alias]
-            if destination.workspace not in mine.workspaces:
-                continue
             if before is not None and before.workspace != destination.workspace:
                 continue
             known = self.endpoints.get(alias)
@@ -106,7 +102,6 @@ class Configuration:
                 yield name
         if (proxy := settings.egress.proxy_env) and settings.secrets[proxy] != self._proxy_url:
             yield f"the proxy's URL in {proxy}"
-        yield from (f"workspace {name} (new)" for name in plan.workspaces if name not in mine.workspaces)
         for name in mine.workspaces:
             if name not in plan.workspaces:
                 yield f"workspace {name} was removed"

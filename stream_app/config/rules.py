@@ -46,11 +46,6 @@ def _kafka(settings: Settings) -> Iterator[str]:
     kafka = settings.kafka
     if problem := bootstrap_problem(kafka.bootstrap):
         yield f"kafka.bootstrap: {problem}"
-    if kafka.hashed_partitions is not None and kafka.hashed_partitions > kafka.partitions:
-        yield (
-            f"kafka.hashed_partitions = {kafka.hashed_partitions}: must not be above kafka.partitions = "
-            f"{kafka.partitions}: names of workspaces are hashed over partitions that exist"
-        )
     if not _NAMESPACE.fullmatch(kafka.namespace):
         yield "kafka.namespace: at most 32 of A-Z a-z 0-9 . _ -"
     security = kafka.security

@@ -86,7 +86,6 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         submissions_left: Submissions left, by destination.
         partly: What holds only some of its leads, in addition to `holds`.
         outage: The calls that failed while the circuit breaker is not closed.
-        moves: How often the lane has moved to another partition.
     """
 
     workspace: str
@@ -126,7 +125,6 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     submissions_left: dict[str, int] = {}
     partly: tuple[PartHold, ...] = ()
     outage: Outage | None = None
-    moves: int = 0
 
 
 CommandKind = Literal[
@@ -141,7 +139,6 @@ CommandKind = Literal[
     "correct",
     "rate",
     "quota",
-    "move",
     "reload",
     "cancel_lead",
     "cancel_import",
@@ -161,10 +158,9 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
         why: The reason, for the audit.
         args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
             `credits`, `actions`, `period`, or for one lead `lead_id`, `credits`, `actions`, `destination`. rate:
-            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. move: `partition`. cancel_lead: `lead_id`.
-            cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition).
-            erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
-        partitions: To how many partitions it was sent, if it is for every partition.
+            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead: `lead_id`. cancel_import:
+            `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition). erase: `lead_id`,
+            `destinations`, `people` (hashes). The others have none.
     """
 
     id: str
@@ -174,7 +170,6 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str
     why: str = ""
     args: dict[str, Any] = {}
-    partitions: int = 0
 
 
 class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

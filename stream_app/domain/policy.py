@@ -97,7 +97,7 @@ class Workspace(msgspec.Struct, frozen=True):
         name: The name of the workspace.
         default_destination: The destination of leads that name none; "" where they must name one.
         partition: The home of the workspace; None: the hash of its name decides. Never change it for a workspace that
-            has leads: `lanes move` moves its lane.
+            has leads: its lane and its rows would stay behind, so the worker refuses to start.
         hold: What happens to a lead while its lane is held. `pause`: it waits in Kafka. `degrade`: the fallback answers
             it, or it is deferred.
         fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or a provisional
@@ -225,7 +225,6 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         cache: How long cached results count.
         sizes: Limits of records and requests.
         traces: True if each row for Clay carries the lead's `traceparent`.
-        hashed_partitions: See `home_partition`. None: `partitions`.
     """
 
     topics: TopicNames
@@ -241,12 +240,6 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     cache: CachePolicy = CachePolicy()
     sizes: Sizes = Sizes()
     traces: bool = False
-    hashed_partitions: int | None = None
-
-    @property
-    def hashed(self) -> int:
-        """The number of partitions that names of workspaces are hashed over."""
-        return self.partitions if self.hashed_partitions is None else self.hashed_partitions
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
         """Return the destination, or None if the workspace does not have it. Another workspace may."""
@@ -261,7 +254,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     def home_of(self, workspace: str) -> int:
         """Return the home partition of a workspace, configured or not."""
         home = self._homes.get(workspace)
-        return home_partition(workspace, self.hashed, self.pins) if home is None else home
+        return home_partition(workspace, self.partitions, self.pins) if home is None else home
 
     def residents(self, partition: int) -> Collection[str]:
         """Return the workspaces whose home is this partition, in the order of the configuration."""
@@ -284,7 +277,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def _homes(self) -> dict[str, int]:
-        return {name: home_partition(name, self.hashed, self.pins) for name in self.workspaces}
+        return {name: home_partition(name, self.partitions, self.pins) for name in self.workspaces}
 
     @cached_property
     def _residents(self) -> dict[int, dict[str, None]]:

@@ -12,17 +12,10 @@ import msgspec
 
 from stream_app.domain.topics import TopicNames
 
-Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
 Resource = Literal["Topic", "Group", "TransactionalId"]
 
-BITS: Final[dict[Operation, int]] = {
-    "Read": 3,
-    "Write": 4,
-    "Create": 5,
-    "Alter": 7,
-    "Describe": 8,
-    "DescribeConfigs": 10,
-}
+BITS: Final[dict[Operation, int]] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 """The bit of each operation in the `authorized_operations` that Kafka returns."""
 
 
@@ -41,7 +34,6 @@ class Rights(msgspec.Struct, frozen=True):
     Attributes:
         describe: Topics whose metadata it reads.
         configs: Topics whose configuration it reads.
-        alter: Topics that it adds partitions to.
         join_groups: Consumer groups that it joins.
         look_at_groups: Consumer groups whose offsets and members it reads.
         transactional_id: The transactional id that it writes with; '' if none.
@@ -53,7 +45,6 @@ class Rights(msgspec.Struct, frozen=True):
     describe: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
     create: frozenset[str] = frozenset()
-    alter: frozenset[str] = frozenset()
     join_groups: frozenset[str] = frozenset()
     look_at_groups: frozenset[str] = frozenset()
     transactional_id: str = ""
@@ -70,8 +61,7 @@ class Rights(msgspec.Struct, frozen=True):
         found = [Acl("Read", "Topic", name) for name in self.read]
         found += [Acl("Write", "Topic", name) for name in self.write]
         found += [Acl("Create", "Topic", name) for name in self.create]
-        found += [Acl("Alter", "Topic", name) for name in self.alter]
-        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write - self.alter]
+        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
         found += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
         found += [Acl("Read", "Group", name) for name in self.join_groups]
         found += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
@@ -85,7 +75,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
     leads = frozenset(names.lead_topics)
     dead_letters = frozenset({names.dlq, names.parked, names.deferred})
-    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit, names.moves})
+    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
     every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
     groups = frozenset({names.worker_app, names.replay_app})
     operator = f"{names.replay_app}-operator"
@@ -118,7 +108,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     return {
         "worker": Rights(
             read=every - {names.replay_state},
-            write=dead_letters | own | waits | {names.retry, names.callbacks, names.commands},
+            write=dead_letters | own | waits | {names.retry},
             configs=every,
             join_groups=frozenset({names.worker_app}),
             transactional_id=f"{names.worker_app}-",
@@ -134,12 +124,11 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "gateway": gateway,
         "gateway with operator_token_env": msgspec.structs.replace(
             gateway,
-            read=gateway.read | survey | {names.moves},
+            read=gateway.read | survey,
             write=gateway.write | {names.commands, names.replay_state, names.leads, names.bulk},
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
-        "topics --grow": Rights(read=frozenset({names.lanes}), configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
             doctor,
@@ -165,7 +154,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "suppress list": Rights(read=frozenset({names.state})),
         "suppress add": order,
         "suppress remove": order,
-        "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.moves, names.enriched}),
+        "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),
         "dlq": count,
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,

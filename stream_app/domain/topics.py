@@ -43,6 +43,12 @@ days, so that a cache whose worker was down for long still reads it.
 """
 
 
+MORE_PARTITIONS: Final = (
+    "a system keeps the number that it began with: set kafka.partitions to that, or take a new kafka.namespace "
+    "(docs/sizing.md, More partitions)"
+)
+"""What to do about another number of partitions than there is."""
+
 COMMANDS_DAYS: Final = 14
 """How long `leads.commands` keeps its records."""
 
@@ -106,8 +112,6 @@ class TopicNames(msgspec.Struct, frozen=True, dict=True):
     state = _named("stream-app-state")
     replay_state = _named("stream-app-replay-state")
     """The state of the replay group: progress of each rewind epoch, an operator's pause, dead letters sent back."""
-    moves = _named("stream-app-moves")
-    """What the owner of one partition hands over to the owner of another when a lane moves."""
     worker_app = _named("stream-app")
     """App id and consumer group of `stream-app worker`."""
     replay_app = _named("stream-app-replay")
@@ -158,7 +162,6 @@ def plan(
         names.enriched: RESULTS,
         names.lanes: COMPACTED,
         names.state: COMPACTED,
-        names.moves: COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS)},
         names.replay_state: COMPACTED,
     }
     safe = {"min.insync.replicas": str(max(1, replication - 1))}
@@ -222,7 +225,8 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) ->
             found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
             continue
         if there.partitions != topic.partitions:
-            found.append((topic.name, _partitions_differ(there.partitions, topic.partitions)))
+            text = f"has {count(there.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
+            found.append((topic.name, text))
         if there.replication != topic.replication:
             text = (
                 f"has replication {there.replication}, the config says {topic.replication}; set kafka.replication = "
@@ -241,16 +245,6 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) ->
             and (key != "min.insync.replicas" or there.replication == topic.replication)
         ]
     return by_topics(found)
-
-
-def _partitions_differ(there: int, wanted: int) -> str:
-    text = f"has {count(there, 'partition')}, the config says {wanted}"
-    if there < wanted:
-        return f"{text}; set kafka.partitions = {there}, or add partitions with: stream-app topics --grow"
-    return (
-        f"{text}; Kafka removes none: set kafka.partitions = {there} and kafka.hashed_partitions = the number that the "
-        "system began with (docs/sizing.md)"
-    )
 
 
 def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:

@@ -43,11 +43,6 @@ def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
         """Operators' commands."""
         await serve(app, stream, worker.handler("command"))
 
-    @app.agent(topics.moves)
-    async def moves(stream: Any) -> None:
-        """Lanes that move here from another partition."""
-        await serve(app, stream, worker.handler("move"))
-
 
 def sources_of(topics: TopicNames) -> dict[str, Source]:
     """Map the topic of each agent to the name of its source in metrics."""
@@ -57,5 +52,4 @@ def sources_of(topics: TopicNames) -> dict[str, Source]:
         topics.bulk: "bulk",
         topics.callbacks: "callback",
         topics.commands: "command",
-        topics.moves: "move",
     }

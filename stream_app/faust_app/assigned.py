@@ -12,8 +12,6 @@ from stream_app.faust_app.fixes.app import SafeApp
 def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
     """Return for each assigned topic and partition whether records wait there or are in flight.
 
-    Partitions that the app's options do not have are left out, as nothing is to happen there.
-
     Reads state of the consumer's thread, so it may be slightly out of date.
     """
     fetched = {message.tp for message in tuple(app.consumer._unacked_messages)}
@@ -24,7 +22,6 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
         )
         or tp in fetched
         for tp, state in _states(app)
-        if tp.partition < app.conf.topic_partitions
     }
 
 

@@ -179,12 +179,11 @@ async def serve(app: Any, stream: Any, handler: Handler) -> None:
     """Run an agent for one partition: call `handler` once in each generation until the partition is revoked.
 
     The handler must not return before its stream of records ends. An exception that it raises ends the app without an
-    ack. Records of a partition that was added to the topics, and that the app's options do not have, are left alone:
-    they wait for a process that knows it.
+    ack.
     """
     source = _Source(app, stream.noack())
     try:
-        await _serve_generations(source, handler, app.conf.topic_partitions)
+        await _serve_generations(source, handler)
     except asyncio.CancelledError:
         pass  # Faust stops the actor. If this were raised, Faust would start another one for the revoked partition
     except Exception as error:  # noqa: BLE001  # any exception of a handler stops the app without an ack
@@ -193,13 +192,10 @@ async def serve(app: Any, stream: Any, handler: Handler) -> None:
         await source.close()
 
 
-async def _serve_generations(source: _Source, handler: Handler, partitions: int) -> None:
+async def _serve_generations(source: _Source, handler: Handler) -> None:
     while (first := await source.first()) is not None:
         stream = PartitionStream(source, first)
-        if stream.partition < partitions:
-            await handler(stream)
-        else:
-            await stream.suspended.wait()
+        await handler(stream)
         if not (stream.ended or stream.suspended.is_set()):
             raise RuntimeError(f"the handler of {stream.topic}/{stream.partition} returned before its stream ended")
 

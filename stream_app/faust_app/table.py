@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
 import faust
 from faust.stores import memory
-
-log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
@@ -86,14 +83,8 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
             await self.owner.revoked(lost)
 
     async def on_recovery_completed(self, active_tps: set[Any], standby_tps: set[Any]) -> None:
-        """Have the owner load the newly assigned partitions, except those that the configuration does not have."""
-        here = {tp.partition for tp in active_tps}
-        if unknown := sorted(number for number in here if number >= self.table.partitions):
-            log.warning(
-                "partition %s is left alone, as the configuration of this process has %d: restart it with the new one",
-                *(", ".join(map(str, unknown)), self.table.partitions),
-            )
-        new = here - self.owned - set(unknown)
+        """Have the owner load the newly assigned partitions."""
+        new = {tp.partition for tp in active_tps} - self.owned
         if not new:
             return
         try:

@@ -17,12 +17,9 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.layout import Beginning
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection, forget_dead, kafka_client
 from stream_app.kafka.leaders import NewestLeaders, newest_leaders
-from stream_app.kafka.lookups import first_layout
 from stream_app.kafka.protocol import DescribeProducers
 from stream_app.kafka.stranded import NO_LEADER
 from stream_app.tasks import retrieve
@@ -116,9 +113,6 @@ class ClusterView:
         self._spans: Batched[TopicPartition, dict[TopicPartition, tuple[int, int, int] | Exception]] = Batched(
             self._ask_spans
         )
-        self._read_to: dict[str, int] = defaultdict(int)
-        self._beginnings: dict[str, Beginning] = {}
-        self._layouts: Batched[str, None] = Batched(self._read_layouts, patience_s=None)
 
     async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
         """Return who has an open transaction in each partition. `refresh` must have read their topics."""
@@ -143,22 +137,6 @@ class ClusterView:
         if isinstance(found, Exception):
             raise found
         return found
-
-    async def beginning(self, state_topic: str) -> Beginning:
-        """Return how the system of a state topic began. Partition 0 is read once for all partitions that ask.
-
-        Raises:
-            BrokerUnavailable: Partition 0 cannot be read now.
-            RowUnreadable: The layout does not decode.
-        """
-        if state_topic not in self._beginnings:
-            try:
-                if not (await self.span(TopicPartition(state_topic, 0)))[1]:
-                    return Beginning(is_new=True)
-                await self._layouts([state_topic])
-            except (KafkaError, OSError) as error:
-                raise BrokerUnavailable(f"{state_topic}/0 cannot be read: {error}") from error
-        return self._beginnings.get(state_topic, Beginning())
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
         """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
@@ -208,14 +186,6 @@ class ClusterView:
 
     async def _leaders(self, topics: Collection[str]) -> NewestLeaders:
         return await newest_leaders(await self._connected(), topics)
-
-    async def _read_layouts(self, topics: Collection[str]) -> None:
-        for topic in topics:
-            if topic not in self._beginnings:
-                place = TopicPartition(topic, 0)
-                found, self._read_to[topic] = await first_layout(self._connection, place, self._read_to[topic])
-                if found.layout is not None:
-                    self._beginnings[topic] = found
 
     async def _ask_producers(
         self, places: Collection[TopicPartition]

@@ -10,18 +10,14 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
-from stream_app.domain.lane.command import is_of_list
-from stream_app.domain.layout import LAYOUT_KEY, Beginning
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, consumed
-from stream_app.partition.growth import layout_of
 
 _ARCHIVE_WITHIN_S: Final = 30.0
 _ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
 _RETRY_S: Final = 0.5
-_LOOK_AGAIN_S: Final = 1.0
 
 
 class KafkaArchive:
@@ -81,57 +77,6 @@ async def waiting(
             f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: {last or 'no answer'}): "
             f"is {connection.bootstrap} up, and does the topic exist?"
         ) from (last or late)
-
-
-async def first_layout(connection: KafkaConnection, place: TopicPartition, begin: int) -> tuple[Beginning, int]:
-    """Look for the first layout from an offset on.
-
-    Args:
-        connection: How to reach Kafka.
-        place: Partition 0 of the state topic.
-        begin: The offset.
-
-    Returns:
-        What was found, and the offset from which to look for more.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
-        RowUnreadable: The layout does not decode.
-    """
-    try:
-        # aiokafka pauses before it asks a leader that it had to look up, and the first take-over may wait for this.
-        async with Reader(connection, retry_backoff_ms=20) as reader:
-            end = (await reader.ends([place]))[place]
-            async for got in reader.scan({place: (begin, end)}):
-                for record in got[place]:
-                    if record.key == LAYOUT_KEY and (layout := layout_of(record.value)) is not None:
-                        return Beginning(layout=layout, offset=record.offset), record.offset
-    except (KafkaRefused, UnreadableBatch) as error:
-        raise BrokerUnavailable(f"the layout in {place.topic}/0 cannot be read: {error}") from error
-    return Beginning(), end
-
-
-async def suppression_list(connection: KafkaConnection, state_topic: str, partitions: int) -> list[tuple[bytes, bytes]]:
-    """Read the rows of `is_of_list` in partition 0, as soon as its owner has recorded that there are `partitions`.
-
-    Raises BrokerUnavailable.
-    """
-    place, position, rows = TopicPartition(state_topic, 0), 0, dict[bytes, bytes]()
-    try:
-        async with Reader(connection) as reader:
-            while True:
-                end = (await reader.ends([place]))[place]
-                async for got in reader.scan({place: (position, end)}):
-                    for record in got[place]:
-                        if record.key == LAYOUT_KEY or is_of_list(record.key):
-                            rows[record.key] = record.value
-                position = end
-                if (layout := layout_of(rows.get(LAYOUT_KEY))) is not None and layout.partitions >= partitions:
-                    break
-                await asyncio.sleep(_LOOK_AGAIN_S)
-    except (KafkaRefused, UnreadableBatch) as error:
-        raise BrokerUnavailable(f"the suppression list in {state_topic}/0 cannot be read: {error}") from error
-    return [(key, value) for key, value in rows.items() if key != LAYOUT_KEY and value is not None]
 
 
 async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:

@@ -1,24 +1,18 @@
-"""Creates the topics that are missing, adds partitions, and compares the topics with the plan."""
+"""Creates the topics that are missing, and compares the others with the plan."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
-from aiokafka.admin import NewPartitions, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import (
-    BrokerResponseError,
-    InvalidReplicationFactorError,
-    TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
-    for_code,
-)
+from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
-from stream_app.domain.errors import KafkaRefused, TopicsError
+from stream_app.domain.errors import TopicsError
 from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
 from stream_app.kafka.background import Background
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, open_admin, repeated, silent
@@ -31,32 +25,14 @@ class TopicReport(msgspec.Struct, frozen=True):
     """The result of `create_topics`. `problems` has one line for each difference from the plan."""
 
     created: list[str]
-    grown: list[str]
     unchanged: list[str]
     problems: list[str]
 
 
-async def partitions_of_topics(
-    connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say
-) -> dict[str, int]:
-    """Return the number of partitions of each planned topic that exists. The arguments are those of `create_topics`.
+async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
+    """Create the topics that are missing. Existing topics are compared with the plan and not changed.
 
-    Raises:
-        BrokerUnavailable: No broker answers in time.
-        KafkaRefused: Kafka refuses us.
-    """
-    async with admin_of(connection, wait_s, say) as admin:
-        seen = await repeated(partial(_look, admin, plan), wait_s)
-    return {name: topic.partitions for name, topic in seen.items()}
-
-
-async def create_topics(
-    connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say, *, grow: bool = False
-) -> TopicReport:
-    """Create the topics that are missing. Existing topics are compared with the plan.
-
-    `grow`: add partitions to existing topics that have fewer. Nothing else of them is changed. `say` gets a line for a
-    person while this waits for the broker.
+    `say` gets a line for a person while this waits for the broker.
 
     Raises:
         BrokerUnavailable: No broker answers in time.
@@ -66,16 +42,13 @@ async def create_topics(
         seen = await repeated(partial(_look, admin, plan), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
-        short = [topic for topic in plan if grow and _is_short(topic, seen)]
-        await repeated(partial(_grow, admin, short), wait_s)
-        grown = [topic.name for topic in short]
         there = [topic for topic in plan if topic.name not in failed]
-        while any(topic.name not in seen or (topic.name in grown and _is_short(topic, seen)) for topic in there):
-            # A broker lists a topic only some time after its creation, and a partition too.
+        while any(topic.name not in seen for topic in there):
+            # A broker lists a topic only some time after its creation.
             await asyncio.sleep(_VISIBLE_POLL_S)
             seen = await _look(admin, there)
-        unchanged = [topic.name for topic in there if topic.name not in {*created, *grown}]
-        return TopicReport(created, grown, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
+        unchanged = [topic.name for topic in there if topic.name not in created]
+        return TopicReport(created, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
 
 
 async def check_topics(
@@ -146,34 +119,6 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
         elif error is not TopicAlreadyExistsError:
             failed[name] = f"could not be created: {message or error.__name__}"
     return created, failed
-
-
-def _is_short(topic: TopicPlan, seen: Mapping[str, ExistingTopic]) -> bool:
-    """Return True if an existing topic has fewer partitions than planned."""
-    return topic.name in seen and seen[topic.name].partitions < topic.partitions
-
-
-async def _grow(admin: Any, topics: Sequence[TopicPlan]) -> None:
-    """Add the partitions that topics lack. After an error some may have them, so it may be repeated.
-
-    Raises:
-        TopicsError: Kafka adds none to some topic.
-        KafkaRefused: Kafka does not allow it.
-    """
-    seen = await _look(admin, topics) if topics else {}
-    short = {topic.name: NewPartitions(topic.partitions) for topic in topics if _is_short(topic, seen)}
-    if not short:
-        return
-    try:
-        await admin.create_partitions(short)
-    except TopicAuthorizationFailedError as error:
-        raise KafkaRefused(
-            f"{error}: `stream-app topics --grow` needs Alter on each topic; docs/kafka-rights.md has all its rights"
-        ) from error
-    except BrokerResponseError as error:
-        if error.retriable:
-            raise
-        raise TopicsError([f"{error}; correct this and run it again"]) from error
 
 
 async def _too_few_brokers(admin: Any, replication: int) -> str:

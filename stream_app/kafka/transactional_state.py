@@ -31,7 +31,6 @@ from aiokafka.errors import (
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
-from stream_app.domain.layout import Beginning
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.clock import KafkaClock
@@ -39,7 +38,7 @@ from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
-from stream_app.kafka.lookups import suppression_list, waiting
+from stream_app.kafka.lookups import waiting
 from stream_app.kafka.topic_watch import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, describe_failure, end, is_fenced, places
 from stream_app.partition.takeover import take_over
@@ -191,14 +190,6 @@ class TransactionalState:
             if begin == end or offset == end:
                 return []
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
-
-    async def beginning(self) -> Beginning:
-        """As `ClusterView.beginning`, for the state topic."""
-        return await self._view.beginning(self._rows_at.topic)
-
-    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
-        """As `lookups.suppression_list`, for the state topic."""
-        return await suppression_list(self._connection, self._rows_at.topic, partitions)
 
     async def transact(self, records: Sequence[Record]) -> None:
         """Write all of `records` in one transaction. They are committed and readable when this returns.

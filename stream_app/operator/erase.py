@@ -11,7 +11,6 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.move import decode_hand_over
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import hashes, is_of_person, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
@@ -71,7 +70,6 @@ def remains(settings: Settings) -> list[Remains]:
     return [
         *(Remains(place, days + 1, what) for place, days, what in kept),
         Remains(names.enriched, 2, f"{answer}, until Kafka compacts it behind the tombstone"),
-        Remains(names.moves, 2, f"{ids}, of a lane that moved, until Kafka compacts it"),
         Remains(names.state, None, f"{ids}, so that the person is never sent again"),
         Remains("Clay", None, "its row, until an operator deletes it there"),
     ]
@@ -129,10 +127,6 @@ async def find_stored_leads(
                 for record in records:
                     if record.value is not None:
                         _add_row(found, record.key, record.value)
-            async for records in reader.read(names.moves):  # rows of lanes that are on their way
-                for record in records:
-                    if record.value is not None:
-                        _add_hand_over(found, record.value)
             async for records in reader.read(names.enriched):
                 for record in records:
                     if record.value is not None:
@@ -175,15 +169,6 @@ def _add_row(found: _Found, key: bytes, value: bytes) -> None:
         except msgspec.DecodeError:
             return  # `stream-app books` reports the unreadable row
         found.add(workspace, destination, name.partition("!")[0], row.person, row.people)
-
-
-def _add_hand_over(found: _Found, value: bytes) -> None:
-    try:
-        rows = decode_hand_over(value).rows
-    except msgspec.DecodeError:
-        return  # the worker that owns the target reports it
-    for key, row in rows:
-        _add_row(found, key, row)
 
 
 def _add_result(found: _Found, value: bytes) -> None:

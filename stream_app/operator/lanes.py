@@ -197,17 +197,12 @@ def _lane(
     blocked: Mapping[int, str],
 ) -> LaneFacts:
     names, home = settings.names, settings.home(name)
-    view = views[-1] if views else None
-    places = {home, view.partition} if view is not None and view.moves else {home}  # where it is read, and processed
-    waiting = {
-        topic.removeprefix(names.namespace): sum(records[topic, each] for each in places) for topic in names.lead_topics
-    }
+    waiting = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
     residents = settings.plan.residents(home)
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
-    unreadable = next(filter(None, (blocked.get(each, "") for each in sorted(places))), "")
+    view, unreadable = views[-1] if views else None, blocked.get(home, "")
     more = len(residents) - 1 - len(others)
-    unanswered = sum(asked[each] for each in places)
-    return LaneFacts(name, home, view, waiting, tuple(others), unanswered, unreadable, more)
+    return LaneFacts(name, home, view, waiting, tuple(others), asked[home], unreadable, more)
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:

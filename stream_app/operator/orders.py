@@ -17,17 +17,13 @@ SIMPLE: Final[dict[CommandKind, str]] = {
 }
 """Commands without arguments."""
 
-LANE_KINDS: Final[tuple[CommandKind, ...]] = (*SIMPLE, "budget", "correct", "rate", "quota", "move")
+LANE_KINDS: Final[tuple[CommandKind, ...]] = (*SIMPLE, "budget", "correct", "rate", "quota")
 """The commands to one lane."""
 
 BUDGET: Final = "Change caps live, from the next lead on. N, `none` for no limit, or `configured`."
 CORRECT: Final = "Book credits or actions that were spent elsewhere, or (below 0) returned by Clay."
 RATE: Final = "Change the rate live."
 QUOTA: Final = "Retire a webhook or use it again, or set its count of submissions."
-MOVE: Final = (
-    "Move a lane to another partition, with its rows and its budget. Its leads wait for a few seconds. Nothing else "
-    "changes: leads, callbacks and commands follow it."
-)
 SUPPRESS: Final = "Add people to the list. Their leads then end as suppressed, in every workspace."
 ERASE: Final = (
     "Erase a lead, or all leads of a person, from results, cache and look-up. The person is never sent again, not even "

@@ -93,8 +93,7 @@ def _command(
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
     why = scrub(why, MAX_TEXT, known)
-    partitions = settings.kafka.partitions if kind in TO_ALL else 0
-    return Command(command_id, kind, workspace, SystemClock().now_ms(), who, why, dict(args), partitions)
+    return Command(command_id, kind, workspace, SystemClock().now_ms(), who, why, dict(args))
 
 
 def _partitions(settings: Settings, command: Command) -> Sequence[int]:

@@ -158,11 +158,6 @@ class WorkerMetrics:
         self._in_flight.set_function(in_flight)
         self._rows.set_function(rows)
 
-    def incomplete(self, partition: int) -> None:
-        """Report a partition that was added to the system, or may have been, and waits for that of partition 0."""
-        text = "its records wait until the worker of partition 0 has this version and this configuration"
-        self._log.warning("partition_waits", partition=partition, text=text)
-
     def unknown_rows(self, partition: int, count: int) -> None:
         """Report rows of unknown kinds. They are kept: a newer version may have written them."""
         self._unknown.inc(count)

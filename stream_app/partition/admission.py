@@ -64,7 +64,6 @@ class AdmissionQueue:
     ) -> None:
         self._plan = plan
         self._lanes = lanes
-        self._residences = lanes.residences
         self._clock = clock
         self._submit = submit
         self._alarm = alarm
@@ -105,7 +104,7 @@ class AdmissionQueue:
     def open(self) -> None:
         """Admit leads again."""
         self._open = not self._ended
-        if self._open and self._residences.shared:
+        if self._open and self._lanes.shared:
             for waiter in self._waiters.values():
                 waiter.in_flight.release_next()
         self.pump()
@@ -125,13 +124,11 @@ class AdmissionQueue:
 
         Raises:
             GiveUp: The stream is suspended.
-            Recalled: A callback waits for the lock of this lead, or its lane moves to another partition.
+            Recalled: A callback waits for the lock of this lead.
         """
         if in_flight.suspended.is_set():
             raise GiveUp
-        name = request.destination.workspace
-        if in_flight.recalled or self._lanes[name].move is not None:
-            in_flight.recalled = True
+        if in_flight.recalled:
             raise Recalled
         entered = self._enter(in_flight, request, write_ahead)
         answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
@@ -140,7 +137,7 @@ class AdmissionQueue:
         grant, committed = answer
         await committed
         if not request.as_dead_letter:
-            stalls = self._lanes.stalls
+            stalls, name = self._lanes.stalls, request.destination.workspace
             stalls[name] = stall_detector.begun(stalls[name], self._clock.now_ms())
         return grant
 
@@ -160,7 +157,7 @@ class AdmissionQueue:
         if waiter.answered.done():
             return waiter.answered.result()
         # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with waiter.in_flight.limiter.outside() if self._residences.shared else nullcontext():
+        with waiter.in_flight.limiter.outside() if self._lanes.shared else nullcontext():
             return await waiter.answered
 
     def _enter(
@@ -189,7 +186,7 @@ class AdmissionQueue:
         self._lengths.set(name, len(queue))
         self._set_wake(queue, waiter, now_ms, boot_ms)
         self._look_at(name, held)
-        if self._open and self._residences.shared:
+        if self._open and self._lanes.shared:
             in_flight.release_next()
             self._bound_wait(name, queue, waiter)
             self._bound_window()
@@ -298,7 +295,7 @@ class AdmissionQueue:
         slots = concurrency.current(policy.max_in_flight, lane.concurrency)
         if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
-            waits = not self._residences.shared and policy.hold == "pause"
+            waits = not self._lanes.shared and policy.hold == "pause"
             self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         elif queue.in_flight >= slots:
             answer = at_limit(policy, lane, stall, now_ms)
@@ -342,7 +339,7 @@ class AdmissionQueue:
             return
         if _is_too_old(waiter.request, now_ms):
             self._answer(waiter, _TOO_OLD)
-        elif self._residences.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
+        elif self._lanes.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
             self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 
     def _bound_window(self) -> None:
@@ -364,7 +361,7 @@ class AdmissionQueue:
         times = [] if request.not_after_ms is None else [request.not_after_ms + 1]
         if not waiter.ready:
             times.append(request.not_before_ms)
-        elif self._residences.shared and not request.as_dead_letter:
+        elif self._lanes.shared and not request.as_dead_letter:
             times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
         queue.wake_at(waiter, min(times, default=None))
 

@@ -1,4 +1,4 @@
-"""Bootstrap of a partition: process the moves, the commands, then the callbacks that came while no worker owned it.
+"""Bootstrap of a partition: process the commands, then the callbacks that came while no worker owned it.
 
 All of them are processed before the first lead. A pause issued meanwhile takes effect before any lead is sent. A lead
 with a callback is neither sent again nor reported as overdue.
@@ -17,12 +17,12 @@ from stream_app.partition.markers import ProcessedMarkers
 from stream_app.partition.ports import StateStore
 
 _READ: Final = 2_000  # records at a time, so that memory is bounded
-_PARALLEL: Final[dict[Source, int]] = {"move": 1, "command": 1, "callback": 200}
+_PARALLEL: Final[dict[Source, int]] = {"command": 1, "callback": 200}
 _PAUSE_S: Final = 1.0
 
 
 class Bootstrap:
-    """Processes the pending moves, commands and callbacks of one partition.
+    """Processes the pending commands and callbacks of one partition.
 
     `limiter` counts them. `unavailable` is called when Kafka cannot be read, which is then tried again.
     """
@@ -50,7 +50,6 @@ class Bootstrap:
             False if a commit failed. The partition is then taken over again, and bootstraps again.
         """
         try:
-            await self._each(self._topics.moves, "move")
             await self._each(self._topics.commands, "command")
             await self._each(self._topics.callbacks, "callback")
         except* StateStoreError:

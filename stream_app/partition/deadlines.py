@@ -46,21 +46,13 @@ class DeadlineQueue:
 
     async def load(self) -> None:
         """Find the waiting leads among the rows, a slice at a time. Leads added meanwhile come behind them."""
-        await self._load(self._rows.leads())
-
-    async def load_workspace(self, workspace: str) -> None:
-        """Find the waiting leads of a workspace whose rows have just arrived."""
-        prefix = f"d/{workspace}/".encode()
-        await self._load([key for key in self._rows.leads() if key.startswith(prefix)])
-
-    async def _load(self, leads: list[bytes]) -> None:
         found: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
-        for number, key in enumerate(leads):
+        for number, key in enumerate(self._rows.leads()):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             raw = self._rows.get(key) or b""
             begin = raw.find(b'"') + 1
-            if raw[begin : raw.find(b'"', begin)] not in _STATES or not self._is_here(key):
+            if raw[begin : raw.find(b'"', begin)] not in _STATES:
                 continue
             with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
                 row = read_delivery(key, raw)
@@ -69,7 +61,6 @@ class DeadlineQueue:
         for name, keys in found.items():
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
-        self._first_added.set()
 
     def note(self, step: WriteBatch) -> None:
         """Add the lead of a step with events, if it waits from this step on."""
@@ -104,11 +95,7 @@ class DeadlineQueue:
     def workspaces(self) -> set[str]:
         """The workspaces with waiting leads."""
         names = {(workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue}
-        return {
-            workspace
-            for workspace, alias in names
-            if self._plan.destination(workspace, alias) and self._lanes.residences.is_here(workspace)
-        }
+        return {workspace for workspace, alias in names if self._plan.destination(workspace, alias)}
 
     def next_ms(self) -> int | None:
         """The earliest deadline (epoch ms), or None if no lead waits."""
@@ -148,12 +135,9 @@ class DeadlineQueue:
             queue.popleft()
         return None
 
-    def _is_here(self, key: bytes) -> bool:
-        return self._lanes.residences.is_here(lead_of(key)[0])
-
     def _due_ms(self, key: bytes) -> int | None:
         """The deadline of a lead; None if it no longer waits, or its destination is not configured any more."""
         row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
-        if row is None or destination is None or row.final or row.state not in _KINDS or not self._is_here(key):
+        if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
         return due_ms(row, destination, self._lanes[destination.workspace])

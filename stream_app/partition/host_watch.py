@@ -42,7 +42,7 @@ class HostWatch:
         while True:
             await self._found.wait()
             now_ms = self._clock.now_ms()
-            for name in [name for name in self._held if not self._is_held(name, now_ms)]:
+            for name in [name for name in self._held if self._lanes[name].breaker.until_ms <= now_ms]:
                 del self._held[name]
             if not self._held:
                 self._found.clear()
@@ -50,14 +50,7 @@ class HostWatch:
             asked = dict(self._held)
             answers = await asyncio.gather(*(self._host_answers(alias) for alias in asked.values()))
             for name, answer in zip(asked, answers, strict=True):
-                policy = self._plan.workspaces.get(name)
-                if policy is not None and self._is_here(name):  # else a reload has removed it, or it moves
+                if (policy := self._plan.workspaces.get(name)) is not None:  # else a reload has removed it
                     self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
                     self._pump(name)
             await asyncio.sleep(_EVERY_S)
-
-    def _is_held(self, name: str, now_ms: int) -> bool:
-        return self._is_here(name) and self._lanes[name].breaker.until_ms > now_ms
-
-    def _is_here(self, name: str) -> bool:
-        return self._lanes.residences.is_here(name)

@@ -11,7 +11,7 @@ from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.policy import DeliveryPolicy
 from stream_app.domain.record import ConsumedRecord
 
-Source = Literal["hot", "retry", "bulk", "command", "callback", "move"]
+Source = Literal["hot", "retry", "bulk", "command", "callback"]
 PRIORITY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
 
 

@@ -24,7 +24,6 @@ from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
 from stream_app.partition.ports import Observer
-from stream_app.partition.residences import Residences
 from stream_app.partition.state import RowUnreadable, read_lane
 from stream_app.pipeline.ports import Clock
 
@@ -48,7 +47,6 @@ class Lanes:
         self._plan = plan
         self._clock = clock
         self._observer = observer
-        self.residences = Residences(number, plan)
         self.stalls: dict[str, StallDetector] = defaultdict(StallDetector)  # in no row: a new owner has sent nothing
         self._lanes: dict[str, Lane] = {}
         self._shown: dict[str, LaneView] = {}  # as it was last published
@@ -59,11 +57,14 @@ class Lanes:
         """The lane of a workspace. A new workspace gets a new lane."""
         lane = self._lanes.get(workspace)
         if lane is None:
-            moved = self.residences.of(workspace)
-            assert moved is None or moved.phase == "here", f"the lane of {workspace} is {moved}"
             lane = self._lanes[workspace] = take_over(Lane(workspace, self._number), self._clock.now_ms())
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
+
+    @property
+    def shared(self) -> bool:
+        """True if several workspaces live in the partition."""
+        return len(self._plan.residents(self._number)) > 1
 
     def keys(self) -> list[bytes]:
         """The keys of the lanes' rows."""
@@ -82,30 +83,8 @@ class Lanes:
         """The view of a lane now, with the changes since it was last published in `news`."""
         return self._view(self[workspace], self._clock.now_ms(), self._shown.get(workspace))
 
-    def depart(self, workspace: str, moves: int, to: int) -> tuple[bytes, Record]:
-        """Forget a lane that moves to partition `to`. Returns its row, and its view until an owner there shows it."""
-        lane = self._lanes.pop(workspace)
-        view_now = msgspec.structs.replace(self._view(lane, self._clock.now_ms(), None), partition=to, moves=moves)
-        for memory in (self._shown, self._uncommitted, self.stalls):
-            memory.pop(workspace, None)
-        self._previous[workspace] = lane
-        arrived = msgspec.structs.replace(lane, partition=to, move=None, moves=moves)
-        home = self.residences.home_of(workspace)
-        return _json.encode(arrived), Record(
-            self._plan.topics.lanes, workspace.encode(), _json.encode(view_now), (), home
-        )
-
-    def arrive(self, workspace: str, source: int, row: bytes) -> None:
-        """Take in a lane that moved here from partition `source`, as after a take-over."""
-        lane = read_lane(lane_key(workspace), row)
-        self._lanes[workspace] = take_over(lane, self._clock.now_ms(), self._previous.get(workspace))
-        if workspace in self._plan.workspaces:
-            seen = self._view(lane, self._clock.now_ms(), None)
-            self._shown[workspace] = msgspec.structs.replace(seen, partition=source, at_ms=_NEVER)
-            self.reconfigured()
-
     def load(self, rows: dict[bytes, bytes]) -> None:
-        """Replace the lanes by those in `rows`, and remove them from `rows`. The residences must be loaded.
+        """Replace the lanes by those in `rows`, and remove them from `rows`.
 
         Raises:
             RowUnreadable: A row does not decode, or its lane belongs to another partition.
@@ -138,17 +117,14 @@ class Lanes:
         records: list[Record] = []
         now_ms = self._clock.now_ms()
         for name in sorted(workspaces):
-            if (lane := self._lanes.get(name)) is None:  # it has moved to another partition since
-                continue
-            lane = self[name] = msgspec.structs.replace(
-                lane, callback_health=record_owner(lane.callback_health, now_ms)
-            )
+            lane = self[name]
+            lane = msgspec.structs.replace(lane, callback_health=record_owner(lane.callback_health, now_ms))
+            self[name] = lane
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             view_now = self.view(name)
             if view_now.news or not self._is_recent(name, now_ms):
                 self._uncommitted[name] = view_now
-                home = self.residences.home_of(name)
-                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now), (), home))
+                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)))
             else:
                 self._changed.set()
         return records
@@ -192,16 +168,11 @@ class Lanes:
         return shown is not None and now_ms - shown.at_ms < _VIEW_EVERY_MS
 
     def _check_home(self, lane: Lane) -> None:
-        configured = self._plan.home_of(lane.workspace)
-        moved = self.residences.of(lane.workspace)
-        home = self._number if moved is None else moved.home
-        if lane.workspace in self._plan.workspaces and configured != home:
-            grown = "if partitions were added, set kafka.hashed_partitions to their number at the beginning; otherwise "
+        home = self._plan.home_of(lane.workspace)
+        if lane.workspace in self._plan.workspaces and home != self._number:
             raise RowUnreadable(
-                f"workspace {lane.workspace} has its lane in partition {self._number} and its home is {home}, the "
-                f"configuration says {configured}: {'' if lane.workspace in self._plan.pins else grown}"
-                f"set workspaces.{lane.workspace}.partition = {home}, or use a new workspace name; to move the lane, "
-                "use: stream-app lanes move"
+                f"workspace {lane.workspace} has its lane in partition {self._number}, the configuration says {home}: "
+                f"set workspaces.{lane.workspace}.partition = {self._number}, or use a new workspace name"
             )
 
 

@@ -1,6 +1,6 @@
 """The owner of one partition: takes it over from Kafka, processes its records, and recovers after a failed commit.
 
-    take_over: fence every earlier owner, read and complete the rows, process pending moves, commands and callbacks
+    take_over: fence every earlier owner, read the rows, process pending commands and callbacks
     ->  serve: one loop for each topic  ->  close
 
 When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the partition is taken
@@ -22,16 +22,13 @@ from stream_app.domain.policy import Plan
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.erasures import Erasures
-from stream_app.partition.growth import Growth
 from stream_app.partition.host_watch import HostWatch
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
-from stream_app.partition.mover import Mover
 from stream_app.partition.ports import Alarm, HostAnswers, Membership, Observer, PartitionStream, StateStore
 from stream_app.partition.table import PartitionTable
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.partition.unit_of_work import UnitOfWork
 from stream_app.pipeline import ports
-from stream_app.pipeline.arrival import ArrivalPipeline
 from stream_app.pipeline.callback import CallbackPipeline
 from stream_app.pipeline.command import CommandPipeline, CommandResult, Reload
 from stream_app.pipeline.fallback import NOTHING_KNOWN, Known
@@ -93,7 +90,7 @@ class PartitionOwner:
         sources: TimeoutSources = NO_SOURCES,
         host_answers: HostAnswers = _always_answers,
     ) -> None:
-        self.number = number
+        self.number, self._plan = number, plan
         self._store, self._observer, self._alarm, self._still_member = store, observer, alarm, still_member
         self._reload = reload
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
@@ -111,15 +108,12 @@ class PartitionOwner:
             "retry": lead,
             "bulk": lead,
             "callback": CallbackPipeline(plan, state, clock).process,
-            "move": ArrivalPipeline(plan, state).process,
             "command": CommandPipeline(plan, state, clock, self._reload_settings).process,
         }
         self._limiters = {source: leads if source in PRIORITY else others for source in self._pipelines}
         self._ahead = {source: TakenAhead(plan.delivery) for source in self._pipelines}
         self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
-        self._mover = Mover(number, plan, state)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
-        self._growth = Growth(number, plan, state.rows, store, state.submit, observer)
         self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, others, unavailable)
         self._unfinished: dict[InFlight, AckTracker] = {}
         self._taken: dict[str, int] = {}
@@ -131,40 +125,27 @@ class PartitionOwner:
     # ------------------------------------------------------------------------------------ take over, serve, close
 
     async def take_over(self, fence_within_s: float = math.inf) -> None:
-        """Fence earlier owners and read the rows. Records are processed afterwards, as soon as the rows are complete.
+        """Fence earlier owners and read the rows. Records may be processed afterwards.
 
         Args:
             fence_within_s: No owner is fenced after this time, in seconds.
 
         Raises:
             BrokerUnavailable: Kafka cannot be reached now.
-            RowUnreadable: A row does not decode, or the configuration gives workspaces other homes.
+            RowUnreadable: A row does not decode.
         """
-        self._growth.check(rows := await self._store.take_over(fence_within_s))
-        self.state.load(rows)
+        self.state.load(await self._store.take_over(fence_within_s))
         self.state.committer.forget()
         self._committing = asyncio.create_task(self.state.committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
         self._take_overs += 1
         self.state.admission.shut()
-        if self._growth.is_complete:
-            self._ready.set()
+        self._ready.set()
         self._bootstrapping = asyncio.create_task(self._bootstrap_and_run(), name=f"bootstrap-{self.number}")
         self._bootstrapping.add_done_callback(self._watch)
 
     async def _bootstrap_and_run(self) -> None:
-        """Process what is pending, then admit leads and run the partition's periodic tasks. Move lanes all the while.
-
-        A command or a callback that is pending may wait for the move of its lane.
-        """
-        if not await self._growth.run():
-            return
-        if not self._ready.is_set():
-            self._ready.set()
-            self._start_unfinished()
-        await asyncio.gather(self._mover.run(), self._bootstrap_then_run())
-
-    async def _bootstrap_then_run(self) -> None:
+        """Process pending commands and callbacks, then admit leads and run the partition's periodic tasks."""
         if await self._bootstrap.run():
             self.state.admission.open()
             await asyncio.gather(
@@ -202,7 +183,7 @@ class PartitionOwner:
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # else the recovery starts it
                 previous[line] = in_flight.passed
-                if source in PRIORITY and self.state.residences.shared:
+                if source in PRIORITY and self.state.lanes.shared:
                     await ahead.wait()
                 else:
                     await in_flight.passed.wait()
@@ -255,8 +236,6 @@ class PartitionOwner:
     def under_way(self) -> dict[str, Hashable]:
         """What must end by itself, described for the operator, with a token that changes when it progresses."""
         if not self._ready.is_set():
-            if not self._growth.is_complete:
-                return {}  # it waits for the owner of partition 0, which may be a process with the old configuration
             return {f"partition {self.number} is being taken over again": self._take_overs}
         seen: dict[str, Hashable] = {}
         if (committed := self.state.committer.under_way) is not None:
@@ -292,8 +271,8 @@ class PartitionOwner:
         Records whose key names no workspace of the partition are one line.
         """
         key = in_flight.consumed.key or b""
-        shares = in_flight.source in PRIORITY and self.state.residences.shared
-        return key if shares and self.state.residences.resides(key.decode(errors="replace")) else b""
+        shares = in_flight.source in PRIORITY and self.state.lanes.shared
+        return key if shares and key.decode(errors="replace") in self._plan.residents(self.number) else b""
 
     async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         try:
@@ -379,11 +358,6 @@ class PartitionOwner:
                 self._observer.recovering(self.number, unavailable)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
-        if self._ready.is_set():
-            self._start_unfinished()
-
-    def _start_unfinished(self) -> None:
-        """Start the records that were taken and are not started, in their order."""
         self._give_up_idle()
         previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
         for in_flight, acks in list(self._unfinished.items()):

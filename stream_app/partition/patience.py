@@ -27,7 +27,6 @@ class Patience:
     def __init__(self, plan: Plan, lanes: Lanes) -> None:
         self._plan = plan
         self._lanes = lanes
-        self._residences = lanes.residences
         self._patience_ms = int(plan.delivery.patience_s * 1000)
         self.shares: dict[Source, float] = {"retry": plan.shares.retry, "bulk": plan.shares.bulk}
         self._horizons: dict[tuple[str, bool], Horizon] = {}
@@ -39,7 +38,7 @@ class Patience:
     def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now_ms: int) -> Held:
         """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
         until_ms = min(held.until_ms, since_ms + self._patience_ms)
-        waits = (self._residences.shared or policy.hold == "degrade") and now_ms < until_ms
+        waits = (self._lanes.shared or policy.hold == "degrade") and now_ms < until_ms
         return Held(_IN_FLIGHT, "", until_ms) if waits else held
 
     def impatient(self, name: str, queue: LaneQueue, kind: Kind, held: Held, now_ms: int) -> list[Waiter]:
@@ -48,7 +47,7 @@ class Patience:
         is_long = ends_ms(held) - now_ms > self._patience_ms
         # A lead must not wait for long if workspaces share the partition or leads are to be served at once, not even
         # for a Retry-After.
-        if (held.status is not None and degrades) or (is_long and (self._residences.shared or degrades)):
+        if (held.status is not None and degrades) or (is_long and (self._lanes.shared or degrades)):
             return queue.ready(kind)
         if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
             return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.layout import Beginning
 from stream_app.domain.record import ConsumedRecord, Record
 
 HostAnswers = Callable[[str], Awaitable[bool]]
@@ -31,23 +30,6 @@ class StateStore(Protocol):
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         """Read the partition's committed records of a topic from an offset on, `most` of them at most.
-
-        Raises:
-            BrokerUnavailable: Kafka cannot be read now.
-        """
-
-    async def beginning(self) -> Beginning:
-        """Look how the system began, in partition 0.
-
-        Raises:
-            BrokerUnavailable: Kafka cannot be read now.
-            RowUnreadable: The layout does not decode.
-        """
-
-    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
-        """Read the rows of `domain.lane.command.is_of_list` in partition 0.
-
-        Returns as soon as its owner has recorded that there are `partitions`.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.
@@ -109,9 +91,6 @@ class Observer(Protocol):
         """This process no longer owns the lane."""
 
     def recovering(self, partition: int, error: Exception) -> None: ...
-
-    def incomplete(self, partition: int) -> None:
-        """The partition was added to the system, or may have been, and waits for that of partition 0."""
 
     def unknown_rows(self, partition: int, count: int) -> None:
         """The partition has `count` rows of kinds that this version does not know. They are kept."""

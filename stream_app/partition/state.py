@@ -7,7 +7,7 @@ Expiry scans nothing: keys are in a queue in the order in which they were added,
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, TypeVar
 
 import msgspec
@@ -15,7 +15,6 @@ import msgspec
 from stream_app.domain.delivery.recorder import Rows as Changes
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, lead_of
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.lane.command import Answered
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
@@ -40,7 +39,6 @@ class _Dated(msgspec.Struct):
 
 _dated: Final = msgspec.json.Decoder(_Dated)
 _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
-_answered_decoder: Final = msgspec.json.Decoder(Answered)
 
 
 class RowUnreadable(StreamAppError):
@@ -89,10 +87,6 @@ class Rows:
         """The row's bytes."""
         return self._values.get(key)
 
-    def items(self) -> Iterable[tuple[bytes, bytes]]:
-        """Keys and bytes of all rows."""
-        return self._values.items()
-
     def leads(self) -> list[bytes]:
         """The keys of all rows of leads."""
         return [key for key in self._values if key[:2] == b"d/"]
@@ -106,11 +100,6 @@ class Rows:
         """A suppression row. Raises RowUnreadable."""
         raw = self._values.get(key)
         return None if raw is None else _read(_suppression_decoder, key, raw)
-
-    def answered(self, key: bytes) -> Answered | None:
-        """The row of an answered command. Raises RowUnreadable."""
-        raw = self._values.get(key)
-        return None if raw is None else _read(_answered_decoder, key, raw)
 
     def erasures(self) -> Iterator[tuple[str, int]]:
         """Workspace and time (epoch ms) of each erased lead."""

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
 from typing import Any
-
-import msgspec
 
 from stream_app.domain.callback.interpret import Booking, book
 from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import FOLLOWED, KINDS, Delivery, mark_key
+from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
 from stream_app.domain.errors import StateStoreError
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.command import Answered
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.layout import LAYOUT_KEY
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
@@ -33,7 +27,6 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.committer import Committer
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.growth import layout_of
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import KeyLock, KeyLocks, Keys
 from stream_app.partition.lanes import Lanes
@@ -66,10 +59,8 @@ class UnitOfWork:
         self._plan = plan
         self._clock = clock
         self._observer = observer
-        self._sent_home = frozenset((plan.topics.status, plan.topics.enriched, plan.topics.audit))
         self.rows = Rows(int(plan.delivery.freshness_days * 86_400_000))
         self.lanes = Lanes(number, plan, clock, observer, previous)
-        self.residences = self.lanes.residences
         self.markers = ProcessedMarkers(number)
         self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
         self.admission = AdmissionQueue(number, plan, self.lanes, clock, self.submit, alarm)
@@ -88,7 +79,6 @@ class UnitOfWork:
             for key in unknown:
                 del rows[key]
         self.markers.load(rows)
-        self.residences.load(rows)
         self.lanes.load(rows)
         self.rows.load(rows)
         self.deadlines.clear()
@@ -101,19 +91,11 @@ class UnitOfWork:
     def row(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def find_marker(self, record_id: str, origin: str = "") -> bytes | None:
-        if (key := mark_key(record_id)) in self.rows:
-            return key
-        value = self.rows.get(key := mark_key(origin)) if origin else None
-        return None if value in (None, FOLLOWED) else key
+    def find_marker(self, *record_ids: str) -> bytes | None:
+        return next((key for key in map(mark_key, record_ids) if key in self.rows), None)
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
         return self.markers.is_passed(consumed)
-
-    @property
-    def partitions(self) -> int:
-        known = layout_of(self.rows.get(LAYOUT_KEY))
-        return max(self._plan.partitions, known.partitions if known else 0)
 
     @property
     def has_suppressions(self) -> bool:
@@ -121,37 +103,6 @@ class UnitOfWork:
 
     def suppression(self, key: bytes) -> Suppression | None:
         return self.rows.suppression(key)
-
-    def answered(self, key: bytes) -> Answered | None:
-        return self.rows.answered(key)
-
-    # ------------------------------------------------------------------------------------------ residences
-
-    def residence(self, workspace: str) -> Residence | None:
-        return self.residences.of(workspace)
-
-    def is_here(self, workspace: str) -> bool:
-        return self.residences.is_here(workspace)
-
-    def moved_away(self, workspace: str) -> Residence | None:
-        return self.residences.moved_away(workspace)
-
-    def wait_for_move(self, in_flight: ports.InFlight, workspace: str, moves: int) -> Coroutine[Any, Any, None]:
-        assert isinstance(in_flight, InFlight)
-        return self.residences.wait_for_move(in_flight, workspace, moves)
-
-    def working(self, workspace: str) -> AbstractContextManager[None]:
-        return self.residences.working(workspace)
-
-    def arrive(self, workspace: str, source: int, lane: bytes) -> None:
-        self.lanes.arrive(workspace, source, lane)
-
-    def left(self, workspace: str) -> None:
-        """Report that the lane of a workspace is no longer here."""
-        self._observer.lane_gone(workspace)
-
-    def load_deadlines(self, workspace: str) -> Coroutine[Any, Any, None]:
-        return self.deadlines.load_workspace(workspace)
 
     # ------------------------------------------------------------------------------------------ locks and admission
 
@@ -226,9 +177,6 @@ class UnitOfWork:
 
     def submit(self, step: WriteBatch) -> asyncio.Future[None]:
         step.rows.extend(self.markers.drop_passed(self._committed))
-        for key, value in step.rows:
-            self.residences.apply(key, value)
-        self._send_home(step)
         for key in self.rows.apply(step.rows):
             self.markers.note(key)
         step.rows.extend(self.rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
@@ -247,16 +195,6 @@ class UnitOfWork:
     def command_committed(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)
         self.reconsider_waiting()
-
-    def _send_home(self, step: WriteBatch) -> None:
-        """Send what is said of a workspace that moved here to its home, where all before it is."""
-        if not self.residences:
-            return
-        for number, record in enumerate(step.records):
-            if record.partition is None and record.topic in self._sent_home:
-                name = step.events[0].workspace if step.events else (record.key or b"").decode().partition("/")[0]
-                if (home := self.residences.home_of(name)) is not None:
-                    step.records[number] = msgspec.structs.replace(record, partition=home)
 
     def _committed(self, topic: str) -> int | None:
         """The group's committed offset of a topic, if known."""

@@ -1,7 +1,6 @@
 """What happens to one callback from Clay, top to bottom. It settles its lead once, or it is reported as unmatched.
 
-    bytes -> decode -> moved away? -> does it settle the lead? -> lock the lead -> book the cost -> result -> commit
-          -> ack
+    bytes -> decode -> does it settle the lead? -> lock the lead -> book the cost -> result -> commit -> ack
 
 The row, its events, the result, the lane's budget and the callback's marker are one step. A callback never waits for
 admission. A lead that waits for admission while its callback waits for the lock is recalled: it starts again behind the
@@ -24,12 +23,11 @@ from stream_app.domain.delivery.state_machine import (
     mark_key,
     match_callback,
 )
-from stream_app.domain.lane.move import moves_of
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.follow import after, follow, is_concluded
+from stream_app.pipeline.conclude import is_concluded
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
@@ -55,20 +53,6 @@ class CallbackPipeline:
         if isinstance(callback, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", callback)
             return
-        name = callback.workspace
-        await self._partition.wait_for_move(in_flight, name, moves_of(in_flight.consumed))
-        if (moved := self._partition.moved_away(name)) is not None:
-            if not await is_concluded(self._partition, in_flight):
-                await follow(self._partition, in_flight, after(in_flight.consumed, moved))
-        elif not self._partition.is_here(name):
-            text = f"its workspace lives in partition {self._plan.home_of(name)}: check the pins of the gateway"
-            await self._conclude_unmatched(in_flight, "callback_unmatched", Reason("wrong_partition", text))
-        else:
-            with self._partition.working(name):
-                await self._process_here(in_flight, callback)
-
-    async def _process_here(self, in_flight: InFlight, callback: Callback) -> None:
-        """Process a callback of a workspace that resides in this partition."""
         key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
         row = self._partition.find(key)
         # Checked before the lock too: a callback that settles nothing must not wait for a lead or recall it.

@@ -1,7 +1,6 @@
 """What happens to one operator command, from its bytes to its answer, top to bottom.
 
-    bytes -> decode -> moved away? -> answered before? -> expired? -> known workspace in its home partition? -> apply
-          -> answer
+    bytes -> decode -> answered before? -> expired? -> known workspace in its home partition? -> apply -> answer
 
 What a command changes (lane, rows) and its answer on `leads.audit` are one committed step. The commands of a partition
 are applied one after the other. When `CommandPipeline.process` returns, the command is answered and may be acked.
@@ -16,10 +15,9 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, mark_key
-from stream_app.domain.lane.command import LIST_KINDS, TO_ALL, command_row, encode_answered, is_stale, read_command
+from stream_app.domain.lane.command import TO_ALL, command_row, encode_answered, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
-from stream_app.domain.lane.move import Residence, encode_residence, moves_of, residence_key
-from stream_app.domain.lane.overrides import MoveTo, Order, obey
+from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
 from stream_app.domain.lead.identity import row_id
 from stream_app.domain.lead.person import hash_of, person_key, person_of
@@ -30,7 +28,7 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.domain.text import count
-from stream_app.pipeline.follow import after, follow, is_concluded
+from stream_app.pipeline.conclude import is_concluded
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
@@ -70,17 +68,11 @@ class CommandPipeline:
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        command = read_command(consumed)
-        moved = self._partition.residence(command.workspace)
-        if moved is None or moved.phase != "draining":  # until its rows leave, a lane obeys here
-            await self._partition.wait_for_move(in_flight, command.workspace, moves_of(consumed))
         if await is_concluded(self._partition, in_flight):
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
-        if (moved := self._partition.moved_away(command.workspace)) is not None:
-            await follow(self._partition, in_flight, after(consumed, moved))
-            return
         now_ms = self._clock.now_ms()
+        command = read_command(consumed)
         if isinstance(command, CommandAnswer):
             answer, result = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
         else:
@@ -97,9 +89,11 @@ class CommandPipeline:
         row = command_row(command.id)
         result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
         if result.reason != "repeated":
-            rows: Rows = [*result.rows, (row, encode_answered(command, result.applied, now_ms))]
+            rows: Rows = [*result.rows, (row, encode_answered(result.applied, now_ms))]
             result = msgspec.structs.replace(result, rows=rows)
-        here = command.workspace in self._plan.workspaces and self._partition.is_here(command.workspace)
+        here = (
+            command.workspace in self._plan.workspaces and self._plan.home_of(command.workspace) == consumed.partition
+        )
         answer = CommandAnswer(
             id=command.id,
             applied=result.applied,
@@ -121,36 +115,23 @@ class CommandPipeline:
     # ------------------------------------------------------------------------------ refuse
 
     def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
-        if (known := self._partition.answered(command_row(command.id))) is not None:
-            if known.copied:
-                return CommandResult("this partition was added and has copied the list with this change", known.applied)
+        if self._partition.row(command_row(command.id)) is not None:
             return CommandResult("command was answered before: nothing was done again", False, "repeated")
         if is_stale(command, consumed, now_ms):
             return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
         if command.kind in TO_ALL:
-            return self._refuse_incomplete(command) if command.kind in LIST_KINDS else None
+            return None
         if command.workspace not in self._plan.workspaces:
             text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")
         home = self._plan.home_of(command.workspace)
-        if not self._partition.is_here(command.workspace):
+        if home != consumed.partition:
             return CommandResult(
                 f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
             )
         if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
             return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
-
-    def _refuse_incomplete(self, command: Command) -> CommandResult | None:
-        """Refuse to change the suppression list in some partitions only: the others would not know of it."""
-        known, sent_to = self._partition.partitions, command.partitions or self._plan.hashed
-        if sent_to >= known:
-            return None
-        text = (
-            f"it was sent to {sent_to} partitions, and there are {known}: set kafka.partitions = {known} and "
-            f"kafka.hashed_partitions = {self._plan.hashed} where it came from, and submit it again"
-        )
-        return CommandResult(text, False, "too_few_partitions")
 
     # -------------------------------------------------------------------------------------------------- apply
 
@@ -178,9 +159,6 @@ class CommandPipeline:
 
     def _change_lane(self, command: Command, now_ms: int) -> CommandResult:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
-        if isinstance(order, MoveTo) and not 0 <= order.partition < self._plan.partitions:
-            text = f"there is no partition {order.partition}: the partitions are 0 to {self._plan.partitions - 1}"
-            return CommandResult(text, False, "refused")
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._partition.lane(name)
         pools = (each.webhook_ids for each in self._plan.destinations_of(name))
@@ -189,8 +167,7 @@ class CommandPipeline:
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
         self._partition.set_lane(answer.lane)
-        begun: Rows = [_draining(name, order.partition, lane.moves, self._plan)] if isinstance(order, MoveTo) else []
-        return CommandResult(answer.text, rows=begun)
+        return CommandResult(answer.text)
 
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]
@@ -257,12 +234,6 @@ class CommandPipeline:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
         text = f"records of {what} published until now that are not at Clay yet will be suppressed"
         return CommandResult(text, rows=[(row, value)])
-
-
-def _draining(workspace: str, to: int, moves: int, plan: Plan) -> tuple[bytes, bytes]:
-    """The row that begins a move."""
-    residence = Residence("draining", to, plan.home_of(workspace), moves + 1)
-    return residence_key(workspace), encode_residence(residence)
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]

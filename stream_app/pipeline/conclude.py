@@ -13,6 +13,14 @@ from stream_app.domain.policy import Plan
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 
+async def is_concluded(partition: PartitionState, in_flight: InFlight) -> bool:
+    """True if a callback or a command is concluded. Check it right before a step, after any await."""
+    mark = partition.find_marker(in_flight.consumed.record_id)
+    if mark is not None:
+        await partition.conclude_unchanged(in_flight, mark)
+    return mark is not None or partition.is_passed(in_flight.consumed)  # passed since it was read at the take-over
+
+
 class Conclusions:
     """Commits the last step of a record under way."""
 

@@ -1,6 +1,6 @@
 """What happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> moved away? -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
+    bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
           -> admit (or expire) + write ahead -> POST -> settle -> conclude
 
 The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events,
@@ -61,20 +61,14 @@ class LeadPipeline:
         consumed = in_flight.consumed
         envelope = lead_envelope(consumed, self._inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
-        name = self._rejects.workspace_of(consumed, lead)
-        await self._partition.wait_for_move(in_flight, name, envelope.moves)
-        if (moved := self._partition.moved_away(name)) is not None:
-            await self._rejects.follow(in_flight, name, envelope, moved)
-            return
-        with self._partition.working(name):
-            resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
-            if isinstance(resolved, Unreadable):
-                await self._process_unsendable(in_flight, envelope, lead, resolved)
-            elif not self._partition.is_here(there := resolved.destination.workspace):
-                await self._rejects.reroute(in_flight, resolved, self._plan.home_of(there))
-            else:
-                async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
-                    await self._process_locked(in_flight, resolved)
+        resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
+        if isinstance(resolved, Unreadable):
+            await self._process_unsendable(in_flight, envelope, lead, resolved)
+        elif (home := self._plan.home_of(resolved.destination.workspace)) != consumed.partition:
+            await self._rejects.reroute(in_flight, resolved, home)
+        else:
+            async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
+                await self._process_locked(in_flight, resolved)
 
     def _lock_keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
         """The keys of all rows that decide about this lead: its own row, and the aliases of its person."""
@@ -172,8 +166,7 @@ class LeadPipeline:
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
     ) -> None:
         """Reject a record that cannot be sent. If it belongs to a lead that has a row, park that lead."""
-        consumed, is_here = in_flight.consumed, self._partition.is_here
-        lead_ref = find_lead_ref(self._plan, consumed, envelope, lead, self._partition.find, is_here)
+        lead_ref = find_lead_ref(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
         if lead_ref is None:
             await self._rejects.reject(in_flight, envelope, lead, bad)
             return

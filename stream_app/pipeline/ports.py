@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from stream_app.domain.callback.interpret import Booking
@@ -16,9 +16,7 @@ from stream_app.domain.delivery.recorder import Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.command import Answered
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.move import Residence
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.lead.suppression import Suppression
@@ -58,12 +56,11 @@ class PartitionState(Protocol):
     def row(self, key: bytes) -> bytes | None:
         """Any row, as bytes."""
 
-    def find_marker(self, record_id: str, origin: str = "") -> bytes | None:
-        """The key of the marker that says that a record or its history is concluded.
+    def find_marker(self, *record_ids: str) -> bytes | None:
+        """The key of the marker that says that one of these records is concluded.
 
         Args:
-            record_id: The record, as `topic/partition/offset`.
-            origin: The input record of its history. The history of one that followed its workspace goes on.
+            *record_ids: Records without a delivery row, as `topic/partition/offset`.
         """
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
@@ -75,39 +72,6 @@ class PartitionState(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None:
         """An entry of the suppression list."""
-
-    def answered(self, key: bytes) -> Answered | None:
-        """The row of an answered command."""
-
-    @property
-    def partitions(self) -> int:
-        """How many partitions the system has, as far as the owners of this one know."""
-
-    # Residences
-
-    def residence(self, workspace: str) -> Residence | None:
-        """Where a workspace resides that has moved from or to this partition; None for any other."""
-
-    def is_here(self, workspace: str) -> bool:
-        """True if the lane of the workspace is in this partition, and not on its way out or in."""
-
-    def moved_away(self, workspace: str) -> Residence | None:
-        """The residence of a workspace that has moved and is not here: its records follow it. None for any other."""
-
-    async def wait_for_move(self, in_flight: InFlight, workspace: str, moves: int) -> None:
-        """Return once the workspace of a record is not on its way out or in.
-
-        `moves`: how often the workspace had moved, if the record followed it here.
-        """
-
-    def working(self, workspace: str) -> AbstractContextManager[None]:
-        """Keep the lane of a workspace here inside the `with` block."""
-
-    def arrive(self, workspace: str, source: int, lane: bytes) -> None:
-        """Take in the lane of a workspace that moves here from partition `source`. Its rows are here."""
-
-    async def load_deadlines(self, workspace: str) -> None:
-        """Find the deadlines of a workspace that has moved here."""
 
     # Locks and admission
 

@@ -9,16 +9,14 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
-from stream_app.domain.delivery.state_machine import CONCLUDED, FOLLOWED
+from stream_app.domain.delivery.state_machine import CONCLUDED
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
-from stream_app.domain.lane.move import Residence
 from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.pipeline.follow import follow
+from stream_app.domain.record import Record
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 
@@ -35,8 +33,9 @@ class Rejects:
 
         It counts in the flood guard of its lane, and waits while that guard suspends the lane.
         """
-        name = self.workspace_of(in_flight.consumed, lead)
-        if name not in self._plan.workspaces or not self._partition.is_here(name):  # no lane here to count it in
+        consumed = in_flight.consumed
+        name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
+        if name not in self._plan.residents(consumed.partition):  # no lane of this partition to count it in
             in_flight.release_next()
             await self._partition.conclude(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
             return
@@ -47,21 +46,6 @@ class Rejects:
 
         while await self._partition.admit(in_flight, request, write_ahead) is ASK_AGAIN:
             pass
-
-    def workspace_of(self, consumed: ConsumedRecord, lead: Lead | Unreadable) -> str:
-        """The workspace that a record names, configured or not."""
-        return lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
-
-    async def follow(self, in_flight: InFlight, workspace: str, envelope: Envelope, moved: Residence) -> None:
-        """Send a record after its workspace, which has moved to another partition. Its history goes on there."""
-        consumed = in_flight.consumed
-        in_flight.release_next()
-        if await self.is_concluded(in_flight, envelope):
-            return
-        onward = envelope.onward(way=envelope.way or "rerouted", moves=moved.moves, app=self._plan.app)
-        headers = onward.to_headers()
-        record = Record(self._plan.topics.retry, workspace.encode(), consumed.value, headers, moved.other)
-        await follow(self._partition, in_flight, record)
 
     def _rejection(
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None
@@ -84,8 +68,7 @@ class Rejects:
             "wrong_partition", f"its workspace lives in partition {home}: check the pins and the key of the producer"
         )
         onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
-        status: Status = "parked" if lost else "rerouted"
-        await self.conclude_with_event(in_flight, lead, status, why, onward, mark=CONCLUDED if lost else FOLLOWED)
+        await self.conclude_with_event(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 
     async def conclude_with_event(
         self,
@@ -95,20 +78,14 @@ class Rejects:
         why: Reason,
         *records: Record,
         rows: Rows | None = None,
-        mark: bytes = CONCLUDED,
     ) -> None:
-        """Commit one event for the lead, with these records and rows, unless the record is concluded already.
-
-        `mark` is the value of its marker.
-        """
+        """Commit one event for the lead, with these records and rows, unless the record is concluded already."""
         in_flight.release_next()
         if await self.is_concluded(in_flight, lead.envelope):
             return
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
-        step = brief(
-            *about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead, rows=rows, mark=mark
-        )
+        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead, rows=rows)
         await self._partition.conclude(in_flight, step)
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:

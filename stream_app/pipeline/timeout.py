@@ -117,8 +117,6 @@ class TimeoutPipeline:
             row, there = self._partition.find(key), self._plan.destination(*lead_of(key)[:2])
             if row is None or row.final or there is None or row.state not in states:
                 continue
-            if not self._partition.is_here(there.workspace):
-                continue
             if due_ms(row, there, self._partition.lane(there.workspace)) <= now_ms:
                 found.append((key, row, there))
         return found

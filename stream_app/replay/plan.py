@@ -248,7 +248,7 @@ async def _rows(
     reader: TopicReader, state: str, origins: set[str]
 ) -> tuple[dict[str, Delivery], dict[str, Lane], SuppressionList]:
     """Return the current delivery row by origin, the lane by workspace, and the suppression list."""
-    key_rows: dict[tuple[bytes, int], Delivery] = {}  # by partition, too: rows move, and partitions have no order
+    key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
     on_list = SuppressionList()
     async for records in reader.read(state):
@@ -256,14 +256,14 @@ async def _rows(
             key: bytes = record.key
             if key.startswith(b"l/") and record.value:
                 lane = _decode(_lane, record.value)
-                if lane is not None and ((known := lanes.get(lane.workspace)) is None or known.moves <= lane.moves):
+                if lane is not None:
                     lanes[lane.workspace] = lane
             elif key.startswith(b"d/"):
                 row = _decode(_row, record.value) if record.value else None
                 if row is not None and row.origin in origins:
-                    key_rows[key, record.partition] = row
+                    key_rows[key] = row
                 else:
-                    key_rows.pop((key, record.partition), None)
+                    key_rows.pop(key, None)
             else:
                 on_list.apply(key, record.value, record.partition)
     return {row.origin: row for row in key_rows.values()}, lanes, on_list

@@ -17,7 +17,7 @@ from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.topics import MAX_CARRIED_BYTES, TopicNames
+from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.agents import define_agents, sources_of
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership, waiting
@@ -67,15 +67,15 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         worker_cache = await stack.enter_async_context(open_cache(settings, registry, metrics))
         known = Known(worker_cache.cache, local_facts)
         timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
-        everywhere, previous = _everywhere(names), dict[str, Lane]()
+        own, previous = _own_topics(settings), dict[str, Lane]()
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
             state = TransactionalState(
                 *(connection, f"{names.worker_app}-{number}", names.state, number, _limits(settings)),
                 known=topics,
-                writes_to={(topic, number) for topic in _carrying(settings)},
-                writes_to_all_of=everywhere,
+                writes_to={(topic, number) for topic in own},
+                writes_to_all_of={names.retry},  # a lead that strayed goes to the home of its workspace
                 clock=kafka_clock,
                 view=view,
             )
@@ -152,13 +152,10 @@ def _limits(settings: Settings) -> StateStoreLimits:
     )
 
 
-def _everywhere(names: TopicNames) -> set[str]:
-    """The topics that the owner of a partition writes to in any partition.
-
-    What a lane that moved here writes goes to its home, and what comes too late follows a lane that moved away.
-    """
-    moved = {names.status, names.enriched, names.lanes, names.audit, names.callbacks, names.commands, names.moves}
-    return moved | {names.retry}
+def _own_topics(settings: Settings) -> set[str]:
+    """The topics of which the owner of a partition writes to its own partition only, besides its rows."""
+    names = settings.names
+    return {names.status, names.enriched, names.lanes, names.audit, *_carrying(settings)}
 
 
 def _carrying(settings: Settings) -> list[str]:

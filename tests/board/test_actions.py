@@ -301,7 +301,7 @@ async def test_suppress_a_person(operator: Client, outbox: Outbox, capfd: pytest
 async def test_the_words_are_those_of_the_command_line() -> None:
     help_texts = {
         lanes.budget: orders.BUDGET, lanes.correct: orders.CORRECT, lanes.rate: orders.RATE,
-        lanes.quota: orders.QUOTA, lanes.move: orders.MOVE, lanes.reload: orders.RELOAD, add_people: orders.SUPPRESS,
+        lanes.quota: orders.QUOTA, lanes.reload: orders.RELOAD, add_people: orders.SUPPRESS,
         erase: orders.ERASE,
     }  # fmt: skip
     for command, text in help_texts.items():

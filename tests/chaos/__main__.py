@@ -5,7 +5,6 @@ python -m tests.chaos --kills 200 --seed 7        a campaign
 python -m tests.chaos --seconds 120 --resend      uncertain leads are sent again instead of parked
 python -m tests.chaos --seconds 600 --brokers 3   on a cluster: each broker is killed, stopped and frozen
 python -m tests.chaos --kills 100 --workspaces 40 --partitions 8    with workspaces that share partitions
-python -m tests.chaos --kills 20 --workspaces 40 --partitions 8 --moves 2    with lanes that move between partitions
 """
 
 from __future__ import annotations
@@ -40,9 +39,6 @@ def main() -> int:
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="how many Kafka has (default 1)")
     parser.add_argument("--workspaces", type=int, default=WORKSPACES, help=f"how many (default {WORKSPACES})")
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help=f"how many (default {PARTITIONS})")
-    parser.add_argument(
-        "--moves", type=float, default=0.0, metavar="SECONDS", help="move a lane to another partition as often as this"
-    )
     parser.add_argument("--logs", type=Path, metavar="DIR", help="leave the logs of all processes there")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args()
@@ -72,7 +68,6 @@ def main() -> int:
                 brokers=args.brokers,
                 workspaces=args.workspaces,
                 partitions=args.partitions,
-                moves_every_s=args.moves,
                 progress=progress,
             )
         )
@@ -102,7 +97,6 @@ def table(result: Result) -> str:
         "POSTed twice": result.doubles,
         "over a budget": result.overspend,
         "illegal histories": result.illegal,
-        "moves of lanes": result.moves,
         "uncertain": result.uncertain,
         "parked": result.parked,
         "sent again by policy": result.resent,

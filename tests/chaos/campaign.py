@@ -25,7 +25,6 @@ from tests.chaos.brokers import SESSION_S as CLUSTER_SESSION_S
 from tests.chaos.brokers import draw as draw_for_brokers
 from tests.chaos.checker import REST, Checker, Finding, used_up
 from tests.chaos.evidence import CEILING, CREDITS_A_LEAD, may_wait, read_evidence, read_lanes
-from tests.chaos.moves import moves_of, moving
 from tests.chaos.schedule import MEANING, SESSION_S, draw
 from tests.chaos.team import Team
 from tests.e2e.fleet import Fleet
@@ -107,7 +106,6 @@ class Result(msgspec.Struct):
     findings: list[Finding]
     untidy: list[str]
     reported: dict[str, str]
-    moves: int = 0
     longest_stop_s: float | None = None
     """Of a lane with leads waiting, while one of three brokers was broken and all else was well."""
 
@@ -126,13 +124,11 @@ async def run_campaign(
     brokers: int = 1,
     workspaces: int = WORKSPACES,
     partitions: int = PARTITIONS,
-    moves_every_s: float = 0.0,
 ) -> Result:
     """Run one on a broker, or on a cluster, of its own.
 
     logs: where to leave what the processes said, and Clay's ledger. brokers: 1, or 3 of which each is broken in turn.
-    workspaces: they share the partitions if there are more of them. moves_every_s: how often a lane is moved to another
-    partition; 0: never.
+    workspaces: they share the partitions if there are more of them.
     """
     began = time.monotonic()
     expected_s = goal.seconds or goal.kills * 5.0
@@ -155,7 +151,7 @@ async def run_campaign(
         team = Team(line, kafka, proxy, seed)
         team.start()
         load = Load(line, PER_S, mixed=True, seed=seed)
-        async with load, moving(line, seed, moves_every_s):
+        async with load:
             await _break(goal, seed, team, line, progress, began)
             progress(1.0, "settling")
             await team.settle()
@@ -192,7 +188,6 @@ async def run_campaign(
             findings=verdict.findings,
             untidy=team.untidy + unsettled + too_long(stops),
             reported={finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]},
-            moves=moves_of(await read_lanes(line)),
             longest_stop_s=max((stop.seconds for stop in stops), default=None),
         )
 

@@ -203,12 +203,6 @@ read_model_path = "{self.directory}/model.sqlite"
 
         return await asyncio.to_thread(ask)
 
-    def configure(self, old: str, new: str) -> None:
-        """Change the configuration of the processes and commands that start from now on."""
-        assert old in self._toml
-        self._toml = self._toml.replace(old, new)
-        self.settings = self._settings()
-
     async def run(self, *argv: str) -> tuple[int, str]:
         """Run a command of the CLI. Return its exit code and its output."""
         ran = await asyncio.to_thread(

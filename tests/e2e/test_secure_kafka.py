@@ -276,8 +276,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
     rights, fresh = rights_of(TopicNames(namespace), TIERS_S), f"new.{namespace}"
     async with Secured(secure, namespace) as line:
         await grant(secure, {user_of(program): its.acls for program, its in rights.items()})
-        for program in ("topics", "topics --grow"):
-            await grant(secure, {user_of(program): rights_of(TopicNames(fresh), TIERS_S)[program].acls})
+        await grant(secure, {"topics": rights_of(TopicNames(fresh), TIERS_S)["topics"].acls})
         processes = {name: line.process(name) for name in PROCESSES}
         poison = Record(line.settings.names.leads, b"w0", b"no JSON", (), 0)
         await line.publish([poison, *line.leads(3)])
@@ -288,10 +287,6 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
             assert not [word for word in (*REFUSED, "FAILED") if word in text], (program, text)
 
         await done("topics", 0, argv=["topics"], other=fresh)
-        few, more = "partitions = 2", "partitions = 3\nhashed_partitions = 2"
-        line.configure(few, more)
-        await done("topics --grow", 0, argv=["topics", "--grow"], other=fresh)
-        line.configure(more, few)
         await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
         await done("publish", 0)
         await done("publish --bulk", 0)

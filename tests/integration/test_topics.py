@@ -14,7 +14,7 @@ from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topics import check_topics, create_topics, partitions_of_topics
+from stream_app.kafka.topics import check_topics, create_topics
 from tests.support.pace import slowness
 
 WAIT_S = 20.0
@@ -49,43 +49,16 @@ async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, n
     await create_topics(client(kafka), small(namespace, leads_days=3), WAIT_S, print)
     every = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace, leads_days=3)]
     (line,) = (await create_topics(client(kafka), every, WAIT_S, print)).problems
-    assert line.startswith(
-        f"{len(every)} topics, each: has 2 partitions, the config says 5; set kafka.partitions = 2, or "
-    )
-    assert "or add partitions with: stream-app topics --grow (" in line
+    assert line.startswith(f"{len(every)} topics, each: has 2 partitions, the config says 5. Partitions never")
     wanted = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace)[:1]]
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     assert len(report.problems) == 2
-    assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5; set ")
+    assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5. Partitions never")
     assert "retention.ms is 259200000, the plan says 604800000" in report.problems[1]
     assert f"--entity-name {namespace}leads --add-config" in report.problems[1]
     with pytest.raises(TopicsError) as caught:
         await check_topics(client(kafka), wanted, WAIT_S, print)
     assert caught.value.problems == report.problems
-
-
-async def test_more_partitions_than_configured_are_named_and_none_is_removed(kafka: Broker, namespace: str) -> None:
-    await create_topics(client(kafka), small(namespace), WAIT_S, print)
-    fewer = [msgspec.structs.replace(topic, partitions=1) for topic in small(namespace)]
-    (line,) = (await create_topics(client(kafka), fewer, WAIT_S, print, grow=True)).problems
-    assert "has 2 partitions, the config says 1; Kafka removes none: set kafka.partitions = 2 and kafka.hashed" in line
-
-
-async def test_partitions_are_added_once_also_after_half_of_it(kafka: Broker, namespace: str) -> None:
-    before = small(namespace)
-    wanted = [msgspec.structs.replace(topic, partitions=3) for topic in before]
-    await create_topics(client(kafka), before[2:], WAIT_S, print)
-    await create_topics(client(kafka), wanted[2:6], WAIT_S, print, grow=True)
-    half = await partitions_of_topics(client(kafka), before, WAIT_S, print)
-    assert half == {topic.name: 3 if number < 4 else 2 for number, topic in enumerate(before[2:])}
-    report = await create_topics(client(kafka), wanted, WAIT_S, print, grow=True)
-    assert report.created == [topic.name for topic in wanted[:2]]
-    assert report.grown == [topic.name for topic in wanted[6:]]
-    assert report.unchanged == [topic.name for topic in wanted[2:6]]
-    assert report.problems == []
-    await check_topics(client(kafka), wanted, WAIT_S, print)
-    again = await create_topics(client(kafka), wanted, WAIT_S, print, grow=True)
-    assert (again.created, again.grown, again.problems) == ([], [], [])
 
 
 async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:

@@ -7,9 +7,7 @@ from typing import Protocol
 import pytest
 
 from stream_app.domain.errors import Aborted, Fenced
-from stream_app.domain.layout import LAYOUT_KEY, Beginning, Layout, encode_layout
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition.state import RowUnreadable
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.support.ledgers import Seen
@@ -18,7 +16,6 @@ from tests.support.ledgers import Seen
 class Ledger(Protocol):
     async def take_over(self) -> dict[bytes, bytes]: ...
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]: ...
-    async def beginning(self) -> Beginning: ...
     async def transact(self, records: list[Record]) -> None: ...
     async def close(self) -> None: ...
 
@@ -80,27 +77,6 @@ async def test_another_topic_is_read_from_an_offset_to_its_end_past_markers(harn
         await ledger.transact([Record(harness.events, b"k", value)])
     assert [(each.offset, each.value) for each in await ledger.waiting(harness.events, 1, 9)] == [(2, b"2"), (4, b"3")]
     assert await ledger.waiting(harness.events, 5, 9) == await ledger.waiting(harness.events, 6, 9) == []
-
-
-async def test_the_first_layout_in_partition_0_is_found_as_soon_as_it_is_committed(harness: Harness) -> None:
-    zero, one = harness.ledger(), harness.ledger(1)
-    await zero.take_over()
-    assert await one.beginning() == Beginning(is_new=True), "a fence writes nothing"
-    await zero.transact([Record(harness.rows, b"a", b"1")])
-    assert await one.beginning() == Beginning()
-    await zero.transact([Record(harness.rows, LAYOUT_KEY, encode_layout(Layout(2, 2)))])
-    found = Beginning(layout=Layout(2, 2), offset=2)
-    assert await one.beginning() == found
-    await zero.transact([Record(harness.rows, LAYOUT_KEY, encode_layout(Layout(2, 4)))])
-    assert await one.beginning() == await harness.ledger(1).beginning() == found
-
-
-async def test_a_layout_that_does_not_decode_is_named(harness: Harness) -> None:
-    zero = harness.ledger()
-    await zero.take_over()
-    await zero.transact([Record(harness.rows, LAYOUT_KEY, b'{"hashed": "x"}')])
-    with pytest.raises(RowUnreadable, match="the row n/layout of the state topic cannot be read"):
-        await harness.ledger(1).beginning()
 
 
 async def test_records_go_to_the_owned_partition_unless_they_name_another(harness: Harness) -> None:

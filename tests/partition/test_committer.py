@@ -10,7 +10,6 @@ import pytest
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.layout import Beginning
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.committer import Committer
 from tests.partition.virtual import run
@@ -28,12 +27,6 @@ class SlowLedger:
         return {}
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        return []
-
-    async def beginning(self) -> Beginning:
-        return Beginning(is_new=True)
-
-    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
         return []
 
     async def transact(self, records: Sequence[Record]) -> None:
@@ -58,7 +51,6 @@ class Silent:
     def lane_gone(self, workspace: str) -> None: ...
 
     def recovering(self, partition: int, error: Exception) -> None: ...
-    def incomplete(self, partition: int) -> None: ...
 
     def unknown_rows(self, partition: int, count: int) -> None: ...
 

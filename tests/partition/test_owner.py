@@ -15,7 +15,6 @@ from stream_app.domain.delivery.outcome import Accepted, Outcome
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.errors import Fenced
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
-from stream_app.domain.layout import LAYOUT_KEY, Layout, encode_layout
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.state import RowUnreadable
@@ -57,8 +56,6 @@ class Bench:
         own = {name: dict(getattr(shared, name)) for name in ("workspaces", "destinations", "pins")}
         self.plan = msgspec.structs.replace(shared, **own)
         self.kafka = MemoryKafka(now_ms)
-        layout = Layout(self.plan.hashed, self.plan.partitions)  # an owner before has recorded it
-        self.kafka.produce(0, Record(self.plan.topics.state, LAYOUT_KEY, encode_layout(layout)))
         self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)

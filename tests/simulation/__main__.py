@@ -1,16 +1,13 @@
 """`python -m tests.simulation`: run many schedules, or one again with its trace.
 
 python -m tests.simulation                    every counted schedule, 3,500 drawn ones, 10,000 with a tight budget,
-                                              3,500 with several lanes in a partition, 1,000 with moves, 1,000
-                                              with more partitions, and 3,500 in which Kafka misses the end of
-                                              transactions
+                                              3,500 with several lanes in a partition, and 3,500 in which
+                                              Kafka misses the end of transactions
 python -m tests.simulation --drawn 100000     a longer campaign
 python -m tests.simulation --seed 4711        one drawn schedule, reported line by line
 python -m tests.simulation --seed fine/crash@57
 python -m tests.simulation --seed b4711       one with a tight budget
 python -m tests.simulation --seed n4711       one with several lanes in a partition
-python -m tests.simulation --seed v4711       one in which lanes move
-python -m tests.simulation --seed g4711       one in which a partition is added
 python -m tests.simulation --seed r4711       one in which Kafka misses the end of transactions
 python -m tests.simulation --seed 4711 --mutant no_fence
 """
@@ -29,9 +26,7 @@ from rich.progress import Progress
 from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.bases import rare
 from tests.simulation.campaign import counted, explain, named, reported, run_all
-from tests.simulation.growth import growing, growth_bases
 from tests.simulation.money import budgeted
-from tests.simulation.moves import move_bases, moving
 from tests.simulation.mutant import run_mutant
 from tests.simulation.neighbours import crowded
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
@@ -45,8 +40,6 @@ def main() -> int:
     parser.add_argument("--drawn", type=int, default=3_500, help="how many schedules to draw (default 3500)")
     parser.add_argument("--budgets", type=int, default=10_000, help="how many with a tight budget (default 10000)")
     parser.add_argument("--neighbours", type=int, default=3_500, help="how many with several lanes (default 3500)")
-    parser.add_argument("--moves", type=int, default=1_000, help="how many with moves (default 1000)")
-    parser.add_argument("--growths", type=int, default=1_000, help="how many with more partitions (default 1000)")
     parser.add_argument("--recoveries", type=int, default=3_500, help="how many with missed ends (default 3500)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -72,17 +65,12 @@ def main() -> int:
         budgets = range(args.first, args.first + args.budgets)
         neighbours = range(args.first, args.first + args.neighbours)
         recoveries = range(args.first, args.first + args.recoveries)
-        moves = range(args.first, args.first + args.moves)
-        growths = range(args.first, args.first + args.growths)
         rarely = chain.from_iterable(counted(base.name, thorough=True) for base in rare())
-        of_moves = chain.from_iterable(counted(base.name) for base in move_bases())
-        of_growth = chain.from_iterable(counted(base.name) for base in growth_bases())
         schedules = chain(
             counted(thorough=True), rarely, map(drawn, seeds), map(budgeted, budgets), map(crowded, neighbours)
         )
-        moved = chain(of_moves, map(moving, moves), of_growth, map(growing, growths))
         broken = chain(interrupted([*missed_once(), *aborted()]), map(recovered, recoveries))
-        failures = run_all(chain(schedules, moved, broken), args.processes, done)
+        failures = run_all(chain(schedules, broken), args.processes, done)
     console.print(f"{ran} schedules in {time.monotonic() - started:.0f} s, {len(failures)} broken")
     for name, problem in failures[:20]:
         console.print(f"{name}: {problem}", markup=False)

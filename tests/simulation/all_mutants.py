@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation import (  # noqa: F401 - see above
-    growth_mutants,
     money_mutants,
-    move_mutants,
     mutants,
     mutants_callbacks,
     neighbour_mutants,

@@ -15,7 +15,6 @@ from stream_app.domain.messages import Result, Status, StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
 from tests.simulation.clay import Post
-from tests.simulation.moves import MoveChecks
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid"})
@@ -53,7 +52,6 @@ class Answers:
         self,
         plan: Plan,
         histories: defaultdict[str, History],
-        moves: MoveChecks,
         now_ms: Callable[[], int],
         problem: Callable[[str], None],
     ) -> None:
@@ -63,7 +61,6 @@ class Answers:
         self._silent: dict[str, int] = {}
         self.ordered = False
         self._histories = histories
-        self._moves = moves
         self._now_ms = now_ms
         self._problem = problem
         self._called: dict[str, Called] = {}
@@ -71,12 +68,6 @@ class Answers:
 
     def called_back(self, consumed: ConsumedRecord, origin: str, post: Post) -> None:
         self._called[consumed.record_id] = Called(origin, post, self._now_ms())
-
-    def passed_on(self, source: ConsumedRecord, copy: ConsumedRecord) -> None:
-        """A record follows its workspace to another partition: a callback is concluded there."""
-        if (called := self._called.get(source.record_id)) is not None:
-            called.concluded = True
-            self._called[copy.record_id] = Called(called.origin, called.post, called.at_ms)
 
     def acked(self, place: str) -> bool:
         """Whether it is a callback; then it must be concluded."""
@@ -100,9 +91,7 @@ class Answers:
         return any(called.origin == event.origin and called.at_ms < until_ms for called in self._called.values())
 
     def _owned_since(self, event: StatusEvent) -> int:
-        """When its partition was last taken over; 0 if its callbacks may still be on the way to it."""
-        if self._moves.has_moved(event.workspace):
-            return 0
+        """When its partition was last taken over."""
         home = self._plan.pins.get(event.workspace, 0)
         return self._fenced.get(f"{self._plan.topics.worker_app}-{home}", 0)
 

@@ -10,9 +10,7 @@ from itertools import islice
 from typing import Final
 
 from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
-from tests.simulation.growth import growing, growth_bases
 from tests.simulation.money import budgeted
-from tests.simulation.moves import move_bases, moving
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.recoveries import recovered
 from tests.simulation.schedule import Schedule, drawn
@@ -23,11 +21,9 @@ Failure = tuple[str, str]
 
 _DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {
     "b": budgeted,
-    "g": growing,
     "n": crowded,
     "r": recovered,
     "t": troubled,
-    "v": moving,
 }
 _CHUNK = 250
 _COLLECT_EVERY = 50
@@ -39,8 +35,7 @@ def counted(only: str = "", *, thorough: bool = False) -> Iterator[Schedule]:
     Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all of them, and one
     with every single preemption near each crash. `only` those of one base; the rare ones come when they are asked for.
     """
-    known = (*bases(), *rare(), *move_bases(), *growth_bases())
-    for base in bases() if not only else [base for base in known if base.name == only]:
+    for base in bases() if not only else [base for base in (*bases(), *rare()) if base.name == only]:
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)

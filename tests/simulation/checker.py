@@ -23,10 +23,8 @@ from stream_app.domain.policy import Plan, in_force
 from stream_app.domain.record import ConsumedRecord
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
-from tests.simulation.growth import GrowthChecks
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyChecks
-from tests.simulation.moves import MoveChecks
 from tests.simulation.neighbours import NeighbourChecks
 from tests.simulation.orders import OrderChecks
 from tests.simulation.persons import Input, PersonChecks
@@ -53,7 +51,6 @@ class Checker:
     def __init__(
         self,
         plan: Plan,
-        kafka: MemoryKafka,
         now_ms: Callable[[], int],
         problem: Callable[[str], None],
         checks_money: bool = False,
@@ -75,9 +72,8 @@ class Checker:
         self._blocked_until: defaultdict[str, int] = defaultdict(int)
         self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
-        self.moves = MoveChecks(plan, kafka, problem)
-        self.orders = OrderChecks(plan, self.moves, GrowthChecks(plan, problem), problem)
-        self.answers = Answers(plan, self.histories, self.moves, now_ms, problem)
+        self.orders = OrderChecks(plan, problem)
+        self.answers = Answers(plan, self.histories, now_ms, problem)
 
     def input(self, serial: int) -> tuple[str, Input]:
         """The place of that record, and what it is."""
@@ -109,10 +105,6 @@ class Checker:
             ):
                 dead_letters.append(consumed)
         self.orders.before_commit(records)
-        passed_on = self.moves.on_commit(records)
-        for source, copy in passed_on:
-            self.answers.passed_on(source, copy)
-            self.orders.passed_on(source, copy)
         for event in events:
             self.neighbours.on_event(event)
             if not (self.answers.reported(event) or self.orders.reported(event)):
@@ -122,9 +114,6 @@ class Checker:
         if self.checks_money:
             self.money.on_commit(events)
         touched = self._apply(rows)
-        for key, value in self.moves.in_transit(records):
-            self._rows[key] = _row.decode(value)
-            self.moves.rows_at[key] = None
         for workspace in touched:
             self._check_money(workspace)
         if events or dead_letters:
@@ -202,7 +191,7 @@ class Checker:
         touched: dict[str, None] = {}
         for consumed in records:
             key = consumed.key or b""
-            if key.startswith(b"l/") and consumed.value is not None:
+            if key.startswith(b"l/"):
                 lane = _lane.decode(consumed.value or b"")
                 self._lanes[lane.workspace] = lane
                 touched[lane.workspace] = None
@@ -210,11 +199,8 @@ class Checker:
             elif key.startswith(b"d/"):
                 if consumed.value is None:
                     del self._rows[key]
-                    self.moves.rows_at.pop(key)
                     continue
-                before, row = self._rows.get(key), _row.decode(consumed.value)
-                self._rows[key] = row
-                self.moves.on_row(key, consumed.partition, row.state == "sending" and row != before)
+                row = self._rows[key] = _row.decode(consumed.value)
                 self.submissions.on_row(row)
                 touched[key.split(b"/", 2)[1].decode()] = None
                 events = self.histories[row.origin].events
@@ -282,8 +268,6 @@ class Checker:
             self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
         while (consumed := log.read(before)) is not None and consumed.offset < after:
             before = consumed.offset + 1
-            if consumed.record_id in self.moves.passed_on or consumed.topic == self._plan.topics.moves:
-                continue
             if self.answers.acked(consumed.record_id):
                 continue
             envelope = lead_envelope(consumed, self._plan.topics.inputs)
@@ -338,7 +322,6 @@ class Checker:
                 self._problem(f"2: {place} is lost: no event reports it")
             elif events[-1].status not in ENDED and not self._is_final(events[-1]):
                 self._problem(f"2: {place} is left at {events[-1].status}")
-        self.moves.at_rest()
         self._check_paid()
         self.submissions.at_rest(self._lanes.values(), self.answers.calm)
         self.orders.at_rest(self._lanes.values())

@@ -13,11 +13,8 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
-from stream_app.domain.lane.command import is_of_list
-from stream_app.domain.layout import LAYOUT_KEY, Beginning
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction, Stranded
-from stream_app.partition.growth import layout_of
 from stream_app.partition.takeover import Producer, take_over
 from tests.simulation.kafka import (
     ORDINARY_TIMEOUT_MS,
@@ -131,7 +128,7 @@ class MemoryLedger:
         try:
             async with asyncio.timeout(None if fence_within_s == math.inf else fence_within_s):
                 self._epoch = await self._fence()
-            return await self._link.ask("load", lambda: self._load(self.partition))
+            return await self._link.ask("load", self._load)
         except (NoAnswer, NoLeader, ProducerFenced, InvalidState, TimeoutError):
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
@@ -145,30 +142,6 @@ class MemoryLedger:
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
         return found[:most]
-
-    async def beginning(self) -> Beginning:
-        if not self._kafka.log(self._state_topic, 0).end:
-            return Beginning(is_new=True)
-        try:
-            found = await self._link.ask("load", self._kafka.log(self._state_topic, 0).committed)
-        except NoAnswer:
-            raise BrokerUnavailable("partition 0 was not read in time") from None
-        layouts = (
-            Beginning(False, layout_of(each.value), each.offset)
-            for each in found
-            if each.key == LAYOUT_KEY and each.value
-        )
-        return next(layouts, Beginning())
-
-    async def suppression_list(self, partitions: int) -> list[tuple[bytes, bytes]]:
-        while True:
-            try:
-                rows = await self._link.ask("load", lambda: self._load(0))
-            except NoAnswer:
-                raise BrokerUnavailable("partition 0 was not read in time") from None
-            if (layout := layout_of(rows.get(LAYOUT_KEY))) is not None and layout.partitions >= partitions:
-                return [(key, value) for key, value in rows.items() if is_of_list(key)]
-            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def transact(self, records: Sequence[Record]) -> None:
         epoch = self._epoch
@@ -215,9 +188,9 @@ class MemoryLedger:
         self._kafka.end(self.transactional_id, epoch, commit=True)
         return self._kafka.open_places(self.transactional_id)
 
-    def _load(self, partition: int) -> dict[bytes, bytes]:
+    def _load(self) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
-        for consumed in self._kafka.log(self._state_topic, partition).committed():
+        for consumed in self._kafka.log(self._state_topic, self.partition).committed():
             assert consumed.key is not None
             if consumed.value is None:
                 rows.pop(consumed.key, None)

@@ -45,11 +45,6 @@ class Group:
                 self._loop.outside(_HEARTBEAT_S, assigned, UNKNOWN_MEMBER, [])
             self.rebalance()
 
-    def grow(self, partitions: int) -> None:
-        """The topics have more partitions: they are shared out again."""
-        self._partitions = partitions
-        self.rebalance()
-
     def knows(self, member: str) -> bool:
         return member in self._members
 

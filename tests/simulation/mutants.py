@@ -131,7 +131,7 @@ def no_fence() -> Patch:
 def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger, _: float) -> dict[bytes, bytes]:
         try:
-            rows = await self._link.ask("load", lambda: self._load(self.partition))
+            rows = await self._link.ask("load", self._load)
             self._epoch = await self._fence()
         except NoAnswer:
             raise BrokerUnavailable("no answer") from None

@@ -12,8 +12,8 @@ from stream_app.domain.lane.admission import AdmissionRequest, Held
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lane_queue import Admitted, LaneQueue, Waiter
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.patience import Patience
-from stream_app.partition.residences import Residences
 from stream_app.partition.timetable import Timetable
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.neighbours import crowded, troubled
@@ -26,7 +26,7 @@ def troubles() -> list[Schedule]:
 
 @mutant("fair", hunt=troubles)
 def a_waiting_lead_holds_back_all_behind_it() -> Patch:
-    return patch.object(Residences, "shared", PropertyMock(return_value=False))
+    return patch.object(Lanes, "shared", PropertyMock(return_value=False))
 
 
 @mutant("fair", hunt=troubles)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,10 +20,6 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 
-if TYPE_CHECKING:
-    from tests.simulation.growth import GrowthChecks
-    from tests.simulation.moves import MoveChecks
-
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 
 
@@ -31,8 +27,7 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 class Order:
     """A command that an operator publishes, `times` times.
 
-    what     the person, lead or amount that it is about; of a lead's cost both, as in `a=4`.
-    is_late  True if the operator's program has the configuration of before partitions were added.
+    what  the person, lead or amount that it is about; of a lead's cost both, as in `a=4`.
     """
 
     at_s: float
@@ -40,7 +35,6 @@ class Order:
     kind: CommandKind
     what: str = ""
     times: int = 1
-    is_late: bool = False
 
 
 def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
@@ -65,11 +59,9 @@ def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
 
 def records_of(order: Order, serial: int, plan: Plan, now_ms: int) -> Iterator[tuple[int, Record]]:
     """Partition and record, of each that the operator publishes."""
-    to_all = order.kind in TO_ALL
     command = Command(f"c{serial}", order.kind, order.workspace, now_ms, "operator", "", _arguments(order))
-    command = msgspec.structs.replace(command, partitions=plan.partitions if to_all else 0)
     record = Record(plan.topics.commands, order.workspace.encode(), msgspec.json.encode(command))
-    homes = range(plan.partitions) if to_all else [plan.pins[order.workspace]]
+    homes = range(plan.partitions) if order.kind in TO_ALL else [plan.pins[order.workspace]]
     for home in homes:
         for _ in range(order.times):
             yield home, record
@@ -90,8 +82,6 @@ def _arguments(order: Order) -> dict[str, Any]:
             return {"lead_id": lead_id, "credits": int(credits_)}
         case "correct":
             return {"credits": int(order.what)}
-        case "move":
-            return {"partition": int(order.what)}
         case "budget":
             return {"caps": {"credits_per_day": int(order.what)}}
         case _:
@@ -101,11 +91,8 @@ def _arguments(order: Order) -> dict[str, Any]:
 class OrderChecks:
     """Sees every commit, after the events in it were checked. `problem` receives each broken promise."""
 
-    def __init__(self, plan: Plan, moves: MoveChecks, growth: GrowthChecks, problem: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
         self._plan = plan
-        self._moves = moves
-        self._copies: dict[str, tuple[int, str]] = {}
-        self._may_be_refused: set[str] = set()
         self._problem = problem
         self._asked: Counter[tuple[int, str]] = Counter()
         self._acked: Counter[tuple[int, str]] = Counter()
@@ -115,7 +102,6 @@ class OrderChecks:
         self._unsendable: set[tuple[int, bytes]] = set()
         self._just_ordered: set[str] = set()
         self._of_leads: set[str] = set()  # commands about one lead's cost
-        self._growth = growth
         self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
 
     def reported(self, event: StatusEvent) -> bool:
@@ -141,23 +127,8 @@ class OrderChecks:
     def asked(self, partition: int, record: Record) -> None:
         command = json.loads(record.value or b"")
         self._asked[partition, command["id"]] += 1
-        if command["kind"] == "move":
-            self._may_be_refused.add(command["id"])
-        if command["kind"] in TO_ALL:
-            self._growth.asked(command)
-            if command["partitions"] < self._plan.partitions:
-                self._may_be_refused.add(command["id"])
         if command["kind"] == "correct" and "lead_id" in command["args"]:
             self._of_leads.add(command["id"])
-
-    def passed_on(self, source: ConsumedRecord, copy: ConsumedRecord) -> None:
-        """A command follows its workspace to another partition, and is answered where it was asked."""
-        if source.topic == self._plan.topics.commands:
-            self._copies[copy.record_id] = self._which(source)
-
-    def _which(self, consumed: ConsumedRecord) -> tuple[int, str]:
-        which = (consumed.partition, json.loads(consumed.value or b"")["id"])
-        return self._copies.get(consumed.record_id, which)
 
     def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         for consumed in records:
@@ -167,7 +138,6 @@ class OrderChecks:
             elif consumed.topic == self._plan.topics.state and key.startswith(b"s/"):
                 place = (consumed.partition, key)
                 (self._unsendable.discard if consumed.value is None else self._unsendable.add)(place)
-                self._growth.on_row(*place, is_gone=consumed.value is None)
 
     def _on_answer(self, consumed: ConsumedRecord) -> None:
         answer = _answer.decode(consumed.value or b"")
@@ -189,26 +159,22 @@ class OrderChecks:
             self._problem(f"8: {event.id} goes out of a paused lane")
         if lane is not None and lane.forced is not None and lane.forced.mode == "open":
             self._problem(f"8: {event.id} goes out through a breaker that is forced open")
-        home = self._moves.at(event.workspace)
+        home = self._plan.pins[event.workspace]
         keys = {person_row(hash_of(each.rpartition(":")[2])) for each in identifiers if "/e:" in each}
         if any((home, key) in self._unsendable for key in keys):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
-        self._growth.on_sending(event, home, keys)
 
     def on_acked(self, consumed: ConsumedRecord) -> None:
-        which = self._which(consumed)
+        which = (consumed.partition, json.loads(consumed.value or b"")["id"])
         self._acked[which] += 1
         if self._answers[which] < self._acked[which]:
             self._problem(f"2: {consumed.record_id} is acked before it is answered")
 
     def at_rest(self, lanes: Iterable[Lane]) -> None:
-        self._growth.at_rest()
         for which, times in self._asked.items():
             if self._answers[which] != times:
                 self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")
-            if (
-                not self._applied[which] and which[1] not in self._of_leads | self._may_be_refused
-            ):  # its lead may not have been parked yet
+            if not self._applied[which] and which[1] not in self._of_leads:  # its lead may not have been parked yet
                 self._problem(f"8: {which[1]} was never applied")
         if len(self.corrections) != sum(self._applied[which] for which in self._asked if which[1] in self._of_leads):
             self._problem("8: not every corrected cost has its event")

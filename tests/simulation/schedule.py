@@ -74,26 +74,11 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """A partition is added, and the workers are restarted with a configuration that has it.
-
-    topics_s    when the topics have it.
-    config_s    from then on workers start with that configuration, and users and operators have it too.
-    restarts_s  how long after that each worker gets SIGTERM.
-    """
-
-    topics_s: float
-    config_s: float
-    restarts_s: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Setup:
     """What the plan of a run is made from.
 
     lanes        how many more workspaces, lane0 and so on, share the partition of acme.
     max_waiting  how many leads may wait there.
-    added        how many partitions are added; the workspace `delta` is in the last of them.
     """
 
     partitions: int = 2
@@ -113,7 +98,6 @@ class Setup:
     lanes: int = 0
     max_waiting: int = 500
     patience_s: float = 2.0
-    added: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +110,6 @@ class Schedule:
     missed        end markers that Kafka does not write.
     recovery      what happens to requests of take-overs, by their number since the first missed marker.
     markers_s     how long after the end of a transaction its markers are written.
-    growth        when the partitions of `Setup.added` come: see growth.py.
     """
 
     name: str
@@ -152,7 +135,6 @@ class Schedule:
     missed: tuple[Missed, ...] = ()
     recovery: tuple[tuple[int, Break], ...] = ()
     markers_s: float = 0.0
-    growth: Growth | None = None
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +144,6 @@ def plan_of(setup: Setup) -> Plan:
     destinations: dict[str, Destination] = {}
     pins = {"acme": 0, "beta": setup.partitions - 1} | ({"gamma": 0} if setup.shared else {})
     pins |= {f"lane{number}": 0 for number in range(setup.lanes)}
-    pins |= {"delta": setup.partitions - 1 + setup.added} if setup.added else {}
     for name in pins:
         workspaces[name] = Workspace(
             name,
@@ -187,8 +168,7 @@ def plan_of(setup: Setup) -> Plan:
         )
     return Plan(
         topics=TopicNames(),
-        partitions=setup.partitions + setup.added,
-        hashed_partitions=setup.partitions,
+        partitions=setup.partitions,
         workspaces=workspaces,
         destinations=destinations,
         pins=pins,

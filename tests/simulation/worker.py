@@ -38,7 +38,7 @@ class Surroundings(Protocol):
     kafka: MemoryKafka
     group: Group
     clay: FakeClay
-    config: Plan
+    plan: Plan
     spacing_s: float
     reopen: bool
     drop_in_flight: bool
@@ -140,20 +140,17 @@ class Observer:
     def recovering(self, partition: int, error: Exception) -> None:
         self._say(f"partition {partition} recovers: {error}")
 
-    def incomplete(self, partition: int) -> None: ...
-
     def unknown_rows(self, partition: int, count: int) -> None: ...
 
 
 class Worker:
-    """`name` is the machine's, `member` the group's for this life of it, which has the configuration of its start."""
+    """`name` is the machine's, `member` the group's for this life of it."""
 
     def __init__(self, world: Surroundings, name: str, life: int, rng: Random) -> None:
         self.name = name
         self.member = f"{name}.{life}"
         self.process = Process(self.member)
         self.stopping = False
-        self.config = world.config
         self._world = world
         self._rng = rng
         self._link = SimLink(world, self.process)
@@ -210,7 +207,6 @@ class Worker:
         return await answer
 
     async def _assigned(self, generation: int, mine: list[int]) -> None:
-        mine = [number for number in mine if number < self.config.partitions]  # it leaves one that was added alone
         self._world.say(self.process, f"owns partitions {mine} in generation {generation}")
         for number in list(self._partitions):
             if number not in mine or self._world.reopen:
@@ -218,7 +214,7 @@ class Worker:
         for number in mine:
             if number not in self._partitions:
                 self._partitions[number] = await self._open(number)
-        names = self.config.topics
+        names = self._world.plan.topics
         for number in mine:
             for topic, source in sources(names).items():
                 inlet = MemoryInlet(self._world.kafka, names.worker_app, generation, topic, number, self._link)
@@ -237,10 +233,10 @@ class Worker:
         self._serving.append(serving)
 
     async def _open(self, number: int) -> PartitionOwner:
-        world, names = self._world, self.config.topics
+        world, names = self._world, self._world.plan.topics
         partition = PartitionOwner(
             number,
-            self.config,
+            world.plan,
             MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
             world.clay.client(self.process),
             SimClock(world.now_ms, self._rng),
@@ -310,9 +306,5 @@ async def _reached() -> str:
 
 def sources(names: TopicNames) -> dict[str, Source]:
     """What a worker takes, the lead topics by right of way."""
-    beside: dict[str, Source] = {
-        names.commands: "command",
-        names.callbacks: "callback",
-        names.moves: "move",
-    }
+    beside: dict[str, Source] = {names.commands: "command", names.callbacks: "callback"}
     return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk", **beside}

@@ -13,8 +13,6 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.lane import move
-from stream_app.domain.layout import LAYOUT_KEY, Layout, encode_layout
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition import lane_timer, lanes
@@ -22,13 +20,12 @@ from stream_app.partition.erasures import Erasures
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
-from tests.simulation.growth import before_growth
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.orders import Order, records_of
 from tests.simulation.persons import Input, fields_of, identifiers_of
 from tests.simulation.replayer import Replayer
-from tests.simulation.schedule import Arrival, Break, Growth, Schedule, plan_of
+from tests.simulation.schedule import Arrival, Break, Schedule, plan_of
 from tests.simulation.tape import tape_of
 from tests.simulation.worker import Worker
 
@@ -67,25 +64,20 @@ class World:
     def __init__(self, schedule: Schedule, trace: bool = False) -> None:
         self.schedule = schedule
         self.plan = plan_of(schedule.setup)
-        self._before = before_growth(self.plan)
-        self.config = self._before
         self.spacing_s = schedule.spacing_s
         self.reopen = schedule.reopen
         self.drop_in_flight = schedule.drop_in_flight
         self._rng = Random(schedule.seed)
         self.loop = SimLoop(self._rng, schedule.shuffle, schedule.preempted)
         self.kafka = MemoryKafka(self.now_ms)
-        layout = encode_layout(Layout(self.config.hashed, self.config.partitions))
-        for number in range(self.config.partitions):  # the system is not new, so no take-over writes or looks for it
-            self.kafka.produce(number, Record(self.plan.topics.state, LAYOUT_KEY, layout))
-        self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.config.partitions)
+        self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.plan.partitions)
         self.clay = FakeClay(
             self.loop, self.now_ms, iter(schedule.fates), iter(schedule.answers), schedule.drop_in_flight
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
-        self.checker = Checker(self.plan, self.kafka, self.now_ms, self.problem, schedule.checks_money, schedule.well)
-        self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed or schedule.growth)
+        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.checks_money, schedule.well)
+        self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
@@ -124,13 +116,10 @@ class World:
         ).start(self.now_ms())
         for number in range(schedule.workers):
             self._start(f"w{number + 1}")
-        if schedule.growth is not None:
-            self._grow(schedule.growth)
         # The simulation's clock never steps, and it is to come to rest: no timer looks at it again and again.
         with (
             patch.object(lane_timer, "_LONGEST_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
-            patch.object(move, "_CHUNK_BYTES", 300),
             patch.object(Erasures, "run", lambda _: asyncio.get_running_loop().create_future()),
         ):
             loop.run()
@@ -199,23 +188,6 @@ class World:
 
     # ------------------------------------------------------------------------------------------------ supervisor
 
-    def _grow(self, growth: Growth) -> None:
-        """Add partitions to the topics, then change the configuration, then restart the workers one after the other."""
-        self.loop.outside(growth.topics_s, self.group.grow, self.plan.partitions)
-        self.loop.outside(growth.config_s, self._configure, growth.restarts_s)
-
-    def _configure(self, restarts_s: Sequence[float]) -> None:
-        self.say(None, f"the configuration has {self.plan.partitions} partitions")
-        self.config = self.plan
-        for number in range(self.schedule.workers):
-            self.loop.outside(restarts_s[number % len(restarts_s)], self._replace, f"w{number + 1}")
-
-    def _replace(self, name: str) -> None:
-        """Stop a worker that has the configuration of before."""
-        for worker in list(self._workers.values()):
-            if worker.name == name and not worker.process.dead and worker.config is not self.config:
-                self._stop(worker)
-
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
         worker = Worker(self, name, life, self._rng)
@@ -276,7 +248,7 @@ class World:
     def _publish(self, serial: int, arrival: Arrival) -> None:
         plan, names = self.plan, self.plan.topics
         home = plan.pins[arrival.workspace]
-        partition = (home + 1) % self.config.partitions if arrival.away else home
+        partition = (home + 1) % self.plan.partitions if arrival.away else home
         not_after_ms = None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
         document: dict[str, object] = {
             "fields": {**fields_of(arrival.known_by, arrival.person), "serial": serial},
@@ -294,7 +266,7 @@ class World:
         what = Input(
             serial,
             identifiers_of(arrival.workspace, kinds, arrival.person),
-            *(arrival.lead_id, arrival.force, not_after_ms, not arrival.away and not self._returns(arrival.workspace)),
+            *(arrival.lead_id, arrival.force, not_after_ms, not arrival.away),
         )
         if arrival.how in ("aborted", "slow_transaction"):
             self._user_transactions += 1
@@ -313,13 +285,8 @@ class World:
             None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.record_id} {arrival.how}"
         )
 
-    def _returns(self, workspace: str) -> bool:
-        """Whether its lane may come back: then what went after it meets what is published where it is."""
-        return sum(order.kind == "move" and order.workspace == workspace for order in self.schedule.orders) > 1
-
     def _order(self, serial: int, order: Order) -> None:
-        config = self._before if order.is_late else self.config
-        for partition, record in records_of(order, serial, config, self.now_ms()):
+        for partition, record in records_of(order, serial, self.plan, self.now_ms()):
             self.checker.orders.asked(partition, record)
             self.kafka.produce(partition, record)
             self.say(None, f"c{serial} is asked of partition {partition}: {order}")

@@ -34,7 +34,6 @@ _BUTTONS: Final[dict[CommandKind, str]] = {
     "correct": "Book it",
     "rate": "Change the rate",
     "quota": "Change the webhook",
-    "move": "Move the lane",
 }
 _MODES: Final[dict[CommandKind, str]] = {"trip": "open", "close": "closed", "shadow": "shadow", "auto": "auto"}
 _MODE_WORDS: Final = {
@@ -68,7 +67,6 @@ def lane_actions(site: Site, sender: CommandSender) -> list[Action]:
         ("correct", _correct, _correct_args),
         ("rate", _rate, _rate_args),
         ("quota", _quota, _quota_args),
-        ("move", _move, _move_args),
     ]
     forms = [
         Action(f"{path}{kind}", partial(show, site), partial(_send, sender, kind, args), "lanes")
@@ -266,21 +264,6 @@ def _quota_args(values: Mapping[str, str]) -> dict[str, Any]:
         problems[""] = "Nothing to change was entered"
     _check(problems)
     return {"webhook_id": values["webhook"], "use": use, "count": count}
-
-
-def _move(site: Site, opened: FormRequest) -> Form:
-    lane = _lane(site, opened)
-    at = site.home(lane.name, lane.view) if lane.view is None else lane.view.partition
-    hint = f"from 0 to {site.settings.kafka.partitions - 1}"
-    fields = [Field("partition", "Partition", str(at), hint, "number", most=20, required=True)]
-    return _form("move", lane, orders.MOVE, fields=fields)
-
-
-def _move_args(values: Mapping[str, str]) -> dict[str, Any]:
-    problems: dict[str, str] = {}
-    partition = _whole(values["partition"], "partition", problems, "Enter the number of a partition", least=0)
-    _check(problems)
-    return {"partition": partition}
 
 
 def _whole(text: str, name: str, problems: dict[str, str], hint: str, least: int = -(10**12)) -> int | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -186,16 +185,11 @@ class Projector:
             ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]
             if not ids:
                 raise ValueError("the row names no lead")
-            return (record.partition, " ".join(dict.fromkeys(ids)))
+            return (" ".join(dict.fromkeys(ids)),)
 
         names = ("workspace", "destination", "person")
-        by_partition: dict[int, list[KafkaRecord]] = {}
-        for each in records:
-            if (each.key or b"").startswith(_PEOPLE):
-                by_partition.setdefault(each.partition, []).append(each)
-        # One by one: a row that moves is deleted in one partition and written in another, in any order.
-        for partition, found in by_partition.items():
-            self._keep_last("people", names, found, leads, begin=len(_PEOPLE), of={"partition": partition})
+        found = (each for each in records if (each.key or b"").startswith(_PEOPLE))
+        self._keep_last("people", names, found, leads, begin=len(_PEOPLE))
 
     def _keep_last(
         self,
@@ -204,7 +198,6 @@ class Projector:
         records: Iterable[KafkaRecord],
         rest: Callable[[KafkaRecord], tuple[object, ...]],
         begin: int = 0,
-        of: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
 
@@ -214,7 +207,6 @@ class Projector:
             records: The records.
             rest: Returns the other columns. Raises ValueError for an unreadable record.
             begin: Index of the key's first part in the record's key.
-            of: Other columns of the key, which all records share.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
@@ -223,8 +215,8 @@ class Projector:
                 last[name] = None if record.value is None else rest(record)
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record)
-        where = " AND ".join(f"{name} = ?" for name in (*names, *of))
-        gone = [(*name, *of.values()) for name, row in last.items() if row is None]
+        where = " AND ".join(f"{name} = ?" for name in names)
+        gone = [name for name, row in last.items() if row is None]
         self._db.executemany(f"DELETE FROM {table} WHERE {where}", gone)
         rows = [(*name, *row) for name, row in last.items() if row is not None]
         if rows:

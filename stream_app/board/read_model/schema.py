@@ -47,8 +47,8 @@ TABLES: Final = (
         INTEGER, credits INTEGER,
         PRIMARY KEY (record, seq)) WITHOUT ROWID""",
     """CREATE TABLE people (
-        workspace TEXT, destination TEXT, person TEXT, partition INTEGER, lead_ids TEXT NOT NULL,
-        PRIMARY KEY (person, workspace, destination, partition)) WITHOUT ROWID""",
+        workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,
+        PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
     "CREATE INDEX people_of_lead ON people (lead_ids)",
     "CREATE INDEX people_of_leads ON people (lead_ids) WHERE instr(lead_ids, ' ') > 0",
     """CREATE TABLE erased (

@@ -6,7 +6,7 @@ A reservation belongs to the day and month of its POST, and its cost is booked t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -70,7 +70,6 @@ class Accounts:
         reservations: Iterable[tuple[str, Reservation]],
         open_costs: Iterable[OpenCost],
         known_from_ms: int | None,
-        changing: Set[str],
         problem: Callable[[str, str], None],
     ) -> list[LaneAccount]:
         """Compare the lanes of a partition with the reservations in its rows and with its events.
@@ -81,7 +80,6 @@ class Accounts:
             open_costs: The unconfirmed costs of all rows.
             known_from_ms: Events are complete since then (0: from the beginning), epoch ms; None: events and rows are
                 not of the same moment.
-            changing: Workspaces whose rows and events are not of the same moment.
             problem: Called with a workspace and what is wrong.
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
@@ -94,13 +92,12 @@ class Accounts:
         for lane in lanes:
             by_rows = reserved.pop(lane.workspace, {})
             for period in (*lane.budget.days, *lane.budget.months):
-                since_ms = None if lane.workspace in changing else known_from_ms
-                by_events = self._spent_by_events(lane.workspace, period, since_ms)
+                by_events = self._spent_by_events(lane.workspace, period, known_from_ms)
                 unconfirmed = unknown[lane.workspace].get(period.id, [0, 0])
                 accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), by_events, unconfirmed)
             for period_id, (credits_, _) in by_rows.items():
                 problem(lane.workspace, f"rows reserve {credits_} credits in {period_id}, which the lane does not have")
-        for workspace in reserved.keys() - changing:
+        for workspace in reserved:
             problem(workspace, "rows hold reservations, but the lane has no row")
         for each in accounts:
             if each.reserved != each.reserved_by_rows:

@@ -66,13 +66,11 @@ class Terms(msgspec.Struct, frozen=True):
         stale_ms: The row of a lead that settled before this time may be deleted. Epoch ms.
         trimmed: Retention has deleted events.
         inexact: Partitions whose rows and events are not of the same moment.
-        changing: Workspaces whose rows and events are not of the same moment: their lane moves between partitions.
     """
 
     stale_ms: int
     trimmed: bool
     inexact: frozenset[int]
-    changing: frozenset[str] = frozenset()
 
 
 def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
@@ -82,7 +80,7 @@ def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
         if status:
             return "a history without a record: its origin is no input record of a lead topic"
         return "it has a row, but no record of a lead topic is there" if found.row else ""
-    if not status and found.is_input and not in_hand:
+    if not status and found.is_input and found.passed:
         hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
         return f"lost: the worker's group has passed it, and it has no event{hint}"
     if history.headless and not history.rerouted and not terms.trimmed:
@@ -93,7 +91,6 @@ def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
         return f"left at {status}: no copy of it is on its way back"
     wrong = _against_row(history, found, terms)
     movable = found.partition in terms.inexact or (terms.inexact and history.rerouted)
-    movable = movable or history.workspace in terms.changing
     return MOVING if wrong and movable else wrong
 
 

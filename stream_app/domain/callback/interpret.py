@@ -25,13 +25,16 @@ _json: Final = msgspec.json.Encoder()
 
 
 def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
-    """Return the callback in a record, or why it cannot be about a lead of this configuration."""
+    """Return the callback in a record, or why it cannot be about a lead of this partition."""
     try:
         callback = _decoder.decode(consumed.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Reason("unreadable", "not a callback as the gateway writes it: see schemas/callback.v1.json")
     if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
         return Reason("unknown_destination", "its workspace has no such destination in this configuration")
+    home = plan.home_of(callback.workspace)
+    if home != consumed.partition:
+        return Reason("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
     if not is_plain_id(callback.lead_id):
         return Reason("unknown_lead", "no lead with this id was sent")
     return callback

@@ -28,7 +28,6 @@ MEANING: Final[dict[str, str]] = {
     "stream-app-rewind-epoch": "how often the replay group had been rewound",
     "stream-app-returns": "how often the lead has come back in all, over all epochs",
     "stream-app-hops": "re-publications to a home partition",
-    "stream-app-moves": "of a record that followed its workspace to another partition: its moves by then",
     "stream-app-cut-bytes": "how many bytes of the value are missing, because the topic takes no larger record",
     "stream-app-first-failure-ms": "epoch ms",
     "stream-app-last-failure-ms": "epoch ms",

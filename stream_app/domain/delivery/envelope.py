@@ -54,7 +54,6 @@ HEADERS: Final[dict[str, str]] = {
         ("epoch", "rewind-epoch"),
         ("returns", "returns"),
         ("hops", "hops"),
-        ("moves", "moves"),
         ("cut_bytes", "cut-bytes"),
         ("first_failure_ms", "first-failure-ms"),
         ("last_failure_ms", "last-failure-ms"),
@@ -99,7 +98,6 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         epoch: The rewind epoch.
         returns: How often the lead has come back in all epochs.
         hops: Re-publications to a home partition.
-        moves: Of a record that followed its workspace: how often the workspace had moved by then.
         cut_bytes: How many bytes of the value are missing because it was too large for the topic.
         first_failure_ms: When the lead failed first.
         last_failure_ms: When it failed last.
@@ -128,7 +126,6 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     epoch: int = 0
     returns: int = 0
     hops: int = 0
-    moves: int = 0
     cut_bytes: int = 0
     first_failure_ms: int = 0
     last_failure_ms: int = 0

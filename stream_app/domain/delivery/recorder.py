@@ -273,12 +273,11 @@ def brief(
     there: Destination | None = None,
     ref: LeadRef | None = None,
     rows: Rows | None = None,
-    mark: bytes = CONCLUDED,
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
     `records` and `rows` are written in the same transaction. `there` is the destination, if the event is to name it.
-    `ref` is the lead, if it could be read: its import is in the event. `mark` is the value of the marker.
+    `ref` is the lead, if it could be read: its import is in the event.
     """
     import_id, summary = _NO_IMPORT if ref is None else _import_of(ref)
     event = StatusEvent(
@@ -302,7 +301,7 @@ def brief(
         import_summary=summary,
     )
     return WriteBatch(
-        [(mark_key(consumed.record_id), mark), *(rows or [])], [event_record(plan, event), *records], [event]
+        [(mark_key(consumed.record_id), CONCLUDED), *(rows or [])], [event_record(plan, event), *records], [event]
     )
 
 

@@ -125,11 +125,10 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sampled: bool = False
 
 
-KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"m/", b"n/", b"o/", b"p/", b"s/", b"x/"})
+KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
 """Prefixes of row keys.
 
-domain/lane/command.py has k/, domain/lane/move.py has m/, domain/layout.py has n/, domain/lead/person.py has p/, and
-domain/lead/suppression.py has e/, s/ and x/.
+domain/lane/command.py has k/, domain/lead/person.py has p/, and domain/lead/suppression.py has e/, s/ and x/.
 """
 
 
@@ -151,8 +150,7 @@ def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
 
 
 CONCLUDED: Final = b"1"
-FOLLOWED: Final = b"2"
-"""Values of a marker. FOLLOWED: a copy was sent to another partition, where the history goes on; it may come back."""
+"""The value of a marker."""
 
 
 def mark_key(record_id: str) -> bytes:

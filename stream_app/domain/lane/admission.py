@@ -12,13 +12,12 @@ import msgspec
 from stream_app.domain.lane import breaker, budget, flood_guard, rate, stall_detector, suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
-from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, Move, mode_of
+from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
 from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.lane_messages import Actor
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Workspace, in_force
 
-MOVING: Final = "moving"
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 
 
@@ -88,8 +87,6 @@ def admit(
     clock.
     """
     policy = in_force(policy, lane.changes)
-    if lane.move is not None:
-        return lane, Held(MOVING, _moving(lane.move), now_ms + _ASK_AGAIN_MS, "held_paused")
     if lane.pause is not None:
         return lane, Held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
     hooks, picked = quota.pick(policy.quota, policy.suspension, lane.quota, destination.webhook_ids, now_ms)
@@ -175,11 +172,6 @@ def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -
     if found is None or mode_of(policy, lane) != "auto":
         return None
     return Held(found.reason, found.text, found.until_ms, "held_outage" if found.text else None)
-
-
-def _moving(move: Move) -> str:
-    why = f": {move.by.why}" if move.by.why else ""
-    return f"moves to partition {move.to}, ordered by {move.by.who}{why}; a worker that owns that partition takes it in"
 
 
 def _paused(by: Actor) -> str:

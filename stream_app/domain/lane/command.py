@@ -11,10 +11,7 @@ from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 
-LIST_KINDS: Final = frozenset({"suppress", "unsuppress"})
-"""Kinds that change the suppression list."""
-
-TO_ALL: Final = LIST_KINDS | {"reload"}
+TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""
 
 _MAX_AGE_MS: Final = 24 * 3_600_000
@@ -23,22 +20,11 @@ MAX_TEXT: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
 
 
-class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The value of the row that records that a command was answered.
-
-    Attributes:
-        at_ms: When, epoch ms.
-        applied: True if it was not refused.
-        workspace: Whose command it was.
-        kind: Its kind; '' if a version before 0.2 answered it, or if it changed no suppression list.
-        copied: True if this partition copied the row, with the suppression list, and has not answered it itself.
-    """
+class Answered(msgspec.Struct, frozen=True):
+    """The value of the row that records that a command was answered. `at_ms`: when, epoch ms."""
 
     at_ms: int
     applied: bool
-    workspace: str = ""
-    kind: str = ""
-    copied: bool = False
 
 
 class _Signed(msgspec.Struct, frozen=True):
@@ -49,7 +35,6 @@ class _Signed(msgspec.Struct, frozen=True):
 
 
 _signed: Final = msgspec.json.Decoder(_Signed)
-_answered: Final = msgspec.json.Decoder(Answered)
 
 
 def command_row(command_id: str) -> bytes:
@@ -57,30 +42,9 @@ def command_row(command_id: str) -> bytes:
     return f"k/{command_id}".encode("utf-8", "surrogatepass")
 
 
-def encode_answered(command: Command, applied: bool, now_ms: int) -> bytes:
+def encode_answered(applied: bool, now_ms: int) -> bytes:
     """Return the value of the row of a command that is answered now."""
-    kind = command.kind if command.kind in LIST_KINDS else ""
-    return msgspec.json.encode(Answered(now_ms, applied, command.workspace, kind))
-
-
-def is_of_list(key: bytes) -> bool:
-    """Return True for the key of a suppressed person, or of an answered command, which may have changed the list."""
-    return key[:2] in (b"k/", b"s/")
-
-
-def copy_for_new_partition(key: bytes, value: bytes) -> bytes | None:
-    """Return the value under which an added partition copies a row of `is_of_list`; None if it does not.
-
-    The commands that have changed the suppression list are a part of it: without them, the new partition would apply
-    those that wait in its own topic once more, after later changes that it does not get.
-
-    Raises:
-        msgspec.DecodeError: The row does not decode.
-    """
-    if key.startswith(b"s/"):
-        return value
-    command = _answered.decode(value)
-    return msgspec.json.encode(msgspec.structs.replace(command, copied=True)) if command.kind in LIST_KINDS else None
+    return msgspec.json.encode(Answered(now_ms, applied))
 
 
 def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:

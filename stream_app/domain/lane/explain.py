@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.admission import MOVING
 from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import lifts
@@ -129,14 +128,14 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if view is None:
         yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)
         return
-    if view.partition != lane.partition and not view.moves:
+    if view.partition != lane.partition:
         what = f"its lane lives in partition {view.partition}, the configuration says {lane.partition}"
         pin = f"set workspaces.{lane.workspace}.partition = {view.partition}"
         yield Finding("moved", what, lane.workspace, lifts=pin, waiting=waiting)
         return
     if view.holds and not _is_over(view, facts.at_ms):
         code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
-        until_ms = 0 if code in ("paused", "forced_open", "no_webhook", MOVING) else view.until_ms
+        until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
         what, since_ms = view.text, view.since_ms
         if code in _OUTAGE and view.outage is not None:
             what, since_ms = f"{outage_text(view.outage)}; {view.text}", view.outage.since_ms
@@ -209,7 +208,7 @@ def _of_bulk(lane: LaneFacts) -> int:
 
 def _is_over(view: LaneView, now_ms: int) -> bool:
     """Return True if the end of the hold has passed. The lane itself reports that within a minute."""
-    return view.holds not in ("paused", "no_webhook", MOVING) and view.mode != "open" and 0 < view.until_ms <= now_ms
+    return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
 
 
 def _behind(lane: LaneFacts) -> int:

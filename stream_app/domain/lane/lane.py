@@ -41,19 +41,11 @@ class Forced(msgspec.Struct, frozen=True):
     by: Actor
 
 
-class Move(msgspec.Struct, frozen=True):
-    """The partition that the lane is about to move to, and who moves it."""
-
-    to: int
-    by: Actor
-
-
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """The value of a lane's row. Fields are only ever added.
 
-    `partition` is where it resides, `move` a move that was ordered, `moves` how many there were. `window` is of the
-    breaker and the flood guard, and people see `health`. `pause`, `forced` and `changes` are an operator's orders
-    (domain/lane/overrides.py).
+    `partition` is where it lives: a configuration that moves it is refused. `window` is of the breaker and the flood
+    guard, and people see `health`. `pause`, `forced` and `changes` are an operator's orders (domain/lane/overrides.py).
     """
 
     workspace: str
@@ -75,8 +67,6 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood_guard: flood_guard.FloodGuard = flood_guard.FloodGuard()
     outage: Outage | None = None
-    move: Move | None = None
-    moves: int = 0
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:

@@ -16,7 +16,7 @@ from stream_app.domain.lane import breaker, budget
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import Cost
-from stream_app.domain.lane.lane import Forced, Lane, Move, lifted
+from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.lane.meters import meters
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.policy import Workspace, in_force
@@ -87,15 +87,7 @@ class ChangeQuota(msgspec.Struct, frozen=True, omit_defaults=True, tag="quota"):
     count: int | None = None
 
 
-class MoveTo(msgspec.Struct, frozen=True, tag="move"):
-    """Move the lane to another partition. The caller checks that there is such a partition."""
-
-    partition: int
-
-
-Order = (
-    Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota | MoveTo
-)
+Order = Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota
 """A tagged union. Its JSON names the order in `type`."""
 
 
@@ -139,8 +131,6 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
             return _change(policy, lane, {key: value for key, value in asked.items() if value is not None}, by)
         case ChangeQuota():
             return _quota(lane, order, webhook_ids, by)
-        case MoveTo():
-            return _move(lane, order.partition, by)
 
 
 def _pause(lane: Lane, by: Actor) -> Answer:
@@ -253,15 +243,6 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
     use = f"out of use ({webhook.dead})" if webhook.dead else "suspended (404)" if webhook.suspension else "in use"
     text = f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}"
     return Answer(msgspec.structs.replace(lane, quota=state), text)
-
-
-def _move(lane: Lane, to: int, by: Actor) -> Answer:
-    if lane.move is not None:
-        return Answer(lane, f"refused: it is moving to partition {lane.move.to} already, {byline(lane.move.by)}", False)
-    if to == lane.partition:
-        return Answer(lane, f"refused: it is in partition {to} already", done=False)
-    text = f"moves from partition {lane.partition} to {to}: leads wait until a worker has taken it over there"
-    return Answer(msgspec.structs.replace(lane, move=Move(to, by)), text)
 
 
 def byline(by: Actor) -> str:

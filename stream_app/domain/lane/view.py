@@ -10,7 +10,7 @@ import msgspec
 from stream_app.domain.lane import concurrency, rate
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.admission import MOVING, Grant, Held, admit, why_open, without_webhook
+from stream_app.domain.lane.admission import Grant, Held, admit, why_open, without_webhook
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
 from stream_app.domain.lane.meters import first_estimate, meters
@@ -23,7 +23,6 @@ from stream_app.domain.text import count
 
 _RESUME: Final = 'repair the cause, then: stream-app lanes resume {} --why "..."'
 _LIFTS: Final = {
-    MOVING: "the end of its requests to Clay, then a worker that owns the partition it moves to",
     "paused": 'stream-app lanes resume {} --why "..."',
     "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
     'back: stream-app lanes quota {} --webhook ID --use --why "..."',
@@ -37,7 +36,7 @@ _LIFTS: Final = {
     "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
 }
 _BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
-_BY_HAND: Final = frozenset({"paused", "no_webhook", MOVING})
+_BY_HAND: Final = frozenset({"paused", "no_webhook"})
 _PASSING: Final = frozenset({"rate", "in_flight"})  # waits of a lane that moves
 
 
@@ -95,7 +94,6 @@ def view(
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
         submissions_left={each.alias: quota.left(policy.quota, lane.quota, each.webhook_ids) for each in destinations},
         outage=lane.outage if lane.breaker.phase != "closed" else None,
-        moves=lane.moves,
         partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, stall)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
@@ -158,8 +156,6 @@ def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
 def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, stall: StallDetector) -> int:
     if held is None:
         return 0
-    if held.reason == MOVING and lane.move is not None:
-        return lane.move.by.at_ms
     if held.reason == "paused" and lane.pause is not None:
         return lane.pause.at_ms
     if lane.suspension is not None and held.reason == lane.suspension.reason:
@@ -189,8 +185,6 @@ def _code(lane: Lane, held: Held) -> str:
 
 
 def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
-    if now.partition != before.partition:
-        yield LaneChange("moved", f"moved from partition {before.partition} to {now.partition}")
     if now.paused_by != before.paused_by:
         yield (
             LaneChange("paused", f"paused {byline(now.paused_by)}")

@@ -109,17 +109,10 @@ def _text(raw: bytes | None) -> str:
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def home_partition(workspace: str, hashed_partitions: int, pins: Mapping[str, int]) -> int:
-    """Return the home partition of a workspace.
-
-    Args:
-        workspace: Its name.
-        hashed_partitions: The number that names are hashed over, as Kafka's default partitioner does it. The topics may
-            have more partitions.
-        pins: Workspace -> the partition that the configuration gives it.
-    """
+def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
+    """Return the home partition of a workspace: its pin, else the one of Kafka's default partitioner."""
     pin = pins.get(workspace)
-    return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % hashed_partitions
+    return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
 
 
 def clay_row(

@@ -134,18 +134,12 @@ def body_of(
 
 
 def find_lead_ref(
-    plan: Plan,
-    consumed: ConsumedRecord,
-    envelope: Envelope,
-    lead: Lead | Unreadable,
-    find: Find,
-    is_here: Callable[[str], bool],
+    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, find: Find
 ) -> LeadRef | None:
     """Return the lead of a record that cannot be sent; None if the record has no history and is to be rejected.
 
     The lead is found by the headers, else by what can be read of the value. A history has begun if it has a row or if
-    its record comes back. The destination may have left the configuration. `find` returns the row of a lead, `is_here`
-    says whether a workspace resides in this partition.
+    its record comes back. The destination may have left the configuration. `find` returns the row of a lead.
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
     if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify_cleaned(lead)) is not None:
@@ -154,7 +148,7 @@ def find_lead_ref(
         alias = lead.destination or (there.default_destination if there else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None
-    if workspace in plan.workspaces and not is_here(workspace):
+    if workspace in plan.workspaces and plan.home_of(workspace) != consumed.partition:
         return None
     plain = delivery_key(workspace, alias, lead_id)
     forced_origin = envelope.dead_letter or envelope.origin

@@ -6,7 +6,6 @@ from typing import Any
 
 import faust
 
-from stream_app.faust_app.fixes.assignor import TogetherAssignor
 from stream_app.faust_app.fixes.consumer import SafeTransport
 from stream_app.faust_app.fixes.recovery import SafeTableManager
 from stream_app.kafka.connection import KafkaConnection
@@ -21,7 +20,7 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
 
     def __init__(self, *args: Any, connection: KafkaConnection, **options: Any) -> None:
         self.connection = connection
-        super().__init__(*args, TableManager=SafeTableManager, PartitionAssignor=TogetherAssignor, **options)
+        super().__init__(*args, TableManager=SafeTableManager, **options)
 
     def _init_fixups(self) -> list[Any]:
         """Load none, such as Django's: a search for them reads the metadata of all installed packages."""

@@ -115,19 +115,6 @@ def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) ->
     assert "people" in files.configuration.plan.destinations
 
 
-def test_a_workspace_in_a_partition_that_the_process_does_not_know_waits_for_a_restart(files: Files) -> None:
-    files.secret("THIRD", URL + "third")
-    grown = TOML.replace("partitions = 4", "partitions = 8\nhashed_partitions = 4")
-    new = '[destinations.firms]\nworkspace = "beta"\nwebhooks_env = ["THIRD"]\ncallbacks = false\n'
-    new += "[workspaces.beta]\npartition = 6\n"
-    files.write(grown + new)
-    assert files.configuration.refresh().text == "needs a restart: kafka, workspace beta (new)"
-    assert "firms" not in files.configuration.plan.destinations
-    files.write(grown + new.replace("6", "3"))
-    adopted = "adopted: workspace beta (new), destination firms (new) with 1 webhooks; needs a restart: kafka"
-    assert files.configuration.refresh().text == adopted
-
-
 def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     before = plain_id("Ada King")
     files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")

@@ -18,8 +18,6 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[kafka]\nbootstrap = 'broker'", "kafka.bootstrap: must be host:port"),
         ("[kafka]\nnamespace = 'a b'", "kafka.namespace: at most"),
         ("[kafka]\npartitions = 0", "kafka.partitions = 0: must be from 1"),
-        ("[kafka]\nhashed_partitions = 0", "kafka.hashed_partitions = 0: must be from 1 to 10000"),
-        ("[kafka]\nhashed_partitions = 33", "kafka.hashed_partitions = 33: must not be above kafka.partitions = 32"),
         ("[kafka]\nbroker_wait_s = nan", "kafka.broker_wait_s = nan: must be"),
         ("[kafka]\nrebalance_timeout_s = 60", "kafka.rebalance_timeout_s: must be 20 s above"),
         ("[kafka.security]\nprotocol = 'SASL_SSL'", "kafka.security: protocol SASL_SSL needs username"),

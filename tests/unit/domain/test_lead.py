@@ -18,9 +18,7 @@ from stream_app.domain.lead.identity import Identity, company, identify, people
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, MAX_LEAD_BYTES, Unreadable, clay_row, home_partition, read_lead
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.policy import Plan, Workspace
 from stream_app.domain.record import murmur2
-from stream_app.domain.topics import TopicNames
 
 BIG = b"9" * 30
 GOOD = b'{"fields":{"email":"jane@acme.example"}}'
@@ -359,19 +357,6 @@ def test_home_is_where_kafkas_partitioner_puts_the_key(workspace: str, partition
     everywhere = list(range(partitions))
     assert home_partition(workspace, partitions, {}) == DefaultPartitioner()(workspace.encode(), everywhere, [])
     assert home_partition(workspace, partitions, {workspace: 0}) == 0
-
-
-@given(st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True), st.integers(1, 64), st.integers(0, 64), st.integers(0))
-def test_a_home_stays_when_partitions_are_added(workspace: str, partitions: int, more: int, pin: int) -> None:
-    def plan_of(now: int, pins: dict[str, int]) -> Plan:
-        return Plan(TopicNames(), now, {workspace: Workspace(workspace)}, {}, pins, hashed_partitions=partitions)
-
-    before = Plan(TopicNames(), partitions, {}, {}).home_of(workspace)
-    grown = plan_of(partitions + more, {})
-    assert grown.home_of(workspace) == before < partitions
-    assert workspace in grown.residents(before)
-    new = pin % (partitions + more)
-    assert plan_of(partitions + more, {workspace: new}).home_of(workspace) == new
 
 
 def test_the_body_for_clay_has_the_cleaned_fields() -> None:

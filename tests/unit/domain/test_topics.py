@@ -33,7 +33,6 @@ def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
         "t1.leads.enriched",
         "t1.leads.lanes",
         "t1.stream-app-state",
-        "t1.stream-app-moves",
         "t1.stream-app-replay-state",
     ]
     assert {(topic.partitions, topic.replication) for topic in topics} == {(6, 3)}
@@ -53,7 +52,7 @@ def test_retention_is_by_the_brokers_clock_and_state_is_compacted() -> None:
     topics = {topic.name: topic.config for topic in plan(names, 1, 1, Retention(dlq_days=3), TIERS_S)}
     assert topics[names.dlq]["retention.ms"] == str(3 * 86_400_000)
     for name, config in topics.items():
-        if name in (names.enriched, names.lanes, names.state, names.moves, names.replay_state):
+        if name in (names.enriched, names.lanes, names.state, names.replay_state):
             assert config["cleanup.policy"] == "compact"
             assert "retention.ms" not in config
         else:

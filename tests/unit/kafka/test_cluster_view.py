@@ -7,14 +7,9 @@ from collections.abc import Collection
 from contextlib import suppress
 
 import pytest
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.layout import Beginning, Layout
-from stream_app.kafka import cluster_view
-from stream_app.kafka.cluster_view import Batched, ClusterView
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.cluster_view import Batched
 from tests.support.pace import BUSY
 
 
@@ -113,35 +108,3 @@ async def test_a_request_that_hangs_does_not_hold_up_later_questions() -> None:
     assert asked == [{1}, {2}]
     hangs.set()
     assert await first == 2
-
-
-async def test_partition_0_is_read_once_for_all_and_from_where_the_last_look_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    view, looks, end = ClusterView(KafkaConnection("127.0.0.1:1")), list[int](), 0
-    layout: Layout | None = None
-
-    async def span(place: TopicPartition) -> tuple[int, int, int]:
-        if end < 0:
-            raise KafkaConnectionError(f"{place.topic}/{place.partition}")
-        return 0, end, 1
-
-    async def first_layout(_: KafkaConnection, place: TopicPartition, begin: int) -> tuple[Beginning, int]:
-        looks.append(begin)
-        await asyncio.sleep(0)
-        return Beginning(layout=layout, offset=begin if layout else 0), end
-
-    async def ask() -> list[Beginning]:
-        return await asyncio.gather(*(view.beginning("state") for _ in range(64)))
-
-    monkeypatch.setattr(view, "span", span)
-    monkeypatch.setattr(cluster_view, "first_layout", first_layout)
-    assert await ask() == [Beginning(is_new=True)] * 64
-    end = -1
-    with pytest.raises(BrokerUnavailable, match=r"^state/0 cannot be read: "):
-        await view.beginning("state")
-    end = 7
-    assert await ask() == [Beginning()] * 64
-    end, layout = 9, Layout(2, 2)
-    assert await ask() == await ask() == [Beginning(layout=layout, offset=7)] * 64
-    assert looks == [0, 7]

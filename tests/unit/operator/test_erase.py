@@ -6,12 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-import msgspec
 import pytest
 
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.lane.move import HandOver, encode_hand_over
 from stream_app.domain.lead.identity import people
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord
@@ -83,25 +81,6 @@ def test_a_result_names_its_person_after_its_row_expired() -> None:
         await bench.lead("1", ADA, fields=WHOLE)
         await bench.call_back("1", title="CEO")
         Reader.forgotten = bench.plan.topics.state
-        assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
-
-    run(main())
-
-
-def test_a_lead_is_found_while_its_lane_moves_to_another_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("1", ADA, fields=WHOLE)
-        rows = {each.key or b"": each.value for each in bench.kafka.log(bench.plan.topics.state, 0).committed()}
-        moving = [(key, value) for key, value in rows.items() if value is not None]
-        part = encode_hand_over(HandOver("acme", 1, 0, 0, 0, moving))
-        (copied, *_) = bench.kafka.log(bench.plan.topics.state, 0).committed()
-
-        async def read(_: Reader, topic: str) -> AsyncIterator[list[ConsumedRecord]]:
-            on_its_way = [msgspec.structs.replace(copied, topic=topic, value=part)]
-            yield on_its_way if topic == bench.plan.topics.moves else []
-
-        monkeypatch.setattr(Reader, "read", read)
         assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
 
     run(main())
