@@ -33,7 +33,7 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lead.person import Person, claimed, person_key
+from stream_app.domain.lead.person import linked, person_key
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
@@ -80,7 +80,7 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
         await producer.send(topic, msgspec.json.encode(row), key, partition=0)
         if not awaiting:
             aliases = tuple(person_key("acme", "people", each) for each in (person, email))
-            for alias, value in claimed(Person(aliases), aliases, key):
+            for alias, value in linked(aliases, key, lambda _: None):
                 await producer.send(topic, value, alias, partition=0)
     await producer.stop()
 

@@ -19,7 +19,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from stream_app.domain.callback.interpret import next_version
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, Rows
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lead.person import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
@@ -102,13 +102,11 @@ class Fallback:
         await self._serve(in_flight, resolved, recorder, found, "cache_first")
         return True
 
-    async def serve_same_person(
-        self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None, links: Rows
-    ) -> bool:
+    async def serve_same_person(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None) -> bool:
         """Serve a person who came before under another id, under `cache_first`, or `hold = "degrade"` on a held lane.
 
         The person's aliases stay with the lead that was bought. This lead does not change when to buy again. It
-        replaces the concluded row `replaced`, and `links` are alias rows to write with it.
+        replaces the concluded row `replaced`.
 
         Returns:
             True if the lead is concluded, False if nothing was served: it is a duplicate.
@@ -119,7 +117,7 @@ class Fallback:
         if not (destination.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())
-        recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced, aliases=links)
+        recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced)
         recorder.emit()
         if destination.cache_first and await self.serve_cached_first(in_flight, resolved, recorder):
             return True

@@ -26,7 +26,7 @@ from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.turns import LANE_BUSY
 from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.domain.lead.person import claimed, linked, person_of
+from stream_app.domain.lead.person import linked, person_of, pointed
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
 from stream_app.domain.messages import RESEND, Lead
@@ -90,13 +90,12 @@ class LeadPipeline:
             if (unwanted := self._why_not_sent(resolved)) is not None and unwanted.reason == "suppressed":
                 await self._rejects.conclude_with_event(in_flight, resolved, "suppressed", unwanted)
                 return
-            links = linked(person, self._partition.row)
-            if why.reason == "same_person" and await self._fallback.serve_same_person(in_flight, resolved, row, links):
+            if why.reason == "same_person" and await self._fallback.serve_same_person(in_flight, resolved, row):
                 return
-            await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why, rows=links)
+            await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why)
             return
         if row is None or verdict == "fresh":
-            aliases = [] if resolved.lead.force else claimed(person, resolved.aliases, resolved.key)
+            aliases = [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._partition.row)
             recorder = DeliveryRecorder(self._plan, resolved, resolved.begin(now_ms), replaced=row, aliases=aliases)
             if verdict == "fresh":
                 recorder.emit()
@@ -221,7 +220,9 @@ class LeadPipeline:
             patient = recorder.row.state.startswith("held_")
             destination = self._plan.destinations[resolved.destination.alias]  # read again: webhooks are added live
             request = AdmissionRequest(destination, not_before_ms, resolved.lead.not_after_ms, patient, resolved.bulk)
-            answer = await self._partition.admit(in_flight, request, partial(self._write_ahead, in_flight, recorder))
+            answer = await self._partition.admit(
+                in_flight, request, partial(self._write_ahead, in_flight, resolved, recorder)
+            )
             if isinstance(answer, Held):
                 if answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, resolved, recorder, answer):
                     return
@@ -238,8 +239,10 @@ class LeadPipeline:
             return None
         return suppression_reason(resolved, self._partition.suppression)
 
-    def _write_ahead(self, in_flight: InFlight, recorder: DeliveryRecorder, grant: Grant) -> WriteBatch:
-        """Build the step that must be committed before the POST."""
+    def _write_ahead(
+        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, grant: Grant
+    ) -> WriteBatch:
+        """Build the step that must be committed before the POST. It links the identifiers of the lead's person."""
         recorder.go(
             "sending",
             self._clock.now_ms(),
@@ -248,6 +251,8 @@ class LeadPipeline:
             probe=grant.probe.since_ms if grant.probe else 0,
         )
         in_flight.posted = Posted(recorder.row, grant)
+        if not resolved.lead.force:
+            recorder.write_once(linked(resolved.aliases, resolved.key, self._partition.row))
         return recorder.step()
 
     async def _post(self, in_flight: InFlight, resolved: ResolvedLead) -> Posted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
+from stream_app.domain.delivery.recorder import Reason, WriteBatch, brief, rejected, strayed
 from stream_app.domain.delivery.state_machine import CONCLUDED
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
 from stream_app.domain.lead.identity import identify_cleaned
@@ -77,15 +77,14 @@ class Rejects:
         status: Status,
         why: Reason,
         *records: Record,
-        rows: Rows | None = None,
     ) -> None:
-        """Commit one event for the lead, with these records and rows, unless the record is concluded already."""
+        """Commit one event for the lead, with these records, unless the record is concluded already."""
         in_flight.release_next()
         if await self.is_concluded(in_flight, lead.envelope):
             return
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
-        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead, rows=rows)
+        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead)
         await self._partition.conclude(in_flight, step)
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 import pytest
 
+from stream_app.domain.delivery.outcome import Poison
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people
@@ -77,12 +78,49 @@ def test_a_forged_id_takes_no_row_and_makes_no_duplicate_of_the_lead_that_has_it
     run(main())
 
 
-def test_a_duplicate_makes_its_other_identifiers_known() -> None:
+def test_a_duplicate_does_not_make_two_people_one() -> None:
+    """It costs nothing, so a producer could have any other person suppressed and erased with this one."""
+
     async def main() -> None:
         bench = await opened()
-        await lead(bench, "1", BOTH)
+        await lead(bench, "1", {"email": ADA})
         assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["duplicate"]
-        assert await lead(bench, "3", OTHER) == ["duplicate"]
+        await suppress(bench, {"email": ADA})
+        assert await lead(bench, "3", OTHER) == SENT
+        assert bench.clay.sent == ["1", "3"]
+
+    run(main())
+
+
+def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
+    async def main() -> None:
+        bench = await opened()
+        assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == ["received", "expired"]
+        await suppress(bench, {"email": ADA})
+        assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["received", "suppressed"]
+        assert await lead(bench, "3", LINKEDIN) == SENT
+        assert await lead(bench, "4", OTHER) == SENT
+        assert bench.clay.sent == ["3", "4"]
+
+    run(main())
+
+
+def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers() -> None:
+    """It is not sent yet, and so links nothing; but its person must not be paid for twice."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.begin()
+        linkedin, email = people(BOTH)
+        keys = [person_key("acme", "acme-main", each) for each in (linkedin, email)]
+        assert (await lead(bench, "1", BOTH))[-1] == "deferred"
+        assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
+        assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
+        assert [bench.partition.state.row(key) for key in keys] == [b"d/acme/acme-main/1"] * 2
+        await bench.open_and_return()
+        assert bench.history("1")[-2:] == ["sending", "accepted"]
+        linked = [f"d/acme/acme-main/1 {other}".encode() for other in (email, linkedin)]
+        assert [bench.partition.state.row(key) for key in keys] == linked
         assert bench.clay.sent == ["1"]
 
     run(main())
@@ -116,12 +154,13 @@ def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person() -> 
 
     async def main() -> None:
         bench = await opened(cache_first=True)
-        await lead(bench, "1", BOTH)
-        await lead(bench, "2", {"email": ADA, **OTHER})
+        bench.clay.first = [Poison(422, 1)]
+        await lead(bench, "1", {"email": ADA, **OTHER})
+        await lead(bench, "2", BOTH)
         (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
         await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
         assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
-        assert bench.clay.sent == ["1"]
+        assert bench.clay.sent == ["1", "2"]
         assert bench.results("3")[0].fields == {"title": "CEO"}
         assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], "the first still counts"
 
@@ -142,14 +181,15 @@ def test_a_cached_result_is_not_served_for_a_namesake() -> None:
 def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead() -> None:
     async def main() -> None:
         bench = await opened(cache_first=True)
+        bench.clay.first = [Poison(422, 1)]
+        assert await lead(bench, "1", BOTH) == ["received", "sending", "rejected_invalid"]
         (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
         await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
-        assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == ["received", "expired"]
         await suppress(bench, {"email": ADA})
         assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
         assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]
         assert await lead(bench, "4", OTHER) == SENT
-        assert bench.clay.sent == ["4"]
+        assert bench.clay.sent == ["1", "4"]
 
     run(main())
 
@@ -199,8 +239,9 @@ def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
 def test_an_erasure_forgets_every_identifier_even_one_that_it_does_not_name() -> None:
     async def main() -> None:
         bench = await opened()
+        bench.clay.first = [Poison(422, 1)]
+        await lead(bench, "0", {"email": ADA, **OTHER})
         await lead(bench, "1", BOTH)
-        await lead(bench, "2", {"email": ADA, **OTHER})
         args = {"lead_id": "1", "destinations": ["acme-main"], "people": people(LINKEDIN)}
         command = Command("c1", "erase", "acme", now_ms(), "operator", args=args)
         bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
@@ -226,7 +267,7 @@ def test_forced_leads_of_a_person_are_each_sent_and_claim_no_alias() -> None:
 def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
     async def main() -> None:
         bench = await opened()
-        for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, OTHER)):
+        for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, LINKEDIN)):
             value = msgspec.json.encode({"lead_id": str(number), "fields": fields})
             bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
         await asyncio.sleep(10)

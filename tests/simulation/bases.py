@@ -107,7 +107,7 @@ _BASES: Final = (
 
 _RARE: Final = (
     Schedule(
-        # Copies in one batch, each with other identifiers: the fourth one's are known together only by the others.
+        # Copies in one batch, each with other identifiers. Those that only a duplicate names are of another person.
         "mixed",
         setup=Setup(callbacks=False),
         arrivals=(
@@ -121,30 +121,31 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # The first two are never sent, and still say that the others, which share no identifier, are of one person.
+        # The first is sent and has ended, and says that the others, which share no identifier, are of one person.
         "linked",
         setup=Setup(callbacks=False),
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", known_by="el", not_after_s=-1.0),
+            Arrival(0.0, "acme", "a", "p1", known_by="el"),
             Arrival(0.3, "acme", "b", "p1", known_by="e", not_after_s=-1.0),
             Arrival(0.5, "acme", "c", "p1", known_by="l"),
-            Arrival(0.6, "acme", "d", "p1", known_by="e"),
+            Arrival(0.5, "acme", "d", "p1", known_by="e"),
         ),
-        fates=("limited", "lost_before"),
+        fates=("poison", "limited", "lost_before"),
     ),
     Schedule(
         # As before, but the second waits at the gate while the third comes, by a topic that goes first.
         "apart",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", known_by="el", not_after_s=-1.0),
-            Arrival(0.4, "acme", "z", "p2"),
-            Arrival(0.5, "acme", "b", "p1", topic="bulk", known_by="e"),
-            Arrival(0.6, "acme", "c", "p1", known_by="l"),
+            Arrival(0.0, "acme", "a", "p1", known_by="el"),
+            Arrival(1.4, "acme", "z", "p2"),
+            Arrival(1.5, "acme", "b", "p1", topic="bulk", known_by="e"),
+            Arrival(1.6, "acme", "c", "p1", known_by="l"),
         ),
+        fates=("poison",),
     ),
     Schedule(
-        # Two wait for the first, which ends unsent: only then do they see that they are of one person.
+        # Two wait for the first, which Clay rejects: only then do they see that they are of one person.
         "grown",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
         arrivals=(
@@ -156,7 +157,7 @@ _RARE: Final = (
         fates=("accepted", "poison"),
     ),
     Schedule(
-        # Two persons turn out to be one, after both were sent.
+        # A duplicate names two persons in one, after both were sent.
         "merged",
         setup=Setup(callbacks=False),
         arrivals=(

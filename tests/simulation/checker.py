@@ -182,6 +182,8 @@ class Checker:
             self._problem(f"5: {event.id} goes out of an empty bucket")
         what = self._inputs.get(event.origin)
         self.orders.on_sending(event, self.persons.person(what.identifiers) if what is not None else (), lane)
+        if what is not None:
+            self.persons.on_sending(what)
         if what is not None and what.not_after_ms is not None and at_ms > what.not_after_ms:
             self._problem(f"5: {event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
 

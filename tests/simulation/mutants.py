@@ -293,7 +293,7 @@ def person_known_only_once_sent() -> Patch:
 
     def step(self: DeliveryRecorder, *records: Record) -> WriteBatch:
         if self.row.state != "sending":
-            self._once = [(key, value) for key, value in self._once if key not in self.resolved.aliases]
+            self._once = {key: value for key, value in self._once.items() if key not in self.resolved.aliases}
         return real(self, *records)
 
     return patch.object(DeliveryRecorder, "step", step)

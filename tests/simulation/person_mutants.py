@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from unittest.mock import patch
 
 from stream_app.domain.lead import resolve as case
-from stream_app.domain.lead.person import Person, claimed, identifiers
+from stream_app.domain.lead.person import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.partition.key_locks import KeyLock, KeyLocks
 from stream_app.pipeline import lead as line_module
@@ -19,10 +19,14 @@ from tests.simulation.schedule import Arrival, Schedule, Setup
 
 def suppressed_by_another_name() -> Iterable[Schedule]:
     """The e-mail is suppressed, the lead to be sent has the LinkedIn URL that came with it before."""
-    first = Arrival(0.0, "acme", "a", "p1", known_by="el", not_after_s=-1.0)
+    first = Arrival(0.0, "acme", "a", "p1", known_by="el")
     then = Arrival(5.0, "acme", "b", "p1", known_by="l")
     orders = (Order(2.0, "", "suppress", "p1"),)
-    return [Schedule("by another name", setup=Setup(callbacks=False), arrivals=(first, then), orders=orders)]
+    return [
+        Schedule(
+            "by another name", setup=Setup(callbacks=False), arrivals=(first, then), fates=("poison",), orders=orders
+        )
+    ]
 
 
 @mutant("3", hunt=rare)
@@ -31,16 +35,8 @@ def only_the_first_identifier_counts() -> Patch:
 
 
 @mutant("3", hunt=rare)
-def duplicates_link_nothing() -> Patch:
-    return patch.object(line_module, "linked", lambda person, alias: [])
-
-
-@mutant("3", hunt=rare)
-def a_new_lead_claims_its_own_identifiers_only() -> Patch:
-    def own(person: Person, own: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes | None]]:
-        return claimed(Person(own), own, row)
-
-    return patch.object(line_module, "claimed", own)
+def a_sent_lead_links_nothing() -> Patch:
+    return patch.object(line_module, "linked", lambda own, row, alias: [])
 
 
 @mutant("3", hunt=rare)

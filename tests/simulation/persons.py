@@ -1,7 +1,7 @@
 """Checks what becomes of the leads of one person: no person is paid for twice, whichever identifier a lead comes with.
 
-An identifier is `workspace/kind:person`. Leads that were decided have made their identifiers known; those of one lead
-belong to one person, and so do those that are linked by others. A lead is new only if no lead of its person counts.
+An identifier is `workspace/kind:person`. Those of one lead that was sent belong to one person, and so do those that are
+linked by other leads that were sent. A lead is new only if no lead of its person counts.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PersonChecks:
         self._histories = histories
         self._problem = problem
         self._known: dict[str, frozenset[str]] = {}  # identifier -> all of its person
-        self._leads: dict[str, str] = {}  # origin -> one identifier of a lead that was taken as new
+        self._leads: dict[str, frozenset[str]] = {}  # origin -> the identifiers of a lead that was taken as new
         self._decided: dict[tuple[str, str], int] = {}
 
     def person(self, identifiers: frozenset[str]) -> frozenset[str]:
@@ -68,15 +68,18 @@ class PersonChecks:
             return
         if what.straight:
             self._check_order(event, what)
-        person = self.person(what.identifiers)
         if event.status == "received":
-            others = [origin for origin, each in self._leads.items() if each in person and self._counts(origin)]
+            person = self.person(what.identifiers)
+            others = [origin for origin, each in self._leads.items() if each & person and self._counts(origin)]
             if others and event.origin not in self._leads:
                 self._problem(f"3: {event.origin} is taken as new, though its person came as {others[0]}")
-            self._leads[event.origin] = min(what.identifiers)
-        elif self._known.keys().isdisjoint(what.identifiers):
-            return  # the duplicate of a lead id: it says nothing of a person
-        self._known |= dict.fromkeys(person, person)
+            self._leads[event.origin] = what.identifiers
+
+    def on_sending(self, what: Input) -> None:
+        """A lead is let through: from now on all its identifiers are of one person."""
+        if not what.force:
+            person = self.person(what.identifiers)
+            self._known |= dict.fromkeys(person, person)
 
     def _counts(self, origin: str) -> bool:
         """Whether it is at Clay, may be, or may come there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -110,17 +111,21 @@ class DeliveryRecorder:
         resolved: LeadRef,
         row: Delivery,
         replaced: Delivery | None = None,
-        aliases: Rows | None = None,
+        aliases: Iterable[tuple[bytes, bytes | None]] = (),
     ) -> None:
         self.resolved = resolved
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
-        self._once: Rows = list(aliases or [])
+        self._once = dict(aliases)
         if replaced is not None:
-            self._once.append((mark_key(replaced.origin), CONCLUDED))
+            self._once[mark_key(replaced.origin)] = CONCLUDED
             self.row = msgspec.structs.replace(row, results=replaced.results)
+
+    def write_once(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Write these rows with the next batch, in place of others of the same keys that wait for it."""
+        self._once.update(rows)
 
     def go(
         self,
@@ -216,8 +221,8 @@ class DeliveryRecorder:
         """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
         events, self._events = self._events, []
         durations, self._durations = self._durations, ()
-        once, self._once = self._once, []
-        rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
+        once, self._once = self._once, {}
+        rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once.items()]
         written = [event_record(self._plan, event) for event in events]
         workspace = self.resolved.destination.workspace
         changed = workspace if workspace in self._plan.workspaces else ""
@@ -272,12 +277,11 @@ def brief(
     *records: Record,
     there: Destination | None = None,
     ref: LeadRef | None = None,
-    rows: Rows | None = None,
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
-    `records` and `rows` are written in the same transaction. `there` is the destination, if the event is to name it.
-    `ref` is the lead, if it could be read: its import is in the event.
+    `records` are written in the same transaction. `there` is the destination, if the event is to name it. `ref` is the
+    lead, if it could be read: its import is in the event.
     """
     import_id, summary = _NO_IMPORT if ref is None else _import_of(ref)
     event = StatusEvent(
@@ -300,9 +304,7 @@ def brief(
         import_id=import_id,
         import_summary=summary,
     )
-    return WriteBatch(
-        [(mark_key(consumed.record_id), CONCLUDED), *(rows or [])], [event_record(plan, event), *records], [event]
-    )
+    return WriteBatch([(mark_key(consumed.record_id), CONCLUDED)], [event_record(plan, event), *records], [event])
 
 
 def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:

@@ -5,9 +5,10 @@ and the person's other identifiers. So one look-up of any identifier finds the w
 
     p/acme/people/<hash of an e-mail>  ->  d/acme/people/<lead id> <hash of a LinkedIn URL>
 
-A lead with identifiers that were not linked before links them, whether it is sent or is a duplicate. A name with a
-company's domain identifies only a lead that has neither an e-mail nor a LinkedIn URL. It is never linked to another
-identifier.
+A new lead first points each of its own identifiers to its row, so that it has no second lead while it waits. Only when
+it is sent does it link them to one another: a producer may name any two people in one lead, so a duplicate, which costs
+nothing, and a lead that is never sent do not make them one person. A name with a company's domain identifies only a
+lead that has neither an e-mail nor a LinkedIn URL. It is never linked to another identifier.
 """
 
 from __future__ import annotations
@@ -70,17 +71,26 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
     return Person(tuple(aliases), tuple(rows))
 
 
-def claimed(person: Person, own: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes | None]]:
-    """Return the alias rows to write with the first step of a new lead: all identifiers lead to its row."""
-    aliases = person.aliases if len(person.aliases) <= MOST_IDENTIFIERS else own
-    return _written(aliases, (row,))
+def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
+    """Return the alias rows to write with the first step of a new lead: its own identifiers lead to its row.
+
+    What each of them was linked to before stays linked.
+    """
+    return [
+        (key, b" ".join([row, *(word for word in (alias(key) or b"").split() if not word.startswith(b"d/"))]))
+        for key in own
+    ]
 
 
-def linked(person: Person, alias: Alias) -> list[tuple[bytes, bytes | None]]:
-    """Return the alias rows to write for a duplicate that links identifiers; [] if they are linked already."""
-    if not person.rows or len(person.aliases) > MOST_IDENTIFIERS:
-        return []
-    written = _written(person.aliases, person.rows)
+def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
+    """Return the alias rows to write when a lead is sent: its person's identifiers lead to one another and to its row.
+
+    [] if they do already.
+    """
+    aliases = person_of(own, alias).aliases
+    if len(aliases) > MOST_IDENTIFIERS:
+        aliases = own
+    written = _written(aliases, row)
     return written if any(alias(key) != value for key, value in written) else []
 
 
@@ -99,7 +109,7 @@ def hash_of(key: bytes) -> str:
     return key.rpartition(b"/")[2].decode("utf-8", "replace")
 
 
-def _written(aliases: tuple[bytes, ...], rows: tuple[bytes, ...]) -> list[tuple[bytes, bytes | None]]:
+def _written(aliases: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes]]:
     """Return the rows in a fixed order, independent of the order of leads, so that equal values are equal bytes."""
-    hashes, leads = sorted([key.rpartition(b"/")[2] for key in aliases]), sorted(rows)
-    return [(key, b" ".join([*leads, *[each for each in hashes if not key.endswith(each)]])) for key in aliases]
+    hashes = sorted([key.rpartition(b"/")[2] for key in aliases])
+    return [(key, b" ".join([row, *[each for each in hashes if not key.endswith(each)]])) for key in aliases]
