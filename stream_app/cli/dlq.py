@@ -1,4 +1,4 @@
-"""`stream-app dlq`: count, list, show, export and import dead letters."""
+"""`stream-app dlq`: count, list, show and export dead letters."""
 
 from __future__ import annotations
 
@@ -9,26 +9,17 @@ from typing import Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json, with_actions
+from stream_app.cli.base import COMMON, NO, OK, Common, on_kafka, say, show, show_json, with_actions
 from stream_app.cli.files import private_file
-from stream_app.cli.options import SOURCES, WHICH, Positive, Which, iso
+from stream_app.cli.options import WHICH, Positive, Which, iso
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import affordable, send_back, show_prices
 from stream_app.cli.tables import Column, Table, show_table
-from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
-from stream_app.domain.dead_letter.pricing import PricedPlan
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.dead_letter.causes import Group, Source, Tally
+from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count
 from stream_app.replay import inspect
-from stream_app.replay.edit import Edit, check, sendable
-from stream_app.replay.order import ordered_replays
-from stream_app.replay.plan import Chosen, survey, topic_of
-from stream_app.replay.send import Redriver, Sent
 
 From = Annotated[Source, Parameter(name="--from")]
-Values = dict[tuple[int, int], bytes]
 
 _ON_THE_LIST: Final = "of people on the suppression list (erased, or they objected)"
 _MOST_GROUPS: Final = 30
@@ -38,7 +29,7 @@ app = with_actions("dlq")
 
 @app.default
 def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
-    """Count dead letters by cause, destination and age. An action lists, shows, exports or imports them.
+    """Count dead letters by cause, destination and age. An action lists, shows or exports them.
 
     example:
       stream-app dlq --older-than 2h
@@ -147,10 +138,13 @@ def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON)
 
 @app.command
 def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
-    """Write dead letters with their values (personal data) to a file, one JSON object per line.
+    """Write dead letters with their leads (personal data) to a file, one JSON object per line.
+
+    Correct `lead` in it, and publish the file.
 
     example:
       stream-app dlq export dead-letters.jsonl --reason no_identity
+      stream-app publish dead-letters.jsonl
 
     Args:
         file: output file, or - for stdout
@@ -168,99 +162,6 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
     else:
         say(f"{count(lines, 'dead letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
     return OK if lines else NO
-
-
-@app.command(name="import")
-def import_them(
-    file: Path,
-    /,
-    *,
-    uncertain: bool = False,
-    yes: bool = False,
-    over_budget: bool = False,
-    common: Common = COMMON,
-) -> int:
-    """Send edited dead letters of an exported file back, each one once.
-
-    example:
-      stream-app dlq import dead-letters.jsonl --yes
-
-    Args:
-        file: a file from `export` with edited `lead` values
-        uncertain: include leads that may have reached Clay: they may be paid for twice
-        yes: do not ask for confirmation
-        over_budget: send even if it costs more than the budget has left
-    """
-    settings = common.settings()
-    edited: dict[Source, Values] = {source: {} for source in SOURCES}
-    topics = {topic_of(settings, source): source for source in SOURCES}
-    for each in inspect.read_export(settings, file):
-        edited[topics[each.topic]][each.partition, each.offset] = each.value
-
-    async def work() -> int:
-        running = (await ordered_replays(settings)).running
-        if running is not None:
-            raise StreamAppError(
-                f"replay {running.id} of {running.who} is running: wait for its end, or stop it with "
-                f"`stream-app replay stop {running.id}`"
-            )
-        async with Redriver(settings) as redriver:
-            plans = {
-                source: await _planned(settings, source, values, uncertain=uncertain)
-                for source, values in edited.items()
-                if values
-            }
-            go = sum(plan.go for plan, _ in plans.values())
-            suppressed = sum(plan.fates["suppressed"] for plan, _ in plans.values())
-            if not common.json:
-                for plan, _ in plans.values():
-                    show_prices(plan)
-            prices = [price for plan, _ in plans.values() for price in plan.prices]
-            if not affordable(prices, over_budget=over_budget, as_json=common.json):
-                return NO
-            confirm(f"send {count(go, 'dead letter')} back", yes=yes or not go)
-            total = Sent()
-            for source, (plan, chosen) in plans.items():
-                edit = _edit_of(settings, edited[source])
-                sent = await send_back(settings, source, redriver, chosen, plan.paces, edit)
-                total.dead_letters += sent.dead_letters
-                total.refused.update(sent.refused)
-        kept = sum(map(len, edited.values())) - go - suppressed
-        return _imported(total, kept, suppressed, as_json=common.json)
-
-    return on_kafka(settings, "dlq import", work())
-
-
-async def _planned(settings: Settings, source: Source, values: Values, *, uncertain: bool) -> tuple[PricedPlan, Chosen]:
-    with reading("reading dead letters and rows") as progress:
-        return await survey(settings, source, Filter(), progress, uncertain=uncertain, values=values)
-
-
-def _edit_of(settings: Settings, values: Values) -> Edit:
-    check_lead = sendable(settings)
-
-    def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
-        value = values[dead_letter.partition, dead_letter.offset]
-        check(value, dead_letter, check_lead, same_lead=same_lead)
-        return value
-
-    return edit
-
-
-def _imported(sent: Sent, kept: int, suppressed: int, *, as_json: bool) -> int:
-    if as_json:
-        show_json(
-            {"sent": sent.dead_letters, "refused": sent.refused, "need_no_sending": kept, "suppressed": suppressed}
-        )
-    else:
-        for record_id, why in sent.refused.items():
-            say(f"{record_id} was not sent: {why}")
-        show(
-            f"{count(sent.dead_letters, 'dead letter was', 'dead letters were')} sent back, "
-            f"{len(sent.refused)} refused, {kept} no longer need sending or are no longer kept"
-            + (f", {suppressed} {_ON_THE_LIST}" if suppressed else "")
-        )
-    return NO if sent.refused or not sent.dead_letters else OK
 
 
 def tally_table(groups: Sequence[Group]) -> Table:

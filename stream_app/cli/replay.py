@@ -28,7 +28,6 @@ from stream_app.cli.replay_order import (
     Redrive,
     Selection,
     Sending,
-    edits_of,
     order_change,
     plan_document,
     select_and_order,
@@ -79,7 +78,7 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
     """
     settings = selection.settings()
     wanted = which.checked(settings, selection.source)
-    priced, _ = on_kafka(settings, "replay plan", survey_selected(settings, wanted, selection))
+    priced = on_kafka(settings, "replay plan", survey_selected(settings, wanted, selection))
     if selection.json:
         show_json(plan_document(priced))
     else:
@@ -99,21 +98,21 @@ def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
-    return on_kafka(settings, "replay select", select_and_order(settings, wanted, sending, None, {}, values=False))
+    return on_kafka(settings, "replay select", select_and_order(settings, wanted, sending))
 
 
 @app.command(sort_key=2)
 def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
-    """Send parked leads back after a fix. A JSON Patch or new field names can edit them.
+    """Send parked leads back after a fix at Clay or in the configuration.
+
+    A lead that is wrong itself is corrected: `stream-app dlq export`, then `stream-app publish`.
 
     example:
-      stream-app replay redrive --disposition poison --from dlq --map email=mail
+      stream-app replay redrive --reason replay_cap --workspace acme
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
-    patch, renames = edits_of(sending)
-    work = select_and_order(settings, wanted, sending, patch, renames, values=sending.value)
-    return on_kafka(settings, "replay redrive", work)
+    return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
 
 
 @app.command(sort_key=3)

@@ -1,13 +1,12 @@
-"""The work of `replay select` and `redrive`: select dead letters, show price and edits, order the replay, follow it."""
+"""The work of `replay select` and `redrive`: select dead letters, show the price, order the replay, follow it."""
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -24,27 +23,20 @@ from stream_app.cli.base import (
     show,
     show_json,
 )
-from stream_app.cli.options import login_name, mapping_of
+from stream_app.cli.options import login_name
 from stream_app.cli.progress import reading
-from stream_app.cli.sending import REPEAT, affordable, show_prices
 from stream_app.config import Settings
-from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPlan, ReplayProgress
-from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
-from stream_app.domain.dead_letter.replay import goes_on
-from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, price_text, too_dear, too_dear_text
+from stream_app.domain.errors import StreamAppError
 from stream_app.domain.text import count
-from stream_app.replay.edit import Edit, EditError, changes, edit_of, read_patch
 from stream_app.replay.order import change_command, start_command, submit_and_follow
-from stream_app.replay.plan import Chosen, spans_of, survey, topic_of
-from stream_app.replay.send import dead_letters_at
+from stream_app.replay.plan import spans_of, survey
 
 PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
 
-_SHOWN: Final = 3
+_REPEAT: Final = "run the same command to continue; nothing is sent twice"
 _ANSWER_WITHIN_S: Final = 15.0
 
 
@@ -81,35 +73,17 @@ class Sending(Selection):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Redrive(Sending):
-    """How parked leads are edited and sent."""
+    """How parked leads are sent."""
 
     source: Annotated[Source, Parameter(name="--from")] = "parked"
     """which topic"""
-    patch: Path | None = None
-    """a JSON Patch (RFC 6902) for each lead"""
-    map: Annotated[tuple[str, ...], Parameter(metavar="NEW=OLD")] = ()
-    """rename a field; may be repeated"""
-    value: bool = False
-    """show values (personal data) in the diff"""
 
 
-async def select_and_order(
-    settings: Settings,
-    wanted: Filter,
-    sending: Sending,
-    patch: list[dict[str, Any]] | None,
-    renames: dict[str, str],
-    *,
-    values: bool,
-) -> int:
-    """Show the price, ask, order the replay and follow it. Return the exit code.
-
-    `renames`: new field name -> old field name, for each lead. `values`: show values, which are personal data, in the
-    preview of edits.
-    """
-    planned_at_ms, edited = time.time_ns() // 1_000_000, patch is not None or bool(renames)
+async def select_and_order(settings: Settings, wanted: Filter, sending: Sending) -> int:
+    """Show the price, ask, order the replay and follow it. Return the exit code."""
+    planned_at_ms = time.time_ns() // 1_000_000
     ends = await spans_of(settings, sending.source)
-    priced, chosen = await survey_selected(settings, wanted, sending, ranges=ends, edited=edited)
+    priced = await survey_selected(settings, wanted, sending, ranges=ends)
     if not sending.json:
         show_plan(priced)
     if not priced.go:
@@ -118,10 +92,8 @@ async def select_and_order(
         else:
             show("nothing to send back")
         return NO
-    if not affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
+    if not _affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
         return NO
-    if edited:
-        await _preview(settings, sending.source, edit_of(settings, patch, renames), chosen, values=values)
     confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
     plan = ReplayPlan(
         planned_at_ms,
@@ -135,7 +107,7 @@ async def select_and_order(
         rate_per_s=sending.rate,
         over_budget=sending.over_budget,
     )
-    command = start_command(plan, sending.who or login_name(), sending.why, patch=patch, renames=renames)
+    command = start_command(plan, sending.who or login_name(), sending.why)
     sent = await order_and_follow(settings, command)
     if sent is None:
         return show_queued(command.id, "within 10 minutes of the plan", as_json=sending.json)
@@ -165,51 +137,30 @@ async def survey_selected(
     selection: Selection,
     *,
     ranges: Mapping[int, tuple[int, int]] | None = None,
-    edited: bool = False,
-) -> tuple[PricedPlan, Chosen]:
+) -> PricedPlan:
     """Read the dead letters that the options select, and price their replay.
 
-    `ranges`: partition -> first offset and end; None: all that is kept. `edited`: the leads will be edited.
+    `ranges`: partition -> first offset and end; None: all that is kept.
     """
     with reading("reading dead letters and rows") as progress:
-        return await survey(
+        priced, _ = await survey(
             *(settings, selection.source, wanted, progress),
             ranges=ranges,
             uncertain=selection.uncertain,
             limit=selection.limit,
             rate_per_s=selection.rate,
-            edited=edited,
         )
+    return priced
 
 
-def edits_of(options: Redrive) -> tuple[list[dict[str, Any]] | None, dict[str, str]]:
-    """Return the JSON Patch, and the new and old field names. Raises SettingsError if both are given."""
-    if options.patch and options.map:
-        raise SettingsError(["--patch and --map exclude each other: pass one of them"])
-    if options.patch:
-        return read_patch(options.patch), {}
-    return None, mapping_of(options.map, "NEW=OLD, such as --map email=mail")
-
-
-async def _preview(settings: Settings, source: Source, edit: Edit, chosen: Chosen, *, values: bool) -> None:
-    """Show the first few edits, and report before anything is sent which dead letters cannot be edited."""
-    shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
-    async with topic_reader(settings) as reader:
-        async for dead_letter in dead_letters_at(reader, topic_of(settings, source), chosen, keys):
-            try:
-                edited = edit(dead_letter, goes_on(read_envelope(dead_letter)))
-            except EditError as error:
-                bad += 1
-                if bad <= _SHOWN:
-                    say(f"{dead_letter.record_id} will not be sent: {error}")
-                continue
-            if shown < _SHOWN:
-                shown += 1
-                say(f"{dead_letter.record_id}:")
-                for line in changes(dead_letter.value, edited or b"", values=values):
-                    say(f"  {line}")
-    if bad:
-        say(f"{count(bad, 'dead letter')} cannot be edited this way and will not be sent")
+def _affordable(prices: Sequence[Price], *, over_budget: bool, as_json: bool) -> bool:
+    """Return True if each workspace's budget covers its price, or if `over_budget` is set; else print why not."""
+    dear = [] if over_budget else too_dear(prices)
+    for each in dear:
+        say(f"{too_dear_text(each)}: send fewer, or use --over-budget to let the rest wait for the next budget")
+    if dear and as_json:
+        show_json({"sent": 0, "refused": {}, "too_dear": dear})
+    return not dear
 
 
 def show_plan(priced: PricedPlan) -> None:
@@ -219,7 +170,8 @@ def show_plan(priced: PricedPlan) -> None:
         show(f"  {number:,} {MEANING[end]}")
     for cause, number in priced.causes.most_common(20):
         show(f"  to be sent, {number:,}: {cause}")
-    show_prices(priced)
+    for each in priced.prices:
+        show(price_text(each))
 
 
 def plan_document(priced: PricedPlan) -> dict[str, Any]:
@@ -248,7 +200,7 @@ async def order_and_follow(settings: Settings, command: ReplayCommand) -> Replay
                         return last
     except asyncio.CancelledError:
         await _stop(settings, command)
-        say(f"interrupted after {last.sent if last else 0}: {REPEAT}")
+        say(f"interrupted after {last.sent if last else 0}: {_REPEAT}")
         raise
     return None
 

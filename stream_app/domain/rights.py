@@ -158,11 +158,6 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq": count,
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,
-        "dlq import": Rights(
-            read=survey | {names.audit},
-            write=frozenset({names.retry, names.replay_state, names.audit}),
-            transactional_id=operator,
-        ),
         "replay plan": Rights(read=survey),
         "replay select": select,
         "replay redrive": select,

@@ -62,7 +62,7 @@ class _Unclosed(Exception):
 
 
 def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
-    """Yield one row for each line that is not blank: a lead with `fields`, or a flat object."""
+    """Yield one row for each line that is not blank: a lead with `fields`, a flat object, or a line of `dlq export`."""
     for line, raw in _lines(source):
         if raw is None:
             yield Row(line, _TOO_LONG)
@@ -132,6 +132,11 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
         return Unreadable("not_json", "The line is not JSON")
     if not isinstance(document, dict):
         return Unreadable("not_an_object", "The line is JSON, but not an object")
+    if "record_id" in document and "headers" in document:  # of `stream-app dlq export`
+        lead = document.get("lead")
+        if not isinstance(lead, dict):
+            return Unreadable("no_lead", "The dead letter holds no JSON object: write one as lead, or remove the line")
+        document = lead
     return draft_of(document)
 
 

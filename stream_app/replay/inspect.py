@@ -1,11 +1,10 @@
-"""Read dead letters: count, list, show one with its history, export, and read an exported file."""
+"""Read dead letters: count, list, show one with its history, and export."""
 
 from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Container
 from typing import IO, Any, Final
 
 import msgspec
@@ -25,6 +24,7 @@ from stream_app.replay.document import read_document, write_document
 from stream_app.replay.plan import check_filter, topic_of
 from stream_app.replay.send import consumed_records
 
+_OF_AN_IMPORT: Final = ("import_id", "import_summary")
 _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
@@ -54,16 +54,6 @@ class Listed(msgspec.Struct, frozen=True):
     destination: str
     lead_id: str
     text: str
-
-
-class EditedRecord(msgspec.Struct, frozen=True):
-    """One line of a file to import: the id of a dead letter and its new value."""
-
-    line: int
-    topic: str
-    partition: int
-    offset: int
-    value: bytes
 
 
 async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
@@ -197,49 +187,30 @@ async def export(
                 if on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms):
                     left_out += 1
                 else:
-                    file.write(line_of(dead_letter, headers) + "\n")
+                    file.write(line_of(dead_letter, headers, settings.workspaces) + "\n")
                     lines += 1
     return lines, left_out
 
 
-def read_export(settings: Settings, path: Path) -> Iterator[EditedRecord]:
-    """Read a file that `export` has written.
+def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: Container[str]) -> str:
+    """Format a line of an export: the lead as JSON if that round-trips, else the value as base64.
 
-    Raises:
-        SettingsError: The file cannot be read, or a line is invalid; the first such line is named.
+    `publish` reads `lead`. It has the workspace and the destination that it would come back to, an id only if its
+    producer gave one, and not the import that it came with.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _edited(settings, number, line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{path}: cannot be read: {error}"]) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError([f"{path}, line {number}: is not a line of an export: {error}"]) from None
-
-
-def _edited(settings: Settings, number: int, line: str) -> EditedRecord:
-    document = read_document(line.encode())
-    topic, partition, offset = parse_dead_letter_id(settings, document["record_id"])
-    if "lead" in document:
-        value = write_document(document["lead"])
-    elif "value_base64" in document:
-        value = base64.b64decode(document["value_base64"], validate=True)
-    else:
-        raise ValueError("it has neither lead nor value_base64")
-    return EditedRecord(number, topic, partition, offset, value)
-
-
-def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
-    """Format a line of an export: the value as JSON if that round-trips, else as base64."""
     line: dict[str, Any] = {
         "record_id": dead_letter.record_id,
         "key": (dead_letter.key or b"").decode("utf-8", "replace"),
         "headers": {name: text(headers, name) for name in HEADERS.values() if name in headers},
     }
     try:
-        return write_document({**line, "lead": read_document(dead_letter.value)}).decode()
+        lead = read_document(dead_letter.value)
+        if isinstance(lead, dict):
+            named = {"workspace": line["key"] if line["key"] in workspaces else ""}
+            named["destination"] = text(headers, HEADERS["destination"])
+            lead = {name: value for name, value in lead.items() if name not in _OF_AN_IMPORT}
+            lead |= {name: value for name, value in named.items() if value and not lead.get(name)}
+        return write_document({**line, "lead": lead}).decode()
     except ValueError:
         return write_document({**line, "value_base64": base64.b64encode(dead_letter.value or b"").decode()}).decode()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator
 from itertools import chain
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from aiokafka import TopicPartition
 
@@ -28,26 +28,16 @@ from stream_app.ops.clock import SystemClock
 _MOST_BYTES: Final = 900_000
 
 
-def start_command(
-    plan: ReplayPlan,
-    who: str,
-    why: str,
-    *,
-    replay: str | None = None,
-    patch: list[dict[str, Any]] | None = None,
-    renames: dict[str, str] | None = None,
-) -> ReplayCommand:
+def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = None) -> ReplayCommand:
     """Return the command that starts a replay. The same id (`replay`) twice starts one; None: a new id.
-
-    Each lead is edited by `patch`, a JSON Patch, or by `renames`: new field name -> old field name.
 
     Raises:
         SettingsError: It is too large for Kafka.
     """
     replay = replay or f"r-{uuid.uuid4().hex[:12]}"
-    command = ReplayCommand(replay, "start", replay, SystemClock().now_ms(), who, why, plan, patch, renames or {})
+    command = ReplayCommand(replay, "start", replay, SystemClock().now_ms(), who, why, plan)
     if len(command_row(command)[1]) > _MOST_BYTES:
-        raise SettingsError([f"the filter and the patch are larger than {_MOST_BYTES:,} bytes: name fewer leads"])
+        raise SettingsError([f"the filter is larger than {_MOST_BYTES:,} bytes: name fewer leads"])
     return command
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,11 +25,17 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.budget import Cost
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import first_estimate
+from stream_app.domain.lead.identity import identify_cleaned
+from stream_app.domain.lead.lead import Unreadable, read_lead
+from stream_app.domain.lead.resolve import body_of
 from stream_app.domain.lead.suppression import SuppressionList
+from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
-from stream_app.replay.edit import never_sent, sendable
+
+LeadCheck = Callable[[Lead, str], str]
+"""Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""
 
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
@@ -117,9 +123,7 @@ async def survey(
     limit: int | None = None,
     ranges: Mapping[int, tuple[int, int]] | None = None,
     rewind: bool = False,
-    values: Mapping[tuple[int, int], bytes] | None = None,
     rate_per_s: float | None = None,
-    edited: bool = False,
 ) -> tuple[PricedPlan, Chosen]:
     """Plan what would happen to the matching dead letters.
 
@@ -132,9 +136,7 @@ async def survey(
         limit: Send at most so many.
         ranges: By partition, the first offset to read and the end offset; None: everything that Kafka keeps.
         rewind: The replay group would be rewound over these offsets; each lead counts once.
-        values: Only the dead letters at these partitions and offsets, of any disposition, with these new values.
         rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's current rate.
-        edited: The dead letters will be edited and checked later: include those that cannot be sent now.
 
     Returns:
         The plan with its price, and the partitions and offsets of the dead letters to send.
@@ -148,7 +150,7 @@ async def survey(
         sent_back = RedriveDedup(settings.names.dlq)
         if not rewind:
             await _read_redrives(sent_back, reader, settings)
-        found = await _dead_letters(reader, settings, source, wanted, sent_back, ranges, values)
+        found = await _dead_letters(reader, settings, source, wanted, sent_back, ranges)
         rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
         never = await _never(reader, topic_of(settings, source), found, on_list)
     if limit is not None:
@@ -164,11 +166,11 @@ async def survey(
                 fates["same_lead"] += 1
                 continue
             counted.add(each.origin)
-        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or values is not None
+        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds
         end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind)
         if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
             end = "suppressed"
-        if end in ("goes", "as_input") and not each.sendable and not edited and values is None:
+        if end in ("goes", "as_input") and not each.sendable:
             end = "cannot_go"
         if end in ("goes", "as_input"):
             if limit is not None and sum(going.values()) >= limit:
@@ -205,7 +207,6 @@ async def _dead_letters(
     wanted: Filter,
     sent_back: RedriveDedup,
     ranges: Mapping[int, tuple[int, int]] | None,
-    values: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
     check_lead, now_ms = sendable(settings), SystemClock().now_ms()
@@ -213,12 +214,9 @@ async def _dead_letters(
     async for records in reader.read(topic, ranges):
         for record in records:
             headers, key = headers_of(record.headers), keys.restore(record.key)
-            if values is not None and (record.partition, record.offset) not in values:
-                continue
             if not wanted.matches(headers, key, record.timestamp):
                 continue
-            value = record.value if values is None else values[record.partition, record.offset]
-            workspace, alias = _address(settings, *addressed_to(headers, key, value))
+            workspace, alias = _address(settings, *addressed_to(headers, key, record.value))
             reason, kind = text(headers, HEADERS["reason"]), kind_of(headers)
             found.append(
                 _Found(
@@ -231,10 +229,38 @@ async def _dead_letters(
                     alias,
                     reason or "without a reason",
                     sent_back.has(f"{topic}/{record.partition}/{record.offset}", kind),
-                    never_sent(value, key, text(headers, HEADERS["destination"]), check_lead, now_ms) == "",
+                    never_sent(record.value, key, text(headers, HEADERS["destination"]), check_lead, now_ms) == "",
                 )
             )
     return found
+
+
+def sendable(settings: Settings) -> LeadCheck:
+    """Check leads against the columns of their destination."""
+
+    def check_lead(lead: Lead, named: str) -> str:
+        alias = settings.destination_of(lead.workspace or "", lead.destination or named or None)
+        if alias is None:
+            return "the configuration has no such workspace or destination"
+        body = body_of(lead, settings.destinations[alias].columns, {})
+        return body.text if isinstance(body, Unreadable) else ""
+
+    return check_lead
+
+
+def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: LeadCheck, now_ms: int) -> str:
+    """Return why the value of a dead letter cannot be sent; '' if it can.
+
+    `named`: the destination that the dead letter names, or ''. `check_lead` is what `sendable` returns.
+    """
+    lead = read_lead(value, key)
+    if isinstance(lead, Unreadable):
+        return lead.text
+    if identify_cleaned(lead) is None:
+        return "it has no identity"
+    if lead.not_after_ms is not None and lead.not_after_ms <= now_ms:
+        return "it is too old to be sent"
+    return check_lead(lead, named)
 
 
 def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:

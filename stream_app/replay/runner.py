@@ -17,8 +17,6 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import (
-    COMMAND,
-    ENDED,
     ReplayProgress,
     advanced,
     begun,
@@ -31,7 +29,6 @@ from stream_app.domain.record import Record
 from stream_app.kafka.connection import silent
 from stream_app.ops import logs
 from stream_app.ops.clock import SystemClock
-from stream_app.replay.edit import edit_of
 from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
 from stream_app.replay.send import Redriver, Sent, dead_letters_at
 from stream_app.replay.state import ReplayState
@@ -107,29 +104,29 @@ class _Session:
             planned = await run_until(stop, self._plan(replay))
             if planned is not None:
                 replay, chosen, paces = planned
-                await self._write(self._rows_of(replay))
+                await self._write(dict([progress_row(replay)]))
                 if replay.state == "running":
                     replay = await self._send(replay, chosen, paces, stop)
                     if not stop.is_set():
                         replay = finished(replay, self._clock.now_ms())
-                        await self._write(self._rows_of(replay))
+                        await self._write(dict([progress_row(replay)]))
         except (SettingsError, UnreadableBatch) as error:
             replay = given_up(self._orders.replays[replay.id], str(error), self._clock.now_ms())
-            await self._write(self._rows_of(replay))
+            await self._write(dict([progress_row(replay)]))
         except StreamAppError:
             raise
         except Exception as error:  # a command must not end the process again and again
             log.exception("ordered_replay_bug", replay=replay.id)
             text = f"a bug ended it ({type(error).__name__}): the log of the replay process has more"
             replay = given_up(self._orders.replays[replay.id], text, self._clock.now_ms())
-            await self._write(self._rows_of(replay))
+            await self._write(dict([progress_row(replay)]))
         finally:
             await cancel([watching])
         if replay.state != "running":
             log.info("ordered_replay", replay=replay.id, state=replay.state, text=replay.text)
 
     async def _plan(self, replay: ReplayProgress) -> tuple[ReplayProgress, Chosen, Mapping[str, float]]:
-        plan, command = replay.plan, self._orders.start_of(replay.id)
+        plan = replay.plan
         priced, chosen = await survey_in_thread(
             self._settings,
             plan.source,
@@ -143,7 +140,6 @@ class _Session:
             uncertain=plan.uncertain,
             limit=replay.left,
             rate_per_s=plan.rate_per_s,
-            edited=command is not None and (command.patch is not None or bool(command.renames)),
         )
         if not replay.total:
             replay = begun(replay, priced, self._clock.now_ms())
@@ -153,8 +149,7 @@ class _Session:
         self, before: ReplayProgress, chosen: Chosen, paces: Mapping[str, float], stop: asyncio.Event
     ) -> ReplayProgress:
         """Send the chosen dead letters, and return the progress after them."""
-        command, topic = self._orders.start_of(before.id), topic_of(self._settings, before.plan.source)
-        edit = edit_of(self._settings, command.patch if command else None, command.renames if command else {})
+        topic = topic_of(self._settings, before.plan.source)
 
         def progress(sent: Sent) -> dict[bytes, bytes]:
             key, value = progress_row(
@@ -165,13 +160,8 @@ class _Session:
 
         async with topic_reader(self._settings) as reader:
             dead_letters = dead_letters_at(reader, topic, chosen, WorkspaceKeys(self._settings.workspaces))
-            sent = await self._redriver.send(dead_letters, paces, edit, progress, stop)
+            sent = await self._redriver.send(dead_letters, paces, progress, stop)
         return advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())
-
-    def _rows_of(self, replay: ReplayProgress) -> dict[bytes, bytes | None]:
-        """Return the rows of a replay. Its command, which may hold an edit with personal data, ends with it."""
-        rows: dict[bytes, bytes | None] = dict([progress_row(replay)])
-        return rows | {COMMAND + replay.id.encode(): None} if replay.state in ENDED else rows
 
     async def _write(self, rows: Mapping[bytes, bytes | None], *others: Record) -> None:
         await self._redriver.write(rows, others)

@@ -26,7 +26,6 @@ from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.readers import TopicReader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops.clock import SystemClock
-from stream_app.replay.edit import Edit
 from stream_app.replay.plan import Chosen
 
 _MOST_AT_ONCE: Final = 500
@@ -99,7 +98,6 @@ class Redriver:
         self,
         dead_letters: AsyncIterator[ConsumedRecord],
         paces: Mapping[str, float],
-        edit: Edit,
         progress: Callable[[Sent], Mapping[bytes, bytes]] = lambda sent: {},
         stop: asyncio.Event | None = None,
     ) -> Sent:
@@ -116,10 +114,9 @@ class Redriver:
         stop = stop or asyncio.Event()
         async for dead_letter in dead_letters:
             envelope = read_envelope(dead_letter)
-            try:
-                value = edit(dead_letter, goes_on(envelope))
-            except ValueError as error:
-                sent.refused[dead_letter.record_id] = str(error)
+            value = dead_letter.value
+            if goes_on(envelope) and not value:
+                sent.refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"
                 sent.next[dead_letter.partition] = dead_letter.offset + 1
                 continue
             workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)

@@ -298,7 +298,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
             ("dlq export", "replay plan", "lanes log"),
         ):
             await asyncio.gather(*(done(program, 0, 1) for program in several))
-        for program in ("dlq import", "lanes ORDER", "suppress add", "suppress remove", "erase"):
+        for program in ("lanes ORDER", "suppress add", "suppress remove", "erase"):
             await done(program, 0, 1)
         for program in (
             "replay pause",

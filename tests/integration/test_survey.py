@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Actor, Change
 from stream_app.kafka.topics import create_topics
-from stream_app.replay.send import Redriver
 from tests.support.pace import BUSY
 from tests.support.replaying import replaying
 from tests.unit.cli.test_options import Terminal
@@ -152,11 +150,6 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
     assert (code, dear in said) == (1, True), said
     code, said, answer = run("replay", "select", "--disposition", "foreign", "--yes", "--json")
     assert (code, answer["sent"], answer["too_dear"][0]["credits"]) == (1, 0, 180)
-    file = str(tmp_path / "dead-letters.jsonl")
-    assert run("dlq", "export", file)[0] == 0
-    code, said, out = run("dlq", "import", file, "--yes")
-    assert (code, dear in said, "about 90 credits" in out) == (1, True, True), said
-
     # What is left pays for half of them, when a person says so. Without a replay process it is queued.
     select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
@@ -173,19 +166,13 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
         assert (code, f"replay {queued} is done" in said) == (1, True), said
     assert run("replay", "stop", "r-0")[0] == 1
     write(settings, [(names.state, lane_key("w0"), slowed(1_000.0))])
-    code, _, answer = run("dlq", "import", file, "--yes", "--json")
-    assert (code, answer["sent"], answer["need_no_sending"]) == (0, 15, 15)
-    forget(settings.kafka.bootstrap, names.retry)
-    code, _, answer = run("dlq", "import", file, "--yes", "--over-budget", "--json")
-    assert (code, answer["sent"], answer["need_no_sending"]) == (1, 0, 30), "nor after a week"
-
-    # One that cannot be edited stops no others.
-    write(settings, [(names.dlq, b"w0", b"[" * 10_000 + b"]" * 10_000), (names.dlq, b"w0", foreign(1)[0])])
-    redrive = ("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes")
+    rest = ("replay", "select", "--disposition", "foreign", "--over-budget", "--yes", "--json")
     with replaying(settings):
-        code, said, answer = run(*redrive, "--json")
-        assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
-        assert f"{names.dlq}/0/30 will not be sent: its value is not JSON" in said
+        code, _, answer = run(*rest)
+        assert (code, answer["sent"]) == (0, 15)
+        forget(settings.kafka.bootstrap, names.retry)
+        code, _, answer = run(*rest)
+        assert (code, answer["sent"]) == (1, 0), "nor after a week"
         write(settings, [(names.dlq, b"w0", foreign(1)[0])])
         monkeypatch.setattr("sys.stdin", Terminal("y\n"))
         monkeypatch.setenv("FORCE_COLOR", "1")
@@ -194,32 +181,7 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
             "a bar, too"
         )
         monkeypatch.delenv("FORCE_COLOR")
-    assert not [key for key, _ in last_rows(settings) if key.startswith(b"command/")], "the edits are deleted"
-
-
-def test_an_import_that_another_operator_ends_counts_only_what_was_sent(
-    there: tuple[str, Settings],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    config, settings = there
-    write(settings, [(settings.names.dlq, b"w0", each) for each in foreign(3)])
-    file = str(tmp_path / "dead-letters.jsonl")
-    assert main(["dlq", "export", file, "--config", config]) == 0
-
-    async def take_over() -> None:
-        async with Redriver(settings):
-            pass
-
-    def confirm(question: str, *, yes: bool) -> None:
-        other = threading.Thread(target=lambda: asyncio.run(take_over()))
-        other.start()
-        other.join()
-
-    monkeypatch.setattr("stream_app.cli.dlq.confirm", confirm)
-    assert main(["dlq", "import", file, "--config", config]) == 1
-    assert "so this run ended after 0. Wait for theirs" in capsys.readouterr().err
+    assert not [key for key, _ in last_rows(settings) if key.startswith(b"command/")], "each is applied"
 
 
 def test_a_dead_letter_that_cannot_be_sent_has_no_price(

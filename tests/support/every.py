@@ -26,7 +26,6 @@ COMMANDS: Final[dict[str, str]] = {
     "dlq": "dlq",
     "dlq show": "dlq show {namespace}leads.dlq/0/0",
     "dlq export": "dlq export {folder}/dead-letters.jsonl",
-    "dlq import": "dlq import {dead_letters} --yes",
     "replay plan": "replay plan",
     "replay select": "replay select --yes",
     "replay redrive": "replay redrive --yes",
@@ -40,14 +39,10 @@ COMMANDS: Final[dict[str, str]] = {
 
 
 def typed(program: str, folder: Path, namespace: str = "") -> list[str]:
-    """Return its arguments. The files that it reads are written to `folder`."""
-    leads, dead_letters = folder / "leads.csv", folder / "edited.jsonl"
+    """Return its arguments. The file that it reads is written to `folder`."""
+    leads = folder / "leads.csv"
     leads.write_text("lead_id,email,first_name,workspace\ncrm-1,ada@example.com,Ada,w0\n")
-    dead_letters.write_text(
-        f'{{"record_id": "{namespace}leads.dlq/0/0", "lead": {{"fields": {{"email": "a@example.com"}}}}}}\n'
-    )
-    text = COMMANDS[program].format(leads=leads, dead_letters=dead_letters, folder=folder, namespace=namespace)
-    return text.split()
+    return COMMANDS[program].format(leads=leads, folder=folder, namespace=namespace).split()
 
 
 def on_its_own(argv: list[str], config: Path) -> list[str]:

@@ -4,7 +4,7 @@
     command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has applied it
     replay/<id>   ->  ReplayProgress: written by the replay process only, in the transaction that sends dead letters
 
-The command that starts a replay stays until the replay has ended. One replay runs at a time: a later one stops it.
+One replay runs at a time: a later one stops it.
 """
 
 from __future__ import annotations
@@ -76,8 +76,6 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
         who: The operator.
         why: The reason.
         plan: Of `start`: what to send.
-        patch: Of `start`: a JSON Patch (RFC 6902) for each lead.
-        renames: Of `start`: new field name -> old field name, for each lead.
     """
 
     id: str
@@ -87,8 +85,6 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str
     why: str = ""
     plan: ReplayPlan | None = None
-    patch: list[dict[str, Any]] | None = None
-    renames: dict[str, str] = {}
 
 
 class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -208,11 +204,7 @@ class ReplayOrders:
     @property
     def pending(self) -> bool:
         """True if there is work: a command to apply, or a replay to carry out."""
-        return self.running is not None or any(map(self._waits, self.commands.values()))
-
-    def start_of(self, replay: str) -> ReplayCommand | None:
-        """Return the command that started a replay, until the replay has ended."""
-        return self.commands.get(COMMAND + replay.encode())
+        return self.running is not None or bool(self.commands)
 
     def outlived(self, oldest_ms: int) -> list[bytes]:
         """Return the keys of ended replays that are older than `oldest_ms`."""
@@ -222,14 +214,8 @@ class ReplayOrders:
     def next_step(self, now_ms: int) -> Effect | None:
         """Return the effect of the first command that was not applied yet; None: all were."""
         for key, command in self.commands.items():
-            if self._waits(command):
-                return self._applied(key, command, now_ms)
+            return self._applied(key, command, now_ms)
         return None
-
-    def _waits(self, command: ReplayCommand | None) -> bool:
-        replay = self.replays.get(command.replay) if command is not None else None
-        # The command of a replay that has not ended is kept for its edit.
-        return command is None or command.kind != "start" or replay is None or replay.state in ENDED
 
     def _applied(self, key: bytes, command: ReplayCommand | None, now_ms: int) -> Effect:
         if command is None:
@@ -240,11 +226,8 @@ class ReplayOrders:
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)
         kind = "replay" if command.kind == "start" else f"replay_{command.kind}"
-        rows: dict[bytes, bytes | None] = dict(map(progress_row, changed))
-        if not any(each.id == command.id and each.state == "running" for each in changed):
-            rows[key] = None
         return Effect(
-            rows,
+            {**dict(map(progress_row, changed)), key: None},
             CommandAnswer(
                 *(command.id, not reason, now_ms, 0, kind, "", command.who, command.why, command.at_ms),
                 reason=reason,

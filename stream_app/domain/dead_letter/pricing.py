@@ -47,7 +47,7 @@ MEANING: Final[dict[Fate, str]] = {
     "sent_back": "were sent back before",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
-    "cannot_go": "can never be sent unless edited (no lead, no identity, too old, or no such destination)",
+    "cannot_go": "can never be sent as they are (no lead, no identity, too old, or no such destination)",
     "same_lead": "are more dead letters of the same leads: a lead goes once",
     "over_limit": "would go, too, but for --limit",
 }

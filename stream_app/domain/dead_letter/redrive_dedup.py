@@ -1,7 +1,7 @@
 """Knows which dead letters were sent back, so that none is sent twice, by whichever operator or run.
 
 The pipeline accepts a dead letter that continues its history once, as long as there is a row. One that starts a new
-history could be edited into another lead the second time. So a row in the replay state is committed with it.
+history has none. So a row in the replay state is committed with it.
 
     leads.retry                              the place of the dead letter in a header, kept for a week
     sent/<place>         ->  its append time, kept as long as the dead letter
