@@ -1,10 +1,11 @@
 """Callbacks in a burst, then a steady stream in whose middle Kafka restarts: what was acknowledged must be on Kafka.
 
     python -m tests.e2e.callback_storm                        3,000 at once, then 200 a second for a minute
-    python -m tests.e2e.callback_storm --disturb gateway      the gateway is killed with -9 instead
+    python -m tests.e2e.callback_storm --disturb gateway      the gateway is killed, and starts at another address
 
-A real gateway as a process, a real Kafka, and a sender that tries again like Clay's HTTP column. Times are those of
-single requests; those that overlap the disturbance, until the first answer of 200 after it, are counted apart.
+A real nginx with the product's own configuration, a real gateway behind it as a process, a real Kafka, and a sender
+that tries again like Clay's HTTP column. The gateway is killed with -9. Times are those of single requests; those that
+overlap the disturbance, until the first answer of 200 after it, are counted apart.
 """
 
 from __future__ import annotations
@@ -28,17 +29,20 @@ from rich.console import Console
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.process import ChildProcesses, end, free_port
+from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port
 from stream_app.domain.callback.token import sign
 from stream_app.domain.messages import Callback
 from stream_app.kafka.topics import create_topics
 from tests.e2e.pipeline import read_topic
+from tests.support.nginx import Nginx
+from tests.support.pace import BUSY
 
 WORKSPACES = 4
 KEY = "a key of callback tokens, only for tests"
 _RETRY_S = (2.0, 6.0)
 _ALL_WITHIN_S = 90.0
 _REQUEST_S = 30.0
+_ELSEWHERE = "127.0.0.2"
 
 Disturbance = Literal["kafka", "gateway"]
 
@@ -90,15 +94,16 @@ async def storm(plan: Plan) -> Storm:
         await asyncio.to_thread(kafka.start)
         settings = _settings(children, kafka.bootstrap)
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
-        gateway = _gateway(children)
-        await _until_ready(settings)
-        started_cpu_s = _cpu_s(gateway)
-        async with asyncio.timeout(plan.seconds + 2 * _ALL_WITHIN_S):
-            await asyncio.gather(*(_deliver(settings, found) for _ in range(plan.burst)))
-            found.burst_p99_s = found.p(0.99)
-            found.burst_cpu_s = _cpu_s(gateway) - started_cpu_s
-            gateway = await _stream(plan, settings, found, kafka, gateway, children)
-        await asyncio.to_thread(end, gateway, grace_s=20)
+        gateway = _gateway(children, LOOPBACK)
+        with Nginx(settings.http.gateway_port) as nginx:
+            await _until_healthy(nginx)
+            started_cpu_s, senders = _cpu_s(gateway), Senders(settings, nginx.port, found)
+            async with asyncio.timeout(plan.seconds + 2 * _ALL_WITHIN_S):
+                await asyncio.gather(*(senders.deliver() for _ in range(plan.burst)))
+                found.burst_p99_s = found.p(0.99)
+                found.burst_cpu_s = _cpu_s(gateway) - started_cpu_s
+                gateway = await _stream(plan, senders, kafka, nginx, gateway, children)
+            await asyncio.to_thread(end, gateway, grace_s=20)
         assert gateway.returncode == 0, (children.directory / "gateway.log").read_text()[-2000:]
         for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions):
             callback = msgspec.json.decode(record.value, type=Callback)
@@ -111,13 +116,14 @@ async def storm(plan: Plan) -> Storm:
 
 async def _stream(
     plan: Plan,
-    settings: Settings,
-    found: Storm,
+    senders: Senders,
     kafka: LocalKafka,
+    nginx: Nginx,
     gateway: subprocess.Popen[bytes],
     children: ChildProcesses,
 ) -> subprocess.Popen[bytes]:
     """Send each callback at its time, whether or not earlier ones were answered."""
+    found = senders.found
 
     async def disturb() -> subprocess.Popen[bytes]:
         await asyncio.sleep(plan.seconds / 2)
@@ -129,7 +135,8 @@ async def _stream(
         else:
             gateway.kill()
             await asyncio.to_thread(gateway.wait, 10)
-            new = _gateway(children)
+            nginx.names.hosts["gateway"] = _ELSEWHERE
+            new = _gateway(children, _ELSEWHERE)
         back = time.monotonic()
         found.disturbed = first, back
         return new
@@ -138,7 +145,7 @@ async def _stream(
     began, tasks = time.monotonic(), []
     for number in range(int(plan.per_s * plan.seconds)):
         await asyncio.sleep(max(0.0, began + number / plan.per_s - time.monotonic()))
-        tasks.append(asyncio.create_task(_deliver(settings, found)))
+        tasks.append(asyncio.create_task(senders.deliver()))
     await asyncio.gather(*tasks)
     new = await disturbing
     first, back = found.disturbed
@@ -148,30 +155,36 @@ async def _stream(
     return new
 
 
-async def _deliver(settings: Settings, found: Storm) -> None:
-    """Send one callback until it is acknowledged."""
-    number = found.sent
-    found.sent += 1
-    workspace, lead_id = f"w{number % WORKSPACES}", f"lead-{number}"
-    destination = f"{workspace}-crm"
-    body = {
-        "lead_id": lead_id,
-        "callback_token": sign(settings.callback_keys, workspace, destination, lead_id),
-        "email": f"person{number}@example.com",
-        "title": "Head of something",
-        "summary": "Has done this and that, in one place and another. " * 6,
-        "credits": "7",
-    }
-    request = _request("POST", f"/callbacks/{workspace}/{destination}", json.dumps(body).encode())
-    pauses = random.Random(number)
-    while lead_id not in found.acknowledged:
-        began = time.monotonic()
-        status = await _status(settings, request)
-        found.attempts.append((began, time.monotonic(), status))
-        if status == 200:
-            found.acknowledged.add(lead_id)
-        else:
-            await asyncio.sleep(pauses.uniform(*_RETRY_S))
+class Senders:
+    """Clay's HTTP columns."""
+
+    def __init__(self, settings: Settings, port: int, found: Storm) -> None:
+        self._settings, self._port, self.found = settings, port, found
+
+    async def deliver(self) -> None:
+        """Send one callback until it is acknowledged."""
+        found, number = self.found, self.found.sent
+        found.sent += 1
+        workspace, lead_id = f"w{number % WORKSPACES}", f"lead-{number}"
+        destination = f"{workspace}-crm"
+        body = {
+            "lead_id": lead_id,
+            "callback_token": sign(self._settings.callback_keys, workspace, destination, lead_id),
+            "email": f"person{number}@example.com",
+            "title": "Head of something",
+            "summary": "Has done this and that, in one place and another. " * 6,
+            "credits": "7",
+        }
+        request = _request("POST", f"/callbacks/{workspace}/{destination}", json.dumps(body).encode())
+        pauses = random.Random(number)
+        while lead_id not in found.acknowledged:
+            began = time.monotonic()
+            status = await _status(self._port, request)
+            found.attempts.append((began, time.monotonic(), status))
+            if status == 200:
+                found.acknowledged.add(lead_id)
+            else:
+                await asyncio.sleep(pauses.uniform(*_RETRY_S))
 
 
 def _request(method: str, path: str, body: bytes = b"") -> bytes:
@@ -179,11 +192,11 @@ def _request(method: str, path: str, body: bytes = b"") -> bytes:
     return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
 
 
-async def _status(settings: Settings, request: bytes) -> int:
+async def _status(port: int, request: bytes) -> int:
     """Return the status of the answer, or 0 if there is none. Without a library, whose time would be measured too."""
     try:
         async with asyncio.timeout(_REQUEST_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", settings.http.gateway_port)
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
             try:
                 writer.write(request)
                 answer = await reader.read()
@@ -220,10 +233,12 @@ token_keys_env = ["STORM_KEY"]
     return load_settings(config, {"STORM_KEY": KEY}, ("gateway",))
 
 
-def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
+def _gateway(children: ChildProcesses, host: str) -> subprocess.Popen[bytes]:
     program = f"import os, sys; os.environ['STORM_KEY'] = {KEY!r}; import stream_app.cli.main as m; sys.exit(m.main())"
-    config = str(children.directory / "stream_app.toml")
-    argv = [sys.executable, "-c", program, "gateway", "--config", config]
+    text = (children.directory / "stream_app.toml").read_text(encoding="utf-8")
+    config = children.directory / f"at-{host}.toml"
+    config.write_text(text.replace("[http]", f'[http]\nhost = "{host}"'), encoding="utf-8")
+    argv = [sys.executable, "-c", program, "gateway", "--config", str(config)]
     return children.spawn(argv, log=children.directory / "gateway.log")
 
 
@@ -231,10 +246,10 @@ def _cpu_s(process: subprocess.Popen[bytes]) -> float:
     return float(sum(psutil.Process(process.pid).cpu_times()[:2]))
 
 
-async def _until_ready(settings: Settings) -> None:
-    deadline = time.monotonic() + 30
-    while await _status(settings, _request("GET", "/readyz")) != 200:
-        assert time.monotonic() < deadline, "the gateway is not ready"
+async def _until_healthy(nginx: Nginx) -> None:
+    deadline = time.monotonic() + 30 * BUSY
+    while await _status(nginx.port, _request("GET", "/healthz")) != 200:
+        assert time.monotonic() < deadline, "the gateway is not healthy"
         await asyncio.sleep(0.1)
 
 

@@ -15,7 +15,7 @@ async def test_no_acknowledged_callback_is_lost(disturb: Disturbance) -> None:
     assert found.sent == 500
     assert len(found.acknowledged) == found.sent, "each in the end"
     assert found.lost == set()
-    assert {status for _, _, status in found.attempts} <= {200, 503, 0}
+    assert {status for _, _, status in found.attempts} <= {200, 502, 503, 504, 0}
     assert max(ended - began for began, ended, _ in found.attempts) < 25, "whatever it is, it is said in time"
     waited = len(found.attempts) > found.sent or found.p(1.0, during=True) > 0.5
     assert waited, "the disturbance was one"

@@ -1,6 +1,7 @@
 """Mutated callbacks, by seed, through the gateway: none crashes it, none is taken without its token, each is counted.
 
-    python -m tests.gateway.fuzz --requests 100000 --seed 1
+    python -m tests.gateway.fuzz --requests 100000 --seed 1     as bytes through nginx and uvicorn
+    python -m tests.gateway.fuzz --app                          to the app alone, whose counters must add up
 
 The check does not ask the gateway's code what is right: a callback that was kept must have come with the very text of a
 token that some key in use gives for that lead at that table, or with that table's secret.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -19,15 +21,20 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from starlette.types import Message, Scope
 
+from stream_app.dev.process import free_port
 from stream_app.domain.callback.token import sign
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.gateway.receiver import Limits
 from stream_app.ops import logs as log
+from stream_app.ops.http import serve_http
 from tests.gateway.mutations import HIDDEN, IN_USE, MUTATIONS, SECRETS, Sent
 from tests.gateway.support import TABLES, Gateway
+from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
 LIMITS = Limits(max_body_bytes=16_384, read_timeout_s=0.05)
+THROUGH_NGINX = Limits(max_body_bytes=16_384, read_timeout_s=5)
+AT_ONCE = 100
 
 
 @dataclass
@@ -148,14 +155,106 @@ async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
     return ledger, gateway
 
 
+def bytes_of(sent: Sent) -> bytes:
+    """Return the request as a client would write it, as far as that is possible."""
+    raw = sent.raw()
+    if sent.ends != "whole":
+        raw = raw[: sent.rng.randrange(len(raw) + 1)]
+    lines = {"host": b"gateway", "connection": b"close", "content-length": b"%d" % len(sent.raw())} | sent.headers
+    head = b"".join(b"%b: %b\r\n" % (name.encode(), value) for name, value in lines.items())
+    path = sent.path.encode("utf-8", "surrogatepass")
+    return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (sent.method.encode(), path, head, raw)
+
+
+async def answer_through(port: int, sent: Sent) -> tuple[int | None, bytes]:
+    """Return status and whole answer of a request, or None if there was none."""
+    words, answer = bytes_of(sent), b""
+    try:
+        async with asyncio.timeout(30 * BUSY):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(words)
+                if sent.ends == "hangs up":
+                    await writer.drain()
+                else:
+                    answer = await reader.readuntil(b"\r\n\r\n")
+                    length = re.search(rb"\r\ncontent-length: *(\d+)", answer, re.IGNORECASE)
+                    if length and sent.method != "HEAD":
+                        answer += await reader.readexactly(int(length[1]))
+            finally:
+                writer.close()
+    except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+        pass  # it was cut
+    return (int(answer.split()[1]) if answer.startswith(b"HTTP/1.1 ") else None), answer
+
+
+def check_together(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[tuple[int | None, bytes]]) -> None:
+    """Check what must hold of requests that were under way at the same time."""
+    new = gateway.shelf.callbacks()
+    gateway.shelf.records.clear()
+    taken = 0
+    for one, (status, text) in zip(sent, answers, strict=True):
+        ledger.requests += 1
+        about = f"{one.method} {one.path!r} {one.headers} {one.raw()[:300]!r}"
+        if status is None:
+            ledger.unanswered += 1
+        else:
+            ledger.statuses[status] += 1
+        taken += status == 200 and not one.path.startswith("/healthz")
+        if status in (500, 502, 504):
+            ledger.faults.append(f"{about}: {status} {text[:300]!r}")
+        if any(hidden.encode() in text for hidden in HIDDEN):
+            ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
+    hung_up = sum(one.ends == "hangs up" for one in sent)
+    if not taken <= len(new) <= taken + hung_up:
+        ledger.faults.append(f"{taken} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}")
+    for callback in new:
+        place = (callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
+        tokens = [sign(keys, *place).encode() for keys in IN_USE]
+        proven = any(token in b"\n".join([one.raw(), *one.headers.values()]) for one in sent for token in tokens)
+        secrets = [
+            one.headers.get("x-callback-secret") for one in sent if one.path.startswith("/callbacks/beta/static")
+        ]
+        with_secret = place[1] == "static" and any(secret.encode() in secrets for secret in SECRETS)
+        if not (proven or with_secret):
+            ledger.faults.append(f"kept as {callback} without a token of it")
+
+
+def waits(sent: Sent) -> bool:
+    """True if nginx waits for bytes that do not come."""
+    declared = sent.headers.get("content-length", b"0")
+    return sent.ends == "stops" or (declared.isdigit() and len(declared) < 7 and int(declared) > len(sent.raw()))
+
+
+async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]:
+    """Send this many requests to nginx, some at a time, with a gateway of this process behind it.
+
+    Those that nginx waits for in vain come last, together.
+    """
+    rng, ledger, gateway, port = random.Random(seed), Ledger(), Gateway(limits=THROUGH_NGINX), free_port()
+    made, late = 0, list[Sent]()
+    with Nginx(port) as nginx:
+        async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
+            while made < requests or late:
+                sent = [make(rng) for _ in range(min(AT_ONCE, requests - made))]
+                made += len(sent)
+                late += filter(waits, sent)
+                sent, late = ([one for one in sent if not waits(one)], late) if sent else (late, [])
+                gateway.shelf.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None
+                answers = await asyncio.gather(*(answer_through(nginx.port, one) for one in sent))
+                check_together(ledger, gateway, sent, answers)
+    return ledger, gateway
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gateway.fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--app", action="store_true", help="without nginx and uvicorn")
     args = parser.parse_args()
     log.configure("console", level=50)
     began = time.monotonic()
-    ledger, gateway = asyncio.run(fuzz(args.requests, args.seed))
+    ledger, gateway = asyncio.run((fuzz if args.app else fuzz_through_nginx)(args.requests, args.seed))
     out = Console()
     out.print(f"{ledger.requests} requests in {time.monotonic() - began:.0f} s, {len(ledger.faults)} faults")
     out.print(f"answers: {dict(sorted(ledger.statuses.items()))}, not answered: {ledger.unanswered}")

@@ -4,10 +4,12 @@
     python -m tests.gateway.hostile --only trailers all
     python -m tests.gateway.hostile --one-address          all peers have one address, as behind a proxy
 
-A real gateway as a process and a real Kafka, on loopback. Good callbacks come 20 times a second, each on a connection
-of its own. The goals: all are taken, p99 < 2 s, the gateway's memory stays under 300 MB, and SIGTERM ends it within
-15 s in the middle of all attacks. The first line of the table is the same load without an attack. The column "no CPU"
-is the share of the time in which the gateway could have run, and something else on the machine did. Linux only.
+A real nginx with the product's own configuration, a real gateway as a process and a real Kafka, on loopback. Good
+callbacks come 20 times a second, each on a connection of its own. The goals: all are taken at the first try, or 99 % of
+them where all attacks run at once; none is acknowledged and not on Kafka; p99 < 2 s; the memory of nginx and gateway
+together stays under 160 MB; SIGTERM ends the gateway within 15 s in the middle of all attacks. The first line of the
+table is the same load without an attack. The column "no CPU" is the share of the time in which the gateway could have
+run, and something else on the machine did. Linux only.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -34,12 +37,16 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.domain.callback.token import sign
+from stream_app.domain.messages import Callback
 from stream_app.kafka.topics import create_topics
+from tests.e2e.pipeline import read_topic
 from tests.gateway.attacks import ATTACKS, post
+from tests.support.nginx import Nginx
 
 GOOD_PER_S = 20.0
 MOST_P99_S = 2.0
-MOST_MB = 300.0
+MOST_MB = 160.0
+LEAST_TAKEN = 0.99  # of those that come while all attacks run
 ENDS_WITHIN_S = 15.0
 _KEY = "f2c7a4e1d85b3096-a key of callback tokens"
 _ANSWER_WITHIN_S = 20.0
@@ -60,11 +67,17 @@ class Figures:
     held_up: float = 0.0
     sent_mb: float = 0.0
     connections: int = 0
+    at_once: bool = False
+
+    @property
+    def may_fail(self) -> int:
+        """Return how many good callbacks may fail at their first try."""
+        return int((1 - LEAST_TAKEN) * len(self.good)) if self.at_once else 0
 
     @property
     def faults(self) -> list[str]:
         """Return the goals that were missed."""
-        missed = list(self.bad)
+        missed = list(self.bad) if len(self.bad) > self.may_fail else []
         if p99(self.good) >= MOST_P99_S:
             missed.append(f"p99 {p99(self.good):.2f} s")
         if self.most_mb >= MOST_MB:
@@ -78,10 +91,12 @@ def p99(times: list[float]) -> float:
 
 
 class Target:
-    """A gateway under attack."""
+    """A gateway behind nginx, under attack."""
 
-    def __init__(self, settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.port = settings.http.gateway_port
+    def __init__(self, settings: Settings, nginx: Nginx, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.port = nginx.port
+        self.nginx = nginx
+        self.acknowledged: set[str] = set()
         self.process = psutil.Process(process.pid)
         self.popen = process
         self._keys = settings.callback_keys
@@ -94,7 +109,10 @@ class Target:
         lead_id = f"lead-{self._sent}"
         token = sign(self._keys, "acme", "people", lead_id)
         body = json.dumps({"lead_id": lead_id, "callback_token": token, "title": "CEO", "note": "x" * 400}).encode()
-        return await self._ask(post("/callbacks/acme/people", "connection: close", length=len(body)) + body)
+        seconds, answer = await self._ask(post("/callbacks/acme/people", "connection: close", length=len(body)) + body)
+        if answer == "200":
+            self.acknowledged.add(lead_id)
+        return seconds, answer
 
     async def health(self) -> tuple[float, str]:
         """Return seconds and answer of /healthz."""
@@ -113,6 +131,10 @@ class Target:
         except (OSError, TimeoutError) as error:
             return time.monotonic() - began, type(error).__name__
         return time.monotonic() - began, answer[9:12].decode() or "no answer"
+
+    def memory_mb(self) -> float:
+        """Return what gateway and nginx hold together."""
+        return float(self.process.memory_info().rss) / 1e6 + self.nginx.memory_mb()
 
     def ran_and_waited_s(self) -> tuple[float, float]:
         """Return the seconds that the gateway's event loop ran, and the seconds that it waited for a CPU."""
@@ -141,6 +163,7 @@ class Target:
 async def attacked(target: Target, name: str, names: list[str], args: argparse.Namespace) -> Figures:
     """Return the figures of an attack."""
     figures = Figures(name, ATTACKS[name].about if name in ATTACKS else f"{len(names)} attacks at once")
+    figures.at_once = len(names) > 1
     with target.under(names, args.seconds, args.mb_per_s, one_address=args.one_address) as running:
         await asyncio.sleep(_BEFORE_S)
         before, began = target.ran_and_waited_s(), time.monotonic()
@@ -166,7 +189,7 @@ async def attacked(target: Target, name: str, names: list[str], args: argparse.N
 
 async def _watch(target: Target, figures: Figures) -> None:
     while True:
-        figures.most_mb = max(figures.most_mb, target.process.memory_info().rss / 1e6)
+        figures.most_mb = max(figures.most_mb, target.memory_mb())
         figures.health.append((await target.health())[0])
         await asyncio.sleep(0.2)
 
@@ -181,22 +204,45 @@ async def ended_by_sigterm(target: Target, args: argparse.Namespace) -> tuple[fl
         return time.monotonic() - began, code
 
 
-async def siege(args: argparse.Namespace) -> tuple[list[Figures], tuple[float, int | None], str]:
-    """Return all the figures, how the gateway ended, and its log."""
+@dataclass
+class Siege:
+    """The figures of each attack, how the gateway ended, its log, and what it acknowledged and lost."""
+
+    figures: list[Figures]
+    ended_s: float
+    exit_code: int | None
+    log: str
+    lost: set[str]
+
+    @property
+    def held(self) -> bool:
+        """True if no goal was missed."""
+        ended = self.exit_code == 0 and self.ended_s <= ENDS_WITHIN_S and "raceback" not in self.log
+        return ended and not self.lost and not any(each.faults for each in self.figures)
+
+
+async def siege(args: argparse.Namespace) -> Siege:
+    """Run the attacks."""
     children, kafka, found = ChildProcesses("hostile"), LocalKafka(), []
     try:
         await asyncio.to_thread(kafka.start)
         settings = _settings(children, kafka.bootstrap)
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
-        target = Target(settings, _gateway(children), children.directory / "gateway.log")
-        await _until_ready(target)
-        await asyncio.sleep(2)
-        for name in ["none", *(args.only or [*ATTACKS, "all"])]:
-            names = {"none": [], "all": list(ATTACKS)}.get(name, [name])
-            found.append(await attacked(target, name, names, args))
-            await asyncio.sleep(1)
-        end = await ended_by_sigterm(target, args)
-        return found, end, await asyncio.to_thread(target.log.read_text)
+        with Nginx(settings.http.gateway_port) as nginx:
+            target = Target(settings, nginx, _gateway(children), children.directory / "gateway.log")
+            await _until_ready(target)
+            await asyncio.sleep(2)
+            for name in ["none", *(args.only or [*ATTACKS, "all"])]:
+                names = {"none": [], "all": list(ATTACKS)}.get(name, [name])
+                found.append(await attacked(target, name, names, args))
+                await asyncio.sleep(1)
+            seconds, code = await ended_by_sigterm(target, args)
+        stored = {
+            msgspec.json.decode(record.value, type=Callback).lead_id
+            for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions)
+        }
+        log = await asyncio.to_thread(target.log.read_text)
+        return Siege(found, seconds, code, log, target.acknowledged - stored)
     finally:
         kafka.stop()
         children.close()
@@ -244,20 +290,24 @@ def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
     return children.spawn(argv, log=children.directory / "gateway.log")
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.gateway.hostile", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=[*ATTACKS, "all"], help="these, in this order")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each attack, at most 60")
     parser.add_argument("--mb-per-s", type=float, default=10.0, help="of each attack, and of all together")
     parser.add_argument("--one-address", action="store_true")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = options().parse_args()
     args.seconds = min(args.seconds, 60.0)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    found, (seconds, code), log = asyncio.run(siege(args))
+    done = asyncio.run(siege(args))
     table = Table(
         "attack", "sent MB", "connections", "good", "p99 s", "/healthz p99 s", "RSS MB", "CPU", "no CPU", "missed"
     )
-    for each in found:
+    for each in done.figures:
         table.add_row(
             f"{each.name}: {each.about}",
             f"{each.sent_mb:.0f}",
@@ -272,12 +322,14 @@ def main() -> int:
         )
     out = Console(width=170)
     out.print(table)
-    lines = log.splitlines()
-    out.print(f"SIGTERM under all attacks: exit code {code} after {seconds:.1f} s; {len(lines)} lines of log")
-    if "Traceback" in log or "traceback" in log or code != 0 or seconds > ENDS_WITHIN_S:
+    lines = done.log.splitlines()
+    out.print(
+        f"SIGTERM under all attacks: exit code {done.exit_code} after {done.ended_s:.1f} s; {len(lines)} lines of log"
+    )
+    out.print(f"acknowledged and lost: {len(done.lost)}")
+    if not done.held:
         out.print("\n".join(lines[-20:]), markup=False)
-        return 1
-    return 1 if any(each.faults for each in found) else 0
+    return 0 if done.held else 1
 
 
 if __name__ == "__main__":

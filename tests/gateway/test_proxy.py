@@ -1,0 +1,163 @@
+"""The gateway behind deploy/nginx.conf: what reaches it, what does not, and how it is found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from stream_app.dev.process import free_port
+from stream_app.gateway.receiver import Limits
+from stream_app.ops.http import serve_http
+from tests.gateway.support import URL, Gateway, good
+from tests.support.nginx import Nginx
+from tests.support.pace import BUSY
+
+GOOD = json.dumps(good()).encode()
+LIMITS = Limits(max_body_bytes=262_144, read_timeout_s=5)
+
+
+class Behind:
+    """A gateway behind nginx."""
+
+    def __init__(self, gateway: Gateway, nginx: Nginx) -> None:
+        self.gateway, self.nginx = gateway, nginx
+
+    async def say(self, words: bytes) -> tuple[int, bytes]:
+        """Send these bytes; return status and answer when nginx has closed the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.nginx.port)
+        answer = b""
+        try:
+            writer.write(words)
+            async with asyncio.timeout(30 * BUSY):
+                while piece := await reader.read(65_536):
+                    answer += piece
+        except ConnectionResetError:
+            pass  # `reset_timedout_connection`
+        finally:
+            writer.close()
+        return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0, answer
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[tuple[int, Nginx]]:
+    port = free_port()
+    with Nginx(port) as nginx:
+        yield port, nginx
+
+
+@pytest.fixture
+async def behind(ports: tuple[int, Nginx]) -> AsyncIterator[Behind]:
+    port, nginx = ports
+    gateway = Gateway(limits=LIMITS)
+    async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
+        yield Behind(gateway, nginx)
+
+
+def request(body: bytes = b"", method: str = "POST", path: str = URL, **headers: str) -> bytes:
+    lines = {"host": "leads.example.com", "content-type": "application/json", "connection": "close"}
+    lines |= {"content-length": str(len(body))} | {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+async def test_a_callback_is_taken_and_its_answer_comes_back(behind: Behind) -> None:
+    status, answer = await behind.say(request(GOOD))
+    assert status == 200
+    assert b"Received: lead crm-17" in answer
+    assert behind.gateway.counted() == {"enriched": 1}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/readyz", "/metrics", "/leads/crm-17", "/board", "/callbacks", "/healthz/", "/%2e"]
+)
+async def test_every_other_path_ends_at_the_proxy(behind: Behind, path: str) -> None:
+    assert (await behind.say(request(method="GET", path=path)))[0] == 404
+    assert behind.gateway.responses() == {}
+
+
+async def test_health_is_asked_through_the_proxy(behind: Behind) -> None:
+    assert (await behind.say(request(method="GET", path="/healthz")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nHost: y\r\nconnection: close\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /healthz\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_nginx_refuses_what_is_not_http_1_with_exactly_one_host(behind: Behind, words: bytes) -> None:
+    status, answer = await behind.say(words)
+    assert (status == 400) or b"400 Bad Request" in answer
+    assert behind.gateway.responses() == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b" " * 270_000, 413, b"send fewer or shorter columns"),
+        (b" " * 600_000, 413, b"Request Entity Too Large"),
+    ],
+)
+async def test_a_body_that_is_too_large_is_refused_in_words(
+    behind: Behind, body: bytes, status: int, words: bytes
+) -> None:
+    for _ in range(5):
+        answered = await behind.say(request(body))
+        assert answered[0] == status
+        assert words in answered[1]
+
+
+async def test_a_refusal_by_the_head_is_seen_behind_a_large_body(behind: Behind) -> None:
+    for _ in range(10):
+        assert (await behind.say(request(b" " * 260_000, path="/callbacks/acme/none/")))[0] == 404
+        assert (await behind.say(request(b" " * 260_000, x_callback_token="x")))[0] == 403
+
+
+async def test_half_a_head_and_half_a_body_end_in_time_and_reach_nobody(behind: Behind) -> None:
+    async def ends_within(words: bytes, seconds: float) -> None:
+        began = time.monotonic()
+        status, _ = await behind.say(words)
+        assert status in (0, 408)
+        assert time.monotonic() - began < seconds + 3 * BUSY
+
+    half = request(GOOD)
+    await asyncio.gather(ends_within(b"GET / HT", 5), ends_within(half[:-20], 10))
+    assert behind.gateway.responses() == {}
+
+
+async def until_200(behind: Behind, words: bytes) -> float:
+    """Send this again and again. Return the seconds until it is taken."""
+    began = time.monotonic()
+    async with asyncio.timeout(60 * BUSY):
+        while (await behind.say(words))[0] != 200:  # noqa: ASYNC110 - nothing in this process says when
+            await asyncio.sleep(0.2)
+    return time.monotonic() - began
+
+
+async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(ports: tuple[int, Nginx]) -> None:
+    port, nginx = ports
+    gateway = Gateway(limits=LIMITS)
+    before = Behind(gateway, nginx)
+    assert (await before.say(request(GOOD)))[0] == 502
+    nginx.names.hosts["gateway"] = "127.0.0.77"
+    try:
+        async with serve_http(gateway.app, "127.0.0.77", port, grace_s=1):
+            assert await until_200(before, request(GOOD)) < 15 * BUSY, "nginx asks its name server again every 2 s"
+    finally:
+        nginx.names.hosts["gateway"] = "127.0.0.1"
+        async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
+            await until_200(before, request(method="GET", path="/healthz"))
+    assert gateway.counted()["enriched"] == 1

@@ -1,0 +1,123 @@
+"""nginx with the product's own configuration (deploy/nginx.conf): only its addresses and folders are those of the test.
+
+It fails, and does not skip, where there is no nginx: `.ci/run` installs Debian's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, wait_for_answer
+
+CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "nginx.conf"
+_START_WITHIN_S: Final = 30.0
+
+
+class NameServer:
+    """Answers for every name of `hosts` with its address, for one second, on a UDP port of loopback."""
+
+    def __init__(self, hosts: dict[str, str]) -> None:
+        self.hosts = hosts
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((LOOPBACK, 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve, name="names", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            asked, peer = self._socket.recvfrom(512)
+            if not asked:
+                return
+            self._socket.sendto(self._answer(asked), peer)
+
+    def _answer(self, asked: bytes) -> bytes:
+        labels, at = [], 12
+        while length := asked[at]:
+            labels.append(asked[at + 1 : at + 1 + length].decode())
+            at += length + 1
+        question = asked[12 : at + 5]
+        address = self.hosts.get(".".join(labels))
+        head = asked[:2] + struct.pack(">HHHHH", 0x8180 if address else 0x8183, 1, 1 if address else 0, 0, 0)
+        record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(address) if address else b""
+        return head + question + record
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", (LOOPBACK, self.port))
+        self._thread.join(10)
+        self._socket.close()
+
+
+class Nginx:
+    """nginx in front of a gateway, and of a board; a context manager.
+
+    `port` is the gateway's at nginx, `board_port` the board's. `names.hosts` says where both are: tests change it.
+    """
+
+    def __init__(self, gateway_port: int, board_port: int = 1, *, host: str = LOOPBACK) -> None:
+        self._behind = {"gateway": gateway_port, "board": board_port}
+        self._host = host
+        self.port, self.board_port = free_port(), free_port()
+
+    def __enter__(self) -> Self:
+        program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if program is None:
+            raise StartError("no nginx: run apt-get install -y --no-install-recommends nginx-light")
+        self._children = ChildProcesses("nginx")
+        self.names = NameServer(dict.fromkeys(self._behind, self._host))
+        try:
+            folder = self._children.directory
+            (folder / "nginx.conf").write_text(self.configuration(folder))
+            # As root, its worker would otherwise be a user who cannot enter the test's folder.
+            own = f"daemon off; {'user root;' if os.geteuid() == 0 else ''}"
+            self.log = folder / "nginx.log"
+            argv = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
+            self.process: subprocess.Popen[bytes] = self._children.spawn(argv, log=self.log)
+            wait_for_answer("nginx", self.process, self._listens, log=self.log, timeout_s=_START_WITHIN_S)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def configuration(self, folder: Path) -> str:
+        """Return deploy/nginx.conf with the addresses and folders of the test."""
+        text = CONFIGURATION.read_text(encoding="utf-8")
+        for name, here in {
+            "resolver 127.0.0.11 ": f"resolver {LOOPBACK}:{self.names.port} ",
+            "listen 9103 ": f"listen {LOOPBACK}:{self.port} ",
+            "listen 9107;": f"listen {LOOPBACK}:{self.board_port};",
+            "gateway:9103;": f"gateway:{self._behind['gateway']};",
+            "board:9107;": f"board:{self._behind['board']};",
+            "/tmp/nginx": f"{folder}/nginx",
+        }.items():
+            assert name in text, f"deploy/nginx.conf has no {name!r} any more"
+            text = text.replace(name, here)
+        return text
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((LOOPBACK, self.port)) == 0
+
+    def memory_mb(self) -> float:
+        """Return what its processes hold together."""
+        master = psutil.Process(self.process.pid)
+        return sum(float(one.memory_info().rss) for one in [master, *master.children()]) / 1e6
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if hasattr(self, "process"):
+            end(self.process, grace_s=10)
+        self.names.close()
+        self._children.close()
