@@ -18,6 +18,7 @@ from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.messages import Result
 from stream_app.domain.result.cache_entry import DAY_MS, CachePolicy, Entry, entry_of, of_company, person_slot, slots_of
 from stream_app.domain.result.tombstone import erased_by
+from stream_app.domain.untrusted import decode
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.pipeline.fallback import Cache
@@ -107,8 +108,8 @@ class CacheFiller:
 
     def _read(self, value: bytes) -> Result | None:
         try:
-            result = _result.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            result = decode(_result, value)
+        except ValueError:
             return None  # a foreign record, or one of a newer version
         old = self.now_ms() - result.at_ms + result.age_s * 1000 > self.policy.stale_days * DAY_MS
         return None if old else result

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from stream_app.domain.messages import Lead
 
+_SHOWN: Final = 20
 DELIMITERS: Final = (",", ";", "\t", "|")
 
 LEAD_LEVEL: Final = frozenset(Lead.__struct_fields__) - {"fields"}
@@ -75,8 +77,9 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
 
 def check_unique(names: Sequence[str], correct: str) -> None:
     """Raise ValueError if two columns have the same name; `correct` says what to do then."""
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):
-        raise ValueError(f"two columns would have the name {', '.join(twice)}; {correct}")
+    if twice := sorted(name for name, columns in Counter(names).items() if name and columns > 1):
+        shown = ", ".join(twice[:_SHOWN]) + (" and others" if len(twice) > _SHOWN else "")
+        raise ValueError(f"two columns would have the name {shown}; {correct}")
 
 
 def guess_columns(titles: Sequence[str]) -> list[str]:
@@ -84,7 +87,9 @@ def guess_columns(titles: Sequence[str]) -> list[str]:
     try:
         return name_columns(titles, {})
     except ValueError:
-        names: list[str] = []
+        names: dict[str, None] = {}
+        firsts = []
         for (name,) in (name_columns([title], {}) for title in titles):
-            names.append("" if name in names else name)
-        return names
+            firsts.append("" if name in names else name)
+            names[name] = None
+        return firsts

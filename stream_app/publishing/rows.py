@@ -13,7 +13,8 @@ from typing import IO, Any, Final
 import msgspec
 
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.publishing.headers import LEAD_LEVEL, check_unique, delimiter_of, guess_columns, name_columns
+from stream_app.domain.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
+from stream_app.publishing.headers import LEAD_LEVEL, check_unique, delimiter_of, name_columns
 
 MAX_LINE_BYTES: Final = 1_048_576
 MAX_LINES_PER_ROW: Final = 100
@@ -89,7 +90,7 @@ def open_named_csv(source: IO[bytes], names: Sequence[str]) -> Sheet:
 
 def read_titles(source: IO[bytes]) -> list[str]:
     """Return the titles of the columns of a CSV. Raises ValueError if the header is invalid."""
-    return _open(source, guess_columns).titles
+    return _open(source, list).titles
 
 
 def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:
@@ -127,8 +128,11 @@ def flat_draft(values: Mapping[str, Any]) -> Draft:
 
 def _draft_of_json(raw: bytes) -> Draft | Unreadable:
     try:
+        check_depth(raw)
         document = msgspec.json.decode(raw)
-    except (ValueError, RecursionError):
+    except NestedTooDeep:
+        return Unreadable("nested_too_deep", f"The JSON is nested too deep (more than {MOST_LEVELS} levels)")
+    except ValueError:
         return Unreadable("not_json", "The line is not JSON")
     if not isinstance(document, dict):
         return Unreadable("not_an_object", "The line is JSON, but not an object")

@@ -66,13 +66,13 @@ class Upload:
         published: Leads that are safe on Kafka.
     """
 
-    def __init__(self, source: IO[bytes], file: str, size: int, import_id: str, who: str) -> None:
+    def __init__(self, source: IO[bytes], titles: list[str], file: str, size: int, import_id: str, who: str) -> None:
         self.id = secrets.token_urlsafe(24)
         self.who, self.file, self.size = who, label(file), size
         self.options = PublishOptions(import_id=import_id)
         self.state: State = "columns"
-        self.titles = _titles(source)
-        self.names = guess_columns(self.titles)
+        self.titles = titles
+        self.names = guess_columns(titles)
         self.problem, self.share = "", 0.0
         self.summary = Summary()
         self.quotes: list[Quote] = []
@@ -192,7 +192,7 @@ class Uploads:
         self._thread = ThreadPoolExecutor(1, "publish")
         self._log = log.get("publish")
 
-    def add(self, source: IO[bytes], file: str, size: int, digest: str, who: str) -> Upload:
+    async def add(self, source: IO[bytes], file: str, size: int, digest: str, who: str) -> Upload:
         """Keep a file, for 30 minutes at most. It is closed with the upload.
 
         The same file always has the same `digest`, of six characters: published twice on a day, it is one import.
@@ -202,7 +202,9 @@ class Uploads:
             TooManyUploads: There are too many files already.
         """
         self.make_room()
-        upload = Upload(source, file, size, new_import_id(self._now_ms(), digest), who)
+        titles = await asyncio.to_thread(_titles, source)
+        self.make_room()  # other files may have come meanwhile
+        upload = Upload(source, titles, file, size, new_import_id(self._now_ms(), digest), who)
         self._uploads[upload.id] = upload
         asyncio.get_running_loop().call_later(KEPT_S + 1, self._sweep)
         return upload

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from stream_app.domain.untrusted import check_depth
+
 
 def read_document(value: bytes | None) -> Any:
     """Parse JSON. Raises ValueError if it is not JSON, or is nested too deep."""
-    try:
-        return json.loads(value or b"", parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+    check_depth(value or b"")
+    return json.loads(value or b"", parse_constant=_no_number)
 
 
 def write_document(document: Any) -> bytes:

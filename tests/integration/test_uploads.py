@@ -56,7 +56,7 @@ def settings_in(folder: Path, kafka: Broker, namespace: str) -> Settings:
 async def uploaded(uploads: Uploads, raw: bytes, workspace: str | None) -> Upload:
     source = tempfile.TemporaryFile()  # noqa: SIM115 (its upload closes it)
     source.write(raw)
-    upload = uploads.add(source, "leads.csv", len(raw), "kfdwzp", login_name())
+    upload = await uploads.add(source, "leads.csv", len(raw), "kfdwzp", login_name())
     uploads.check(upload, upload.names, PublishOptions(workspace, import_id=upload.import_id))
     await until(lambda: upload.state != "checking", 60)
     assert upload.state == "checked", upload.problem

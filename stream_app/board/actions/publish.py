@@ -74,7 +74,7 @@ class PublishActions:
             self._uploads.make_room()
             received = await self._receiver.receive(request, "file")
             try:
-                upload = self._uploads.add(
+                upload = await self._uploads.add(
                     received.file, received.name, received.size, received.digest, moment.visitor.who
                 )
             except BaseException:

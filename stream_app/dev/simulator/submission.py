@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from stream_app.domain.untrusted import check_depth
+
 _ECHO_CHARACTERS = 200
 
 Echo = tuple[str | None, str | None]
@@ -34,8 +36,9 @@ def read_submission(body: bytes | None, max_bytes: int, lead_field: str, deliver
     if body is None or len(body) > max_bytes:
         return Submission(refusal=413)
     try:
+        check_depth(body)
         content = msgspec.json.decode(body)
-    except (ValueError, RecursionError):  # ValueError: msgspec's own errors, and bytes that are not UTF-8
+    except ValueError:  # nested too deep, msgspec's own errors, and bytes that are not UTF-8
         return Submission(refusal=400)
     is_array = isinstance(content, list)
     rows = content if is_array else [content]

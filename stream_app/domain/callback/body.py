@@ -18,6 +18,7 @@ import msgspec
 from stream_app.domain.callback.json_repair import repair
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.messages import Callback, Scalar
+from stream_app.domain.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
 
 Outcome = Literal["enriched", "partial", "no_data", "enrich_error"]
 
@@ -106,14 +107,19 @@ def read_body(raw: bytes) -> Body | BadBody:
         return BadBody("empty", "The body is empty: give the column a JSON body.")
     broken = False
     try:
+        check_depth(raw)
+    except NestedTooDeep:
+        return BadBody(
+            "nested",
+            f"The JSON is nested too deep (more than {MOST_LEVELS} levels): give each value a name of its own.",
+        )
+    try:
         try:
             claim = _claim.decode(text)
             lead_id, token = _scalar(claim.lead_id), _scalar(claim.callback_token)
         except msgspec.ValidationError:
             _skip.decode(text)
             return BadBody("not_an_object", 'The body must be one JSON object, like {"lead_id": ..., "email": ...}.')
-    except RecursionError:
-        return _too_deep()
     except ValueError:
         claimed = [_claimed(text, name) for name in ("lead_id", "callback_token")]
         if claimed[0] is None or len(text) > _MAX_REPAIR_CHARACTERS:
@@ -201,8 +207,6 @@ def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
     """Return the document or why there is none, and whether it was repaired."""
     try:
         return msgspec.json.decode(body.text, type=dict[str, Any]), False
-    except RecursionError:
-        return _too_deep(), False
     except ValueError:
         repaired = repair(body.text) if len(body.text) <= _MAX_REPAIR_CHARACTERS else None
     try:
@@ -211,10 +215,6 @@ def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
         return _not_json(body.text), False
     # The token was verified for the lead that the broken text names: the repaired one must name the same.
     return (document, True) if str(document.get("lead_id")) == body.lead_id else (_not_json(body.text), False)
-
-
-def _too_deep() -> BadBody:
-    return BadBody("nested", "The JSON is nested too deep: give each value a name of its own.")
 
 
 def _not_json(text: str) -> BadBody:

@@ -17,6 +17,7 @@ from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.messages import Callback, Result
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.untrusted import decode
 
 _MOST_RESULT_BYTES: Final = 900_000  # well below the topic's limit, so that no callback can block a partition
 _MOST_COST: Final = 1_000_000
@@ -27,8 +28,8 @@ _json: Final = msgspec.json.Encoder()
 def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
     """Return the callback in a record, or why it cannot be about a lead of this partition."""
     try:
-        callback = _decoder.decode(consumed.value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        callback = decode(_decoder, consumed.value)
+    except ValueError:
         return Reason("unreadable", "not a callback as the gateway writes it: see schemas/callback.v1.json")
     if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
         return Reason("unknown_destination", "its workspace has no such destination in this configuration")

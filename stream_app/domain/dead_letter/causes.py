@@ -14,6 +14,7 @@ import msgspec
 from stream_app.domain.dead_letter.headers import parse_record_id, read_number
 from stream_app.domain.delivery.envelope import HEADERS, Disposition
 from stream_app.domain.lead.identity import plain_id
+from stream_app.domain.untrusted import decode
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition. `foreign`: another program wrote it, without headers of ours."""
@@ -126,8 +127,8 @@ def lead_id_of(headers: Headers, value: bytes | None) -> str:
 
 def _read(value: bytes | None) -> _Named:
     try:
-        return _named.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return decode(_named, value)
+    except ValueError:
         return _Named()
 
 

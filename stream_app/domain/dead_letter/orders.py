@@ -20,6 +20,7 @@ from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.lane.command import MAX_TEXT
 from stream_app.domain.lane_messages import Actor, CommandAnswer
 from stream_app.domain.text import count
+from stream_app.domain.untrusted import decode
 
 PLAN_LIFE_MS: Final = 10 * 60_000
 """How long a plan may be sent. Prices and dead letters change."""
@@ -164,8 +165,8 @@ def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | No
     if not value or not (key or b"").startswith(PROGRESS):
         return None
     try:
-        return _progress.decode(value)
-    except (ValueError, RecursionError):
+        return decode(_progress, value)
+    except ValueError:
         return None
 
 
@@ -357,8 +358,8 @@ def _changed(replay: ReplayProgress, now_ms: int, **changes: Any) -> ReplayProgr
 
 def _decoded(value: bytes) -> ReplayCommand | None:
     try:
-        command = _command.decode(value)
-    except (ValueError, RecursionError):
+        command = decode(_command, value)
+    except ValueError:
         return None
     fits = 0 < len(command.id) <= _MAX_ID and 0 < len(command.replay) <= _MAX_ID and len(command.who) <= _MAX_ID
     return command if fits and (command.kind != "start" or command.id == command.replay) else None

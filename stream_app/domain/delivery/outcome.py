@@ -16,6 +16,8 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from stream_app.domain.untrusted import stream_safe
+
 UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "proxy", "pool_timeout"]
 """Why no byte of the request can have left: each of these happens before a connection exists."""
 
@@ -194,8 +196,10 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
             name.
     """
     line = _one_line(text)
-    for value in sorted(known, key=len, reverse=True):
-        line = _without(line, _one_line(value))
+    folded = _folded(line)
+    for value in sorted({_one_line(each) for each in known}, key=lambda value: (-len(value), value)):
+        if len(value) > 1 and _folded(value) in folded:  # a pattern for each of thousands of values takes seconds
+            line = _without(line, value)
     line = _EMAIL.sub("[email]", line.replace("%40", "@"))
     line = _URL.sub("[url]", line)
     line = _PATH.sub("[path]", line)
@@ -207,7 +211,7 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
 def _one_line(text: str) -> str:
     """Unescape, fold compatibility forms, remove tags and control characters, and cut between words."""
     readable = _UNICODE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), html.unescape(text[:_MAX_CHARACTERS]))
-    visible = "".join(map(_visible, unicodedata.normalize("NFKC", readable)))
+    visible = "".join(map(_visible, unicodedata.normalize("NFKC", stream_safe(readable))))
     line = " ".join(_TAG.sub(" ", visible).split())
     if len(text) <= _MAX_CHARACTERS and len(line) <= _MAX_LINE:
         return line
@@ -221,9 +225,15 @@ def _visible(character: str) -> str:
     return " " if category[0] in "CZ" else character
 
 
+_DOTLESS: Final = str.maketrans({"\u0131": "i", "\u0307": None})
+
+
+def _folded(text: str) -> str:
+    """Return the same for all texts that differ in case only. Lower case of a dotted capital I has a mark."""
+    return text.casefold().translate(_DOTLESS)
+
+
 def _without(line: str, value: str) -> str:
-    if len(value) < 2:
-        return line
     return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[sent]", line, flags=re.IGNORECASE)
 
 

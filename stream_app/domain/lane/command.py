@@ -10,6 +10,7 @@ from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
+from stream_app.domain.untrusted import decode
 
 TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""
@@ -50,8 +51,8 @@ def encode_answered(applied: bool, now_ms: int) -> bytes:
 def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
     """Return the command with shortened texts, or the refusal of an invalid one."""
     try:
-        command = _command.decode(consumed.value or b"")
-    except (ValueError, RecursionError) as error:  # what msgspec raises is a ValueError
+        command = decode(_command, consumed.value)
+    except ValueError as error:  # what msgspec raises is one, too
         return _unreadable(consumed, str(error))
     if not 0 < len(command.id) <= _MAX_ID:
         return _unreadable(consumed, f"its id must have 1 to {_MAX_ID} characters")
@@ -77,8 +78,8 @@ def command_id(value: bytes | None) -> str:
 
 def _read_signed(value: bytes | None) -> _Signed:
     try:
-        signed = _signed.decode(value or b"")
-    except (ValueError, RecursionError):
+        signed = decode(_signed, value)
+    except ValueError:
         return _Signed("")
     return signed if len(signed.id) <= _MAX_ID else _Signed("", signed.workspace)
 

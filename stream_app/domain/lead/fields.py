@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from stream_app.domain.lead.free_mail import is_free_mail
 from stream_app.domain.messages import Scalar
+from stream_app.domain.untrusted import is_stream_safe
 
 
 def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -31,10 +32,26 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return cleaned
 
 
+def has_too_many_marks(fields: Mapping[str, Scalar]) -> bool:
+    """Return True if a value that is to be cleaned has more combining marks in a row than can be put in order fast."""
+    return any(
+        isinstance(value, str) and not value.isascii() and name in _CLEANERS and not _is_safe(value)
+        for name, value in fields.items()
+    )
+
+
+def _is_safe(text: str) -> bool:
+    return is_stream_safe(text.translate(_INVISIBLE))
+
+
 def tidy(text: str) -> str:
-    """Return names, titles and phones in NFC, without invisible characters, with single spaces."""
+    """Return names, titles and phones in NFC, without invisible characters, with single spaces.
+
+    "" if there are too many combining marks in a row: sorting them takes quadratic time.
+    """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+        text = text.translate(_INVISIBLE)
+        text = unicodedata.normalize("NFC", text) if is_stream_safe(text) else ""
     return " ".join(text.split())
 
 
@@ -45,8 +62,8 @@ def _lower(text: str) -> str:
 def clean_email(text: str) -> str:
     """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
     address = _lower(text)
-    while address.startswith("mailto:"):
-        address = address.removeprefix("mailto:").partition("?")[0].strip()
+    if found := _MAILTO.match(address):
+        address = address[found.end() :].partition("?")[0].strip()
     local, _, domain = address.rpartition("@")
     host = _host(domain)
     return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
@@ -83,9 +100,11 @@ def _host(text: str) -> str:
     host = text.strip().rstrip(".")
     if not host.isascii():
         # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, a different domain.
-        labels = unicodedata.normalize("NFKC", host).lower().replace("。", ".").split(".")
-        host = ".".join(_ascii_label(label) for label in labels)
-    return host if len(host) <= 253 and _HOST.fullmatch(host) else ""
+        host = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", host).lower()).replace("。", ".")
+        if len(host) > _LONGEST_HOST:  # in punycode it is longer still, and that takes quadratic time
+            return ""
+        host = ".".join(_ascii_label(label) for label in host.split("."))
+    return host if len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) else ""
 
 
 def _ascii_label(label: str) -> str:
@@ -93,14 +112,18 @@ def _ascii_label(label: str) -> str:
         return label
     if not all(char == "-" or unicodedata.category(char)[0] in "LMN" for char in label):
         return ""
-    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")
+    return "xn--" + label.encode("punycode").decode("ascii")
 
 
+_LONGEST_HOST: Final = 253
+_MAILTO: Final = re.compile(r"(?:mailto:\s*+)+")
 _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
 _LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")
 """No leading `=` and no `|`: such an address is a spreadsheet formula (`=cmd|calc@example.com`)."""
 _HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
-_LINKEDIN: Final = re.compile(r"(?:[a-z]+://)?(?:[a-z0-9-]+\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
+_LINKEDIN: Final = re.compile(
+    r"(?:[a-z]++://)?(?:(?!linkedin\.com/)[a-z0-9-]++\.)*+linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I
+)
 _NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
 
 _CLEANERS: Final[dict[str, Callable[[str], str]]] = {

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.lead.fields import normalise
+from stream_app.domain.lead.fields import has_too_many_marks, normalise
 from stream_app.domain.lead.identity import given_id, says_who
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import murmur2
+from stream_app.domain.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
 
 MAX_LEAD_BYTES: Final = 102_400
 """The largest payload that Clay accepts (docs/reference/clay.md, "Inbound")."""
@@ -64,6 +65,9 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
             return Unreadable(
                 "number_out_of_range", "A number has more than 64 bits: send it as text", workspace, _given_id(lead)
             )
+    if has_too_many_marks(lead.fields):
+        text = f"A field has more than {MOST_MARKS} combining marks (accents) in a row: remove them"
+        return Unreadable("too_many_marks", text, workspace, _given_id(lead))
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not says_who(cleaned):
         return Unreadable(
@@ -89,9 +93,10 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
         text = f"The record has {len(value)} bytes, more than the {max_bytes} that Clay takes"
         return Unreadable("oversize", text)
     try:
+        check_depth(value)
         document = msgspec.json.decode(value)
-    except RecursionError:
-        return Unreadable("nested_too_deep", "The JSON is nested too deep")
+    except NestedTooDeep:
+        return Unreadable("nested_too_deep", f"The JSON is nested too deep (more than {MOST_LEVELS} levels)")
     except UnicodeDecodeError:
         return Unreadable("not_utf8", "The value is not UTF-8")
     except ValueError:

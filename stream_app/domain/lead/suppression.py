@@ -19,6 +19,7 @@ from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.lead.identity import people, row_id
 from stream_app.domain.lead.person import Alias, hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
+from stream_app.domain.untrusted import decode
 
 TEXT: Final = {
     "suppressed": "this person is on the suppression list",
@@ -126,8 +127,8 @@ def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppress
 def people_in(value: bytes | None) -> tuple[str, ...]:
     """Return all hashes of the person in a record, even if it is not a lead; () if it names no person."""
     try:
-        return people(_named.decode(value or b"").fields)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return people(decode(_named, value).fields)
+    except ValueError:
         return ()
 
 

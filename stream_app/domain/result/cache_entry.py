@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
+from stream_app.domain import untrusted
 from stream_app.domain.lane.bounds import Policy
 from stream_app.domain.lead.identity import company, hashes
 from stream_app.domain.lead.person import strong
@@ -229,8 +230,8 @@ def decode(raw: bytes | None) -> Entry:
     if raw is None:
         return NOTHING
     try:
-        return _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return untrusted.decode(_decoder, raw)
+    except ValueError:
         return NOTHING
 
 

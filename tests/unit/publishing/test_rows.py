@@ -96,7 +96,7 @@ def test_jsonl_takes_leads_and_flat_objects() -> None:
 def test_jsonl_with_nesting_and_long_lines() -> None:
     data = b'{"a":' + b"[" * 100_000 + b"\n" + b'"' + b"x" * (2 * MAX_LINE_BYTES) + b'"\n{"email":"a@b.example"}'
     seen = [(row.line, outcome(row)) for row in read_jsonl(io.BytesIO(data))]
-    assert seen == [(1, "not_json"), (2, "oversize"), (3, {"fields": {"email": "a@b.example"}})]
+    assert seen == [(1, "nested_too_deep"), (2, "oversize"), (3, {"fields": {"email": "a@b.example"}})]
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,45 @@
+"""CPU that a function takes as its input grows, measured so that a busy machine does not matter."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+DOUBLINGS = 3
+_MOST_RUNS = 7
+_FLOOR_S = 0.005
+"""Shorter times are noise. What stays below it up to an eighth of the largest input takes 60 ms at the largest."""
+
+
+def exponent(
+    work: Callable[[T], object], shape: Callable[[int], T], largest: int, enough: float
+) -> tuple[float, float]:
+    """Return the exponent of the CPU in the size, over three doublings up to `largest`, and the longest CPU in seconds.
+
+    It is 1 for linear work, and 2 for quadratic work. The least CPU of several runs counts. The runs end as soon as the
+    exponent is at most `enough`, because noise can only add CPU to the longer of the two times that are compared.
+    """
+    small, large = shape(largest >> DOUBLINGS), shape(largest)
+    small_s = large_s = math.inf
+    grows = math.inf
+    for _ in range(_MOST_RUNS):
+        small_s, large_s = min(small_s, _cpu_s(work, small)), min(large_s, _cpu_s(work, large))
+        grows = math.log2(max(large_s, _FLOOR_S) / max(small_s, _FLOOR_S)) / DOUBLINGS
+        if grows <= enough or large_s > 2:
+            break
+    return grows, large_s
+
+
+def _cpu_s(work: Callable[[T], object], value: T) -> float:
+    gc.disable()
+    try:
+        began = time.process_time()
+        work(value)
+        return time.process_time() - began
+    finally:
+        gc.enable()
