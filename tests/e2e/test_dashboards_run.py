@@ -39,7 +39,7 @@ AFTER_TROUBLE_ONLY = {
 
 
 def filled(query: str) -> str:
-    query = re.sub(r"\$(workspace|destination|instance)", ".*", query)
+    query = re.sub(r"\$(workspace|destination|instance)", ".*", query).replace("$release", "stream-app")
     return query.replace("$__rate_interval", WINDOW).replace("$__range", WINDOW)
 
 
@@ -54,6 +54,7 @@ class Prometheus:
                 {
                     "job_name": job["job_name"],
                     "static_configs": [{"targets": [f"{LOOPBACK}:{stack.moved(str(found['port']))}"]}],
+                    "relabel_configs": job["relabel_configs"],
                 }
                 for job in PROMETHEUS["scrape_configs"]
                 for found in job["dns_sd_configs"]

@@ -21,12 +21,12 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
 from stream_app.kafka.diagnosis import diagnose
+from tests.repository.test_alerts import RULE
 from tests.repository.test_deploy import (
     CONFIG,
     OURS,
     PLACES,
     PROMETHEUS,
-    RULES,
     SERVICES,
     environment,
     kafka_properties,
@@ -243,7 +243,7 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
     failed = [line.split()[1] for line in checked.stdout.splitlines() if line.startswith("FAILED")]
     assert not failed, checked.stdout + checked.stderr
     shown = stack.metrics("worker") | stack.metrics("gateway")
-    alerting = {name for rule in RULES for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
+    alerting = {name for rule in RULE.values() for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
     for name in ("worker", "replay", "gateway", "sim"):
         end(started[name], grace_s=30 * BUSY)

@@ -1,56 +1,226 @@
-"""The alerts' rules, checked and run by Prometheus's own promtool."""
+"""The alerts: on metrics that exist, with a section on each, and run by Prometheus's own promtool."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
+from typing import Any, get_args
 
+import promql_parser
 import pytest
 import yaml
 
+from stream_app.domain.lane import view
+from stream_app.domain.lane.breaker import Mode
+from stream_app.domain.messages import Status
+from stream_app.gateway import callback_answers
+from stream_app.partition.in_flight import Source
+from tests.repository.alert_lives import LIVES, RELEASE, series_of
+from tests.support.metrics import known_samples
 from tests.support.pace import BUSY
 from tests.support.promtool import promtool
 
 ROOT = Path(__file__).parents[2]
-RULES, TESTS = ROOT / "deploy/alerts.yml", ROOT / "tests/repository/alerts.test.yml"
-ALERTS = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+RULES = ROOT / "deploy/alerts.yml"
+PAGE = (ROOT / "docs/alerts.md").read_text()
+RULE = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+# As text: `0x20` is no hexadecimal number here.
+CASES: list[dict[str, Any]] = yaml.load(
+    (ROOT / "tests/repository/alerts.test.yml").read_text(), Loader=yaml.BaseLoader
+)["tests"]
+SECTION = re.compile(
+    r"^### (\w+)\n\n(Critical|Warning)\. Begins after (\d+) min(?:utes?)?, is over within (\d+)\.\n\n"
+    r"\*\*What it means\.\*\* .+?\n\n\*\*How to see it\.\*\* .+?\n\n\*\*What to do\.\*\* .+?\n(?=\n##|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+SECTIONS = {match[1]: match for match in SECTION.finditer(PAGE)}
+OF_THE_TARGET = {"job", "instance", "release"}
+ANSWERS = {
+    answer.code
+    for answer in [*vars(callback_answers).values(), *callback_answers.REFUSED_TOKEN.values()]
+    if isinstance(answer, callback_answers.Answer)
+}
+VALUES: dict[str, set[str]] = {
+    "status": set(get_args(Status)),
+    "job": {"worker", "replay", "gateway", "trace"},
+    "answer": ANSWERS,
+    "source": set(get_args(Source)),
+    "mode": set(get_args(Mode)),
+    "reason": {"http_.*", "flood_guard", "over_ceiling", *view._LIFTS, "budget_(credits|actions)_(day|month)"},
+    "workspace": {""},
+}
+"""What a label can be, by the code; as a regular expression where there are many."""
+TITLES = re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)
 
 
-def _promtool(*argv: str) -> tuple[int, str]:
-    ran = subprocess.run([promtool(), *argv], capture_output=True, text=True, timeout=60 * BUSY, check=False)
-    return ran.returncode, ran.stdout + ran.stderr
+def ran(*argv: str | Path) -> tuple[int, str]:
+    done = subprocess.run([promtool(), *argv], capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def written(directory: Path, name: str, tests: list[dict[str, Any]], rules: str) -> Path:
+    """A file of tests and, beside it, the rules that they are of."""
+    path, of = directory / f"{name}.test.yml", directory / f"{name}.yml"
+    of.write_text(rules)
+    path.write_text(yaml.safe_dump({"rule_files": [str(of)], "evaluation_interval": "1m", "tests": tests}))
+    return path
+
+
+def alone(name: str) -> str:
+    """A file with one of the rules."""
+    return yaml.safe_dump({"groups": [{"name": "stream-app", "rules": [RULE[name]]}]}, width=10_000)
+
+
+def whole(case: dict[str, Any]) -> dict[str, Any]:
+    """The case with what all alerts have."""
+    series = [
+        {"series": given["series"].replace("{", f'{{release="{RELEASE}", ', 1), "values": given["values"]}
+        for given in case["input_series"]
+    ]
+    looks = []
+    for look in case["alert_rule_test"]:
+        annotations = RULE[look["alertname"]]["annotations"]
+        alerts = [
+            {
+                "exp_labels": alert["exp_labels"] | {"release": RELEASE},
+                "exp_annotations": annotations | alert["exp_annotations"],
+            }
+            for alert in look.get("exp_alerts", [])
+        ]
+        looks.append({"eval_time": look["eval_time"], "alertname": look["alertname"], "exp_alerts": alerts})
+    return {"name": case["name"], "interval": case["interval"], "input_series": series, "alert_rule_test": looks}
+
+
+# ----------------------------------------------------------------------------------------------------------- the file
 
 
 @pytest.mark.timeout(400)  # the first time it is fetched
 def test_prometheus_accepts_the_rules_and_the_configuration() -> None:
-    code, said = _promtool("check", "rules", str(RULES))
+    code, said = ran("check", "rules", RULES)
     assert code == 0, said
-    assert f"{len(ALERTS)} rules found" in said
-    code, said = _promtool("check", "config", str(ROOT / "deploy/prometheus.yml"))
+    assert f"{len(RULE)} rules found" in said
+    code, said = ran("check", "config", ROOT / "deploy/prometheus.yml")
     assert code == 0, said
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_an_alert_says_what_to_do(name: str) -> None:
+    annotations = RULE[name]["annotations"]
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert not re.search(r"\{\{|\n", annotations["description"]), "it is the same for all"
+    assert annotations["summary"].endswith((".", "?", "`"))
+    assert annotations["runbook_url"] == (
+        f"https://github.com/stream-app/stream-app/blob/main/docs/alerts.md#{name.lower()}"
+    )
+    assert name in SECTIONS, "docs/alerts.md: a section of the form of the others"
+    assert SECTIONS[name][2].lower() == RULE[name]["labels"]["severity"]
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_an_alert_is_on_metrics_and_labels_that_exist(name: str) -> None:
+    rule, samples = RULE[name], known_samples() | {"up": set[str]()}
+    promql_parser.parse(rule["expr"])
+    selectors = re.findall(r"\b(stream_app_\w+|up)\b(\{[^}]*\})?", rule["expr"])
+    assert selectors
+    for metric, braces in selectors:
+        assert metric in samples, f"{metric} is no metric of ours"
+        matchers = re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', braces)
+        assert ("release", "=", RELEASE) in matchers, f"{metric}: another release would be counted"
+        assert {label for label, _, _ in matchers} <= samples[metric] | OF_THE_TARGET
+        for label, _, value in matchers:
+            words = [value] if "(" in value else value.split("|")
+            assert label == "release" or set(words) <= VALUES[label], f"{label}={value}: no series has that"
+    labels = OF_THE_TARGET.union(*(samples[metric] for metric, _ in selectors))
+    kept = {label for group in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in group.split(", ")}
+    assert kept <= labels
+    assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= kept
+    assert rule["labels"].keys() == {"severity", "release"}
+
+
+def test_the_page_has_the_alerts_in_the_order_of_the_file() -> None:
+    assert list(RULE) == TITLES
+
+
+# ---------------------------------------------------------------------------------------------------- when they fire
 
 
 @pytest.mark.timeout(400)
-def test_each_alert_fires_when_it_should() -> None:
-    code, said = _promtool("test", "rules", str(TESTS))
+def test_each_alert_says_what_it_should(tmp_path: Path) -> None:
+    code, said = ran("test", "rules", written(tmp_path, "all", [whole(case) for case in CASES], RULES.read_text()))
     assert code == 0, said
 
 
 @pytest.mark.timeout(400)
 def test_a_wrong_rule_is_found(tmp_path: Path) -> None:
-    broken = tmp_path / "alerts.yml"
-    broken.write_text(RULES.read_text().replace(">= 0.95", ">= 0.5"))
-    tests = tmp_path / "alerts.test.yml"
-    tests.write_text(TESTS.read_text().replace("../deploy/alerts.yml", "alerts.yml"))
-    code, said = _promtool("test", "rules", str(tests))
+    broken = RULES.read_text().replace(">= 0.95", ">= 0.5")
+    code, said = ran("test", "rules", written(tmp_path, "all", [whole(case) for case in CASES], broken))
     assert code != 0
     assert "BudgetNearlySpent" in said
 
 
 def test_each_alert_is_seen_firing_and_silent() -> None:
     seen: defaultdict[str, set[bool]] = defaultdict(set)
-    for test in yaml.safe_load(TESTS.read_text())["tests"]:
+    for test in CASES:
         for look in test["alert_rule_test"]:
             seen[look["alertname"]].add(bool(look.get("exp_alerts")))
-    assert dict(seen) == {alert: {True, False} for alert in ALERTS}
+    assert dict(seen) == {alert: {True, False} for alert in RULE}
+
+
+def lives(name: str, beside: str) -> list[dict[str, Any]]:
+    """The life of an alert, and that of the same trouble in another release. `beside`: the name of that release."""
+    life, (begins, ends) = LIVES[name], (int(SECTIONS[name][3]), int(SECTIONS[name][4]))
+    looks = [
+        _always(name, 0, 0, life.began + max(begins - 2, -1)),
+        _always(name, 1, life.began + begins, life.lasts_until),
+        _always(name, 0, life.ended + ends, life.last),
+    ]
+    silent = [_always(name, 0, 0, life.last)]
+    return [
+        {
+            "name": f"{name}: {words}",
+            "interval": "1m",
+            "input_series": series_of(life, RELEASE, bad=bad) + series_of(life, beside, bad=not bad),
+            "promql_expr_test": expected,
+        }
+        for words, bad, expected in (("in this release", True, looks), ("in another release", False, silent))
+    ]
+
+
+def _always(name: str, firing: int, first: int, last: int) -> dict[str, Any]:
+    """A look at an alert in each minute from the first to the last."""
+    now = f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)'
+    worst = "min" if firing else "max"
+    return {
+        "expr": f"{worst}_over_time(({now})[{last - first}m:1m])",
+        "eval_time": f"{last}m",
+        "exp_samples": [{"labels": "{}", "value": firing}],
+    }
+
+
+@pytest.mark.timeout(400)
+def test_an_alert_outlasts_a_restart_ends_with_its_cause_and_is_not_that_of_another_release(tmp_path: Path) -> None:
+    files = [written(tmp_path, name, lives(name, "prod/other"), alone(name)) for name in RULE]
+    code, said = ran("test", "rules", *files)
+    assert code == 0, said
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("good", "bad", "alert"),
+    [
+        ("keep_firing_for: 5m", "keep_firing_for: 1m", "LaneStopped"),
+        ("keep_firing_for: 5m", "keep_firing_for: 1m", "BudgetMostlyUsed"),
+        ('job="worker", release="stream-app"', 'job="worker"', "NoWorker"),
+    ],
+)
+def test_a_rule_that_a_restart_or_another_release_misleads_is_found(
+    tmp_path: Path, good: str, bad: str, alert: str
+) -> None:
+    rules = alone(alert)
+    assert good in rules
+    broken = rules.replace(good, bad)
+    code, said = ran("test", "rules", written(tmp_path, alert, lives(alert, "prod/other"), broken))
+    assert code != 0
+    assert alert in said

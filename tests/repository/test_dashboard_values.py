@@ -45,6 +45,7 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
 def filled(query: str) -> str:
     for variable in ("$workspace", "$destination", "$instance"):
         query = query.replace(variable, ".*")
+    query = query.replace("$release", "leads/a")
     return query.replace("$__rate_interval", "15m").replace("$__range", "2h")
 
 
@@ -52,7 +53,11 @@ def run(tmp_path: Path, expected: dict[str, list[tuple[str, float]]]) -> tuple[i
     queries = {panel["title"]: panel["targets"][0]["expr"] for uid, panel in PANELS if uid == "stream-app-overview"}
     test: dict[str, Any] = {
         "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in SERIES.items()],
+        "input_series": [
+            {"series": name.replace("{", f'{{release="{release}", ', 1), "values": values}
+            for name, values in SERIES.items()
+            for release in ("leads/a", "leads/b")
+        ],
         "promql_expr_test": [
             {
                 "expr": f"round({filled(queries[title])}, 0.0001)",

@@ -10,30 +10,18 @@ from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlsplit
 
 import jsonschema
-import msgspec
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
-from prometheus_client import CollectorRegistry
 
 from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
 from stream_app.config.variables import Need
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
-from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane.breaker import Mode
-from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.messages import Status, StatusEvent
-from stream_app.gateway import callback_answers
-from stream_app.ops import logs as log
-from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
-from stream_app.ops.gateway_metrics import GatewayMetrics
-from stream_app.ops.metrics import WorkerMetrics
-from stream_app.partition.in_flight import Source
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "stream_app.toml"
@@ -41,16 +29,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
-RULES = [
-    rule for group in yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"] for rule in group["rules"]
-]
 COMMENTED = ["publish", "status", "results", "doctor"]
 WITH_CONFIG = ("topics", "worker", "replay", "gateway")
-ANSWERS = {
-    answer.code
-    for answer in [*vars(callback_answers).values(), *callback_answers.REFUSED_TOKEN.values()]
-    if isinstance(answer, callback_answers.Answer)
-}
 PLACES = {
     "listeners",
     "advertised.listeners",
@@ -329,23 +309,6 @@ def test_the_build_context_has_the_copied_files_and_little_else() -> None:
 # --------------------------------------------------------------------------------------------------------- Prometheus
 
 
-def known_samples() -> dict[str, set[str]]:
-    """Name -> labels of every sample that a worker or a gateway can show."""
-    registry = CollectorRegistry()
-    GatewayMetrics(registry, log.get("test")).answered("people", "enriched", 0.1)
-    metrics = WorkerMetrics(registry, log.get("test"))
-    event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
-    metrics.committed([WriteBatch([], [], [event])], 1, 0.1)
-    metrics.lane(msgspec.json.decode((ROOT / "tests/samples/lane.v1.full.json").read_bytes(), type=LaneView))
-    registry.register(WaitingRecords(lambda: {("hot", 0): 1}))
-    registry.register(ParkedLeads(lambda: [{"acme": 1}]))
-    found: dict[str, set[str]] = {}
-    for family in registry.collect():
-        for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
-
-
 def test_exactly_the_services_with_metrics_are_scraped() -> None:
     http = settings("worker").http
     assert http.host == settings("replay").http.host
@@ -364,31 +327,3 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
         "/etc/prometheus/prometheus.yml",
         *(f"/etc/prometheus/{name}" for name in PROMETHEUS["rule_files"]),
     } <= mounted
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_alerts_use_only_existing_metrics(rule: dict[str, Any]) -> None:
-    samples, text = known_samples(), rule["expr"]
-    jobs = {job["job_name"] for job in PROMETHEUS["scrape_configs"]}
-    names = set(re.findall(r"\b(?:stream_app_\w+|up)\b", text))
-    assert names
-    for name in names - {"up"}:
-        assert name in samples, f"{name} is no metric of ours"
-    known_values = {
-        "status": get_args(Status),
-        "job": jobs,
-        "answer": ANSWERS,
-        "source": get_args(Source),
-        "mode": get_args(Mode),
-        "reason": {"http_.*", "flood_guard", "over_ceiling", "no_webhook", "webhook_gone", "no_callbacks"},
-        "workspace": {""},
-    }
-    for matcher in ", ".join(re.findall(r"\{([^}]*)\}", text)).split(", ") if "{" in text else ():
-        found = re.fullmatch(r'(\w+)(?:=|!=|=~)"([^"]*)"', matcher)
-        assert found is not None, f"{matcher} is of another form"
-        assert set(found[2].split("|")) <= set(known_values[found[1]])
-    kept = {label for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(", ")}
-    known = {"instance", "job"}.union(*(samples[name] for name in names - {"up"}))
-    assert kept <= known
-    said = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-    assert said <= (kept or known)

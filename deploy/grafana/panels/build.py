@@ -32,6 +32,14 @@ def build(source: Dashboard) -> str:
         .link(dashboard.DashboardLink("stream-app").type(models.DashboardLinkType.DASHBOARDS).tags(["stream-app"]))
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
     )
+    board.with_variable(
+        dashboard.QueryVariable("release")
+        .label("Release")
+        .query("label_values(stream_app_build_info, release)")
+        .datasource(_DATASOURCE)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
     for name, query in source.variables.items():
         board.with_variable(
             dashboard.QueryVariable(name)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from panels.model import BREAKER, LANES, TABLES, Dashboard, Panel, highest, increase, quantile, rate
+from panels.model import BREAKER, LANES, RELEASE, TABLES, Dashboard, Panel, highest, increase, quantile, rate
 
 LANE: Final = Dashboard(
     "stream-app-lane",
     "stream-app: lane",
     "One workspace: its rate, Clay's answers, its money and its webhooks.",
     {
-        "workspace": "label_values(stream_app_lane_score, workspace)",
-        "destination": 'label_values(stream_app_lane_estimate_credits{workspace=~"$workspace"}, destination)',
+        "workspace": f"label_values(stream_app_lane_score{{{RELEASE}}}, workspace)",
+        "destination": f"label_values(stream_app_lane_estimate_credits{{{LANES}}}, destination)",
     },
     {
         "$workspace": (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from panels.model import CALM, PODS, Dashboard, Panel, highest, increase, quantile, rate
+from panels.model import CALM, PODS, RELEASE, Dashboard, Panel, highest, increase, quantile, rate
 
 MACHINE_ROOM: Final = Dashboard(
     "stream-app-machine-room",
     "stream-app: machine room",
     "The processes: commits, memory, CPU, Kafka and Redis.",
-    {"instance": 'label_values(up{job=~"worker|replay|gateway"}, instance)'},
+    {"instance": f'label_values(up{{job=~"worker|replay|gateway",{RELEASE}}}, instance)'},
     {
         "Worker": (
             Panel(

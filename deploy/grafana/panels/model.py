@@ -11,9 +11,11 @@ from typing import Final, Literal
 
 Kind = Literal["lines", "stack", "number", "bars", "states", "heatmap"]
 
-LANES: Final = 'workspace=~"$workspace"'
-TABLES: Final = 'destination=~"$destination"'
-PODS: Final = 'instance=~"$instance"'
+RELEASE: Final = 'release="$release"'
+"""The label of the scraped processes that keeps another release out. Each selector has it."""
+LANES: Final = f'workspace=~"$workspace",{RELEASE}'
+TABLES: Final = f'destination=~"$destination",{RELEASE}'
+PODS: Final = f'instance=~"$instance",{RELEASE}'
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Dashboard:
         uid: Its stable id, also the name of its file.
         title: Its title.
         description: Who looks at it, and for what.
-        variables: Variable -> a query for its values.
+        variables: Variable -> a query for its values. Each dashboard has `release`, too.
         rows: Title of a row -> its panels.
         repeat: The variable that each row is repeated for.
         annotations: Name -> a query whose results are marked on all panels.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from panels.model import BREAKER, CALM, LANES, Dashboard, Panel, births, highest, increase, quantile, rate
+from panels.model import BREAKER, CALM, LANES, RELEASE, Dashboard, Panel, births, highest, increase, quantile, rate
 
 OVERVIEW: Final = Dashboard(
     "stream-app-overview",
     "stream-app: overview",
     "Does everything flow, and if not, which lane is held? Start here.",
-    {"workspace": "label_values(stream_app_lane_score, workspace)"},
+    {"workspace": f"label_values(stream_app_lane_score{{{RELEASE}}}, workspace)"},
     {
         "Now": (
             Panel(
@@ -26,7 +26,7 @@ OVERVIEW: Final = Dashboard(
                 "Processes up",
                 "Workers, replay processes and gateways that answer Prometheus.",
                 "short",
-                {"{{job}}": 'sum by (job) (up{job=~"worker|replay|gateway"})'},
+                {"{{job}}": f'sum by (job) (up{{job=~"worker|replay|gateway",{RELEASE}}})'},
                 "number",
                 8,
                 {None: "red", 1: "green"},
@@ -35,7 +35,7 @@ OVERVIEW: Final = Dashboard(
                 "Stalled",
                 "Things that should make progress by themselves and do not. /readyz of the process names them.",
                 "short",
-                {"stalled": "sum(stream_app_stalled)"},
+                {"stalled": f"sum(stream_app_stalled{{{RELEASE}}})"},
                 "number",
                 4,
                 CALM,
@@ -97,8 +97,9 @@ OVERVIEW: Final = Dashboard(
                 "The part of the POSTs that Clay accepted.",
                 "percentunit",
                 {
-                    "accepted": 'sum(rate(stream_app_post_seconds_count{outcome="accepted"}[$__rate_interval]))'
-                    " / sum(rate(stream_app_post_seconds_count[$__rate_interval]))"
+                    "accepted": f'sum(rate(stream_app_post_seconds_count{{outcome="accepted",{RELEASE}}}'
+                    "[$__rate_interval]))"
+                    f" / sum(rate(stream_app_post_seconds_count{{{RELEASE}}}[$__rate_interval]))"
                 },
                 span=6,
                 most=1,
@@ -108,9 +109,8 @@ OVERVIEW: Final = Dashboard(
                 "Credits booked for leads, and those that came back, per second, by destination.",
                 "short",
                 {
-                    "{{destination}}": "sum by (destination) (rate(stream_app_credits_booked_total[$__rate_interval]))",
-                    "{{destination}} returned": "sum by (destination) "
-                    "(rate(stream_app_credits_returned_total[$__rate_interval]))",
+                    "{{destination}}": rate("stream_app_credits_booked_total", RELEASE, "destination"),
+                    "{{destination}} returned": rate("stream_app_credits_returned_total", RELEASE, "destination"),
                 },
                 span=8,
             ),
@@ -118,14 +118,14 @@ OVERVIEW: Final = Dashboard(
                 "Credits saved by the cache",
                 "Credits that were not spent because an earlier result answered the lead, per second.",
                 "short",
-                {"{{destination}}": "sum by (destination) (rate(stream_app_credits_saved_total[$__rate_interval]))"},
+                {"{{destination}}": rate("stream_app_credits_saved_total", RELEASE, "destination")},
                 span=8,
             ),
             Panel(
                 "Dead letters by reason",
                 "Dead letters per second, by reason.",
                 "ops",
-                {"{{reason}}": "sum by (reason) (rate(stream_app_dead_letters_total[$__rate_interval]))"},
+                {"{{reason}}": rate("stream_app_dead_letters_total", RELEASE, "reason")},
                 "stack",
                 8,
             ),
@@ -133,7 +133,10 @@ OVERVIEW: Final = Dashboard(
                 "Leads that wait on Kafka",
                 "Records that no worker has finished yet, by topic. A held lane makes them wait on purpose.",
                 "short",
-                {"{{source}}": "sum by (source) (max by (source, partition) (stream_app_records_waiting))"},
+                {
+                    "{{source}}": "sum by (source) "
+                    f"(max by (source, partition) (stream_app_records_waiting{{{RELEASE}}}))"
+                },
                 "stack",
                 6,
             ),
@@ -149,7 +152,7 @@ OVERVIEW: Final = Dashboard(
                 "Callbacks",
                 "Callbacks by the gateway's answer. `kafka_away` and `wrong_token` need a look.",
                 "ops",
-                {"{{answer}}": "sum by (answer) (rate(stream_app_callbacks_total[$__rate_interval]))"},
+                {"{{answer}}": rate("stream_app_callbacks_total", RELEASE, "answer")},
                 "stack",
                 12,
             ),
@@ -157,14 +160,14 @@ OVERVIEW: Final = Dashboard(
                 "Time until done, 95 %",
                 "The time from the first event of a lead to its end, over all replays, for 95 % of the leads.",
                 "s",
-                {"{{destination}}": quantile(0.95, "stream_app_received_to_done_seconds", "destination", "")},
+                {"{{destination}}": quantile(0.95, "stream_app_received_to_done_seconds", "destination", RELEASE)},
                 span=12,
             ),
             Panel(
                 "Leads answered by the cache",
                 "Leads that an earlier result answered, per second, by the reason. `stale`: Clay could not be asked.",
                 "ops",
-                {"{{reason}}": rate("stream_app_cache_hits_total", "", "reason")},
+                {"{{reason}}": rate("stream_app_cache_hits_total", RELEASE, "reason")},
                 "stack",
                 12,
             ),

@@ -309,18 +309,30 @@ def test_a_gateway_with_a_volume_keeps_its_read_model(chart: Chart) -> None:
 
 
 def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
-    found = objects(chart, SETS["watched"])
+    found = objects(chart, SETS["watched"] | {"trace": {"enabled": True}})
     rule, monitor = find(found, "PrometheusRule", ""), find(found, "PodMonitor", "")
-    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())
+    text = (ROOT / "deploy" / "alerts.yml").read_text()
+    of_this = text.replace('release="stream-app"', 'release="sales/leads"').replace(
+        "release: stream-app", "release: sales/leads"
+    )
+    assert rule["spec"] == yaml.safe_load(of_this)
     assert rule["metadata"]["labels"]["release"] == monitor["metadata"]["labels"]["release"] == "prometheus"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert (endpoint["port"], endpoint["path"]) == ("ops", "/metrics")
-    (relabel,) = endpoint["relabelings"]
-    assert relabel["targetLabel"] == "job"
-    (label,) = [
-        label
-        for label in processes(found)["worker"]["metadata"]["labels"]
-        if re.sub(r"[^a-z0-9]", "_", label) == relabel["sourceLabels"][0].removeprefix("__meta_kubernetes_pod_label_")
-    ]
-    jobs = set(re.findall(r'job="(\w+)"', (ROOT / "deploy" / "alerts.yml").read_text()))
+    job, release = endpoint["relabelings"]
+    assert (job["targetLabel"], release["targetLabel"], release["separator"]) == ("job", "release", "/")
+    labels = processes(found)["worker"]["metadata"]["labels"]
+    by_source = {f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z0-9]', '_', label)}": label for label in labels}
+    namespace, name = release["sourceLabels"]
+    assert (namespace, labels[by_source[name]]) == ("__meta_kubernetes_namespace", "leads")
+    jobs = set(re.findall(r'job="(\w+)"', text))
+    label = by_source[job["sourceLabels"][0]]
     assert jobs == {template["metadata"]["labels"][label] for template in processes(found).values()}
+
+
+def test_no_alert_waits_for_a_gateway_that_is_not_wanted(chart: Chart) -> None:
+    def names(values: dict[str, Any]) -> set[str]:
+        (group,) = find(objects(chart, values), "PrometheusRule", "")["spec"]["groups"]
+        return {rule["alert"] for rule in group["rules"]}
+
+    assert names(SETS["watched"]) - names(SETS["watched"] | {"gateway": {"enabled": False}}) == {"NoGateway"}

@@ -23,8 +23,8 @@ BOARDS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))
 }
 PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
-PROMETHEUS_OWN = {"up": {"job", "instance"}}
-OF_THE_TARGET = {"job", "instance", "le"}
+PROMETHEUS_OWN = {"up": {"job", "instance", "release"}}
+OF_THE_TARGET = {"job", "instance", "release", "le"}
 NOT_SHOWN = {
     "process_start_time_seconds": "the versions show a restart",
     "process_virtual_memory_bytes": "resident memory counts",
@@ -55,7 +55,7 @@ def queries(board: dict[str, Any]) -> Iterator[str]:
 def filled(query: str) -> str:
     """A query as Grafana sends it."""
     return (
-        re.sub(r"\$(workspace|destination|instance)", ".*", query)
+        re.sub(r"\$(workspace|destination|instance|release)", ".*", query)
         .replace("$__rate_interval", "1m")
         .replace("$__range", "6h")
     )
@@ -91,9 +91,12 @@ def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
 def test_a_dashboard_can_be_kept_and_is_found(uid: str) -> None:
     board = BOARDS[uid]
     assert (board["uid"], board["editable"], board["tags"]) == (uid, False, ["stream-app"])
-    first, *others = board["templating"]["list"]
+    first, release, *others = board["templating"]["list"]
     assert (first["name"], first["type"]) == ("datasource", "datasource")
+    assert (release["name"], release["includeAll"], release["multi"]) == ("release", False, False), "one at a time"
     for variable in others:
+        assert 'release="$release"' in variable["query"]
+    for variable in (release, *others):
         assert variable["datasource"]["uid"] == "${datasource}"
         assert any(f"${variable['name']}" in query for query in queries(board)), f"${variable['name']} changes nothing"
     titles = [panel["title"] for panel in board["panels"]]
@@ -109,6 +112,7 @@ def test_a_query_is_valid_and_knows_only_what_exists(uid: str, query: str) -> No
     for name, labels in names:
         assert name in samples, f"{name} is no metric of ours"
         assert labels <= samples[name] | OF_THE_TARGET
+        assert "release" in labels, "another release would be in the panel"
     kept = {label.strip() for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(",")}
     assert kept <= OF_THE_TARGET.union(*(samples[name] for name, _ in names))
     for window in re.findall(r"(?:rate|increase)\([^[]*\[([^\]]+)\]", query):
