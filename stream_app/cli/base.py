@@ -117,9 +117,14 @@ def confirm(what: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise SettingsError([f"cannot ask for confirmation without a terminal: pass --yes to {what}"])
-    say(f"{what}? [y/N]")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not answered_yes(what):
         raise StreamAppError("cancelled: nothing was changed")
+
+
+def answered_yes(what: str) -> bool:
+    """Ask the user at the terminal, and return True if the answer is yes."""
+    say(f"{what}? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def say(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Set
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,7 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import hashes, is_of_person, plain_id
 from stream_app.domain.lead.person import identifiers_of, rows_of, strong
+from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Result
 from stream_app.domain.topics import COMMANDS_DAYS, wait_days
 from stream_app.kafka.readers import Progress
@@ -21,15 +23,25 @@ from stream_app.kafka.readers import Progress
 _KEY_SLASHES: Final = 3
 _row: Final = msgspec.json.Decoder(Delivery)
 _result: Final = msgspec.json.Decoder(Result)
+_suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class StoredLead(msgspec.Struct, frozen=True):
-    """A lead with stored data: its destinations, and all hashes of its person."""
+    """A lead with stored data.
+
+    Attributes:
+        people: All hashes of its person, by its own fields and by its links to other leads.
+        own: Those of its own fields.
+        is_named: It is the lead that was asked for, or its own fields have what was asked for. Otherwise only links
+            lead to it, and it may be another person's.
+    """
 
     workspace: str
     lead_id: str
     destinations: tuple[str, ...]
     people: tuple[str, ...]
+    own: tuple[str, ...] = ()
+    is_named: bool = True
 
 
 class Remains(msgspec.Struct, frozen=True):
@@ -76,34 +88,72 @@ def remains(settings: Settings) -> list[Remains]:
 
 
 class _Found:
-    """Collects the leads, destinations and people that belong together."""
+    """Collects the leads, destinations and people that belong together.
+
+    A lead that was never sent, and that was not asked for by its id, leads to no other person: a producer may name any
+    two people in one lead.
+    """
 
     def __init__(self, persons: Collection[str], lead_id: str | None, workspace: str | None) -> None:
+        self._asked = {*persons, *([lead_id[2:]] if lead_id and is_of_person(lead_id) else [])}
         self.people = set(persons)
         self.hashes: set[str] = set()
         self.named_in: set[str] = set()
         self._lead_id = None if lead_id is None else plain_id(lead_id)
         self._workspace = workspace
         self.leads: dict[tuple[str, str], set[str]] = {}
+        self._own: dict[tuple[str, str], set[str]] = {}
+        self._began: dict[tuple[str, str], int] = {}
+        self._erased: dict[tuple[str, str], int] = {}
 
-    def add(self, workspace: str, destination: str, lead_id: str, person: str, others: Sequence[str] = ()) -> None:
-        """Add a row or a result. `others`: `domain.lead.identity.hashes`; other people may share a hash of a name."""
-        persons = {person, *others} - {""}
-        self._add(workspace, destination, lead_id, {person, *strong(others)} - {""} or persons, persons)
+    def add(self, place: tuple[str, str, str], began_ms: int, person: str, others: Sequence[str], sent: bool) -> None:
+        """Add a row or a result of a workspace, destination and lead id.
+
+        `others`: `domain.lead.identity.hashes`; other people may share a hash of a name.
+        """
+        workspace, _, lead_id = place
+        lead, persons = (workspace, lead_id), {person, *others} - {""}
+        named = self._names(lead)
+        if named or not self.people.isdisjoint({person, *strong(others)} - {""} or persons):
+            self._add(place, persons if sent or named else persons & self._asked)
+        if lead in self.leads:
+            self._own.setdefault(lead, set()).update(persons)
+            self._began[lead] = max(self._began.get(lead, 0), began_ms)
 
     def add_alias(self, workspace: str, destination: str, lead_ids: Sequence[str], persons: Set[str]) -> None:
         """Add an alias row: leads of one person, and all hashes of that person."""
         for lead_id in lead_ids:
-            self._add(workspace, destination, lead_id, persons, persons)
+            linked = not self.people.isdisjoint(persons)
+            if linked or self._names((workspace, lead_id)):
+                self._add((workspace, destination, lead_id), persons if linked else set())
 
-    def _add(self, workspace: str, destination: str, lead_id: str, sure: Set[str], persons: Set[str]) -> None:
-        named = lead_id == self._lead_id and self._workspace in (None, workspace)
+    def add_erased(self, workspace: str, lead_id: str, until_ms: int) -> None:
+        """Add the row of a lead that was erased before."""
+        self._erased[workspace, lead_id] = until_ms
+
+    def stored(self) -> list[StoredLead]:
+        """Return the leads that were found, but none that only links lead to and that was erased before."""
+        people = tuple(sorted(self.hashes))
+        found = []
+        for lead, destinations in sorted(self.leads.items()):
+            own = self._own.get(lead, set())
+            is_named = self._names(lead) or not self._asked.isdisjoint(own)
+            if is_named or self._began.get(lead, 0) > self._erased.get(lead, -1):
+                aliases = tuple(sorted(destinations))
+                found.append(StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named))
+        return found
+
+    def _names(self, lead: tuple[str, str]) -> bool:
+        named = lead[1] == self._lead_id and self._workspace in (None, lead[0])
         if named:
-            self.named_in.add(workspace)
-        if named or not self.people.isdisjoint(sure):
-            self.leads.setdefault((workspace, lead_id), set()).add(destination)
-            self.people.update(persons)
-            self.hashes.update(persons)
+            self.named_in.add(lead[0])
+        return named
+
+    def _add(self, place: tuple[str, str, str], persons: Set[str]) -> None:
+        workspace, destination, lead_id = place
+        self.leads.setdefault((workspace, lead_id), set()).add(destination)
+        self.people.update(persons)
+        self.hashes.update(persons)
 
 
 async def find_stored_leads(
@@ -120,9 +170,9 @@ async def find_stored_leads(
     found = _Found(persons, lead_id, workspace)
     names = settings.names
     async with topic_reader(settings, progress) as reader:
-        known = -1
-        while len(found.people) > known:  # a new hash may match records that were read before
-            known = len(found.people)
+        known = -1, -1
+        while (size := (len(found.people), len(found.leads))) > known:  # what is new may match what was read before
+            known = size
             async for records in reader.read(names.state):
                 for record in records:
                     if record.value is not None:
@@ -134,29 +184,34 @@ async def find_stored_leads(
     if len(found.named_in) > 1 and not is_of_person(lead_id or ""):
         where = ", ".join(sorted(found.named_in))
         raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
-    people = tuple(sorted(found.hashes))
-    return [
-        StoredLead(workspace, name, tuple(sorted(destinations)), people)
-        for (workspace, name), destinations in sorted(found.leads.items())
-    ]
+    return found.stored()
 
 
-def erasure(stored: Sequence[StoredLead], persons: Sequence[str]) -> list[tuple[CommandKind, str, dict[str, Any]]]:
-    """Return kind, workspace and arguments of each command that erases these leads and suppresses these people.
+def erasure(
+    stored: Sequence[StoredLead], asked: Collection[str], kept: Sequence[StoredLead] = ()
+) -> list[tuple[CommandKind, str, dict[str, Any]]]:
+    """Return kind, workspace and arguments of each command that erases these leads and suppresses their people.
 
-    The people come first, so that no new lead of theirs arrives after the erasure.
+    The people come first, so that no new lead of theirs arrives after the erasure. `asked` are the hashes that were
+    asked for. What the leads `kept` have in their own fields is of another person, unless it was asked for.
     """
+    others = {each for lead in kept for each in lead.own} - set(asked)
+    persons = sorted({*asked, *(each for lead in stored for each in lead.people)} - others)
     found: list[tuple[CommandKind, str, dict[str, Any]]] = []
     if persons:
-        found.append(("suppress", "", {"people": list(persons)}))
+        found.append(("suppress", "", {"people": persons}))
     for lead in stored:
-        args = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
+        mine = tuple(each for each in lead.people if each not in others)
+        args = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": mine}
         found.append(("erase", lead.workspace, args))
     return found
 
 
 def _add_row(found: _Found, key: bytes, value: bytes) -> None:
     kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
+    if kind == b"e/" and len(parts) == 2:
+        with suppress(msgspec.DecodeError):
+            found.add_erased(parts[0], parts[1], _suppression.decode(value).at_ms)
     if len(parts) < 3:
         return
     workspace, destination, name = parts
@@ -168,7 +223,8 @@ def _add_row(found: _Found, key: bytes, value: bytes) -> None:
             row = _row.decode(value)
         except msgspec.DecodeError:
             return  # `stream-app books` reports the unreadable row
-        found.add(workspace, destination, name.partition("!")[0], row.person, row.people)
+        place, sent = (workspace, destination, name.partition("!")[0]), bool(row.webhook_id)
+        found.add(place, row.first_at_ms, row.person, row.people, sent)
 
 
 def _add_result(found: _Found, value: bytes) -> None:
@@ -177,5 +233,6 @@ def _add_result(found: _Found, value: bytes) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     place = (result.workspace, result.destination, result.lead_id)
-    found.add(*place, result.person, result.people)
-    found.add(*place, result.person, hashes(result.fields))
+    sent = result.source == "clay"
+    found.add(place, result.at_ms, result.person, result.people, sent)
+    found.add(place, result.at_ms, result.person, hashes(result.fields), sent)

@@ -14,13 +14,13 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
-from stream_app.domain.delivery.state_machine import CONCLUDED, mark_key
+from stream_app.domain.delivery.state_machine import CONCLUDED, delivery_key, mark_key
 from stream_app.domain.lane.command import TO_ALL, command_row, encode_answered, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
 from stream_app.domain.lead.identity import row_id
-from stream_app.domain.lead.person import hash_of, person_key, person_of
+from stream_app.domain.lead.person import person_key, person_of, unlinked
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
 from stream_app.domain.messages import StatusEvent
@@ -195,10 +195,11 @@ class CommandPipeline:
         gone: list[Record] = []
         for alias in destinations:
             own = tuple(person_key(name, alias, each) for each in erasure.people)
-            keys = person_of(own, self._partition.row).aliases
-            rows += [(key, None) for key in keys if self._partition.row(key) is not None]
-            people = map(hash_of, keys)
-            gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, people))
+            lead = delivery_key(name, alias, lead_id)
+            for key in person_of(own, self._partition.row).aliases:
+                if (linked := self._partition.row(key)) is not None:  # what the command does not name may be another's
+                    rows.append((key, None if key in own else unlinked(linked, lead, erasure.people)))
+            gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, erasure.people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
         event = StatusEvent(
             id=f"{consumed.record_id}#1",

@@ -50,6 +50,7 @@ TOKEN: Final = "a token that no one guesses: 8f3b1c77"
 OPERATOR_TOKEN: Final = "a token for people who act: 51d2e9c4"
 PROXY_SECRET: Final = "what only the proxy knows: 3c0a77be"
 HASH: Final = "AbCdEfGhIjKlMnOpQrStUv"
+OTHER_HASH: Final = "BbCdEfGhIjKlMnOpQrStUv"
 HOSTILE: Final = "<script>alert(1)</script>\"'&"
 """A text that every field could have, from other programs."""
 WORKSPACES: Final = ("acme", "globex", "hooli", "initech", "stark", "umbrella")
@@ -138,8 +139,13 @@ class Waiting:
 
 
 async def stored_lead(lead_id: str, workspace: str | None) -> list[StoredLead]:
-    """What Kafka stores of a lead: of crm-17, in one destination."""
-    return [StoredLead("initech", "crm-17", ("initech-people",), (HASH,))] if lead_id == "crm-17" else []
+    """What Kafka stores of a lead: of crm-17, in one destination. Two leads of others are linked to crm-18."""
+    there = "initech-people"
+    if lead_id == "crm-18":
+        mine = StoredLead("initech", lead_id, (there,), (HASH, OTHER_HASH), own=(HASH, OTHER_HASH))
+        others = (StoredLead("initech", name, (there,), mine.people, (OTHER_HASH,), False) for name in ("l-1", "l-2"))
+        return [mine, *others]
+    return [StoredLead("initech", "crm-17", (there,), (HASH,))] if lead_id == "crm-17" else []
 
 
 class Outbox:

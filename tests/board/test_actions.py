@@ -20,7 +20,16 @@ from stream_app.operator.orders import LANE_KINDS
 from tests.board.client import OWN, Client
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, model_of, settings_of
+from tests.board.scene import (
+    HASH,
+    HOSTILE,
+    OPERATOR_TOKEN,
+    OTHER_HASH,
+    Outbox,
+    board_of,
+    model_of,
+    settings_of,
+)
 
 _WHY = {"why": "table is being rebuilt"}
 
@@ -279,6 +288,30 @@ async def test_erase_suppresses_the_person_first(operator: Client, outbox: Outbo
     assert "ada@" not in "".join(str(command) for command in outbox.commands)
     answer = await send(operator, "/board/leads/unknown/act/erase", workspace="acme", typed="unknown", **_WHY)
     assert (answer.status_code, "Nothing found to erase" in answer.text) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("entered", "erased", "suppressed"),
+    [
+        ("none", ["crm-18"], [HASH]),
+        ("initech/l-2", ["crm-18", "l-2"], [HASH]),
+        ("initech/l-1 initech/l-2", ["crm-18", "l-1", "l-2"], [HASH, OTHER_HASH]),
+    ],
+)
+async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
+    operator: Client, outbox: Outbox, entered: str, erased: list[str], suppressed: list[str]
+) -> None:
+    """A producer may name two people in one lead: the leads of the second are asked for apart."""
+    url, form = "/board/leads/crm-18/act/erase", {"workspace": "initech", "typed": "crm-18", **_WHY}
+    for wrong in ("", "initech/unknown", "none initech/l-1", "initech/crm-18"):
+        answer = await send(operator, url, linked=wrong, **form)
+        assert (answer.status_code, "initech/l-1 initech/l-2: linked to the person" in answer.text) == (422, True)
+        assert outbox.commands == []
+    assert (await send(operator, url, linked=entered, **form)).status_code == 303
+    assert {tuple(each.args["people"]) for each in outbox.commands if each.kind == "suppress"} == {tuple(suppressed)}
+    leads = [each.args for each in outbox.commands if each.kind == "erase"]
+    assert [each["lead_id"] for each in leads] == erased
+    assert [sorted(each["people"]) for each in leads] == [suppressed] * len(erased)
 
 
 def _both(outbox: Outbox) -> list[Any]:

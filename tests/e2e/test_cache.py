@@ -122,11 +122,14 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         code, said = await line.run("erase", "lead-2", "--yes", "--why", "once more")
         assert code == 0, said
         assert "to do by hand: delete lead lead-2 in Clay, workspace w0, table w0-crm" in said
+        assert "if it is the same person: stream-app erase again-2 --workspace w0" in said
+        code, said = await line.run("erase", "again-2", "--yes", "--why", "the same person", "--json")
+        assert (code, json.loads(said[said.index("{") : said.rindex("}") + 1])["linked"]) == (0, []), said
         code, said = await line.run("erase", "unknown-1", "--yes", "--why", "x", "--json")
         assert (code, json.loads(said[: said.rindex("}") + 1])["by_hand"]) == (1, []), said
         code, said = await line.run("books", "--json")
         assert code == 0, said
-        assert json.loads(said)["not_leads"]["erased"] == 3, "the second time with the lead that came in between"
+        assert json.loads(said)["not_leads"]["erased"] == 3, "the last one is the lead that came in between"
         asked = await line.read(line.settings.names.commands)
         assert not [record for record in asked if email.encode() in record.value], "it is taken out of the reason"
         for process in processes:

@@ -236,20 +236,41 @@ def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
     run(main())
 
 
-def test_an_erasure_forgets_every_identifier_even_one_that_it_does_not_name() -> None:
+async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
+    """Erase a lead; the people that its tombstone names."""
+    args = {"lead_id": lead_id, "destinations": ["acme-main"], "people": persons}
+    command = Command("c1", "erase", "acme", now_ms(), "operator", args=args)
+    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+    await asyncio.sleep(5)
+    tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]
+    return set(dict(tombstone.headers)["people"].decode().split(","))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them_from_the_others(whole: bool) -> None:
+    """What it does not name may be of another person, whom a producer named in the same lead."""
+
     async def main() -> None:
         bench = await opened()
         bench.clay.first = [Poison(422, 1)]
         await lead(bench, "0", {"email": ADA, **OTHER})
         await lead(bench, "1", BOTH)
-        args = {"lead_id": "1", "destinations": ["acme-main"], "people": people(LINKEDIN)}
-        command = Command("c1", "erase", "acme", now_ms(), "operator", args=args)
-        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
-        await asyncio.sleep(5)
-        everybody = {*people(BOTH), *people(OTHER)}
-        assert all(bench.partition.state.row(person_key("acme", "acme-main", each)) is None for each in everybody)
-        tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]
-        assert set(dict(tombstone.headers)["people"].decode().split(",")) == everybody
+        (linkedin, email), (other,) = people(BOTH), people(OTHER)
+
+        def aliases() -> list[bytes | None]:
+            return [
+                bench.partition.state.row(person_key("acme", "acme-main", each)) for each in (linkedin, email, other)
+            ]
+
+        lead_1, everybody = "d/acme/acme-main/1", (linkedin, email, other)
+        linked = [sorted(name for name in everybody if name != each) for each in everybody]
+        assert aliases() == [" ".join((lead_1, *names)).encode() for names in linked]
+        if whole:
+            assert await erase(bench, "1", *everybody) == set(everybody)
+            assert aliases() == [None] * 3
+        else:
+            assert await erase(bench, "0", other) == {other}
+            assert aliases() == [f"{lead_1} {email}".encode(), f"{lead_1} {linkedin}".encode(), None]
 
     run(main())
 

@@ -8,6 +8,8 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
+import msgspec
+
 from stream_app.board.access import PATH
 from stream_app.board.actions.base import Action, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.api_access import Refused
@@ -27,6 +29,7 @@ Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
 """Finds what is stored of a lead and its person, by lead id and workspace."""
 
 _FIND_WITHIN_S: Final = 60.0
+_NONE: Final = "none"
 _finding: Final = asyncio.Semaphore(1)
 
 
@@ -51,7 +54,13 @@ def _cancel(site: Site, opened: FormRequest) -> Form:
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:
-    return _form(site, opened, "Erase", orders.ERASE, "Erase the lead and its person", is_final=True)
+    form = _form(site, opened, "Erase", orders.ERASE, "Erase the lead and its person", is_final=True)
+    linked = Field(
+        "linked",
+        "Linked leads to erase as well",
+        hint="leave it empty at first: if leads are linked to the person, you are asked which are of the same person",
+    )
+    return msgspec.structs.replace(form, fields=[*form.fields, linked])
 
 
 def _form(site: Site, opened: FormRequest, verb: str, text: str, button: str, *, is_final: bool = False) -> Form:
@@ -82,16 +91,27 @@ async def _send_cancel(sender: CommandSender, submission: Submission) -> str:
 async def _send_erasure(site: Site, sender: CommandSender, find: Find, submission: Submission) -> str:
     lead_id, settings = submission.opened.path["lead_id"], site.settings
     stored = await find(lead_id, submission.values["workspace"])
-    persons = sorted({person for each in stored for person in each.people})
     if not stored:
         raise Invalid({"": "Nothing found to erase: no row and no result of this lead"})
-    for lead in stored:
+    chosen, kept = _chosen(stored, submission.values.get("linked", ""))
+    for lead in chosen:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     ids: list[str] = []
-    for kind, workspace, args in erasure(stored, persons):
+    for kind, workspace, args in erasure(chosen, (), kept):
         ids.append(_id_of(submission.id, kind, workspace, args.get("lead_id", "")))
         await sender.send(ids[-1], kind, workspace, args, submission.who, submission.why, [lead_id])
     return followed_at(lead_path(lead_id), ids)
+
+
+def _chosen(stored: list[StoredLead], entered: str) -> tuple[list[StoredLead], list[StoredLead]]:
+    """Return the leads to erase and those to keep. The operator decides about each that only links lead to."""
+    linked = {f"{each.workspace}/{each.lead_id}": each for each in stored if not each.is_named}
+    words = set(entered.split())
+    if linked and (not words or (words != {_NONE} and not words <= linked.keys())):
+        text = "linked to the person, but do not name this lead. Enter those that are of the same person, or none"
+        raise Invalid({"linked": f"{' '.join(linked)}: {text}"})
+    chosen = [each for each in stored if each.is_named or f"{each.workspace}/{each.lead_id}" in words]
+    return chosen, [each for each in stored if each not in chosen]
 
 
 def _id_of(form_id: str, *parts: str) -> str:

@@ -13,7 +13,7 @@ lead that has neither an e-mail nor a LinkedIn URL. It is never linked to anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -92,6 +92,13 @@ def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes
         aliases = own
     written = _written(aliases, row)
     return written if any(alias(key) != value for key, value in written) else []
+
+
+def unlinked(value: bytes, row: bytes, hashes: Collection[str]) -> bytes | None:
+    """Return the value of an alias row without a lead's row and these identifiers; None if no lead is left in it."""
+    gone = {row, *(each.encode() for each in hashes)}
+    words = [word for word in value.split() if word not in gone]
+    return b" ".join(words) if any(word.startswith(b"d/") for word in words) else None
 
 
 def rows_of(value: bytes) -> list[bytes]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+import msgspec
 import pytest
 
 from stream_app.config import Settings
+from stream_app.domain.delivery.outcome import Poison
 from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people
 from stream_app.domain.messages import Scalar
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.operator import erase
-from stream_app.operator.erase import StoredLead, find_stored_leads
+from stream_app.operator.erase import StoredLead, erasure, find_stored_leads
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import run
+from tests.partition.virtual import now_ms, run
 
 LINKEDIN: Final = "https://www.linkedin.com/in/ada"
 NAME: Final[dict[str, Scalar]] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
@@ -60,7 +64,8 @@ async def held(*persons: str, lead_id: str | None = None) -> list[StoredLead]:
     return await find_stored_leads(Reader.settings, persons, lead_id, None, lambda done, total: None)
 
 
-ALL: Final = StoredLead("acme", "1", ("acme-main",), tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME])))
+EVERYBODY: Final = tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME]))
+ALL: Final = StoredLead("acme", "1", ("acme-main",), EVERYBODY, own=EVERYBODY)
 
 
 @pytest.mark.parametrize("forced", [False, True])
@@ -93,7 +98,8 @@ def test_a_namesake_is_another_person() -> None:
         await bench.lead("2", "ada.king2@acme.example", fields={**NAME, "email": "ada.king2@acme.example"})
         assert await held(BY_EMAIL) == [ALL]
         await bench.lead("3", "", fields=NAME)
-        assert [each.lead_id for each in await held(BY_EMAIL)] == ["1", "3"], "of whom nothing better is known"
+        found = [(each.lead_id, each.is_named) for each in await held(BY_EMAIL)]
+        assert found == [("1", True), ("3", False)], "of whom nothing better is known"
 
     run(main())
 
@@ -114,17 +120,76 @@ def test_links_between_leads_are_followed_to_the_end() -> None:
     run(main())
 
 
-def test_leads_linked_by_a_duplicate_are_found_from_either_side() -> None:
-    """The row of the first has only its own identifiers, and the second has no row."""
+def test_the_identifiers_of_an_earlier_lead_are_found_from_either_side() -> None:
+    """Its row has gone to the second lead, whose row has only its own identifiers."""
 
     async def main() -> None:
         bench = await bench_of()
+        bench.clay.first = [Poison(422, 1)]
         other: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
+        await bench.lead("1", ADA, fields={"email": ADA, **other})
         await bench.lead("1", ADA, fields=WHOLE)
-        await bench.lead("2", ADA, fields={"email": ADA, **other})
         (linked,) = people(other)
-        everybody = tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME, linked]))
+        everybody = tuple(sorted([*EVERYBODY, linked]))
         for asked in (BY_LINKEDIN, BY_EMAIL, linked):
             assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
+
+    run(main())
+
+
+VICTIM: Final = "victim@acme.example"
+(BY_VICTIM,) = people({"email": VICTIM})
+TWO: Final[dict[str, Scalar]] = {"email": VICTIM, "linkedin_url": LINKEDIN}
+
+
+def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_person_only() -> None:
+    """A producer may have named two people in one lead: the leads of the second are asked for apart."""
+
+    async def main() -> None:
+        bench = await bench_of()
+        await bench.lead("two", "", fields=TWO, force=True)
+        await bench.lead("victim", VICTIM)
+        first, second = await held(BY_LINKEDIN)
+        assert [first, second] == await held(lead_id="two")
+        assert [(each.lead_id, each.is_named) for each in (first, second)] == [("two", True), ("victim", False)]
+        assert second.own == (BY_VICTIM,)
+        (suppressed, erased) = erasure([first], [BY_LINKEDIN], [second])
+        assert suppressed == ("suppress", "", {"people": [BY_LINKEDIN]})
+        assert (erased[2]["lead_id"], erased[2]["people"]) == ("two", (BY_LINKEDIN,))
+        everybody, *both = erasure([first, second], [BY_LINKEDIN])
+        assert everybody[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM])
+        assert [each[2]["lead_id"] for each in both] == ["two", "victim"]
+        (asked_for, _) = erasure([first], [BY_LINKEDIN, BY_VICTIM], [second])
+        assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), "it was asked for, whoever has it as well"
+
+    run(main())
+
+
+def test_a_lead_that_was_never_sent_leads_to_no_other_person() -> None:
+    async def main() -> None:
+        bench = await bench_of()
+        await bench.lead("victim", VICTIM)
+        await bench.lead("two", "", fields=TWO, force=True, not_after_ms=1)
+        assert bench.history("two") == ["received", "expired"]
+        (found,) = await held(BY_LINKEDIN)
+        assert (found.lead_id, found.people, found.is_named) == ("two", (BY_LINKEDIN,), True)
+        assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"]
+
+    run(main())
+
+
+def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_comes_again() -> None:
+    async def main() -> None:
+        bench = await bench_of()
+        await bench.lead("two", "", fields=TWO, force=True)
+        await bench.lead("victim", VICTIM)
+        args = {"lead_id": "victim", "destinations": ["acme-main"], "people": [BY_VICTIM]}
+        command = Command("e-1", "erase", "acme", now_ms(), "ada", args=args)
+        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+        await asyncio.sleep(5)
+        assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two"]
+        assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"], "it is named"
+        await bench.lead("victim", VICTIM, force=True)
+        assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two", "victim"]
 
     run(main())
