@@ -24,7 +24,7 @@ ENV PATH=/opt/stream-app/bin:$PATH \
 WORKDIR /var/lib/stream-app
 # A number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-# worker, replay, gateway, the gateway's metrics, trace, the simulator and its control
-EXPOSE 9101 9102 9103 9104 9105 8700 8701
+# worker, replay, gateway and its metrics, trace, board and its metrics, the simulator and its control
+EXPOSE 9101 9102 9103 9104 9105 9107 9108 8700 8701
 ENTRYPOINT ["stream-app"]
 CMD ["--help"]

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.board [--leads 1000000] [--lanes 1000] [--json]`. The records are made up in memory and go into
 a read model as the gateway writes it. Each page is then asked for many times, one after the other, from the request to
-the last byte of HTML; lists also at their pages deep inside. Garbage is collected as in the gateway. Exits with 1 when
+the last byte of HTML; lists also at their pages deep inside. Garbage is collected as in the process. Exits with 1 when
 a page's p95 is 100 ms or more.
 """
 
@@ -21,14 +21,12 @@ from typing import Final
 
 import httpx
 import msgspec
-import psutil
 from rich.console import Console
 from starlette.applications import Starlette
 
 from benchmarks.read_model import Made
 from stream_app.board.access import BoardAccess
 from stream_app.board.app import SHARED_S, Board
-from stream_app.board.page_process import PageProcess
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import FoundResultAt
@@ -151,35 +149,27 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
 
 @contextmanager
 def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float = SHARED_S) -> Iterator[Board]:
-    """The board of the settings and the model in the folder, as the gateway has it."""
+    """The board of the settings and the model in the folder, as the process has it."""
     site = Site(load_settings(folder / "stream_app.toml", {}, ()), BoardQueries(folder / "model.sqlite", set()))
-    with closing(PageProcess(site)) as pages:
-        board = Board(
-            site,
-            BoardAccess(None, "127.0.0.1", lambda: now_ms // 1000),
-            lambda: ProjectionLag(now_ms, 0),
-            elsewhere,
-            Topics(site.settings),
-            elsewhere,
-            elsewhere,
-            lambda: now_ms,
-            shared_s,
-            html_of=pages.html_of,
-        )
-        with closing(board):
-            yield board
-
-
-def cpu_s() -> float:
-    """Seconds of CPU of this process and of those that it started."""
-    children = psutil.Process().children()
-    return time.process_time() + sum(time.clock_gettime(~each.pid << 3 | 2) for each in children)  # Linux: its CPU
+    board = Board(
+        site,
+        BoardAccess(None, lambda: now_ms // 1000),
+        lambda: ProjectionLag(now_ms, 0),
+        elsewhere,
+        Topics(site.settings),
+        elsewhere,
+        elsewhere,
+        lambda: now_ms,
+        shared_s,
+    )
+    with closing(board):
+        yield board
 
 
 async def measure(
     board: Board, lanes: int, leads: int, times: int, now_ms: int
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Milliseconds of each request, by page, sorted: of the clock, and of CPU of both processes."""
+    """Milliseconds of each request, by page, sorted: of the clock, and of CPU."""
     deep = f"{now_ms - 43_000_000}-{1 << 50}"
     pages = {
         "now": "/board",
@@ -205,10 +195,10 @@ async def measure(
         for name, url in pages.items():
             wall_ms, cpu_ms = [], []
             for _ in range(times):
-                began, began_cpu = time.perf_counter(), cpu_s()
+                began, began_cpu = time.perf_counter(), time.process_time()
                 answer = await client.get(url)
                 wall_ms.append((time.perf_counter() - began) * 1000)
-                cpu_ms.append((cpu_s() - began_cpu) * 1000)
+                cpu_ms.append((time.process_time() - began_cpu) * 1000)
                 answer.raise_for_status()
             took[name] = sorted(wall_ms), sorted(cpu_ms)
     return took

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stream_app.api import (
+        BoardUnavailable,
         BrokerUnavailable,
-        GatewayUnavailable,
         KafkaRefused,
         Lead,
         Refusal,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "BoardUnavailable",
     "BrokerUnavailable",
-    "GatewayUnavailable",
     "KafkaRefused",
     "Lead",
     "Refusal",

@@ -15,8 +15,8 @@ from stream_app.api.sync import (
 )
 from stream_app.config import Settings
 from stream_app.domain.errors import (
+    BoardUnavailable,
     BrokerUnavailable,
-    GatewayUnavailable,
     KafkaRefused,
     SettingsError,
     StreamAppError,
@@ -26,8 +26,8 @@ from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.publishing import Refusal
 
 __all__ = [
+    "BoardUnavailable",
     "BrokerUnavailable",
-    "GatewayUnavailable",
     "KafkaRefused",
     "Lead",
     "Refusal",

@@ -120,7 +120,7 @@ async def follow_status(
 
 
 async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> Found:
-    """Ask the gateway where a lead is. An e-mail address or LinkedIn URL is hashed before it is sent.
+    """Ask the board where a lead is. An e-mail address or LinkedIn URL is hashed before it is sent.
 
     Args:
         lead: A lead id, an e-mail address or a LinkedIn URL.
@@ -130,12 +130,12 @@ async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str |
     Returns:
         `leads`: each with its `histories` (a record that came in, and its events) and `results`. `waiting`: what was
         found among the records that no worker has taken yet. `as_of_ms` (epoch ms), `lag` (offsets) and `trouble` say
-        how far the gateway is behind Kafka.
+        how far the board is behind Kafka.
 
     Raises:
         SettingsError: The configuration is wrong, the token of the look-up API is not set, or `lead` is none of these.
-        GatewayUnavailable: No gateway answers within 30 s at `gateway.api_url`.
-        StreamAppError: The gateway refused the request.
+        BoardUnavailable: No board answers within 30 s at `board.url`.
+        StreamAppError: The board refused the request.
     """
     return await asyncio.to_thread(find, lead, settings, workspace)
 
@@ -207,9 +207,9 @@ def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
     """Do what `find_lead` does, and block."""
     config = settings_of(settings)
     check_known(config, workspace=workspace)
-    token = config.gateway.api_token_env
+    token = config.board.token_env
     if token is not None and token not in config.secrets:
-        raise SettingsError([f"environment variable {token} is not set; gateway.api_token_env names it"])
+        raise SettingsError([f"environment variable {token} is not set; board.token_env names it"])
     return lookup.find(config, lead, workspace)
 
 

@@ -4,7 +4,7 @@ The token that was entered decides the role. A viewer reads; an operator also gi
 there is no operator.
 
 A session is not stored: the cookie holds the name and the time of the login, signed with a key that is derived from the
-token of the role. So several gateways accept the same session, and a new token ends all of its sessions.
+token of the role. So a board that restarts accepts it, and a new token ends all of its sessions.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stream_app.board.api_access import Access, Refused, host_of
-from stream_app.domain.hosts import is_loopback
+from stream_app.board.api_access import Refused, check_is_direct
 
 COOKIE: Final = "stream_app_board"
 PATH: Final = "/board"
@@ -78,20 +78,20 @@ class BoardAccess:
     """Checks each request to the board.
 
     Args:
-        token: The token of the look-up API, for viewers. None: requests that were made to a loopback address may read.
-        host: The address that the gateway listens on.
+        token: The token of viewers. None: programs and browsers of this machine may read.
         now_s: The clock, epoch s.
         operator_token: The token of operators. None: there are none.
         proxy: Names the people. None: they enter their name.
+        url: Where people find the board.
     """
 
     def __init__(
         self,
         token: str | None,
-        host: str,
         now_s: Callable[[], int],
         operator_token: str | None = None,
         proxy: Proxy | None = None,
+        url: str = "",
     ) -> None:
         tokens: dict[Role, str | None] = {"viewer": token, "operator": operator_token}
         self._tokens: dict[Role, bytes] = {role: value.encode() for role, value in tokens.items() if value is not None}
@@ -99,7 +99,7 @@ class BoardAccess:
             role: hmac.digest(value, f"stream-app board session 2 {role}".encode(), "sha256")
             for role, value in self._tokens.items()
         }
-        self._local = Access(None, host)
+        self._url = urlsplit(url)
         self._now_s = now_s
         self._proxy = proxy
         self._attempts = asyncio.Semaphore(_ATTEMPTS)
@@ -122,15 +122,15 @@ class BoardAccess:
             Refused: It is not allowed, or its session has not the role.
         """
         if request.method not in ("GET", "HEAD"):
-            check_origin(request)
+            self._check_origin(request)
         visitor = self._read(request)
         if visitor is None:
             if "viewer" in self._tokens:
                 raise LoginNeeded
-            self._local.check_without_token(request)
+            check_is_direct(request)
             visitor = Visitor(LOCAL, "viewer", has_session=False)
         if role == "operator" and visitor.role != "operator":
-            text = "Only operators may do this: log in with the token of gateway.operator_token_env"
+            text = "Only operators may do this: log in with the token of board.operator_token_env"
             raise Refused(403, "not_operator", text)
         return visitor
 
@@ -140,7 +140,7 @@ class BoardAccess:
         Raises:
             Refused: The token is wrong, or there is no name.
         """
-        check_origin(request)
+        self._check_origin(request)
         if not self._tokens:
             raise Refused(404, "no_login", "No token is configured, so there is no login")
         given = token.strip().encode()
@@ -181,41 +181,40 @@ class BoardAccess:
         assert self._proxy is not None
         secret, name = request.headers.get(PROXY_SECRET_HEADER, ""), _clean(request.headers.get(self._proxy.header, ""))
         if not name or not hmac.compare_digest(secret.encode(), self._proxy.secret.encode()):
-            text = "The proxy did not name you: it must send gateway.user_header, and the secret in "
+            text = "The proxy did not name you: it must send board.user_header, and the secret in "
             raise Refused(403, "no_user", f"{text}{PROXY_SECRET_HEADER.title()}")
         return name
 
     def _signature(self, role: Role, raw: bytes) -> str:
         return hmac.new(self._keys[role], raw, sha256).hexdigest()
 
+    def set_cookie(self, response: Response, value: str) -> None:
+        """Set or (with an empty value) delete the session's cookie. It needs HTTPS where the board has it."""
+        response.set_cookie(
+            COOKIE,
+            value,
+            max_age=SESSION_S if value else 0,
+            path=PATH,
+            secure=self._url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
 
-_SETTING: Final[dict[Role, str]] = {"viewer": "gateway.api_token_env", "operator": "gateway.operator_token_env"}
+    def _check_origin(self, request: Request) -> None:
+        """Raise Refused if another site's page made the request. Browsers say so in headers that pages cannot set."""
+        site = request.headers.get("sec-fetch-site")
+        if site is None:  # an older browser; programs send neither header, and have no cookie that they could misuse
+            origin = request.headers.get("origin", "").partition("://")[2]
+            # A proxy may name our own address as the host.
+            same = bool(origin) and origin in (request.headers.get("host", ""), self._url.netloc)
+        else:
+            same = site == "same-origin"
+        if not same:
+            raise Refused(403, "other_origin", "The request came from another site: open the page of the board itself")
+
+
+_SETTING: Final[dict[Role, str]] = {"viewer": "board.token_env", "operator": "board.operator_token_env"}
 
 
 def _clean(name: str) -> str:
     return "".join(filter(str.isprintable, name)).strip()[:LONGEST_NAME]
-
-
-def set_cookie(request: Request, response: Response, value: str) -> None:
-    """Set or (with an empty value) delete the session's cookie. Over a network it needs HTTPS."""
-    response.set_cookie(
-        COOKIE,
-        value,
-        max_age=SESSION_S if value else 0,
-        path=PATH,
-        secure=not is_loopback(host_of(request)),
-        httponly=True,
-        samesite="strict",
-    )
-
-
-def check_origin(request: Request) -> None:
-    """Raise Refused if another site's page made the request. Browsers say so in headers that pages cannot set."""
-    site = request.headers.get("sec-fetch-site")
-    if site is None:  # an older browser; programs send neither header, and have no cookie that they could misuse
-        origin = request.headers.get("origin", "")
-        same = origin.partition("://")[2] == request.headers.get("host", "")
-    else:
-        same = site == "same-origin"
-    if not same:
-        raise Refused(403, "other_origin", "The request came from another site: open the page of the board itself")

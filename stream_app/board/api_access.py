@@ -30,39 +30,43 @@ class Refused(Exception):
 class Access:
     """Checks each request.
 
-    Args:
-        token: The bearer token. None: accept only requests that were made to a loopback address.
-        host: The address that the gateway listens on.
+    `token` is the bearer token. None: accept only requests that come directly from a program of this machine; then the
+    board listens on a loopback address (config/rules.py).
     """
 
-    def __init__(self, token: str | None, host: str) -> None:
+    def __init__(self, token: str | None) -> None:
         self._token = None if token is None else token.encode()
-        self._loopback = is_loopback(host)
 
     def check(self, request: Request) -> None:
         """Raise Refused if the request is not allowed."""
         if self._token is not None:
             kind, _, given = request.headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
-                text = "Send the header Authorization: Bearer <token> with the token of gateway.api_token_env"
+                text = "Send the header Authorization: Bearer <token> with the token of board.token_env"
                 raise Refused(401, "no_token", text)
         else:
-            self.check_without_token(request)
+            check_is_direct(request)
         if request.method not in ("GET", "HEAD"):
             raise Refused(405, "read_only", "The look-up API only reads: use GET")
 
-    def check_without_token(self, request: Request) -> None:
-        """Raise Refused unless the request was made directly to a loopback address."""
-        if not self._loopback:
-            text = (
-                "The gateway listens on a public address without gateway.api_token_env: set it to use the look-up API"
-            )
-            raise Refused(403, "token_not_set", text)
-        if not is_loopback(host_of(request)) or _is_forwarded(request):
-            # A proxy on this machine could forward it, or a web page whose own host name resolves to this
-            # machine.
-            text = "Without gateway.api_token_env only direct requests to http://127.0.0.1 are allowed"
-            raise Refused(403, "not_loopback", text)
+
+def check_is_direct(request: Request) -> None:
+    """Raise Refused unless a program of this machine made the request, and no proxy.
+
+    A web page whose own host name resolves to this machine names that host. A proxy shows itself by headers that it
+    adds. One with stock settings, such as `proxy_pass http://127.0.0.1:9107` of nginx, adds none and names our own
+    address as the host; but `Connection` is of one hop only, so that a proxy never passes it on from its client, and
+    these send HTTP/1.0, `Connection: close` or no such header, where every browser and HTTP library asks us to keep the
+    connection.
+    """
+    keeps = [value.strip().lower() for name, value in request.scope["headers"] if name == b"connection"]
+    direct = request.scope["http_version"] == "1.1" and keeps == [b"keep-alive"] and not _is_forwarded(request)
+    if not direct or not is_loopback(host_of(request)):
+        text = (
+            "Without board.token_env only this machine is answered, directly, at http://127.0.0.1, and with the header "
+            "Connection: keep-alive that browsers send: set a token for all others"
+        )
+        raise Refused(403, "not_loopback", text)
 
 
 def host_of(request: Request) -> str:

@@ -22,7 +22,6 @@ from stream_app.board.assets import Assets
 from stream_app.board.frame import PageMaker
 from stream_app.board.login import Login
 from stream_app.board.lookup import Results, Waiting
-from stream_app.board.page import Job
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
 from stream_app.board.views import Handler, Topics, Views
@@ -56,7 +55,6 @@ class Board:
         shared_s: float = SHARED_S,
         actions: Sequence[Action] = (),
         publishing: Publishing | None = None,
-        html_of: Callable[[Job], bytes | None] | None = None,
     ) -> None:
         logger = log.get("board")
         self._access = access
@@ -64,7 +62,7 @@ class Board:
         self._shared_s = shared_s
         self._seen = -math.inf, Moment(0, ProjectionLag(), None, STRANGER)
         self._assets = Assets()
-        self._maker = PageMaker(site, access, self._assets, lag, now_ms, html_of)
+        self._maker = PageMaker(site, access, self._assets, lag, now_ms)
         self._login = Login(access, self._maker, logger)
         self._views = Views(self._maker, results, waiting, topics, logger)
         has_operators = "operator" in access.roles

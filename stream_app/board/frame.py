@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -15,7 +14,7 @@ from stream_app.board.access import PATH, STRANGER, BoardAccess, Visitor
 from stream_app.board.api_access import Refused
 from stream_app.board.assets import Assets
 from stream_app.board.commands import command_ids
-from stream_app.board.page import Frame, Job, NotMade, Pages
+from stream_app.board.page import Frame, Job, Pages
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.render import Renderer, Threads, html
 from stream_app.board.requests import address_of
@@ -36,11 +35,7 @@ PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
 
 
 class PageMaker:
-    """Makes the responses.
-
-    `html_of` makes the pages that refresh themselves, in another process. It raises NotMade if that cannot be; then, or
-    without it, this process makes them. It runs in the board's thread.
-    """
+    """Makes the responses, in the board's thread."""
 
     def __init__(
         self,
@@ -49,7 +44,6 @@ class PageMaker:
         assets: Assets,
         lag: Callable[[], ProjectionLag],
         now_ms: Callable[[], int],
-        html_of: Callable[[Job], bytes | None] | None = None,
     ) -> None:
         self.site = site
         self.threads = Threads()
@@ -58,7 +52,6 @@ class PageMaker:
         self._access = access
         self._renderer = Renderer(assets)
         self._pages = Pages(site, self._renderer)
-        self._html_of = html_of
 
     async def page(
         self,
@@ -70,31 +63,24 @@ class PageMaker:
         *,
         current: str = "",
         live: bool = True,
-        here: bool = False,
+        shared: bool = True,
         status: int = 200,
     ) -> Response:
         """Return a page.
 
         `make` returns what the template `name` shows; None if the workspace is unknown. `current` is the page that the
-        navigation marks; default: `name`. A `live` page refreshes itself: then `make` must be a function of a module
-        with arguments that pickle takes, unless it needs what only this process has (`here`).
+        navigation marks; default: `name`. A `live` page refreshes itself: then what `make` returns is shown to all who
+        ask for it in the same second, unless it is not `shared`.
 
         Raises:
             Refused: `make` returned None.
         """
-        apart = live and not here
         frame = self._frame(request, moment, title, current or name, live=live)
-        job = Job(frame, name, make, moment.shared if apart else None)
-        body = await self.threads.run(partial(self._made, job, apart=apart))
+        job = Job(frame, name, make, moment.shared if live and shared else None)
+        body = await self.threads.run(partial(self._pages.html_of, job))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body, status)
-
-    def _made(self, job: Job, *, apart: bool) -> bytes | None:
-        if apart and self._html_of is not None:
-            with suppress(NotMade):
-                return self._html_of(job)
-        return self._pages.html_of(job)
 
     def refused(self, request: Request, refused: Refused, visitor: Visitor | None = None) -> Response:
         """Return the page that says why a request is not answered."""
@@ -131,5 +117,5 @@ class PageMaker:
             has_session=visitor.has_session,
             may_log_in=bool(visitor.who) and not is_operator and "operator" in self._access.roles,
             commands=command_ids(request),
-            banner=self.site.settings.gateway.banner,
+            banner=self.site.settings.board.banner,
         )

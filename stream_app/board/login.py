@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from stream_app.board.access import PATH, BoardAccess, LoginNeeded, set_cookie
+from stream_app.board.access import PATH, BoardAccess, LoginNeeded
 from stream_app.board.api_access import Refused
 from stream_app.board.frame import PageMaker
 from stream_app.board.render import HEADERS
@@ -67,7 +67,7 @@ class Login:
             return self._page(request, str(refused), refused.status)
         self._log.info("board_login", who=visitor.who, role=visitor.role)
         response = RedirectResponse(own_path(form.get("next", "")), 303, HEADERS)
-        set_cookie(request, response, cookie)
+        self._access.set_cookie(response, cookie)
         return response
 
     async def _logout(self, request: Request) -> Response:
@@ -78,7 +78,7 @@ class Login:
         except Refused as refused:
             return self._maker.refused(request, refused)
         response = RedirectResponse(LOGIN, 303, HEADERS)
-        set_cookie(request, response, "")
+        self._access.set_cookie(response, "")
         return response
 
     def _page(self, request: Request, problem: str, status: int) -> Response:

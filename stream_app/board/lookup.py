@@ -25,6 +25,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.waiting_leads import FoundRecord, Search
 from stream_app.client.answers import (
+    UNKNOWN_LEAD,
     BooksAnswer,
     DeadLettersAnswer,
     FoundLead,
@@ -117,7 +118,7 @@ class Lookup:
         lead = await self._found(lead_id)
         if lead is None:
             behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
-            raise Refused(404, "unknown_lead", f"No lead with this id is known{behind}")
+            raise Refused(404, UNKNOWN_LEAD, f"No lead with this id is known{behind}")
         return LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
 
     async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:

@@ -60,10 +60,6 @@ class Job(msgspec.Struct, frozen=True):
     shared: Shared | None
 
 
-class NotMade(Exception):
-    """Another process did not make the page."""
-
-
 class Pages:
     """Makes pages. Use it from one thread."""
 

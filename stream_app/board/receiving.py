@@ -73,14 +73,14 @@ class FileReceiver:
                 if isinstance(error, MultipartError | ClientDisconnect):
                     raise Refused(400, "no_form", "The form did not arrive whole: try again") from None
                 if isinstance(error, OSError):
-                    text = f"The gateway's temporary folder has no room ({error.strerror}): set TMPDIR to a larger one"
+                    text = f"The board's temporary folder has no room ({error.strerror}): set TMPDIR to a larger one"
                     raise Refused(507, "no_room", text) from None
                 raise
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         if not self._free:
-            raise Refused(503, "busy", f"{MOST_AT_ONCE} files are arriving on this gateway: try again in a minute")
+            raise Refused(503, "busy", f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute")
         self._free -= 1
         try:
             yield

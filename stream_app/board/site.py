@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar
@@ -46,7 +45,7 @@ _ENDED: Final = frozenset(
 
 
 class Site(msgspec.Struct, frozen=True):
-    """What does not change while the gateway runs."""
+    """What does not change while the board runs."""
 
     settings: Settings
     queries: BoardQueries
@@ -64,15 +63,9 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class Shared:
-    """What was read and made at a moment, for all boards that ask for the same. Use it from one thread.
-
-    `number` is that of the moment.
-    """
-
-    _numbers = itertools.count()
+    """What was read and made at a moment, for all boards that ask for the same. Use it from one thread."""
 
     def __init__(self) -> None:
-        self.number = next(self._numbers)
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -255,7 +248,7 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
 
 def _unreadable(lane: Lane) -> Lane:
     """Return a lane whose view this version cannot read. Nothing is claimed of it."""
-    says = "published by a newer version, which this gateway cannot read"
+    says = "published by a newer version, which this board cannot read"
     return msgspec.structs.replace(lane, state=UNREADABLE, tone="idle", says=says, findings=[])
 
 

@@ -26,7 +26,7 @@ NO: Final = 1
 USAGE: Final = 2
 QUEUED: Final = 3
 NO_KAFKA: Final = 4
-NO_GATEWAY: Final = 5
+NO_BOARD: Final = 5
 REFUSED: Final = 6
 INTERRUPTED: Final = 130
 
@@ -36,7 +36,7 @@ EXIT_CODES: Final = """exit codes:
   2    wrong usage or configuration
   3    queued: no worker answered yet, or leads are under way (publish --wait)
   4    Kafka does not answer
-  5    the gateway does not answer
+  5    the board does not answer
   6    Kafka refuses access: credentials, certificate, protocol or rights
   130  interrupted (Ctrl-C)"""
 

@@ -21,7 +21,7 @@ _NEXT: Final = """\
 What to try next:
   stream-app sim --help                  the simulated Clay alone, with faults on a timeline
   stream-app publish leads.csv --dry-run check a file of your own
-  stream-app topics, worker, replay, gateway
+  stream-app topics, worker, replay, gateway, board
                                          the same system on your Kafka; README says how to set it up
   stream-app status LEAD                 there: where one lead is, with each step
   stream-app results --join leads.csv -o enriched.csv

@@ -17,7 +17,7 @@ from stream_app.cli.base import (
     EXIT_CODES,
     INTERRUPTED,
     NO,
-    NO_GATEWAY,
+    NO_BOARD,
     NO_KAFKA,
     OK,
     OPTIONS,
@@ -28,7 +28,7 @@ from stream_app.cli.base import (
     show_json,
 )
 from stream_app.cli.help import PlainHelp, usage_problem
-from stream_app.domain.errors import BrokerUnavailable, GatewayUnavailable, KafkaRefused, SettingsError, StreamAppError
+from stream_app.domain.errors import BoardUnavailable, BrokerUnavailable, KafkaRefused, SettingsError, StreamAppError
 from stream_app.ops.garbage import collect_rarely
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -40,7 +40,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("replay:app", "bring dead letters and deferred leads back; or plan that by hand"),
     "gateway": ("processes:gateway", "receive Clay's callbacks over HTTP; several can run at once"),
     "trace": ("processes:trace", "send traces of leads to an OpenTelemetry receiver"),
-    "board": ("board:board", "open the board in a browser, or print how to reach it"),
+    "board": ("processes:board", "serve the board and the look-up API, and take operators' commands"),
+    "open": ("open:open_board", "open the board in a browser, or print how to reach it"),
     "clay-setup": ("clay_setup:clay_setup", "print what to set up in the Clay table"),
     "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
     "status": ("status:status", "show where a lead is, with the time and reason of each step"),
@@ -61,7 +62,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 EXIT_CODE_OF: Final = {
     SettingsError: USAGE,
     BrokerUnavailable: NO_KAFKA,
-    GatewayUnavailable: NO_GATEWAY,
+    BoardUnavailable: NO_BOARD,
     KafkaRefused: REFUSED,
 }
 """The exit code of a command that an error ends. It is NO for all others."""

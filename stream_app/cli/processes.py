@@ -1,4 +1,4 @@
-"""`stream-app worker`, `gateway` and `trace`: processes that run until SIGTERM or SIGINT."""
+"""`stream-app worker`, `gateway`, `board` and `trace`: processes that run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -45,7 +45,21 @@ def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.gateway import run_gateway
 
-    return run_process(log, run_gateway(common.settings("gateway", "api")))
+    return run_process(log, run_gateway(common.settings("gateway")))
+
+
+def board(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+    """Serve the board and the look-up API, and take operators' commands. Run one; `stream-app open` opens it.
+
+    example:
+      stream-app board --config stream_app.toml
+
+    Args:
+        log: format of the log on stderr (default: console on a terminal, else json)
+    """
+    from stream_app.services.board import run_board
+
+    return run_process(log, run_board(common.settings("board")))
 
 
 def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:

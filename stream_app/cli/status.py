@@ -85,10 +85,10 @@ def _document(found: Found, *, result: bool) -> Any:
 def say_how_far(found: Answer) -> None:
     """Print how far the answer is behind Kafka, if it is."""
     if found.trouble:
-        say(f"The gateway cannot follow Kafka: {found.trouble}")
+        say(f"The board cannot follow Kafka: {found.trouble}")
     left = count(found.lag, "record is", "records are")
     if found.as_of_ms is None:
-        say(f"The gateway has not read all of Kafka yet: {left} still to be read")
+        say(f"The board has not read all of Kafka yet: {left} still to be read")
     elif found.lag or found.trouble:
         say(f"As of {iso(found.as_of_ms)}; {left} still to be read")
 

@@ -245,6 +245,10 @@ class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
     parked: DeadLetters
 
 
+UNKNOWN_LEAD: Final = "unknown_lead"
+"""The `error` of a refusal: no record of this lead was processed."""
+
+
 class Refusal(Answer, frozen=True, kw_only=True):
     """Any answer that is not 200. `error` is a stable code; `text` says what is wrong and what to do."""
 

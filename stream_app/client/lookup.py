@@ -1,17 +1,18 @@
-"""Asks the gateway where a lead or an import is; `stream-app status` and `imports` use it, and so can Python programs.
+"""Asks the board where a lead or an import is; `stream-app status` and `imports` use it, and so can Python programs.
 
 An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
 
 from stream_app.client.answers import (
+    UNKNOWN_LEAD,
     Answer,
     FoundLead,
     ImportsAnswer,
@@ -21,15 +22,17 @@ from stream_app.client.answers import (
     WaitingAnswer,
 )
 from stream_app.config import Settings
-from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
+from stream_app.domain.errors import BoardUnavailable, SettingsError, StreamAppError
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.imports import LONGEST_ID, is_shown
 from stream_app.domain.messages import Lead
 
-_WITHIN_S = 30.0
-_RECORD = "record:"  # a rejected record has its position as its name
+NAME: Final = "stream-app board"
+"""What /healthz of the board answers."""
+_WITHIN_S: Final = 30.0
+_RECORD: Final = "record:"  # a rejected record has its position as its name
 
 A = TypeVar("A", bound=Answer)
 
@@ -50,8 +53,8 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
 
     Raises:
         SettingsError: `who` is none of these.
-        GatewayUnavailable: The gateway does not respond.
-        StreamAppError: The gateway rejected the request.
+        BoardUnavailable: The board does not respond, or another server does.
+        StreamAppError: The board rejected the request.
     """
     with _client(settings) as client:
         for path in paths_of(who):
@@ -75,8 +78,8 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
 
     Raises:
         SettingsError: The id may be an e-mail address.
-        GatewayUnavailable: The gateway does not respond.
-        StreamAppError: The gateway rejected the request.
+        BoardUnavailable: The board does not respond, or another server does.
+        StreamAppError: The board rejected the request.
     """
     if import_id and not is_shown(import_id):
         text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
@@ -87,16 +90,24 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
         return _answer(client, path, ImportsAnswer)
 
 
-def gateway_away(url: str, error: httpx.HTTPError) -> GatewayUnavailable:
-    """Return the error to raise when the gateway does not respond."""
-    return GatewayUnavailable(
-        f"the gateway at {url} does not respond ({type(error).__name__}): start it with: stream-app gateway; "
-        "if it runs elsewhere, set gateway.api_url"
+def board_away(url: str, error: httpx.HTTPError) -> BoardUnavailable:
+    """Return the error to raise when the board does not respond."""
+    return BoardUnavailable(
+        f"the board at {url} does not respond ({type(error).__name__}): start it with: stream-app board; "
+        "if it runs elsewhere, set board.url"
+    )
+
+
+def not_the_board(url: str, status: int) -> BoardUnavailable:
+    """Return the error to raise when another server responds."""
+    return BoardUnavailable(
+        f"this is not the board: what answers at {url} is not `stream-app board` of this version (HTTP {status}); "
+        "check board.url, and the proxy before it"
     )
 
 
 def _client(settings: Settings) -> httpx.Client:
-    url, token = settings.api_url, settings.api_token
+    url, token = settings.board_url, settings.board_token
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     direct = is_loopback_url(url)  # a proxy of the environment cannot reach this machine
     return httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct)
@@ -135,26 +146,27 @@ def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAn
 
 
 def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
-    """Return the gateway's answer as the first of these types, or with status 404 as the last.
+    """Return the board's answer as the first of these types, or, if the lead is unknown, as the last.
 
     Raises:
-        GatewayUnavailable: There is no answer, or not one of a gateway of this version.
-        StreamAppError: The gateway rejected the request.
+        BoardUnavailable: There is no answer, or not one of a board of this version.
+        StreamAppError: The board rejected the request.
     """
     url = str(client.base_url).rstrip("/")
     try:
         answer = client.get(path)
-        if answer.is_success or answer.status_code == 404:
-            return msgspec.json.decode(answer.content, type=kinds[0 if answer.is_success else -1])
+        if answer.is_success:
+            return msgspec.json.decode(answer.content, type=kinds[0])
         refusal = msgspec.json.decode(answer.content, type=Refusal)
     except httpx.HTTPError as error:
-        raise gateway_away(url, error) from error
+        raise board_away(url, error) from error
     except msgspec.DecodeError as error:
-        raise GatewayUnavailable(
-            f"the server at {url} is not a stream-app gateway of this version (HTTP {answer.status_code}): "
-            "check gateway.api_url"
-        ) from error
-    raise StreamAppError(f"the gateway at {url} rejected the request: {refusal.text}")
+        raise not_the_board(url, answer.status_code) from error
+    if answer.status_code != 404:
+        raise StreamAppError(f"the board at {url} rejected the request: {refusal.text}")
+    if refusal.error != UNKNOWN_LEAD or not isinstance(refusal, kinds):
+        raise not_the_board(url, answer.status_code)
+    return refusal
 
 
 def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:

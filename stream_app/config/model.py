@@ -130,9 +130,11 @@ class Http(msgspec.Struct, frozen=True):
         worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators only. 0: any free
             port, which the log names, so that several workers run on one machine.
         replay_port: The same for replay.
-        gateway_port: Callbacks, the look-up API and /healthz.
+        gateway_port: Callbacks and /healthz.
         gateway_ops_port: As `worker_port`, for the gateway.
         trace_port: As `worker_port`, for the trace process.
+        board_port: The board's pages, the look-up API and /healthz.
+        board_ops_port: As `worker_port`, for the board.
     """
 
     host: str = "127.0.0.1"
@@ -141,42 +143,50 @@ class Http(msgspec.Struct, frozen=True):
     gateway_port: _Port = 9103
     gateway_ops_port: _FreePort = 9104
     trace_port: _FreePort = 9105
-
-    def address_of(self, port: int) -> str:
-        """Return host:port of a port of a process on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    board_port: _Port = 9107
+    board_ops_port: _FreePort = 9108
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """The gateway: callbacks and the look-up API (`GET /leads/...`).
+    """The gateway, which receives Clay's callbacks.
 
     Attributes:
         public_url: How Clay reaches the gateway, such as https://leads.example.com; `/callbacks/...` is appended.
         token_keys_env: Names of the variables with the secrets of callback tokens: the first signs, all verify.
         max_body_bytes: Maximum size of a callback.
         read_timeout_s: Time for a callback to arrive completely.
-        api_token_env: Name of the variable with the bearer token of the look-up API. Without it the API answers only
-            requests to a loopback address, and public_url must be one.
-        operator_token_env: Name of the variable with the token of operators of the board. Without it the board only
-            reads.
-        user_header: The header in which a proxy names the person who is logged in there.
-        user_header_secret_env: Name of the variable with the secret that the proxy sends with that header.
-        api_url: Where `stream-app status` finds the API. Absent: this machine, at http.gateway_port.
-        read_model_path: The SQLite file of the read model, one per gateway. Absent: in the user's state folder.
-        trace_url: Where the board links a trace to: a URL with `{trace_id}`.
-        banner: A word on each page of the board, such as "production".
     """
 
     public_url: str | None = None
     token_keys_env: tuple[str, ...] = ()
     max_body_bytes: Annotated[int, Range(1_024, MAX_INPUT_BYTES // 2)] = 262_144
     read_timeout_s: Annotated[float, Range(0.1, 60)] = 10.0
-    api_token_env: str | None = None
+
+
+class Board(msgspec.Struct, frozen=True):
+    """The board, and the look-up API (`GET /leads/...`).
+
+    Attributes:
+        host: The address that it listens on.
+        behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
+        url: Where people, `stream-app status` and `stream-app open` find it. Absent: this machine, at http.board_port.
+        token_env: Name of the variable with the token that reads: it opens the board, and is the bearer token of the
+            look-up API. Without it both answer only programs and browsers of this machine.
+        operator_token_env: Name of the variable with the token of operators. Without it the board only reads.
+        user_header: The header in which a proxy names the person who is logged in there.
+        user_header_secret_env: Name of the variable with the secret that the proxy sends with that header.
+        read_model_path: The SQLite file of the read model. Absent: in the user's state folder.
+        trace_url: Where the board links a trace to: a URL with `{trace_id}`.
+        banner: A word on each page, such as "production".
+    """
+
+    host: str = "127.0.0.1"
+    behind_proxy: bool = False
+    url: str | None = None
+    token_env: str | None = None
     operator_token_env: str | None = None
     user_header: str | None = None
     user_header_secret_env: str | None = None
-    api_url: str | None = None
     read_model_path: str | None = None
     trace_url: str | None = None
     banner: Annotated[str, msgspec.Meta(max_length=30)] = ""
@@ -248,6 +258,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     egress: Egress = Egress()
     http: Http = Http()
     gateway: Gateway = Gateway()
+    board: Board = Board()
     privacy: Privacy = Privacy()
     trace: Trace = Trace()
     notify: Notify = Notify()
@@ -300,11 +311,12 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return f"{self.gateway.public_url.rstrip('/')}/callbacks/{self.destinations[alias].workspace}/{alias}"
 
     @property
-    def api_url(self) -> str:
-        """The URL of the look-up API, without a trailing slash."""
-        if self.gateway.api_url is not None:
-            return self.gateway.api_url.rstrip("/")
-        return f"http://{self.http.address_of(self.http.gateway_port)}"
+    def board_url(self) -> str:
+        """The URL of board and look-up API, without a trailing slash."""
+        if self.board.url is not None:
+            return self.board.url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.board.host, self.board.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http.board_port}"
 
     @property
     def instance_id(self) -> str | None:
@@ -316,24 +328,24 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return value
 
     @property
-    def api_token(self) -> str | None:
-        """The bearer token of the look-up API, if the configuration was read with it."""
-        return self.secrets.get(self.gateway.api_token_env)
+    def board_token(self) -> str | None:
+        """The token that reads the board, if the configuration was read with it."""
+        return self.secrets.get(self.board.token_env)
 
     @property
-    def gateway_rights(self) -> str:
-        """The key of `rights_of` for the gateway: one with an operator token sends commands."""
-        return "gateway" if self.gateway.operator_token_env is None else "gateway with operator_token_env"
+    def board_rights(self) -> str:
+        """The key of `rights_of` for the board: one with an operator token sends commands."""
+        return "board" if self.board.operator_token_env is None else "board with operator_token_env"
 
     @property
     def operator_token(self) -> str | None:
         """The token of the board's operators, if the configuration was read with it."""
-        return self.secrets.get(self.gateway.operator_token_env)
+        return self.secrets.get(self.board.operator_token_env)
 
     @property
     def user_header_secret(self) -> str | None:
         """The secret of the proxy that names people, if the configuration was read with it."""
-        return self.secrets.get(self.gateway.user_header_secret_env)
+        return self.secrets.get(self.board.user_header_secret_env)
 
     @property
     def trace_headers(self) -> dict[str, str]:

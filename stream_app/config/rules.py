@@ -8,9 +8,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from stream_app.config import workspace_rules
-from stream_app.config.model import OAuth, Settings
+from stream_app.config.model import Board, OAuth, Settings
 from stream_app.config.variables import name_problems
-from stream_app.domain.hosts import is_local, is_loopback_url
+from stream_app.domain.hosts import is_local, is_loopback, is_loopback_url
 from stream_app.domain.policy import DeliveryPolicy, Destination
 from stream_app.domain.ranges import outside
 from stream_app.domain.topics import wait_days
@@ -20,7 +20,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
 _REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
 _RANGED: Final = ("kafka", "delivery", "shares", "replay", "http", "gateway", "redis", "egress", "trace", "notify")
-_PORTS: Final = ("worker_port", "replay_port", "gateway_port", "gateway_ops_port", "trace_port")
+_PORTS: Final = (
+    *("worker_port", "replay_port", "gateway_port", "gateway_ops_port", "trace_port", "board_port", "board_ops_port"),
+)
 _TOO_LONG: Final = "is longer than the longest delay tier; replay.tiers_s ends at "
 
 
@@ -156,28 +158,39 @@ def _processes(settings: Settings) -> Iterator[str]:
     yield from (f"cache.{line}" for line in settings.cache.problems())
     if settings.trace.endpoint is not None and not _is_base(settings.trace.endpoint):
         yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
-    yield from _gateway(settings)
-
-
-def _gateway(settings: Settings) -> Iterator[str]:
-    gateway = settings.gateway
-    if gateway.public_url is not None and not _is_base(gateway.public_url):
+    if settings.gateway.public_url is not None and not _is_base(settings.gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
-    elif gateway.public_url is not None and gateway.api_token_env is None and not is_loopback_url(gateway.public_url):
+    yield from _board(settings.board)
+
+
+def _board(board: Board) -> Iterator[str]:
+    if board.url is not None and (not _is_base(board.url) or urlsplit(board.url).path.strip("/")):
         yield (
-            "gateway.api_token_env: is required with a public_url: a proxy in front of the gateway would open the "
-            "look-up API to everyone; name an environment variable with a token"
+            "board.url: must be like https://board.example.com, without user, path, query or fragment: the pages are "
+            "below /board, the look-up API is beside it"
         )
-    if gateway.trace_url is not None and not _is_trace_url(gateway.trace_url):
-        yield "gateway.trace_url: must be like https://tempo.example.com/trace/{trace_id}"
-    if (gateway.user_header is None) != (gateway.user_header_secret_env is None):
-        yield "gateway.user_header: needs gateway.user_header_secret_env, and the other way round"
-    if gateway.user_header is not None and not _HEADER.fullmatch(gateway.user_header):
-        yield "gateway.user_header: must be the name of a header, such as X-Auth-Request-Email"
-    if gateway.api_url is not None and not _is_base(gateway.api_url):
-        yield "gateway.api_url: must be like http://gateway.internal:9103, without user, query or fragment"
-    if gateway.read_model_path == "":
-        yield "gateway.read_model_path: must be the path of a file; leave it out for the default"
+    elif board.url is not None and board.token_env is not None and not _is_private(board.url):
+        yield "board.url: must begin with https, because the token is sent there"
+    if board.behind_proxy and board.url is None:
+        yield "board.url: is required with board.behind_proxy = true: links and cookies follow it"
+    if not is_loopback(board.host) and not board.behind_proxy:
+        yield (
+            f"board.host = {board.host}: others reach it without TLS; put a reverse proxy in front of it and set "
+            "board.behind_proxy = true, or listen on 127.0.0.1"
+        )
+    elif board.token_env is None and (board.behind_proxy or not is_loopback(board.host)):
+        yield (
+            "board.token_env: is required with board.behind_proxy = true, because the proxy would open the board to "
+            "everyone; name an environment variable with a token"
+        )
+    if board.trace_url is not None and not _is_trace_url(board.trace_url):
+        yield "board.trace_url: must be like https://tempo.example.com/trace/{trace_id}"
+    if (board.user_header is None) != (board.user_header_secret_env is None):
+        yield "board.user_header: needs board.user_header_secret_env, and the other way round"
+    if board.user_header is not None and not _HEADER.fullmatch(board.user_header):
+        yield "board.user_header: must be the name of a header, such as X-Auth-Request-Email"
+    if board.read_model_path == "":
+        yield "board.read_model_path: must be the path of a file; leave it out for the default"
 
 
 def _is_base(url: str) -> bool:
@@ -188,6 +201,12 @@ def _is_base(url: str) -> bool:
         return False
     plain = parts.scheme in ("http", "https") and parts.hostname and parts.netloc.isascii() and not url.endswith("?")
     return bool(plain) and not (parts.username or parts.query or parts.fragment)
+
+
+def _is_private(url: str) -> bool:
+    """True if what is sent there is encrypted, or stays on this machine or in a network of containers."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_local(parts.hostname or "")
 
 
 def _is_trace_url(url: str) -> bool:

@@ -18,8 +18,8 @@ from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_pro
 from stream_app.domain.trace import headers_of
 from stream_app.domain.webhook import messages_problem, proxy_problem, token_problem, webhook_problem
 
-Need = Literal["clay", "gateway", "api", "trace", "notify"]
-"""A part that needs secrets: what POSTs to Clay, receives callbacks, asks the look-up API, sends traces or messages."""
+Need = Literal["clay", "gateway", "board", "api", "trace", "notify"]
+"""A part that needs secrets: POSTs to Clay, callbacks, the board, those who ask its look-up API, traces, messages."""
 EVERY_NEED: Final = frozenset[Need](get_args(Need))
 
 _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
@@ -28,23 +28,23 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
     "destinations.callback_secrets_env": {"gateway"},
     "egress.proxy_env": {"clay", "notify"},
     "gateway.token_keys_env": {"clay", "gateway"},
-    "gateway.api_token_env": {"api"},
-    "gateway.operator_token_env": {"gateway"},
-    "gateway.user_header_secret_env": {"gateway"},
+    "board.token_env": {"board", "api"},
+    "board.operator_token_env": {"board"},
+    "board.user_header_secret_env": {"board"},
     "kafka.instance_env": set(),
     "notify.url_env": {"notify"},
     "trace.headers_env": {"trace"},
 }
 """Every program needs the variables of the other keys."""
 
-_KEPT_WHERE_SET: Final = frozenset({"gateway.api_token_env", "kafka.instance_env", "trace.headers_env"})
+_KEPT_WHERE_SET: Final = frozenset({"board.token_env", "kafka.instance_env", "trace.headers_env"})
 _OURS: Final = frozenset(
     {
         "privacy.pepper_env",
         "gateway.token_keys_env",
-        "gateway.api_token_env",
-        "gateway.operator_token_env",
-        "gateway.user_header_secret_env",
+        "board.token_env",
+        "board.operator_token_env",
+        "board.user_header_secret_env",
         "destinations.callback_secrets_env",
     }
 )
@@ -74,7 +74,7 @@ class Naming(NamedTuple):
 
 def namings_of(settings: Settings) -> Iterator[Naming]:
     """Yield the keys that name variables."""
-    for table in ("kafka", "redis", "privacy", "gateway", "trace", "notify", "egress"):
+    for table in ("kafka", "redis", "privacy", "gateway", "board", "trace", "notify", "egress"):
         yield from _namings(table, table, getattr(settings, table))
     for alias, there in settings.destinations.items():
         yield from _namings("destinations", f"destinations.{alias}", there)

@@ -5,7 +5,7 @@ StreamAppError
 ├── TopicsError          topics are missing or differ from the plan
 ├── BrokerUnavailable    Kafka did not answer in time
 ├── KafkaRefused         Kafka refuses us: credentials, certificate, protocol or rights
-├── GatewayUnavailable   the gateway did not answer
+├── BoardUnavailable     the board did not answer
 ├── UnreadableBatch      records on Kafka cannot be decoded; their partition stops before them
 └── StateStoreError      a step could not be committed
     ├── Fenced           another worker owns the partition: stop and never write again
@@ -47,8 +47,8 @@ class NameTaken(StreamAppError):
     """Another process has joined the group under the name of this one."""
 
 
-class GatewayUnavailable(StreamAppError):
-    """The gateway did not answer, or the server that answered is not a gateway."""
+class BoardUnavailable(StreamAppError):
+    """The board did not answer, or the server that answered is not the board."""
 
 
 class UnreadableBatch(StreamAppError):

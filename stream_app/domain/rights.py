@@ -95,11 +95,10 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         look_at_groups=groups,
         transactional_id=f"{names.worker_app}-doctor",
     )
-    gateway = Rights(
+    board = Rights(
         read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit})
         | leads
         | {names.replay_state},
-        write=frozenset({names.callbacks}),
         configs=every,
         look_at_groups=groups,
     )
@@ -121,11 +120,12 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             join_groups=frozenset({names.replay_app}),
             transactional_id=operator,
         ),
-        "gateway": gateway,
-        "gateway with operator_token_env": msgspec.structs.replace(
-            gateway,
-            read=gateway.read | survey,
-            write=gateway.write | {names.commands, names.replay_state, names.leads, names.bulk},
+        "gateway": Rights(write=frozenset({names.callbacks})),
+        "board": board,
+        "board with operator_token_env": msgspec.structs.replace(
+            board,
+            read=board.read | survey,
+            write=frozenset({names.commands, names.replay_state, names.leads, names.bulk}),
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),

@@ -50,13 +50,6 @@ class Observer(Protocol):
     def not_kept(self, because: str) -> None: ...
 
 
-class Erasures(Protocol):
-    """Knows which leads were erased."""
-
-    async def is_forgotten(self, workspace: str, lead_id: str, at_ms: int) -> bool:
-        """True if a lead was erased and not sent again, as far as is known at `at_ms`. Never raises."""
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
     """A Clay table that calls back.
@@ -92,7 +85,6 @@ class Receiver:
         now_ms: Callable[[], int],
         limits: Limits,
         observer: Observer,
-        erasures: Erasures,
     ) -> None:
         self._tables = {f"{PREFIX}{table.workspace}/{table.destination}": table for table in tables}
         self._keys = keys
@@ -101,7 +93,6 @@ class Receiver:
         self._now_ms = now_ms
         self._limits = limits
         self._observer = observer
-        self._erasures = erasures
         self._decoding = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -192,8 +183,6 @@ class Receiver:
             return await asyncio.to_thread(callback_of, *arguments)
 
     async def _keep(self, callback: Callback, table: Table) -> Answer:
-        if await self._erasures.is_forgotten(callback.workspace, callback.lead_id, callback.at_ms):
-            callback = msgspec.structs.replace(callback, fields={}, text="")
         value = _json.encode(callback)
         if len(value) > _LARGEST_RECORD_BYTES:
             return answers.TOO_LARGE

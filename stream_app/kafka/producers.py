@@ -1,4 +1,4 @@
-"""Producers of records: a publisher that is idempotent, and the gateway's inbox that gives up in bounded time."""
+"""Producers of records: a publisher that is idempotent, and an inbox that gives up in bounded time."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ async def send_command(connection: KafkaConnection, records: Sequence[Record], c
         ) from error
 
 
-class CallbackInbox:
-    """Implements `gateway.receiver.Inbox`: keeps callbacks on `leads.callbacks`, and commands of the board."""
+class Inbox:
+    """Implements `gateway.receiver.Inbox`: keeps callbacks on `leads.callbacks`. The board keeps its commands by it."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
@@ -105,7 +105,7 @@ class CallbackInbox:
             ) from error
 
     async def not_ready(self) -> str | None:
-        """Return why no callback can be kept now, or None. Concurrent callers share one request to Kafka."""
+        """Return why no record can be kept now, or None. Concurrent callers share one request to Kafka."""
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
                 answered: bool = await self._producer.client.force_metadata_update()
@@ -115,7 +115,7 @@ class CallbackInbox:
 
 
 @asynccontextmanager
-async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackInbox]:
+async def open_inbox(connection: KafkaConnection) -> AsyncIterator[Inbox]:
     """An inbox for the time of the block.
 
     Its producer is not idempotent. An idempotent one retries forever, keeps records whose callers have given up, and
@@ -131,6 +131,6 @@ async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackI
     )
     try:
         await repeated(producer.start, _START_WITHIN_S)
-        yield CallbackInbox(producer)
+        yield Inbox(producer)
     finally:
         await stop_producer(producer)

@@ -65,7 +65,7 @@ def remains(settings: Settings) -> list[Remains]:
     """
     names, topics = settings.names, settings.topics
     raw, answer, ids = "the lead as it was published", "Clay's answer", "ids and hashes"
-    callbacks = f"{answer}, if it came before the erasure or while the gateway's read model was behind"
+    callbacks = f"{answer}, also one that comes after the erasure: then it publishes nothing"
     kept = [
         (names.leads, topics.leads_days, raw),
         (names.bulk, topics.bulk_days, raw),

@@ -34,7 +34,7 @@ def resources(settings: Settings, cluster: str) -> dict[str, Any]:
         for topic in settings.topic_plan()
     ]
     rights = rights_of(settings.names, settings.replay.tiers_s)
-    programs = {"worker": "worker", "replay": "replay", "gateway": settings.gateway_rights, "trace": "trace"}
+    programs = {name: name for name in ("worker", "replay", "gateway", "trace")} | {"board": settings.board_rights}
     users = [
         {
             "apiVersion": _API,

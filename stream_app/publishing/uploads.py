@@ -214,7 +214,7 @@ class Uploads:
         self._sweep()
         if len(self._uploads) >= MOST_UPLOADS:
             raise TooManyUploads(
-                f"{MOST_UPLOADS} files are being published on this gateway: finish or discard one, or wait "
+                f"{MOST_UPLOADS} files are being published on this board: finish or discard one, or wait "
                 f"{KEPT_S / 60:.0f} minutes"
             )
 
@@ -281,7 +281,7 @@ class Uploads:
                 name, where = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
                 # The error's own text may hold personal data.
                 self._log.error("upload_failed", error=name, at=f"{where.filename}:{where.lineno}")
-                upload.problem, upload.state = f"a bug ({name}): the log of the gateway says where", failed
+                upload.problem, upload.state = f"a bug ({name}): the log of the board says where", failed
 
         self._work[upload.id] = self._thread.submit(run)
 

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.faust_app.app import FaustOptions
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, Say
 from stream_app.kafka.topics import check_topics
 from stream_app.ops import logs as log
 from stream_app.ops.http import serve_http
@@ -30,12 +30,14 @@ _OPS_GRACE_S: Final = 1
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
     """Raise unless Kafka responds, grants the process its rights, and has its topics with the right settings."""
-
-    def say(text: str) -> None:
-        logger.warning("waiting_for_kafka", text=text)
-
+    say = waiting_for_kafka(logger)
     await kafka_ready(settings, process, say)
     await check_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+
+
+def waiting_for_kafka(logger: log.Logger) -> Say:
+    """Return what logs each attempt while Kafka does not respond."""
+    return lambda text: logger.warning("waiting_for_kafka", text=text)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from stream_app.board.app import Board
 from tests.board.scene import HASH, TOKEN
 
-HERE = "http://127.0.0.1:9103"
+HERE = "http://127.0.0.1:9107"
 OWN = {"sec-fetch-site": "same-origin"}
 CAUSE = (
     "/board/dead/records?from=dlq&kind=failed&workspace=initech&destination=initech-people&reason=http_503"

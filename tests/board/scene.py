@@ -8,25 +8,20 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
-from stream_app.board.assets import Assets
-from stream_app.board.page import Job, Pages
-from stream_app.board.page_process import JobReader, pickled
 from stream_app.board.planner import Planner, Survey
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.board.read_model.store import ReadModel, Sources
-from stream_app.board.render import Renderer
 from stream_app.board.site import Site
 from stream_app.board.waiting_leads import FoundRecord, Search
 from stream_app.client.answers import FoundResult
@@ -41,6 +36,7 @@ from stream_app.kafka.groups import Consumption
 from stream_app.operator.erase import StoredLead
 from stream_app.operator.submit import CommandSender
 from stream_app.publishing.uploads import Uploads
+from stream_app.services.board import access_of
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.lanes import lanes
 from tests.board.model_records import Made, dead_letter, event, person, result, take
@@ -60,11 +56,11 @@ _NAMES: Final = TopicNames()
 _CONFIG: Final = """
 [kafka]
 partitions = 6
-[http]
-host = "{host}"
 [gateway]
 public_url = "http://127.0.0.1:9103"
 token_keys_env = ["KEY"]
+[board]
+url = "{url}"
 trace_url = "https://tempo.example.com/trace/{{trace_id}}"
 banner = "production"
 {token}
@@ -80,18 +76,23 @@ webhooks_env = ["HOOK_{number}"]
 
 
 def settings_of(
-    folder: Path, *, token: bool = False, operator: bool = False, proxy: bool = False, host: str = "127.0.0.1"
+    folder: Path,
+    *,
+    token: bool = False,
+    operator: bool = False,
+    proxy: bool = False,
+    url: str = "http://127.0.0.1:9107",
 ) -> Settings:
     """The configuration of six workspaces, with these tokens."""
-    lines = ['api_token_env = "BOARD_TOKEN"'] * token + ['operator_token_env = "OPERATOR_TOKEN"'] * operator
+    lines = ['token_env = "BOARD_TOKEN"'] * token + ['operator_token_env = "OPERATOR_TOKEN"'] * operator
     lines += ['user_header = "X-Auth-Request-Email"\nuser_header_secret_env = "PROXY_SECRET"'] * proxy
-    text = _CONFIG.format(token="\n".join(lines), host=host)
+    text = _CONFIG.format(token="\n".join(lines), url=url)
     text += "".join(_LANE.format(name=name, number=number) for number, name in enumerate(WORKSPACES))
     path = folder / f"stream_app-{token}-{operator}-{proxy}.toml"
     path.write_text(text)
     environ = {"KEY": "a key of callback tokens with 32 characters", "BOARD_TOKEN": TOKEN}
     environ |= {"OPERATOR_TOKEN": OPERATOR_TOKEN, "PROXY_SECRET": PROXY_SECRET}
-    return load_settings(path, environ, ("gateway", "api") if token else ("gateway",))
+    return load_settings(path, environ, ("gateway", "board"))
 
 
 class Consumers:
@@ -173,20 +174,16 @@ def board_of(
     shared_s: float = 0,
     outbox: Outbox | None = None,
     survey: Survey | None = None,
-    html_of: Callable[[Job], bytes | None] | None = None,
     topics: Topics | None = None,
 ) -> Board:
-    """A board over the file, with everything else in memory. Jobs of pages are pickled, as for another process."""
+    """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
     site = Site(settings, BoardQueries(path, set()))
-    pages, jobs = Pages(site, Renderer(Assets())), JobReader(site)
-    header, secret = settings.gateway.user_header, settings.user_header_secret
-    proxy = Proxy(header, secret) if header and secret else None
     put = (outbox or Outbox()).put
     sender = CommandSender(settings, put)
     return Board(
         site,
-        BoardAccess(settings.api_token, settings.http.host, lambda: now_s, settings.operator_token, proxy),
+        access_of(settings, lambda: now_s),
         lambda: ProjectionLag(NOW_MS - 2_000, 0),
         consumers or Consumers(),
         topics or Topics(settings),
@@ -196,7 +193,6 @@ def board_of(
         shared_s,
         actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
-        html_of or (lambda job: pages.html_of(jobs.read(pickled(job)))),
     )
 
 

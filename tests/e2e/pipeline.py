@@ -70,6 +70,7 @@ class Pipeline:
         workspace: str = "",
         destination: str = "",
         gateway: str = "",
+        board: str = "",
         rate_per_s: int = 1000,
         burst: int | None = None,
         replication: int = 1,
@@ -87,7 +88,7 @@ class Pipeline:
         self._logs: list[Path] = []
         self.logs: dict[int, Path] = {}
         self.ports: dict[int, int] = {}
-        self.gateway_port = free_port()
+        self.gateway_port, self.board_port = free_port(), free_port()
         pin = "partition = {number}" if pinned else ""
         lanes = "".join(
             f"""
@@ -121,9 +122,11 @@ broker_wait_s = 120
 [gateway]
 public_url = "http://127.0.0.1:{self.gateway_port}"
 token_keys_env = ["CALLBACK_KEY"]
-api_url = "http://127.0.0.1:{self.gateway_port}"
-read_model_path = "{self.directory}/model.sqlite"
 {gateway}
+[board]
+url = "http://127.0.0.1:{self.board_port}"
+read_model_path = "{self.directory}/model.sqlite"
+{board}
 {lanes}
 """
 
@@ -170,7 +173,7 @@ read_model_path = "{self.directory}/model.sqlite"
     def start(
         self, command: str, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")
     ) -> subprocess.Popen[bytes]:
-        """Start `stream-app worker`, `replay` or `gateway` as a process with ports of its own.
+        """Start `stream-app worker`, `replay`, `gateway` or `board` as a process with ports of its own.
 
         bootstrap: another address of the same broker. program: another program that takes the same arguments.
         """
@@ -179,9 +182,11 @@ read_model_path = "{self.directory}/model.sqlite"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         port = free_port()
-        names = {"worker": "worker_port", "replay": "replay_port", "gateway": "gateway_ops_port"}
+        names = {name: f"{name}_port" for name in ("worker", "replay")}
+        names |= {name: f"{name}_ops_port" for name in ("gateway", "board")}
         free = {name: port if name == names[command] else free_port() for name in names.values()}
-        ports = "\n".join(f"{name} = {value}" for name, value in (free | {"gateway_port": self.gateway_port}).items())
+        public = {"gateway_port": self.gateway_port, "board_port": self.board_port}
+        ports = "\n".join(f"{name} = {value}" for name, value in (free | public).items())
         config.write_text(f"{toml}\n[http]\n{ports}\n")
         argv = [sys.executable, *program, command, "--config", str(config)]
         log = self._log(f"{command}-{number}")

@@ -40,7 +40,7 @@ class Secured(Pipeline):
         toml = self._toml.replace(self.bootstrap, self._kafka.addresses["SASL_SSL"])
         toml = toml.replace(f'"{self._namespace}"', f'"{namespace or self._namespace}"')
         if operators:
-            toml = toml.replace("[gateway]\n", '[gateway]\noperator_token_env = "OPERATOR_TOKEN"\n')
+            toml = toml.replace("[board]\n", '[board]\noperator_token_env = "OPERATOR_TOKEN"\n')
         config.write_text(
             f"""{toml}
 [kafka.security]
@@ -53,6 +53,8 @@ worker_port = 0
 replay_port = 0
 gateway_port = {self.gateway_port}
 gateway_ops_port = 0
+board_port = {self.board_port}
+board_ops_port = 0
 trace_port = 0
 [trace]
 endpoint = "http://127.0.0.1:1/v1/traces"

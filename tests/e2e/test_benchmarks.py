@@ -13,7 +13,6 @@ from tests.support.pace import slowness
 
 SMALL: Final = {
     "board": "--leads 2000 --lanes 20 --times 2",
-    "boards_open": "--boards 2 --per-s 5 --rounds 1 --seconds 2 --leads 2000 --lanes 20",
     "books": "--leads 2000",
     "copies": "--leads 200",
     "dead_letters": "--dead-letters 500 --suppressed 10",

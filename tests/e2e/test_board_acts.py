@@ -1,4 +1,4 @@
-"""An operator pauses and resumes a lane in the browser, on a real Kafka with a worker and a gateway."""
+"""An operator pauses and resumes a lane in the browser, on a real Kafka with a worker and a board."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ async def test_pause_and_resume_a_lane_in_the_browser(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPERATOR_TOKEN", _TOKEN)
-    line = Pipeline(kafka.bootstrap, namespace, 1, partitions=2, gateway='operator_token_env = "OPERATOR_TOKEN"')
+    line = Pipeline(kafka.bootstrap, namespace, 1, partitions=2, board='operator_token_env = "OPERATOR_TOKEN"')
     async with line, async_playwright() as playwright:
-        gateway = line.start("gateway")
+        board = line.start("board")
         line.start("worker")
         await line.publish(line.leads(3))
         await line.until_over(3, 60)
-        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=line.settings.board_url, timeout=60) as client:
             await until_ready(client, 60)
         browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = await browser.new_page()
         page.set_default_timeout(_WITHIN_MS)
-        await log_in(page, line.settings.api_url or "")
-        await command(page, f"{line.settings.api_url}/board/lanes/w0", "Pause", "Pause the lane", "the table moves")
+        await log_in(page, line.settings.board_url or "")
+        await command(page, f"{line.settings.board_url}/board/lanes/w0", "Pause", "Pause the lane", "the table moves")
         await expect(page.locator(".answer")).to_contain_text("leads wait in Kafka until", timeout=_WITHIN_MS)
 
         await line.publish([line.lead(number, "w0") for number in range(3, 13)])
@@ -40,19 +40,19 @@ async def test_pause_and_resume_a_lane_in_the_browser(
         sent = line.summary()["leads"]
         assert len(sent) == 3, "no POST of a lead that was published after the pause"
 
-        await page.goto(f"{line.settings.api_url}/board/audit")
+        await page.goto(f"{line.settings.board_url}/board/audit")
         row = page.locator("tr", has_text="pause")
         await expect(row).to_contain_text("jane: the table moves")
         await expect(row).to_contain_text("applied")
         assert len(line.summary()["leads"]) == 3
 
-        await command(page, f"{line.settings.api_url}/board/lanes/w0", "Resume", "Resume the lane", "it has moved")
+        await command(page, f"{line.settings.board_url}/board/lanes/w0", "Resume", "Resume the lane", "it has moved")
         await expect(page.locator(".answer")).to_contain_text("resumed: lifted the pause", timeout=_WITHIN_MS)
         await line.until_over(13, 60)
         assert sorted(line.summary()["leads"].values()) == [1] * 13
         await browser.close()
-        assert await line.stop(gateway) == 0
-        log = line.logs[gateway.pid].read_text()
+        assert await line.stop(board) == 0
+        log = line.logs[board.pid].read_text()
         assert "board_login" in log
         assert _TOKEN not in log
 

@@ -1,4 +1,4 @@
-"""A replay from the board in a browser, on real Kafka: its price, its progress, and a gateway that is killed."""
+"""A replay from the board in a browser, on real Kafka: its price, its progress, and a board that is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHIN_MS = 60_000
     "each",
     [pytest.param(20, marks=pytest.mark.slow, id="short"), pytest.param(170, marks=pytest.mark.long, id="long")],
 )
-async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
+async def test_exactly_one_cause_is_sent_back_although_the_board_is_killed(
     kafka: Broker, namespace: str, each: int
 ) -> None:
     os.environ["BOARD_OPERATORS"] = TOKEN
@@ -38,10 +38,10 @@ async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
         1,
         config=f"{CONFIG}rate_share = 0.01\n",
         lane=budget,
-        gateway='operator_token_env = "BOARD_OPERATORS"',
+        board='operator_token_env = "BOARD_OPERATORS"',
     ) as line:
         assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
-        worker, replay, gateway = line.start("worker"), line.start("replay"), line.start("gateway")
+        worker, replay, server = line.start("worker"), line.start("replay"), line.start("board")
         for number, status in enumerate(CAUSES):
             line.control("DELETE", "/control/faults")
             line.control("POST", "/control/faults", {"kind": "status_before", "status": status})
@@ -49,7 +49,7 @@ async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
             await dead_letters(line, (number + 1) * each)
         line.control("DELETE", "/control/faults")
         await rate(line, 1)  # the replay sends a dead letter every 100 s: it is certainly in the middle
-        board = f"http://127.0.0.1:{line.gateway_port}/board"
+        board = f"http://127.0.0.1:{line.board_port}/board"
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
             page = await browser.new_page()
@@ -74,10 +74,10 @@ async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
             url = page.url
             await shows(page, url, f"1 of {each} dead letters sent back")
 
-            # Another gateway goes on with the page. Its read model is empty at first.
-            gateway.kill()
-            await asyncio.to_thread(gateway.wait, 30)
-            gateway = line.start("gateway")
+            # Another process goes on with the page. Its read model is empty at first.
+            server.kill()
+            await asyncio.to_thread(server.wait, 30)
+            server = line.start("board")
             await shows(page, url, f"of {each} dead letters sent back")
             await expect(content).to_contain_text("Clay is back")
             await page.get_by_role("link", name="Stop", exact=True).click()
@@ -101,7 +101,7 @@ async def test_exactly_one_cause_is_sent_back_although_the_gateway_is_killed(
         assert sent == {f"lead-{number}".encode(): 1 for number in range(each)}, "exactly the leads of the cause, once"
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(each)}
         line.check_histories()
-        for process in (gateway, replay, worker):
+        for process in (server, replay, worker):
             assert await line.stop(process) == 0
 
 
@@ -125,7 +125,7 @@ def retry(line: Pipeline) -> str:
 
 
 async def open_board(page: Page, url: str) -> None:
-    """Open a page as soon as the gateway answers."""
+    """Open a page as soon as the board answers."""
 
     async def silent() -> str:
         try:

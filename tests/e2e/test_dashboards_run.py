@@ -98,7 +98,7 @@ def test_each_panel_has_data(stack: Stack) -> None:
     made = stack.run("topics", *OURS["topics"]["command"])
     assert made.returncode == 0, made.stderr
     stack.start_redis()
-    for name in ("sim", "worker", "replay", "gateway"):
+    for name in ("sim", "worker", "replay", "gateway", "board"):
         stack.start(name)
     scraping = Prometheus(stack)
     expected = {f"{uid}: {panel['title']}" for uid, panel in PANELS if panel["title"] in AFTER_TROUBLE_ONLY}

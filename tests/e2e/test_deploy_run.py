@@ -218,7 +218,7 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
     made = stack.run("topics", *OURS["topics"]["command"])
     assert made.returncode == 0, made.stderr
     stack.start_redis()
-    started = {name: stack.start(name) for name in ("sim", "worker", "replay", "gateway")}
+    started = {name: stack.start(name) for name in ("sim", "worker", "replay", "gateway", "board")}
     leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
     for workspace in ("acme", "globex"):
         sent = stack.run("topics", "publish", "-", "--format", "csv", "--workspace", workspace, sent=leads)
@@ -242,9 +242,9 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
     checked = stack.run("worker", "doctor")
     failed = [line.split()[1] for line in checked.stdout.splitlines() if line.startswith("FAILED")]
     assert not failed, checked.stdout + checked.stderr
-    shown = stack.metrics("worker") | stack.metrics("gateway")
+    shown = stack.metrics("worker") | stack.metrics("gateway") | stack.metrics("board")
     alerting = {name for rule in RULE.values() for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
-    for name in ("worker", "replay", "gateway", "sim"):
+    for name in ("worker", "replay", "gateway", "board", "sim"):
         end(started[name], grace_s=30 * BUSY)
         assert started[name].returncode == 0, (name, last_words(stack.directory / f"{name}.log"))

@@ -21,11 +21,12 @@ NOT_HERE = {
     "worker": "the system of this test has one",
     "replay": "the system of this test has one",
     "gateway": "the system of this test has one",
+    "board": "the system of this test has one",
     "trace": "tests/integration/test_trace.py runs it",
     "lanes --watch": "runs until Ctrl-C",
 }
 """Commands that this test does not run -> why."""
-DONE, NO, QUEUED, NO_GATEWAY = 0, 1, 3, 5
+DONE, NO, QUEUED, NO_BOARD = 0, 1, 3, 5
 NAMES = {"acme": "w0", "people": "w0-crm"}
 
 
@@ -55,11 +56,11 @@ async def test_documented_commands_run(kafka: Broker, namespace: str, monkeypatc
     config = '[notify]\nurl_env = "NOTIFY_URL"\n'
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, callbacks=True, config=config) as line:
         write_inputs(line.directory)
-        for process in ("gateway", "worker", "replay"):
+        for process in ("gateway", "board", "worker", "replay"):
             line.start(process)
-        gateway_up = time.monotonic() + 60
-        while (await line.run("imports"))[0] == NO_GATEWAY:
-            assert time.monotonic() < gateway_up, "the gateway does not answer"
+        board_up = time.monotonic() + 60
+        while (await line.run("imports"))[0] == NO_BOARD:
+            assert time.monotonic() < board_up, "the board does not answer"
         failed: list[str] = []
         commands = documented()
         assert len(commands) > 40

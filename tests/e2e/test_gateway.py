@@ -47,12 +47,12 @@ async def until_ready(client: httpx.AsyncClient, within_s: float = 30) -> None:
     deadline = time.monotonic() + within_s * BUSY
     while time.monotonic() < deadline:
         try:
-            if (await client.get("/readyz")).status_code == 200:
+            if (await client.get("/healthz")).status_code == 200:
                 return
         except httpx.TransportError:
             pass
         await asyncio.sleep(0.1)
-    raise AssertionError(f"the gateway was not ready within {within_s} s")
+    raise AssertionError(f"the process was not ready within {within_s} s")
 
 
 async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: Broker, namespace: str) -> None:

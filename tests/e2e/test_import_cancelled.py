@@ -24,16 +24,16 @@ async def test_what_is_not_at_clay_ends_as_suppressed_and_the_page_counts_it(
 ) -> None:
     monkeypatch.setenv("OPERATOR_TOKEN", TOKEN)
     operators = 'operator_token_env = "OPERATOR_TOKEN"'
-    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, gateway=operators, rate_per_s=2) as line:
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, board=operators, rate_per_s=2) as line:
         source = line.directory / "wrong list.csv"
         rows = "".join(f"L{number},w0,p{number}@example.com\n" for number in range(LEADS))
         source.write_text(f"lead_id,workspace,email\n{rows}")
-        gateway, worker = line.start("gateway"), line.start("worker")
+        board, worker = line.start("board"), line.start("worker")
         code, said = await line.run("publish", str(source), "--import-id", "march", "--yes")
         assert code == 0, said
         # 200 leads take 100 s at 2 a second: they are under way.
         await line.until(lambda: line.last()["accepted"] >= 3, 90, "some are at Clay")
-        address = f"http://127.0.0.1:{line.gateway_port}"
+        address = f"http://127.0.0.1:{line.board_port}"
         async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60, follow_redirects=True) as client:
             await shown(client, "/board/login", "Token")
             await client.post("/board/login", data={"token": TOKEN, "who": "jane"})
@@ -62,5 +62,5 @@ async def test_what_is_not_at_clay_ends_as_suppressed_and_the_page_counts_it(
         code, said = await line.run("books", "--json")
         assert code == 0, said
         line.check_histories()
-        for process in (gateway, worker):
+        for process in (board, worker):
             assert await line.stop(process) == 0

@@ -23,7 +23,7 @@ async def test_an_import_is_followed_from_its_file_to_the_last_lead(kafka: Broke
         code, said = await line.run("publish", str(source), "--import-id", "march", "--yes")
         assert code == 1, said
         assert "`stream-app imports march` shows where they are" in said
-        line.start("gateway")
+        line.start("board")
         line.start("worker")
         found = await _until(line, {"accepted_final": 30})
         assert {each["workspace"]: each["published"] for each in found} == {"w0": 30, "w1": 30}

@@ -26,15 +26,15 @@ async def test_a_file_goes_through_the_board_to_clay(
 ) -> None:
     monkeypatch.setenv("OPERATOR_TOKEN", TOKEN)
     line = Pipeline(kafka.bootstrap, namespace, 2)
-    line._toml = line._toml.replace("token_keys_env", 'operator_token_env = "OPERATOR_TOKEN"\ntoken_keys_env', 1)
+    line._toml = line._toml.replace("[board]", '[board]\noperator_token_env = "OPERATOR_TOKEN"', 1)
     async with line:
-        line.start("gateway")
+        line.start("board")
         rows = "".join(f"L{number},w{number % 2},p{number}@example.com\n" for number in range(400))
         source = line.directory / "leads.csv"
         source.write_text(f"lead_id,workspace,E-Mail\n{rows}L400,w0,not an address\n")
-        address = f"http://127.0.0.1:{line.gateway_port}"
+        address = f"http://127.0.0.1:{line.board_port}"
         async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60) as client:
-            await _until(client, "/healthz", "ok")
+            await _until(client, "/healthz", "stream-app board")
             await client.post("/board/login", data={"token": TOKEN, "who": "jane"})
             with source.open("rb") as file:
                 answer = await client.post("/board/publish", files={"file": ("leads.csv", file)})

@@ -322,7 +322,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
 
 # ---------------------------------------------------------------------------------------------- operators of the board
 
-OPERATORS: Final = "gateway with operator_token_env"
+OPERATORS: Final = "board with operator_token_env"
 
 
 async def test_the_documented_rights_are_enough_for_operators_of_the_board(
@@ -332,21 +332,22 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
     monkeypatch.setenv("OPERATOR_TOKEN", "a token for people who act: 51d2e9c4")
     rights = rights_of(TopicNames(namespace), TIERS_S)
     async with Secured(secure, namespace, "[delivery]\nmax_attempts = 1\n") as line:
-        await grant(secure, {user_of(each): rights[each].acls for each in ("gateway", OPERATORS, "worker", "replay")})
-        less = line.process("gateway", operators=True)
+        programs = ("gateway", "board", OPERATORS, "worker", "replay")
+        await grant(secure, {user_of(each): rights[each].acls for each in programs})
+        less = line.process("board", operators=True)
         assert await asyncio.to_thread(less.wait, 60) == 6
         for topic in ("leads.commands", "leads, ", "stream-app-replay-state"):
             assert re.search(rf"Write on Topic .*{re.escape(topic)}", line.logs[less.pid].read_text()), topic
 
-        gateway = line.process("gateway", OPERATORS, operators=True)
-        processes = [gateway, line.process("worker"), line.process("replay")]
+        board = line.process("board", OPERATORS, operators=True)
+        processes = [board, *map(line.process, ("gateway", "worker", "replay"))]
         assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
         await line.publish(line.leads(3))
         await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
         line.control("POST", "/control/faults", {"kind": "status_before", "status": 503})
         await line.publish([line.lead(3, "w0")])
         await line.until(lambda: line.last()["dead_lettered"] == 1, 90, "a dead letter")
-        address = f"http://127.0.0.1:{line.gateway_port}"
+        address = f"http://127.0.0.1:{line.board_port}"
         async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60, follow_redirects=True) as client:
             await shown(client, "/board/login", "Token")
             await client.post("/board/login", data={"token": os.environ["OPERATOR_TOKEN"], "who": "jane"})

@@ -1,4 +1,4 @@
-"""Where is my lead? Asked at the command line and over HTTP, with a gateway and a worker on a real Kafka."""
+"""Where is my lead? Asked at the command line and over HTTP, with a board and a worker on a real Kafka."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         code, said = await line.run("status", "lead-0")
         assert code == 5
-        assert "start it with: stream-app gateway" in said
-        gateway = line.start("gateway")
+        assert "start it with: stream-app board" in said
+        board = line.start("board")
         line.start("worker")
         again = line.lead(0, "w0", lead_id="other-id")  # the same person
         await line.publish([*line.leads(2), again, Record(line.settings.names.leads, b"w0", b"no lead", (), 0)])
@@ -33,7 +33,7 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
         found = Result("lead-0", "w0", "w0-crm", "clay", 1, 1_790_000_000_000, 9, {"Title": "Countess"})
         value = msgspec.json.encode(found)
         await line.publish([Record(line.settings.names.enriched, b"w0/w0-crm/lead-0", value, (), 0)])
-        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20 * BUSY) as client:
+        async with httpx.AsyncClient(base_url=line.settings.board_url, timeout=20 * BUSY) as client:
             await until_ready(client)
             await up_to_date(client)
             lead = (await client.get("/leads/lead-0")).json()["lead"]
@@ -43,10 +43,10 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
             assert (await client.get("/dlq")).json()["dlq"]["dead_letters"] == 1
             assert {each["workspace"] for each in (await client.get("/lanes")).json()["lanes"]} == {"w0", "w1"}
             assert sum((await client.get("/books")).json()["waiting"].values()) == 0
-            assert "stream_app_read_model_lag 0.0" in await line.get(gateway, "/metrics")
+            assert "stream_app_read_model_lag 0.0" in await line.get(board, "/metrics")
         await at_the_command_line(line)
-        assert await line.stop(gateway) == 0
-        log = line.logs[gateway.pid].read_text()
+        assert await line.stop(board) == 0
+        log = line.logs[board.pid].read_text()
         assert "person0" not in log
         assert "Countess" not in log
 
@@ -86,10 +86,10 @@ async def up_to_date(client: httpx.AsyncClient) -> None:
 async def test_status_finds_a_waiting_lead_and_its_hold(kafka: Broker, namespace: str) -> None:
     """Without a worker, and in a lane that an operator has paused."""
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2) as line:
-        line.start("gateway")
+        line.start("board")
         home = line.settings.home("w0")
         await line.publish(line.leads(30))
-        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20 * BUSY) as client:
+        async with httpx.AsyncClient(base_url=line.settings.board_url, timeout=20 * BUSY) as client:
             await until_ready(client)
         code, said = await line.run("status", "lead-20")
         assert code == 0, said

@@ -68,7 +68,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "trailers": Attack("chunked trailers without end", 8, post(KNOWN) + b"0\r\n", b"a:\r\n" * 4_096),
     "chunks": Attack("chunks of one byte", 16, post(KNOWN), b"1\r\n \r\n" * 4_096),
     "pipeline": Attack("pipelined requests", 50, b"", _get("/nothing") * 400),
-    "unread": Attack("pipelined requests, answers not read", 200, b"", _get("/readyz") * 400, reads=False),
+    "unread": Attack("pipelined requests, answers not read", 200, b"", _get("/healthz") * 400, reads=False),
     "heads": Attack("heads of tiny lines that never end", 300, b"GET / HTTP/1.1\r\n", b"a:\r\n" * 4_000, 4),
     "fill": Attack("4,000 heads of 16 kB that never end", 4_000, b"GET / HTTP/1.1\r\na: " + b"y" * 16_000),
     "drip": Attack("heads that drip", 1_000, b"GET / HTTP/1.1\r\n", b"a", 10_000, pause_s=0.2),

@@ -271,7 +271,6 @@ gateway_ops_port = 0
 [gateway]
 public_url = "http://127.0.0.1:{port}/"
 token_keys_env = ["HOSTILE_KEY"]
-read_model_path = "{children.directory / "model.sqlite"}"
 [destinations.people]
 workspace = "acme"
 webhooks_env = ["NOT_NEEDED"]

@@ -54,15 +54,11 @@ class Gateway:
 
     def __init__(self, *, keys: Keys | None = KEYS, limits: Limits | None = None) -> None:
         self.shelf = RecordList()
-        self.forgotten: set[tuple[str, str, int]] = set()
         self.registry = CollectorRegistry()
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
-        self.receiver = Receiver(TABLES, keys, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics, self)
-        self.app = build_asgi(self.receiver, self.shelf.not_ready, metrics.responded)
-
-    async def is_forgotten(self, workspace: str, lead_id: str, at_ms: int) -> bool:
-        return (workspace, lead_id, at_ms) in self.forgotten
+        self.receiver = Receiver(TABLES, keys, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
+        self.app = build_asgi(self.receiver, metrics.responded)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")

@@ -11,7 +11,7 @@ from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.producers import CallbackInbox, callback_inbox
+from stream_app.kafka.producers import Inbox, open_inbox
 from tests.support.kafka import create_topics, read_committed
 from tests.support.pace import slowness
 
@@ -24,7 +24,7 @@ def record(number: int) -> Record:
     return Record(TOPIC, b"acme", b"%d" % number, (), 0)
 
 
-async def put_within(inbox: CallbackInbox, number: int) -> bool:
+async def put_within(inbox: Inbox, number: int) -> bool:
     """Put one within the time limit. Return true if it was accepted."""
     began = time.monotonic()
     try:
@@ -36,7 +36,7 @@ async def put_within(inbox: CallbackInbox, number: int) -> bool:
     return True
 
 
-async def until_kept(inbox: CallbackInbox, first: int) -> set[int]:
+async def until_kept(inbox: Inbox, first: int) -> set[int]:
     """Put numbers from `first` on until one is accepted. Return the accepted ones."""
     deadline = time.monotonic() + AGAIN_WITHIN_S
     for number in range(first, first + 1_000):
@@ -50,7 +50,7 @@ async def until_kept(inbox: CallbackInbox, first: int) -> set[int]:
 async def test_kafka_hangs_then_dies_then_returns() -> None:
     async with LocalKafka() as kafka:
         await create_topics(kafka.bootstrap, TOPIC)
-        async with callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+        async with open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
             kept = await until_kept(inbox, 0)
             assert await inbox.not_ready() is None
             kafka.freeze()
@@ -69,7 +69,7 @@ async def test_kafka_hangs_then_dies_then_returns() -> None:
 
 @pytest.mark.slow
 async def test_a_missing_topic() -> None:
-    async with LocalKafka() as kafka, callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+    async with LocalKafka() as kafka, open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
         with pytest.raises(BrokerUnavailable, match="Kafka did not take a record"):
             await inbox.put(record(1))
 
@@ -78,7 +78,7 @@ async def test_a_missing_topic() -> None:
 async def test_it_closes_in_bounded_time_without_kafka() -> None:
     async with LocalKafka() as kafka:
         await create_topics(kafka.bootstrap, TOPIC)
-        async with callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+        async with open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
             await until_kept(inbox, 0)
             await asyncio.to_thread(kafka.kill)
             assert not await put_within(inbox, 1)

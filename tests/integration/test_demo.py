@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from stream_app.cli.main import main
 from stream_app.dev.demo import Comparison, Display, Outcome
 from stream_app.dev.demo.comparison import compare
-from stream_app.dev.demo.processes import WORKSPACES, running
+from stream_app.dev.demo.processes import APPS, WORKSPACES, running
 from stream_app.dev.demo.scenario import LEADS
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.columns import COLUMNS, StatusCount
@@ -74,7 +74,7 @@ async def test_a_broker_of_the_user_is_left_unchanged(kafka: Broker) -> None:
         namespace = here.settings.kafka.namespace
         assert len(await topics(kafka, namespace)) == len(here.settings.topic_plan())
         await here.ready()
-        assert await here.stop_apps() == {"worker": 0, "replay": 0, "gateway": 0}
+        assert await here.stop_apps() == dict.fromkeys(APPS, 0)
     assert namespace.startswith("demo-")
     assert not await topics(kafka, namespace)
     assert any(kafka.bootstrap in line for line in said)

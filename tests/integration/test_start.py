@@ -31,7 +31,9 @@ broker_wait_s = 20
 worker_port = {}
 replay_port = {}
 gateway_port = {}
+board_port = {}
 gateway_ops_port = 0
+board_ops_port = 0
 """
 
 
@@ -39,9 +41,7 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "stream_app.toml"
-    config.write_text(
-        CONFIG.format(free_port(), free_port(), free_port(), bootstrap=kafka.bootstrap, namespace=namespace)
-    )
+    config.write_text(CONFIG.format(*(free_port() for _ in range(4)), bootstrap=kafka.bootstrap, namespace=namespace))
     settings = load_settings(config, {})
     plan = settings.topic_plan()
     differing = msgspec.structs.replace(plan[0], partitions=3)
@@ -56,7 +56,7 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
         argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=False)
 
-    for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "gateway"))):
+    for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "board"))):
         assert (ran.returncode, ran.stderr) == (1, f"{refused.value}\n"), ran.args
 
 

@@ -30,7 +30,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
 COMMENTED = ["publish", "status", "results", "doctor"]
-WITH_CONFIG = ("topics", "worker", "replay", "gateway")
+WITH_CONFIG = ("topics", "worker", "replay", "gateway", "board")
 PLACES = {
     "listeners",
     "advertised.listeners",
@@ -42,7 +42,7 @@ PLACES = {
 SAFETY = {"auto.create.topics.enable", "message.max.bytes", "process.roles", "controller.listener.names"}
 DEMANDED = {
     name: secrets.token_hex(32)
-    for name in ("CALLBACK_KEY", "API_TOKEN", "REDIS_PASSWORD", "KAFKA_PASSWORD", "KAFKA_BROKER_PASSWORD")
+    for name in ("CALLBACK_KEY", "BOARD_TOKEN", "REDIS_PASSWORD", "KAFKA_PASSWORD", "KAFKA_BROKER_PASSWORD")
 }
 """What .env has to have, as the comment at the top of docker-compose.yml makes it."""
 _VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
@@ -60,7 +60,8 @@ def environment(service: str) -> dict[str, str]:
 def settings(service: str) -> Settings:
     needs: dict[str, tuple[Need, ...]] = {
         "worker": ("clay",),
-        "gateway": ("gateway", "api"),
+        "gateway": ("gateway",),
+        "board": ("board",),
         "topics": ("api",),  # a look-up of a lead runs as `topics`
     }
     return load_settings(CONFIG, environment(service), needs.get(service, ()))
@@ -106,7 +107,7 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
 
 
 def test_the_compose_file_has_the_expected_services() -> None:
-    assert set(OURS) == {"topics", "worker", "replay", "gateway", "sim"}
+    assert set(OURS) == {"topics", "worker", "replay", "gateway", "board", "sim"}
     assert SERVICES.keys() - OURS.keys() == {"kafka", "redis", "prometheus", "grafana"}
     assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), "the one that the tests run"
     for name in SERVICES.keys() - OURS.keys():
@@ -156,11 +157,12 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     assert not any(example.values())
     for name in WITH_CONFIG:
         assert "KAFKA_PASSWORD" in environment(name), name
-    assert secret & set(environment("topics")) == {"API_TOKEN", "KAFKA_PASSWORD"}, "it looks leads up"
+    assert secret & set(environment("topics")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, "it looks leads up"
     assert secret & set(environment("redis")) == {"REDIS_PASSWORD"}
     for name in ("kafka", "sim", "prometheus"):
         assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
-    assert not clay & set(environment("gateway")), "it needs no webhook"
+    assert secret & set(environment("gateway")) == {"CALLBACK_KEY", "KAFKA_PASSWORD"}, "it needs no webhook"
+    assert secret & set(environment("board")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, "it verifies no callback"
 
 
 def test_every_host_and_port_belongs_to_a_service() -> None:
@@ -180,8 +182,8 @@ def test_every_host_and_port_belongs_to_a_service() -> None:
     assert urlsplit(environment("worker")["REDIS_URL"]).netloc == f":{DEMANDED['REDIS_PASSWORD']}@redis:6379"
     assert "--port 6379 " in SERVICES["redis"]["command"][-1]
     assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
-    for url in (loaded.gateway.public_url, loaded.api_url):
-        assert url == f"http://gateway:{loaded.http.gateway_port}"
+    assert loaded.gateway.public_url == f"http://gateway:{loaded.http.gateway_port}"
+    assert loaded.board_url == f"http://board:{loaded.http.board_port}"
 
 
 def test_every_listener_of_kafka_needs_a_password() -> None:
@@ -211,6 +213,7 @@ def test_health_checks_ask_for_existing_paths() -> None:
     assert f"http://127.0.0.1:{http.worker_port}/readyz" in asked["worker"]
     assert f"http://127.0.0.1:{http.replay_port}/readyz" in asked["replay"]
     assert f"http://127.0.0.1:{http.gateway_ops_port}/readyz" in asked["gateway"]
+    assert f"http://127.0.0.1:{http.board_ops_port}/readyz" in asked["board"]
     assert f"http://127.0.0.1:{sim.control_port}/control'" in asked["sim"]
 
 
@@ -289,6 +292,8 @@ def test_the_image_shows_the_ports_that_are_served() -> None:
         http.gateway_port,
         http.gateway_ops_port,
         http.trace_port,
+        http.board_port,
+        http.board_ops_port,
         sim.port,
         sim.control_port,
     }
@@ -321,6 +326,7 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
         "worker": (["worker"], "A", http.worker_port),
         "replay": (["replay"], "A", http.replay_port),
         "gateway": (["gateway"], "A", http.gateway_ops_port),
+        "board": (["board"], "A", http.board_ops_port),
     }
     mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
     assert {

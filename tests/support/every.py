@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-PROCESSES: Final = ("worker", "replay", "gateway", "trace")
+PROCESSES: Final = ("worker", "replay", "gateway", "board", "trace")
 
 COMMANDS: Final[dict[str, str]] = {
     "publish": "publish {leads} --yes",

@@ -37,8 +37,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (regexMatch "(?m)^(http\\.)?host *= *\"0\\.0\\.0\\.0\"|^http *= *\\{[^}]*host *= *\"0\\.0\\.0\\.0\"" $config) -}}
 {{- fail "config: set host = \"0.0.0.0\" under [http]: probes and Clay reach a pod by its own address" -}}
 {{- end -}}
-{{- if regexMatch "(?m)^ *(http\\.)?(worker|replay|gateway|gateway_ops|trace)_port" $config -}}
-{{- fail "config: remove the ports from [http]: the chart's probes and Service name the default ports 9101 to 9105" -}}
+{{- if and .Values.board.enabled (not (regexMatch "(?s)\\[board\\][^\\[]*\\bhost *= *\"0\\.0\\.0\\.0\"|\\bboard\\.host *= *\"0\\.0\\.0\\.0\"" $config)) -}}
+{{- fail "config: set host = \"0.0.0.0\", behind_proxy = true, url and token_env under [board]: its ingress reaches a pod by its own address" -}}
+{{- end -}}
+{{- if regexMatch "(?m)^ *(http\\.)?(worker|replay|gateway|gateway_ops|trace|board|board_ops)_port" $config -}}
+{{- fail "config: remove the ports from [http]: the chart's probes and Service name the default ports 9101 to 9108" -}}
 {{- end -}}
 {{- $config -}}
 {{- end -}}
@@ -57,14 +60,17 @@ fsGroup: 10001
 seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
+{{- /* The mounts of a pod. Argument: state, as for the volumes. */ -}}
 {{- define "stream-app.mounts" -}}
 - { name: config, mountPath: /etc/stream-app, readOnly: true }
 - { name: secrets, mountPath: /run/secrets/stream-app, readOnly: true }
+{{- if . }}
 - { name: state, mountPath: /var/lib/stream-app }
+{{- end }}
 - { name: tmp, mountPath: /tmp }
 {{- end -}}
 
-{{- /* The volumes of a pod. Arguments: root, secret, config (the name of the ConfigMap), state (true: an emptyDir). */ -}}
+{{- /* The volumes of a pod. Arguments: root, secret, config (the name of the ConfigMap), state ("": none; a claim; or emptyDir). */ -}}
 {{- define "stream-app.volumes" -}}
 - name: config
   configMap: { name: {{ .config }} }
@@ -72,13 +78,17 @@ seccompProfile: { type: RuntimeDefault }
   secret: { secretName: {{ required "existingSecret: name the Secret that has the variables of your stream_app.toml" .secret }}, defaultMode: 0440 }
 {{- if .state }}
 - name: state
+  {{- if eq .state "emptyDir" }}
   emptyDir: {}
+  {{- else }}
+  persistentVolumeClaim: { claimName: {{ .state }} }
+  {{- end }}
 {{- end }}
 - name: tmp
   emptyDir: {}
 {{- end -}}
 
-{{- /* The pod template of a process. Arguments: root, name, values, port (of metrics and probes), state. */ -}}
+{{- /* The pod template of a process. Arguments: root, name, values, http (the port of a Service), port (of metrics and probes), state. */ -}}
 {{- define "stream-app.pod" -}}
 {{- $root := .root -}}
 metadata:
@@ -127,11 +137,11 @@ spec:
       env:
         - { name: STREAM_APP_CONFIG, value: /etc/stream-app/stream_app.toml }
       ports:
-        {{- if eq .name "gateway" }}
-        - { name: http, containerPort: 9103 }
+        {{- with .http }}
+        - { name: http, containerPort: {{ . }} }
         {{- end }}
         - { name: ops, containerPort: {{ .port }} }
-      # The take-over of a partition with a million leads takes 5 s; a gateway builds its read model for minutes.
+      # The take-over of a partition with a million leads takes 5 s; the board builds its read model for minutes.
       startupProbe:
         httpGet: { path: /readyz, port: ops }
         periodSeconds: 5
@@ -147,7 +157,7 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
-      {{- if eq .name "gateway" }}
+      {{- if .http }}
       lifecycle: # the Service must send no more requests before the server stops
         preStop: { sleep: { seconds: 5 } }
       {{- end }}
@@ -157,7 +167,7 @@ spec:
       securityContext:
         {{- include "stream-app.containerSecurity" $root | nindent 8 }}
       volumeMounts:
-        {{- include "stream-app.mounts" $root | nindent 8 }}
+        {{- include "stream-app.mounts" .state | nindent 8 }}
   volumes:
     {{- $secret := .values.existingSecret | default $root.Values.existingSecret }}
     {{- include "stream-app.volumes" (dict "config" (include "stream-app.fullname" $root) "secret" $secret "state" .state) | nindent 4 }}

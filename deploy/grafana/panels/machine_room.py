@@ -10,7 +10,7 @@ MACHINE_ROOM: Final = Dashboard(
     "stream-app-machine-room",
     "stream-app: machine room",
     "The processes: commits, memory, CPU, Kafka and Redis.",
-    {"instance": f'label_values(up{{job=~"worker|replay|gateway",{RELEASE}}}, instance)'},
+    {"instance": f'label_values(up{{job=~"worker|replay|gateway|board",{RELEASE}}}, instance)'},
     {
         "Worker": (
             Panel(

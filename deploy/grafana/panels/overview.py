@@ -24,9 +24,9 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "Processes up",
-                "Workers, replay processes and gateways that answer Prometheus.",
+                "Workers, replay processes, gateways and the board that answer Prometheus.",
                 "short",
-                {"{{job}}": f'sum by (job) (up{{job=~"worker|replay|gateway",{RELEASE}}})'},
+                {"{{job}}": f'sum by (job) (up{{job=~"worker|replay|gateway|board",{RELEASE}}})'},
                 "number",
                 8,
                 {None: "red", 1: "green"},

@@ -96,7 +96,7 @@ class PublishActions:
         make = partial(upload_page, self._maker.site, upload)
         live = upload.state in ("checking", "sending")
         return await self._maker.page(
-            request, moment, "upload", "Publish", make, current="publish", live=live, here=True
+            request, moment, "upload", "Publish", make, current="publish", live=live, shared=False
         )
 
     async def _check(self, request: Request, moment: Moment) -> Response:

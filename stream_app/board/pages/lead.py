@@ -78,7 +78,7 @@ def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage,
     """Return the page without personal data, and where the results are on Kafka."""
     lead = site.queries.lead(lead_id)
     places = site.queries.results(lead_id) if lead is not None else []
-    url = site.settings.gateway.trace_url or ""
+    url = site.settings.board.trace_url or ""
     histories = [_timeline(each) for each in lead.histories] if lead else []
     same_person = _same_person(site, lead_id) if lead else None
     results = [place.result for place in places]

@@ -1,6 +1,6 @@
 """Follows Kafka for the read model: without a group, committed records only, and with its positions in the model.
 
-It never stops the gateway: an error is reported in `lag` and retried. The file is rebuilt if it does not belong to the
+It never stops the board: an error is reported in `lag` and retried. The file is rebuilt if it does not belong to the
 topics on Kafka: a log ends before the saved position, or the last record read is a different one.
 """
 
@@ -101,7 +101,7 @@ class Projection:
         except sqlite3.DatabaseError as error:
             discard(self._path)
             return f"{self._path}: is rebuilt: {error}"
-        except Exception as error:  # noqa: BLE001 - a bug here must not end the gateway; the text reports it
+        except Exception as error:  # noqa: BLE001 - a bug here must not end the board; the text reports it
             return f"a bug in the read model: {error!r}"
         finally:
             if model is not None:

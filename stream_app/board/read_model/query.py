@@ -103,26 +103,6 @@ class Queries:
             ]
             return FoundLead(lead_id, histories, count, [])
 
-    def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
-        """True if this lead was erased and no record that came later sent it again.
-
-        Erasures before `since_ms` (epoch ms) are ignored, because records may have been swept since.
-        """
-        with self._reading() as db:
-            found = db.execute(
-                "SELECT until_ms FROM erased WHERE lead_id = ? AND workspace = ? AND until_ms >= ?",
-                (lead_id, workspace, since_ms),
-            ).fetchone()
-            if found is None:
-                return False
-            began_later = db.execute(
-                """SELECT 1 FROM records JOIN events ON events.record = records.id
-                   WHERE records.lead_id = ? AND records.workspace = ? GROUP BY records.id
-                   HAVING min(events.at_ms) > ? AND max(events.status IN ('sending', 'send_uncertain')) LIMIT 1""",
-                (lead_id, workspace, *found),
-            ).fetchone()
-            return began_later is None
-
     def leads_of(self, person: str) -> list[str]:
         """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
         with self._reading() as db:

@@ -87,8 +87,8 @@ class ReadModel:
         self._own = lock_for_writing(
             path,
             "the read model",
-            "gateway.read_model_path",
-            "another process writes to this read model: give each gateway its own gateway.read_model_path",
+            "board.read_model_path",
+            "another process writes to this read model: only one board runs, or each has its own board.read_model_path",
         )
         try:
             self._db = _open(path)

@@ -1,4 +1,4 @@
-"""The demo's processes: Kafka, the simulated Clay, worker, replay and gateway. All end with the demo."""
+"""The demo's processes: Kafka, the simulated Clay, worker, replay, gateway and board. All end with the demo."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stream_app.domain.errors import StreamAppError
 from stream_app.kafka.topics import create_topics
 
 WORKSPACES: Final = ("alder", "birch")
-APPS: Final = ("worker", "replay", "gateway")
+APPS: Final = ("worker", "replay", "gateway", "board")
 _READY_WITHIN_S: Final = 40.0
 _STOP_WITHIN_S: Final = 12.0
 _REMOVE_WITHIN_S: Final = 60.0
@@ -57,11 +57,15 @@ tiers_s = [1, 3, 10]
 worker_port = {worker_port}
 replay_port = {replay_port}
 gateway_port = {gateway_port}
-gateway_ops_port = 0
+gateway_ops_port = {gateway_ops_port}
+board_port = {board_port}
+board_ops_port = {board_ops_port}
 
 [gateway]
 public_url = "http://{host}:{gateway_port}"
 token_keys_env = ["DEMO_CALLBACK_KEY"]
+
+[board]
 read_model_path = "{directory}/model.sqlite"
 """
 _LANE: Final = """
@@ -122,7 +126,7 @@ class Processes:
         self._apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 
     def start_apps(self) -> None:
-        """Start worker, replay and gateway as `stream-app` commands."""
+        """Start worker, replay, gateway and board as `stream-app` commands."""
         for name in APPS:
             log = self._children.directory / f"{name}.log"
             argv = [sys.executable, "-m", "stream_app", name, "--config", str(self.config), "--log", "json"]
@@ -131,7 +135,8 @@ class Processes:
     async def ready(self) -> None:
         """Return when all of them are ready. Raises StartError."""
         http, deadline = self.settings.http, time.monotonic() + _READY_WITHIN_S
-        for name, port in zip(APPS, (http.worker_port, http.replay_port, http.gateway_port), strict=True):
+        ports = (http.worker_port, http.replay_port, http.gateway_ops_port, http.board_ops_port)
+        for name, port in zip(APPS, ports, strict=True):
             while not await self._is_ready(port):
                 self.check()
                 if time.monotonic() > deadline:
@@ -233,6 +238,9 @@ def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tupl
         worker_port=free_port(),
         replay_port=free_port(),
         gateway_port=free_port(),
+        gateway_ops_port=free_port(),
+        board_port=free_port(),
+        board_ops_port=free_port(),
     )
     # Secrets are not in the file; the child processes inherit the environment.
     os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)

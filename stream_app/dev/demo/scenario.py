@@ -58,7 +58,7 @@ class Outcome(msgspec.Struct, frozen=True):
         in_the_outage: The books in the middle of the outage.
         books: The books at the end.
         ledger: The comparison with the ledger.
-        exit_codes: Of worker, replay and gateway after SIGTERM.
+        exit_codes: Of worker, replay, gateway and board after SIGTERM.
     """
 
     ok: bool
@@ -89,7 +89,7 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
     async with running(bootstrap, display.say) as here, followed(here.settings) as state:
         await _publish(here, state, display)
         await here.ready()
-        display.say(f"The board, live while the demo runs: {here.settings.api_url}/board")
+        display.say(f"The board, live while the demo runs: {here.settings.board_url}/board")
         await _until(lambda: state.steps["enriched"] > 0, here, state, display, _FIRST_WITHIN_S)
         await _pass_time(_BEFORE_OUTAGE_S, here, state, display)
         in_the_outage = await _outage(here, state, display)
@@ -98,7 +98,7 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
             await _keep(here, state, display)
             finished = await _until(lambda: state.at_rest, here, state, display, _REST_WITHIN_S)
         display.say(
-            "Stopping worker, replay and gateway as a supervisor would (SIGTERM): what is in flight ends first."
+            "Stopping worker, replay, gateway and board as a supervisor would (SIGTERM): what is in flight ends first."
         )
         exit_codes = await here.stop_apps()
         display.say("Closing the books: every record is counted from its events, and again from the state.")
@@ -162,7 +162,7 @@ async def _keep(here: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
-        f"{here.settings.api_url}/board. Commands need this file: --config {here.config}"
+        f"{here.settings.board_url}/board. Commands need this file: --config {here.config}"
     )
     try:
         for number in count(1):

@@ -48,8 +48,8 @@ ROOT = Path(__file__).parents[3]
 CONFIG = """
 [kafka]
 bootstrap = "127.0.0.1:1"
-[gateway]
-api_token_env = "API_TOKEN"
+[board]
+token_env = "BOARD_TOKEN"
 [workspaces.acme]
 [destinations.people]
 workspace = "acme"
@@ -63,7 +63,7 @@ TOKEN = "q8Zt3vL0xWnE5rYbK2mJ7hUcD4sGfA9p"
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "own.toml"
     path.write_text(CONFIG)
-    for name in ("STREAM_APP_CONFIG", "API_TOKEN"):
+    for name in ("STREAM_APP_CONFIG", "BOARD_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     return path
 
@@ -193,13 +193,13 @@ def test_find_lead_needs_the_token_of_the_api_only(config: Path, monkeypatch: py
     asked: list[tuple[str | None, str, str | None]] = []
 
     def fake(settings: Settings, who: str, workspace: str | None) -> Found:
-        asked.append((settings.api_token, who, workspace))
+        asked.append((settings.board_token, who, workspace))
         return Found(as_of_ms=1, lag=0, trouble="", leads=[])
 
     monkeypatch.setattr("stream_app.client.lookup.find", fake)
-    with pytest.raises(SettingsError, match="environment variable API_TOKEN is not set"):
+    with pytest.raises(SettingsError, match="environment variable BOARD_TOKEN is not set"):
         find_lead_sync("crm-17", load_settings(config))
-    monkeypatch.setenv("API_TOKEN", TOKEN)
+    monkeypatch.setenv("BOARD_TOKEN", TOKEN)
     assert find_lead_sync("crm-17", load_settings(config), workspace="acme").leads == []
     assert asyncio.run(find_lead("crm-18", config)).leads == []
     assert asked == [(TOKEN, "crm-17", "acme"), (TOKEN, "crm-18", None)]

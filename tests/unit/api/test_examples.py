@@ -27,7 +27,7 @@ def test_the_configuration_has_the_lanes_of_the_compose_file() -> None:
         assert own["destinations"][alias]["workspace"] == table["workspace"]
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert f"HOST://{own['kafka']['bootstrap']}" in compose
-    assert f'"{own["gateway"]["api_url"].removeprefix("http://")}:9103"' in compose
+    assert f'"{own["board"]["url"].removeprefix("http://")}:9107"' in compose
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -66,18 +66,17 @@ class Api:
         url: str,
         *,
         token: str | None = None,
-        host: str = "127.0.0.1",
         given: str | bytes | None = None,
         **more: Any,
     ) -> httpx.Response:
-        """One request to a gateway that listens on `host` and has `token`; the request has `given`."""
+        """One request to a board that has `token`; the request has `given`."""
 
         async def backlog() -> dict[str, int] | None:
             return self.waiting
 
-        queries, access = Queries(self.path, {"firms"}), Access(token, host)
+        queries, access = Queries(self.path, {"firms"}), Access(token)
         lookup = Lookup(queries, lambda: self.lag, Results(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
-        base_url = more.pop("base_url", "http://127.0.0.1:9103")
+        base_url = more.pop("base_url", "http://127.0.0.1:9107")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
 
@@ -124,8 +123,8 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
     ("how", "status", "error"),
     [
         ({}, 200, None),
-        ({"base_url": "http://localhost:9103"}, 200, None),
-        ({"base_url": "http://[::1]:9103", "host": "::1"}, 200, None),
+        ({"base_url": "http://localhost:9107"}, 200, None),
+        ({"base_url": "http://[::1]:9107", "host": "::1"}, 200, None),
         ({"base_url": "http://leads.example.com"}, 403, "not_loopback"),
         ({"headers": {"x-forwarded-for": "203.0.113.9"}}, 403, "not_loopback"),
         *(
@@ -137,7 +136,7 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
             for hosts in (
                 (),
                 ("127.0.0.1", "127.0.0.1"),
-                ("127.0.0.1:9103", "leads.example.com"),
+                ("127.0.0.1:9107", "leads.example.com"),
                 ("evil.com/@127.0.0.1",),
                 ("127.0.0.1#evil.com",),
                 ("127.0.0.1?",),
@@ -148,7 +147,7 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
                 ("",),
             )
         ),
-        ({"hosts": ("[::1]:9103",)}, 200, None),
+        ({"hosts": ("[::1]:9107",)}, 200, None),
         ({"host": "0.0.0.0"}, 403, "token_not_set"),
         ({"host": "10.0.0.7"}, 403, "token_not_set"),
         ({"token": TOKEN}, 401, "no_token"),

@@ -1,115 +1,198 @@
-"""Every route of the gateway, asked by every role, under every kind of Host, with every method: what is answered.
+"""Every port of every process: each route, asked by every role, under every kind of Host, with every method.
 
-The expectation is one function, so a route that is added without a rule fails here.
+The expectation is one table, so a route that is added without a rule fails here.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from stream_app.board.api_access import Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import Queries
-from stream_app.board.read_model.store import ReadModel
-from stream_app.gateway.asgi import build_asgi
+from stream_app.services.board import board_app
+from stream_app.services.process import ops_app
+from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
+from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, fill, settings_of
 from tests.gateway.support import URL, Gateway, good
 from tests.unit.board.test_lookup import Results, Waiting
 
-TOKEN: Final = "a token of the look-up API, for tests"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
-HOSTS: Final = {"loopback": "127.0.0.1:9103", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
-ROLES: Final = {"anonymous": None, "wrong token": "Bearer guessed", "token": f"Bearer {TOKEN}"}
-OPEN: Final = ("/healthz", "/readyz")
-LOOK_UP: Final = (
-    "/leads/{lead_id:path}",
-    "/leads",
-    "/waiting",
-    "/lanes",
-    "/books",
-    "/dlq",
-    "/imports",
-    "/openapi.json",
-)
+HOSTS: Final = {"loopback": "127.0.0.1:9107", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
+ROLES: Final = ("anonymous", "wrong token", "token", "viewer", "operator")
+"""`token` sends it as the look-up API wants it; the last two have logged in to the board."""
+OK: Final = frozenset({200})
+READ: Final = frozenset({200, 303, 400, 404})
+WROTE: Final = frozenset({200, 303, 400, 404, 415, 422})
 CALLBACKS: Final = "/callbacks/{address:path}"
 
 
-class AccessCase(NamedTuple):
-    """One request, and the gateway that it is sent to: with a token for its look-up API, or without."""
+class Port(NamedTuple):
+    """A port of a process. `kinds`: each of its routes -> a row of `RULES`."""
+
+    app: ASGIApp
+    kinds: Mapping[str, str]
+    methods: Mapping[str, set[str]]
+
+
+class Request(NamedTuple):
+    """One request."""
 
     path: str
     method: str
     host: str
     role: str
-    has_token: bool
-
-    @property
-    def expected(self) -> set[int]:
-        """The statuses that are right."""
-        if self.path in OPEN:
-            return {200} if self.method in ("GET", "HEAD") else {405}
-        if self.path == CALLBACKS:  # without a lead's own token, nothing is taken
-            return {401} if self.method == "POST" else {405}
-        if self.path in LOOK_UP:
-            if self.has_token:
-                refused = None if self.role == "token" else {401}
-            else:
-                refused = None if self.host == "loopback" else {403}
-            found = {200, 404, 400} if self.method in ("GET", "HEAD") else {405}
-            return refused or found
-        raise AssertionError(f"{self.path}: nothing says who may ask it")
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "model.sqlite"
-    model = ReadModel(path, sources())
-    yield path
-    model.close()
+def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -> frozenset[int]:
+    """Return the statuses that are right: the table of who may do what."""
+    reads = asked.method in ("GET", "HEAD")
+    if kind == "open":  # says nothing but that the process lives, or is for operators on a port of its own
+        return OK if reads else frozenset({405})
+    if kind == "callback":  # without a lead's own token, nothing is taken
+        return frozenset({401}) if asked.method == "POST" else frozenset({405})
+    if kind == "look-up":
+        if has_token and asked.role != "token":
+            return frozenset({401})
+        if not has_token and asked.host != "loopback":
+            return frozenset({403})
+        return READ if reads else frozenset({405})
+    if kind == "login":
+        return frozenset({200, 303, 403, 404, 405, 415})
+    if kind == "static":
+        return frozenset({200, 404}) if reads else frozenset({405})
+    if asked.method not in methods:
+        if not reads:
+            return frozenset({404, 405})
+        kind = "viewer"  # the page that says that there is no such page
+    has_session = has_token and asked.role in ("viewer", "operator")
+    if not has_session and has_token:
+        return frozenset({303, 401})
+    if not has_token and asked.host != "loopback":
+        return frozenset({403})
+    if kind == "operator" and asked.role != "operator":
+        return frozenset({403})
+    return READ if reads else WROTE
 
 
-async def test_each_route_answers_only_authorized_requests(model: Path) -> None:
-    names = sources().names
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("who-may")
+    fill(folder / "model.sqlite", settings_of(folder))
+    return folder
+
+
+async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
     gateway = Gateway()
+    port = port_of(gateway.app, {"/healthz": "open", CALLBACKS: "callback"})
+    await walk(port, has_token=False)
+    assert not gateway.shelf.records, "no callback was taken"
+
+
+async def test_the_operations_port_of_each_process_only_reads() -> None:
+    """`serve_ops` is the same for worker, replay, gateway, trace and board."""
+
+    async def not_ready() -> str | None:
+        return None
+
+    app = ops_app(CollectorRegistry(), not_ready)
+    await walk(port_of(app, dict.fromkeys(("/metrics", "/healthz", "/readyz"), "open")), has_token=False)
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool) -> None:
+    names = sources().names
 
     async def backlog() -> dict[str, int] | None:
         return {}
 
-    for has_token in (True, False):
-        access = Access(TOKEN if has_token else None, "127.0.0.1")
-        queries = Queries(model, set())
-        topics = (names.dlq, names.parked)
-        lookup = Lookup(queries, lambda: ProjectionLag(NOW_MS, 0), Results(), backlog, access, *topics, Waiting())
-        app = build_asgi(gateway.receiver, gateway.shelf.not_ready, lambda _: None, lookup.routes())
-        paths = [route.path for route in routes_of(app)]
-        assert set(paths) == {*OPEN, *LOOK_UP, CALLBACKS}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
-            for path, method, host, role in itertools.product(paths, METHODS, HOSTS, ROLES):
-                asked = AccessCase(path, method, host, role, has_token)
+    settings = settings_of(folder, token=has_token, operator=has_token)
+    queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
+    access = Access(TOKEN if has_token else None)
+    lookup = Lookup(
+        queries, lambda: ProjectionLag(NOW_MS, 0), Results(), backlog, access, names.dlq, names.parked, Waiting()
+    )
+    board = board_of(settings, model)
+    with closing(board):
+        pages = {route.path: kind_of(route) for route in board.routes()}
+        look_up = {route.path: "look-up" for route in lookup.routes()}
+        assert set(look_up) == {
+            *("/leads/{lead_id:path}", "/leads", "/waiting", "/lanes", "/books", "/dlq", "/imports", "/openapi.json")
+        }
+        port = port_of(board_app([*lookup.routes(), *board.routes()]), {"/healthz": "open"} | look_up | pages)
+        cookies = {}
+        if has_token:
+            client = Client(board)
+            for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)):
+                await client.login(token)
+                cookies[role] = client.cookies
+        await walk(port, has_token=has_token, cookies=cookies)
+
+
+def kind_of(route: Route) -> str:
+    """Return the row of the table for a route of the board: an operator's, unless it only shows."""
+    if route.path in ("/board/login", "/board/logout"):
+        return "login"
+    if route.path.startswith("/board/static/"):
+        return "static"
+    return "operator" if "/act/" in route.path or route.path.startswith("/board/publish") else "viewer"
+
+
+def port_of(app: Any, kinds: Mapping[str, str]) -> Port:
+    """Return a port. Each route of the app has a rule, and each rule a route."""
+    routes = routes_of(app)
+    assert {route.path for route in routes} == set(kinds)
+    methods: dict[str, set[str]] = {}
+    for route in routes:
+        methods.setdefault(route.path, set()).update(route.methods or METHODS)
+    return Port(app, kinds, methods)
+
+
+async def walk(port: Port, *, has_token: bool, cookies: Mapping[str, dict[str, str]] | None = None) -> None:
+    """Ask each route in every way."""
+    for role in ROLES:
+        if role in ("viewer", "operator") and not (cookies or {}).get(role):
+            continue
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(port.app), base_url="http://x", cookies=(cookies or {}).get(role)
+        ) as client:
+            for path, method, host in itertools.product(port.kinds, METHODS, HOSTS):
+                asked = Request(path, method, host, role)
                 answer = await client.request(method, **sent(asked))
-                assert answer.status_code in asked.expected, (asked, answer.status_code, answer.text)
+                right = expected(port.kinds[path], asked, has_token=has_token, methods=port.methods[path])
+                assert answer.status_code in right, (asked, answer.status_code, answer.text)
                 assert TOKEN not in answer.text
-    assert not gateway.shelf.records, "no callback was taken"
 
 
-def sent(asked: AccessCase) -> dict[str, Any]:
-    path = {CALLBACKS: URL, "/leads/{lead_id:path}": "/leads/crm-1"}.get(asked.path, asked.path)
-    given = ROLES[asked.role]
-    headers = {"host": HOSTS[asked.host]} | ({} if given is None else {"authorization": given})
+def sent(asked: Request) -> dict[str, Any]:
+    """Return the request for httpx."""
+    path = asked.path.replace("{lead_id:path}", "crm-1").replace("{workspace}", "acme").replace("{path:path}", "x")
+    path = URL if asked.path == CALLBACKS else path.replace("{", "x").replace("}", "x")
+    token = {"token": TOKEN, "wrong token": "guessed"}.get(asked.role)
+    headers = {"host": HOSTS[asked.host], "sec-fetch-site": "same-origin"}
     body = {name: value for name, value in good().items() if name != "callback_token"}
-    return {"url": path, "headers": headers, "json": body if asked.path == CALLBACKS else None}
+    return {
+        "url": path,
+        "headers": headers | ({} if token is None else {"authorization": f"Bearer {token}"}),
+        "json": body if asked.path == CALLBACKS else None,
+    }
 
 
 def routes_of(app: Any) -> list[Route]:
-    """The routes of the app inside `build_asgi`'s wrapper."""
-    (starlette,) = [cell.cell_contents for cell in app.__closure__ if isinstance(cell.cell_contents, Starlette)]
-    return [route for route in starlette.routes if isinstance(route, Route)]
+    """Return the routes of an app, also inside `build_asgi`'s wrapper."""
+    if not isinstance(app, Starlette):
+        (app,) = [cell.cell_contents for cell in app.__closure__ if isinstance(cell.cell_contents, Starlette)]
+    return [route for route in app.routes if isinstance(route, Route)]

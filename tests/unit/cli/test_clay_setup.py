@@ -17,7 +17,6 @@ CONFIG = """
 [gateway]
 public_url = "https://leads.example.com"
 token_keys_env = ["CALLBACK_KEY"]
-api_token_env = "API_TOKEN"
 [workspaces]
 acme = {}
 beta = {}

@@ -34,7 +34,8 @@ GATEWAY = """
 [gateway]
 public_url = "https://leads.example.com/clay/"
 token_keys_env = ["CALLBACK_KEY"]
-api_token_env = "API_TOKEN"
+[board]
+token_env = "BOARD_TOKEN"
 """
 
 

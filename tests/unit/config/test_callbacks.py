@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.config import load_settings
 from stream_app.domain.callback.token import Keys, sign, verify
 from stream_app.domain.errors import SettingsError
 from tests.unit.config.files import CALLED_BACK, GATEWAY, KEY, PEOPLE, SECRETS, load, problems
@@ -60,17 +59,17 @@ def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     ("name", "secret", "problem"),
     [
         ("CALLBACK_KEY", "a" * 32, "is easy to guess"),
-        ("API_TOKEN", "ab1-" * 10, "is easy to guess"),
+        ("BOARD_TOKEN", "ab1-" * 10, "is easy to guess"),
         ("HEADER", "abcdefghijklmnopqrstuvwxyz0123456789", "is easy to guess"),
         ("HEADER", "only for the simulator, change it for the real Clay", "is an example from this project's files"),
-        ("API_TOKEN", "any-text-of-32-characters-or-more", "is an example from this project's files"),
-        ("API_TOKEN", KEY, "is the same as CALLBACK_KEY"),
+        ("BOARD_TOKEN", "any-text-of-32-characters-or-more", "is an example from this project's files"),
+        ("BOARD_TOKEN", KEY, "is the same as CALLBACK_KEY"),
         ("HEADER", KEY, "is the same as CALLBACK_KEY"),
     ],
 )
 def test_a_secret_that_others_know_or_guess_is_refused(tmp_path: Path, name: str, secret: str, problem: str) -> None:
     text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
-    given = {**SECRETS, "API_TOKEN": secrets.token_urlsafe(32), "HEADER": secrets.token_hex(32)}
+    given = {**SECRETS, "BOARD_TOKEN": secrets.token_urlsafe(32), "HEADER": secrets.token_hex(32)}
     load(tmp_path, text, given, ("clay", "gateway"))
     (line,) = problems(tmp_path, text, given | {name: secret})
     assert line.startswith(f"environment variable {name}: {problem}")
@@ -84,30 +83,3 @@ def test_an_example_secret_is_taken_where_every_webhook_is_local(tmp_path: Path)
     load(tmp_path, GATEWAY + local, given)
     (line,) = problems(tmp_path, GATEWAY + local.replace('"sim"', '"sim", "api.clay.com"'), given)
     assert "is an example from this project's files" in line
-
-
-def test_a_public_gateway_needs_the_token_of_the_look_up_api(tmp_path: Path) -> None:
-    tokenless = GATEWAY.replace('api_token_env = "API_TOKEN"', "")
-    (line,) = problems(tmp_path, tokenless + CALLED_BACK)
-    assert line.startswith("gateway.api_token_env: is required with a public_url")
-    for host in ("127.0.0.1:9103", "localhost", "[::1]:80"):
-        load(tmp_path, tokenless.replace("https://leads.example.com", f"http://{host}") + CALLED_BACK)
-
-
-def test_where_the_look_up_api_is(tmp_path: Path) -> None:
-    assert load(tmp_path, "").api_url == "http://127.0.0.1:9103"
-    assert load(tmp_path, "[http]\nhost = '0.0.0.0'\ngateway_port = 80").api_url == "http://127.0.0.1:80"
-    assert load(tmp_path, "[http]\nhost = '::'").api_url == "http://[::1]:9103"
-    assert load(tmp_path, "[gateway]\napi_url = 'https://leads.internal/'").api_url == "https://leads.internal"
-
-
-def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
-    assert load(tmp_path, "").api_token is None
-    path = tmp_path / "stream_app.toml"
-    path.write_text("[gateway]\napi_token_env = 'API_TOKEN'")
-    assert load_settings(path, {"API_TOKEN": KEY}, ("api",)).api_token == KEY
-    assert load_settings(path, {}, ()).gateway.api_token_env == "API_TOKEN", "others do not need it"
-    with pytest.raises(SettingsError, match=r"API_TOKEN is not set; gateway\.api_token_env names it"):
-        load_settings(path, {}, ("api",))
-    with pytest.raises(SettingsError, match="API_TOKEN: must have at least"):
-        load_settings(path, {"API_TOKEN": "guess"}, ("api",))

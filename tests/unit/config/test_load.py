@@ -45,8 +45,9 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
             assert f"\n{key} = " in keys or key in ("tz", "most", "opening_month"), f"{table}.{key}"
             if not (table == "budget" and ("_per_" in key or key == "tz")):
                 assert value == getattr(getattr(default, table), key), f"{table}.{key}: the example says the default"
-    for key in msgspec.structs.asdict(settings.gateway):
-        assert f"\n{key} = " in text, f"gateway.{key}"
+    for table in ("gateway", "board"):
+        for key in msgspec.structs.asdict(getattr(settings, table)):
+            assert f"\n{key} = " in text, f"{table}.{key}"
     assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
     assert settings.secrets["CLAY_WEBHOOK_PEOPLE"] == URL
 

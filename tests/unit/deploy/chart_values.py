@@ -16,7 +16,12 @@ host = "0.0.0.0"
 [gateway]
 public_url = "https://leads.example.com"
 token_keys_env = ["CALLBACK_KEY"]
-api_token_env = "API_TOKEN"
+
+[board]
+host = "0.0.0.0"
+behind_proxy = true
+url = "https://board.example.com"
+token_env = "BOARD_TOKEN"
 
 [workspaces.acme]
 budget.credits_per_day = 6000
@@ -32,12 +37,12 @@ SETS: dict[str, dict[str, Any]] = {
     "public": SMALLEST
     | {
         "callbacksIngress": INGRESS | {"host": "leads.example.com"},
-        "apiIngress": INGRESS | {"host": "leads.internal.example.com"},
+        "boardIngress": INGRESS | {"host": "board.example.com"},
     },
     "no-callbacks": SMALLEST | {"gateway": {"enabled": False}, "worker": {"replicas": 5}},
     "volumes": SMALLEST
     | {
-        "gateway": {"persistence": {"enabled": True, "size": "10Gi", "storageClassName": "fast"}},
+        "board": {"persistence": {"enabled": True, "size": "10Gi", "storageClassName": "fast"}},
         "replay": {"replicas": 2},
         "trace": {"enabled": True},
     },
@@ -64,6 +69,7 @@ SETS: dict[str, dict[str, Any]] = {
         },
         "networkPolicy": {
             "gatewayFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+            "boardFrom": [],
             "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
             "egressPorts": [443, 9096],
         },

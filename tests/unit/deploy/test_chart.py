@@ -59,7 +59,7 @@ def find(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
 
 def processes(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The pod template of each process, by its command."""
-    templates = [each["spec"]["template"] for each in found if each["kind"] in ("Deployment", "StatefulSet")]
+    templates = [each["spec"]["template"] for each in found if each["kind"] == "Deployment"]
     return {template["spec"]["containers"][0]["args"][0]: template for template in templates}
 
 
@@ -73,11 +73,11 @@ def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Set
     (tmp_path / "stream_app.toml").write_text(text)
     for name, value in {
         "CALLBACK_KEY": secrets.token_hex(32),
-        "API_TOKEN": secrets.token_hex(32),
+        "BOARD_TOKEN": secrets.token_hex(32),
         "WEBHOOK": "https://api.clay.com/v3/sources/webhook/acme--people",
     }.items():
         (tmp_path / name).write_text(value)
-    return load_settings(tmp_path / "stream_app.toml", {}, ("clay", "gateway", "api"))
+    return load_settings(tmp_path / "stream_app.toml", {}, ("clay", "gateway", "board"))
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -96,8 +96,8 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
         "Job",
         "NetworkPolicy",
         "PodDisruptionBudget",
+        "PersistentVolumeClaim",
         "Service",
-        "StatefulSet",
     }
     assert {each["kind"] for each in found} == kinds
 
@@ -116,7 +116,8 @@ def test_the_validation_can_fail(chart: Chart) -> None:
         ({"worker": {"replicaCount": 3}}, "additional properties 'replicaCount' not allowed"),
         ({"worker": {"replicas": "3"}}, "got string, want integer"),
         ({"worker": {"terminationGracePeriodSeconds": 30}}, "minimum: got 30, want 66"),
-        ({"gateway": {"persistence": {"size": "many"}}}, "/gateway/persistence/size"),
+        ({"board": {"persistence": {"size": "many"}}}, "/board/persistence/size"),
+        ({"board": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
         ({"image": {"digest": "latest"}}, "/image/digest"),
         ({"existingSecret": ""}, "existingSecret: name the Secret"),
         ({"config": ""}, "config: pass the text of stream_app.toml"),
@@ -125,8 +126,16 @@ def test_the_validation_can_fail(chart: Chart) -> None:
         ({"config": CONFIG.replace("[gateway]", "worker_port = 9000\n[gateway]")}, "config: remove the ports"),
         ({"callbacksIngress": {"enabled": True}}, "callbacksIngress.host: name the host"),
         (
-            {"gateway": {"enabled": False}, "apiIngress": {"enabled": True, "host": "x"}},
-            "apiIngress.enabled needs gateway.enabled",
+            {"gateway": {"enabled": False}, "callbacksIngress": {"enabled": True, "host": "x"}},
+            "callbacksIngress.enabled needs gateway.enabled",
+        ),
+        (
+            {"board": {"enabled": False}, "boardIngress": {"enabled": True, "host": "x"}},
+            "boardIngress.enabled needs board.enabled",
+        ),
+        (
+            {"config": CONFIG.replace('[board]\nhost = "0.0.0.0"', "[board]")},
+            'config: set host = "0.0.0.0", behind_proxy = true, url and token_env under [board]',
         ),
     ],
 )
@@ -147,7 +156,9 @@ def test_every_value_has_a_place_in_the_schema_and_a_default(chart: Chart) -> No
 
     properties = {name: each for name, each in schema["properties"].items() if name != "global"}  # Helm's own
     assert not [
-        name for name in differ(properties, chart.values, "") if not re.search(r"(metricsFrom|gatewayFrom)\.", name)
+        name
+        for name in differ(properties, chart.values, "")
+        if not re.search(r"(metricsFrom|gatewayFrom|boardFrom)\.", name)
     ]
 
 
@@ -173,17 +184,20 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
     http = settings(found, tmp_path).http
     served = {"worker": {"ops": http.worker_port}, "replay": {"ops": http.replay_port}}
     served |= {"gateway": {"http": http.gateway_port, "ops": http.gateway_ops_port}, "trace": {"ops": http.trace_port}}
+    served |= {"board": {"http": http.board_port, "ops": http.board_ops_port}}
     assert processes(found).keys() == served.keys()
     for name, template in processes(found).items():
         (container,) = template["spec"]["containers"]
         assert {port["name"]: port["containerPort"] for port in container["ports"]} == served[name]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"]["port"] == "ops"
-    (port,) = find(found, "Service", "-gateway")["spec"]["ports"]
-    assert (port["port"], port["targetPort"]) == (http.gateway_port, "http")
-    metrics, gateway = find(found, "NetworkPolicy", "")["spec"]["ingress"]
+    for name, number in (("gateway", http.gateway_port), ("board", http.board_port)):
+        (port,) = find(found, "Service", f"-{name}")["spec"]["ports"]
+        assert (port["port"], port["targetPort"]) == (number, "http")
+    metrics, gateway, board = find(found, "NetworkPolicy", "")["spec"]["ingress"]
     assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
     assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
+    assert {port["port"] for port in board["ports"]} == {http.board_port}
 
 
 def test_processes_have_the_time_to_stop_that_compose_gives_them(chart: Chart, tmp_path: Path) -> None:
@@ -197,7 +211,7 @@ def test_processes_have_the_time_to_stop_that_compose_gives_them(chart: Chart, t
 def test_each_command_is_a_service_of_compose(chart: Chart) -> None:
     commands = [pod["containers"][0]["args"] for pod in pods(objects(chart, SMALLEST))]
     assert sorted(commands) == sorted(COMPOSE["services"][name]["command"] for (name,) in commands)
-    assert {name for (name,) in commands} == {"topics", "worker", "replay", "gateway"}
+    assert {name for (name,) in commands} == {"topics", "worker", "replay", "gateway", "board"}
 
 
 # ------------------------------------------------------------------------------------------------------------ rules
@@ -245,31 +259,27 @@ def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> N
     found = objects(chart, values)
     for name, template in processes(found).items():
         labels = template["metadata"]["labels"].items()
-        (owner,) = [
-            each
-            for each in found
-            if each["kind"] in ("Deployment", "StatefulSet") and each["spec"]["template"] is template
-        ]
+        (owner,) = [each for each in found if each["kind"] == "Deployment" and each["spec"]["template"] is template]
         assert owner["spec"]["selector"]["matchLabels"].items() <= labels
         assert find(found, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
-        if name == "trace":  # one pod, which may be restarted at any time
+        if name in ("gateway", "board"):
+            assert find(found, "Service", f"-{name}")["spec"]["selector"].items() <= labels
+        if name in ("trace", "board"):  # one pod, which may be restarted at any time
             continue
         budget = find(found, "PodDisruptionBudget", f"-{name}")["spec"]
         assert budget["maxUnavailable"] == 1
         assert budget["selector"]["matchLabels"].items() <= labels
         assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == name
-        if name == "gateway":
-            assert find(found, "Service", "-gateway")["spec"]["selector"].items() <= labels
 
 
 def test_clay_reaches_callbacks_and_nothing_else(chart: Chart) -> None:
     found = objects(chart, SETS["public"])
-    callbacks, api = find(found, "Ingress", "-callbacks")["spec"], find(found, "Ingress", "-api")["spec"]
-    for ingress, path in ((callbacks, "/callbacks/"), (api, "/")):
+    callbacks, board = find(found, "Ingress", "-callbacks")["spec"], find(found, "Ingress", "-board")["spec"]
+    for ingress, path in ((callbacks, "/callbacks/"), (board, "/")):
         (rule,) = ingress["rules"]
         assert [each["path"] for each in rule["http"]["paths"]] == [path]
         assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "tls"}]
-    assert callbacks["rules"][0]["host"] != api["rules"][0]["host"]
+    assert callbacks["rules"][0]["host"] != board["rules"][0]["host"]
     assert not [each for each in objects(chart, SMALLEST) if each["kind"] == "Ingress"], "nothing is public by default"
 
 
@@ -295,17 +305,32 @@ def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
 def test_a_process_may_have_a_secret_of_its_own(chart: Chart) -> None:
     found = processes(objects(chart, SETS["private"]))
     names = {name: template["spec"]["volumes"][1]["secret"]["secretName"] for name, template in found.items()}
-    assert names == {"worker": "webhooks", "replay": "leads", "gateway": "leads"}
+    assert names == {"worker": "webhooks"} | dict.fromkeys(("replay", "gateway", "board"), "leads")
 
 
-def test_a_gateway_with_a_volume_keeps_its_read_model(chart: Chart) -> None:
+def test_one_board_is_replaced_and_never_doubled(chart: Chart) -> None:
+    spec = find(objects(chart, SMALLEST), "Deployment", "-board")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_a_board_with_a_volume_keeps_its_read_model_and_a_gateway_has_no_disk(chart: Chart) -> None:
     found = objects(chart, SETS["volumes"])
-    gateway = find(found, "StatefulSet", "-gateway")["spec"]
-    (claim,) = gateway["volumeClaimTemplates"]
+    claim = find(found, "PersistentVolumeClaim", "-board")
     assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
-    volumes = {volume["name"] for volume in gateway["template"]["spec"]["volumes"]}
-    (container,) = gateway["template"]["spec"]["containers"]
-    assert {mount["name"] for mount in container["volumeMounts"]} - volumes == {claim["metadata"]["name"]}
+    volumes = {name: template["spec"]["volumes"] for name, template in processes(found).items()}
+    (state,) = [volume for volume in volumes["board"] if volume["name"] == "state"]
+    assert state["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert {volume["name"] for volume in volumes["gateway"]} == {"config", "secrets", "tmp"}
+    for template in processes(found).values():
+        (container,) = template["spec"]["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
+
+
+def test_only_the_ingress_controller_reaches_gateway_and_board_by_default(chart: Chart) -> None:
+    _, *served = find(objects(chart, SMALLEST), "NetworkPolicy", "")["spec"]["ingress"]
+    names = {"kubernetes.io/metadata.name": "ingress-nginx"}
+    assert [each["from"] for each in served] == [[{"namespaceSelector": {"matchLabels": names}}]] * 2
 
 
 def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:

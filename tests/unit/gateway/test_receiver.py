@@ -47,18 +47,6 @@ async def test_every_outcome_is_received(body: dict[str, Any], says: str) -> Non
     assert len(gateway.shelf.records) == 1
 
 
-async def test_a_callback_of_an_erased_lead_keeps_its_money_and_no_fields() -> None:
-    gateway = Gateway()
-    gateway.forgotten.add(("acme", "crm-17", AT_MS))
-    assert (await gateway.post(good(status="error", error="Ada Lovelace is unknown"))).status_code == 200
-    assert (await gateway.post(good(status="partial"))).status_code == 200
-    assert (await gateway.post(good("crm-18"))).status_code == 200
-    failed, partial, other = gateway.shelf.callbacks()
-    assert (failed.outcome, failed.credits, failed.fields, failed.text) == ("enrich_error", 7, {}, "")
-    assert (partial.outcome, partial.credits, partial.fields) == ("partial", 7, {})
-    assert other.fields == {"title": "CEO"}
-
-
 async def test_the_token_may_be_a_header() -> None:
     gateway = Gateway()
     body = good()

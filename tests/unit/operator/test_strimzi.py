@@ -50,7 +50,7 @@ def test_each_process_has_a_user_with_its_rights(config: Path, capsys: pytest.Ca
         for each in printed(config, capsys)
         if each["kind"] == "KafkaUser"
     }
-    assert users.keys() == {"worker", "replay", "gateway", "trace"}
+    assert users.keys() == {"worker", "replay", "gateway", "board", "trace"}
     for process, acls in users.items():
         granted = {
             (

@@ -1,4 +1,4 @@
-"""`stream-app board`: open the board in a browser, or print how to reach it from another machine."""
+"""`stream-app open`: open the board in a browser, or print how to reach it from another machine."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from urllib.parse import urlsplit
 import httpx
 
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
-from stream_app.client.lookup import gateway_away
+from stream_app.client.lookup import NAME, board_away, not_the_board
 from stream_app.domain.hosts import is_loopback_url
 
 _WITHIN_S = 5.0
 
 
-def board(*, common: Common = COMMON) -> int:
+def open_board(*, common: Common = COMMON) -> int:
     """Open the board in a browser: lanes, leads, dead letters, books and commands, live.
 
     Where there is no browser, it prints the command that makes the board reachable from your own machine.
 
     example:
-      stream-app board
+      stream-app open
     """
     settings = common.settings()
-    url = f"{settings.api_url}/board"
-    _check(settings.api_url)
+    url = f"{settings.board_url}/board"
+    _check(settings.board_url)
     here = is_loopback_url(url)
     tunnel = tunnel_to(url, os.environ) if here else ""
     opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
@@ -69,9 +69,10 @@ def _has_browser(environ: Mapping[str, str]) -> bool:
 
 
 def _check(url: str) -> None:
-    """Raise GatewayUnavailable if no gateway answers."""
+    """Raise BoardUnavailable if no board answers."""
     try:
         answer = httpx.get(f"{url}/healthz", timeout=_WITHIN_S, trust_env=not is_loopback_url(url))
-        answer.raise_for_status()
     except httpx.HTTPError as error:
-        raise gateway_away(url, error) from error
+        raise board_away(url, error) from error
+    if not answer.is_success or answer.text.strip() != NAME:
+        raise not_the_board(url, answer.status_code)

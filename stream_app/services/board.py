@@ -1,0 +1,189 @@
+"""The board process: builds its parts from the settings, runs them, and closes them in reverse order.
+
+It follows Kafka into the read model, and shows that as pages and as the look-up API. It writes the commands of
+operators and the leads that they publish. Only one runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from stream_app import __version__
+from stream_app.board.access import BoardAccess, Proxy
+from stream_app.board.actions import actions_of
+from stream_app.board.actions.publish import Publishing
+from stream_app.board.api_access import Access
+from stream_app.board.app import Board
+from stream_app.board.lookup import Lookup
+from stream_app.board.planner import Planner
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import Projection
+from stream_app.board.read_model.results import ResultFetcher
+from stream_app.board.read_model.store import Sources
+from stream_app.board.site import Site
+from stream_app.board.waiting_leads import WaitingLeads
+from stream_app.client.lookup import NAME
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.domain.record import Record
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.groups import Backlog
+from stream_app.kafka.producers import open_inbox
+from stream_app.kafka.topics import TopicsThere
+from stream_app.operator.submit import CommandSender
+from stream_app.ops import logs as log
+from stream_app.ops.clock import SystemClock
+from stream_app.ops.http import serve_http
+from stream_app.ops.process_metrics import process_registry
+from stream_app.publishing.uploads import Uploads
+from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
+from stream_app.tasks import cancel
+
+_GRACE_S: Final = 10
+
+Put = Callable[[Record], Awaitable[None]]
+
+
+async def run_board(settings: Settings) -> None:
+    """Run `stream-app board` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
+    logger = log.get("board")
+    connection, http = connection_of(settings), settings.http
+    registry = process_registry()
+    # Before the signal handlers: a signal ends this wait at once.
+    await check_kafka(settings, settings.board_rights, logger)
+    with stop_signal() as stop:
+        async with AsyncExitStack() as stack:
+            put: Put | None = None
+            if settings.operator_token:
+                put = (await stack.enter_async_context(open_inbox(connection))).put
+            projection = _projection(settings, connection, registry, logger)
+            routes = await stack.enter_async_context(serving(settings, connection, projection, put))
+            app = board_app(routes)
+            port = await stack.enter_async_context(
+                serve_http(app, settings.board.host, http.board_port, grace_s=_GRACE_S)
+            )
+
+            async def not_ready() -> str | None:
+                return projection.lag.trouble or None
+
+            ops = await stack.enter_async_context(serve_ops(http.host, http.board_ops_port, registry, not_ready))
+            logger.info("board_started", version=__version__, port=port, metrics_port=ops, url=settings.board_url)
+            await stop.wait()
+        logger.info("board_stopped")
+
+
+def board_app(routes: list[Route]) -> Starlette:
+    """Return the ASGI app: the routes of board and look-up API, and whether it lives."""
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse(f"{NAME}\n")
+
+    async def crashed(_: Request, __: Exception) -> Response:
+        return PlainTextResponse("The board has failed: its log says where.\n", 500)
+
+    app = Starlette(routes=[Route("/healthz", healthz), *routes], exception_handlers={Exception: crashed})
+    app.router.redirect_slashes = False
+    return app
+
+
+def _projection(
+    settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
+) -> Projection:
+    """Return what follows Kafka into the read model, with its metrics."""
+    workspaces = frozenset(settings.workspaces)
+    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces)
+    projection = Projection(connection, sources, model_path(settings, os.environ), logger)
+    lag = Gauge(
+        "stream_app_read_model_lag", "Maximum number of offsets that the read model is behind.", registry=registry
+    )
+    lag.set_function(lambda: projection.lag.lag)
+    as_of = Gauge(
+        "stream_app_read_model_as_of_seconds",
+        "The read model holds everything that was on Kafka at this time.",
+        registry=registry,
+    )
+    as_of.set_function(lambda: (projection.lag.as_of_ms or 0) / 1000)
+    return projection
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, connection: KafkaConnection, projection: Projection, put: Put | None
+) -> AsyncIterator[list[Route]]:
+    """Yield the routes of look-up API and board. The read model follows Kafka meanwhile.
+
+    `put`: writes the commands of operators to Kafka; None: the board only reads.
+    """
+    names, partitions = settings.names, settings.kafka.partitions
+    results = ResultFetcher(connection, names.enriched, partitions)
+    backlog = Backlog(connection, names.worker_app, names.replay_app, names.lead_topics, partitions)
+    topics = TopicsThere(connection, settings.topic_plan())
+    waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
+    queries = BoardQueries(model_path(settings, os.environ), settings.without_callbacks)
+    lookup = Lookup(
+        queries=queries,
+        lag=lambda: projection.lag,
+        results=results,
+        backlog=backlog.read,
+        access=Access(settings.board_token),
+        dlq=names.dlq,
+        parked=names.parked,
+        waiting=waiting,
+    )
+    clock = SystemClock()
+    site = Site(settings, queries)
+    sender = CommandSender(settings, put) if put else None
+    planner = Planner(settings, put, clock.now_ms) if put else None
+    board = Board(
+        site,
+        access_of(settings, lambda: clock.now_ms() // 1000),
+        lambda: projection.lag,
+        backlog,
+        topics,
+        results,
+        waiting,
+        clock.now_ms,
+        actions=actions_of(site, sender, planner) if sender and planner else (),
+        publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,
+    )
+    following = asyncio.create_task(projection.run())
+    try:
+        yield [*lookup.routes(), *board.routes()]
+    finally:
+        await cancel([following])
+        if planner:
+            await planner.close()
+        await asyncio.to_thread(board.close)
+        await backlog.close()
+        await topics.close()
+        await results.close()
+
+
+def access_of(settings: Settings, now_s: Callable[[], int]) -> BoardAccess:
+    """Return who may use the board."""
+    header, secret = settings.board.user_header, settings.user_header_secret
+    return BoardAccess(
+        settings.board_token,
+        now_s,
+        operator_token=settings.operator_token,
+        proxy=Proxy(header, secret) if header and secret else None,
+        url=settings.board_url,
+    )
+
+
+def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Return the read model's path: as configured, else in the state folder of the service or user, or temporary."""
+    if settings.board.read_model_path is not None:
+        return Path(settings.board.read_model_path)
+    return state_folder(environ) / f"{settings.kafka.namespace}board-{settings.http.board_port}.sqlite"
