@@ -237,7 +237,7 @@ async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder:
         name, _, what = line.partition(": ")
         assert what in said, name
     assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in said
-    assert "leads.audit 6 3 has 3 partitions, the config says 6; set kafka.partitions = 3, or add" in said
+    assert "leads.audit 6 3 has 3 partitions, the config says 6; a system keeps the number that it began with" in said
     topics.now = None
     assert "Which topics there are is not known: Kafka has not answered" in plain(
         (await client.get("/board/system")).text

@@ -105,6 +105,7 @@ LIVES: Final = {
     "NoWorker": _up("worker"),
     "NoReplay": _up("replay"),
     "NoGateway": _up("gateway"),
+    "NoBoard": _up("board"),
     "NoTrace": _up("trace"),
     "CallbacksNotKept": _callbacks("kafka_away"),
     "CallbacksNotProved": _callbacks("wrong_token"),

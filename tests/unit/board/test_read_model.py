@@ -356,13 +356,13 @@ def test_a_broken_file_is_rebuilt(path: Path, what: str) -> None:
 
 
 def test_a_second_writer_is_refused(model: ReadModel, path: Path) -> None:
-    with pytest.raises(StreamAppError, match=r"another process writes .*gateway\.read_model_path"):
+    with pytest.raises(StreamAppError, match=r"another process writes .*board\.read_model_path"):
         ReadModel(path, SOURCES)
 
 
 def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StreamAppError, match=r"cannot write the read model .*gateway\.read_model_path"):
+    with pytest.raises(StreamAppError, match=r"cannot write the read model .*board\.read_model_path"):
         ReadModel(tmp_path / "file" / "model.sqlite", SOURCES)
 
 
