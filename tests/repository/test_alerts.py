@@ -44,7 +44,7 @@ ANSWERS = {
 }
 VALUES: dict[str, set[str]] = {
     "status": set(get_args(Status)),
-    "job": {"worker", "replay", "gateway", "trace"},
+    "job": {"worker", "replay", "gateway", "board", "trace"},
     "answer": ANSWERS,
     "source": set(get_args(Source)),
     "mode": set(get_args(Mode)),

@@ -360,4 +360,5 @@ def test_no_alert_waits_for_a_gateway_that_is_not_wanted(chart: Chart) -> None:
         (group,) = find(objects(chart, values), "PrometheusRule", "")["spec"]["groups"]
         return {rule["alert"] for rule in group["rules"]}
 
-    assert names(SETS["watched"]) - names(SETS["watched"] | {"gateway": {"enabled": False}}) == {"NoGateway"}
+    for process, alert in (("gateway", "NoGateway"), ("board", "NoBoard")):
+        assert names(SETS["watched"]) - names(SETS["watched"] | {process: {"enabled": False}}) == {alert}
