@@ -30,7 +30,10 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
 from stream_app.domain.errors import UnreadableBatch
+from stream_app.kafka import codecs
 from stream_app.kafka.bounded_client import bind
+
+codecs.install()
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +232,11 @@ def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) ->
         _, last, _ = _batch_at(raw, first)
     except (LookupError, struct.error):
         last = first
-    cause = f"{type(error).__name__}: {error}"
+    cause = (
+        str(error)
+        if isinstance(error, codecs.BatchTooLarge | codecs.BrokenBatch)
+        else f"{type(error).__name__}: {error}"
+    )
     if isinstance(error, CorruptRecordException) and "CRC" in str(error):
         cause = "its checksum does not match"
     return UnreadableBatch(tp.topic, tp.partition, first, last, cause)

@@ -1,0 +1,177 @@
+"""Decompression of batches with a bound, which reads what Kafka's own client reads.
+
+aiokafka 0.14.0 decompresses a batch to whatever size it has: 32 KB of zstd become a gigabyte, and the process is
+killed, at each start again. It also refuses two kinds of bytes that brokers take and Java reads: gzip with bytes behind
+its end, and an LZ4 frame with a wrong checksum of its content, which Java never looks at. These functions replace
+aiokafka's, in its extension in C too. All stop at `MOST_BYTES`, inside the codec and not afterwards. Checksums within
+LZ4 are not checked, because the checksum of the batch covers the same bytes.
+
+`install` is called once, where `Consumer` is defined, so that it holds for everything that reads Kafka.
+
+Tests: tests/unit/kafka/test_codecs.py, which also shows what stock aiokafka does, and tests/e2e/test_hostile_leads.py.
+Remove this when aiokafka's decoders have a bound and pass both.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any, Final
+
+import aiokafka.record.default_records
+import aiokafka.record.legacy_records
+import cramjam
+
+from stream_app.domain.topics import MAX_INPUT_BYTES
+
+MOST_BYTES: Final = 16 * MAX_INPUT_BYTES
+"""The most bytes of a batch once it is decompressed. Its records as a broker takes them have a sixteenth at most."""
+
+_FIRST_TRY: Final = 65_536
+_GROWTH: Final = 8
+_GZIP: Final = b"\x1f\x8b\x08"
+_XERIAL: Final = b"\x82SNAPPY\x00"
+_XERIAL_BYTES: Final = 16
+_LZ4: Final = b"\x04\x22\x4d\x18"
+_LZ4_UNPACKED: Final = 1 << 31
+_LZ4_BLOCK_BYTES: Final = {4: 1 << 16, 5: 1 << 18, 6: 1 << 20, 7: 1 << 22}
+
+
+class BatchTooLarge(ValueError):
+    """A batch has more bytes than `MOST_BYTES` once it is decompressed."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it has more than {MOST_BYTES >> 20} MiB once it is decompressed")
+
+
+class BrokenBatch(ValueError):
+    """Compressed bytes that Kafka's own client does not read either."""
+
+
+class _Output:
+    """Collects decompressed bytes up to the bound."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    @property
+    def room(self) -> int:
+        return MOST_BYTES - len(self.data)
+
+    def add(self, data: Any) -> None:
+        self.data += self.fitting(data)
+
+    def fitting(self, data: Any) -> Any:
+        if len(data) > self.room:
+            raise BatchTooLarge
+        return data
+
+
+def gzip_decode(payload: Any) -> bytes:
+    """Decompress gzip. What follows its end is ignored unless it is gzip too, as Java's GZIPInputStream does."""
+    output, rest = _Output(), bytes(payload)
+    while True:
+        codec = zlib.decompressobj(31)
+        output.add(codec.decompress(rest, output.room + 1))
+        if not codec.eof:
+            if codec.unconsumed_tail:
+                raise BatchTooLarge
+            raise BrokenBatch("gzip ends too early")
+        rest = codec.unused_data
+        if not rest.startswith(_GZIP):
+            return bytes(output.data)
+
+
+def snappy_decode(payload: Any) -> bytes:
+    """Decompress snappy, raw or in the blocks of snappy-java."""
+    output, raw = _Output(), bytes(payload)
+    if not raw.startswith(_XERIAL):
+        _unsnap(raw, output)
+        return bytes(output.data)
+    at = _XERIAL_BYTES
+    while at + 4 <= len(raw):
+        if raw.startswith(_XERIAL, at):  # concatenated streams
+            at += _XERIAL_BYTES
+            continue
+        (size,) = struct.unpack_from(">i", raw, at)
+        at += 4
+        if not 0 < size <= len(raw) - at:
+            raise BrokenBatch("a block of snappy ends too early")
+        _unsnap(raw[at : at + size], output)
+        at += size
+    return bytes(output.data)
+
+
+def _unsnap(block: bytes, output: _Output) -> None:
+    if cramjam.snappy.decompress_raw_len(block) > output.room:  # the codec writes no more than it declares
+        raise BatchTooLarge
+    output.add(memoryview(cramjam.snappy.decompress_raw(block)))
+
+
+def lz4_decode(payload: Any) -> bytes:
+    """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does: what follows the frame is ignored."""
+    output, raw = _Output(), bytes(payload)
+    try:
+        at, block_bytes, checksum_bytes = _lz4_header(raw)
+        block = bytearray(block_bytes)
+        while True:
+            (word,) = struct.unpack_from("<I", raw, at)
+            size, at = word & ~_LZ4_UNPACKED, at + 4
+            if not size:
+                return bytes(output.data)
+            if size > block_bytes or at + size > len(raw):
+                raise BrokenBatch("a block of LZ4 has the wrong size")
+            if word & _LZ4_UNPACKED:
+                output.add(raw[at : at + size])
+            else:
+                length = cramjam.lz4.decompress_block_into(raw[at : at + size], block)
+                output.add(memoryview(block)[:length])
+            at += size + checksum_bytes
+    except (struct.error, IndexError) as error:
+        raise BrokenBatch("LZ4 ends too early") from error
+
+
+def _lz4_header(raw: bytes) -> tuple[int, int, int]:
+    """Return where the first block begins, the bytes of a block at most, and those of its checksum."""
+    flags, block_bytes = raw[4], _LZ4_BLOCK_BYTES.get(raw[5] >> 4)
+    has_size, has_checksums, independent = flags & 8, flags & 16, flags & 32
+    if not raw.startswith(_LZ4) or flags >> 6 != 1 or block_bytes is None:
+        raise BrokenBatch("it is not a frame of LZ4")
+    if not independent:
+        raise BrokenBatch("its blocks of LZ4 depend on each other, which Kafka does not support")
+    return 6 + (8 if has_size else 0) + 1, block_bytes, 4 if has_checksums else 0
+
+
+def zstd_decode(payload: Any) -> bytes:
+    """Decompress zstd into a buffer that grows up to the bound: the codec writes no more than fits."""
+    raw = bytes(payload)
+    size = max(_FIRST_TRY, 4 * len(raw))
+    while True:
+        buffer = bytearray(min(size, MOST_BYTES))
+        try:
+            length = cramjam.zstd.decompress_into(raw, buffer)
+        except cramjam.DecompressionError as error:
+            if "whole buffer" not in str(error):
+                raise
+            if size >= MOST_BYTES:
+                raise BatchTooLarge from None
+            size *= _GROWTH
+        else:
+            return bytes(memoryview(buffer)[:length])
+
+
+def install() -> None:
+    """Let aiokafka decompress with these functions, in this process."""
+    for module in _modules():
+        for decoder in (gzip_decode, snappy_decode, lz4_decode, zstd_decode):
+            if hasattr(module, decoder.__name__):
+                setattr(module, decoder.__name__, decoder)
+
+
+def _modules() -> list[Any]:
+    modules = [aiokafka.record.default_records, aiokafka.record.legacy_records]
+    try:
+        from aiokafka.record._crecords import default_records, legacy_records
+    except ImportError:  # it was built without its extension
+        return modules
+    return [*modules, default_records, legacy_records]
