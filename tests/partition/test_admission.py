@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import cast
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from stream_app.domain.policy import Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Source
+from stream_app.partition.lane_queue import LaneQueue, Waiter
 from stream_app.partition.lanes import Lanes
 from tests.partition.virtual import VirtualClock, in_flight, now_ms, run
 from tests.simulation.schedule import Setup, plan_of
@@ -301,6 +303,44 @@ def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None:
             assert (answer.reason, answer.defer) == ("lane_busy", True)
             dues_s.append((answer.back_ms - began) / 1000)
         assert dues_s == [pytest.approx(2.5 + 0.5 * number, abs=0.01) for number in range(6)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.2, 0.5])
+def test_patience_begins_when_the_lead_may_go(later_s: float) -> None:
+    """A lead that Clay did not take waits for its next attempt first, and that wait is not the lane's."""
+
+    async def main() -> None:
+        bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
+        assert isinstance(await bench.send(in_flight(0)), Grant)
+        began = now_ms()
+        not_before_ms = began + int(later_s * 1000)
+        ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
+        answer = await bench.send(in_flight(1), ask)
+        assert isinstance(answer, Held)
+        assert answer.defer
+        assert now_ms() == not_before_ms + 2_000, "not before, and not after"
+
+    run(main())
+
+
+def test_the_place_of_a_lead_in_its_line_counts_all_that_go_before_it() -> None:
+    async def main() -> None:
+        queue, plan = LaneQueue(), plan_of(Setup())
+        waiters: dict[int, Waiter] = {}
+        kinds = (("hot", 0), ("bulk", 0), ("retry", 0), ("hot", 1), ("bulk", 0), ("hot", 0), ("bulk", 0))
+        for number, (source, again) in enumerate(kinds, 1):
+            one = in_flight(number, cast("Source", source))
+            one.arrival = number
+            request = AdmissionRequest(plan.destinations["acme-main"], again)
+            waiters[number] = Waiter(one, request, lambda _: WriteBatch([], [], []), 0)
+            queue.add(waiters[number])
+            queue.make_ready(waiters[number])
+        before = {number: queue.sends_before(waiter, 0.0) for number, waiter in waiters.items()}
+        assert before == {4: 0, 1: 1, 6: 2, 3: 3, 2: 4, 5: 5, 7: 6}, "again, hot, retry, bulk; each in its order"
+        shared = {number: queue.sends_before(waiters[number], 1 / 2) for number in (2, 5, 7)}
+        assert shared == {2: 3, 5: 5, 7: 6}, "a share of a half lets one of three go, but nothing makes it later"
 
     run(main())
 

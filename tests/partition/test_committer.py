@@ -96,6 +96,35 @@ def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -
     run(main())
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
+    """The watchdog ends a process whose transaction hangs: it must see one that has taken all steps."""
+
+    async def main() -> None:
+        ledger = SlowLedger(fails=[2] if fails else [])
+        committer = _committer(ledger, [], {"acme": 1})
+        running = asyncio.create_task(committer.run())
+
+        def under_way() -> int | None:
+            return committer.under_way
+
+        assert under_way() is None
+        first = committer.submit(_step("a"))
+        assert under_way() == 0, "it waits"
+        await asyncio.sleep(0.9)
+        assert (ledger.begun, ledger.committed, under_way()) == (1, [], 0), "it is being committed"
+        await first
+        assert under_way() is None
+        second = committer.submit(_step("b"))
+        await asyncio.sleep(0.9)
+        assert under_way() == 1
+        await asyncio.gather(second, return_exceptions=True)
+        assert under_way() is None
+        running.cancel()
+
+    run(main())
+
+
 def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
     async def main() -> None:
         ledger, failed = SlowLedger(fails=[2]), list[StateStoreError]()

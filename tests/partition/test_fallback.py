@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
+import pytest
 
 from stream_app.cache.memory import MemoryCache
 from stream_app.domain.dead_letter.replay import returning
@@ -23,6 +24,7 @@ from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
+from stream_app.pipeline import fallback
 from stream_app.pipeline.fallback import Known
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import _member
@@ -358,3 +360,19 @@ def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
         assert bench.results("1") == []
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("age_s", "words"),
+    [
+        (0, "0 minutes"),
+        (120, "2 minutes"),
+        (7_199, "119 minutes"),
+        (7_200, "2 hours"),
+        (2 * 86_400 - 1, "47 hours"),
+        (2 * 86_400, "2 days"),
+        (90 * 86_400, "90 days"),
+    ],
+)
+def test_the_age_of_a_result_in_words(age_s: int, words: str) -> None:
+    assert fallback._in_words(age_s) == words

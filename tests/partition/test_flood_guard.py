@@ -132,6 +132,31 @@ def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> No
     run(main())
 
 
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize(("before", "stops"), [(RUN - 1, True), (RUN - 2, False)])
+def test_the_dead_letters_that_another_worker_wrote_count(kind: str, before: int, stops: bool) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish_bad(kind, before)
+        serving = await bench.serve()
+        await asyncio.sleep(5.0)
+        assert bench.rejected == before
+        bench.inlet.suspend()
+        await bench.inlet.drained()
+        await bench.inlet.end()
+        await serving
+        await bench.partition.close()
+        bench.start_over()
+        await bench.serve()
+        bench.publish_bad(kind, 1)
+        await asyncio.sleep(5.0)
+        assert bench.rejected == before + 1
+        assert (bench.partition.state.lanes["acme"].suspension is not None) == stops
+        assert bench.alarms == []
+
+    run(main())
+
+
 def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
     async def main() -> None:
         bench = Bench()

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from stream_app.domain.books.report import Report
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.lane_messages import CommandAnswer
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
+from stream_app.domain.lane.lead_cost import cost_rows
+from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import Record
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench
@@ -177,3 +178,13 @@ def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
         assert (await bench.correct("c2", credits=4)).applied
 
     run(main())
+
+
+@pytest.mark.parametrize("is_forced", [True, False])
+def test_a_correction_is_of_the_lead_and_of_its_last_forced_delivery(is_forced: bool) -> None:
+    plan, lead = Bench().plan, ("acme", "acme-main", "id0")
+    key = delivery_key(*lead, "leads/0/7")
+    rows = {forced_key(*lead): key, forced_key("acme", "acme-main", "id1"): b"d/of another"} if is_forced else {}
+    command = Command("c1", "correct", "acme", 1, "jane", args={"lead_id": "id0", "credits": 4})
+    assert cost_rows(plan, rows.get, command) == (delivery_key(*lead), *([key] if is_forced else []))
+    assert cost_rows(plan, rows.get, msgspec.structs.replace(command, kind="pause")) == ()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.outcome import Accepted, Outcome
+from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.errors import Fenced
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
@@ -174,6 +174,25 @@ def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> N
             if consumed.key == key
         ]
         assert rows[-1] is not None
+
+    run(main())
+
+
+def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> None:
+    """The clock draws one half of each pause."""
+
+    async def main() -> None:
+        bench = Bench(Setup(callbacks=False, max_attempts=3), clay_takes_s=0.0)
+        bench.clay.first = [Refused("http_503", 1)] * 2
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
+        _, _, *events = (json.loads(each.value or b"") for each in bench.kafka.log("leads.status", 0).committed())
+        base_ms = int(bench.plan.delivery.retry_base_s * 1000)
+        for refused, sending, pause_ms in zip(events[::2], events[1::2], (base_ms, 2 * base_ms), strict=False):
+            assert refused["due_at_ms"] == refused["at_ms"] + pause_ms
+            assert refused["due_at_ms"] <= sending["at_ms"] <= refused["due_at_ms"] + 10, "not before, and not after"
 
     run(main())
 

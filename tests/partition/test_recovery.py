@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.record import Record
@@ -41,6 +42,37 @@ def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_
         await asyncio.sleep(20 * MEMBER_S)
         assert bench.states() == ["received", "sending", "accepted"]
         assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_seconds() -> None:
+    """It spares a broker that is away for long, and a partition still goes on soon after it is back."""
+
+    class Away(ManyRows):
+        def __init__(self) -> None:
+            self.asked_s: list[float] = []
+
+        async def ask(self, what: str, request: Callable[[], T]) -> T:
+            if what == "fence":
+                self.asked_s.append(asyncio.get_running_loop().time())
+            return await super().ask(what, request)
+
+    async def main() -> None:
+        link = Away()
+        bench = Bench(Setup(callbacks=False), link=link)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        link.asked_s.clear()
+        link.fences = NoAnswer("fence")
+        await asyncio.sleep(60)
+        pauses_s = [round(after - before, 3) for before, after in pairwise(link.asked_s)]
+        assert pauses_s == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0]
+        link.fences = None
+        asked, back_s = len(link.asked_s), link.asked_s[-1] + 10.0
+        await asyncio.sleep(20 * MEMBER_S)
+        assert [round(each - back_s, 3) for each in link.asked_s[asked:]] == [0.0]
+        assert bench.states() == ["received", "sending", "accepted"]
 
     run(main())
 

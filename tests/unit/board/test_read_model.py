@@ -88,6 +88,23 @@ def test_the_first_event_of_a_rerouted_lead_may_be_read_last(model: ReadModel, a
     assert (stand.workspace, stand.status, stand.records) == ("acme", "received", 1)
 
 
+def test_a_history_whose_beginning_retention_took_is_kept_from_its_first_event_on(
+    model: ReadModel, ask: Queries, path: Path
+) -> None:
+    take(model, event(NAMES, "crm-1", "accepted", 3))
+    take(model, event(NAMES, "crm-1", "enriched", 4))
+    take(model, event(NAMES, "crm-1", "accepted", 3))
+    assert statuses(ask, "crm-1") == [["accepted", "enriched"]]
+    (stand,) = ask.status_counts()
+    assert (stand.status, stand.records) == ("enriched", 1)
+    take(model, event(NAMES, "crm-2", "received", 1, 9))
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT lead_id, headless FROM records ORDER BY lead_id").fetchall() == [
+            ("crm-1", 1),
+            ("crm-2", 0),
+        ]
+
+
 def test_reading_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
     steps = history(NAMES, "crm-1", "received", "sending", "accepted")
     take(model, *steps)
@@ -237,6 +254,21 @@ def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Quer
         ("not_json", "poison", 1),
     ]
     assert ask.dead_letters(NAMES.parked).dead_letters == 1
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+@pytest.mark.parametrize("order", [(5, 3, 9), (9, 3, 5), (3, 5, 9)])
+def test_a_cause_has_the_time_of_its_first_and_last_dead_letter(
+    model: ReadModel, ask: Queries, order: tuple[int, ...], in_one_batch: bool
+) -> None:
+    found = [dead_letter(NAMES.dlq, timestamp=NOW_MS + number) for number in order]
+    if in_one_batch:
+        take(model, *found)
+    else:
+        for number, record in enumerate(found):
+            take(model, record, at=number)
+    (cause,) = ask.dead_letters(NAMES.dlq).causes
+    assert (cause.dead_letters, cause.first_ms, cause.last_ms) == (3, NOW_MS + 3, NOW_MS + 9)
 
 
 def test_a_dead_letter_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:

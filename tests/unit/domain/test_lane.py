@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
+from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, Held, admit
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
@@ -200,6 +200,28 @@ def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the money
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [RateLimited(429, 50), RateLimited(429, 50, "1"), Gone(404, 50), Poison(422, 50), Refused("http_503", 50), None],
+    ids=["429", "429_with_a_time", "404", "422", "503", "not_started"],
+)
+def test_a_probe_that_says_nothing_of_the_cause_ends_and_the_next_one_goes_after_the_interval(
+    outcome: Outcome | None,
+) -> None:
+    lane, after_ms = _call(LANE, Denied(401, 50, "refused")), int(POLICY.suspension.probe_s * 1000)
+    probe_ms = NOW_MS + after_ms
+    lane, grant = _entry(lane, now_ms=probe_ms)
+    assert grant.probe is not None
+    assert lane.suspension is not None
+    assert lane.suspension.lease_until_ms > probe_ms
+    lane, _ = settle(POLICY, lane, grant, outcome, probe_ms + 50, 0.5, in_flight=1)
+    assert lane.suspension is not None
+    assert (lane.suspension.lease_until_ms, lane.suspension.probe_at_ms) == (0, probe_ms + 50 + after_ms)
+    assert _held(lane, now_ms=probe_ms + 50 + after_ms - 1).until_ms == probe_ms + 50 + after_ms
+    _, grant = _entry(lane, now_ms=probe_ms + 50 + after_ms)
+    assert grant.probe is not None
 
 
 def test_the_hot_share_is_kept_from_bulk() -> None:

@@ -103,6 +103,28 @@ def test_scrub_examples(text: str, scrubbed: str) -> None:
     assert scrub(text) == scrubbed
 
 
+@pytest.mark.parametrize(
+    ("word", "stays"),
+    [
+        ("abcdefghij1", True),
+        ("abcdefghijk1", False),
+        ("1abcdefghijklmnopqr", False),
+        ("abcdefghijklmnopqrs", True),
+        ("abcdefghijklmnopqrst", False),
+        ("workspace_limit_reached", True),
+        ("workspace_limit_reached1", False),
+    ],
+)
+def test_which_words_are_opaque(word: str, stays: bool) -> None:
+    """From 12 characters on a word with a digit may be a secret, from 20 on any word but an error code."""
+    assert scrub(f"the {word} was refused") == f"the {word if stays else '[opaque]'} was refused"
+
+
+@pytest.mark.parametrize("known", [("Ada", "Ada Lovelace"), ("Ada Lovelace", "Ada")])
+def test_of_two_known_values_the_longer_one_is_removed_first(known: tuple[str, ...]) -> None:
+    assert scrub("no row for Ada Lovelace, or Ada", known=known) == "no row for [sent], or [sent]"
+
+
 @given(st.text(max_size=3_000), st.integers(20, 300))
 def test_scrubbed_text_is_one_short_printable_line(text: str, limit: int) -> None:
     line = scrub(text, limit)

@@ -1,6 +1,7 @@
 """The quota of webhooks, against a plain count."""
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -154,3 +155,15 @@ def test_by_default_a_webhook_is_warned_of_at_40_000_and_left_at_45_000_before_c
     last = quota.set_count(Quota(), "a1", 44_999)
     assert pick(rules, last, POOL) == "a1"
     assert pick(rules, quota.count(last, "a1"), POOL) == "b2"
+
+
+@pytest.mark.parametrize("order", [("a1", "b2", "c3"), ("c3", "b2", "a1"), ("b2", "a1", "c3")])
+def test_a_lead_waits_for_the_first_of_the_probes(order: tuple[str, ...]) -> None:
+    state = Quota()
+    for number, hook in enumerate(order):
+        fresh = suspension.begin(PROBES, "http_404", "gone", NOW_MS + 1_000 * number)
+        state = quota.gone(PROBES, state, hook, fresh, None)
+    assert quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 10_000)[1] == Wait(NOW_MS + 60_000)
+    _, picked = quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 60_000)
+    assert isinstance(picked, quota.Picked)
+    assert picked.webhook_id == order[0]

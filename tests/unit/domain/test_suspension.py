@@ -1,5 +1,6 @@
 """A stopped lane: one probe at a time, at growing intervals, and only the probe's own answer counts."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,32 @@ def test_when_the_cause_may_be_gone_exactly_one_probe_goes_at_once() -> None:
     again = suspension.begin(POLICY, "unauthorized", "refused", NOW_MS + 50, "people", "setup-2")
     state = suspension.suspend(POLICY, state, again, probe)
     assert (state.setup_id, state.since_ms, state.probe_at_ms) == ("setup-2", NOW_MS, NOW_MS + 50 + 600_000)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["one_destination", "all"])
+@pytest.mark.parametrize("reason", ["unauthorized", "forbidden"])
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_refused_probe_holds_one_destination_only_if_it_was_one_for_the_same_reason(
+    held: bool, reason: str, anew: bool
+) -> None:
+    stopped = suspension.begin(POLICY, "unauthorized", "refused", NOW_MS, "people", "setup-1", held)
+    state, probe = _probe(stopped, NOW_MS + 300_000)
+    fresh = suspension.begin(POLICY, reason, "refused", NOW_MS + 300_000, "people", "setup-1", anew)
+    state = suspension.suspend(POLICY, state, fresh, probe)
+    one = held and reason == "unauthorized"
+    assert state.one_destination == one
+    assert suspension.holds(state, "people")
+    assert suspension.holds(state, "firms") == (not one)
+    assert (state.reason, state.since_ms, state.probe_at_ms) == (reason, NOW_MS, NOW_MS + 900_000)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_the_refusal_of_another_destination_holds_all(one: bool) -> None:
+    stopped = suspension.begin(POLICY, "unauthorized", "refused", NOW_MS, "people", "setup-1", True)
+    assert not suspension.holds(stopped, "firms")
+    fresh = suspension.begin(POLICY, "unauthorized", "refused", NOW_MS + 5, "firms", "setup-1", one)
+    state = suspension.suspend(POLICY, stopped, fresh)
+    assert all(suspension.holds(state, each) for each in ("people", "firms", "others"))
 
 
 @given(st.lists(st.integers(-(10**13), 10**13), max_size=20))
