@@ -45,7 +45,10 @@ def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.gateway import run_gateway
 
-    return run_process(log, run_gateway(common.settings("gateway")))
+    def read() -> Settings:
+        return common.settings("gateway")
+
+    return run_process(log, run_gateway(read(), read))
 
 
 def board(*, log: LogFormat | None = None, common: Common = COMMON) -> int:

@@ -123,10 +123,10 @@ class Egress(msgspec.Struct, frozen=True):
 
 
 class Http(msgspec.Struct, frozen=True):
-    """The addresses that the processes listen on.
+    """The ports that the processes listen on.
 
     Attributes:
-        host: The host.
+        host: The address of the operations ports.
         worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators only. 0: any free
             port, which the log names, so that several workers run on one machine.
         replay_port: The same for replay.
@@ -151,12 +151,16 @@ class Gateway(msgspec.Struct, frozen=True):
     """The gateway, which receives Clay's callbacks.
 
     Attributes:
+        host: The address that it listens on.
+        behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
         public_url: How Clay reaches the gateway, such as https://leads.example.com; `/callbacks/...` is appended.
         token_keys_env: Names of the variables with the secrets of callback tokens: the first signs, all verify.
         max_body_bytes: Maximum size of a callback.
         read_timeout_s: Time for a callback to arrive completely.
     """
 
+    host: str = "127.0.0.1"
+    behind_proxy: bool = False
     public_url: str | None = None
     token_keys_env: tuple[str, ...] = ()
     max_body_bytes: Annotated[int, Range(1_024, MAX_INPUT_BYTES // 2)] = 262_144
@@ -305,10 +309,16 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return Keys([self.secrets[name] for name in self.gateway.token_keys_env])
 
     def callback_url(self, alias: str) -> str:
-        """The callback URL of a destination's table. Raises ValueError if gateway.public_url is not set."""
+        """The callback URL of a destination's table. Raises ValueError if gateway.public_url is not set.
+
+        That of a pinned workspace names its partition, for gateways that do not know the pin yet.
+        """
         if self.gateway.public_url is None:
             raise ValueError("gateway.public_url is not set")
-        return f"{self.gateway.public_url.rstrip('/')}/callbacks/{self.destinations[alias].workspace}/{alias}"
+        workspace = self.destinations[alias].workspace
+        pin = self.pins.get(workspace)
+        url = f"{self.gateway.public_url.rstrip('/')}/callbacks/{workspace}/{alias}"
+        return url if pin is None else f"{url}?partition={pin}"
 
     @property
     def board_url(self) -> str:

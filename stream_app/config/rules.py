@@ -160,6 +160,12 @@ def _processes(settings: Settings) -> Iterator[str]:
         yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
     if settings.gateway.public_url is not None and not _is_base(settings.gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
+    if not is_loopback(settings.gateway.host) and not settings.gateway.behind_proxy:
+        yield (
+            f"gateway.host = {settings.gateway.host}: others reach it, and any of them could exhaust its memory; put "
+            "a reverse proxy in front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, or listen on "
+            "127.0.0.1"
+        )
     yield from _board(settings.board)
 
 

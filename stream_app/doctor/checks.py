@@ -28,6 +28,7 @@ from stream_app.doctor.probes import (
     strangers_may_not_write,
 )
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
+from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import check_topics
 from stream_app.operator.messages import NO_URL, NotDelivered, Receiver, trial_body
@@ -177,6 +178,19 @@ def _webhook_hosts(settings: Settings) -> list[str]:
     return sorted(found)
 
 
+def _proxy(public_url: str, *, is_proxied: bool) -> Check:
+    if is_proxied:
+        return Check("proxy", "ok", f"a reverse proxy answers at {public_url}")
+    if is_loopback_url(public_url):
+        return Check("proxy", "skipped", "gateway.public_url is this machine, and no reverse proxy answers there")
+    return Check(
+        "proxy",
+        "failed",
+        f"the gateway itself answers at {public_url}, so that any peer could exhaust its memory: put a reverse proxy "
+        "with TLS in front of it, such as deploy/nginx.conf, which keeps the header Connection to itself",
+    )
+
+
 async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
     waiting = [alias for alias, there in settings.destinations.items() if there.callbacks]
     if not waiting:
@@ -186,9 +200,11 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
         yield Check(
             "callbacks", "advice", "gateway.public_url is http: results and tokens are not encrypted; use https"
         )
-    gateway = await _probe("callbacks", gateway_answers(settings, egress, _WITHIN_S))
-    if gateway.verdict != "ok":
-        yield gateway  # once, not per destination
+    try:
+        is_proxied = await gateway_answers(settings, egress, _WITHIN_S)
+    except ProbeFailed as error:
+        yield Check("callbacks", "failed", str(error))  # once, not per destination
         return
+    yield _proxy(settings.gateway.public_url or "", is_proxied=is_proxied)
     for alias in waiting:
         yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))

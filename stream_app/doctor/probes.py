@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from stream_app.config import Settings
 from stream_app.domain.callback.token import sign
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.text import count
-from stream_app.gateway.callback_answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
+from stream_app.gateway.callback_answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN, UNPROXIED, UNPROXIED_HEADER
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,
@@ -180,17 +180,20 @@ def _name(error: BaseException) -> str:
     return type(error).__name__
 
 
-async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> str:
-    """Check that the gateway is behind the public URL. Raises ProbeFailed."""
+async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> bool:
+    """Check that the gateway is behind the public URL. Returns whether a proxy is in front of it. Raises ProbeFailed.
+
+    A proxy takes the header Connection for itself, and most name themselves; the gateway does neither.
+    """
     base = (settings.gateway.public_url or "").rstrip("/")
     async with _client(egress, within_s) as client:
-        health = await _ask(client, "GET", f"{base}/healthz")
+        health = await _ask(client, "GET", f"{base}/healthz", headers={"connection": f"close, {UNPROXIED}"})
     if health.status_code != 200 or health.text.strip() != "ok":
         raise ProbeFailed(
             f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
             "it, and does the proxy forward /healthz and /callbacks/ ?"
         )
-    return f"{base} answers"
+    return UNPROXIED_HEADER not in health.headers or "server" in health.headers or "via" in health.headers
 
 
 async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
@@ -226,9 +229,11 @@ def _token(settings: Settings, alias: str) -> str:
     return sign(settings.callback_keys, settings.destinations[alias].workspace, alias, f"not-{_NO_LEAD}")
 
 
-async def _ask(client: httpx.AsyncClient, method: str, url: str, *, json: object = None) -> httpx.Response:
+async def _ask(
+    client: httpx.AsyncClient, method: str, url: str, *, json: object = None, headers: Mapping[str, str] | None = None
+) -> httpx.Response:
     try:
-        return await client.request(method, url, json=json)
+        return await client.request(method, url, json=json, headers=headers)
     except httpx.HTTPError as error:
         raise ProbeFailed(
             f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "

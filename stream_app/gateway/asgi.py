@@ -13,15 +13,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream_app.gateway.callback_answers import CRASHED
-from stream_app.gateway.receiver import PREFIX
+from stream_app.gateway.callback_answers import CRASHED, UNPROXIED, UNPROXIED_HEADER
+from stream_app.gateway.tables import PREFIX
 
 
 def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:
     """Build the app. `on_response` is called with the status of each response."""
 
-    async def healthz(_: Request) -> Response:
-        return PlainTextResponse("ok\n")
+    async def healthz(request: Request) -> Response:
+        options = {option.strip() for option in request.headers.get("connection", "").split(",")}
+        return PlainTextResponse("ok\n", headers={UNPROXIED_HEADER: "1"} if UNPROXIED in options else None)
 
     async def crashed(_: Request, __: Exception) -> Response:
         return PlainTextResponse(f"{CRASHED.text}\n", CRASHED.status, CRASHED.headers)

@@ -11,6 +11,10 @@ from stream_app.domain.callback.token import TokenProblem
 from stream_app.domain.messages import Callback
 
 RETRY_AFTER_S: Final = 30
+UNPROXIED: Final = "stream-app-unproxied"
+"""What `doctor` sends in the header Connection, which is for one connection only: a proxy keeps it to itself."""
+UNPROXIED_HEADER: Final = "x-stream-app-unproxied"
+"""The header of a /healthz that received it all the same."""
 
 _OUTCOMES: Final = {
     "enriched": "enriched",
@@ -81,7 +85,9 @@ REFUSED_TOKEN: Final[dict[TokenProblem, Answer]] = {
         403, "unknown_key", "The key of this token is no longer in use: rows sent from now on have a new token."
     ),
     "mismatch": Answer(
-        403, "wrong_token", "The token belongs to another lead or table: send lead_id and callback_token of one row."
+        403,
+        "wrong_token",
+        "The token belongs to another lead or table: send lead_id and callback_token of one row to its table's URL.",
     ),
 }
 

@@ -8,10 +8,9 @@ arrives twice, late or out of order is stored like any other: the worker decides
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -20,15 +19,15 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
-from stream_app.domain.callback.token import Keys, Verified, problem_of, verify
+from stream_app.domain.callback.token import Verified, problem_of, verify
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
+from stream_app.gateway.tables import Table, Tables, is_secret_of
 
-PREFIX: Final = "/callbacks/"
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
 
@@ -51,21 +50,6 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A Clay table that calls back.
-
-    Attributes:
-        partition: The workspace's home partition.
-        secrets: Each of them is valid. Empty: only tokens are.
-    """
-
-    workspace: str
-    destination: str
-    partition: int
-    secrets: tuple[bytes, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one callback. `ops.http` bounds how many are under way."""
 
@@ -74,20 +58,18 @@ class Limits:
 
 
 class Receiver:
-    """An ASGI app for every path under `PREFIX`. Without keys, tables prove themselves by their secrets only."""
+    """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs."""
 
     def __init__(
         self,
-        tables: Iterable[Table],
-        keys: Keys | None,
+        tables: Tables,
         topic: str,
         inbox: Inbox,
         now_ms: Callable[[], int],
         limits: Limits,
         observer: Observer,
     ) -> None:
-        self._tables = {f"{PREFIX}{table.workspace}/{table.destination}": table for table in tables}
-        self._keys = keys
+        self.tables = tables
         self._topic = topic
         self._inbox = inbox
         self._now_ms = now_ms
@@ -97,13 +79,13 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        table = self._tables.get(scope["path"])
+        table = self.tables.at(scope["path"], scope["query_string"])
         answer: Answer | None = answers.CRASHED
         try:
             answer = await self._answer(Request(scope, receive), table)
         finally:
             self._observer.answered(
-                table.destination if table else "other",
+                _label_of(table),
                 answer.code if answer else "gone",
                 time.perf_counter() - began,
             )
@@ -161,18 +143,18 @@ class Receiver:
         token = _header_token(request)
         if "{{" in token:
             return answers.TEMPLATE
-        if self._keys is None:
+        if self.tables.keys is None:
             return _problem_of_secret(request, table)
-        problem = problem_of(self._keys, token) if token else None
+        problem = problem_of(self.tables.keys, token) if token else None
         return answers.REFUSED_TOKEN[problem] if problem else None
 
     def _verify(self, request: Request, table: Table, body: Body) -> str | Answer:
         """Verify the token. Returns the origin of the forced lead (else ""), or the answer that rejects the request."""
         token = _header_token(request) or body.token
-        if token and self._keys is not None:
-            verdict = verify(self._keys, token, table.workspace, table.destination, body.lead_id)
+        if token and self.tables.keys is not None:
+            verdict = verify(self.tables.keys, token, table.workspace, table.destination, body.lead_id)
             return verdict.forced_origin if isinstance(verdict, Verified) else answers.REFUSED_TOKEN[verdict]
-        return "" if self._keys is None else _problem_of_secret(request, table) or ""
+        return "" if self.tables.keys is None else _problem_of_secret(request, table) or ""
 
     async def _callback(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
         """Decode a verified body. An expensive one is decoded in a thread, one at a time."""
@@ -192,7 +174,7 @@ class Receiver:
             self._observer.not_kept(str(error))
             return answers.KAFKA_AWAY
         if callback.repaired:
-            self._observer.repaired(table.destination)
+            self._observer.repaired(_label_of(table))
         return answers.received(callback)
 
 
@@ -207,8 +189,12 @@ def _problem_of_secret(request: Request, table: Table) -> Answer | None:
     secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the original bytes of the header
     if not secret:
         return answers.NO_SECRET
-    good = [hmac.compare_digest(secret, each) for each in table.secrets]
-    return None if any(good) else answers.BAD_SECRET
+    return None if is_secret_of(table, secret) else answers.BAD_SECRET
+
+
+def _label_of(table: Table | None) -> str:
+    """Return the destination for metrics. Only those of the configuration are bounded in number."""
+    return table.destination if table is not None and table.is_configured else "other"
 
 
 def _is_json(content_type: str) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
@@ -41,6 +41,17 @@ class GatewayMetrics:
         self._responses = Counter(
             "stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",), registry=registry
         )
+        self._tables = Gauge(
+            "stream_app_gateway_tables_info",
+            "1, with a fingerprint of tables, secrets and keys: equal where two gateways accept the same callbacks.",
+            ("digest",),
+            registry=registry,
+        )
+
+    def adopted(self, digest: str) -> None:
+        """Report which tables, secrets and keys the gateway has from now on."""
+        self._tables.clear()
+        self._tables.labels(digest).set(1)
 
     def answered(self, destination: str, code: str, seconds: float) -> None:
         """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""

@@ -26,7 +26,7 @@ LIMIT_CONCURRENCY: Final = 256
 _BACKLOG: Final = 2_048
 _FILES: Final = 8_192
 _DROPPED_BYTES: Final = 64 * 2**20
-_DROPPED_WITHIN_S: Final = 5.0
+_DROPPED_WITHIN_S: Final = 2.0
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -9,7 +11,8 @@ from stream_app import __version__
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.receiver import Limits, Receiver, Table
+from stream_app.gateway.receiver import Limits, Receiver
+from stream_app.gateway.tables import Tables, TableWatch, tables_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
@@ -17,26 +20,16 @@ from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
 from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
+from stream_app.tasks import cancel
 
 _GRACE_S: Final = 10
 
 
-def tables_of(settings: Settings) -> list[Table]:
-    """The Clay tables that call back."""
-    return [
-        Table(
-            workspace=there.workspace,
-            destination=alias,
-            partition=settings.home(there.workspace),
-            secrets=tuple(settings.secrets[name].encode() for name in there.callback_secrets_env),
-        )
-        for alias, there in settings.destinations.items()
-        if there.callbacks
-    ]
+async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
+    """Run `stream-app gateway` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
 
-
-async def run_gateway(settings: Settings) -> None:
-    """Run `stream-app gateway` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
+    `read` returns the settings that the files have now.
+    """
     logger = log.get("gateway")
     gateway, http = settings.gateway, settings.http
     registry = process_registry()
@@ -49,15 +42,26 @@ async def run_gateway(settings: Settings) -> None:
             callbacks = await stack.enter_async_context(open_inbox(connection_of(settings)))
             receiver = Receiver(
                 tables,
-                settings.callback_keys if gateway.token_keys_env else None,
                 settings.names.callbacks,
                 callbacks,
                 SystemClock().now_ms,
                 Limits(gateway.max_body_bytes, gateway.read_timeout_s),
                 metrics,
             )
+
+            def adopt(new: Tables) -> None:
+                receiver.tables = new
+                metrics.adopted(new.digest)
+                logger.info("tables_adopted", tables=len(new), digest=new.digest)
+
+            def report(text: str) -> None:
+                logger.warning("tables_not_adopted", text=text)
+
+            metrics.adopted(tables.digest)
+            watching = asyncio.create_task(TableWatch(settings, read, adopt, report).run(), name="tables")
+            stack.push_async_callback(cancel, [watching])
             app = build_asgi(receiver, metrics.responded)
-            port = await stack.enter_async_context(serve_http(app, http.host, http.gateway_port, grace_s=_GRACE_S))
+            port = await stack.enter_async_context(serve_http(app, gateway.host, http.gateway_port, grace_s=_GRACE_S))
             ops = await stack.enter_async_context(
                 serve_ops(http.host, http.gateway_ops_port, registry, callbacks.not_ready)
             )

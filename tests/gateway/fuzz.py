@@ -1,4 +1,4 @@
-"""Mutated callbacks, by seed, through the gateway: none crashes it, none is taken without its token, each is counted.
+"""Mutated callbacks, by seed, through the gateway: none crashes it, none counts without its token, each is counted.
 
     python -m tests.gateway.fuzz --requests 100000 --seed 1     as bytes through nginx and uvicorn
     python -m tests.gateway.fuzz --app                          to the app alone, whose counters must add up
@@ -192,7 +192,7 @@ def check_together(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: 
     """Check what must hold of requests that were under way at the same time."""
     new = gateway.shelf.callbacks()
     gateway.shelf.records.clear()
-    taken = 0
+    accepted = 0
     for one, (status, text) in zip(sent, answers, strict=True):
         ledger.requests += 1
         about = f"{one.method} {one.path!r} {one.headers} {one.raw()[:300]!r}"
@@ -200,14 +200,14 @@ def check_together(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: 
             ledger.unanswered += 1
         else:
             ledger.statuses[status] += 1
-        taken += status == 200 and not one.path.startswith("/healthz")
+        accepted += status == 200 and not one.path.startswith("/healthz")
         if status in (500, 502, 504):
             ledger.faults.append(f"{about}: {status} {text[:300]!r}")
         if any(hidden.encode() in text for hidden in HIDDEN):
             ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
     hung_up = sum(one.ends == "hangs up" for one in sent)
-    if not taken <= len(new) <= taken + hung_up:
-        ledger.faults.append(f"{taken} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}")
+    if not accepted <= len(new) <= accepted + hung_up:
+        ledger.faults.append(f"{accepted} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}")
     for callback in new:
         place = (callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
         tokens = [sign(keys, *place).encode() for keys in IN_USE]

@@ -14,7 +14,8 @@ from stream_app.domain.callback.token import Keys, sign
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import Record
 from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.receiver import Limits, Receiver, Table
+from stream_app.gateway.receiver import Limits, Receiver
+from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
 
@@ -27,6 +28,7 @@ TABLES = [
     Table("beta", "static", 3, (SECRET.encode(), b"the one before")),
 ]
 URL = "/callbacks/acme/people"
+PARTITIONS = 8
 AT_MS = 1_790_000_000_000
 
 
@@ -57,7 +59,8 @@ class Gateway:
         self.registry = CollectorRegistry()
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
-        self.receiver = Receiver(TABLES, keys, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
+        tables = Tables(TABLES, keys, PARTITIONS)
+        self.receiver = Receiver(tables, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
         self.app = build_asgi(self.receiver, metrics.responded)
 
     def client(self) -> httpx.AsyncClient:

@@ -6,13 +6,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from stream_app.config.egress import egress_of
 from stream_app.dev.process import free_port
+from stream_app.doctor.probes import gateway_answers
 from stream_app.gateway.receiver import Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good
+from tests.support.doctor import settings_for
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
@@ -161,3 +165,12 @@ async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(ports:
         async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
             await until_200(before, request(method="GET", path="/healthz"))
     assert gateway.counted()["enriched"] == 1
+
+
+async def test_doctor_knows_whether_a_proxy_answers(behind: Behind, ports: tuple[int, Nginx], tmp_path: Path) -> None:
+    async def is_proxied(port: int) -> bool:
+        settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
+        return await gateway_answers(settings, egress_of(settings), 10 * BUSY)
+
+    assert await is_proxied(behind.nginx.port)
+    assert not await is_proxied(ports[0])

@@ -108,7 +108,7 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
 
 def test_the_compose_file_has_the_expected_services() -> None:
     assert set(OURS) == {"topics", "worker", "replay", "gateway", "board", "sim"}
-    assert SERVICES.keys() - OURS.keys() == {"kafka", "redis", "prometheus", "grafana"}
+    assert SERVICES.keys() - OURS.keys() == {"kafka", "redis", "nginx", "prometheus", "grafana"}
     assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), "the one that the tests run"
     for name in SERVICES.keys() - OURS.keys():
         assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), f"{name}: by its digest"
@@ -182,7 +182,13 @@ def test_every_host_and_port_belongs_to_a_service() -> None:
     assert urlsplit(environment("worker")["REDIS_URL"]).netloc == f":{DEMANDED['REDIS_PASSWORD']}@redis:6379"
     assert "--port 6379 " in SERVICES["redis"]["command"][-1]
     assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
-    assert loaded.gateway.public_url == f"http://gateway:{loaded.http.gateway_port}"
+    assert loaded.gateway.public_url == f"http://nginx:{loaded.http.gateway_port}"
+    proxy = (ROOT / "deploy" / "nginx.conf").read_text()
+    for name, served in (("gateway", loaded.http.gateway_port), ("board", loaded.http.board_port)):
+        assert f"{name}:{served};" in proxy
+        assert re.search(rf"^ *listen {served}\b", proxy, re.MULTILINE)
+        assert f"127.0.0.1:{served}:{served}" in SERVICES["nginx"]["ports"]
+        assert "ports" not in SERVICES[name], "the proxy is the only way in"
     assert loaded.board_url == f"http://board:{loaded.http.board_port}"
 
 

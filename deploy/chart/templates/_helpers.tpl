@@ -35,7 +35,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail "config: add the line secrets_dir = \"/run/secrets/stream-app\" above the first table: the chart mounts the Secret there" -}}
 {{- end -}}
 {{- if not (regexMatch "(?m)^(http\\.)?host *= *\"0\\.0\\.0\\.0\"|^http *= *\\{[^}]*host *= *\"0\\.0\\.0\\.0\"" $config) -}}
-{{- fail "config: set host = \"0.0.0.0\" under [http]: probes and Clay reach a pod by its own address" -}}
+{{- fail "config: set host = \"0.0.0.0\" under [http]: probes and Prometheus reach a pod by its own address" -}}
+{{- end -}}
+{{- if and .Values.gateway.enabled (not (regexMatch "(?s)\\[gateway\\][^\\[]*\\bhost *= *\"0\\.0\\.0\\.0\"|\\bgateway\\.host *= *\"0\\.0\\.0\\.0\"" $config)) -}}
+{{- fail "config: set host = \"0.0.0.0\" and behind_proxy = true under [gateway]: its ingress reaches a pod by its own address" -}}
 {{- end -}}
 {{- if and .Values.board.enabled (not (regexMatch "(?s)\\[board\\][^\\[]*\\bhost *= *\"0\\.0\\.0\\.0\"|\\bboard\\.host *= *\"0\\.0\\.0\\.0\"" $config)) -}}
 {{- fail "config: set host = \"0.0.0.0\", behind_proxy = true, url and token_env under [board]: its ingress reaches a pod by its own address" -}}

@@ -110,18 +110,28 @@ MACHINE_ROOM: Final = Dashboard(
                 "ops",
                 {"{{status}}": rate("stream_app_gateway_responses_total", PODS, "status")},
                 "stack",
+                6,
             ),
             Panel(
                 "Time of a callback, 99 %",
                 "The time within which 99 % of the callbacks were stored and answered.",
                 "s",
                 {"{{instance}}": quantile(0.99, "stream_app_callback_seconds", "instance", PODS)},
+                span=6,
+            ),
+            Panel(
+                "Gateways by configuration",
+                "How many have the same tables, secrets and keys. More than one line: some did not adopt a change yet.",
+                "short",
+                {"{{digest}}": f"sum by (digest) (stream_app_gateway_tables_info{{{PODS}}})"},
+                span=6,
             ),
             Panel(
                 "Repaired callbacks",
                 "Callbacks with broken JSON by destination.",
                 "short",
                 {"{{destination}}": increase("stream_app_callbacks_repaired_total", PODS, "destination")},
+                span=6,
             ),
             Panel(
                 "Read model: records behind",

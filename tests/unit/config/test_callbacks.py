@@ -83,3 +83,20 @@ def test_an_example_secret_is_taken_where_every_webhook_is_local(tmp_path: Path)
     load(tmp_path, GATEWAY + local, given)
     (line,) = problems(tmp_path, GATEWAY + local.replace('"sim"', '"sim", "api.clay.com"'), given)
     assert "is an example from this project's files" in line
+
+
+def test_the_url_of_a_pinned_workspace_names_its_partition(tmp_path: Path) -> None:
+    pinned = CALLED_BACK.replace("[workspaces.acme]", "[workspaces.acme]\npartition = 3")
+    settings = load(tmp_path, GATEWAY + pinned)
+    assert settings.callback_url("people") == "https://leads.example.com/clay/callbacks/acme/people?partition=3"
+
+
+def test_a_gateway_that_others_reach_needs_a_proxy(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, "[gateway]\nhost = '0.0.0.0'\n")
+    assert line == (
+        "gateway.host = 0.0.0.0: others reach it, and any of them could exhaust its memory; put a reverse proxy in "
+        "front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, or listen on 127.0.0.1"
+    )
+    assert load(tmp_path, "[gateway]\nhost = '0.0.0.0'\nbehind_proxy = true\n").gateway.behind_proxy
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert load(tmp_path, f"[gateway]\nhost = '{host}'\n").gateway.host == host

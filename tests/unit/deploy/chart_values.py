@@ -14,6 +14,8 @@ bootstrap = "kafka:9092"
 host = "0.0.0.0"
 
 [gateway]
+host = "0.0.0.0"
+behind_proxy = true
 public_url = "https://leads.example.com"
 token_keys_env = ["CALLBACK_KEY"]
 

@@ -134,6 +134,10 @@ def test_the_validation_can_fail(chart: Chart) -> None:
             "boardIngress.enabled needs board.enabled",
         ),
         (
+            {"config": CONFIG.replace('[gateway]\nhost = "0.0.0.0"', "[gateway]")},
+            'config: set host = "0.0.0.0" and behind_proxy = true under [gateway]',
+        ),
+        (
             {"config": CONFIG.replace('[board]\nhost = "0.0.0.0"', "[board]")},
             'config: set host = "0.0.0.0", behind_proxy = true, url and token_env under [board]',
         ),
@@ -272,12 +276,12 @@ def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> N
         assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == name
 
 
-def test_clay_reaches_callbacks_and_nothing_else(chart: Chart) -> None:
+def test_clay_reaches_callbacks_and_health_and_nothing_else(chart: Chart) -> None:
     found = objects(chart, SETS["public"])
     callbacks, board = find(found, "Ingress", "-callbacks")["spec"], find(found, "Ingress", "-board")["spec"]
-    for ingress, path in ((callbacks, "/callbacks/"), (board, "/")):
+    for ingress, paths in ((callbacks, ["/callbacks/", "/healthz"]), (board, ["/"])):
         (rule,) = ingress["rules"]
-        assert [each["path"] for each in rule["http"]["paths"]] == [path]
+        assert [each["path"] for each in rule["http"]["paths"]] == paths
         assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "tls"}]
     assert callbacks["rules"][0]["host"] != board["rules"][0]["host"]
     assert not [each for each in objects(chart, SMALLEST) if each["kind"] == "Ingress"], "nothing is public by default"

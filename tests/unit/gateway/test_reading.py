@@ -75,7 +75,7 @@ BODY = json.dumps(good()).encode()
 @pytest.mark.parametrize(
     ("url", "headers", "status"),
     [
-        ("/callbacks/acme/none", {}, 404),
+        ("/callbacks/acme/none/", {}, 404),
         (URL, {"content_type": "text/plain"}, 415),
         (URL, {"content_encoding": "gzip"}, 415),
         (URL, {"content_length": "5001"}, 413),

@@ -13,7 +13,20 @@ from structlog.testing import capture_logs
 
 from stream_app.domain.callback.token import Keys, sign
 from stream_app.domain.errors import BrokerUnavailable
-from tests.gateway.support import AT_MS, GONE_KEY, OLD_KEY, SECRET, URL, Gateway, good
+from stream_app.domain.lead.lead import home_partition
+from stream_app.gateway.tables import Table, Tables
+from tests.gateway.support import (
+    AT_MS,
+    GONE_KEY,
+    KEYS,
+    OLD_KEY,
+    PARTITIONS,
+    SECRET,
+    TABLES,
+    URL,
+    Gateway,
+    good,
+)
 
 STATIC = "/callbacks/beta/static"
 
@@ -127,7 +140,7 @@ async def test_a_refusal_does_not_tell_whether_a_lead_exists() -> None:
     assert wrong[0].text == wrong[1].text
 
 
-@pytest.mark.parametrize("url", ["/callbacks/", "/callbacks/acme", "/callbacks/acme/none", f"{URL}/", f"{URL}/x"])
+@pytest.mark.parametrize("url", ["/callbacks/", "/callbacks/acme", "/callbacks/acme/n one", f"{URL}/", f"{URL}/x"])
 async def test_no_such_address(url: str) -> None:
     gateway = Gateway()
     answer = await gateway.post(good(), url)
@@ -245,3 +258,47 @@ async def test_logs_are_bounded_and_hold_no_data_of_the_lead() -> None:
     assert len(lines) == 1
     assert lines[0]["because"] == "wrong_token"
     assert "ada" not in str(lines)
+
+
+# -------------------------------------------------------------------- workspaces that the gateway does not know yet
+
+
+def of_globex(keys: Keys = KEYS) -> dict[str, Any]:
+    return {"lead_id": "crm-1", "callback_token": sign(keys, "globex", "firms", "crm-1"), "size": "5"}
+
+
+async def test_a_token_proves_a_lead_of_a_workspace_that_is_not_configured_here() -> None:
+    gateway = Gateway()
+    for query in ("", "?partition=5", "?partition=99", "?partition=x"):
+        assert (await gateway.post(of_globex(), f"/callbacks/globex/firms{query}")).status_code == 200
+    home = home_partition("globex", PARTITIONS, {})
+    assert [record.partition for record in gateway.shelf.records] == [home, 5, home, home]
+    assert {record.key for record in gateway.shelf.records} == {b"globex"}
+    assert {(one.workspace, one.destination) for one in gateway.shelf.callbacks()} == {("globex", "firms")}
+    assert gateway.registry.get_sample_value(
+        "stream_app_callbacks_total", {"destination": "other", "answer": "enriched"}
+    ), "names that anyone can make up are no labels"
+
+
+async def test_without_its_token_it_is_refused() -> None:
+    gateway = Gateway()
+    for body, status in ((of_globex(Keys([GONE_KEY])), 403), (good(), 403), ({"lead_id": "crm-1"}, 401)):
+        assert (await gateway.post(body, "/callbacks/globex/firms")).status_code == status
+    headers = {"x-callback-secret": SECRET}
+    assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 401
+    assert (await Gateway(keys=None).post(of_globex(), "/callbacks/globex/firms")).status_code == 404
+    assert not gateway.shelf.records
+
+
+async def test_the_partition_of_a_url_counts_for_no_configured_workspace() -> None:
+    gateway = Gateway()
+    assert (await gateway.post(good(), f"{URL}?partition=5")).status_code == 200
+    assert gateway.shelf.records[0].partition == 2
+
+
+async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
+    gateway, headers = Gateway(), {"x-callback-secret": SECRET}
+    assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 401
+    gateway.receiver.tables = Tables([*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))], KEYS, PARTITIONS)
+    assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 200
+    assert gateway.shelf.records[0].partition == 3

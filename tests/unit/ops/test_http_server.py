@@ -102,11 +102,11 @@ async def test_an_answer_before_the_body_is_seen() -> None:
             assert (await say(port, head + body)).endswith(b"\r\n\r\nok")
 
 
-async def test_who_waits_for_100_continue_is_refused_at_once() -> None:
+async def test_who_waits_for_100_continue_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_DROPPED_WITHIN_S", 600.0)
     head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
     async with serving(ok) as port:
-        async with asyncio.timeout(http._DROPPED_WITHIN_S - 1):
-            answered = await say(port, head)
+        answered = await say(port, head)
     assert answered.startswith(b"HTTP/1.1 200")
     assert answered.endswith(b"ok")
 

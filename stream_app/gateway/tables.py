@@ -1,0 +1,142 @@
+"""The Clay tables that call back: those of the configuration as its files are now, and any that sends a token.
+
+A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it does not know yet. A
+secret (`callback_secrets_env`) proves nothing before this gateway has it: `TableWatch` adopts it when a file changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+from urllib.parse import parse_qs
+
+from stream_app.config import Settings
+from stream_app.config.secret_files import stamp_of
+from stream_app.domain.callback.token import Keys
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import home_partition
+
+PREFIX: Final = "/callbacks/"
+_PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1,64}})")
+_LOOK_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A Clay table that calls back.
+
+    Attributes:
+        partition: The workspace's home partition.
+        secrets: Each of them is valid. Empty: only tokens are.
+        is_configured: False of a table that only its tokens can prove.
+    """
+
+    workspace: str
+    destination: str
+    partition: int
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    is_configured: bool = True
+
+
+class Tables:
+    """The tables by the path that they call, and the keys of their tokens. Without keys, only secrets prove a table."""
+
+    def __init__(self, configured: Iterable[Table], keys: Keys | None, partitions: int) -> None:
+        self._configured = {f"{PREFIX}{table.workspace}/{table.destination}": table for table in configured}
+        self._partitions = partitions
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self._configured)
+
+    def at(self, path: str, query: bytes) -> Table | None:
+        """Return the table that calls there. None if no table can.
+
+        The home of a workspace that is not configured is the one that its URL names, as URLs of pinned workspaces do
+        (`Settings.callback_url`), else where Kafka's partitioner puts it.
+        """
+        table = self._configured.get(path)
+        if table is not None or self.keys is None or (names := _PATH.fullmatch(path)) is None:
+            return table
+        workspace, destination = names.groups()
+        pin = _pin_in(query)
+        pins = {workspace: pin} if pin is not None and pin < self._partitions else {}
+        return Table(workspace, destination, home_partition(workspace, self._partitions, pins), is_configured=False)
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of tables, secrets and keys: equal where two gateways would accept the same callbacks."""
+        parts = [
+            f"{path} {table.partition} {' '.join(sha256(secret).hexdigest() for secret in table.secrets)}"
+            for path, table in sorted(self._configured.items())
+        ]
+        return sha256("\n".join([repr(self.keys), str(self._partitions), *parts]).encode()).hexdigest()[:12]
+
+
+def tables_of(settings: Settings) -> Tables:
+    """Return the tables of a configuration that was read with the gateway's secrets."""
+    configured = [
+        Table(
+            workspace=destination.workspace,
+            destination=alias,
+            partition=settings.home(destination.workspace),
+            secrets=tuple(settings.secrets[name].encode() for name in destination.callback_secrets_env),
+        )
+        for alias, destination in settings.destinations.items()
+        if destination.callbacks
+    ]
+    keys = settings.callback_keys if settings.gateway.token_keys_env else None
+    return Tables(configured, keys, settings.kafka.partitions)
+
+
+class TableWatch:
+    """Reads the configuration again when one of its files has changed, and hands on the tables that it has then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Settings],
+        adopt: Callable[[Tables], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self._settings, self._read, self._adopt, self._report = settings, read, adopt, report
+        self._stamp = settings.stamp
+
+    async def run(self) -> None:
+        """Look again and again."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Adopt the tables if a file has changed. An invalid configuration changes nothing and is reported once."""
+        path = self._settings.path
+        if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._settings = self._read()
+        except SettingsError as error:
+            self._report(f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}")
+            return
+        self._stamp = self._settings.stamp
+        self._adopt(tables_of(self._settings))
+
+
+def is_secret_of(table: Table, secret: bytes) -> bool:
+    """True if this is one of the table's secrets, in constant time."""
+    good = [hmac.compare_digest(secret, known) for known in table.secrets]
+    return any(good)
+
+
+def _pin_in(query: bytes) -> int | None:
+    """Return the partition that a URL names."""
+    if len(query) > 100:
+        return None
+    named = parse_qs(query.decode("latin-1")).get("partition", [""])[0]
+    return int(named) if re.fullmatch(r"[0-9]{1,6}", named) else None

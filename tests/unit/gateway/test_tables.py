@@ -1,0 +1,121 @@
+"""The tables of a gateway: adopted when a file changes, named by a fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream_app.config import load_settings
+from stream_app.gateway.tables import Tables, TableWatch, tables_of
+
+KEY, OTHER_KEY, SECRET, LATER_SECRET = (f"{word} of thirty-two characters or more 81c5" for word in "abcd")
+TOML = """
+secrets_dir = "{secrets}"
+[gateway]
+public_url = "https://leads.example.com"
+token_keys_env = ["KEY"]
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["WEBHOOK"]
+callback_secrets_env = ["SECRET"]
+[workspaces.acme]
+"""
+MORE = """
+[destinations.firms]
+workspace = "globex"
+webhooks_env = ["WEBHOOK"]
+[workspaces.globex]
+partition = 3
+"""
+
+
+class Watched:
+    """A configuration in files, and the gateway that watches it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.secrets = folder / "stream_app.toml", folder / "secrets"
+        self.secrets.mkdir()
+        self.write(KEY=KEY, SECRET=SECRET)
+        self.file.write_text(TOML.format(secrets=self.secrets))
+        settings = load_settings(self.file, {}, ("gateway",))
+        self.tables = [tables_of(settings)]
+        self.reports: list[str] = []
+        self.watch = TableWatch(
+            settings, lambda: load_settings(self.file, {}, ("gateway",)), self.tables.append, self.reports.append
+        )
+
+    def write(self, **secrets: str) -> None:
+        for name, value in secrets.items():
+            (self.secrets / f"{name}.new").write_text(value)
+            (self.secrets / f"{name}.new").rename(self.secrets / name)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
+
+
+def secrets_at(tables: Tables, path: str) -> tuple[bytes, ...]:
+    table = tables.at(path, b"")
+    assert table is not None
+    return table.secrets
+
+
+def test_nothing_is_read_again_while_no_file_has_changed(watched: Watched) -> None:
+    for _ in range(3):
+        watched.watch.look()
+    assert len(watched.tables) == 1
+
+
+def test_a_new_table_is_adopted_with_its_partition(watched: Watched) -> None:
+    with watched.file.open("a") as file:
+        file.write(MORE)
+    watched.watch.look()
+    assert [len(each) for each in watched.tables] == [1, 2]
+    table = watched.tables[-1].at("/callbacks/globex/firms", b"")
+    assert table is not None
+    assert (table.partition, table.is_configured) == (3, True)
+
+
+def test_a_secret_is_adopted_from_its_file(watched: Watched) -> None:
+    watched.write(SECRET=LATER_SECRET)
+    watched.watch.look()
+    assert [secrets_at(each, "/callbacks/acme/people") for each in watched.tables] == [
+        (SECRET.encode(),),
+        (LATER_SECRET.encode(),),
+    ]
+
+
+def test_a_configuration_that_is_invalid_changes_nothing_and_is_reported_once(watched: Watched) -> None:
+    text = watched.file.read_text()
+    watched.file.write_text(f"{text}\n[nonsense]\n")
+    for _ in range(3):
+        watched.watch.look()
+    (report,) = watched.reports
+    assert report.startswith("the configuration is invalid, nothing was adopted: ")
+    assert "nonsense" in report
+    assert not any(secret in report for secret in (KEY, SECRET))
+    watched.file.write_text(text + MORE)
+    watched.watch.look()
+    assert [len(each) for each in watched.tables] == [1, 2]
+
+
+def test_equal_fingerprints_mean_the_same_tables_secrets_and_keys(watched: Watched) -> None:
+    def digest() -> str:
+        return tables_of(load_settings(watched.file, {}, ("gateway",))).digest
+
+    before = digest()
+    assert before == digest() == watched.tables[0].digest
+    found = {before}
+    watched.write(SECRET=LATER_SECRET)
+    found.add(digest())
+    watched.write(KEY=OTHER_KEY)
+    found.add(digest())
+    with watched.file.open("a") as file:
+        file.write(MORE)
+    found.add(digest())
+    watched.file.write_text(watched.file.read_text().replace("partition = 3", "partition = 4"))
+    found.add(digest())
+    assert len(found) == 5
+    assert all(len(each) == 12 for each in found)
