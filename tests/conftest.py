@@ -69,12 +69,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limits[item.path] = max(limits[item.path], limit_s)
         item.add_marker(pytest.mark.timeout(limit_s * BUSY), append=False)
     ranks = {name: rank for rank, name in enumerate(_SLOWEST_FIRST)}
-
-    def order(item: pytest.Item) -> tuple[float, int]:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        return -limits[item.path], ranks.get(folder, len(ranks))
-
-    items.sort(key=order)
+    here = Path(__file__).parent
+    order = {path: (-limit, ranks.get(path.relative_to(here).parts[0], len(ranks))) for path, limit in limits.items()}
+    items.sort(key=lambda item: order[item.path])
 
 
 def pytest_collection_finish() -> None:

@@ -26,6 +26,7 @@ from stream_app.domain.record import Record
 from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
+from tests.support.commands import run_command
 from tests.support.legal import follows
 from tests.support.pace import BUSY
 
@@ -210,16 +211,8 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def run(self, *argv: str) -> tuple[int, str]:
         """Run a command of the CLI. Return its exit code and its output."""
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "stream_app", argv[0], "--config", str(self._config), *argv[1:]],
-            capture_output=True,
-            text=True,
-            timeout=110 * BUSY,
-            check=False,
-            cwd=self.directory,
-        )
-        return ran.returncode, ran.stdout + ran.stderr
+        words = [argv[0], "--config", str(self._config), *argv[1:]]
+        return await asyncio.to_thread(run_command, words, self.directory, 110 * BUSY)
 
     # --------------------------------------------------------------------------------------------- in and out
 
