@@ -75,11 +75,6 @@ def test_tests_whose_service_cannot_start_fail_instead_of_being_skipped(tmp_path
     assert "2 errors in" in ran.stdout
 
 
-def test_a_run_that_needs_no_service_starts_none() -> None:
-    ran = pytest_without_kafka("-n", "2", "tests/unit/domain/test_webhook.py")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
 def pytest_without_kafka(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run pytest where a test that asks for the broker fails."""
     return subprocess.run(
