@@ -5,18 +5,35 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+from aiokafka import TopicPartition
 
 from stream_app.config.model import OAuth, Security, Settings
 from stream_app.config.secret_files import Secrets
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.rights import rights_of
+from stream_app.domain.system import system_problem
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
-from stream_app.kafka.readers import Progress, TopicReader
+from stream_app.kafka.readers import Progress, Reader, TopicReader
 from stream_app.kafka.rights import check_access
+
+_COMPARED: Final = frozenset(
+    {
+        "worker",
+        "board",
+        "board with operator_token_env",
+        "suppress add",
+        "suppress remove",
+        "suppress list",
+        "erase",
+    }
+)
+"""The programs that read rows, or write hashes of people: they compare their settings with those of the namespace."""
+
+_FIRST_BYTES: Final = 4_096  # of each partition; Kafka sends one batch at least
 
 
 def connection_of(settings: Settings) -> KafkaConnection:
@@ -64,12 +81,25 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
     Raises:
         KafkaRefused: Kafka rejects our credentials or certificate, or rights are missing. Raised at once.
         TopicsError: Topics are missing, or have another number of partitions.
+        SettingsError: The settings are not those that the namespace began with, and the program depends on them.
         BrokerUnavailable: Kafka does not respond.
     """
     rights = rights_of(settings.names, settings.replay.tiers_s)[program]
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]
     async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
         await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)
+    if program in _COMPARED:
+        await _check_system(settings)
+
+
+async def _check_system(settings: Settings) -> None:
+    """Compare the settings with the first record of each partition of the state."""
+    state, partitions = settings.names.state, settings.kafka.partitions
+    async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
+        firsts = await reader.firsts([TopicPartition(state, number) for number in range(partitions)])
+    for place, record in sorted(firsts.items()):
+        if problem := system_problem(record.key, record.value, partitions):
+            raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])
 
 
 def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:

@@ -87,6 +87,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         look_at_groups=groups,
     )
     order = Rights(read=frozenset({names.audit}), write=frozenset({names.commands}))
+    change = msgspec.structs.replace(order, read=order.read | {names.state})
     survey = dead_letters | {names.state, names.retry, names.replay_state}
     select = Rights(read=survey, write=frozenset({names.replay_state}))
     doctor = Rights(
@@ -152,8 +153,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "lanes ORDER": order,
         "explain": look,
         "suppress list": Rights(read=frozenset({names.state})),
-        "suppress add": order,
-        "suppress remove": order,
+        "suppress add": change,
+        "suppress remove": change,
         "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),
         "dlq": count,
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),

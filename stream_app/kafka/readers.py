@@ -211,6 +211,26 @@ class Reader:
                     found += [record for record in got[tp] if record.offset in wanted]
         return found
 
+    async def firsts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Any]:
+        """Return the first committed record that Kafka keeps of each partition. Partitions without one are absent."""
+        begins, ends = await self.begins(partitions), await self.ends(partitions)
+        left = {tp: begins[tp] for tp in partitions if begins[tp] < ends[tp]}
+        firsts: dict[TopicPartition, Any] = {}
+        try:
+            async with asyncio.timeout(_SILENT_S):
+                while left:
+                    self._assign(left)
+                    for tp, records in (await self._poll((), 500, _MOST_RECORDS)).items():
+                        firsts[tp] = records[0]
+                    passed = {tp: await self.position(tp) for tp in left}
+                    left = {tp: at for tp, at in passed.items() if tp not in firsts and at < ends[tp]}
+        except TimeoutError:
+            tp = next(iter(left))
+            raise BrokerUnavailable(
+                f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s: is its broker up?"
+            ) from None
+        return firsts
+
     async def count_spans(self, spans: Mapping[TopicPartition, Span]) -> dict[TopicPartition, int]:
         """Count the committed records of each span.
 

@@ -1,4 +1,7 @@
-"""Detects that a topic was deleted or created again while a process runs: its offsets then mean other records.
+"""Detects that a topic was deleted, created again or given more partitions while a process runs.
+
+The offsets of a new topic of the same name mean other records. With more partitions, names of workspaces hash to other
+ones.
 
 Rows identify records by topic, partition and offset. A worker that continued would take new leads for old ones, and
 with a new state topic it would forget which leads were paid for. A changed topic id shows a new topic. A log that ends
@@ -9,14 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
-from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
+from stream_app.domain.text import count
+from stream_app.domain.topics import MORE_PARTITIONS
+from stream_app.kafka.connection import KafkaConnection, open_admin, refusal_or_silence
 from stream_app.kafka.protocol import NO_TOPIC_ID, Metadata
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Throttled
@@ -32,9 +38,13 @@ _MISSING_S: Final = 10.0  # a broker that has just started may not list its topi
 
 
 class KnownTopics:
-    """The ids of the topics as the process first saw them. The whole process shares one instance."""
+    """The ids of the topics as the process first saw them. The whole process shares one instance.
 
-    def __init__(self) -> None:
+    `partitions`: how many each topic must have; None: any number.
+    """
+
+    def __init__(self, partitions: int | None = None) -> None:
+        self._partitions = partitions
         self._ids: dict[str, bytes] = {}
 
     async def check(self, client: Any, topics: Iterable[str]) -> set[str]:
@@ -53,7 +63,7 @@ class KnownTopics:
             Those that are missing.
 
         Raises:
-            TopicsError: Another topic has the name of one that was seen.
+            TopicsError: Another topic has the name of one that was seen, or a topic has more partitions.
         """
         missing = set(topics)
         for topic in described:
@@ -65,7 +75,36 @@ class KnownTopics:
                 raise TopicsError(
                     [f"{name}: the topic was deleted and created again while this process ran. {_WHAT_NOW}"]
                 )
+            if self._partitions is not None:
+                _check_partitions(topic, self._partitions)
         return missing
+
+
+def _check_partitions(topic: Mapping[str, Any], partitions: int) -> None:
+    """Raise TopicsError if a topic of an answer to Metadata has more partitions.
+
+    One with fewer is the answer of a broker that does not know of all of them yet: Kafka removes none.
+    """
+    if (number := len(topic["partitions"])) > partitions:
+        raise TopicsError(
+            [
+                f"{topic['topic']} has {count(number, 'partition')}, and this process runs with {partitions}: "
+                f"partitions were added while it ran, and Kafka removes none; {MORE_PARTITIONS}"
+            ]
+        )
+
+
+async def watch_partitions(connection: KafkaConnection, topics: Collection[str], partitions: int) -> None:
+    """Look every second, until cancelled. Raises TopicsError with one line if a topic has more partitions."""
+    while True:
+        with suppress(BrokerUnavailable, KafkaRefused):  # the process reports that Kafka is away
+            async with open_admin(connection) as admin:
+                while True:
+                    for topic in (await admin._client.ask_any(Metadata(topics))).to_object()["topics"]:
+                        if not topic["error_code"]:
+                            _check_partitions(topic, partitions)
+                    await asyncio.sleep(_EVERY_S)
+        await asyncio.sleep(_EVERY_S)
 
 
 class TopicWatch:

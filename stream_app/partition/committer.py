@@ -1,5 +1,6 @@
 """Group commit: all steps that were submitted during a transaction are committed by the next one.
 
+The first transaction of a partition begins with the row that says what its namespace began with (domain/system.py).
 A step is never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are
 collected. If a transaction fails, none of it is committed, and every step in it and behind it fails.
 """
@@ -34,6 +35,9 @@ class Committer:
 
     `spacing_s` is the shortest time from the end of a transaction to the start of the next one. `failed` is called
     after a failed transaction.
+
+    Attributes:
+        opening: The record that the partition begins with, until it is committed.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Committer:
         self._failed = failed
         self._waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = []
         self._submitted = asyncio.Event()
+        self.opening: Record | None = None
         self.failures = 0  # since the last transaction that succeeded
         self._batches = 0
         self._busy = False
@@ -99,7 +104,7 @@ class Committer:
                 self._failed(error)
                 return
             ended = now()
-            self.failures, self._busy = 0, False
+            self.failures, self._busy, self.opening = 0, False, None
             self._batches += 1
             self._lanes.committed()
             for _, future in batch:
@@ -111,7 +116,7 @@ class Committer:
         """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""
         batch, self._waiting = self._waiting, []
         self._submitted.clear()
-        records: list[Record] = []
+        records = [self.opening] if self.opening is not None else []
         lanes: set[str] = set()
         for step, _ in batch:
             records.extend(Record(self._state_topic, key, value) for key, value in step.rows)

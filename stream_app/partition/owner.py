@@ -133,6 +133,7 @@ class PartitionOwner:
         Raises:
             BrokerUnavailable: Kafka cannot be reached now.
             RowUnreadable: A row does not decode.
+            SettingsError: The settings of this process are not those that the namespace began with.
         """
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.committer.forget()

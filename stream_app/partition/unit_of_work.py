@@ -14,7 +14,7 @@ from stream_app.domain.callback.interpret import Booking, book
 from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
-from stream_app.domain.errors import StateStoreError
+from stream_app.domain.errors import SettingsError, StateStoreError
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lane import Lane
@@ -23,7 +23,8 @@ from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.committer import Committer
 from stream_app.partition.deadlines import DeadlineQueue
@@ -73,7 +74,9 @@ class UnitOfWork:
 
         Raises:
             RowUnreadable: A row does not decode.
+            SettingsError: The settings of this process are not those that the namespace began with.
         """
+        self.committer.opening = self._opening(rows)
         if unknown := [key for key in rows if key[:2] not in KINDS]:
             self._observer.unknown_rows(self._number, len(unknown))
             for key in unknown:
@@ -82,6 +85,15 @@ class UnitOfWork:
         self.lanes.load(rows)
         self.rows.load(rows)
         self.deadlines.clear()
+
+    def _opening(self, rows: dict[bytes, bytes]) -> Record | None:
+        """Return what the partition begins with, if it has no row yet. Removes the row of the system from `rows`."""
+        if not rows:
+            return Record(self._plan.topics.state, SYSTEM_KEY, system_row(self._plan.partitions))
+        began = rows.pop(SYSTEM_KEY, None)
+        if problem := system_problem(None if began is None else SYSTEM_KEY, began, self._plan.partitions):
+            raise SettingsError([f"{self._plan.topics.state}/{self._number}: {problem}"])
+        return None
 
     # ------------------------------------------------------------------------------------------------------- rows
 

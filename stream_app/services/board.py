@@ -40,6 +40,7 @@ from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import open_inbox
+from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.kafka.topics import TopicsThere
 from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
@@ -48,7 +49,7 @@ from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
 from stream_app.publishing.uploads import Uploads
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
-from stream_app.tasks import cancel
+from stream_app.tasks import cancel, run_until
 
 _GRACE_S: Final = 10
 
@@ -79,7 +80,8 @@ async def run_board(settings: Settings) -> None:
 
             ops = await stack.enter_async_context(serve_ops(http.host, http.board_ops_port, registry, not_ready))
             logger.info("board_started", version=__version__, port=port, metrics_port=ops, url=settings.board_url)
-            await stop.wait()
+            topics = [topic.name for topic in settings.topic_plan()]
+            await run_until(stop, watch_partitions(connection, topics, settings.kafka.partitions))
         logger.info("board_stopped")
 
 

@@ -14,13 +14,14 @@ from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.receiver import Limits, Receiver
 from stream_app.gateway.tables import Tables, TableWatch, tables_of
 from stream_app.kafka.producers import open_inbox
+from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
 from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
-from stream_app.tasks import cancel
+from stream_app.tasks import cancel, run_until
 
 _GRACE_S: Final = 10
 
@@ -66,5 +67,6 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 serve_ops(http.host, http.gateway_ops_port, registry, callbacks.not_ready)
             )
             logger.info("gateway_started", version=__version__, port=port, metrics_port=ops, tables=len(tables))
-            await stop.wait()
+            topic, partitions = settings.names.callbacks, settings.kafka.partitions
+            await run_until(stop, watch_partitions(connection_of(settings), [topic], partitions))
         logger.info("gateway_stopped")

@@ -19,6 +19,7 @@ from stream_app.domain.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.trace import clay_of
 from stream_app.kafka.readers import Reader
+from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.process_metrics import process_registry
@@ -61,10 +62,14 @@ async def run_trace(settings: Settings) -> None:
                     await asyncio.sleep(_PAUSE_S)
                     trouble = ""
 
+    async def both() -> None:
+        watch = watch_partitions(connection_of(settings), [settings.names.status], settings.kafka.partitions)
+        await asyncio.gather(follow(), watch)
+
     with stop_signal() as stop:
         async with serve_ops(settings.http.host, settings.http.trace_port, registry, not_ready) as port:
             logger.info("trace_started", version=__version__, metrics_port=port, endpoint=trace.endpoint)
-            await run_until(stop, follow())
+            await run_until(stop, both())
     logger.info("trace_stopped")
 
 

@@ -57,7 +57,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     async with AsyncExitStack() as stack:
         # Kafka, Clay and the cache.
         await check_kafka(settings, "worker", logger)
-        topics, view = KnownTopics(), ClusterView(connection)
+        topics, view = KnownTopics(plan.partitions), ClusterView(connection)
         stack.push_async_callback(view.close)
         clock, kafka_clock = SystemClock(), KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         client = await stack.enter_async_context(clay_client(settings, egress))

@@ -183,7 +183,7 @@ read_model_path = "{self.directory}/model.sqlite"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         port = free_port()
-        names = {name: f"{name}_port" for name in ("worker", "replay")}
+        names = {name: f"{name}_port" for name in ("worker", "replay", "trace")}
         names |= {name: f"{name}_ops_port" for name in ("gateway", "board")}
         free = {name: port if name == names[command] else free_port() for name in names.values()}
         public = {"gateway_port": self.gateway_port, "board_port": self.board_port}

@@ -44,8 +44,8 @@ async def test_a_workspace_that_was_moved_is_refused_in_one_line(kafka: Broker, 
         assert await moved.ended(60) == 1
         assert is_calm(moved), moved.said()
         assert moved.last_words() == [
-            "workspace w0 has its lane in partition 0 and its home is 0, the configuration says 1: set "
-            "workspaces.w0.partition = 0, or use a new workspace name; to move the lane, use: stream-app lanes move"
+            "workspace w0 has its lane in partition 0, the configuration says 1: set workspaces.w0.partition = 0, or "
+            "use a new workspace name"
         ]
 
 

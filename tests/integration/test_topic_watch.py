@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -11,9 +12,9 @@ from aiokafka import TopicPartition
 from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import TopicsError
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
+from stream_app.kafka.topic_watch import KnownTopics, TopicWatch, watch_partitions
 from stream_app.kafka.transactional_state import TransactionalState
-from tests.support.kafka import create_topics, delete_topic
+from tests.support.kafka import add_partitions, create_topics, delete_topic
 
 LOG = TopicPartition("leads", 0)
 
@@ -58,3 +59,23 @@ async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: st
         with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created again"):
             await ledger.take_over()
         await ledger.close()
+
+
+async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace: str) -> None:
+    """Where it looks each second, and where a partition is taken over."""
+    leads, state, connection = namespace + "leads", namespace + "state", KafkaConnection(kafka.bootstrap)
+    await create_topics(kafka.bootstrap, leads, state, partitions=2)
+    known = KnownTopics(2)
+    watching = asyncio.create_task(TopicWatch(connection, known, [leads], 2).run())
+    counting = asyncio.create_task(watch_partitions(connection, [leads], 2))
+    ledger = TransactionalState(connection, f"{state}-0", state, 0, known=known)
+    assert await ledger.take_over() == {}
+    assert not watching.done()
+    assert not counting.done()
+    await add_partitions(kafka.bootstrap, 3, leads, state)
+    for ended in (asyncio.wait_for(watching, 30), asyncio.wait_for(counting, 30)):
+        with pytest.raises(TopicsError, match=f"^{re.escape(leads)} has 3 partitions, and this process runs with 2"):
+            await ended
+    with pytest.raises(TopicsError, match=f"^{re.escape(state)} has 3 partitions, and this process runs with 2"):
+        await ledger.take_over()
+    await ledger.close()

@@ -49,11 +49,11 @@ async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, n
     await create_topics(client(kafka), small(namespace, leads_days=3), WAIT_S, print)
     every = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace, leads_days=3)]
     (line,) = (await create_topics(client(kafka), every, WAIT_S, print)).problems
-    assert line.startswith(f"{len(every)} topics, each: has 2 partitions, the config says 5. Partitions never")
+    assert line.startswith(f"{len(every)} topics, each: has 2 partitions, the config says 5; a system keeps")
     wanted = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace)[:1]]
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     assert len(report.problems) == 2
-    assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5. Partitions never")
+    assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5; a system keeps")
     assert "retention.ms is 259200000, the plan says 604800000" in report.problems[1]
     assert f"--entity-name {namespace}leads --add-config" in report.problems[1]
     with pytest.raises(TopicsError) as caught:

@@ -48,7 +48,6 @@ def test_every_command_is_covered() -> None:
         "board with operator_token_env",
         "trace",
         "topics",
-        "topics --grow",
         "doctor",
         "doctor --round-trip",
     }

@@ -23,7 +23,7 @@ from tests.partition.test_committer import Silent
 from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
-from tests.simulation.kafka import MemoryKafka
+from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
 
 _ANSWER = msgspec.json.Decoder(CommandAnswer)
@@ -38,6 +38,7 @@ class Bench:
         self.plan = plan_of(setup or Setup())
         self.observer = observer or Silent()
         self.kafka = MemoryKafka(now_ms)
+        begin_system(self.kafka, self.plan)
         self.clay = SlowClay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.reloads = 0

@@ -30,7 +30,7 @@ from tests.partition.test_committer import Silent
 from tests.partition.test_owner import _member
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
-from tests.simulation.kafka import MemoryKafka
+from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.legal import follows
 
@@ -78,6 +78,7 @@ class Bench:
         there: Destination = msgspec.structs.replace(self.plan.destinations[alias], cache_first=cache_first)
         self.plan.destinations[alias] = there
         self.kafka, self.clay = MemoryKafka(now_ms), Clay()
+        begin_system(self.kafka, self.plan)
         self.cache = MemoryCache() if cache is None else cache
         self.partition = PartitionOwner(
             *(0, self.plan, MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0), self.clay, VirtualClock()),

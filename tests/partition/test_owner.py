@@ -21,7 +21,7 @@ from stream_app.partition.state import RowUnreadable
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import RecordingStream, VirtualClock, consumed, now_ms, run
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger
-from tests.simulation.kafka import MemoryKafka
+from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ class Bench:
         own = {name: dict(getattr(shared, name)) for name in ("workspaces", "destinations", "pins")}
         self.plan = msgspec.structs.replace(shared, **own)
         self.kafka = MemoryKafka(now_ms)
+        begin_system(self.kafka, self.plan)
         self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)

@@ -23,7 +23,7 @@ from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.test_owner import _member
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
-from tests.simulation.kafka import MemoryKafka
+from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
 
 
@@ -53,6 +53,7 @@ class Bench:
         }
         self.plan = msgspec.structs.replace(plan, replay=policy, delivery=delivery, workspaces=workspaces)
         self.kafka = MemoryKafka()
+        begin_system(self.kafka, self.plan)
         self.clay = NeverClay()
         self.partition = PartitionOwner(
             0,

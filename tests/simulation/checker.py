@@ -21,6 +21,7 @@ from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Plan, in_force
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.system import SYSTEM_KEY
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
@@ -72,6 +73,7 @@ class Checker:
         self._blocked_until: defaultdict[str, int] = defaultdict(int)
         self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
+        self._begun: set[int] = set()
         self.orders = OrderChecks(plan, problem)
         self.answers = Answers(plan, self.histories, now_ms, problem)
 
@@ -193,6 +195,9 @@ class Checker:
         touched: dict[str, None] = {}
         for consumed in records:
             key = consumed.key or b""
+            if (key == SYSTEM_KEY) is (consumed.partition in self._begun):
+                self._problem(f"begin: {consumed.record_id} is {key!r}: a partition begins with its system, once")
+            self._begun.add(consumed.partition)
             if key.startswith(b"l/"):
                 lane = _lane.decode(consumed.value or b"")
                 self._lanes[lane.workspace] = lane

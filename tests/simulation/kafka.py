@@ -13,8 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction
+from stream_app.domain.system import SYSTEM_KEY, system_row
 
 ORDINARY_TIMEOUT_MS: Final = 60_000
 
@@ -310,3 +312,9 @@ class MemoryKafka:
         before = self._offsets.get((group, topic, partition), 0)
         self._offsets[group, topic, partition] = offset
         self.on_offset(group, self.log(topic, partition), before, offset)
+
+
+def begin_system(kafka: MemoryKafka, plan: Plan) -> None:
+    """Let each partition have what its first owner writes, so that a test may add rows of its own."""
+    for number in range(plan.partitions):
+        kafka.produce(number, Record(plan.topics.state, SYSTEM_KEY, system_row(plan.partitions)))

@@ -25,6 +25,7 @@ from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.committer import Committer
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import Keys
 from stream_app.partition.markers import ProcessedMarkers
@@ -40,6 +41,27 @@ from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, 
 from tests.simulation.neighbours import crowded
 
 # ------------------------------------------------------------------------------------------- the order of things
+
+
+@mutant("begin")
+def a_partition_ends_its_first_step_with_its_system() -> Patch:
+    take = Committer._take
+
+    def last(self: Committer) -> Any:
+        batch, (first, *others) = take(self)
+        return batch, [*others, first]
+
+    return patch.object(Committer, "_take", last)
+
+
+@mutant("begin")
+def a_partition_forgets_that_it_has_begun() -> Patch:
+    real = UnitOfWork._opening
+
+    def opening(self: UnitOfWork, rows: dict[bytes, bytes]) -> Record | None:
+        return real(self, rows) or real(self, {})
+
+    return patch.object(UnitOfWork, "_opening", opening)
 
 
 @mutant("2", "6")

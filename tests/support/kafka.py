@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from tests.support.pace import BUSY
 
@@ -38,6 +38,12 @@ async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config
         made = await client.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
         assert not [error for error in made.topic_errors if error[1]], made
         await _until_listed(client, lambda listed: listed.issuperset(names))
+
+
+async def add_partitions(bootstrap: str, partitions: int, *names: str) -> None:
+    """Let topics have so many partitions, as `kafka-topics.sh --alter` does."""
+    async with admin(bootstrap) as client:
+        await client.create_partitions({name: NewPartitions(partitions) for name in names})
 
 
 async def delete_topic(bootstrap: str, name: str) -> None:

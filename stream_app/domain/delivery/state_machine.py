@@ -125,10 +125,11 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sampled: bool = False
 
 
-KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
+KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"n/", b"o/", b"p/", b"s/", b"x/"})
 """Prefixes of row keys.
 
-domain/lane/command.py has k/, domain/lead/person.py has p/, and domain/lead/suppression.py has e/, s/ and x/.
+domain/lane/command.py has k/, domain/system.py has n/, domain/lead/person.py has p/, and domain/lead/suppression.py
+has e/, s/ and x/.
 """
 
 

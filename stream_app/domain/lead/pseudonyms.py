@@ -47,6 +47,11 @@ def current() -> Pseudonyms:
     return _Process.current
 
 
+def fingerprint() -> str | None:
+    """Return what tells the pepper of this process from another one, and does not reveal it; None without a pepper."""
+    return digest("fingerprint of the pepper") if _Process.current.key else None
+
+
 def digest(*parts: str) -> str:
     """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the pepper."""
     return _digest(_Process.current.key, parts)

@@ -1,0 +1,65 @@
+"""What a namespace began with: its number of partitions and its pepper. Neither can change while it has data.
+
+Names of workspaces are hashed over the partitions, and people and lead ids are hashed with the pepper. With another
+number or pepper the same lead would have another row, so it would be sent and paid for again, and the suppression list
+would name people whom nothing matches. So the first step of each partition writes a row with both, before anything else
+that it writes. It is never written again: its key has one record, which compaction keeps at its place. So it stays the
+first record of its partition, and a process finds out at its start what the namespace began with.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.lead.pseudonyms import fingerprint
+from stream_app.domain.topics import MORE_PARTITIONS
+
+SYSTEM_KEY: Final = b"n/system"
+"""The key of the row."""
+
+_PEPPER: Final = "or take a new kafka.namespace: no hash that was made with another pepper is recognised"
+
+
+class SystemRow(msgspec.Struct, frozen=True):
+    """The value of the row. `pepper`: the fingerprint of the pepper; None: there is none."""
+
+    partitions: int
+    pepper: str | None = None
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(SystemRow).decode
+
+
+def system_row(partitions: int) -> bytes:
+    """Return the row that a namespace gets which begins with the settings of this process."""
+    return _encode(SystemRow(partitions, fingerprint()))
+
+
+def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> str:
+    """Compare the first record of a partition with the settings of this process.
+
+    Returns:
+        What differs and what to do, in one line; '' if nothing differs.
+    """
+    if key != SYSTEM_KEY or value is None:
+        return (
+            "it has rows that were written by an earlier build, which this one cannot continue: drain it with that "
+            "build, or take a new kafka.namespace (docs/sizing.md, More partitions)"
+        )
+    try:
+        began = _decode(value)
+    except msgspec.DecodeError as error:
+        return f"its row {SYSTEM_KEY.decode()} cannot be read: {error}; restore it"
+    if began.partitions != partitions:
+        return f"kafka.partitions = {partitions}, and this namespace began with {began.partitions}: {MORE_PARTITIONS}"
+    now = fingerprint()
+    if now == began.pepper:
+        return ""
+    if began.pepper is None:
+        return f"privacy.pepper_env is set, and this namespace began without a pepper: remove it, {_PEPPER}"
+    if now is None:
+        return f"privacy.pepper_env is not set, and this namespace began with a pepper: set it, {_PEPPER}"
+    return f"the pepper of privacy.pepper_env is not the one that this namespace began with: set that, {_PEPPER}"

@@ -1,0 +1,79 @@
+"""The first committed record of each partition, on a real Kafka: it says what the namespace began with."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.readers import Reader
+from tests.support.kafka import create_topics
+
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.ms": "200",
+    "min.cleanable.dirty.ratio": "0.01",
+    "max.compaction.lag.ms": "200",
+    "delete.retention.ms": "0",
+}
+
+
+async def firsts(kafka: Broker, topic: str, partitions: int) -> dict[int, tuple[bytes, bytes, int]]:
+    """Key, value and offset, by partition."""
+    async with Reader(KafkaConnection(kafka.bootstrap), max_partition_fetch_bytes=64) as reader:
+        found = await reader.firsts([TopicPartition(topic, number) for number in range(partitions)])
+    return {place.partition: (record.key, record.value, record.offset) for place, record in found.items()}
+
+
+async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker, namespace: str) -> None:
+    topic = namespace + "state"
+    await create_topics(kafka.bootstrap, topic, partitions=4)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace)
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for number in (0, 1):
+            await producer.send_and_wait(topic, b"lost", b"x", partition=number)
+        await producer.abort_transaction()
+        for value in (b"1", b"2"):
+            await producer.begin_transaction()
+            for number in (0, 2):
+                await producer.send_and_wait(topic, value * 5_000, value, partition=number)
+            await producer.commit_transaction()
+        assert await firsts(kafka, topic, 4) == {0: (b"1", b"1" * 5_000, 2), 2: (b"1", b"1" * 5_000, 0)}
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"open", b"x", partition=3)
+        assert (await firsts(kafka, topic, 4)).keys() == {0, 2}
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, namespace: str) -> None:
+    topic = namespace + "state"
+    await create_topics(kafka.bootstrap, topic, config=COMPACTED)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, system_row(4), SYSTEM_KEY)
+        offsets, number = list(range(9)), 0
+        while len(offsets) > 4:  # what is left of a row that changes again and again
+            await producer.send_and_wait(topic, b"%d" % number, b"d/acme/people/1")
+            number += 1
+            await asyncio.sleep(0.5)
+            async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
+                place = TopicPartition(topic, 0)
+                span = (await reader.begins([place]))[place], (await reader.ends([place]))[place]
+                found = [record.offset async for got in reader.scan({place: span}) for record in got[place]]
+                offsets = found if number > 8 else offsets
+    finally:
+        await producer.stop()
+    key, value, offset = (await firsts(kafka, topic, 1))[0]
+    assert (system_problem(key, value, 4), offset) == ("", 0)
+    assert offsets[1] > 1, "a later row is compacted away"

@@ -1,0 +1,71 @@
+"""What a namespace began with is compared with the settings of a process: one line says what differs and what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream_app.domain.lead.pseudonyms import Pseudonyms, fingerprint, pseudonyms_of, use
+from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+
+ONE, OTHER = "pepper-of-this-namespace-0123456", "pepper-of-another-namespace-0123"
+
+
+def begin(pepper: str | None, partitions: int = 8) -> bytes:
+    """The row of a namespace that begins with this pepper."""
+    use(pseudonyms_of(pepper, hash_lead_ids=False))
+    return system_row(partitions)
+
+
+@pytest.mark.parametrize("pepper", [None, ONE])
+def test_the_settings_that_a_namespace_began_with_are_taken(pepper: str | None) -> None:
+    assert system_problem(SYSTEM_KEY, begin(pepper), 8) == ""
+
+
+def test_another_number_of_partitions_is_refused() -> None:
+    problem = system_problem(SYSTEM_KEY, begin(None), 16)
+    assert problem.startswith("kafka.partitions = 16, and this namespace began with 8: a system keeps the number")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "what"),
+    [
+        (None, ONE, "privacy.pepper_env is set, and this namespace began without a pepper: remove it, or take a new"),
+        (ONE, None, "privacy.pepper_env is not set, and this namespace began with a pepper: set it, or take a new"),
+        (ONE, OTHER, "the pepper of privacy.pepper_env is not the one that this namespace began with: set that, or"),
+    ],
+)
+def test_another_pepper_is_refused(before: str | None, now: str | None, what: str) -> None:
+    row = begin(before)
+    use(pseudonyms_of(now, hash_lead_ids=False))
+    assert system_problem(SYSTEM_KEY, row, 8).startswith(what)
+
+
+@pytest.mark.parametrize(("key", "value"), [(b"l/acme", b"{}"), (b"k/c1", None), (None, None)])
+def test_rows_without_the_row_of_the_system_are_of_an_earlier_build(key: bytes | None, value: bytes | None) -> None:
+    problem = system_problem(key, value, 8)
+    assert "written by an earlier build" in problem
+    assert "drain it with that build, or take a new kafka.namespace" in problem
+
+
+def test_a_row_that_cannot_be_read_is_named() -> None:
+    assert system_problem(SYSTEM_KEY, b"{", 8).startswith("its row n/system cannot be read")
+
+
+def test_every_problem_is_one_line_and_names_no_pepper() -> None:
+    row = begin(ONE)
+    assert ONE.encode() not in row
+    use(pseudonyms_of(OTHER, hash_lead_ids=False))
+    problems = [system_problem(*record, 8) for record in ((SYSTEM_KEY, row), (SYSTEM_KEY, b"{"), (b"l/acme", b""))]
+    assert not [problem for problem in problems if "\n" in problem or OTHER in problem]
+
+
+def test_a_fingerprint_tells_peppers_apart_and_is_not_their_key() -> None:
+    use(Pseudonyms())
+    assert fingerprint() is None
+    seen = set()
+    for pepper in (ONE, OTHER):
+        use(pseudonyms := pseudonyms_of(pepper, hash_lead_ids=False))
+        seen.add(mark := fingerprint())
+        assert mark is not None
+        assert mark not in (pepper, pseudonyms.key.hex())
+    assert len(seen) == 2
