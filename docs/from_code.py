@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import isfunction
 from itertools import product
@@ -33,7 +34,7 @@ from stream_app.domain.ranges import Range
 from stream_app.domain.record import ConsumedRecord
 
 CODE: Final = Path(__file__).parents[1] / "stream_app"
-EXAMPLE: Final = CODE / "config" / "stream_app.example.toml"
+SITUATIONS: Final = Path(__file__).with_name("situations.toml")
 ATTRIBUTE: Final = r"^    (\w+): (.+(?:\n        .+)*)"
 """One of the attributes in a docstring: its name and its meaning."""
 _NAMES: Final = {"workspaces": ".<name>", "destinations": ".<alias>"}
@@ -41,18 +42,48 @@ _VARIES: Final = "{value}"
 _TYPES: Final[dict[Any, str]] = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
 
 
+_SETTINGS: Final = """\
+# Settings
+
+Every process and command reads one TOML file: the one that `--config` names, else the one that `STREAM_APP_CONFIG`
+names, else `stream_app.toml` in the current folder. Copy the
+[example](../../stream_app/config/stream_app.example.toml), which has what one sets on the first day. This page has
+every key, and the situation in which one changes it. All errors of a file are reported together, one on a line, with
+exit code 2.
+
+- Units are in the names: `_s` is seconds, `_days` is days, `_bytes` is bytes.
+- Secrets are not in the file. A key that ends in `_env` names an environment variable, or a file of that name in
+  `secrets_dir`.
+- "Not set" means that the key has no value until you give one.
+- Changes of workspaces and destinations take effect with `stream-app lanes reload`, other changes at a restart.
+- `[workspace_defaults]` has the keys of `[workspaces.<name>]` but `partition` and `default_destination`, and sets them
+  for each workspace whose own table does not.
+"""
+
+
 def settings() -> str:
-    """Return the page of the keys of the configuration."""
-    intro = (
-        "# Settings\n\nEvery key of the configuration file. [Configuration](../configuration.md) explains them.\n\n"
-        "Keys that end in `_s` are in seconds, in `_days` in days, in `_bytes` in bytes. Keys that end in `_env` name "
-        "environment variables.\n`[workspace_defaults]` has the keys of `[workspaces.<name>]`.\n"
-    )
-    return "\n".join([intro, *_tables(Settings, "", _example_comments())])
+    """Return the page of the keys of the configuration.
+
+    Raises:
+        KeyError: A key has no situation in situations.toml, or a situation has no key.
+    """
+    situations = _flat(tomllib.loads(SITUATIONS.read_text(encoding="utf-8")))
+    page = "\n".join([_SETTINGS, *_tables(Settings, "", situations)])
+    if situations:
+        raise KeyError(f"docs/{SITUATIONS.name}: no such keys: {', '.join(situations)}")
+    return page
 
 
-def _tables(kind: type[msgspec.Struct], table: str, comments: Mapping[str, str]) -> Iterator[str]:
-    """Yield a table of the configuration, and those in it. A key without a meaning raises KeyError."""
+def _flat(table: Mapping[str, Any], place: str = "") -> dict[str, str]:
+    """Return a table with those in it as one: place of each key -> its value."""
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+    return flat
+
+
+def _tables(kind: type[msgspec.Struct], table: str, situations: dict[str, str]) -> Iterator[str]:
+    """Yield a table of the configuration, and those in it. Takes their situations out of `situations`."""
     meanings, hints = _attributes(kind), get_type_hints(kind, include_extras=True)
     defaults = {field.name: field for field in msgspec.structs.fields(kind)}
     rows, inner = [], []
@@ -62,16 +93,18 @@ def _tables(kind: type[msgspec.Struct], table: str, comments: Mapping[str, str])
         if isinstance(nested, type) and issubclass(nested, msgspec.Struct):
             inner.append((nested, place + _NAMES[key] if nested is not hint else place))
             continue
-        meaning = meanings.get(key) or comments[re.sub(r"\.<\w+>", "", place)]
-        rows.append(f"| `{key}` | {_default(defaults[key], place)} | {cell(_kind(hint))} | {cell(meaning)} |")
+        if place not in situations:
+            raise KeyError(f"docs/{SITUATIONS.name}: say in which situation one changes {place}")
+        texts = _default(defaults[key], place), cell(_kind(hint)), cell(meanings[key]), cell(situations.pop(place))
+        rows.append(f"| `{key}` | {' | '.join(texts)} |")
     if rows:
         heading = f"{'#' * (2 + (table.count('.') > table.count('.<')))} `[{table}]`" if table else "## Top level"
         described = _described(kind) if table else ""
         yield f"{heading}\n\n{described}\n" if described else f"{heading}\n"
-        yield "| Key | Default | Type | Meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        yield "| Key | Default | Type | Meaning | When to change it |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     for nested, place in inner:
         if place != "workspace_defaults":
-            yield from _tables(nested, place, comments)
+            yield from _tables(nested, place, situations)
 
 
 def _default(field: msgspec.structs.FieldInfo, place: str) -> str:
@@ -111,17 +144,6 @@ def _attributes(kind: type) -> dict[str, str]:
     for each in reversed(kind.__mro__):
         attributes = inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("\n\nAttributes:\n")[2]
         found |= {name: " ".join(text.split()) for name, text in re.findall(ATTRIBUTE, attributes, re.M)}
-    return found
-
-
-def _example_comments() -> dict[str, str]:
-    """Return the comments of the keys in the example file."""
-    found, table = {}, ""
-    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
-        if heading := re.match(r"(?:# )?\[([\w.]+)\]", line):
-            table = re.sub(r"^(workspaces|destinations)\.\w+", r"\1", heading[1])
-        elif key := re.match(r"(?:# )?(\w+) = .+?\s# (.+)", line):
-            found[f"{table}.{key[1]}".lstrip(".")] = key[2]
     return found
 
 

@@ -52,8 +52,17 @@ class OAuth(msgspec.Struct, frozen=True):
 class Security(msgspec.Struct, frozen=True):
     """How to authenticate to Kafka. Passwords are in the environment; this holds only the names of the variables.
 
-    `ca_file`, `cert_file` and `key_file` are PEM files. Without `ca_file` the system's authorities are trusted. `oauth`
-    is for the mechanism OAUTHBEARER, `username` and `password_env` are for the others.
+    Attributes:
+        protocol: Of the connection. `PLAIN` and `OAUTHBEARER` need `SASL_SSL`, unless every host of `bootstrap` is
+            loopback or a name without a dot.
+        mechanism: Of SASL.
+        username: The user, for all mechanisms but OAUTHBEARER.
+        password_env: The variable with the user's password.
+        ca_file: PEM file with the authority of the brokers' certificates. Absent: the system's authorities are trusted.
+        cert_file: PEM file with the certificate of this client.
+        key_file: PEM file with the key of this client.
+        key_password_env: The variable with the password of `key_file`.
+        oauth: Where the tokens for OAUTHBEARER come from.
     """
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -73,6 +82,7 @@ class Kafka(msgspec.Struct, frozen=True):
     Attributes:
         bootstrap: host:port, several separated by commas.
         namespace: Prefix of every topic, group and transactional id.
+        replication: The copies of every record.
         partitions: The number of partitions of every topic. It must never change while the system has data.
         session_timeout_s: A worker without a heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.

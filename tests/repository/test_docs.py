@@ -226,7 +226,7 @@ def test_each_managed_service_but_one_has_a_configuration() -> None:
     assert pages - {service for service, _ in blocks_for_kafka()} == {"azure-event-hubs"}
 
 
-@pytest.mark.parametrize("page", ["configuration.md", "reference/settings.md"])
+@pytest.mark.parametrize("page", ["reference/settings.md"])
 def test_the_configuration_pages_have_every_key_and_its_default(page: str) -> None:
     documented = list(documented_keys(DOCS / page))
     assert len(dict(documented)) == len(documented)
