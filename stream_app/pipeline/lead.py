@@ -16,11 +16,12 @@ from typing import Final
 
 import msgspec
 
+from stream_app.domain.callback.interpret import next_version
 from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, WriteBatch, failure
-from stream_app.domain.delivery.state_machine import begin, classify_record
+from stream_app.domain.delivery.state_machine import begin, classify_record, forced_key
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.turns import LANE_BUSY
@@ -243,16 +244,23 @@ class LeadPipeline:
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, grant: Grant
     ) -> WriteBatch:
         """Build the step that must be committed before the POST. It links the identifiers of the lead's person."""
+        results = recorder.row.results
+        if resolved.lead.force:
+            # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
+            place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id
+            results = next_version(place, recorder.row, self._partition.find, self._partition.row) - 1
+            recorder.write_once([(forced_key(*place), resolved.key)])
+        else:
+            recorder.write_once(linked(resolved.aliases, resolved.key, self._partition.row))
         recorder.go(
             "sending",
             self._clock.now_ms(),
             reservation=grant.reservation,
             webhook_id=grant.webhook_id,
             probe=grant.probe.since_ms if grant.probe else 0,
+            results=results,
         )
         in_flight.posted = Posted(recorder.row, grant)
-        if not resolved.lead.force:
-            recorder.write_once(linked(resolved.aliases, resolved.key, self._partition.row))
         return recorder.step()
 
     async def _post(self, in_flight: InFlight, resolved: ResolvedLead) -> Posted:

@@ -188,3 +188,21 @@ def test_a_correction_is_of_the_lead_and_of_its_last_forced_delivery(is_forced: 
     command = Command("c1", "correct", "acme", 1, "jane", args={"lead_id": "id0", "credits": 4})
     assert cost_rows(plan, rows.get, command) == (delivery_key(*lead), *([key] if is_forced else []))
     assert cost_rows(plan, rows.get, msgspec.structs.replace(command, kind="pause")) == ()
+
+
+def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> None:
+    async def main() -> None:
+        bench = Bench()
+        value = json.dumps({"lead_id": "id0", "force": True, "fields": {"email": "p0@example.com"}}).encode()
+        for _ in range(2):
+            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+        await bench.serve()
+        await asyncio.sleep(PARKED_S)
+        assert [lead.lead_id for lead in bench.books().open_costs] == ["id0"] * 2
+        assert money(bench.books())["2026-11-30", "credits"] == (40, 40, 40)
+        answer = await bench.correct(credits=4)
+        assert answer.applied, answer.text
+        assert money(bench.books())["2026-11-30", "credits"] == (24, 24, 20), "of the last one"
+        assert bench.alarms == []
+
+    run(main())
