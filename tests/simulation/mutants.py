@@ -79,7 +79,9 @@ def ack_before_the_commit() -> Patch:
 
 @mutant("3", "4")
 def no_write_ahead() -> Patch:
-    def write_ahead(self: LeadPipeline, in_flight: InFlight, reported: DeliveryRecorder, entry: Grant) -> WriteBatch:
+    def write_ahead(
+        self: LeadPipeline, in_flight: InFlight, resolved: object, reported: DeliveryRecorder, entry: Grant
+    ) -> WriteBatch:
         reported.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
         in_flight.posted = Posted(reported.row, entry)
         return WriteBatch([], [], [], entry.destination.workspace)  # row and events come with the next step
