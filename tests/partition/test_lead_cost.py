@@ -18,6 +18,7 @@ from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet
+from tests.simulation.schedule import Setup, plan_of
 from tests.simulation.tape import tape_of
 
 PARKED_S = 160.0
@@ -182,7 +183,7 @@ def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
 
 @pytest.mark.parametrize("is_forced", [True, False])
 def test_a_correction_is_of_the_lead_and_of_its_last_forced_delivery(is_forced: bool) -> None:
-    plan, lead = Bench().plan, ("acme", "acme-main", "id0")
+    plan, lead = plan_of(Setup()), ("acme", "acme-main", "id0")
     key = delivery_key(*lead, "leads/0/7")
     rows = {forced_key(*lead): key, forced_key("acme", "acme-main", "id1"): b"d/of another"} if is_forced else {}
     command = Command("c1", "correct", "acme", 1, "jane", args={"lead_id": "id0", "credits": 4})
