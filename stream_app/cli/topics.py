@@ -47,7 +47,7 @@ def topics(*, strimzi: str = "", common: Common = COMMON) -> int:
 def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> int:
     """Skip unreadable records (damaged, or in an unknown format), so that their partition continues.
 
-    First stop the processes that read the topic. Readable records are never skipped.
+    The processes that read the topic may run, and pass the records within seconds. Readable records are never skipped.
 
     example:
       stream-app skip leads/0/15
@@ -60,9 +60,9 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
     batch = on_kafka(settings, "skip", unreadable.find_unreadable(settings, record_id))
     where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
     confirm(f"lose the records at {where} ({batch.cause})", yes=yes)
-    asyncio.run(unreadable.skip(settings, batch))
+    passed = on_kafka(settings, "skip", unreadable.skip(settings, batch))
     if common.json:
         show_json({"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last})
     else:
-        show(f"skipped {where}; the next start continues at {batch.last + 1}")
+        show(f"skipped {where}; the {'process' if passed else 'next start'} continues at {batch.last + 1}")
     return OK

@@ -78,6 +78,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
     every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
     groups = frozenset({names.worker_app, names.replay_app})
+    skipped = {name: f"{name}-skipped" for name in groups}  # stream_app/kafka/consumer.py
     operator = f"{names.replay_app}-operator"
     look = Rights(
         read=frozenset({names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred})
@@ -111,6 +112,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             write=dead_letters | own | waits | {names.retry},
             configs=every,
             join_groups=frozenset({names.worker_app}),
+            look_at_groups=frozenset({skipped[names.worker_app]}),
             transactional_id=f"{names.worker_app}-",
             transactional_ids_begin=True,
         ),
@@ -119,6 +121,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             write=waits | {names.retry, names.replay_state, names.audit},
             configs=every,
             join_groups=frozenset({names.replay_app}),
+            look_at_groups=frozenset({skipped[names.replay_app]}),
             transactional_id=operator,
         ),
         "gateway": Rights(write=frozenset({names.callbacks})),
@@ -168,6 +171,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "replay stop": pause,
         "replay list": Rights(read=frozenset({names.replay_state})),
         "skip": Rights(
-            read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred}, join_groups=groups
+            read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred},
+            join_groups=groups | {*skipped.values()},
         ),
     }

@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import BrokerResponseError, KafkaError
 
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
@@ -270,8 +270,11 @@ class GapCheck:
         offsets: set[int] = set()
         position = first
         while position < end and not (offsets and min(offsets) < end):
-            for records in (await consumer.getmany(where, timeout_ms=1000)).values():
-                offsets.update(record.offset for record in records)
+            try:
+                for records in (await consumer.getmany(where, timeout_ms=1000)).values():
+                    offsets.update(record.offset for record in records)
+            except UnreadableBatch as batch:  # an operator gave it up: only then does a record after it come
+                consumer.skip(batch)
             position = await consumer.position(where)
         if begin > first:
             self.on_expired(tp.topic, tp.partition, first, min(begin, end))

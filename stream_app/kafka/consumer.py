@@ -4,6 +4,7 @@ A fetch brings batches of records. A batch may be damaged (its checksum does not
 broken), or written in a way that this version cannot decode. aiokafka raises there, and drops sound records of this and
 of other partitions that it had just decoded. This consumer returns all sound records before such a batch, stops its
 partition, and reads the others on. It tries the batch again now and then: another replica may have a sound copy.
+Before that it asks whether an operator has given the batch up, with `stream-app skip` (`skipped_group`).
 
 A broker may not yet know a topic that was just created. aiokafka asks again after five minutes, and until then its
 group assigns no partition of that topic. This consumer asks again after a second.
@@ -20,12 +21,14 @@ import asyncio
 import logging
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import CoordinationType
 from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
@@ -38,6 +41,8 @@ codecs.install()
 log = logging.getLogger(__name__)
 
 _TRY_AGAIN_S: Final = 30.0
+_LOOKS: Final = 6
+"""How often it asks whether a batch was given up before it tries the batch again."""
 _ASK_AGAIN_S: Final = 1.0
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
@@ -51,6 +56,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     The consumer of a group logs the error, and continues with its other partitions.
     """
 
+    on_skipped: Callable[[UnreadableBatch], None] | None = None
+    """Called, in the consumer's thread, when a batch was passed that an operator gave up."""
     _guard: _Guard | None = None
 
     def __init__(self, *topics: str, **options: Any) -> None:
@@ -61,7 +68,13 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         if self._group_id is not None:
             self._client.cluster.add_listener(self._ask_again_if_unknown)
         await super().start()
-        self._guard = _Guard(self._fetcher, logs=self._group_id is not None)
+        is_given_up = None if self._group_id is None else self._pass_if_given_up
+        self._guard = _Guard(self._fetcher, is_given_up)
+
+    async def stop(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
+        await super().stop()
 
     def _ask_again_if_unknown(self, cluster: Any) -> None:
         if any(cluster.partitions_for_topic(topic) is None for topic in self._client._topics):
@@ -97,13 +110,47 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         self.seek(tp, batch.last + 1)
         self.resume(tp)
 
+    async def _pass_if_given_up(self, batch: UnreadableBatch) -> bool:
+        """Pass the batch if an operator has given up exactly it. Returns True if so."""
+        request = OffsetFetchRequest(skipped_group(self._group_id), [(batch.topic, [batch.partition])])
+        try:
+            node = await self._client.coordinator_lookup(CoordinationType.GROUP, skipped_group(self._group_id))
+            answer = await self._client.send(node, request)
+        except KafkaError as error:
+            log.info("cannot ask whether %s is given up: %r", batch, error)
+            return False
+        offsets = [offset for _, partitions in answer.topics for _, offset, *_ in partitions]
+        tp = TopicPartition(batch.topic, batch.partition)
+        if offsets != [batch.last + 1] or tp not in self.assignment():
+            return False
+        log.warning("%s/%d: offsets %d to %d are skipped", batch.topic, batch.partition, batch.first, batch.last)
+        self.skip(batch)
+        if self.on_skipped is not None:
+            self.on_skipped(batch)
+        return True
+
+
+def skipped_group(group: str) -> str:
+    """Return the group whose committed offsets say which batches another group shall pass: those that end there.
+
+    A group with members takes offsets from them only, so that an operator needs another place.
+    """
+    return f"{group}-skipped"
+
 
 class _Guard:
-    """Wraps the fetcher of a consumer. Use it only in the fetcher's event loop."""
+    """Wraps the fetcher of a consumer. Use it only in the fetcher's event loop.
 
-    def __init__(self, fetcher: Any, *, logs: bool) -> None:
+    Args:
+        fetcher: aiokafka's.
+        pass_if_given_up: Passes a batch that was given up, and returns True; None for a consumer without a group.
+    """
+
+    def __init__(self, fetcher: Any, pass_if_given_up: Callable[[UnreadableBatch], Awaitable[bool]] | None) -> None:
         self._fetcher = fetcher
-        self._logs = logs
+        self._pass_if_given_up = pass_if_given_up
+        self._logs = pass_if_given_up is not None
+        self._waiting: set[asyncio.Task[None]] = set()
         self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
         self._raw: dict[TopicPartition, bytes] = {}
         self._send = fetcher._client.send
@@ -113,6 +160,11 @@ class _Guard:
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
         return {tp: batch for tp, (batch, assignment) in list(self._stopped.items()) if assignment.active}
+
+    def close(self) -> None:
+        """Do not try again."""
+        for task in self._waiting:
+            task.cancel()
 
     def forget(self, tp: TopicPartition) -> None:
         if tp in self._stopped:
@@ -187,11 +239,19 @@ class _Guard:
             log.error("%s", batch)
         self._stopped[tp] = (batch, assignment)
         assignment.state_value(tp).pause()
-        asyncio.get_running_loop().call_later(_TRY_AGAIN_S, self._try_again, tp, assignment)
+        waiting = asyncio.create_task(self._try_again(tp, assignment))
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
 
-    def _try_again(self, tp: TopicPartition, assignment: Any) -> None:
-        stopped = self._stopped.get(tp)
-        if stopped is not None and stopped[1] is assignment and assignment.active:
+    async def _try_again(self, tp: TopicPartition, assignment: Any) -> None:
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_TRY_AGAIN_S / _LOOKS)
+            stopped = self._stopped.get(tp)
+            if stopped is None or stopped[1] is not assignment or not assignment.active:
+                return
+            if self._pass_if_given_up is not None and await self._pass_if_given_up(stopped[0]):
+                return
+        if assignment.active:  # it may have ended during the question
             assignment.state_value(tp).resume()
 
 

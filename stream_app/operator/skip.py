@@ -1,9 +1,14 @@
-"""Move a consumer group past an unreadable batch.
+"""Move a consumer group past an unreadable batch, whether its processes run or not.
 
-Only that batch is skipped: the group's offset must be at the batch, with all records before it finished.
+Only that batch is skipped: the group's offset must be at the batch, with all records before it finished. A group with
+members takes offsets only from them, so they are told by the offset of another group (`skipped_group`).
 """
 
 from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
 
 from aiokafka import TopicPartition
 
@@ -12,8 +17,11 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.groups import move_group, offsets_of_stopped
+from stream_app.kafka.consumer import skipped_group
+from stream_app.kafka.groups import look_at, move_group
 from stream_app.kafka.readers import Reader
+
+_PASSED_WITHIN_S: Final = 45.0
 
 
 async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch:
@@ -21,13 +29,14 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
 
     Raises:
         SettingsError: None of our groups reads that topic and partition.
-        StreamAppError: The group is active, is at another offset, or the records can be read.
+        StreamAppError: The group is at another offset, or the records can be read.
         BrokerUnavailable: Kafka does not answer.
     """
     topic, partition, offset = _address(settings, record_id)
     name, process = _reader_of(settings, topic)
     connection = connection_of(settings)
-    position = (await offsets_of_stopped(connection, name, process)).get((topic, partition), 0)
+    _, offsets = (await look_at(connection, [name]))[name]
+    position = offsets.get((topic, partition), 0)
     try:
         first = await _next_offset(connection, TopicPartition(topic, partition), position)
     except UnreadableBatch as batch:
@@ -44,11 +53,31 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
     raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}")
 
 
-async def skip(settings: Settings, batch: UnreadableBatch) -> None:
-    """Move the group past the batch. Raises StreamAppError and BrokerUnavailable as `move_group`."""
+async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
+    """Move the group past the batch. Returns True if its processes run, and have passed it.
+
+    Raises:
+        StreamAppError: Kafka refuses, or the processes did not pass the batch in time.
+        BrokerUnavailable: Kafka does not answer.
+    """
     name, process = _reader_of(settings, batch.topic)
-    place = TopicPartition(batch.topic, batch.partition)
-    await move_group(connection_of(settings), name, {place: batch.last + 1}, process)
+    place, end = TopicPartition(batch.topic, batch.partition), batch.last + 1
+    connection = connection_of(settings)
+    group, _ = (await look_at(connection, [name]))[name]
+    if group.state in ("Empty", "Dead"):
+        await move_group(connection, name, {place: end}, process)
+        return False
+    await move_group(connection, skipped_group(name), {place: end}, process)
+    deadline_s = time.monotonic() + _PASSED_WITHIN_S
+    while time.monotonic() < deadline_s:
+        await asyncio.sleep(1)
+        _, offsets = (await look_at(connection, [name]))[name]
+        if offsets.get(place, 0) >= end:
+            return True
+    raise StreamAppError(
+        f"no `stream-app {process}` has passed {batch.topic}/{batch.partition}/{batch.first} yet: it will, within a "
+        "minute after it can read that partition; the log says that the offsets are skipped"
+    )
 
 
 async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:

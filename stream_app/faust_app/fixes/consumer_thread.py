@@ -8,6 +8,7 @@ from typing import Any
 
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID
 
+from stream_app.domain.errors import UnreadableBatch
 from stream_app.faust_app.fixes.fair_fetch import FairFetch
 from stream_app.faust_app.fixes.first_offset import SeekToFirst
 from stream_app.faust_app.fixes.lifecycle import BoundedLifecycle
@@ -29,7 +30,7 @@ class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetc
     def _create_worker_consumer(self, transport: Any) -> Consumer:
         conf = self.app.conf
         self._assignor = self.app.assignor
-        return Consumer(
+        consumer = Consumer(
             **self.app.connection.settings(),
             client_id=conf.broker_client_id,
             group_id=conf.id,
@@ -46,6 +47,11 @@ class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetc
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
+        consumer.on_skipped = self._skipped
+        return consumer
+
+    def _skipped(self, batch: UnreadableBatch) -> None:
+        self.consumer.loop.call_soon_threadsafe(self.consumer.pass_batch, batch)
 
     async def on_start(self) -> None:
         await super().on_start()

@@ -18,7 +18,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
 from mode.utils.futures import notify
+
+from stream_app.domain.errors import UnreadableBatch
 
 
 class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
@@ -52,6 +55,18 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         refused = before.keys() - (self.assignment() if committed else set())
         self._committed_offset.update({tp: before[tp] for tp in refused})
         return committed
+
+    def pass_batch(self, batch: UnreadableBatch) -> None:
+        """Commit behind a batch that an operator gave up, if everything before it is committed.
+
+        Else the next record that is acked commits behind it: records that wait in a queue are not in flight yet.
+        """
+        tp = TP(batch.topic, batch.partition)
+        committed, delivered = self._committed_offset[tp], self._read_offset[tp]
+        if self.in_flight[tp] or self._acked[tp] or (delivered is not None and delivered >= (committed or 0)):
+            return
+        self._acked[tp].append(batch.last)
+        self._acked_index[tp].add(batch.last)
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Do nothing: `in_flight` needs no gaps, and upstream counts the record after a gap as acked."""

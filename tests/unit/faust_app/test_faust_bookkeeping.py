@@ -12,7 +12,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
@@ -70,6 +70,25 @@ async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_no
             position = consumer._committed_offset[LEADS] = proposed
         done = [offset for offset in offsets if not open_offsets or offset < min(open_offsets)]
         assert position == (done[-1] + 1 if done else committed)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "delivered", "committed", "position"),
+    [
+        ([], None, None, 18),  # the batch is the first of the partition
+        ([], 14, 15, 18),
+        ([], 14, 16, 18),  # a transaction's marker lies before the batch
+        ([14], 14, 14, None),  # not acked yet
+        ([], 14, 14, None),  # waits in a queue
+    ],
+)
+async def test_a_batch_that_was_given_up_is_committed_only_behind_what_is_committed(
+    in_flight: list[int], delivered: int | None, committed: int | None, position: int | None
+) -> None:
+    consumer = consumer_with(in_flight)
+    consumer._read_offset[LEADS], consumer._committed_offset[LEADS] = delivered, committed
+    consumer.pass_batch(UnreadableBatch(LEADS.topic, LEADS.partition, 15, 17, "damaged"))
+    assert consumer._new_offset(LEADS) == position
 
 
 async def test_a_suspended_flow_notifies_every_stream_once_and_stays_usable() -> None:
