@@ -169,7 +169,7 @@ async def test_a_file_is_deleted_after_its_time(kept: Uploads, monkeypatch: pyte
 async def test_there_are_never_too_many_files(kept: Uploads) -> None:
     for _ in range(uploads.MOST_UPLOADS):
         await add(kept, ADA)
-    with pytest.raises(TooManyUploads, match="8 files are being published on this gateway"):
+    with pytest.raises(TooManyUploads, match="8 files are being published on this board"):
         await add(kept, ADA)
 
 
