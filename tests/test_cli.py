@@ -1,7 +1,5 @@
 """The command line: help that costs nothing, exit codes that mean what the help says, JSON that is one document."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

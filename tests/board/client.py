@@ -1,7 +1,5 @@
 """A client of the board, and the pages that it asks for."""
 
-from __future__ import annotations
-
 import re
 from html import unescape
 from typing import Any

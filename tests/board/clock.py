@@ -1,7 +1,5 @@
 """The time at which the scene of the board stands."""
 
-from __future__ import annotations
-
 from typing import Final
 
 NOW_MS: Final = 1_790_002_320_000  # 2026-09-21 14:52:00 UTC

@@ -1,7 +1,5 @@
 """The board over the scene, with and without a token, and a browser."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A feed on real Kafka for tests. As a program (arguments: bootstrap, namespace, file) it is a feed to be killed."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import time

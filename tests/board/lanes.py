@@ -1,7 +1,5 @@
 """The lanes of the scene of the board: one moves, the others are held, each for another reason."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Records made by hand, and a file, for the tests of the read model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Replays of operators in the scene, and what a plan says there."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final

@@ -3,8 +3,6 @@
 The clock stands at `NOW_MS`, so each page is the same each time.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -4,8 +4,6 @@ With `--all`, every page in light and dark, on a desktop and a phone, goes into 
 page with which operators act.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from pathlib import Path

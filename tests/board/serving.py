@@ -1,7 +1,5 @@
 """The board of the scene on a real port, in a thread of its own, for a browser."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import threading

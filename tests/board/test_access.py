@@ -1,7 +1,5 @@
 """Who may see the board."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

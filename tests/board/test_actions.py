@@ -1,7 +1,5 @@
 """The forms of operators: each command of the command line, the answer on the page, and what goes wrong."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The board's templates and static files."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 import zipfile

@@ -1,7 +1,5 @@
 """The board without a browser: what its pages say, and what no page ever does."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The board in Chromium: each page in light and dark, on desktop and phone, with a keyboard, and without JavaScript."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Final
 

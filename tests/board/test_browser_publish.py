@@ -1,7 +1,5 @@
 """Publish a file in Chromium: each step in light and dark, wide and narrow, with and without JavaScript."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final

@@ -1,7 +1,5 @@
 """HTML in every field of every record: on each page it is text."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pages of imports: their numbers are those of the lists that they link to."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The charts of a lane: days of 23 and 25 hours, no limit, little data, and none."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime
 from pathlib import Path

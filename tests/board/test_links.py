@@ -1,7 +1,5 @@
 """Every link leads somewhere, and every count is a link to exactly what it counts."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Many open boards: they wait for one another, and share what they ask for and what is rendered."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Publish a file on the board, step by step, without JavaScript and without Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import threading

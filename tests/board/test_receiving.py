@@ -1,7 +1,5 @@
 """A file that arrives: as it was sent, bounded, and never in memory as a whole."""
 
-from __future__ import annotations
-
 import asyncio
 import tracemalloc
 from collections.abc import Iterator, Mapping

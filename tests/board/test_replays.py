@@ -1,7 +1,5 @@
 """Plan, send, stop and resume a replay on the board."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -7,8 +7,6 @@ python -m tests.chaos --seconds 600 --brokers 3   on a cluster: each broker is k
 python -m tests.chaos --kills 100 --workspaces 40 --partitions 8    with workspaces that share partitions
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

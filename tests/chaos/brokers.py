@@ -5,8 +5,6 @@
 Before such a fault everything is well, so a stop of a lane then is the broker's doing, and it is bounded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

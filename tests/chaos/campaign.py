@@ -1,7 +1,5 @@
 """One campaign: the whole system under load while the schedule breaks it, then time to settle, and the verdict."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import platform

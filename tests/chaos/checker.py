@@ -3,8 +3,6 @@
 From what was read at the end it finds every broken guarantee of docs/guarantees.md that it can see.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple

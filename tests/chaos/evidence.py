@@ -1,7 +1,5 @@
 """Reads the evidence from Kafka at the end: records, events, rows and the offsets of both groups."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

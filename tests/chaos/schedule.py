@@ -1,7 +1,5 @@
 """What is broken when, drawn from a seed: a shuffled deck of faults, dealt one after the other."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """The processes under attack: workers and replay, each started again when it ends, and the effect of each fault."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

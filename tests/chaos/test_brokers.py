@@ -1,7 +1,5 @@
 """The stop of a lane is measured correctly: only while a lead waits, and from POST to POST."""
 
-from __future__ import annotations
-
 import itertools
 import os
 

@@ -1,7 +1,5 @@
 """The short forms of `python -m tests.chaos`: a minute of every fault, on a real Kafka."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

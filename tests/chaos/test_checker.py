@@ -1,7 +1,5 @@
 """The checker of the campaigns finds each broken promise in invented evidence, and none in good evidence."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from typing import Any

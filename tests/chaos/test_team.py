@@ -1,7 +1,5 @@
 """A worker may exit by itself only because of a fault."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How many records each group still has to pass, seen from outside."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """A worker under load while its broker fails, the checks afterwards, and a second broker that a test may lose."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

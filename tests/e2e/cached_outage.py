@@ -9,8 +9,6 @@ A real worker, replay process and gateway, real Kafka and Redis. The time of a l
 its first result's on `leads.enriched`, both as Kafka has them.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import os

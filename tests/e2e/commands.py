@@ -1,7 +1,5 @@
 """Commands to lanes as records of `leads.commands`, and their answers."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """A broker that tests may break."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A pipeline with many workers: who owns which lane, when a lane moved, and what each request to Clay was."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -6,8 +6,6 @@ It freezes at the first lead that comes to STATION once DIRECTORY/freeze exists,
 DIRECTORY/<STATION>.lead just before.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

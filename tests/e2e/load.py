@@ -1,7 +1,5 @@
 """A steady load of good and bad leads, so that a fault hits leads at every step."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """Use the board of a real gateway as a browser without JavaScript."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

@@ -6,8 +6,6 @@ dead letters come back; then Kafka's own tool rewinds the group after some 40 % 
 time, to an offset, with more kills. In the end each lead is at Clay once or provably never, and no cap was passed.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -1,7 +1,5 @@
 """A pipeline on a Kafka with TLS, SCRAM and an authorizer: each process and command is a user of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

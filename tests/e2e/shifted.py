@@ -1,7 +1,5 @@
 """A worker with a shifted wall clock: `python tests/e2e/shifted.py SHIFT_MS worker --config ...`."""
 
-from __future__ import annotations
-
 import sys
 import time
 

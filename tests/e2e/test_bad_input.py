@@ -1,7 +1,5 @@
 """Any bytes, any size, any JSON: each becomes one rejected or duplicate lead, and the next lead is processed."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec

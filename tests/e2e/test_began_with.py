@@ -1,7 +1,5 @@
 """A namespace keeps the number of partitions and the pepper that it began with, and each process says so in a line."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

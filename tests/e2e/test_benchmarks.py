@@ -1,7 +1,5 @@
 """Each benchmark runs to its end with a small load: docs/figures.md states what it prints with the whole one."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An operator pauses and resumes a lane in the browser, on a real Kafka with a worker and a board."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from playwright.async_api import Page, async_playwright, expect

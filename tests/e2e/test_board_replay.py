@@ -1,7 +1,5 @@
 """A replay from the board in a browser, on real Kafka: its price, its progress, and a board that is killed."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

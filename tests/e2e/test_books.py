@@ -1,7 +1,5 @@
 """The books on real Kafka: they balance at every moment of a busy pipeline, and name a lead that is lost."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """A broker whose disk is full, and transactions that Kafka leaves open while a broker is away."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import resource

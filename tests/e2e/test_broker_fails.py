@@ -3,8 +3,6 @@
 Checked afterwards from outside: nothing lost, nothing sent twice, every history legal, and the books balance.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The cache on a real Kafka and a real Redis: outages bridged, credits saved, and the cache never required."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """A short storm of callbacks. `python -m tests.e2e.callback_storm` runs the long one and prints its times."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.e2e.callback_storm import Disturbance, Plan, storm

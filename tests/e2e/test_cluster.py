@@ -4,8 +4,6 @@ All leads are on Kafka before the first fault, so a lane without a POST is a sto
 twice.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final

@@ -1,7 +1,5 @@
 """Each panel of the Grafana dashboards has data: a real Prometheus scrapes the running stack of docker-compose.yml."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Deferred, dead and parked records have the same tools, and all of them leave out suppressed people."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The demo as a user runs it: it ends with books that balance and leaves nothing behind, also after Ctrl-C."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 They run on a Kafka with the settings of the compose file. Only the places (hosts, ports, files) are others.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import socket

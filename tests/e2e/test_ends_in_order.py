@@ -1,7 +1,5 @@
 """How processes end: with one line that gives the cause, and without a traceback for what an operator did."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """Every program in `examples/`, as a user runs it, on a real Kafka with the simulator as Clay."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

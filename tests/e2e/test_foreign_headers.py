@@ -1,7 +1,5 @@
 """Headers of other programs, of any name, number and size: each lead is sent once, and the books balance."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec

@@ -1,7 +1,5 @@
 """The gateway as a process on a real Kafka: acknowledged callbacks are there, and it stops cleanly."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -1,7 +1,5 @@
 """Idle processes: they report no trouble, and they notice that Kafka is gone."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -1,7 +1,5 @@
 """An import that an operator cancels on the board while its leads are under way, with real processes."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """The progress of an import with real processes: from the file to `stream-app imports`."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Any

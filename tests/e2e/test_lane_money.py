@@ -1,7 +1,5 @@
 """Budgets on real Kafka: exact over midnight and through a rebalance."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

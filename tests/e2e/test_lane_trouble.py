@@ -1,7 +1,5 @@
 """Clay in trouble: an outage costs few calls and no lead, Retry-After is kept, a refused token loses no lead."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

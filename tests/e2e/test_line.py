@@ -1,7 +1,5 @@
 """The pipeline on real Kafka with real processes: each lead reaches Clay once, and its history comes out."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import json

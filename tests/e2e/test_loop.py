@@ -1,7 +1,5 @@
 """Callbacks on a real Kafka: worker, replay process, gateway, and a Clay that calls back, wrongly or not at all."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

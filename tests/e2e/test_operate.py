@@ -1,7 +1,5 @@
 """Commands to lanes on real Kafka: their answers, and what happens to the leads from then on."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """Ordered replays on real Kafka: the command and the replay process are killed in the middle, and it is stopped."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections import Counter

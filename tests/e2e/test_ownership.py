@@ -1,7 +1,5 @@
 """A worker that lost its partitions sends no lead that its successor also sends, wherever it was stopped."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import time

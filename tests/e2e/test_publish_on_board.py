@@ -1,7 +1,5 @@
 """Publish a file on the board of a real gateway: the leads are those of `stream-app publish`, and they are followed."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from contextlib import suppress

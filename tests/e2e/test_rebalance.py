@@ -1,7 +1,5 @@
 """Workers join and leave under load: nothing is lost, nothing is sent twice, and lanes move soon."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -1,7 +1,5 @@
 """Dead letters that return, on real Kafka, rewound by Kafka's own tool."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

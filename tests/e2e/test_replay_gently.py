@@ -1,7 +1,5 @@
 """Replays on real Kafka while the lane is held, beside hot leads, and by several processes at once."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Replays by operators on real Kafka: interrupted by Ctrl-C, two at once, against the budget, before retention."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import signal

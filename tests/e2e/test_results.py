@@ -1,7 +1,5 @@
 """Results from a real Kafka: the last one of each lead, alone and joined to the published file."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import io

@@ -1,7 +1,5 @@
 """A secured Kafka: refusals are reported at once, and the documented rights are enough."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

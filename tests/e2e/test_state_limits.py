@@ -1,7 +1,5 @@
 """Unusable rows, leads lost to retention, recreated topics and stalls: each is reported."""
 
-from __future__ import annotations
-
 import asyncio
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """Where is my lead? Asked at the command line and over HTTP, with a board and a worker on a real Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

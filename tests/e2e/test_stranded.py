@@ -4,8 +4,6 @@ One broker stops while many transactions are open in partitions that only it has
 writes no marker. Each partition is taken over once the broker is back.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

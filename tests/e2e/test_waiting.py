@@ -1,7 +1,5 @@
 """Many waiting dead letters delay none that is due, and cost no memory (benchmarks/waiting.py has the million)."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A worker whose clock is hours off reports it at its start and while Kafka refuses its records."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A process whose clock is wrong: `python tests/e2e/wrong_clock.py SHIFT_S worker --config ...`."""
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -5,8 +5,6 @@
 prints what it has done as one line of JSON. `tests.gateway.hostile` runs it; it speaks to loopback addresses only.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

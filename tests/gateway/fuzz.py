@@ -7,8 +7,6 @@ The check does not ask the gateway's code what is right: a callback that was kep
 token that some key in use gives for that lead at that table, or with that table's secret.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import random

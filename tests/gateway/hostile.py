@@ -12,8 +12,6 @@ table is the same load without an attack. The column "no CPU" is the share of th
 run, and something else on the machine did. Linux only.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -1,7 +1,5 @@
 """What may be wrong with a callback: each mutation changes one thing of a good one."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import random

@@ -1,7 +1,5 @@
 """A gateway without Kafka: its ASGI app over an inbox in memory, and good callbacks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """A short siege through nginx. `python -m tests.gateway.hostile` runs each attack for longer and prints its figures."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.gateway.attacks import ATTACKS

@@ -1,7 +1,5 @@
 """The gateway behind deploy/nginx.conf: what reaches it, what does not, and how it is found again."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

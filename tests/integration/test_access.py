@@ -1,7 +1,5 @@
 """The first contact with Kafka, where the advertised address is not the one that the client knows."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

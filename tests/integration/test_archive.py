@@ -1,7 +1,5 @@
 """Single records read again, on real Kafka and by the twin in memory."""
 
-from __future__ import annotations
-
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete

@@ -1,7 +1,5 @@
 """What is reported of assigned partitions on real Kafka, and of their takeover when the process is about to end."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -1,7 +1,5 @@
 """One suite for both caches, in memory and in a real Redis, and what a slow or missing Redis costs."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """The cache is filled from `leads.enriched`, continues where it stopped, and is refilled when it was flushed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """The inbox of callbacks on a real Kafka: an accepted callback is there, and the answer comes in bounded time."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

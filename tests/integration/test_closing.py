@@ -1,7 +1,5 @@
 """Faults of aiokafka's consumer when it is stopped without a broker, and what they must not cause."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Batches that cannot be read stop their own partition and are named. All sound records are read."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

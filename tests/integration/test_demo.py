@@ -1,7 +1,5 @@
 """Parts of the demo: its leads, its comparison with the ledger, and that a broker of the user is left unchanged."""
 
-from __future__ import annotations
-
 import csv
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An erased result leaves Kafka's disk, also in a partition without another result. It needs a broker of its own."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

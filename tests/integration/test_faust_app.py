@@ -1,7 +1,5 @@
 """Faust apps in this process on real Kafka: what handlers and owners see, and what is committed."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections import Counter

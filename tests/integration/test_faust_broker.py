@@ -1,7 +1,5 @@
 """Faust apps in this process whose broker is missing, or stops and returns."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """Workers as processes on real Kafka: how they stop, and that no fault loses or repeats a lead."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import signal

@@ -1,7 +1,5 @@
 """The read model on real Kafka: it is complete, survives kill -9, and detects recreated topics."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import sqlite3

@@ -1,7 +1,5 @@
 """The first committed record of each partition, on a real Kafka: it says what the namespace began with."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

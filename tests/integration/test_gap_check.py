@@ -1,7 +1,5 @@
 """The check of gaps in offsets on real Kafka: harmless gaps are counted, and an unavailable broker is waited for."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

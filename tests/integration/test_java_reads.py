@@ -1,7 +1,5 @@
 """What Kafka's own client, in Java, reads of batches that only a strange producer writes, our consumer reads too."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Kafka's own tools, from the Kafka that pip installs."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """Each lane's state in a real Redis, for programs that ask before they publish."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

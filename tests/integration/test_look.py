@@ -1,7 +1,5 @@
 """All lanes seen from outside, on a real Kafka without a worker."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from pathlib import Path

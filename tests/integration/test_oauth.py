@@ -1,7 +1,5 @@
 """SASL OAUTHBEARER on a real broker that verifies tokens with the keys of a local token endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Plans that the board makes, on a real Kafka: one at a time, kept for ten minutes, sent once."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

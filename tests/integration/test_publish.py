@@ -1,7 +1,5 @@
 """Publishing to a real Kafka: each row once, in its workspace's partition, with the workspace as the key."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import json

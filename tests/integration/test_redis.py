@@ -1,7 +1,5 @@
 """Redis as in production: behind TLS, with a password, or as one shard of a cluster."""
 
-from __future__ import annotations
-
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """The round trip: one lead is sent, and its outcome is reported, whichever it is."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence

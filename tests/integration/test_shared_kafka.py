@@ -1,7 +1,5 @@
 """The Kafka that the processes of one test run share: started when a test needs it, and never before."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

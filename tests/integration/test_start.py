@@ -1,7 +1,5 @@
 """Processes that refuse to start: topics that differ from the plan, and a missing Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

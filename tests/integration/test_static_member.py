@@ -1,7 +1,5 @@
 """Static members of the group: a restart within the session moves no partition, and no two have one name."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """A command whose Kafka goes away after the first contact: the command ends in bounded time, and says what to do."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Any

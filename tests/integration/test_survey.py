@@ -1,7 +1,5 @@
 """The price and the extent of a replay by hand, on a real Kafka without a worker."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

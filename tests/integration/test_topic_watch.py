@@ -1,7 +1,5 @@
 """Topics that were replaced while a process runs, on a Kafka with topic ids and on one without."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Topics on a real Kafka: created as planned, and every difference is reported."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

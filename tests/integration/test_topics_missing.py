@@ -1,7 +1,5 @@
 """Topics that are missing or have other partitions: each command reports it at once and blames nothing else."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What every implementation of the transactional state has to do. A harness makes one, and reads what others see."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import pytest

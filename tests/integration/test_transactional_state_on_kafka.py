@@ -1,7 +1,5 @@
 """The transactional state when Kafka fails. What every implementation does is in test_transactional_state.py."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 from collections.abc import Callable

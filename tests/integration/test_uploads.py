@@ -1,7 +1,5 @@
 """Files that are published step by step, on a real Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The search among records that no worker has taken yet, on real Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

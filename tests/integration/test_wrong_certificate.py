@@ -1,7 +1,5 @@
 """A receiver of traces or of messages whose certificate is not trusted, or is of another name: clear words."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections.abc import AsyncIterator

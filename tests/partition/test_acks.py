@@ -1,7 +1,5 @@
 """Acks are in order and cover only the finished prefix, without gaps."""
 
-from __future__ import annotations
-
 import asyncio
 from itertools import permutations
 

@@ -1,7 +1,5 @@
 """Admission: which lead is sent next, which waits, and which must not wait here."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from typing import cast

@@ -1,7 +1,5 @@
 """Any order of arrivals, holds, POSTs and interruptions: no lead is lost, the window is bounded, lanes do not mix."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from random import Random

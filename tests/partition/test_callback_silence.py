@@ -1,7 +1,5 @@
 """A lane or a destination that gets no callbacks is suspended, and probes find out when they come again."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Any

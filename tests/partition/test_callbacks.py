@@ -1,7 +1,5 @@
 """Callbacks on a partition with an in-memory Kafka: which settle their lead, and how the others are reported."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

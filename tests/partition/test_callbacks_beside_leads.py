@@ -1,7 +1,5 @@
 """Callbacks beside other work of their partition: while a POST is under way, behind leads that wait, at a close."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """Commands on a partition with an in-memory Kafka: each is applied once, answered, and in effect for later leads."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Whatever happens, each command is applied once and answered."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

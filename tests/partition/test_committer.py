@@ -1,7 +1,5 @@
 """A step is never split, steps keep their order, and a failed transaction fails every step that was submitted."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Dead letters as the lead pipeline writes them: every header, by name and value."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

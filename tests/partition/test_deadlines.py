@@ -1,7 +1,5 @@
 """The queue of leads that wait for their callback reads only the heads of its queues."""
 
-from __future__ import annotations
-
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key

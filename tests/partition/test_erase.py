@@ -1,7 +1,5 @@
 """An erasure: what it removes, and that none of it comes back; a partition in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence

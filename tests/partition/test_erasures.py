@@ -1,7 +1,5 @@
 """After an erasure the partition of `leads.enriched` gets one more record, so that Kafka compacts the result away."""
 
-from __future__ import annotations
-
 import asyncio
 
 from stream_app.domain.lane.budget import BudgetPolicy

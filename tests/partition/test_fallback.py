@@ -1,7 +1,5 @@
 """The fallback: which leads are served without Clay, and which never are; a partition in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence

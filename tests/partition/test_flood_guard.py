@@ -1,7 +1,5 @@
 """A producer that publishes invalid records without end: its lane is suspended, and the records wait in Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

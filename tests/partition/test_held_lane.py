@@ -1,7 +1,5 @@
 """A lane that is held for an hour, or whose webhook is gone: which other leads go on, and how soon."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Iterator

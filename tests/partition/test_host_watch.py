@@ -1,7 +1,5 @@
 """An outage of Clay's host: its end is found without wasted leads, and what the host says proves nothing."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 

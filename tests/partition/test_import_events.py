@@ -1,7 +1,5 @@
 """The import of a lead on its events: on the first one in the home partition, whatever becomes of the lead."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Any

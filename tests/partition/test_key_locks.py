@@ -1,7 +1,5 @@
 """Locks on rows: copies are processed in the order of their records, share commits, and block no other lead."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable

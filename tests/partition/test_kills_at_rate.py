@@ -1,7 +1,5 @@
 """What kills leave without an answer: no more than rate and latency keep in flight."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 

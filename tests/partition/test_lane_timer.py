@@ -1,7 +1,5 @@
 """The timer of the lanes: each is looked at when its time has come, and all of them after a step of the clock."""
 
-from __future__ import annotations
-
 import asyncio
 
 from stream_app.partition.lane_timer import LaneTimer

@@ -1,7 +1,5 @@
 """Lane views: published once, when committed, and correct after a restart, a failure and midnight."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import TypeVar

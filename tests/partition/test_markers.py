@@ -1,7 +1,5 @@
 """Markers are deleted when the group has passed their records; the passed offset stays."""
 
-from __future__ import annotations
-
 from stream_app.domain.delivery.state_machine import mark_key
 from stream_app.partition.markers import ProcessedMarkers
 from tests.partition.virtual import consumed

@@ -1,7 +1,5 @@
 """Many lanes in one partition, on virtual time: what one of them does hardly delays the others, and loses nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """A partition from take-over to close on an in-memory Kafka: what it refuses, when it stops, what it gives up."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Leads of one person with different identifiers, in the lead pipeline: a partition in memory."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final
 

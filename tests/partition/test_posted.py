@@ -1,7 +1,5 @@
 """The outcome of a POST survives an aborted commit: no lead is parked because of it."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Collection
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """A partition that recovers after a failed commit, and one that is closed."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Records that get no row: their events name the lead as far as it can be read."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """A lead that is replayed again and again: the lead pipeline on an in-memory Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """An outage in which Clay accepts requests and answers none: its cost until the first of them times out."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Expired rows are deleted, others are kept, and each step reads only a few rows."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """The first step of a partition writes what its namespace began with, once; every later owner compares it."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from unittest.mock import patch

@@ -1,7 +1,5 @@
 """Leads without a callback: reported once, parked with their record, and a lane that gets no callbacks."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A known lead that comes back and cannot be sent: it is parked, and reported once."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Helpers of the partition tests: virtual time, records under way and a stream that records its acks."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from random import Random

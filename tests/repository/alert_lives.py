@@ -1,7 +1,5 @@
 """A life of each alert, minute by minute: all is well, then it is not, its process restarts, and all is well again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """The alerts: on metrics that exist, with a section on each, and run by Prometheus's own promtool."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections import defaultdict

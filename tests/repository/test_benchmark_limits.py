@@ -1,7 +1,5 @@
 """Benchmarks with goals: each goal can be missed, and the benchmark then says so."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec

@@ -3,8 +3,6 @@
 Python, pip and pytest are stand-ins here, which write down how they are called.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

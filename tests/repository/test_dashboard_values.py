@@ -1,7 +1,5 @@
 """The queries of the dashboards that calculate, run by Prometheus's own promtool on series with known results."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The deployment without Docker: files, commands, environment, ports and metrics agree."""
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

@@ -1,7 +1,5 @@
 """Each shell command in the documents is known, and has options that its program takes."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

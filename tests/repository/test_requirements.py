@@ -1,7 +1,5 @@
 """The pinned requirements: they satisfy pyproject.toml, have hashes and no address, and are what is installed."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The site of docs/: it builds without a warning, has every page, and loads nothing of another host."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import subprocess

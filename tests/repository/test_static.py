@@ -1,7 +1,5 @@
 """Rules for the source code: style, types, layers and imports."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Retired words stay retired: a word of the field replaces each (glossary in docs/architecture.md)."""
 
-from __future__ import annotations
-
 import io
 import re
 import tokenize

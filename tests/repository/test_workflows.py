@@ -1,7 +1,5 @@
 """The workflows of .github: accepted by their linters, with pinned actions and the least rights."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

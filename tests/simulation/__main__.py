@@ -12,8 +12,6 @@ python -m tests.simulation --seed r4711       one in which Kafka misses the end 
 python -m tests.simulation --seed 4711 --mutant no_fence
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Many schedules: counted out and drawn, over several processes; and one again by its name, with its trace."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence

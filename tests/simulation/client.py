@@ -4,8 +4,6 @@ Each request to the broker goes through a `Link`. The plain one loses nothing; t
 answers, drops them, and lets those of a killed process arrive or not.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Eager rebalances, as Faust does them: everybody gives everything up first. Who does not rejoin in time is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from tests.simulation.kafka import MemoryKafka

@@ -7,8 +7,6 @@ A transaction's coordinator has the states of Kafka's own. Like KRaft's it write
 no leader, and calls the transaction complete; there the producer's next marker decides over what is open.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple

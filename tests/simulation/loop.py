@@ -4,8 +4,6 @@ Nothing waits: when no callback is ready, the clock jumps to the next timer. Whi
 its context, so a killed process simply never gets another turn: no cancellation, no `finally`, as with kill -9.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import contextvars

@@ -4,8 +4,6 @@ A day's POSTs, but those that were refused, never cost more than the cap: at the
 nothing is wasted: a lead waits for the next day only when the day had no room for it, whatever crashed meanwhile.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime

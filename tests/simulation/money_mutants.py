@@ -1,7 +1,5 @@
 """Money and the lane, broken on purpose (see mutants.py)."""
 
-from __future__ import annotations
-
 from typing import Any
 from unittest.mock import patch
 

@@ -1,7 +1,5 @@
 """What a mutant is: a way to break the line, the schedules to hunt it with, and how it is found out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The way back, broken on purpose: what a callback's settlement rests on, taken away one at a time (see mutants.py)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The sharing of a partition, broken on purpose: a leak between lanes must be found out (see mutants.py)."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import PropertyMock, patch

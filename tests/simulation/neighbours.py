@@ -3,8 +3,6 @@
 Drawn schedules with faults of every kind; and some without faults, in which a well lane must not notice the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random

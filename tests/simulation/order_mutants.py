@@ -1,7 +1,5 @@
 """Operations, broken on purpose: each mutant must be found out by the checker of orders."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from unittest.mock import patch

@@ -1,7 +1,5 @@
 """What operators ask of lanes in a run, and its checker: each command is applied once, and leads obey it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A tenth of the schedules runs with `pytest`; the rest is marked slow, and runs beside it for each change."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final, TypeVar
 

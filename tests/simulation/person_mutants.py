@@ -1,7 +1,5 @@
 """The person behind a lead, mistaken on purpose: each mutant takes away one thing that it rests on (see mutants.py)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from unittest.mock import patch
 

@@ -1,7 +1,5 @@
 """Ways to miscount the submissions of a webhook."""
 
-from __future__ import annotations
-
 from typing import Any
 from unittest.mock import patch
 

@@ -1,7 +1,5 @@
 """Schedules in which Kafka misses the end markers of a transaction, and the take-overs after it are interrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random

@@ -3,8 +3,6 @@
 And a take-over, broken on purpose: every transaction that Kafka left open must stay what it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from unittest.mock import patch

@@ -1,7 +1,5 @@
 """The second process, as the line sees it: what comes back is published to `leads.retry` when due, at least once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from random import Random
 

@@ -1,7 +1,5 @@
 """What a run of the simulation is made of, as data: leads, fates of POSTs, faults; drawn from a seed or counted out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random

@@ -4,8 +4,6 @@ Retries and probes are written ahead like any other send, so none is left out; a
 Clay never had, which is the safe side of a quota.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """What stands on Kafka after (or in the middle of) a simulated run: data that a test may damage and books may read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Final
 

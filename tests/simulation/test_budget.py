@@ -3,8 +3,6 @@
 Some of the 10,000 that `python -m tests.simulation` runs.
 """
 
-from __future__ import annotations
-
 from operator import methodcaller
 from unittest.mock import patch
 

@@ -9,8 +9,6 @@ What needs a fault at one certain turn is among the counted schedules, and has a
 - `acks_overtake_each_other`: two records that finished at once acked in the wrong order.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Several lanes in one partition: nothing is lost or sent twice, and a well lane is not delayed."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import pytest

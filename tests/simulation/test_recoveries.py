@@ -1,7 +1,5 @@
 """Kafka misses the end markers of a transaction, and the take-overs after it break at each of their requests."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.simulation.campaign import explain, run

@@ -1,7 +1,5 @@
 """Every await is a crash point: 3,000 schedules. `python -m tests.simulation` runs all that are counted, and more."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from itertools import chain, count, islice

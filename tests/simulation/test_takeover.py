@@ -1,7 +1,5 @@
 """A take-over of a ledger, broken at each of its requests: the transaction before it stays what it was."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """One run of a schedule: broker, Clay, workers, replay and supervisor on one virtual clock, and the checker beside."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence

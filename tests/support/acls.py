@@ -1,7 +1,5 @@
 """Grants rights on a broker with an authorizer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Faust apps whose agents run a handler."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Faust apps in this process with topics of their own, and handlers and owners that record all calls."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator

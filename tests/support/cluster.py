@@ -1,7 +1,5 @@
 """Questions to a cluster of brokers, and how long a lane stopped while one of them was broken."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import defaultdict

@@ -3,8 +3,6 @@
 So a command begins at once: for most of them, the imports take ten times as long as the work.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys

@@ -1,7 +1,5 @@
 """CPU that a function takes as its input grows, measured so that a busy machine does not matter."""
 
-from __future__ import annotations
-
 import gc
 import math
 import time

@@ -1,7 +1,5 @@
 """Damages to the tape of a run. Each returns the record id of the damaged record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 

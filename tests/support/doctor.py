@@ -1,7 +1,5 @@
 """A configuration for the doctor that points to services of this machine."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -1,7 +1,5 @@
 """The command line of each process and command that uses Kafka, by its name in `domain.rights`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

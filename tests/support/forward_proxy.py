@@ -1,7 +1,5 @@
 """A real HTTP forward proxy: CONNECT for TLS, absolute-form requests without; with credentials, or refusing."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """Topics, records in and out, and a wait with a deadline."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Transactional states of a test on a real Kafka, with their topics."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

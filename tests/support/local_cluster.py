@@ -3,8 +3,6 @@
 Each process is a broker and a controller. Two of three controllers are a quorum, so no single process is required.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self

@@ -1,7 +1,5 @@
 """The samples of our processes as docs/metrics.md lists them. A test compares that page with the program."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

@@ -3,8 +3,6 @@
 It fails, and does not skip, where there is no nginx: `.ci/run` installs Debian's.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Compressed bytes that brokers take and Java reads, though they are not what a usual producer writes."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable
 from typing import Any, Final

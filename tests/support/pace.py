@@ -4,8 +4,6 @@ A limit that only ends a test that hangs costs nothing while all works: it is `B
 where nothing else runs. A promise about time holds for a machine that has the time: it is scaled by `slowness()`.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Final

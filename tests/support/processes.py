@@ -1,7 +1,5 @@
 """Workers as child processes: started, read line by line, sent signals, and never left behind."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

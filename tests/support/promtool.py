@@ -1,7 +1,5 @@
 """Prometheus and promtool: from the PATH, else extracted from Debian's package, without an installation."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

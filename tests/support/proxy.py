@@ -1,7 +1,5 @@
 """A TCP proxy that a test can break, and a broker that one client reaches only through it."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from types import TracebackType

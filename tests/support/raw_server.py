@@ -1,7 +1,5 @@
 """A server that plays a script of good or bad HTTP on real sockets, and a Clay client with short limits."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """Carries out ordered replays in a thread of the test, as a replay process does, without automatic replays."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and 
 certificates).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One Kafka for all processes of a pytest-xdist run, started when the first test of any of them needs it."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Client, Listener

@@ -1,7 +1,5 @@
 """The shell commands that documents show, cut into words."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import textwrap

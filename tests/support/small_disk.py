@@ -3,8 +3,6 @@
 Others reach it through that process, by a path below /proc. It needs Linux with user namespaces.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Damages what a consumer fetches, between the broker and the consumer."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

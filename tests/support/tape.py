@@ -1,7 +1,5 @@
 """The tapes of simulated runs, for the tests of the books."""
 
-from __future__ import annotations
-
 from tests.simulation.schedule import Schedule
 from tests.simulation.tape import Tape, tape_of
 from tests.simulation.world import World

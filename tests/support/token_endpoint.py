@@ -1,7 +1,5 @@
 """An OAuth 2.0 server for tests: a token endpoint for client credentials, and the keys that a broker verifies with."""
 
-from __future__ import annotations
-
 import base64
 import json
 import threading

@@ -5,8 +5,6 @@ partition, unless it has a row. The lead's first word says what to do: `hold` wa
 and gives up, `slow` takes `slow_s` seconds, any other 0 to 10 ms. Each step is printed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Tests in this folder run without a broker and without Redis."""
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 import pytest

@@ -4,8 +4,6 @@ Each reader is given hostile inputs of four sizes, up to the largest that it acc
 of at most 1.2, so that no lead can hold the interpreter long enough for the group to give its partitions away.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable, Iterable

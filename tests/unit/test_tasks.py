@@ -1,7 +1,5 @@
 """Work that runs until an event or an error."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

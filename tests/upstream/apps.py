@@ -1,7 +1,5 @@
 """The same small app on stock Faust and on ours, so that one scenario can be played on both."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

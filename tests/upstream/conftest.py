@@ -1,7 +1,5 @@
 """Topics for both apps, and a garbage collection after each test."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 

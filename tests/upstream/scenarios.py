@@ -3,8 +3,6 @@
 The function returns what happened.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Our fixes hold: in no scenario does our app lose or repeat an event. `test_stock_faust.py` shows the faults."""
 
-from __future__ import annotations
-
 from stream_app.dev.kafka import Broker
 from tests.upstream.apps import ours
 from tests.upstream.scenarios import (

@@ -3,8 +3,6 @@
 They are long tests: a change of ours cannot break them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 
 import pytest

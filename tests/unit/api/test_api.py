@@ -1,7 +1,5 @@
 """The public Python API: its names, its cheap import, and what it makes of its arguments."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import re

@@ -1,7 +1,5 @@
 """The examples without a broker: their configuration, and their help."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 import tomllib

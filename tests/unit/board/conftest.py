@@ -1,7 +1,5 @@
 """An empty read model, and the queries on it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The lists of the board: every record once, newest first, for the price of one page."""
 
-from __future__ import annotations
-
 import random
 import sqlite3
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The history in the read model: it counts each event once, and everything in it is bounded."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The imports in the read model: what is counted of them, and that there are never too many."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 from typing import Any

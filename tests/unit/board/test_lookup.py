@@ -1,7 +1,5 @@
 """The look-up API without Kafka: who may ask, what is answered, and that the document says so."""
 
-from __future__ import annotations
-
 import hmac
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The read model without Kafka: what it makes of records, what it forgets, and what it survives."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

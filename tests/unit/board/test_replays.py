@@ -1,7 +1,5 @@
 """The replays that operators ordered, in the read model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

@@ -3,8 +3,6 @@
 The expectation is one table, so a route that is added without a rule fails here.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from contextlib import closing

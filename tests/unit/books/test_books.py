@@ -1,7 +1,5 @@
 """The books balance at every moment of a run that is right, and name what was damaged in one that is not."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence

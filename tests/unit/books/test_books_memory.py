@@ -1,7 +1,5 @@
 """A million leads fit in a gigabyte: measured on a tenth of them, in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

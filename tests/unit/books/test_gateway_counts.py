@@ -1,7 +1,5 @@
 """`stream-app books` and the gateway's `GET /books` count the same records in the same columns."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

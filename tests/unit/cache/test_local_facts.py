@@ -1,7 +1,5 @@
 """What a lead's own fields say for certain, and what they do not."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

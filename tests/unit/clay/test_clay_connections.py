@@ -1,7 +1,5 @@
 """Connections that are kept for the next lead: none that ended, spoke while idle, or still sends, is used again."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import ssl

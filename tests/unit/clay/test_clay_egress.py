@@ -1,7 +1,5 @@
 """Clay through a proxy and in a network that inspects TLS: a real proxy, real TLS with an authority of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import ssl

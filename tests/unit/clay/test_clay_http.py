@@ -1,7 +1,5 @@
 """The Clay client on real sockets, against a server that misbehaves in every way known."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import logging

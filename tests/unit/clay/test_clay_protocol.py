@@ -1,7 +1,5 @@
 """The head of an answer counts however it is cut into packets, and whatever is wrong with what follows it."""
 
-from __future__ import annotations
-
 import asyncio
 from unittest.mock import Mock
 

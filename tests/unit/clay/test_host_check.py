@@ -1,7 +1,5 @@
 """Whether a host answers: by its status, within 3 s, with one request for all who ask at once."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 

@@ -1,7 +1,5 @@
 """Whether the callback URL answers from here: yes, otherwise, or not at all, and never with its address."""
 
-from __future__ import annotations
-
 import pytest
 from aiohttp import web
 

@@ -1,7 +1,5 @@
 """What `stream-app clay-setup` says to set up in Clay works: a column set up so is received."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

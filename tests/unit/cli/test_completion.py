@@ -1,7 +1,5 @@
 """The scripts of `stream-app completion` complete commands, options and files, in the shells themselves."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

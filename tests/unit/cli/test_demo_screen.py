@@ -1,7 +1,5 @@
 """The demo's screen, recorded: what a person at a terminal reads, and what a log elsewhere gets."""
 
-from __future__ import annotations
-
 import io
 import re
 

@@ -1,7 +1,5 @@
 """`stream-app erase` asks apart for each lead that is linked to the person and does not name it."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

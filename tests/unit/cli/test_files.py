@@ -1,7 +1,5 @@
 """Exports hold personal data: they go nowhere but to the file that was named, and only its owner reads it."""
 
-from __future__ import annotations
-
 import os
 import stat
 import sys

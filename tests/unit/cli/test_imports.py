@@ -1,7 +1,5 @@
 """`stream-app imports`: one line for each import at 80 columns, and all about one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

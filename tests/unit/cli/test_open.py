@@ -1,7 +1,5 @@
 """`stream-app open`: it opens a browser where there is one, and else says how to reach the board."""
 
-from __future__ import annotations
-
 import json
 import threading
 import webbrowser

@@ -1,7 +1,5 @@
 """Options of `stream-app dlq` and `replay`, confirmation, progress, and foreign text in tables."""
 
-from __future__ import annotations
-
 import io
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is typed after `stream-app lanes` is the command that is meant, and one that a worker can take."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 import msgspec

@@ -1,7 +1,5 @@
 """How far a file has come, as a person sees it: rate since the start, and the end by bytes read."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`publish --wait`: what may be typed, and where leads are, for people and for machines."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

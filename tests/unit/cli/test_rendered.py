@@ -1,7 +1,5 @@
 """Each table at 40, 80 and 120 columns and in a pipe."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

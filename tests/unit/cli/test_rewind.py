@@ -1,7 +1,5 @@
 """`replay rewind` asks before it moves the group, and its numbers add up."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from pathlib import Path

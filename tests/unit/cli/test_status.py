@@ -1,7 +1,5 @@
 """What `stream-app status` says of a lead of which nothing is known."""
 
-from __future__ import annotations
-
 import pytest
 
 from stream_app.cli.status import _unknown

@@ -1,7 +1,5 @@
 """`stream-app publish -`: reads stdin to its end, and Ctrl-C ends it while it waits for a line."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

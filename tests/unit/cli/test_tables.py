@@ -1,7 +1,5 @@
 """Tables at the widths of terminals, and in a pipe: whole words, fewer columns where there is no room."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """`--watch` looks again until Ctrl-C; `--workspace` shows one lane."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A configuration file, its secrets, and what loading it comes to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The table [board]: who may reach the board, where it is, and what was in [gateway] before."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """How Clay calls back: addresses, keys and the token of the look-up API."""
 
-from __future__ import annotations
-
 import secrets
 from pathlib import Path
 

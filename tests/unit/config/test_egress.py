@@ -1,7 +1,5 @@
 """The table [egress]: the proxy's URL is a secret, and never repeated."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

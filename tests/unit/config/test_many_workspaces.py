@@ -1,7 +1,5 @@
 """A configuration with many workspaces: what it inherits is shared, and three that are wrong are named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from benchmarks.whole_worker import configuration, environment

@@ -1,7 +1,5 @@
 """What a running worker adopts of a changed configuration, and what it leaves for a restart."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

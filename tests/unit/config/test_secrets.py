@@ -1,7 +1,5 @@
 """What cannot be read, what breaks a rule and what is wrong with a secret come at once, and no secret is repeated."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

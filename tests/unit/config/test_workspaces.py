@@ -1,7 +1,5 @@
 """The policies of workspaces, and which of them count."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

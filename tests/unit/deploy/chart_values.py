@@ -1,7 +1,5 @@
 """Six sets of values for the chart, as users would write them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 CONFIG = """\

@@ -1,7 +1,5 @@
 """What is remembered of results: merging in any order, freshness by field, what people of one company share, bounds."""
 
-from __future__ import annotations
-
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st

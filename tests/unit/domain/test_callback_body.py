@@ -1,7 +1,5 @@
 """A callback's body: what Clay does to values is undone, what would be a guess is refused in words."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

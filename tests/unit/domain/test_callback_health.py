@@ -1,7 +1,5 @@
 """When callbacks are missing, which leads prove it, and in which order the causes are named."""
 
-from __future__ import annotations
-
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The token of a callback: good for one lead at one destination, for as long as its key is listed."""
 
-from __future__ import annotations
-
 import hmac
 from unittest.mock import Mock
 

@@ -1,7 +1,5 @@
 """Whether this machine's clock agrees with Kafka's."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Reading a command."""
 
-from __future__ import annotations
-
 import msgspec
 
 from stream_app.domain.lane.command import read_command

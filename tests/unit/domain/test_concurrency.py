@@ -1,7 +1,5 @@
 """The limit of POSTs under way: it follows latency, within its bounds, and does not jam."""
 
-from __future__ import annotations
-
 import heapq
 import random
 from collections import deque

@@ -1,7 +1,5 @@
 """Orders of an operator: each changes just what it says, holds through a restart, and says what it did."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

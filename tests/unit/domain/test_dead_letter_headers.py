@@ -1,7 +1,5 @@
 """The dead letter's headers are read back as written, and hostile ones do no harm."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Which dead letters are selected, how they are counted, and what a replay of them costs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """The table of legal steps: the checkers use it, and no path in it leads to a second POST by itself."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

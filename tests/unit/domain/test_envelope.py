@@ -1,7 +1,5 @@
 """Which headers are believed: those on topics that only our processes write to. All others change nothing."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from hypothesis import example, given

@@ -1,7 +1,5 @@
 """Why nothing is moving: each gate that may hold is named, with what lifts it and how many wait."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

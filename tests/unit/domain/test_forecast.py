@@ -1,7 +1,5 @@
 """When a budget ends at the present rate, from what a lane has published."""
 
-from __future__ import annotations
-
 from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
 
 MINUTE_MS = 60_000

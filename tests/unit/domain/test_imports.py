@@ -1,7 +1,5 @@
 """The names of imports, and what people see of a file's name."""
 
-from __future__ import annotations
-
 import pytest
 
 from stream_app.domain.lead.imports import label, new_import_id

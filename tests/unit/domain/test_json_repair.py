@@ -1,7 +1,5 @@
 """Broken JSON is repaired where one reading makes sense, and left alone where there are two."""
 
-from __future__ import annotations
-
 import json
 import time
 

@@ -1,7 +1,5 @@
 """The lane as a whole: its parts together, and its texts for an operator."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

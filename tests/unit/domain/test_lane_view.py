@@ -1,7 +1,5 @@
 """The view of a lane, its health, and whose failure a refusal is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

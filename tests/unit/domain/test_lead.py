@@ -1,7 +1,5 @@
 """Reading, cleaning and identifying leads. Any bytes give an answer."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

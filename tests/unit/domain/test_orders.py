@@ -1,7 +1,5 @@
 """Ordered replays: what each command does, and that no crash, stop or second operator sends a dead letter twice."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

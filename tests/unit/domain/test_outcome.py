@@ -1,7 +1,5 @@
 """The table of outcomes, status by status, and the scrubbing of foreign texts."""
 
-from __future__ import annotations
-
 import re
 import string
 import unicodedata

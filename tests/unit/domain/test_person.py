@@ -1,7 +1,5 @@
 """The person of a lead: whatever identifiers leads come with, each finds all leads of its person in one look-up."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import pytest

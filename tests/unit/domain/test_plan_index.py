@@ -1,7 +1,5 @@
 """The indexes of the plan: where workspaces live, which live together, and their destinations."""
 
-from __future__ import annotations
-
 import sys
 from types import FrameType
 from typing import Any

@@ -1,7 +1,5 @@
 """Counts in sentences."""
 
-from __future__ import annotations
-
 import pytest
 
 from stream_app.domain.text import count

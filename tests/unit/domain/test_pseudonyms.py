@@ -1,7 +1,5 @@
 """Hashes of people and lead ids: keyed by a pepper."""
 
-from __future__ import annotations
-
 import pytest
 
 from stream_app.client.lookup import paths_of

@@ -1,7 +1,5 @@
 """What publishing will cost is said, and asked for, before anything is written."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

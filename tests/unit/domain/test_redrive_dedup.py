@@ -1,7 +1,5 @@
 """A dead letter goes back once, until it is deleted."""
 
-from __future__ import annotations
-
 from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup, outlived, sent_row
 from stream_app.domain.record import ConsumedRecord
 

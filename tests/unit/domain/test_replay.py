@@ -4,8 +4,6 @@ The machine below is one partition: input, the pipeline (its decisions by `class
 `returning`), the dead letters, and the replay app with its committed offset and its record.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """The station *identify*: which table a lead goes to, and what exactly Clay is sent."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The rights on Kafka: the page for operators says what the code asks for."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 

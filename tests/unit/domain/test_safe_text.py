@@ -1,7 +1,5 @@
 """What others wrote runs nothing: neither in a spreadsheet nor in a terminal."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Clay that answers nothing: when a lane believes it, and that it never believes it for good."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Each row of the table in domain/stranded.py, and what the time-out of a transaction can say."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

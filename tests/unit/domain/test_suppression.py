@@ -1,7 +1,5 @@
 """Suppressed people and cancelled leads: which rows bind which record."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec

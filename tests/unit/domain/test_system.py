@@ -1,7 +1,5 @@
 """What a namespace began with is compared with the settings of a process: one line says what differs and what to do."""
 
-from __future__ import annotations
-
 import pytest
 
 from stream_app.domain.lead.pseudonyms import Pseudonyms, fingerprint, pseudonyms_of, use

@@ -1,7 +1,5 @@
 """The plan of the topics, and the advice on workspaces that share a partition."""
 
-from __future__ import annotations
-
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.topics import (
     MAX_CARRIED_BYTES,

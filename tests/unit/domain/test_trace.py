@@ -1,7 +1,5 @@
 """The spans of a lead: one tree from its events, the same each time, with the names of the conventions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

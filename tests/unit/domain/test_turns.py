@@ -1,7 +1,5 @@
 """When deferred leads come back: one by one at the lane's rate, returned ones ahead of new ones."""
 
-from __future__ import annotations
-
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Bounds on text and JSON from outside: combining marks in a row, and brackets within brackets."""
 
-from __future__ import annotations
-
 import json
 import sys
 import unicodedata

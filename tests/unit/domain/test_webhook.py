@@ -1,7 +1,5 @@
 """Which URL may be a webhook, and which text its token; what is wrong is said without repeating it."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The agents of the worker and of the replay app, and the Faust table of the state, without Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from types import SimpleNamespace

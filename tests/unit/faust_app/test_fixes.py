@@ -1,7 +1,5 @@
 """Each fix of Faust says what upstream does, which test shows it, and when the fix can go."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import re

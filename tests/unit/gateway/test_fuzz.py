@@ -1,7 +1,5 @@
 """2,000 mutated callbacks, and 10,000 for each change; 100,000 by `python -m tests.gateway.fuzz`."""
 
-from __future__ import annotations
-
 import pytest
 
 from stream_app.domain.callback.token import Keys, TokenProblem, Verified

@@ -1,7 +1,5 @@
 """The gateway on uvicorn, byte by byte. A proxy in front bounds the rest."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import json

@@ -1,7 +1,5 @@
 """What is checked before a body is read, and what before it is decoded."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -1,7 +1,5 @@
 """The receiver: what is right is kept before it is answered, all else is refused in words, all is counted."""
 
-from __future__ import annotations
-
 import hmac
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of a gateway: adopted when a file changes, named by a fingerprint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

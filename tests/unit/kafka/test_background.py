@@ -1,7 +1,5 @@
 """What is kept of Kafka's answers: asked once for all who want to know, and not claimed when Kafka does not answer."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """Each request to Kafka has a bound of its own, and a broker that hangs holds up nothing that others can answer."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """The requests that the partitions of a process share."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection
 from contextlib import suppress

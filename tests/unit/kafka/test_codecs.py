@@ -1,7 +1,5 @@
 """Decompression has a bound, and reads what Java reads."""
 
-from __future__ import annotations
-
 import gzip
 import subprocess
 import sys

@@ -5,8 +5,6 @@ holds, run tests/upstream, and only then put the new hash here. The overrides ar
 stream_app/kafka (bounded_client, connection, consumer).
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from importlib.metadata import version

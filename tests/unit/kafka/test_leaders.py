@@ -1,7 +1,5 @@
 """Rows are read from the partition's real leader, whatever a broker that was frozen believes."""
 
-from __future__ import annotations
-
 import asyncio
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokens for Kafka: when they are fetched, shared and renewed, and what is said when there is none."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import time

@@ -1,7 +1,5 @@
 """The one way to read Kafka outside a group, on a consumer that the test scripts."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Topics that a managed service does not create as planned are reported in its own words."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

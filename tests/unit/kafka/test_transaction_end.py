@@ -1,7 +1,5 @@
 """A producer that is dropped ends without a word, whatever its requests still come to."""
 
-from __future__ import annotations
-
 import asyncio
 
 from aiokafka import TopicPartition

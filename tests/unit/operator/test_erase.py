@@ -1,7 +1,5 @@
 """What is held of a person, whichever of the hashes that he is known by one begins with; a partition in memory."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lanes are shown page by page, and a lane names a few of its neighbours."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

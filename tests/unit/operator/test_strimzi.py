@@ -1,7 +1,5 @@
 """The Strimzi resources have the topics that `stream-app topics` creates, and the rights of each process."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

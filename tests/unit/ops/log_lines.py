@@ -1,7 +1,5 @@
 """What a process of `test_log` logs. It starts quickly: this file imports no pytest."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

@@ -1,7 +1,5 @@
 """Only reports about what aiokafka abandons are dropped."""
 
-from __future__ import annotations
-
 import logging
 import ssl
 

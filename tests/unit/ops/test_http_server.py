@@ -1,7 +1,5 @@
 """The server of every process: which requests it refuses, how many it serves, and how it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine

@@ -1,7 +1,5 @@
 """The lanes' metrics: what was last published, nothing of what is past, and news once."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry

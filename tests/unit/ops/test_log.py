@@ -1,7 +1,5 @@
 """What a process writes to stderr: one event a line, and of an exception where and what kind, never its data."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

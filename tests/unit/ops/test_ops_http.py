@@ -1,7 +1,5 @@
 """The operations endpoints that every process serves: /metrics, /healthz and /readyz."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter

@@ -1,7 +1,5 @@
 """How a long-running process ends when Kafka does not answer one of its requests: with a line and an exit code."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The watchdog sees what stands still, and nothing of what only waits."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Hashable
 

@@ -1,7 +1,5 @@
 """The worker's metrics and log of what it did to leads."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import msgspec

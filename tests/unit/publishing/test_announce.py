@@ -1,7 +1,5 @@
 """What the first lead of an import says of it."""
 
-from __future__ import annotations
-
 import msgspec
 
 from stream_app.domain.lead.lead import MAX_LEAD_BYTES, read_lead

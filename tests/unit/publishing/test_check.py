@@ -1,7 +1,5 @@
 """A row becomes the record that the worker will read, or is refused with the worker's own reason."""
 
-from __future__ import annotations
-
 import asyncio
 
 import msgspec

@@ -1,7 +1,5 @@
 """Whose result a row of the published file gets: by its id, else by whatever its person is known by."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Reading rows: whatever is in the file, each row is a draft or is refused, and the next one is read."""
 
-from __future__ import annotations
-
 import csv
 import io
 

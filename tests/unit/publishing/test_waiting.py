@@ -1,7 +1,5 @@
 """`publish --wait`: the last status of each published record, and when all of them are at rest."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator

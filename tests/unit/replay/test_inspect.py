@@ -1,7 +1,5 @@
 """Dead letters in a file: whatever was written to a topic is in it, and `publish` reads the leads."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

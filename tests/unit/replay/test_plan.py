@@ -1,7 +1,5 @@
 """Which dead letters can be sent back as they are."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

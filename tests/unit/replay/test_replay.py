@@ -1,7 +1,5 @@
 """The handlers of the replay process over an in-memory stream: where each record goes, when, and what is given up."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 

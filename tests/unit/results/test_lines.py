@@ -1,7 +1,5 @@
 """How results are written, and how few columns and bytes that takes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """The store of results: the last of each key, whose memory does not grow, and which leaves nothing behind."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

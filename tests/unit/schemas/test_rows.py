@@ -4,8 +4,6 @@ tests/samples/rows has a row of each kind in which every field has a value. Unti
 the code. From then on a change that a sample does not survive needs a new row version, and a sample of its own.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ tests/samples holds messages as they were once written, and the schemas as they 
 both are only ever added to.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The composition root builds what the settings allow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A simulator in this process, a client for it, and a receiver for its callbacks."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """The HTTP column: what arrives at the callback URL, and what does not."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Each kind of fault as a sender sees it, and the timeline that they are played on."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import time

@@ -1,7 +1,5 @@
 """The webhook: what it takes, what it refuses, and with which status."""
 
-from __future__ import annotations
-
 import asyncio
 from email.utils import parsedate_to_datetime
 

@@ -1,7 +1,5 @@
 """The ledger: agrees with what the client saw, the same for the same seed, and holds no secrets."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

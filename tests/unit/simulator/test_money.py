@@ -1,7 +1,5 @@
 """Rows, columns and the two meters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

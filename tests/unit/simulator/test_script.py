@@ -1,7 +1,5 @@
 """Scripts: what is understood, and every problem of a bad one at once."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The exporter: what it sends, when, and where it starts again."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
