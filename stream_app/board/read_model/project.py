@@ -21,7 +21,6 @@ from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.person import rows_of
-from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import TopicNames
 
@@ -37,7 +36,6 @@ _HISTORY: Final = ", ".join(_FIELDS)
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """The columns of an event, beside the number of its record."""
 _event_row: Final = attrgetter(*EVENT_COLUMNS)
-_ERASED: Final = b"e/"
 _PEOPLE: Final = b"p/"
 
 
@@ -52,7 +50,6 @@ class _Result(msgspec.Struct, gc=False):
 _result: Final = msgspec.json.Decoder(_Result)
 _lane: Final = msgspec.json.Decoder(LaneView)
 
-_suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Projector:
@@ -165,21 +162,10 @@ class Projector:
         self._keep_last("replays", ("id",), found, columns, begin=len(PROGRESS))
 
     def _write_state(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the rows of people and of erased leads. Other rows of the state are ignored."""
-        found = list(records)
-        self._write_people(found)
-        self._write_erased(each for each in found if (each.key or b"").startswith(_ERASED))
+        """Write the rows that map an identifier to the person's leads (domain/lead/person.py).
 
-    def _write_erased(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the rows of erased leads (domain/lead/suppression.py)."""
-
-        def until(record: KafkaRecord) -> tuple[object, ...]:
-            return (_suppression.decode(record.value or b"").at_ms,)
-
-        self._keep_last("erased", ("workspace", "lead_id"), records, until, begin=len(_ERASED))
-
-    def _write_people(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the rows that map an identifier to the person's leads (domain/lead/person.py)."""
+        Other rows of the state are ignored.
+        """
 
         def leads(record: KafkaRecord) -> tuple[object, ...]:
             ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]

@@ -3,7 +3,6 @@
 records   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event.
 events    The events of a record, in order.
 people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
-erased    Until when (epoch ms) the published data of a lead is erased.
 results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
 status_counts  Number of records by status. Triggers keep it consistent with `records`.
 imports   What is known of each import: its first and last event, what its publisher counted, its credits.
@@ -51,8 +50,6 @@ TABLES: Final = (
         PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
     "CREATE INDEX people_of_lead ON people (lead_ids)",
     "CREATE INDEX people_of_leads ON people (lead_ids) WHERE instr(lead_ids, ' ') > 0",
-    """CREATE TABLE erased (
-        workspace TEXT, lead_id TEXT, until_ms INTEGER NOT NULL, PRIMARY KEY (lead_id, workspace)) WITHOUT ROWID""",
     """CREATE TABLE results (
         workspace TEXT, destination TEXT, lead_id TEXT, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
         source TEXT NOT NULL, version INTEGER NOT NULL, at_ms INTEGER NOT NULL,
