@@ -28,7 +28,14 @@ from stream_app.cli.base import (
     show_json,
 )
 from stream_app.cli.help import PlainHelp, usage_problem
-from stream_app.domain.errors import BoardUnavailable, BrokerUnavailable, KafkaRefused, SettingsError, StreamAppError
+from stream_app.domain.errors import (
+    BoardUnavailable,
+    BrokerUnavailable,
+    KafkaRefused,
+    NotTheBoard,
+    SettingsError,
+    StreamAppError,
+)
 from stream_app.ops.garbage import collect_rarely
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -63,6 +70,7 @@ EXIT_CODE_OF: Final = {
     SettingsError: USAGE,
     BrokerUnavailable: NO_KAFKA,
     BoardUnavailable: NO_BOARD,
+    NotTheBoard: NO_BOARD,
     KafkaRefused: REFUSED,
 }
 """The exit code of a command that an error ends. It is NO for all others."""

@@ -10,13 +10,9 @@ import webbrowser
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import httpx
-
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
-from stream_app.client.lookup import NAME, board_away, not_the_board
+from stream_app.client.lookup import check_board
 from stream_app.domain.hosts import is_loopback_url
-
-_WITHIN_S = 5.0
 
 
 def open_board(*, common: Common = COMMON) -> int:
@@ -29,7 +25,7 @@ def open_board(*, common: Common = COMMON) -> int:
     """
     settings = common.settings()
     url = f"{settings.board_url}/board"
-    _check(settings.board_url)
+    check_board(settings.board_url)
     here = is_loopback_url(url)
     tunnel = tunnel_to(url, os.environ) if here else ""
     opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
@@ -66,13 +62,3 @@ def _has_browser(environ: Mapping[str, str]) -> bool:
     except webbrowser.Error:
         return False
     return True
-
-
-def _check(url: str) -> None:
-    """Raise BoardUnavailable if no board answers."""
-    try:
-        answer = httpx.get(f"{url}/healthz", timeout=_WITHIN_S, trust_env=not is_loopback_url(url))
-    except httpx.HTTPError as error:
-        raise board_away(url, error) from error
-    if not answer.is_success or answer.text.strip() != NAME:
-        raise not_the_board(url, answer.status_code)

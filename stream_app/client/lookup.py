@@ -22,7 +22,7 @@ from stream_app.client.answers import (
     WaitingAnswer,
 )
 from stream_app.config import Settings
-from stream_app.domain.errors import BoardUnavailable, SettingsError, StreamAppError
+from stream_app.domain.errors import BoardUnavailable, NotTheBoard, SettingsError, StreamAppError
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
@@ -32,6 +32,7 @@ from stream_app.domain.messages import Lead
 NAME: Final = "stream-app board"
 """What /healthz of the board answers."""
 _WITHIN_S: Final = 30.0
+_ANSWERS_WITHIN_S: Final = 5.0
 _RECORD: Final = "record:"  # a rejected record has its position as its name
 
 A = TypeVar("A", bound=Answer)
@@ -90,6 +91,21 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
         return _answer(client, path, ImportsAnswer)
 
 
+def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
+    """Return if the board answers at the URL.
+
+    Raises:
+        NotTheBoard: Another server answers.
+        BoardUnavailable: Nothing answers.
+    """
+    try:
+        answer = httpx.get(f"{url}/healthz", timeout=within_s, trust_env=not is_loopback_url(url))
+    except httpx.HTTPError as error:
+        raise board_away(url, error) from error
+    if not answer.is_success or answer.text.strip() != NAME:
+        raise not_the_board(url, answer.status_code)
+
+
 def board_away(url: str, error: httpx.HTTPError) -> BoardUnavailable:
     """Return the error to raise when the board does not respond."""
     return BoardUnavailable(
@@ -98,9 +114,9 @@ def board_away(url: str, error: httpx.HTTPError) -> BoardUnavailable:
     )
 
 
-def not_the_board(url: str, status: int) -> BoardUnavailable:
+def not_the_board(url: str, status: int) -> NotTheBoard:
     """Return the error to raise when another server responds."""
-    return BoardUnavailable(
+    return NotTheBoard(
         f"this is not the board: what answers at {url} is not `stream-app board` of this version (HTTP {status}); "
         "check board.url, and the proxy before it"
     )

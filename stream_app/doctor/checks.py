@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from typing import Final, Literal
@@ -11,6 +12,7 @@ import msgspec
 
 from stream_app import __version__
 from stream_app.clay.egress import Egress
+from stream_app.client.lookup import check_board
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
@@ -27,7 +29,7 @@ from stream_app.doctor.probes import (
     runs,
     strangers_may_not_write,
 )
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
+from stream_app.domain.errors import BoardUnavailable, BrokerUnavailable, KafkaRefused, NotTheBoard, TopicsError
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import check_topics
@@ -96,6 +98,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
     async for check in _callbacks(settings, egress):
         yield check
+    yield await _board(settings)
     if settings.trace.endpoint is not None:
         yield await trace_check(settings)
     if notify:
@@ -107,6 +110,17 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
         return Check(name, "ok", await asked)
     except ProbeFailed as error:
         return Check(name, "failed", str(error))
+
+
+async def _board(settings: Settings) -> Check:
+    """Give advice where no board answers, because nothing waits for one."""
+    try:
+        await asyncio.to_thread(check_board, settings.board_url)
+    except NotTheBoard as error:
+        return Check("board", "failed", str(error))
+    except BoardUnavailable as error:
+        return Check("board", "advice", str(error))
+    return Check("board", "ok", f"the board answers at {settings.board_url}")
 
 
 async def _strangers(settings: Settings) -> Check:

@@ -51,6 +51,10 @@ class BoardUnavailable(StreamAppError):
     """The board did not answer, or the server that answered is not the board."""
 
 
+class NotTheBoard(BoardUnavailable):
+    """Another server answered at the board's address."""
+
+
 class UnreadableBatch(StreamAppError):
     """A batch of records on Kafka cannot be decoded.
 

@@ -59,6 +59,7 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
             webhook=f"{at}/v3/sources/webhook/x",
             public_url=at,
             redis_url=redis_url,
+            more=f'[board]\nurl = "{at}"\n',
         )
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
         idle = await found(settings)
@@ -86,7 +87,9 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
         "callbacks": ["advice", "ok"],
         "proxy": ["skipped"],
         "privacy": ["advice"],
+        "board": ["failed"],
     }
+    assert lines["board"][0][1].startswith(f"this is not the board: what answers at {at} is not `stream-app board`")
     assert "http" in lines["callbacks"][0][1]
     ((_, strangers),) = lines["strangers"]
     assert f"any client that reaches Kafka may write to {namespace}leads.callbacks, {namespace}leads.comm" in strangers
@@ -119,6 +122,7 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
         webhook=f"http://{nowhere}/v3/sources/webhook/s3cret",
         public_url=f"http://{nowhere}",
         redis_url=f"redis://:{PASSWORD}@{nowhere}/0",
+        more=f'[board]\nurl = "http://{nowhere}"\n',
     )
     lines = await found(settings)
     assert {name: said[-1][0] for name, said in lines.items()} == {
@@ -134,6 +138,7 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
         "clay": "failed",
         "callbacks": "failed",
         "privacy": "advice",
+        "board": "advice",
     }
     assert nowhere in lines["kafka"][0][1]
     assert "Without it nothing is lost" in lines["redis"][0][1]

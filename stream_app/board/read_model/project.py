@@ -51,7 +51,6 @@ _result: Final = msgspec.json.Decoder(_Result)
 _lane: Final = msgspec.json.Decoder(LaneView)
 
 
-
 class Projector:
     """Writes to `db` in the caller's open transaction."""
 

@@ -1,0 +1,78 @@
+"""What the look-up client makes of answers: only the board's own "unknown lead" counts as one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from stream_app.cli.main import main
+from stream_app.client.lookup import find
+from stream_app.config import Settings, load_settings
+from stream_app.domain.errors import BoardUnavailable, StreamAppError
+
+_LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
+
+
+class _Server(BaseHTTPRequestHandler):
+    status, body = 200, b""
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    server = HTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    path = tmp_path / "stream_app.toml"
+    path.write_text(f'[board]\nurl = "http://127.0.0.1:{server.server_address[1]}"\n')
+    monkeypatch.setenv("STREAM_APP_CONFIG", str(path))
+    yield load_settings(path, {}, ())
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<!doctype html><title>Log in</title>"),
+        (200, b"ok\n"),
+        (200, b"{}"),
+        (302, b""),
+        (404, b"Not Found"),
+        (404, b'{"detail": "Not Found"}'),
+        (404, json.dumps({**_LAG, "error": "not_found", "text": "no such path"}).encode()),
+        (502, b"<h1>502 Bad Gateway</h1>"),
+    ],
+)
+def test_an_answer_of_another_server_is_never_an_unknown_lead(
+    settings: Settings, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_Server, "status", status)
+    monkeypatch.setattr(_Server, "body", body)
+    with pytest.raises(BoardUnavailable, match="this is not the board: what answers at http://127"):
+        find(settings, "crm-17")
+    for argv in (["status", "crm-17"], ["imports"]):
+        assert main(argv) == 5
+        assert capsys.readouterr().err.startswith("this is not the board")
+
+
+def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Server, "status", 401)
+    refusal = {**_LAG, "error": "no_token", "text": "Send the header Authorization"}
+    monkeypatch.setattr(_Server, "body", json.dumps(refusal).encode())
+    with pytest.raises(StreamAppError, match="rejected the request: Send the header") as refused:
+        find(settings, "crm-17")
+    assert not isinstance(refused.value, BoardUnavailable)
