@@ -19,8 +19,9 @@ RUN groupadd --gid 10001 app \
     && install --directory --owner=app --group=app /var/lib/stream-app
 COPY --from=build /opt/stream-app /opt/stream-app
 ENV PATH=/opt/stream-app/bin:$PATH \
-    PYTHONUNBUFFERED=1
-# Faust makes a directory where it is started.
+    PYTHONUNBUFFERED=1 \
+    XDG_STATE_HOME=/var/lib
+# The state folder, where volumes are mounted. Faust makes a directory where it is started.
 WORKDIR /var/lib/stream-app
 # A number, so that Kubernetes can tell that it is not root.
 USER 10001:10001

@@ -46,9 +46,11 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
         SettingsError: Lists every error of the file and of the environment.
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
-    wanted = frozenset(needs)
     reader, before = TableReader(), stamp_of(path, None)
     settings = _read(reader, _parse(path))
+    wanted = frozenset(needs)
+    if "board" in wanted and settings.notify.url_env is not None:
+        wanted |= {"notify"}  # the board sends the messages, through the proxy
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
     namings = list(namings_of(settings))

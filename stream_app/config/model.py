@@ -227,11 +227,13 @@ class Notify(msgspec.Struct, frozen=True):
         url_env: The variable with the webhook's URL. Absent: there are no messages.
         format: The body: Slack's, or plain JSON.
         interval_s: There is at most one message in this time.
+        watch_gateway: Ask gateway.public_url once a minute, and say if the gateway does not answer.
     """
 
     url_env: str | None = None
     format: Literal["slack", "json"] = "slack"
     interval_s: Annotated[float, Range(1, 86_400)] = 60.0
+    watch_gateway: bool = False
 
 
 class Privacy(msgspec.Struct, frozen=True):

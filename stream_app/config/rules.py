@@ -167,6 +167,8 @@ def _processes(settings: Settings) -> Iterator[str]:
             "127.0.0.1"
         )
     yield from _board(settings.board)
+    if settings.notify.watch_gateway and (settings.notify.url_env is None or settings.gateway.public_url is None):
+        yield "notify.watch_gateway: needs gateway.public_url, which it asks, and notify.url_env, where it says so"
 
 
 def _board(board: Board) -> Iterator[str]:

@@ -1,8 +1,13 @@
-"""Posts messages for people to the webhook of `[notify]`. Its URL is a secret, so texts name only its host."""
+"""Messages for people: their bodies, and the webhook of `[notify]` that takes them.
+
+Its URL is a secret, so texts name only its host.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,7 +17,12 @@ from stream_app.clay.egress import Egress
 from stream_app.domain.errors import StreamAppError
 
 _WITHIN_S: Final = 10.0
+_IN_ALL_S: Final = 30.0
 Format = Literal["slack", "json"]
+Key = tuple[str, str]
+MOST_LINES: Final = 20
+"""A message names so many alerts, and counts the rest."""
+_MARKS: Final = {"critical": ":red_circle:", "warning": ":large_yellow_circle:"}
 NO_URL: Final = "notify.url_env is not set: name the environment variable with the webhook's URL"
 
 
@@ -52,11 +62,14 @@ class Receiver:
     async def post(self, body: bytes) -> None:
         """Send a message. Raises NotDelivered if there is no answer, or one that is not 2xx."""
         try:
-            async with self._http.stream(
-                "POST", self._url, content=body, headers={"content-type": "application/json"}
-            ) as answer:
+            async with (
+                asyncio.timeout(_IN_ALL_S),
+                self._http.stream(
+                    "POST", self._url, content=body, headers={"content-type": "application/json"}
+                ) as answer,
+            ):
                 status, wait = answer.status_code, answer.headers.get("retry-after", "")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise NotDelivered(
                 f"{self.host} does not take messages ({type(error).__name__}): check notify.url_env, and [egress]'s "
                 "proxy and authority"
@@ -69,9 +82,52 @@ class Receiver:
             )
 
 
+class Alert(msgspec.Struct, frozen=True):
+    """Something that a person must act on. `name`: a stable code; `since_ms`: epoch ms."""
+
+    name: str
+    severity: Literal["critical", "warning"]
+    labels: dict[str, str]
+    summary: str
+    since_ms: int
+
+    @property
+    def key(self) -> Key:
+        """Its name and its workspace, '' for all. Two alerts never have the same."""
+        return self.name, self.labels.get("workspace", "")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a message reports."""
+
+    begun: Sequence[Alert]
+    ended: Sequence[Alert]
+
+
+def body_of(change: Change, form: Format, now_ms: int) -> bytes:
+    """Return the body of a message: for Slack and what takes its JSON, or plain JSON."""
+    lines = [(alert, "firing") for alert in sorted(change.begun, key=lambda alert: alert.severity)]
+    lines += [(alert, "resolved") for alert in change.ended]
+    shown, left_out = lines[:MOST_LINES], len(lines[MOST_LINES:])
+    if form == "slack":
+        texts = [_line(alert, status) for alert, status in shown]
+        if left_out:
+            texts.append(f"and {left_out} more: `stream-app explain`")
+        return msgspec.json.encode({"text": "\n".join(texts)})
+    alerts: list[dict[str, Any]] = [{"status": status, **msgspec.structs.asdict(alert)} for alert, status in shown]
+    return msgspec.json.encode({"at_ms": now_ms, "alerts": alerts, "left_out": left_out})
+
+
 def trial_body(form: Format, now_ms: int) -> bytes:
     """Return a message that says only that messages arrive."""
     text = "stream-app doctor: a test message. Messages arrive here."
     if form == "slack":
         return msgspec.json.encode({"text": text})
     return msgspec.json.encode({"at_ms": now_ms, "alerts": [], "left_out": 0, "text": text})
+
+
+def _line(alert: Alert, status: str) -> str:
+    text = f"*{alert.name}* ({alert.severity}): {alert.summary}"
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):  # api.slack.com: text formatting
+        text = text.replace(character, escaped)
+    return f"{_MARKS[alert.severity]} {text}" if status == "firing" else f":white_check_mark: resolved {text}"

@@ -10,9 +10,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import httpx
 from prometheus_client import CollectorRegistry, Gauge
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,6 +28,7 @@ from stream_app.board.actions.publish import Publishing
 from stream_app.board.api_access import Access
 from stream_app.board.app import Board
 from stream_app.board.lookup import Lookup
+from stream_app.board.notify import Findings, Messages, board_findings, gateway_answers
 from stream_app.board.planner import Planner
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import Projection
@@ -35,13 +38,16 @@ from stream_app.board.site import Site
 from stream_app.board.waiting_leads import WaitingLeads
 from stream_app.client.lookup import NAME
 from stream_app.config import Settings
+from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.lane.explain import Finding
 from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.kafka.topics import TopicsThere
+from stream_app.operator.messages import Receiver
 from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
@@ -69,7 +75,7 @@ async def run_board(settings: Settings) -> None:
             if settings.operator_token:
                 put = (await stack.enter_async_context(open_inbox(connection))).put
             projection = _projection(settings, connection, registry, logger)
-            routes = await stack.enter_async_context(serving(settings, connection, projection, put))
+            routes = await stack.enter_async_context(serving(settings, connection, projection, put, registry))
             app = board_app(routes)
             port = await stack.enter_async_context(
                 serve_http(app, settings.board.host, http.board_port, grace_s=_GRACE_S)
@@ -121,9 +127,13 @@ def _projection(
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, connection: KafkaConnection, projection: Projection, put: Put | None
+    settings: Settings,
+    connection: KafkaConnection,
+    projection: Projection,
+    put: Put | None,
+    registry: CollectorRegistry,
 ) -> AsyncIterator[list[Route]]:
-    """Yield the routes of look-up API and board. The read model follows Kafka meanwhile.
+    """Yield the routes of look-up API and board. Meanwhile the read model follows Kafka, and messages go to people.
 
     `put`: writes the commands of operators to Kafka; None: the board only reads.
     """
@@ -159,9 +169,14 @@ async def serving(
         actions=actions_of(site, sender, planner) if sender and planner else (),
         publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,
     )
+
+    async def findings() -> tuple[list[Finding], bool]:
+        return await board_findings(site, projection.lag, backlog, clock.now_ms())
+
     following = asyncio.create_task(projection.run())
     try:
-        yield [*lookup.routes(), *board.routes()]
+        async with messages(settings, findings, registry):
+            yield [*lookup.routes(), *board.routes()]
     finally:
         await cancel([following])
         if planner:
@@ -170,6 +185,34 @@ async def serving(
         await backlog.close()
         await topics.close()
         await results.close()
+
+
+@asynccontextmanager
+async def messages(settings: Settings, findings: Findings, registry: CollectorRegistry) -> AsyncIterator[None]:
+    """Send messages to people until the block ends, if the configuration names a webhook."""
+    notify = settings.notify
+    if notify.url_env is None:
+        yield
+        return
+    egress = egress_of(settings)
+    async with (
+        Receiver(settings.secrets[notify.url_env], egress) as receiver,
+        httpx.AsyncClient(verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False) as http,
+    ):
+        sender = Messages(
+            findings=findings,
+            gateway=partial(gateway_answers, http, settings.gateway.public_url or "") if notify.watch_gateway else None,
+            post=receiver.post,
+            form=notify.format,
+            interval_s=notify.interval_s,
+            path=model_path(settings, os.environ).with_suffix(".messages.json"),
+            registry=registry,
+        )
+        sending = asyncio.create_task(sender.run())
+        try:
+            yield
+        finally:
+            await cancel([sending])
 
 
 def access_of(settings: Settings, now_s: Callable[[], int]) -> BoardAccess:

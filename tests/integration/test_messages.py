@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
+from stream_app.board.notify import gateway_answers
 from stream_app.clay.egress import Egress
 from stream_app.config import Settings, load_settings
-from stream_app.dev.process import LOOPBACK
+from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.doctor.checks import message_check
 from stream_app.operator.messages import NotDelivered, Receiver
 from tests.support.forward_proxy import ForwardProxy
@@ -101,3 +103,30 @@ async def test_a_busy_receiver_says_how_long_to_wait() -> None:
         with pytest.raises(NotDelivered, match=r"HTTP 429 to messages$") as refused:
             await receiver.post(b"{}")
     assert refused.value.wait_ms == 7_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_ours"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", False),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"10\r\n" + b"o" * 16 + b"\r\n", False),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nok\n", False),
+        (b"no HTTP\r\n\r\n", False),
+    ],
+)
+async def test_the_gateway_answers_if_its_own_words_come_back(answer: bytes, is_ours: bool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readline()).startswith(b"GET /leads/healthz ")
+        writer.write(answer + b"x" * 65_536 if b"chunked" in answer else answer)
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with listening(serve) as port, httpx.AsyncClient(trust_env=False) as http:
+        assert await gateway_answers(http, f"http://{LOOPBACK}:{port}/leads/") is is_ours
+
+
+async def test_a_gateway_behind_a_closed_port_does_not_answer() -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert not await gateway_answers(http, f"http://{LOOPBACK}:{free_port()}")

@@ -14,7 +14,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.config.variables import EVERY_NEED
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import plain_id
-from tests.unit.config.files import EXAMPLE, PEOPLE, PEPPER, SECRETS, URL, load, problems
+from tests.unit.config.files import EXAMPLE, GATEWAY, PEOPLE, PEPPER, SECRETS, URL, load, problems
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
@@ -141,6 +141,20 @@ def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str,
         load(tmp_path, text, environ)
     else:
         assert problems(tmp_path, text, environ) == [f"environment variable NOTIFY_URL: the URL for messages {problem}"]
+
+
+def test_the_board_needs_the_secrets_of_messages_where_they_are_on(tmp_path: Path) -> None:
+    environ = SECRETS | {"BOARD_TOKEN": "s3cret-token-of-the-board-32-characters"}
+    (tmp_path / "stream_app.toml").write_text(GATEWAY + PEOPLE + "[egress]\nproxy_env = 'PROXY'\n")
+    load_settings(tmp_path / "stream_app.toml", environ, ("board",))
+    with (tmp_path / "stream_app.toml").open("a") as file:
+        file.write("[notify]\nurl_env = 'NOTIFY_URL'\n")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(tmp_path / "stream_app.toml", environ, ("board",))
+    assert refused.value.problems == [
+        f"environment variable {name} is not set; {key} names it"
+        for name, key in (("NOTIFY_URL", "notify.url_env"), ("PROXY", "egress.proxy_env"))
+    ]
 
 
 def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[board]\ntrace_url = 'https://tempo.example.com/'", "board.trace_url: must be like https://"),
         ("[board]\ntrace_url = 'javascript:{trace_id}'", "board.trace_url: must be like https://"),
         ("[board]\nurl = 'board:9107'", "board.url: must be like https://"),
+        ("[notify]\nwatch_gateway = true", "notify.watch_gateway: needs gateway.public_url, which it asks"),
         ("[notify]\nurl_env = 'https://hooks.slack.com/x'", "notify.url_env: must be the name of an environment"),
         ("[board]\nread_model_path = ''", "board.read_model_path: must be the path of a file"),
         ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),

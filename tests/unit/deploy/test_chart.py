@@ -130,6 +130,10 @@ def test_the_validation_can_fail(chart: Chart) -> None:
             "callbacksIngress.enabled needs gateway.enabled",
         ),
         (
+            {"config": CONFIG + '\n[notify]\nurl_env = "NOTIFY_URL"\n'},
+            "board.persistence.enabled: messages ([notify] in `config`) need it",
+        ),
+        (
             {"board": {"enabled": False}, "boardIngress": {"enabled": True, "host": "x"}},
             "boardIngress.enabled needs board.enabled",
         ),
@@ -324,6 +328,11 @@ def test_a_board_with_a_volume_keeps_its_read_model_and_a_gateway_has_no_disk(ch
     volumes = {name: template["spec"]["volumes"] for name, template in processes(found).items()}
     (state,) = [volume for volume in volumes["board"] if volume["name"] == "state"]
     assert state["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    (board,) = processes(found)["board"]["spec"]["containers"]
+    (path,) = [mount["mountPath"] for mount in board["volumeMounts"] if mount["name"] == "state"]
+    home = re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert home is not None
+    assert path == f"{home[1]}/stream-app", "read model and messages would not be on the volume"
     assert {volume["name"] for volume in volumes["gateway"]} == {"config", "secrets", "tmp"}
     for template in processes(found).values():
         (container,) = template["spec"]["containers"]

@@ -37,6 +37,7 @@ NOT_SHOWN = {
     "stream_app_commit_seconds_count": "steps are counted",
     "stream_app_callback_seconds_sum": "the quantile shows it",
     "stream_app_callback_seconds_count": "callbacks are counted by answer",
+    "stream_app_notify_messages_total": "messages are for installations without Prometheus",
     "stream_app_lanes_left_out": "0 for all workers with up to 1,000 lanes",
 }
 """Samples that are on no panel, with the reason. Those that end in `_created` say when a series was born."""

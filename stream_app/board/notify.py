@@ -1,0 +1,238 @@
+"""Messages to people: what a person must act on, when it begins and when it ends.
+
+It is what `explain` finds, that the gateway does not answer, and that the read model does not follow Kafka. A message
+is made of the code of a finding, its workspace and what lifts it. No text of Clay, a producer or an operator is in it,
+so that it holds no secret and no personal data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import httpx
+import msgspec
+from prometheus_client import CollectorRegistry, Counter
+
+from stream_app.board.access import STRANGER
+from stream_app.board.app import Consumers
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.site import KAFKA_WITHIN_S, STALE_MS, Moment, Site, overview
+from stream_app.domain.lane.explain import Finding
+from stream_app.operator.messages import Alert, Change, Format, Key, NotDelivered, body_of
+from stream_app.ops import logs as log
+
+NEEDS_A_PERSON: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "breaker_open": "Clay fails, is slow or cannot be reached, so the lane is held.",
+        "budget_actions_month": "The month's actions are used up, so its leads wait for the next month.",
+        "budget_clock": "The clock of a worker is behind the lane's books, so the lane is held.",
+        "budget_credits_month": "The month's credits are used up, so its leads wait for the next month.",
+        "flood_guard": "Too many of its leads became dead letters, so the lane is held.",
+        "gateway": "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused.",
+        "http_*": "Clay refuses its leads, so the lane is held.",
+        "moved": "The configuration names another partition than the one that its lane lives in, so its leads wait.",
+        "no_callbacks": "Clay takes its leads and does not call back: credits out, or auto-run off?",
+        "no_replay": "No replay process runs, so dead letters and deferred leads do not come back.",
+        "no_webhook": "No webhook takes leads any more.",
+        "no_worker": "No worker runs, so nothing is sent.",
+        "over_ceiling": "A lead cost more than its ceiling, so the lane is held.",
+        "read_model": "The board cannot follow Kafka; its log says why, as projection_stalled.",
+        "unreadable": "Its partition has stopped before a record that cannot be read.",
+        "webhook_gone": "Clay does not know a webhook any more.",
+        "wrong_topics": "The topics on Kafka differ from the configuration.",
+    }
+)
+"""Code of a finding -> what to say. Every other finding ends by itself, or is what an operator wanted."""
+_OURS: Final = frozenset({"gateway", "read_model"})  # the rest is known only while the read model follows Kafka
+BEGUN_S: Final = 60.0
+ENDED_S: Final = 120.0
+"""A finding counts after the first time, and is over after the second, so that a restart of workers says nothing."""
+MOST_ALERTS: Final = 1_000
+EVERY_S: Final = 15.0
+_GATEWAY_EVERY_S: Final = 60.0
+_WITHIN_S: Final = 10.0
+_FIRST_RETRY_S: Final = 15.0
+_LAST_RETRY_S: Final = 600.0
+
+
+def alert_of(finding: Finding, now_ms: int) -> Alert | None:
+    """Return what to say of a finding; None if it needs no person."""
+    words = NEEDS_A_PERSON.get("http_*" if finding.code.startswith("http_") else finding.code)
+    if words is None:
+        return None
+    workspace, lifted = finding.workspace, f" What lifts it: {finding.lifts}" if finding.lifts else ""
+    summary = f"{workspace}: {words}{lifted}" if workspace else f"{words}{lifted}"
+    labels = {"workspace": workspace} if workspace else {}
+    return Alert(finding.code, "critical" if finding.holds else "warning", labels, summary, finding.since_ms or now_ms)
+
+
+Findings = Callable[[], Awaitable[tuple[list[Finding], bool]]]
+"""What `board_findings` returns."""
+
+
+class Watch:
+    """Decides what has begun and what has ended. `known`: what was reported before, which lasts until it is over."""
+
+    def __init__(self, known: Iterable[Alert], now_s: float) -> None:
+        self.alerts = {alert.key: alert for alert in known}
+        self._first_s: dict[Key, float] = {}
+        self._last_s = dict.fromkeys(self.alerts, now_s)
+
+    def look(self, findings: Iterable[Finding], now_s: float, now_ms: int, *, is_whole: bool = True) -> None:
+        """Take note of what is found now. `is_whole`: what `explain` finds is among it; False: that is not known."""
+        seen = {alert.key: alert for finding in findings if (alert := alert_of(finding, now_ms)) is not None}
+        self._first_s = {key: self._first_s.get(key, now_s) for key in seen}
+        for key, alert in seen.items():
+            lasts = now_s - self._first_s[key] >= BEGUN_S
+            if key in self.alerts or (lasts and len(self.alerts) < MOST_ALERTS):
+                self.alerts.setdefault(key, alert)
+                self._last_s[key] = now_s
+        for key in self.alerts.keys() - seen.keys():
+            if not is_whole and key[0] not in _OURS:
+                self._last_s[key] = now_s
+            elif now_s - self._last_s[key] >= ENDED_S:
+                del self.alerts[key], self._last_s[key]
+
+
+class Outbox:
+    """The difference between what is so and what was reported. It needs no queue."""
+
+    def __init__(self, known: Iterable[Alert], interval_s: float) -> None:
+        self.known = {alert.key: alert for alert in known}
+        self._interval_s = interval_s
+        self._next_s, self._failures = 0.0, 0
+
+    def due(self, alerts: Mapping[Key, Alert], now_s: float) -> Change | None:
+        """Return what to report now; None: nothing, or too little time has passed since the last attempt."""
+        begun = [alert for key, alert in alerts.items() if key not in self.known]
+        ended = [alert for key, alert in self.known.items() if key not in alerts]
+        return Change(begun, ended) if (begun or ended) and now_s >= self._next_s else None
+
+    def sent(self, alerts: Mapping[Key, Alert], now_s: float) -> None:
+        """Record that the receiver took the message that reports these."""
+        self.known = dict(alerts)
+        self._next_s, self._failures = now_s + self._interval_s, 0
+
+    def failed(self, now_s: float, wait_s: float = 0.0) -> float:
+        """Record that it did not, and return the seconds until the next attempt. `wait_s`: what the receiver wants."""
+        pause_s = min(max(_FIRST_RETRY_S * (1 << min(self._failures, 10)), wait_s), _LAST_RETRY_S)
+        self._next_s, self._failures = now_s + pause_s, self._failures + 1
+        return pause_s
+
+
+async def board_findings(
+    site: Site, lag: ProjectionLag, consumers: Consumers, now_ms: int
+) -> tuple[list[Finding], bool]:
+    """Return what the board shows of all lanes and of its read model, and whether the former is known now."""
+    moment = Moment(now_ms, lag, await consumers.look(KAFKA_WITHIN_S), STRANGER)
+    trouble = [Finding("read_model", "", holds=False)]
+    if lag.trouble:
+        return trouble, False
+    if moment.kafka is None or lag.as_of_ms is None or now_ms - lag.as_of_ms > STALE_MS:
+        return [], False
+    try:
+        seen = await asyncio.to_thread(overview, site, moment)
+    except sqlite3.Error:
+        return trouble, False
+    return [*seen.everywhere, *(finding for lane in seen.lanes for finding in lane.findings)], True
+
+
+async def gateway_answers(http: httpx.AsyncClient, public_url: str) -> bool:
+    """Return True if the gateway is behind the URL. An answer of another program is none."""
+    try:
+        async with asyncio.timeout(_WITHIN_S), http.stream("GET", f"{public_url.rstrip('/')}/healthz") as answer:
+            start = b""
+            async for part in answer.aiter_raw(16):
+                start += part
+                if len(start) > 16:
+                    break
+            return answer.status_code == 200 and start.strip() == b"ok"
+    except (httpx.HTTPError, TimeoutError):
+        return False
+
+
+class Messages:
+    """Sends a message when something begins or ends. What was sent is in a file, so that a restart repeats nothing."""
+
+    def __init__(
+        self,
+        findings: Findings,
+        gateway: Callable[[], Awaitable[bool]] | None,
+        post: Callable[[bytes], Awaitable[None]],
+        form: Format,
+        interval_s: float,
+        path: Path,
+        registry: CollectorRegistry,
+        now_s: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._findings, self._gateway, self._post = findings, gateway, post
+        self._form, self._path, self._now_s, self._now_ms = form, path, now_s, now_ms
+        known = self._read()
+        self._watch, self._outbox = Watch(known, now_s()), Outbox(known, interval_s)
+        self._gateway_answers, self._ask_gateway_s = True, now_s()
+        self._counter = Counter("stream_app_notify_messages", "Messages, by result.", ("result",), registry=registry)
+        for result in ("sent", "failed"):
+            self._counter.labels(result)
+        self._log = log.get("messages")
+
+    async def run(self) -> None:
+        """Look and send until cancelled."""
+        say = log.Throttled(lambda text: self._log.error("messages_failed", because=text))
+        while True:
+            try:
+                await self.step()
+            except Exception as error:  # noqa: BLE001 - a bug here must not end the board; the line reports it
+                say(type(error).__name__)
+            await asyncio.sleep(EVERY_S)
+
+    async def step(self) -> None:
+        """Look once, and send what is due."""
+        if self._gateway is not None and self._now_s() >= self._ask_gateway_s:
+            self._gateway_answers = await self._gateway()
+            self._ask_gateway_s = self._now_s() + _GATEWAY_EVERY_S
+        findings, is_whole = await self._findings()
+        if not self._gateway_answers:
+            findings = [*findings, Finding("gateway", "")]
+        self._watch.look(findings, self._now_s(), self._now_ms(), is_whole=is_whole)
+        alerts = dict(self._watch.alerts)
+        if (change := self._outbox.due(alerts, self._now_s())) is None:
+            return
+        try:
+            await self._post(body_of(change, self._form, self._now_ms()))
+        except NotDelivered as error:
+            pause_s = self._outbox.failed(self._now_s(), error.wait_ms / 1000)
+            self._counter.labels("failed").inc()
+            self._log.warning("message_not_sent", because=str(error), again_in_s=round(pause_s))
+            return
+        self._outbox.sent(alerts, self._now_s())
+        self._counter.labels("sent").inc()
+        self._log.info("message_sent", begun=len(change.begun), ended=len(change.ended))
+        self._write(alerts.values())
+
+    def _read(self) -> list[Alert]:
+        """Return what was sent. A file that is missing or damaged has nothing: what is so is sent once more."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=list[Alert])
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    def _write(self, alerts: Iterable[Alert]) -> None:
+        """Replace the file in one step."""
+        new = self._path.with_suffix(".new")
+        try:
+            with new.open("wb") as file:
+                file.write(msgspec.json.encode(list(alerts)))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._path)
+        except OSError as error:
+            because = f"{self._path}: {error.strerror}: a restart sends messages again; let the board write there"
+            self._log.warning("messages_not_kept", because=because)

@@ -1,0 +1,387 @@
+"""Messages to people: what counts, when it begins and ends, when it is sent, and what is never in it."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from stream_app.board.notify import (
+    BEGUN_S,
+    ENDED_S,
+    EVERY_S,
+    MOST_ALERTS,
+    NEEDS_A_PERSON,
+    Messages,
+    Outbox,
+    Watch,
+    alert_of,
+)
+from stream_app.domain.lane import explain, view
+from stream_app.domain.lane.explain import Finding
+from stream_app.operator.messages import MOST_LINES, Alert, Change, Key, NotDelivered, body_of
+from stream_app.tasks import cancel
+
+NOW_MS = 1_790_000_000_000
+BY_ITSELF = frozenset(
+    {"commands_wait", "forced_open", "moves", "never_moved", "no_answer", "paused", "rate_limited", "rebalancing"}
+    | {"replay_paused", "would_move", "budget_credits_day", "budget_actions_day"}
+)
+"""What ends by itself, or an operator wanted."""
+
+
+def finding(workspace: str = "acme", code: str = "no_callbacks", **more: Any) -> Finding:
+    return Finding(code, "in words", workspace, **more)
+
+
+def alert(workspace: str = "acme", code: str = "no_callbacks") -> Alert:
+    made = alert_of(finding(workspace, code), NOW_MS)
+    assert made is not None
+    return made
+
+
+def by_key(*alerts: Alert) -> dict[Key, Alert]:
+    return {made.key: made for made in alerts}
+
+
+# ------------------------------------------------------------------------------------------------------ what counts
+
+
+def test_each_finding_needs_a_person_or_ends_by_itself() -> None:
+    code = ast.parse(Path(explain.__file__).read_text())
+    words = {
+        call.args[0].value
+        for call in ast.walk(code)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding"
+        if isinstance(call.args[0], ast.Constant)
+    }
+    assert {"no_worker", "no_replay", "unreadable"} <= words
+    known = {str(word) for word in words} | view._LIFTS.keys()
+    known |= {f"budget_{kind}_{period}" for kind in ("credits", "actions") for period in ("day", "month")}
+    needs = {code for code in known if alert_of(finding(code=code), NOW_MS) is not None}
+    assert known - needs <= BY_ITSELF
+    assert not needs & BY_ITSELF
+    assert NEEDS_A_PERSON.keys() - known == {"flood_guard", "gateway", "http_*", "read_model"}
+
+
+def test_what_it_says_names_the_workspace_and_the_remedy() -> None:
+    remedy = view.lifts("http_401", "acme")
+    made = alert_of(finding(code="http_401", lifts=remedy, since_ms=NOW_MS - 5), NOW_MS)
+    assert made == Alert(
+        "http_401",
+        "critical",
+        {"workspace": "acme"},
+        "acme: Clay refuses its leads, so the lane is held. What lifts it: a probe that Clay accepts; or repair the "
+        'cause, then: stream-app lanes resume acme --why "..."',
+        NOW_MS - 5,
+    )
+    everywhere = alert_of(Finding("no_worker", "no worker runs"), NOW_MS)
+    assert everywhere == Alert("no_worker", "critical", {}, "No worker runs, so nothing is sent.", NOW_MS)
+    mild = alert_of(finding(code="webhook_gone", holds=False), NOW_MS)
+    assert mild is not None
+    assert mild.severity == "warning"
+
+
+@pytest.mark.parametrize("code", [code.replace("*", "403") for code in NEEDS_A_PERSON])
+def test_no_text_of_clay_or_of_a_lead_is_in_a_message(code: str) -> None:
+    said = "ada@example.com, Bearer t0p-s3cr3t, https://hooks.example.com/x"
+    made = alert_of(Finding(code, said, "acme"), NOW_MS)
+    assert made is not None
+    for form in ("slack", "json"):
+        body = body_of(Change([made], [made]), form, NOW_MS).decode()
+        assert not any(word in body for word in ("ada@", "s3cr3t", "hooks.example"))
+
+
+# -------------------------------------------------------------------------------------------- when it begins and ends
+
+
+def looks(watch: Watch, *seen: tuple[float, list[Finding]], is_whole: bool = True) -> list[set[str]]:
+    """The workspaces with an alert after each look."""
+    after = []
+    for now_s, findings in seen:
+        watch.look(findings, now_s, NOW_MS, is_whole=is_whole)
+        after.append({workspace for _, workspace in watch.alerts})
+    return after
+
+
+def test_a_finding_counts_after_a_minute_and_is_over_after_two() -> None:
+    assert (BEGUN_S, ENDED_S) == (60, 120)
+    held = [finding()]
+    assert looks(Watch((), 0), (0, held), (59, held), (60, held)) == [set(), set(), {"acme"}]
+    assert looks(Watch((), 0), (0, held), (59, []), (60, held), (119, held)) == [set()] * 4
+    watch = Watch([alert()], 0)
+    assert looks(watch, (0, held), (119, []), (120, [])) == [{"acme"}, {"acme"}, set()]
+
+
+def test_a_finding_that_returns_at_once_is_not_over_meanwhile() -> None:
+    watch, held = Watch([alert()], 0), [finding()]
+    assert looks(watch, (0, held), (100, []), (110, held), (220, []), (229, []), (230, [])) == [{"acme"}] * 5 + [set()]
+
+
+def test_what_is_not_known_neither_begins_nor_ends() -> None:
+    ours = Finding("read_model", "", holds=False)
+    watch = Watch([alert()], 0)
+    watch.look([finding(), finding("globex")], 0, NOW_MS)
+    for now_s in range(15, 3_600, 15):
+        watch.look([ours], now_s, NOW_MS, is_whole=False)
+    assert watch.alerts.keys() == {("no_callbacks", "acme"), ("read_model", "")}
+    watch.look([finding("globex")], 3_600, NOW_MS)
+    assert ("no_callbacks", "globex") not in watch.alerts, "it was not seen for a minute"
+    assert ("no_callbacks", "acme") in watch.alerts, "its two minutes begin now"
+    watch.look([finding("globex")], 3_720, NOW_MS)
+    assert watch.alerts.keys() == {("no_callbacks", "globex")}
+
+
+def test_the_troubles_of_the_board_itself_end_while_the_lanes_are_not_known() -> None:
+    watch = Watch([alert("", "gateway")], 0)
+    for now_s in (0, 119):
+        watch.look([], now_s, NOW_MS, is_whole=False)
+        assert watch.alerts
+    watch.look([], 120, NOW_MS, is_whole=False)
+    assert not watch.alerts
+
+
+def test_alerts_are_bounded() -> None:
+    many = [finding(f"w{number}") for number in range(MOST_ALERTS + 10)]
+    watch = Watch((), 0)
+    looks(watch, (0, many), (60, many))
+    assert len(watch.alerts) == MOST_ALERTS
+    looks(watch, (75, many[10:]), (180, many[10:]), (195, many[10:]))
+    assert ("no_callbacks", f"w{MOST_ALERTS + 9}") in watch.alerts, "others have ended"
+
+
+# ---------------------------------------------------------------------------------------------------- when it is sent
+
+
+def test_a_receiver_that_fails_for_an_hour_is_asked_rarely_and_misses_nothing() -> None:
+    outbox, attempts = Outbox((), 60), 0
+    for now_s in range(0, 3_600, 15):
+        if outbox.due(by_key(alert()), now_s):
+            outbox.failed(now_s)
+            attempts += 1
+    assert attempts < 15
+    change = outbox.due(by_key(alert(), alert("globex")), 3_600 + 600)
+    assert change is not None
+    assert [made.labels["workspace"] for made in change.begun] == ["acme", "globex"]
+
+
+def test_what_began_and_ended_while_the_receiver_was_away_is_not_reported() -> None:
+    outbox = Outbox((), 60)
+    assert outbox.due(by_key(alert()), 0)
+    outbox.failed(0)
+    assert outbox.due({}, 1_000) is None
+
+
+def test_retry_after_is_respected_up_to_ten_minutes() -> None:
+    assert Outbox((), 1).failed(0, 120) == 120
+    assert Outbox((), 1).failed(0, 86_400) == 600
+    outbox = Outbox((), 1)
+    assert [outbox.failed(0) for _ in range(8)] == [15, 30, 60, 120, 240, 480, 600, 600]
+
+
+@given(
+    st.lists(st.tuples(st.sets(st.sampled_from("abcd")), st.booleans(), st.integers(0, 700)), max_size=60),
+    st.integers(1, 300),
+)
+def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, int]], interval_s: int) -> None:
+    outbox, now_s, last_s = Outbox((), interval_s), 0, -interval_s
+    reported: set[str] = set()
+    for workspaces, answers, pause_s in steps:
+        now_s += pause_s
+        alerts = by_key(*map(alert, workspaces))
+        if (change := outbox.due(alerts, now_s)) is None:
+            continue
+        if not answers:
+            outbox.failed(now_s)
+            continue
+        assert now_s - last_s >= interval_s
+        last_s = now_s
+        begun, ended = ({made.labels["workspace"] for made in made_of} for made_of in (change.begun, change.ended))
+        assert not begun & reported
+        assert ended <= reported
+        reported = (reported - ended) | begun
+        assert reported == workspaces
+        outbox.sent(alerts, now_s)
+        assert outbox.due(alerts, now_s + 1_000) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- bodies
+
+
+def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
+    many = [alert(f"w{number}") for number in range(30)]
+    body = msgspec.json.decode(body_of(Change(many, [alert("over")]), "json", 5))
+    assert [shown["status"] for shown in body["alerts"]] == ["firing"] * MOST_LINES
+    assert (body["at_ms"], body["left_out"]) == (5, 31 - MOST_LINES)
+    assert body["alerts"][0] == {
+        "status": "firing",
+        "name": "no_callbacks",
+        "severity": "critical",
+        "labels": {"workspace": "w0"},
+        "summary": "w0: Clay takes its leads and does not call back: credits out, or auto-run off?",
+        "since_ms": NOW_MS,
+    }
+    text = msgspec.json.decode(body_of(Change(many, ()), "slack", 5))["text"]
+    assert len(text.splitlines()) == MOST_LINES + 1
+    assert text.endswith("and 10 more: `stream-app explain`")
+
+
+def test_critical_alerts_come_first_and_slack_sees_no_markup_of_ours() -> None:
+    mild = Alert("webhook_gone", "warning", {}, "<!channel> & more", 0)
+    grave = Alert("no_worker", "critical", {}, "No worker runs.", 0)
+    text = msgspec.json.decode(body_of(Change([mild, grave], [mild]), "slack", 0))["text"]
+    assert text.splitlines() == [
+        ":red_circle: *no_worker* (critical): No worker runs.",
+        ":large_yellow_circle: *webhook_gone* (warning): &lt;!channel&gt; &amp; more",
+        ":white_check_mark: resolved *webhook_gone* (warning): &lt;!channel&gt; &amp; more",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- all of it
+
+
+class World:
+    """What the messages see, on a clock that the test moves, and what they send."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "messages.json"
+        self.findings: list[Finding] | Exception = []
+        self.gateway_answers, self.receiver_answers = True, True
+        self.now_s, self.asked = 0.0, 0
+        self.got: list[tuple[str, str]] = []
+        self.registry = CollectorRegistry()
+
+    async def look(self) -> tuple[list[Finding], bool]:
+        if isinstance(self.findings, Exception):
+            raise self.findings
+        return self.findings, True
+
+    async def gateway(self) -> bool:
+        self.asked += 1
+        return self.gateway_answers
+
+    async def post(self, body: bytes) -> None:
+        if not self.receiver_answers:
+            raise NotDelivered("the receiver answers HTTP 500 to messages")
+        self.got += [(shown["status"], shown["name"]) for shown in msgspec.json.decode(body)["alerts"]]
+
+    def messages(self, *, watch_gateway: bool = False) -> Messages:
+        self.registry = CollectorRegistry()
+        return Messages(
+            self.look,
+            self.gateway if watch_gateway else None,
+            self.post,
+            "json",
+            60,
+            self.path,
+            self.registry,
+            lambda: self.now_s,
+            lambda: NOW_MS,
+        )
+
+    async def wait(self, messages: Messages, seconds: float) -> None:
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s += EVERY_S
+            await messages.step()
+
+
+async def test_a_restart_repeats_nothing_and_reports_what_is_over(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.findings = [finding(), finding(code="no_webhook")]
+    await world.wait(world.messages(), 300)
+    assert sorted(world.got) == [("firing", "no_callbacks"), ("firing", "no_webhook")]
+    world.got.clear()
+    world.findings = [finding()]
+    messages = world.messages()
+    await world.wait(messages, 105)
+    assert world.got == []
+    await world.wait(messages, 60)
+    assert world.got == [("resolved", "no_webhook")]
+
+
+@pytest.mark.parametrize("content", [b"", b"[{}]", b"\xff"])
+async def test_a_damaged_file_is_none(tmp_path: Path, content: bytes) -> None:
+    world = World(tmp_path)
+    world.path.write_bytes(content)
+    world.findings = [finding()]
+    await world.wait(world.messages(), 90)
+    assert world.got == [("firing", "no_callbacks")]
+
+
+async def test_a_folder_that_cannot_be_written_costs_no_message(tmp_path: Path) -> None:
+    world = World(tmp_path / "missing")
+    world.findings = [finding()]
+    messages = world.messages()
+    await world.wait(messages, 90)
+    world.findings = []
+    await world.wait(messages, 300)
+    assert world.got == [("firing", "no_callbacks"), ("resolved", "no_callbacks")]
+
+
+async def test_a_gateway_that_does_not_answer_is_reported_once_and_when_it_is_back(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    messages = world.messages(watch_gateway=True)
+    await world.wait(messages, 600)
+    assert (world.got, world.asked) == ([], 10)
+    world.gateway_answers = False
+    await world.wait(messages, 600)
+    world.gateway_answers = True
+    await world.wait(messages, 600)
+    assert world.got == [("firing", "gateway"), ("resolved", "gateway")]
+
+
+async def test_a_gateway_that_restarts_is_not_reported(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    messages = world.messages(watch_gateway=True)
+    await world.wait(messages, 45)
+    world.gateway_answers = False
+    await world.wait(messages, 30)
+    world.gateway_answers = True
+    await world.wait(messages, 600)
+    assert world.got == []
+
+
+async def test_the_gateway_is_not_asked_unless_it_is_switched_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.gateway_answers = False
+    await world.wait(world.messages(), 600)
+    assert (world.got, world.asked) == ([], 0)
+
+
+async def test_a_bug_does_not_end_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_app.board.notify.EVERY_S", 0.001)
+    world = World(tmp_path)
+    world.findings = ZeroDivisionError("ada@example.com")
+    running = asyncio.create_task(world.messages().run())
+    await asyncio.sleep(0.02)
+    world.findings = [finding()]
+    while not world.got:
+        world.now_s += EVERY_S
+        await asyncio.sleep(0.001)
+        assert not running.done()
+    await cancel([running])
+
+
+async def test_failures_are_counted_and_the_next_message_has_what_differs_then(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.findings, world.receiver_answers = [finding(), finding(code="no_webhook")], False
+    messages = world.messages()
+    await world.wait(messages, 120)
+    world.findings = [finding()]
+    await world.wait(messages, 210)
+    world.receiver_answers = True
+    await world.wait(messages, 900)
+    assert world.got == [("firing", "no_callbacks")]
+    counts = {
+        result: world.registry.get_sample_value("stream_app_notify_messages_total", {"result": result})
+        for result in ("sent", "failed")
+    }
+    assert counts == {"sent": 1, "failed": 5}
