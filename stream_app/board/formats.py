@@ -27,6 +27,7 @@ WORDS: Final[dict[str, str]] = {
     "held_paused": "held: paused",
     "held_outage": "held: outage",
     "cost_corrected": "cost corrected",
+    "replaced": "replaced: published again",
 }
 _BAD: Final[tuple[Status, ...]] = (
     *("refused", "send_uncertain", "callback_overdue", "enrich_error", "credits_exhausted_suspected"),

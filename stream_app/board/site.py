@@ -39,7 +39,7 @@ _ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_lim
 """Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
 _ENDED: Final = frozenset(
     {"enriched", "partial", "no_data", "enrich_error", "served_from_cache", "served_locally"}
-    | {"rejected_invalid", "suppressed", "expired", "duplicate", "parked"}
+    | {"rejected_invalid", "suppressed", "expired", "duplicate", "parked", "replaced"}
 )
 """Statuses that count in the small charts: a lead is done with."""
 

@@ -36,6 +36,7 @@ _WORDS: Final[dict[Status, str]] = {
     "expired": "too old, not sent",
     "rejected_invalid": "invalid, rejected",
     "parked": "parked for a human",
+    "replaced": "published again",
 }
 
 

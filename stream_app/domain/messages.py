@@ -41,13 +41,15 @@ Status = Literal[
     "dead_lettered",
     "replayed",
     "parked",
+    "replaced",
     "erased",
     "cost_corrected",
 ]
-"""Clay statuses plus four of ours.
+"""Clay statuses plus five of ours.
 
 `refused`: Clay provably did not accept the lead, another attempt follows. `expired`: `not_after` passed before it was
 sent. `rerouted`: it arrived in a partition that is not its workspace's. `cost_corrected`: an operator entered its cost.
+`replaced`: a dead letter has ended, because its lead was published again.
 """
 
 RESEND: Final = "resend"

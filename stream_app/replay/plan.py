@@ -20,7 +20,7 @@ from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.budget import Cost
 from stream_app.domain.lane.lane import Lane
@@ -45,13 +45,14 @@ _lane: Final = msgspec.json.Decoder(Lane)
 
 
 class _Found(msgspec.Struct, gc=False):
-    """A matching dead letter."""
+    """A matching dead letter. `key`: of the row of its lead, unless that was forced."""
 
     partition: int
     offset: int
     kind: Kind
     seq: int
     origin: str
+    key: bytes
     workspace: str
     destination: str
     cause: str
@@ -151,7 +152,7 @@ async def survey(
         if not rewind:
             await _read_redrives(sent_back, reader, settings)
         found = await _dead_letters(reader, settings, source, wanted, sent_back, ranges)
-        rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
+        rows, lanes, on_list = await _rows(reader, settings.names.state, found)
         never = await _never(reader, topic_of(settings, source), found, on_list)
     if limit is not None:
         found.sort(key=lambda each: (each.partition, each.offset))  # so that a later run takes the same ones
@@ -167,7 +168,8 @@ async def survey(
                 continue
             counted.add(each.origin)
         asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds
-        end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind)
+        row = rows.get(each.origin.encode()) or rows.get(each.key)
+        end = _fate(each, row, asked=asked, uncertain=uncertain, rewind=rewind)
         if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
             end = "suppressed"
         if end in ("goes", "as_input") and not each.sendable:
@@ -188,6 +190,8 @@ def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, r
         return "sent_back"
     if not asked:
         return "waits_for_ask"
+    if each.kind in ("failed", "deferred") and row is not None and row.origin != each.origin:
+        return "replaced"
     return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
 
 
@@ -225,6 +229,7 @@ async def _dead_letters(
                     kind,
                     number(headers, HEADERS["seq"]),
                     text(headers, HEADERS["origin"]),
+                    delivery_key(workspace, alias, text(headers, HEADERS["lead_id"])),
                     workspace,
                     alias,
                     reason or "without a reason",
@@ -271,9 +276,10 @@ def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
 
 
 async def _rows(
-    reader: TopicReader, state: str, origins: set[str]
-) -> tuple[dict[str, Delivery], dict[str, Lane], SuppressionList]:
-    """Return the current delivery row by origin, the lane by workspace, and the suppression list."""
+    reader: TopicReader, state: str, found: list[_Found]
+) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
+    """Return the current delivery rows by key and by origin, the lane by workspace, and the suppression list."""
+    origins, keys = {each.origin for each in found}, {each.key for each in found}
     key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
     on_list = SuppressionList()
@@ -286,13 +292,13 @@ async def _rows(
                     lanes[lane.workspace] = lane
             elif key.startswith(b"d/"):
                 row = _decode(_row, record.value) if record.value else None
-                if row is not None and row.origin in origins:
+                if row is not None and (row.origin in origins or key in keys):
                     key_rows[key] = row
                 else:
                     key_rows.pop(key, None)
             else:
                 on_list.apply(key, record.value, record.partition)
-    return {row.origin: row for row in key_rows.values()}, lanes, on_list
+    return key_rows | {row.origin.encode(): row for row in key_rows.values()}, lanes, on_list
 
 
 async def _never(

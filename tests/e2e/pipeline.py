@@ -47,7 +47,7 @@ retry_delay_s = 0.5
 """
 """A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the first lead."""
 OVER: frozenset[Status] = frozenset(
-    {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted"}
+    {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted", "replaced"}
 )
 """Where a history of a destination without callbacks may rest (a rerouted one goes on elsewhere)."""
 

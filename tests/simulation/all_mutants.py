@@ -11,6 +11,7 @@ from tests.simulation import (  # noqa: F401 - see above
     person_mutants,
     quota_mutants,
     recovery_mutants,
+    replaced_mutants,
 )
 from tests.simulation.mutant import MUTANTS
 

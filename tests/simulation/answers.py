@@ -17,7 +17,7 @@ from stream_app.domain.record import ConsumedRecord
 from tests.simulation.clay import Post
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
-REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid"})
+REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid", "parked"})
 _SOON_MS: Final = 2_000
 _result: Final = msgspec.json.Decoder(Result)
 

@@ -237,6 +237,19 @@ _RARE: Final = (
         ),
     ),
     Schedule(
+        # A dead letter is replaced by a publication of its lead while its replay waits; both copies of it come back.
+        "republished",
+        setup=Setup(callbacks=False, max_attempts=1),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(2.0, "acme", "a", "p1"),
+            Arrival(6.0, "acme", "a", "p1"),
+        ),
+        fates=("busy", "lost_after"),
+        orders=(Order(0.0, "acme", "shadow"),),
+        replay_again=1.0,
+    ),
+    Schedule(
         # An ended history's record comes again and has to wait, for the very lead that takes its row meanwhile.
         "outlived",
         arrivals=(

@@ -21,7 +21,7 @@ FIELDS: Final = {
 }
 """By kind: the field of a lead, and what is in it."""
 
-_NEVER_SENT: Final = frozenset({"rejected_invalid", "expired", "suppressed"})
+_NEVER_SENT: Final = frozenset({"rejected_invalid", "expired", "suppressed", "replaced"})
 
 
 def fields_of(kinds: str, person: str) -> dict[str, object]:

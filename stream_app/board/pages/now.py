@@ -23,7 +23,7 @@ _OUTCOMES: Final = {
     "cache": ("served_from_cache", "served_locally"),
     "nodata": ("no_data",),
     "failed": ("enrich_error", "dead_lettered", "parked"),
-    "refused": ("rejected_invalid", "suppressed", "expired", "duplicate"),
+    "refused": ("rejected_invalid", "suppressed", "expired", "duplicate", "replaced"),
 }
 SERIES: Final = (
     ("enriched", "enriched"),

@@ -18,7 +18,7 @@ _AWAY: Final[frozenset[str]] = frozenset({"rerouted", "deferred", "dead_lettered
 """A copy of the record must be on its way back."""
 
 _ROWLESS: Final[frozenset[Status]] = frozenset(
-    {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "served_locally"}
+    {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "served_locally", "replaced"}
 )
 """Ended without a row, or with a row that another record of the lead may have taken over."""
 

@@ -47,6 +47,7 @@ COLUMN: Final[dict[Status, Column]] = {
     "rejected_invalid": "rejected",
     "suppressed": "rejected",
     "duplicate": "duplicate",
+    "replaced": "duplicate",
     "expired": "rejected",
     "rerouted": "under_way",
     "held_budget": "held",

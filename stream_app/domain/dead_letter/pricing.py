@@ -28,6 +28,7 @@ Fate = Literal[
     "later_dead_letter",  # the lead has a later dead letter
     "may_be_at_clay",  # parked as uncertain: only with --uncertain
     "sent_back",  # an operator sent it back before
+    "replaced",  # its lead was published again since
     "no_row",  # its row has expired: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
     "cannot_go",  # its value is no lead that can be sent: unreadable, without an identity, too old, no destination
@@ -45,6 +46,7 @@ MEANING: Final[dict[Fate, str]] = {
     "later_dead_letter": "have a later dead letter, which counts (perhaps in leads.parked)",
     "may_be_at_clay": "may have reached Clay: only with --uncertain",
     "sent_back": "were sent back before",
+    "replaced": "were replaced: their leads were published again",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
     "cannot_go": "can never be sent as they are (no lead, no identity, too old, or no such destination)",

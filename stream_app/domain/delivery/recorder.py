@@ -11,7 +11,7 @@ from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.dead_letter.replay import MAX_RETURNS, ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.delivery.state_machine import CALLBACK, CONCLUDED, Delivery, mark_key, step
+from stream_app.domain.delivery.state_machine import CALLBACK, CONCLUDED, NEXT, Delivery, mark_key, step
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.imports import import_of
@@ -101,8 +101,9 @@ class Posted(msgspec.Struct, frozen=True, gc=False):
 class DeliveryRecorder:
     """Moves one lead's row step by step and keeps the events of steps that are not committed yet.
 
-    `replaced` is the row of the lead's earlier history, which has ended. A marker keeps a redelivery of it from
-    repeating its events. The alias rows `aliases` are written with the first batch.
+    `replaced` is the row of the lead's earlier history. If that is a dead letter, it ends with the first batch: copies
+    of it that come back are not sent. A marker keeps a redelivery from repeating its events. The alias rows `aliases`
+    are written with the first batch.
     """
 
     def __init__(
@@ -121,6 +122,9 @@ class DeliveryRecorder:
         self._once = dict(aliases)
         if replaced is not None:
             self._once[mark_key(replaced.origin)] = CONCLUDED
+            if "replaced" in NEXT.get(replaced.state, ()):
+                self.row = replaced
+                self.go("replaced", row.at_ms, Reason("published_again", f"its lead was published again: {row.origin}"))
             self.row = msgspec.structs.replace(row, results=replaced.results)
 
     def write_once(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:

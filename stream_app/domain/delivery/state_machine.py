@@ -47,10 +47,10 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "accepted": CALLBACK | {"callback_overdue"},
     "callback_overdue": CALLBACK | {"parked", "credits_exhausted_suspected"},
     "credits_exhausted_suspected": CALLBACK | {"parked"},
-    "deferred": _SHOWN | {"replayed"},
+    "deferred": _SHOWN | {"replayed", "replaced"},
     "served_locally": frozenset({"deferred"}),
-    "dead_lettered": _SHOWN | {"replayed"},
-    "parked": _SHOWN | {"replayed"},
+    "dead_lettered": _SHOWN | {"replayed", "replaced"},
+    "parked": _SHOWN | {"replayed", "replaced"},
     "replayed": _GATE | _SHOWN,
     "expired": _SHOWN,
     "suppressed": _SHOWN,
@@ -250,6 +250,7 @@ def match_callback(row: Delivery | None, outcome: Status) -> Meeting:
 
 Verdict = Literal[
     "fresh",  # no history counts for this lead: begin one
+    "replaces",  # only a dead letter that Clay never had counts for this lead: end it, and begin a history
     "resume",  # its own history was interrupted before a POST: continue it
     "return",  # it returns from a delay, and its row waits for it
     "uncertain",  # an earlier owner committed `sending`: Clay may have it
@@ -272,7 +273,19 @@ def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, fresh
         return "done"  # another history has replaced its own
     if (row.state in RESUBMITTABLE and not row.sends) or (row.final and now_ms - row.at_ms > freshness_ms):
         return "fresh"
-    return "duplicate"
+    # The copy of a dead letter may be one of several: only what a producer has published replaces another record.
+    published = not envelope.dead_letter
+    return "replaces" if published and _is_dead_letter(row) and not row.sends else "duplicate"
+
+
+def _is_dead_letter(row: Delivery) -> bool:
+    """Return True if the lead has a dead letter, or is deferred on its way back from one."""
+    return row.state in ("dead_lettered", "parked") or (row.state == "deferred" and row.returns > 0)
+
+
+def may_be_at_clay(row: Delivery | None) -> bool:
+    """Return True for a dead letter that no publication replaces, because an earlier POST may have reached Clay."""
+    return row is not None and _is_dead_letter(row) and row.sends > 0
 
 
 def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:

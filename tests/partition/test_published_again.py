@@ -1,0 +1,210 @@
+"""A dead-lettered lead that is published again: the publication is sent, and no copy of the dead letter ever is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Literal
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.domain.dead_letter.replay import redriven, returning
+from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
+from stream_app.domain.delivery.outcome import Outcome, classify
+from stream_app.domain.delivery.state_machine import (
+    NEXT,
+    ROW_VERSION,
+    Delivery,
+    classify_record,
+    may_be_at_clay,
+)
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.record import ConsumedRecord, Record
+from tests.partition.test_owner import Bench
+from tests.partition.virtual import run
+from tests.simulation.schedule import Setup
+
+BUSY = classify(503, None, "", 1, True)
+PERHAPS = classify(500, None, "", 1, True)
+EARLIER, LATER = "leads/0/0", "leads/0/1"
+
+States = dict[str, list[str]]
+
+
+def histories(bench: Bench) -> States:
+    """The statuses of each history, by its origin."""
+    found: States = {}
+    for record in bench.kafka.log("leads.status", 0).committed():
+        event = msgspec.json.decode(record.value or b"", type=StatusEvent)
+        found.setdefault(event.origin, []).append(event.status)
+    return found
+
+
+def last_event(bench: Bench, origin: str) -> StatusEvent:
+    events = [
+        msgspec.json.decode(record.value or b"", type=StatusEvent)
+        for record in bench.kafka.log("leads.status", 0).committed()
+    ]
+    return [event for event in events if event.origin == origin][-1]
+
+
+async def dead_lettered(*outcomes: Outcome, max_replays: int = 2) -> Bench:
+    """A served bench whose first lead, id0 of ada, came to these outcomes."""
+    bench = Bench(Setup(callbacks=False, max_attempts=1, max_replays=max_replays), clay_takes_s=0.1)
+    bench.clay.first = list(outcomes)
+    bench.publish("id0", "ada")
+    await bench.serve()
+    bench.serve_retry()
+    await asyncio.sleep(5)
+    return bench
+
+
+def came_back(dead_letter: ConsumedRecord, by: Literal["itself", "an operator"]) -> Envelope:
+    envelope = read_envelope(dead_letter)
+    back = returning(envelope, dead_letter.record_id) if by == "itself" else redriven(envelope, dead_letter.record_id)
+    assert back is not None
+    return back
+
+
+async def replay(bench: Bench, dead_letter: ConsumedRecord, back: Envelope) -> None:
+    bench.kafka.produce(0, Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers()))
+    await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("by", ["itself", "an operator"])
+def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal["itself", "an operator"]) -> None:
+    async def main() -> None:
+        bench = await dead_lettered(BUSY)
+        [dead_letter] = bench.dead_letters("leads.dlq")
+        bench.publish("id0", "corrected")
+        await asyncio.sleep(5)
+        for _ in range(2):  # the replay process may publish it twice
+            await replay(bench, dead_letter, came_back(dead_letter, by))
+        assert histories(bench) == {
+            EARLIER: ["received", "sending", "dead_lettered", "replaced"],
+            LATER: ["received", "sending", "accepted"],
+        }
+        assert [json.loads(body)["email"] for body in bench.clay.bodies] == [
+            "ada@example.com",
+            "corrected@example.com",
+        ]
+        end = last_event(bench, EARLIER)
+        assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
+
+    run(main())
+
+
+@pytest.mark.parametrize("first", ["replay", "publication"])
+def test_of_a_replay_and_a_publication_that_come_at_once_one_is_sent(first: str) -> None:
+    async def main() -> None:
+        bench = await dead_lettered(BUSY)
+        [dead_letter] = bench.dead_letters("leads.dlq")
+        back = came_back(dead_letter, "itself")
+        again = Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers())
+        if first == "replay":
+            bench.kafka.produce(0, again)
+        bench.publish("id0", "corrected")
+        if first == "publication":
+            bench.kafka.produce(0, again)
+        await asyncio.sleep(10)
+        assert len(bench.clay.bodies) == 2, "the first POST was refused, and one more is allowed"
+        assert {origin: statuses[-1] for origin, statuses in histories(bench).items()} in (
+            {EARLIER: "replaced", LATER: "accepted"},
+            {EARLIER: "accepted", LATER: "duplicate"},
+        )
+
+    run(main())
+
+
+def test_a_parked_lead_that_clay_never_had_can_be_published_again() -> None:
+    async def main() -> None:
+        bench = await dead_lettered(BUSY, max_replays=0)
+        assert bench.partition.parked == {"acme": 1}
+        bench.publish("id0", "corrected")
+        await asyncio.sleep(5)
+        assert histories(bench)[EARLIER][-2:] == ["parked", "replaced"]
+        assert histories(bench)[LATER][-1] == "accepted"
+        assert bench.partition.parked["acme"] == 0
+
+    run(main())
+
+
+def test_a_dead_letter_that_may_be_at_clay_is_not_replaced_and_says_what_to_do() -> None:
+    async def main() -> None:
+        bench = await dead_lettered(PERHAPS)
+        assert histories(bench)[EARLIER][-1] == "parked"
+        bench.publish("id0", "corrected")
+        await asyncio.sleep(5)
+        assert histories(bench)[LATER] == ["duplicate"]
+        assert len(bench.clay.bodies) == 1
+        event = last_event(bench, LATER)
+        assert event.reason == "may_be_at_clay"
+        assert "stream-app replay redrive --uncertain" in event.text
+
+    run(main())
+
+
+def test_another_lead_of_the_person_does_not_replace_the_dead_letter() -> None:
+    async def main() -> None:
+        bench = await dead_lettered(BUSY)
+        [dead_letter] = bench.dead_letters("leads.dlq")
+        bench.publish("id1", "ada")
+        await asyncio.sleep(5)
+        assert histories(bench)[LATER] == ["duplicate"]
+        assert "as lead id0: publish it again under that id" in last_event(bench, LATER).text
+        await replay(bench, dead_letter, came_back(dead_letter, "itself"))
+        assert histories(bench)[EARLIER][-1] == "accepted"
+        assert len(bench.clay.bodies) == 2
+
+    run(main())
+
+
+def test_a_publication_that_fails_too_is_the_dead_letter_that_counts() -> None:
+    async def main() -> None:
+        bench = await dead_lettered(BUSY)
+        bench.publish("id1", "bob")  # Clay takes this one: it is no outage
+        await asyncio.sleep(5)
+        bench.clay.first = [BUSY]
+        bench.publish("id0", "corrected")
+        await asyncio.sleep(5)
+        earlier, later = bench.dead_letters("leads.dlq")
+        await replay(bench, earlier, came_back(earlier, "itself"))
+        await replay(bench, later, came_back(later, "itself"))
+        assert histories(bench)[EARLIER][-1] == "replaced"
+        assert histories(bench)["leads/0/2"][-4:] == ["dead_lettered", "replayed", "sending", "accepted"]
+        assert len(bench.clay.bodies) == 4
+
+    run(main())
+
+
+states = st.sampled_from(sorted({state for state in NEXT if state is not None} | {"enriched", "duplicate"}))
+ways: st.SearchStrategy[Way] = st.sampled_from(("", "rerouted", "replayed", "redriven", "deferred", "uncertain"))
+
+
+@settings(max_examples=400)
+@given(states, st.integers(0, 2), st.integers(0, 2), st.booleans(), ways, st.booleans())
+def test_only_a_publication_replaces_and_only_what_clay_cannot_have(
+    state: Status, sends: int, returns: int, final: bool, way: Way, own: bool
+) -> None:
+    row = Delivery(ROW_VERSION, state, EARLIER, 3, 1_000, 1, "t", sends=sends, returns=returns, final=final)
+    envelope = Envelope(origin=EARLIER if own else LATER, way=way)
+    verdict = classify_record(row, envelope, 2_000, 1_000_000)
+    if verdict == "replaces":
+        assert (own, sends, way in ("", "rerouted")) == (False, 0, True)
+        assert "replaced" in NEXT[state], "the history of the row can end so"
+        assert "sending" not in NEXT[state], "no POST of it is under way"
+        assert not may_be_at_clay(row)
+        assert classify_record(row, msgspec.structs.replace(envelope, dead_letter="dlq/0/1"), 2_000, 9) == "duplicate"
+    if not own and way not in ("", "rerouted"):
+        assert verdict == "done", "what comes back of a history that has no row is never sent"
+
+
+def test_a_deferred_lead_is_replaced_only_on_its_way_back_from_a_dead_letter() -> None:
+    row = Delivery(ROW_VERSION, "deferred", EARLIER, 3, 1_000, 1, "t")
+    published = Envelope(origin=LATER)
+    assert classify_record(row, published, 2_000, 1_000_000) == "duplicate"
+    replayed = msgspec.structs.replace(row, returns=1)
+    assert classify_record(replayed, published, 2_000, 1_000_000) == "replaces"
