@@ -18,6 +18,7 @@ from tests.simulation.clay import Post
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid", "parked"})
+"""What follows `sending` where Clay refused. A lead that may be at Clay is `send_uncertain` before it is parked."""
 _SOON_MS: Final = 2_000
 _result: Final = msgspec.json.Decoder(Result)
 
