@@ -14,7 +14,7 @@ from stream_app.cli.progress import reading
 from stream_app.config import Settings
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
-from stream_app.operator.suppress import hashes_of, on_the_list
+from stream_app.operator.suppress import hashes_of, on_the_list, persons_in
 from stream_app.pipeline.command import MOST_PEOPLE
 
 _Kind = Literal["suppress", "unsuppress"]
@@ -42,11 +42,11 @@ def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
       stream-app suppress add ada@example.com --why "..."
 
     Args:
-        person: an e-mail or a LinkedIn URL
-        file: one person per line; - is stdin
+        person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
+        file: one person per line, or what `suppress list --json` wrote; - is stdin
     """
-    settings, lines = audit.settings(), [*person, *_lines(file)]
-    people = hashes_of(lines)
+    settings = audit.settings()
+    people = hashes_of([*person, *_lines(file)], hashed=True)
     return _change(settings, "suppress", people, audit)
 
 
@@ -59,7 +59,7 @@ def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
 
     Args:
         person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
-        file: one person per line; - is stdin
+        file: one person per line, or what `suppress list --json` wrote; - is stdin
     """
     settings = audit.settings()
     people = hashes_of([*person, *_lines(file)], hashed=True)
@@ -130,6 +130,6 @@ def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        return sys.stdin.readlines() if str(file) == "-" else file.read_text(encoding="utf-8").splitlines()
+        return persons_in(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{file}: cannot be read: {error}"]) from None

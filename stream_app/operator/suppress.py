@@ -17,7 +17,15 @@ from stream_app.domain.lead.suppression import Suppression, suppressed_person
 from stream_app.domain.messages import Scalar
 from stream_app.kafka.readers import Progress
 
+
+class _Listed(msgspec.Struct, frozen=True):
+    """The field that is read of an entry of the list."""
+
+    person: str
+
+
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_listed: Final = msgspec.json.Decoder(list[_Listed])
 _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
@@ -61,6 +69,20 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
     if bad:
         raise SettingsError(bad)
     return list(found)
+
+
+def persons_in(text: str) -> list[str]:
+    """Return the persons in a file: one on each line, or those of a list that was written as JSON.
+
+    Raises:
+        SettingsError: It begins like such a list, and is none.
+    """
+    if not text.lstrip().startswith("["):
+        return text.splitlines()
+    try:
+        return [listed.person for listed in _listed.decode(text)]
+    except msgspec.DecodeError as error:
+        raise SettingsError([f"the file is not what `suppress list --json` writes: {error}"]) from None
 
 
 async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed]:

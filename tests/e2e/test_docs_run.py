@@ -48,6 +48,7 @@ def write_inputs(directory: Path) -> None:
     (directory / "leads.csv").write_text("email,first_name\nada@example.com,Ada\ngrace@example.com,Grace\n")
     lead = {"fields": {"email": "edsger@example.com", "first_name": "Edsger"}, "workspace": "w0"}
     (directory / "backfill.jsonl").write_text(json.dumps(lead) + "\n")
+    (directory / "suppressed.json").write_text('[{"person": "AAAAAAAAAAAAAAAAAAAAAA"}]')
     (directory / "fix.json").write_text('[{ "op": "add", "path": "/fields/title", "value": "CEO" }]')
 
 
