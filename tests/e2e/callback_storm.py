@@ -237,7 +237,7 @@ def _gateway(children: ChildProcesses, host: str) -> subprocess.Popen[bytes]:
     program = f"import os, sys; os.environ['STORM_KEY'] = {KEY!r}; import stream_app.cli.main as m; sys.exit(m.main())"
     text = (children.directory / "stream_app.toml").read_text(encoding="utf-8")
     config = children.directory / f"at-{host}.toml"
-    config.write_text(text.replace("[http]", f'[http]\nhost = "{host}"'), encoding="utf-8")
+    config.write_text(text.replace("[gateway]", f'[gateway]\nhost = "{host}"'), encoding="utf-8")
     argv = [sys.executable, "-c", program, "gateway", "--config", str(config)]
     return children.spawn(argv, log=children.directory / "gateway.log")
 
