@@ -1,0 +1,179 @@
+"""Nothing is left over: each setting, topic, field of a message, chart value and metric is used by something."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from helm_python import Chart
+
+from stream_app.config import Settings
+from stream_app.config.gone import GONE
+from stream_app.config.tables import keys_of
+from stream_app.domain.rights import rights_of
+from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.schemas import MESSAGES
+from tests.unit.deploy.chart_values import CONFIG
+
+ROOT = Path(__file__).parents[2]
+CODE = ROOT / "stream_app"
+DEFINITIONS = {"config/model.py", "config/gone.py"}
+
+
+@cache
+def names_used() -> frozenset[str]:
+    """Every attribute that the code reads, and every keyword and text that it passes, outside the definitions."""
+    used: set[str] = set()
+    for path in CODE.rglob("*.py"):
+        if str(path.relative_to(CODE)) in DEFINITIONS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                used.add(node.attr)
+            elif isinstance(node, ast.keyword) and node.arg:
+                used.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+                used.add(node.value)
+    for template in CODE.rglob("*.html"):
+        used |= set(re.findall(r"\.(\w+)", template.read_text(encoding="utf-8")))
+    return frozenset(used)
+
+
+def keys(kind: type[msgspec.Struct], place: str = "") -> Iterator[tuple[str, str]]:
+    """Each key of the configuration: its name, and its place."""
+    for key, hint in keys_of(kind).items():
+        inner = [each for each in (hint, *getattr(hint, "__args__", ())) if isinstance(each, type)]
+        tables = [each for each in inner if issubclass(each, msgspec.Struct)]
+        for table in tables:
+            yield from keys(table, f"{place}{key}.")
+        if not tables:
+            yield key, f"{place}{key}"
+
+
+def test_each_setting_is_read_by_the_code() -> None:
+    model = (CODE / "config" / "model.py").read_text(encoding="utf-8")
+    read = names_used() | set(re.findall(r"self\.\w+\.(\w+)", model))
+    assert not [place for key, place in keys(Settings) if key not in read]
+
+
+def test_no_setting_that_is_gone_exists() -> None:
+    places = {
+        place.replace("destinations.", "destinations.*.").replace("workspaces.", "workspaces.*.")
+        for _, place in keys(Settings)
+    }
+    assert not [place for place in GONE if place in places or any(each.startswith(f"{place}.") for each in places)]
+
+
+def test_each_topic_is_written_and_read_by_something() -> None:
+    names, tiers_s = TopicNames(), (2, 10)
+    rights = rights_of(names, tiers_s).values()
+    written = frozenset().union(*(each.write for each in rights))
+    read = frozenset().union(*(each.read for each in rights))
+    by_users = {names.leads, names.bulk}  # producers write them; `publish` is one
+    for topic in plan(names, 4, 1, Retention(), tiers_s):
+        assert topic.name in written | by_users, topic.name
+        assert topic.name in read, topic.name
+
+
+def test_each_right_is_on_a_topic_that_exists() -> None:
+    names, tiers_s = TopicNames(), (2, 10)
+    topics = {topic.name for topic in plan(names, 4, 1, Retention(), tiers_s)}
+    for process, rights in rights_of(names, tiers_s).items():
+        assert rights.topics | rights.create <= topics, process
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_each_field_of_a_message_is_used(message: str) -> None:
+    assert not [field for field in MESSAGES[message].__struct_fields__ if field not in names_used()]
+
+
+# --------------------------------------------------------------------------------------------------- the Helm chart
+
+
+CHART = ROOT / "deploy" / "chart"
+EVERYTHING: dict[str, Any] = {
+    "config": CONFIG,
+    "existingSecret": "leads",
+    "image": {"tag": "1"},
+    "trace": {"enabled": True},
+    "board": {"persistence": {"enabled": True}},
+    "callbacksIngress": {"enabled": True, "host": "leads.example.com", "className": "nginx", "tlsSecretName": "tls"},
+    "boardIngress": {"enabled": True, "host": "board.example.com", "className": "nginx", "tlsSecretName": "tls"},
+    "monitoring": {name: {"enabled": True} for name in ("podMonitor", "prometheusRule", "dashboards")},
+}
+PEER = [{"podSelector": {"matchLabels": {"app": "other"}}}]
+OTHERS: dict[str, Any] = {
+    "image.digest": f"sha256:{'a' * 64}",
+    "image.pullPolicy": "Always",
+    "imagePullSecrets": [{"name": "registry"}],
+    "config": CONFIG + "# changed\n",
+    "board.persistence.size": "5Gi",
+    "monitoring.podMonitor.interval": "30s",
+    "networkPolicy.gatewayFrom": PEER,
+    "networkPolicy.boardFrom": PEER,
+    "networkPolicy.metricsFrom": PEER,
+    "networkPolicy.egressPorts": [443],
+}
+"""Another value, where any other text or number is none."""
+
+
+def leaves(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of the chart that is no table, or an empty one: its place and its default."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value and key not in ("annotations", "labels", "resources"):
+            yield from leaves(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
+
+
+def another(place: str, value: Any) -> Any:
+    """Another value of the same type."""
+    if place in OTHERS:
+        return OTHERS[place]
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case str():
+            return f"{value}1"
+        case list():
+            return [*value, {"key": "other", "operator": "Exists"}]
+        case _ if place.endswith("resources"):
+            return {"requests": {"cpu": "3"}}
+        case _:
+            return {"other": "1"}
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """The values with everything switched on, but one."""
+    values = copy.deepcopy(EVERYTHING)
+    if place == "board.enabled":
+        del values["boardIngress"]  # it needs the board
+    if place == "gateway.enabled":
+        del values["callbacksIngress"]
+    *tables, key = place.split(".")
+    table = values
+    for name in tables:
+        table = table.setdefault(name, {})
+    table[key] = another(place, table.get(key, value))
+    return values
+
+
+@pytest.mark.slow  # renders the chart for each value
+def test_each_value_of_the_chart_changes_what_is_rendered() -> None:
+    with Chart.load(CHART) as chart:
+
+        def rendered(values: dict[str, Any]) -> str:
+            return json.dumps(dict(chart.render(values, name="leads", namespace="sales")), sort_keys=True)
+
+        base = rendered(EVERYTHING)
+        assert not [place for place, value in leaves(chart.values) if rendered(changed(place, value)) == base]
