@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 _NO_METRICS: Final = "remove it: messages say what `stream-app explain` says, and need no metrics of other processes"
-_REMOVE: Final = "remove it: nobody had a reason to change it"
+_REMOVE: Final = "remove it: no situation is known in which one changes it"
 GONE: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(

@@ -50,7 +50,7 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
         ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: the workspace's time_zone sets it"),
         ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
-        ("[workspaces.acme.window]\nbuckets = 9", "workspaces.acme.window: gone in 0.2.0; remove it: nobody"),
+        ("[workspaces.acme.window]\nbuckets = 9", "workspaces.acme.window: gone in 0.2.0; remove it: no situation"),
         ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
         ("[workspaces.acme.breaker]\nprobe_lease_s = 40", "workspaces.acme.breaker.probe_lease_s: must be"),
         ("[workspaces.acme]\ndefault_destination = 'x'", "workspaces.acme.default_destination = x: there is"),
