@@ -123,7 +123,7 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
     lookup = Lookup(
         queries, lambda: ProjectionLag(NOW_MS, 0), Results(), backlog, access, names.dlq, names.parked, Waiting()
     )
-    board = board_of(settings, model)
+    board = board_of(settings, model, shared_s=600)
     with closing(board):
         pages = {route.path: kind_of(route) for route in board.routes()}
         look_up = {route.path: "look-up" for route in lookup.routes()}
