@@ -14,9 +14,11 @@ from tests.board.scene import board_of, fill, settings_of
 
 
 @contextmanager
-def served(folder: Path, *, token: bool = False, operator: bool = False) -> Iterator[str]:
+def served(
+    folder: Path, *, token: bool = False, operator: bool = False, url: str = "http://127.0.0.1:9107"
+) -> Iterator[str]:
     """Yield the URL of a board over the scene."""
-    settings, path = settings_of(folder, token=token, operator=operator), folder / "model.sqlite"
+    settings, path = settings_of(folder, token=token, operator=operator, url=url), folder / "model.sqlite"
     if not path.exists():
         fill(path, settings)
     ports: list[int] = []

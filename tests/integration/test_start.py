@@ -47,7 +47,7 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
     with pytest.raises(TopicsError) as refused:
         await check_topics(connection_of(settings), plan, 20, lambda _: None)
     differs, missing = refused.value.problems
-    assert differs.startswith(f"{plan[0].name}: has 3 partitions, the config says 2; Kafka removes none")
+    assert differs.startswith(f"{plan[0].name}: has 3 partitions, the config says 2; a system keeps the number")
     assert missing == f"{plan[1].name}: there is no such topic; create it with: stream-app topics"
 
     def start(name: str) -> subprocess.CompletedProcess[str]:

@@ -96,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
     gateway = Gateway()
     port = port_of(gateway.app, {"/healthz": "open", CALLBACKS: "callback"})
-    await walk(port, has_token=False)
+    await ask_all(port, has_token=False)
     assert not gateway.shelf.records, "no callback was taken"
 
 
@@ -107,7 +107,7 @@ async def test_the_operations_port_of_each_process_only_reads() -> None:
         return None
 
     app = ops_app(CollectorRegistry(), not_ready)
-    await walk(port_of(app, dict.fromkeys(("/metrics", "/healthz", "/readyz"), "open")), has_token=False)
+    await ask_all(port_of(app, dict.fromkeys(("/metrics", "/healthz", "/readyz"), "open")), has_token=False)
 
 
 @pytest.mark.parametrize("has_token", [True, False])
@@ -137,7 +137,7 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
             for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)):
                 await client.login(token)
                 cookies[role] = client.cookies
-        await walk(port, has_token=has_token, cookies=cookies)
+        await ask_all(port, has_token=has_token, cookies=cookies)
 
 
 def kind_of(route: Route) -> str:
@@ -159,7 +159,7 @@ def port_of(app: Any, kinds: Mapping[str, str]) -> Port:
     return Port(app, kinds, methods)
 
 
-async def walk(port: Port, *, has_token: bool, cookies: Mapping[str, dict[str, str]] | None = None) -> None:
+async def ask_all(port: Port, *, has_token: bool, cookies: Mapping[str, dict[str, str]] | None = None) -> None:
     """Ask each route in every way."""
     for role in ROLES:
         if role in ("viewer", "operator") and not (cookies or {}).get(role):
