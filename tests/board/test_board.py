@@ -1,12 +1,15 @@
 """The board without a browser: what its pages say, and what no page ever does."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from stream_app.board.pages import books
+from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.answers import StatusCount
 from stream_app.domain.lane.explain import Group
@@ -103,6 +106,31 @@ async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
     board.close()
 
 
+@pytest.mark.parametrize(
+    ("views", "shown"), [(0, True), (1, False)], ids=["before the first lead", "once a lane was published"]
+)
+async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(
+    folder: Path, tmp_path: Path, views: int, shown: bool
+) -> None:
+    settings, path = settings_of(folder), tmp_path / "model.sqlite"
+    model = model_of(path, settings)
+    take(model, *[lane(settings.names, "acme", at_ms=NOW_MS)] * views)
+    model.close()
+    board = board_of(settings, path)
+    text = (await Client(board).get("/board")).text
+    assert ("Publish a first lead" in text) == shown
+    board.close()
+
+
+async def test_a_setting_is_shown_as_it_is(local: Client) -> None:
+    settings = {"no": None, "zero": 0, "off": False, "on": True, "empty": "", "some": ["a", "b"], "of": {"s": 1.5}}
+    shown = {"no": "not set", "zero": "0", "off": "false", "on": "true", "empty": "", "some": "a, b", "of.s": "1.5"}
+    assert dict(_flat("", settings)) == shown
+    text = (await local.get("/board/system")).text
+    partitions = local.board._maker.site.settings.kafka.partitions
+    assert f"<dt><code>partitions</code></dt><dd>{partitions}</dd>" in text
+
+
 async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder)
     shown: list[list[str]] = []
@@ -137,6 +165,25 @@ async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(loca
         page = (await local.get(f"/board/leads?column={column}")).text
         assert f'<h1><span class="total">{number:,}</span> ' in page
         assert await _rows(local, f"/board/leads?column={column}") == number
+
+
+@pytest.mark.parametrize("rows", [1, 2, 50])
+async def test_the_pages_of_the_books_have_every_workspace_once(
+    local: Client, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "ROWS", rows)
+    counts = local.board._maker.site.queries.status_counts()
+    names = sorted({each.workspace for each in counts if each.column})
+    url, pages = "/board/books", list[list[str]]()
+    while url:
+        text = (await local.get(url)).text
+        cells = text[text.index("By workspace") :]
+        pages.append([unescape(name) for name in re.findall(r'<tr><th scope="row">(?:<a [^>]+>)?([^<]+)<', cells)])
+        more = re.search(r'rel="next" href="([^"]+)"', cells)
+        url = unescape(more[1]) if more else ""
+    assert [name for page in pages for name in page] == [name or "none named" for name in names]
+    assert [len(page) for page in pages[:-1]] == [rows] * (len(pages) - 1)
+    assert len(pages) == -(-len(names) // rows)
 
 
 async def test_the_list_of_leads_has_every_record_once_newest_first(local: Client) -> None:

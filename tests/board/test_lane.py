@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import trend
+from stream_app.board.charts import _ticks, nice, trend
 from stream_app.board.pages.lane import _begin_ms, lane_page
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
@@ -85,3 +85,19 @@ def test_a_trend_begins_with_its_first_value() -> None:
     assert trend({}, range(5)) == ""
     assert trend({2: 50, 3: 100}, range(5)) == "50.0,50.0 75.0,4.0 100.0,4.0"
     assert trend({1: 0}, range(2)) == "100.0,96.0"
+
+
+@pytest.mark.parametrize(
+    ("value", "top"),
+    [(0, 3), (3, 3), (3.1, 6), (6, 6), (6.1, 9), (10, 12), (12, 12), (12.1, 15), (18.1, 24), (24.1, 30), (30, 30)],
+)
+def test_the_scale_ends_at_a_round_number_just_above_the_value(value: float, top: int) -> None:
+    assert nice(value) == top
+
+
+@pytest.mark.parametrize("value", [0, 1, 2.5, 4, 7, 11, 29, 31, 99, 100, 101, 1_234, 98_765, 10**9])
+def test_the_ticks_of_a_scale_are_whole_and_at_equal_distances(value: float) -> None:
+    top = nice(value)
+    assert value <= top <= max(3, 2 * value)
+    assert _ticks(top) == [top, top // 3 * 2, top // 3, 0]
+    assert top % 3 == 0
