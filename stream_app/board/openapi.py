@@ -20,7 +20,7 @@ from stream_app.client.answers import (
 _REFUSALS: Final = {
     400: "The request is not valid.",
     401: "The bearer token is missing or wrong.",
-    403: "No token is configured, and the request did not come from the gateway's own machine.",
+    403: "No token is configured, and the request did not come from the board's own machine.",
     404: "Not found.",
     405: "The API is read only.",
     503: "The read model cannot be read now.",

@@ -1,4 +1,4 @@
-"""Plans replays for operators, and orders them. A gateway makes one plan at a time, in a thread of its own."""
+"""Plans replays for operators, and orders them. The board makes one plan at a time, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Planner:
             plan.problem = str(error)
         except Exception as error:
             log.exception("plan_failed")
-            plan.problem = f"a bug ended it ({type(error).__name__}): the log of the gateway has more"
+            plan.problem = f"a bug ended it ({type(error).__name__}): the log of the board has more"
 
 
 async def _survey(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:

@@ -32,7 +32,7 @@ _LONGEST_WHY: Final = 200
 
 
 class Publishing(msgspec.Struct, frozen=True):
-    """What publishing needs: the files of this gateway, and what sends the commands that cancel an import."""
+    """What publishing needs: the files of this board, and what sends the commands that cancel an import."""
 
     uploads: Uploads
     sender: CommandSender
@@ -163,8 +163,8 @@ class PublishActions:
         upload = self._uploads.get(str(request.path_params["upload"]), moment.visitor.who)
         if upload is None:
             text = (
-                "This file is not here any more: it was discarded, or came more than 30 minutes ago, or the gateway "
-                "was restarted, or another gateway answers. Choose it again on the page Publish: leads that are "
+                "This file is not here any more: it was discarded, or came more than 30 minutes ago, or the board "
+                "was restarted. Choose it again on the page Publish: leads that are "
                 "published already are recognised as duplicates"
             )
             raise Refused(404, "no_upload", text)

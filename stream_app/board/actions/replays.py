@@ -142,7 +142,7 @@ def _began(planner: Planner, wanted: Wanted, who: str) -> str:
 def _found(planner: Planner, opened: FormRequest) -> Plan:
     plan = planner.find(opened.path["plan"])
     if plan is None:
-        text = "This plan is older than 10 minutes, or another gateway made it: plan again on the page Dead letters"
+        text = "This plan is older than 10 minutes, or the board was restarted: plan again on the page Dead letters"
         raise Refused(404, "plan_expired", text)
     return plan
 
