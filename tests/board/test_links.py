@@ -47,7 +47,7 @@ MEASURES = {
     },
     "replay": {"page.share", "r.credits", "r.plan.credits"},
     "system": {"page.size_bytes / 1000000", "row.wanted", "row.there"},  # partitions, which have no page
-    # rows of a file, which the gateway keeps only until it has published them
+    # rows of a file, which the board keeps only until it has published them
     "upload": {
         *("page.rows", "page.ready", "page.refused", "rows", "page.published"),
         *("page.refused - page.rejects|length", "page.ready - page.published"),
