@@ -18,7 +18,7 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.books.collect import Books, BooksTerms
+from stream_app.client.books import Books, BooksTerms
 from stream_app.domain.books.report import Report
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Period, Reservation

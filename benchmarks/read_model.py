@@ -27,6 +27,7 @@ from rich.console import Console
 
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.client.send import Sender
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.person import person_key
@@ -36,7 +37,6 @@ from stream_app.domain.topics import Retention, TopicNames, plan
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
 from stream_app.ops import logs as log
-from stream_app.publishing.send import Sender
 
 PARTITIONS = 8
 AT_WORK = 500

@@ -13,6 +13,7 @@ from stream_app.api.sync import (
     read_books_sync,
     read_results_sync,
 )
+from stream_app.client.publish import Refusal
 from stream_app.config import Settings
 from stream_app.domain.errors import (
     BoardUnavailable,
@@ -23,7 +24,6 @@ from stream_app.domain.errors import (
     TopicsError,
 )
 from stream_app.domain.messages import Lead, Result, StatusEvent
-from stream_app.publishing import Refusal
 
 __all__ = [
     "BoardUnavailable",

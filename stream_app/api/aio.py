@@ -8,11 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from stream_app import publishing
 from stream_app.api.settings import AnySettings, settings_of
-from stream_app.books import read as books
-from stream_app.client import lookup
+from stream_app.client import books, lookup
+from stream_app.client import publish as publishing
 from stream_app.client.lookup import Found
+from stream_app.client.publish import PublishOptions, Refusal, Summary
 from stream_app.config import check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.report import Report
@@ -21,7 +21,6 @@ from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.publishing import PublishOptions, Refusal, Summary
 from stream_app.results import ResultFilter, results_of
 
 

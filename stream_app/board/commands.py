@@ -12,8 +12,8 @@ from starlette.requests import Request
 
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.site import Site, Tone
+from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.lane.command import TO_ALL, outcome_text
-from stream_app.operator.submit import QUEUED_TEXT
 
 _ID: Final = re.compile(r"c-[0-9a-f]{32}")
 _MOST: Final = 20

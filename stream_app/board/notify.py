@@ -24,8 +24,8 @@ from stream_app.board.access import STRANGER
 from stream_app.board.app import Consumers
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, STALE_MS, Moment, Site, overview
+from stream_app.client.messages import Alert, Change, Format, Key, NotDelivered, body_of
 from stream_app.domain.lane.explain import Finding
-from stream_app.operator.messages import Alert, Change, Format, Key, NotDelivered, body_of
 from stream_app.ops import logs as log
 
 NEEDS_A_PERSON: Final[Mapping[str, str]] = MappingProxyType(

@@ -9,13 +9,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import StreamAppError
 from stream_app.kafka.readers import Progress
-from stream_app.operator.submit import Put, put_command
 from stream_app.ops import logs
 from stream_app.replay.order import command_record, start_command
 from stream_app.replay.plan import check_filter, spans_of, survey_in_thread

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from stream_app.books.read import read_books
 from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
 from stream_app.cli.progress import reading
 from stream_app.cli.tables import Column, Table, show_table
+from stream_app.client.books import read_books
 from stream_app.domain.books.columns import COLUMNS, MEANING
 from stream_app.domain.books.report import Report
 from stream_app.domain.text import count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
-from stream_app.operator import clay_setup as plan
+from stream_app.client import clay_setup as plan
 
 
 def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:

@@ -9,12 +9,11 @@ from stream_app.cli.base import NO, answered_yes, confirm, on_kafka, say, show, 
 from stream_app.cli.lane_commands import exit_code, sent
 from stream_app.cli.options import Audit, Workspace
 from stream_app.cli.progress import reading
+from stream_app.client.commands import SentCommand
+from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of, remains
 from stream_app.config import Settings, check_known
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.text import count
-from stream_app.operator.erase import StoredLead, erasure, find_stored_leads, remains
-from stream_app.operator.submit import SentCommand
-from stream_app.operator.suppress import hashes_of
 
 
 def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = False, audit: Audit) -> int:

@@ -8,10 +8,10 @@ from typing import Final
 from stream_app.cli.base import NO, OK, say, show, show_json
 from stream_app.cli.lane_tables import clock
 from stream_app.cli.options import VIEW, View
+from stream_app.client import lanes as reader
 from stream_app.config import Settings
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
-from stream_app.operator import lanes as reader
 
 _MOST: Final = 100
 

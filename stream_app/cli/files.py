@@ -15,9 +15,9 @@ from typing import IO, Final, Literal, Self, TypeVar, cast
 import msgspec
 
 from stream_app.cli.base import say
+from stream_app.client.publish import Ready, Refusal
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import for_spreadsheet, for_terminal
-from stream_app.publishing import Ready, Refusal
 
 STDIO: Final = Path("-")
 SHOWN_ROWS: Final = 20

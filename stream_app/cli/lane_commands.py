@@ -9,11 +9,11 @@ from typing import Any, Final
 from stream_app.cli.base import NO, OK, QUEUED, say, show, show_json
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.options import Audit
+from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.config import Settings
 from stream_app.domain.lane.command import outcome_text
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane_messages import CommandAnswer, CommandKind
-from stream_app.operator.submit import QUEUED_TEXT, SentCommand, submit
 
 _WAIT_S: Final = 5.0
 

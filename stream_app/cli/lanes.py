@@ -24,14 +24,14 @@ from stream_app.cli.base import (
 from stream_app.cli.lane_commands import order, result_text, zones
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
+from stream_app.client import lanes as reader
+from stream_app.client.commands import SIMPLE
+from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import TO_ALL
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.identity import plain_id
-from stream_app.operator import lanes as reader
-from stream_app.operator.lanes import LanesReport
-from stream_app.operator.orders import SIMPLE
 
 Cap = Annotated[int | Literal["none", "configured"] | None, WHOLE]
 _PAGE: Final = 100

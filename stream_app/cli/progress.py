@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stream_app.cli.base import say
+from stream_app.client.publish import Summary
 from stream_app.domain.text import count
-from stream_app.publishing import Summary
 
 _PLAIN_EVERY_S: Final = 5.0
 

@@ -18,20 +18,29 @@ from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, write_id
 from stream_app.cli.options import Map, Workspace, login_name, mapping_of
 from stream_app.cli.progress import reading_rows
 from stream_app.cli.publish_wait import DEFAULT_WAIT_S, Wait, as_json, send_and_wait, show_wait
+from stream_app.client.lanes import last_views
+from stream_app.client.publish import (
+    Batch,
+    Checker,
+    PublishOptions,
+    Ready,
+    Summary,
+    any_import_id,
+    check_rows,
+    column_lines,
+    quote_lines,
+    quotes_of,
+    send_batch,
+)
+from stream_app.client.rows import Sheet, open_csv, read_jsonl
+from stream_app.client.send import PublishedLeads
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.imports import is_shown
 from stream_app.domain.quote import Quote
 from stream_app.domain.text import count
-from stream_app.operator.lanes import last_views
 from stream_app.ops.clock import SystemClock
-from stream_app.publishing import Batch, PublishOptions, Ready, Summary, check_rows, send_batch
-from stream_app.publishing.announce import any_import_id
-from stream_app.publishing.check import Checker
-from stream_app.publishing.quotes import column_lines, quote_lines, quotes_of
-from stream_app.publishing.rows import Sheet, open_csv, read_jsonl
-from stream_app.publishing.waiting import PublishedLeads
 
 ASK_ABOVE_CREDITS: Final = 1_000
 MAP_FORM: Final = 'FIELD=COLUMN, such as --map email="E-Mail"'

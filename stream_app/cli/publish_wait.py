@@ -11,14 +11,14 @@ from cyclopts import Parameter
 from stream_app.cli.base import say, show
 from stream_app.cli.files import write_ids
 from stream_app.cli.progress import reading
+from stream_app.client.publish import Batch, PublishOptions, Summary, send_batch, topic_of
+from stream_app.client.send import PublishedLeads, wait_for_rest
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.messages import ImportSummary
 from stream_app.domain.text import count
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.publishing import Batch, PublishOptions, Summary, send_batch, topic_of
-from stream_app.publishing.waiting import PublishedLeads, wait_for_rest
 
 DEFAULT_WAIT_S: Final = 600.0
 _LONGEST_S: Final = 10_000_000

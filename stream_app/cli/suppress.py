@@ -11,10 +11,10 @@ from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, on_kafka, say, s
 from stream_app.cli.lane_commands import sent
 from stream_app.cli.options import Audit, iso
 from stream_app.cli.progress import reading
+from stream_app.client.people import hashes_of, on_the_list, persons_in
 from stream_app.config import Settings
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
-from stream_app.operator.suppress import hashes_of, on_the_list, persons_in
 from stream_app.pipeline.command import MOST_PEOPLE
 
 _Kind = Literal["suppress", "unsuppress"]

@@ -7,11 +7,11 @@ import asyncio
 import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
+from stream_app.client import skip as unreadable
+from stream_app.client.strimzi import resources
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import create_topics
-from stream_app.operator import skip as unreadable
-from stream_app.operator.strimzi import resources
 
 
 def topics(*, strimzi: str = "", common: Common = COMMON) -> int:

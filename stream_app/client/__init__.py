@@ -1,1 +1,1 @@
-"""What works on a running system from outside: asks the look-up API (`lookup`, in the shapes of `answers`)."""
+"""What works on a running system from outside: publish, books, lanes, commands, people, look-up."""

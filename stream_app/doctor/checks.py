@@ -13,6 +13,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.clay.egress import Egress
 from stream_app.client.lookup import check_board
+from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
@@ -33,7 +34,6 @@ from stream_app.domain.errors import BoardUnavailable, BrokerUnavailable, KafkaR
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import check_topics
-from stream_app.operator.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.ops.clock import SystemClock
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
 

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from stream_app.client.commands import submit
+from stream_app.client.publish import publish
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamAppError
@@ -15,9 +17,7 @@ from stream_app.domain.messages import Lead, Status, StatusEvent
 from stream_app.domain.text import count
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.operator.submit import submit
 from stream_app.ops.clock import SystemClock
-from stream_app.publishing import publish
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """The callback was received and matched, with or without data."""

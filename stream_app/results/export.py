@@ -16,6 +16,8 @@ from typing import IO, Final
 
 import msgspec
 
+from stream_app.client.publish import Checker, PublishOptions
+from stream_app.client.rows import Row, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
 from stream_app.domain.errors import SettingsError
@@ -24,9 +26,6 @@ from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import identifiers, person_key, rows_of
 from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress
-from stream_app.publishing import PublishOptions
-from stream_app.publishing.check import Checker
-from stream_app.publishing.rows import Row, Sheet, open_csv
 from stream_app.results.lines import Format, Lines
 from stream_app.results.store import ResultStore
 

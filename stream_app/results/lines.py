@@ -18,7 +18,7 @@ Format = Literal["csv", "jsonl"]
 
 _META: Final = ("lead_id", "workspace", "destination", "source", "version", "at", "age_s")
 _MOST_FIELDS: Final = 5_000
-_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what publishing/rows.py makes of bytes that are not UTF-8
+_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what client/rows.py makes of bytes that are not UTF-8
 
 _json: Final = msgspec.json.Encoder()
 

@@ -36,7 +36,10 @@ from stream_app.board.read_model.results import ResultFetcher
 from stream_app.board.read_model.store import Sources
 from stream_app.board.site import Site
 from stream_app.board.waiting_leads import WaitingLeads
+from stream_app.client.commands import CommandSender
 from stream_app.client.lookup import NAME
+from stream_app.client.messages import Receiver
+from stream_app.client.uploads import Uploads
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
@@ -47,13 +50,10 @@ from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.kafka.topics import TopicsThere
-from stream_app.operator.messages import Receiver
-from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
-from stream_app.publishing.uploads import Uploads
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
 from stream_app.tasks import cancel, run_until
 

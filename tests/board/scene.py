@@ -23,6 +23,9 @@ from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.site import Site
 from stream_app.board.waiting_leads import FoundRecord, Search
 from stream_app.client.answers import FoundResult
+from stream_app.client.commands import CommandSender
+from stream_app.client.people import StoredLead
+from stream_app.client.uploads import Uploads
 from stream_app.config import Settings, load_settings
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.explain import Group
@@ -31,9 +34,6 @@ from stream_app.domain.messages import ImportSummary, Status
 from stream_app.domain.record import Record
 from stream_app.domain.topics import ExistingTopic, TopicNames
 from stream_app.kafka.groups import Consumption
-from stream_app.operator.erase import StoredLead
-from stream_app.operator.submit import CommandSender
-from stream_app.publishing.uploads import Uploads
 from stream_app.services.board import access_of
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.lanes import lanes

@@ -11,10 +11,10 @@ import pytest
 from stream_app.cli import lanes
 from stream_app.cli.erase import erase
 from stream_app.cli.suppress import add_people
+from stream_app.client import commands as orders
+from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import CommandAnswer
-from stream_app.operator import orders
-from stream_app.operator.orders import LANE_KINDS
 from tests.board.client import OWN, Client
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from stream_app.board.receiving import MAX_FILE_BYTES
+from stream_app.client import uploads
+from stream_app.client.publish import PublishOptions, announced
+from stream_app.client.uploads import Upload
 from stream_app.config import Settings
 from stream_app.domain.messages import Lead
-from stream_app.publishing import PublishOptions, uploads
-from stream_app.publishing.announce import announced
-from stream_app.publishing.uploads import Upload
 from tests.board.client import OWN, Client
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
 from tests.support.kafka import until

@@ -6,7 +6,7 @@ import json
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.books.read import read_books
+from stream_app.client.books import read_books
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.report import Report
 from tests.e2e.pipeline import Pipeline

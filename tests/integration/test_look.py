@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.main import main
+from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
@@ -21,7 +22,6 @@ from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneVi
 from stream_app.domain.topics import differences
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.topics import TopicsThere, check_topics, create_topics
-from stream_app.operator.lanes import read_lanes
 
 MINUTE_MS = 60_000
 

@@ -12,6 +12,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.main import main
+from stream_app.client import send
+from stream_app.client.publish import PublishOptions, Ready, Refusal, publish, send_batch
 from stream_app.config import Kafka, Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
@@ -23,7 +25,6 @@ from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
-from stream_app.publishing import PublishOptions, Ready, Refusal, publish, send, send_batch
 from tests.support.pace import BUSY, slowness
 
 WAIT_S = 20.0

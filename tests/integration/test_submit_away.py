@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from stream_app.client.commands import submit
 from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.topics import create_topics
-from stream_app.operator.submit import submit
 from tests.support.pace import BUSY
 
 CONFIG = """

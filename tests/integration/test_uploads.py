@@ -10,12 +10,12 @@ from aiokafka import TopicPartition
 
 from stream_app.cli.main import main
 from stream_app.cli.options import login_name
+from stream_app.client.publish import PublishOptions
+from stream_app.client.uploads import Upload, Uploads
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.kafka.readers import Reader
-from stream_app.publishing import PublishOptions
-from stream_app.publishing.uploads import Upload, Uploads
 from tests.integration.test_publish import records
 from tests.support.kafka import until
 

@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 from stream_app.cache.local_facts import local_facts
+from stream_app.client.people import hashes_of
+from stream_app.client.rows import MAX_LINE_BYTES, open_csv, read_jsonl, read_titles
 from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.dead_letter.causes import Tally, addressed_to, headers_of, lead_id_of
@@ -29,8 +31,6 @@ from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.lead.suppression import people_in
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import MAX_CARRIED_BYTES
-from stream_app.operator.suppress import hashes_of
-from stream_app.publishing.rows import MAX_LINE_BYTES, open_csv, read_jsonl, read_titles
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.cpu import exponent
 

@@ -9,7 +9,7 @@ from stream_app.board.actions.leads import Find, lead_actions
 from stream_app.board.actions.replays import replay_actions
 from stream_app.board.planner import Planner
 from stream_app.board.site import Site
-from stream_app.operator.submit import CommandSender
+from stream_app.client.commands import CommandSender
 
 
 def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find | None = None) -> list[Action]:

@@ -10,7 +10,7 @@ from stream_app.board.commands import followed_at
 from stream_app.board.formats import amount
 from stream_app.board.paths import imports_path
 from stream_app.board.site import Site
-from stream_app.operator.submit import CommandSender
+from stream_app.client.commands import CommandSender
 
 
 def import_actions(site: Site, sender: CommandSender) -> list[Action]:

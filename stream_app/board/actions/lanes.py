@@ -15,12 +15,12 @@ from stream_app.board.commands import followed_at
 from stream_app.board.formats import amount
 from stream_app.board.paths import lane_path
 from stream_app.board.site import Site
+from stream_app.client import commands as orders
+from stream_app.client.commands import CommandSender
 from stream_app.domain.lane.budget import CAPS, METERS
 from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import CommandKind, LaneView
 from stream_app.domain.policy import Workspace, in_force
-from stream_app.operator import orders
-from stream_app.operator.submit import CommandSender
 
 _BUTTONS: Final[dict[CommandKind, str]] = {
     "pause": "Pause the lane",

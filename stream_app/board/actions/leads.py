@@ -17,13 +17,12 @@ from stream_app.board.commands import followed_at
 from stream_app.board.paths import lead_path
 from stream_app.board.requests import lead_id_of
 from stream_app.board.site import Site
+from stream_app.client import commands as orders
+from stream_app.client.commands import CommandSender
+from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lead.identity import plain_id
-from stream_app.operator import orders
-from stream_app.operator.erase import StoredLead, erasure, find_stored_leads
-from stream_app.operator.submit import CommandSender
-from stream_app.operator.suppress import hashes_of
 
 Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
 """Finds what is stored of a lead and its person, by lead id and workspace."""

@@ -20,11 +20,11 @@ from stream_app.board.render import HEADERS
 from stream_app.board.requests import read_form
 from stream_app.board.site import Moment
 from stream_app.board.views import Handler
+from stream_app.client.commands import CommandSender
+from stream_app.client.publish import PublishOptions
+from stream_app.client.uploads import MOST_COLUMNS, TooManyUploads, Upload, Uploads
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.operator.submit import CommandSender
 from stream_app.ops import logs as log
-from stream_app.publishing import PublishOptions
-from stream_app.publishing.uploads import MOST_COLUMNS, TooManyUploads, Upload, Uploads
 
 _MOST_MB: Final = MAX_FILE_BYTES // 2**20
 _FORM_BYTES: Final = 65_536

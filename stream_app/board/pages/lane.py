@@ -14,12 +14,12 @@ from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 from stream_app.board.site import HOUR_S, Bar, Lane, Moment, Site, Tone, bars_of, forecasts_of, one_lane
 from stream_app.client.answers import StatusCount
+from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.lane import calendar
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.policy import Workspace
-from stream_app.operator.orders import LANE_KINDS
 
 MOST_CHANGES: Final = 30
 _HOURS: Final = 24

@@ -8,12 +8,11 @@ from typing import Final
 import msgspec
 
 from stream_app.board.site import Site
+from stream_app.client.publish import Refusal, column_lines, quote_lines
+from stream_app.client.rows import USUAL_FIELDS
+from stream_app.client.uploads import State, Upload
 from stream_app.domain.policy import Destination
 from stream_app.domain.text import count
-from stream_app.publishing import Refusal
-from stream_app.publishing.headers import USUAL_FIELDS
-from stream_app.publishing.quotes import column_lines, quote_lines
-from stream_app.publishing.uploads import State, Upload
 
 KEEP: Final = "="
 """The choice that keeps a column's own title."""

@@ -13,15 +13,15 @@ from typing import Final, Protocol
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from stream_app.books.read import read_books
+from stream_app.client.books import read_books
+from stream_app.client.publish import PublishOptions, publish_rows
+from stream_app.client.rows import open_csv
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, compare
 from stream_app.dev.demo.processes import WORKSPACES, Processes, running
 from stream_app.dev.demo.state import DemoState, followed
 from stream_app.domain.books.report import Report
 from stream_app.domain.errors import StreamAppError
-from stream_app.publishing import PublishOptions, publish_rows
-from stream_app.publishing.rows import open_csv
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
 NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")

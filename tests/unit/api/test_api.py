@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import stream_app
-import stream_app.publishing  # a submodule must not take the place of a function
+import stream_app.client.publish  # a submodule must not take the place of a function
 from stream_app import (
     Lead,
     Result,
@@ -35,9 +35,9 @@ from stream_app import (
     read_results,
     read_results_sync,
 )
-from stream_app.books import read as books
+from stream_app.client import books
 from stream_app.client.lookup import Found
-from stream_app.publishing import PublishOptions
+from stream_app.client.publish import PublishOptions
 from stream_app.results import ResultFilter, export, results_of
 from stream_app.results.store import ResultStore
 from tests.support.pace import BUSY
@@ -137,7 +137,7 @@ async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest
     async def fake(leads: Any, settings: Settings, options: PublishOptions, *, on_refused: Any) -> None:
         passed.extend((list(leads), settings, options))
 
-    monkeypatch.setattr("stream_app.publishing.publish", fake)
+    monkeypatch.setattr("stream_app.client.publish.publish", fake)
     settings = load_settings(config)
     leads = [{"email": "ada@example.com"}]
     await publish(leads, settings, workspace="acme", destination="people", import_id="b", bulk=True, force=True)

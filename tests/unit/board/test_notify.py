@@ -24,9 +24,9 @@ from stream_app.board.notify import (
     Watch,
     alert_of,
 )
+from stream_app.client.messages import MOST_LINES, Alert, Change, Key, NotDelivered, body_of
 from stream_app.domain.lane import explain, view
 from stream_app.domain.lane.explain import Finding
-from stream_app.operator.messages import MOST_LINES, Alert, Change, Key, NotDelivered, body_of
 from stream_app.tasks import cancel
 
 NOW_MS = 1_790_000_000_000

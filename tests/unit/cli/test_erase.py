@@ -10,9 +10,9 @@ from typing import Any, Final
 import pytest
 
 from stream_app.cli.main import main
+from stream_app.client.commands import SentCommand
+from stream_app.client.people import StoredLead
 from stream_app.domain.lane_messages import Command
-from stream_app.operator.erase import StoredLead
-from stream_app.operator.submit import SentCommand
 from tests.integration.test_look import settings_of
 
 MINE: Final = "A" * 22

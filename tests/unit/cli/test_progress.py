@@ -10,7 +10,7 @@ from rich.console import Console
 
 from stream_app.cli import progress
 from stream_app.cli.progress import reading_rows
-from stream_app.publishing import Summary
+from stream_app.client.publish import Summary
 
 
 class Clock:

@@ -6,8 +6,8 @@ import pytest
 
 from stream_app.cli.main import main, parse
 from stream_app.cli.publish_wait import as_json, show_wait
+from stream_app.client.send import PublishedLeads
 from stream_app.domain.messages import Status, StatusEvent
-from stream_app.publishing.waiting import PublishedLeads
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 
 from stream_app.cli.main import main
 from stream_app.cli.options import View
+from stream_app.client.lanes import LanesReport
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.lane_messages import LaneView
-from stream_app.operator.lanes import LanesReport
 
 NOW_MS = 1_790_000_000_000
 
@@ -33,7 +33,7 @@ firms = { workspace = "beta", webhooks_env = ["B"], callbacks = false }
     async def look(*_: object) -> LanesReport:
         return LanesReport(Facts(NOW_MS, Group("Stable", 1), Group("Stable", 1), lanes), {})
 
-    monkeypatch.setattr("stream_app.operator.lanes.read_lanes", look)
+    monkeypatch.setattr("stream_app.client.lanes.read_lanes", look)
     return str(path)
 
 

@@ -3,11 +3,11 @@
 import pytest
 
 from stream_app.client.lookup import paths_of
+from stream_app.client.people import hashes_of
 from stream_app.domain.lead.identity import Identity, hashes, identify, plain_id, row_id
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
 from stream_app.domain.lead.suppression import people_in
 from stream_app.domain.messages import Lead, Scalar
-from stream_app.operator.suppress import hashes_of
 
 FIELDS: dict[str, Scalar] = {
     "email": "ada@example.com",

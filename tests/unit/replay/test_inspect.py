@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from stream_app.client.rows import read_jsonl
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.record import ConsumedRecord
-from stream_app.publishing.rows import read_jsonl
 from stream_app.replay.inspect import line_of
 
 HOSTILE = [

@@ -5,14 +5,13 @@ import asyncio
 import msgspec
 import pytest
 
+from stream_app.client.publish import Batch, Checker, PublishOptions, Ready, Refusal, check_rows
+from stream_app.client.rows import Draft, Row
 from stream_app.config import Kafka, Settings
 from stream_app.domain.lead.identity import identify, plain_id
 from stream_app.domain.lead.lead import read_lead
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Destination, Workspace
-from stream_app.publishing import Batch, PublishOptions, check_rows
-from stream_app.publishing.check import Checker, Ready, Refusal
-from stream_app.publishing.rows import Draft, Row
 
 SETTINGS = Settings(
     kafka=Kafka(bootstrap="127.0.0.1:1", partitions=4),

@@ -2,11 +2,9 @@
 
 import msgspec
 
+from stream_app.client.publish import Ready, Summary, announced, any_import_id
 from stream_app.domain.lead.lead import MAX_LEAD_BYTES, read_lead
 from stream_app.domain.messages import ImportSummary, Lead
-from stream_app.publishing import Summary
-from stream_app.publishing.announce import announced, any_import_id
-from stream_app.publishing.check import Ready
 
 ACME = ImportSummary(rows=3, refused=1, leads=2, file="leads.csv", who="jane")
 

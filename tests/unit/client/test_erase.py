@@ -8,6 +8,8 @@ from typing import Any, Final, Self
 import msgspec
 import pytest
 
+from stream_app.client import people as erase
+from stream_app.client.people import StoredLead, erasure, find_stored_leads
 from stream_app.config import Settings
 from stream_app.domain.delivery.outcome import Poison
 from stream_app.domain.lane.budget import BudgetPolicy
@@ -15,8 +17,6 @@ from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.operator import erase
-from stream_app.operator.erase import StoredLead, erasure, find_stored_leads
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, run

@@ -8,10 +8,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_app.client import rows as rows_module
+from stream_app.client.rows import (
+    MAX_LINE_BYTES,
+    MAX_LINES_PER_ROW,
+    Draft,
+    Row,
+    delimiter_of,
+    draft_of,
+    name_columns,
+    open_csv,
+    read_jsonl,
+)
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.publishing import rows as rows_module
-from stream_app.publishing.headers import delimiter_of, name_columns
-from stream_app.publishing.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, draft_of, open_csv, read_jsonl
 
 
 def csv_rows(data: bytes, **mapping: str) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 import msgspec
 import pytest
 
-from stream_app.books.collect import STATUSES
+from stream_app.client.books import STATUSES
 from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, column
 from stream_app.domain.books.report import Report
 from stream_app.domain.delivery.state_machine import NEXT, Delivery

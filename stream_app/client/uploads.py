@@ -19,6 +19,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO, Final, Literal, TypeVar
 
+from stream_app.client.publish import (
+    Batch,
+    Checker,
+    PublishOptions,
+    Ready,
+    Refusal,
+    Summary,
+    check_rows,
+    no_room,
+    quotes_of,
+    send_batch,
+)
+from stream_app.client.rows import guess_columns, open_named_csv, read_titles
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import StreamAppError
@@ -27,12 +40,6 @@ from stream_app.domain.lead.imports import label, new_import_id
 from stream_app.domain.quote import Quote
 from stream_app.domain.text import for_spreadsheet
 from stream_app.ops import logs as log
-from stream_app.publishing import Batch, PublishOptions, Ready, Refusal, Summary, check_rows, send_batch
-from stream_app.publishing.batch import no_room
-from stream_app.publishing.check import Checker
-from stream_app.publishing.headers import guess_columns
-from stream_app.publishing.quotes import quotes_of
-from stream_app.publishing.rows import open_named_csv, read_titles
 
 KEPT_S: Final = 1_800.0
 MOST_UPLOADS: Final = 8

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from stream_app.client.people import Suppressed, hashes_of, persons_in
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import people
-from stream_app.operator.suppress import Suppressed, hashes_of, persons_in
 
 
 def test_spellings_of_a_person_have_one_hash() -> None:

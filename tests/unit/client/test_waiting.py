@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.client.send import PublishedLeads, wait_for_rest
 from stream_app.domain.books.columns import NOT_LEADS
 from stream_app.domain.messages import Status, StatusEvent
-from stream_app.publishing.waiting import PublishedLeads, wait_for_rest
 
 
 def event(place: str, status: Status, destination: str = "people") -> StatusEvent:

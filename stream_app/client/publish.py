@@ -1,0 +1,441 @@
+"""Publishes leads: their rows are checked, priced, kept in a temporary file, then sent with what the import counted.
+
+Rows are read exactly as the worker reads them. `await publish(leads, settings)` does it all for Python programs;
+`check_rows` with `send_batch` are its two halves, for files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import secrets
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self
+
+import msgspec
+
+from stream_app.client.rows import LEAD_LEVEL, USUAL_FIELDS, Draft, Row, draft_of
+from stream_app.client.send import OnAcknowledged, Sender
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lead.fields import clean_email
+from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
+from stream_app.domain.lead.imports import label, new_import_id
+from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, read_lead
+from stream_app.domain.messages import ImportSummary, Lead
+from stream_app.domain.quote import Part, Quote, part, quote
+from stream_app.domain.text import count
+from stream_app.kafka.connection import silent
+from stream_app.ops.clock import SystemClock
+
+
+class PublishOptions(msgspec.Struct, frozen=True):
+    """The publisher's defaults for all rows.
+
+    Attributes:
+        workspace: For rows that name none; so `destination` and `import_id`.
+        bulk: Publish to `leads.bulk`, which has a reserved share and delays no other lead, instead of `leads`.
+        force: Send even if the same lead or person was sent before.
+    """
+
+    workspace: str | None = None
+    destination: str | None = None
+    import_id: str | None = None
+    bulk: bool = False
+    force: bool = False
+
+
+class Ready(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A record to send to the workspace's home partition, with the workspace as key.
+
+    Attributes:
+        line: The row's line in the file, from 1.
+        lead_id: The id that the lead will have; '' if the row has none and ids were not requested.
+        given: The id in the row; '' if there is none.
+    """
+
+    workspace: str
+    destination: str
+    partition: int
+    value: bytes
+    line: int
+    lead_id: str
+    given: str
+
+    @property
+    def is_changed(self) -> bool:
+        """True if the lead will have another id than its row says."""
+        return bool(self.given) and self.given != self.lead_id
+
+
+class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row that is not published. `text` repeats nothing of the row; `row` is the row itself, if it is text."""
+
+    line: int
+    reason: str
+    text: str
+    row: str = ""
+
+
+class Checker:
+    """Turns rows into records by the configuration and the publisher's defaults.
+
+    `ids`: derive the ids of leads that have none. It takes time.
+    """
+
+    def __init__(self, settings: Settings, options: PublishOptions, *, ids: bool = False) -> None:
+        only = next(iter(settings.workspaces)) if len(settings.workspaces) == 1 else None
+        self._settings = settings
+        self._defaults = {
+            "workspace": options.workspace or only,
+            "destination": options.destination,
+            "import_id": options.import_id,
+        }
+        self._force = options.force
+        self._ids = ids
+        self._homes = settings.homes
+
+    @property
+    def import_id(self) -> str | None:
+        """The import of leads that name none."""
+        return self._defaults["import_id"]
+
+    def check(self, row: Row) -> Ready | Refusal:
+        """Return the row's record, or why it is refused."""
+        answer = row.draft if isinstance(row.draft, Unreadable) else self._ready(row.line, row.draft)
+        return answer if isinstance(answer, Ready) else Refusal(row.line, answer.reason, answer.text, row.text)
+
+    def read(self, draft: Draft) -> tuple[Lead, bytes] | Unreadable:
+        """Return the row's lead, with its workspace, and its bytes for Kafka; or why it is refused."""
+        for name, default in self._defaults.items():
+            if default is not None and not draft.get(name):
+                draft[name] = default
+        if self._force:
+            draft["force"] = True
+        try:
+            value = msgspec.json.encode(draft)
+        except UnicodeEncodeError:
+            return Unreadable("not_utf8", "The row is not UTF-8")
+        except (OverflowError, RecursionError, TypeError, ValueError):
+            return Unreadable("not_json", "The row holds a value that JSON cannot represent")
+        lead = read_lead(value, None)
+        return lead if isinstance(lead, Unreadable) else (lead, value)
+
+    def _ready(self, line: int, draft: Draft) -> Ready | Unreadable:
+        if not _is_no_email_or_one(draft.get("fields")):
+            text = "Its e-mail is not an e-mail address: correct it, or leave it empty to publish the rest of the row"
+            return Unreadable("bad_email", text)
+        answer = self.read(draft)
+        if isinstance(answer, Unreadable):
+            return answer
+        lead, value = answer
+        workspace = lead.workspace or ""
+        home = self._homes.get(workspace)
+        if home is None:
+            return Unreadable("unknown_workspace", "The config has no such workspace")
+        destination = self._settings.destination_of(workspace, lead.destination)
+        if destination is None:
+            text = "The workspace has no such destination, or it has several and no default_destination"
+            return Unreadable("unknown_destination", text)
+        given = lead.lead_id if lead.lead_id and lead.lead_id.strip() else ""
+        lead_id = plain_id(given.strip()) if given else ""
+        if (is_made_id(given.strip()) if given else self._ids) and (who := identify_cleaned(lead)) is not None:
+            lead_id = who.lead_id
+        return Ready(workspace, destination, home, value, line, lead_id, given)
+
+
+def _is_no_email_or_one(fields: object) -> bool:
+    """True if the worker would accept the e-mail of these fields, or if there is none."""
+    email = fields.get("email") if isinstance(fields, dict) else None
+    if email is None or (isinstance(email, str) and not email.strip()):
+        return True
+    try:
+        return isinstance(email, str) and bool(clean_email(email))
+    except UnicodeEncodeError:
+        return True  # another refusal reports it
+
+
+_IN_MEMORY_BYTES: Final = 16 * 2**20
+_LENGTH_BYTES: Final = 4
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Ready).decode
+
+
+class Batch:
+    """A context manager. Every method raises StreamAppError if the temporary folder is full."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the leads."""
+        self._file.close()
+
+    def add(self, lead: Ready) -> None:
+        """Append a lead."""
+        raw = _encode(lead)
+        with _room():
+            self._file.write(len(raw).to_bytes(_LENGTH_BYTES) + raw)
+
+    def __iter__(self) -> Iterator[Ready]:
+        """Iterate over all leads, in order."""
+        with _room():
+            self._file.seek(0)
+            while length := self._file.read(_LENGTH_BYTES):
+                yield _decode(self._file.read(int.from_bytes(length)))
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StreamAppError(no_room(error)) from error
+
+
+def no_room(error: OSError) -> str:
+    """Say that the temporary folder is full, and what to do."""
+    return f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
+
+
+_ALPHABET: Final = "bcdfghjkmnpqrstvwxz"  # no words
+
+
+def any_import_id() -> str:
+    """Return a new name for an import."""
+    return new_import_id(SystemClock().now_ms(), "".join(secrets.choice(_ALPHABET) for _ in range(6)))
+
+
+def summaries_of(leads: Mapping[str, int], rows: int, refused: int, file: str, who: str) -> dict[str, ImportSummary]:
+    """Return the summary of each workspace."""
+    return {name: ImportSummary(rows, refused, number, label(file), label(who)) for name, number in leads.items()}
+
+
+def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) -> Iterator[Ready]:
+    """Yield the leads, with the summary of their import on the first one of each workspace that has room for it."""
+    left = dict(summaries)
+    for lead in leads:
+        if lead.workspace in left:
+            document = msgspec.json.decode(lead.value) | {"import_summary": left[lead.workspace]}
+            value = msgspec.json.encode(document)
+            if len(value) <= MAX_LEAD_BYTES:
+                del left[lead.workspace]
+                yield msgspec.structs.replace(lead, value=value)
+                continue
+        yield lead
+
+
+_ROWS_A_TURN: Final = 500
+_MOST_FIELDS: Final = 200
+_DEFAULTS: Final = PublishOptions()
+_NO_SUMMARIES: Final[Mapping[str, ImportSummary]] = {}
+
+
+class Summary(msgspec.Struct):
+    """The counts of rows, so far or in the end: rows = ready + refused; `published` leads are safe on Kafka.
+
+    Attributes:
+        changed: Leads whose id differs from the id in their row.
+        reasons: Refused rows by reason.
+        going: Leads by workspace and destination.
+        fields: The names of the leads' fields, the first 200.
+        own_imports: Leads whose row names another import than the publisher.
+    """
+
+    rows: int = 0
+    ready: int = 0
+    published: int = 0
+    refused: int = 0
+    changed: int = 0
+    reasons: Counter[str] = msgspec.field(default_factory=Counter)
+    going: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    fields: dict[str, None] = msgspec.field(default_factory=dict)
+    own_imports: int = 0
+
+    def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
+        """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own."""
+        return {} if self.own_imports else summaries_of(self.workspaces, self.rows, self.refused, file, who)
+
+    @property
+    def workspaces(self) -> Counter[str]:
+        """Leads by workspace."""
+        found: Counter[str] = Counter()
+        for (workspace, _), leads in self.going.items():
+            found[workspace] += leads
+        return found
+
+
+async def publish(
+    leads: Iterable[Lead | Mapping[str, Any]],
+    settings: Settings,
+    options: PublishOptions = _DEFAULTS,
+    *,
+    on_refused: Callable[[Refusal], None] = silent,
+) -> Summary:
+    """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
+
+    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
+
+    Raises:
+        TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
+    """
+    rows = (
+        Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
+        for line, lead in enumerate(leads, 1)
+    )
+    return await publish_rows(rows, settings, options, on_refused=on_refused)
+
+
+async def publish_rows(
+    rows: Iterable[Row],
+    settings: Settings,
+    options: PublishOptions,
+    *,
+    on_refused: Callable[[Refusal], None] = silent,
+) -> Summary:
+    """Check all rows, then publish the valid ones. Raises as `publish`."""
+    await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
+    with Batch() as batch:
+        summary = await check_rows(rows, Checker(settings, options), batch.add, on_refused=on_refused)
+        summaries = summary.import_summaries() if options.import_id else _NO_SUMMARIES
+        summary.published = await send_batch(batch, settings, options, summaries=summaries)
+    return summary
+
+
+async def check_rows(
+    rows: Iterable[Row],
+    checker: Checker,
+    on_ready: Callable[[Ready], None],
+    *,
+    on_refused: Callable[[Refusal], None] = silent,
+    on_progress: Callable[[Summary], None] = silent,
+) -> Summary:
+    """Check all rows. `on_progress` gets the same growing Summary every few hundred rows."""
+    summary = Summary()
+    for row in rows:
+        answer = checker.check(row)
+        summary.rows += 1
+        if isinstance(answer, Refusal):
+            summary.refused += 1
+            summary.reasons[answer.reason] += 1
+            on_refused(answer)
+        else:
+            summary.ready += 1
+            summary.going[answer.workspace, answer.destination] += 1
+            summary.changed += answer.is_changed
+            if not isinstance(row.draft, Unreadable):
+                summary.own_imports += row.draft.get("import_id") != checker.import_id
+                if len(summary.fields) < _MOST_FIELDS:
+                    summary.fields.update(dict.fromkeys(row.draft["fields"]))
+            on_ready(answer)
+        if summary.rows % _ROWS_A_TURN == 0:
+            on_progress(summary)
+            await asyncio.sleep(0)
+    return summary
+
+
+async def send_batch(
+    batch: Iterable[Ready],
+    settings: Settings,
+    options: PublishOptions,
+    on_acknowledged: OnAcknowledged = silent,
+    summaries: Mapping[str, ImportSummary] = _NO_SUMMARIES,
+) -> int:
+    """Send checked leads to their topic. Returns how many are safe on Kafka.
+
+    `on_acknowledged` is called for each batch that Kafka has acknowledged. `summaries`: by workspace, what the first
+    lead says of its import.
+
+    Raises:
+        BrokerUnavailable: Not all of them are.
+    """
+    connection, wait_s = connection_of(settings), settings.kafka.broker_wait_s
+    async with Sender(connection, topic_of(settings, options), wait_s, on_acknowledged) as sender:
+        for lead in announced(batch, summaries):
+            await sender.put(lead.partition, lead.workspace.encode(), lead.value)
+        await sender.flush()
+        return sender.acknowledged
+
+
+def topic_of(settings: Settings, options: PublishOptions) -> str:
+    """The topic that leads with these options are published to."""
+    return settings.names.bulk if options.bulk else settings.names.leads
+
+
+_METERS: Final[dict[MeterName, str]] = {
+    "credits_day": "credits of today",
+    "credits_month": "credits of this month",
+    "actions_day": "actions of today",
+    "actions_month": "actions of this month",
+}
+
+
+def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
+    """Quote the leads of each workspace."""
+    parts: dict[str, list[Part]] = {}
+    for (workspace, alias), leads in sorted(summary.going.items()):
+        there = settings.destinations[alias]
+        own = part(alias, leads, there.estimate, there.ceiling, views.get(workspace))
+        parts.setdefault(workspace, []).append(own)
+    return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
+
+
+def quote_lines(quotes: Sequence[Quote]) -> Iterator[str]:
+    """Yield one line for each destination, then those for its workspace."""
+    for each in quotes:
+        for some in each.parts:
+            yield (
+                f"{each.workspace}/{some.destination}: {count(some.leads, 'lead')} at about {some.credits_each:g} "
+                f"credits each: about {count(some.credits, 'credit')} and {count(some.actions, 'action')}, at most "
+                f"{some.credits_at_most:,} and {some.actions_at_most:,}"
+            )
+        left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in each.left.items())
+        budget = "no budget limits it" if not left else f"{left} are left" if each.known else f"the budget is {left}"
+        yield f"{each.workspace}: {budget}; {_time(each.seconds)} at the lane's rate"
+        for name in each.short:
+            yield f"{each.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka"
+        if each.holds:
+            yield f"{each.workspace}: its lane is held now: {each.holds}"
+
+
+def column_lines(
+    settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary, correct: str
+) -> Iterator[str]:
+    """Yield how the columns were named, which fields have no usual name, and which are not sent to Clay.
+
+    `correct` says how to name a column otherwise, such as `use --map`.
+    """
+    renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
+    if renamed:
+        yield f"columns: {', '.join(renamed)}"
+    if left_out := [number for number, name in enumerate(names, 1) if not name]:
+        yield f"left out, since the header has no title there: column {', '.join(map(str, left_out))}"
+    known = set(USUAL_FIELDS.values())
+    for name in [each for each in summary.fields if each not in known | LEAD_LEVEL]:
+        near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, n=1, cutoff=0.8)
+        hint = f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}" if near else ""
+        yield f"{name}: no usual name, so it stays a field of its own{hint}"
+    for alias in sorted({alias for _, alias in summary.going}):
+        columns = settings.destinations[alias].columns
+        unsent = [name for name in summary.fields if name not in columns] if columns else []
+        if unsent:
+            yield f"not sent to Clay, since destinations.{alias}.columns does not name it: {', '.join(unsent)}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5_400 else f"about {seconds / 3_600:.1f} h"
