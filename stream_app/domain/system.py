@@ -1,9 +1,9 @@
-"""What a namespace began with: its number of partitions and its pepper. Neither can change while it has data.
+"""What a namespace began with: its partitions, its pepper, and whether it hashes every lead id. None can change later.
 
-Names of workspaces are hashed over the partitions, and people and lead ids are hashed with the pepper. With another
-number or pepper the same lead would have another row, so it would be sent and paid for again, and the suppression list
-would name people whom nothing matches. So the first step of each partition writes a row with both, before anything else
-that it writes. It is never written again: its key has one record, which compaction keeps at its place. So it stays the
+Names of workspaces are hashed over the partitions, and people and lead ids are hashed with the pepper. With another of
+these the same lead would have another row, so it would be sent and paid for again, and the suppression list would name
+people whom nothing matches. So the first step of each partition writes a row with all, before anything else that it
+writes. It is never written again: its key has one record, which compaction keeps at its place. So it stays the
 first record of its partition, and a process finds out at its start what the namespace began with.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lead.pseudonyms import fingerprint
+from stream_app.domain.lead.pseudonyms import current, fingerprint
 from stream_app.domain.topics import MORE_PARTITIONS
 
 SYSTEM_KEY: Final = b"n/system"
@@ -27,6 +27,7 @@ class SystemRow(msgspec.Struct, frozen=True):
 
     partitions: int
     pepper: str | None = None
+    hash_lead_ids: bool = False
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -35,7 +36,7 @@ _decode: Final = msgspec.json.Decoder(SystemRow).decode
 
 def system_row(partitions: int) -> bytes:
     """Return the row that a namespace gets which begins with the settings of this process."""
-    return _encode(SystemRow(partitions, fingerprint()))
+    return _encode(SystemRow(partitions, fingerprint(), current().hash_lead_ids))
 
 
 def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> str:
@@ -55,6 +56,12 @@ def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> s
         return f"its row {SYSTEM_KEY.decode()} cannot be read: {error}; restore it"
     if began.partitions != partitions:
         return f"kafka.partitions = {partitions}, and this namespace began with {began.partitions}: {MORE_PARTITIONS}"
+    if began.hash_lead_ids != current().hash_lead_ids:
+        return (
+            "privacy.hash_lead_ids is changed, and this namespace began with "
+            f"{str(began.hash_lead_ids).lower()}: set that, or take a new "
+            "kafka.namespace: a lead that comes again would have another id and be paid for again"
+        )
     now = fingerprint()
     if now == began.pepper:
         return ""

@@ -38,6 +38,19 @@ def test_another_pepper_is_refused(before: str | None, now: str | None, what: st
     assert system_problem(SYSTEM_KEY, row, 8).startswith(what)
 
 
+@pytest.mark.parametrize(
+    ("began", "what"), [(True, "true: set that, or take a new"), (False, "false: set that, or take")]
+)
+def test_another_form_of_lead_ids_is_refused(began: bool, what: str) -> None:
+    use(pseudonyms_of(ONE, hash_lead_ids=began))
+    row = system_row(8)
+    assert system_problem(SYSTEM_KEY, row, 8) == ""
+    use(pseudonyms_of(ONE, hash_lead_ids=not began))
+    problem = system_problem(SYSTEM_KEY, row, 8)
+    assert f"this namespace began with {what}" in problem
+    assert "\n" not in problem
+
+
 @pytest.mark.parametrize(("key", "value"), [(b"l/acme", b"{}"), (b"k/c1", None), (None, None)])
 def test_rows_without_the_row_of_the_system_are_of_an_earlier_build(key: bytes | None, value: bytes | None) -> None:
     problem = system_problem(key, value, 8)
