@@ -1,4 +1,4 @@
-"""`stream-app imports`: one line for each import at 80 columns, and all about one."""
+"""`stream-app imports` and `status`: one line for each import, all about one, and a lead not known."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 from stream_app.cli import imports as command
 from stream_app.cli.imports import _table
 from stream_app.cli.main import main
+from stream_app.cli.status import _unknown
 from stream_app.cli.tables import lines_of
-from stream_app.client.answers import FoundImport, ImportsAnswer
+from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer
 
 FIRST_MS = 1_790_000_000_000
 MARCH = FoundImport(
@@ -92,3 +93,16 @@ def test_programs_get_all_of_it(
 def test_an_address_is_not_sent(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["imports", "ada@example.com"]) == 2
     assert "an id with an @" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("searched", "left", "problem", "says"),
+    [
+        (30, 0, "", "The lead is unknown, and no record of it waits on Kafka"),
+        (30, 70, "", "It may still wait on Kafka: 30 waiting records were searched, 70 were not"),
+        (0, 0, "Kafka did not answer: ask again", "0 were not (Kafka did not answer: ask again)"),
+    ],
+)
+def test_a_search_that_is_not_complete_says_so(searched: int, left: int, problem: str, says: str) -> None:
+    answer = WaitingAnswer(as_of_ms=1, lag=0, trouble="", leads=[], searched=searched, left=left, problem=problem)
+    assert says in _unknown(answer)

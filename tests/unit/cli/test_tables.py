@@ -1,10 +1,22 @@
 """Tables at the widths of terminals, and in a pipe: whole words, fewer columns where there is no room."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.cli.books import books_table, money_table
+from stream_app.cli.dlq import list_table, tally_table
+from stream_app.cli.lane_tables import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
+from stream_app.domain.books.accounts import LaneAccount
+from stream_app.domain.books.columns import COLUMNS, StatusCount
+from stream_app.domain.books.report import Report
+from stream_app.domain.dead_letter.causes import Tally
+from stream_app.domain.lane.explain import LaneFacts
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane_messages import Actor, Change, LaneView
+from stream_app.replay.inspect import Listed
 
 SAID = "Clay answered 503 and asks for another try in a while"
 
@@ -74,3 +86,102 @@ def test_no_word_is_cut_at_any_width(rows: list[tuple[str, str, str]], width: in
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in lines_of(dead_letters(), width)[0])
+
+
+NOW_MS = 1_790_000_000_000
+REASONS = ("credits_exhausted_suspected", "http_503", "connect_timeout")
+ANSWERED = "the circuit breaker let a probe through, and Clay answered 503 to it"
+
+
+def tally() -> Table:
+    found = Tally(NOW_MS)
+    for number, reason in enumerate(REASONS):
+        headers = {
+            "stream-app-reason": reason.encode(),
+            "stream-app-disposition": b"failed",
+            "stream-app-destination": b"people",
+            "stream-app-reason-text": ANSWERED.encode(),
+        }
+        for _ in range(1_200 >> number):
+            found.add(headers, b"acme", NOW_MS - 1_000)
+    return tally_table(found.sorted())
+
+
+def listed() -> Table:
+    return list_table(
+        [
+            Listed(f"leads.dlq/0/{17 + at}", NOW_MS, "failed", reason, "acme", "people", f"crm-{at}", ANSWERED)
+            for at, reason in enumerate(REASONS)
+        ]
+    )
+
+
+def lanes(*, works: bool = True) -> list[Table]:
+    by = Actor("jane", "the account was topped up with more credits this morning", NOW_MS - 60_000)
+    view = LaneView(
+        "acme",
+        0,
+        NOW_MS,
+        "closed",
+        "healthy",
+        99.5,
+        8.0,
+        meters={"credits_day": Meter("2026-09-21", NOW_MS + 3_600_000, 6_000, 3_000, 300)},
+        changes=(Change("budget.credits_per_day", 5_000, 6_000, by),),
+        p95_ms=210,
+    )
+    paused = msgspec.structs.replace(view, workspace="beta", holds="paused", paused_by=by, since_ms=by.at_ms)
+    facts = [LaneFacts("acme", 0, view, {"leads": 1_234}, ("beta",)), LaneFacts("beta", 0, paused, {"leads": 7})]
+    return lane_tables(facts, {}, {}, NOW_MS, works=works)
+
+
+def report() -> Report:
+    account = LaneAccount("acme", "2026-09", "credits", 120, 120, 3_000, 3_000, elsewhere=20)
+    columns = {str(name): StatusCount(60, 60) for name in COLUMNS}
+    return Report(True, 600, 600, columns, {}, 0, 0, 0, 0, [account], [], 0)
+
+
+def every() -> list[Table]:
+    return [tally(), listed(), *lanes(), books_table(report()), money_table(report())]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, None])
+def test_every_table_shows_whole_words(width: int | None) -> None:
+    for table in every():
+        lines, left_out = lines_of(table, width)
+        words = {word for line in lines for word in line.split()}
+        for row in table.rows:
+            for column, cell in zip(table.columns, row, strict=True):
+                assert column.title in left_out or set(cell.split()) <= words
+        assert all(width is None or len(line) <= width for line in lines), "\n".join(lines)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, None])
+def test_reason_codes_are_whole_at_every_width(width: int | None) -> None:
+    for table in (tally(), listed()):
+        text = "\n".join(lines_of(table, width)[0])
+        assert all(reason in text for reason in REASONS)
+
+
+def test_a_list_gives_the_place_that_show_takes_and_in_a_pipe_a_row_is_a_line() -> None:
+    for width in (40, 80, 120):
+        text = "\n".join(lines_of(listed(), width)[0])
+        assert all(f"leads.dlq/0/{17 + at}" in text for at in range(3)), text
+    piped, left_out = lines_of(listed(), None)
+    assert [line.split()[0] for line in piped] == ["record", "leads.dlq/0/17", "leads.dlq/0/18", "leads.dlq/0/19"]
+    assert left_out == []
+
+
+def test_at_80_columns_the_causes_are_read_at_a_glance() -> None:
+    assert lines_of(tally(), 80)[0][:3] == [
+        "dead letters  reason                       destination  last",
+        "       1,200  credits_exhausted_suspected  people       2026-09-21 14:13:19Z",
+        "         600  http_503                     people       2026-09-21 14:13:19Z",
+    ]
+
+
+def test_without_a_worker_no_lane_moves() -> None:
+    text = "\n".join(lines_of(lanes(works=False)[0], None)[0])
+    assert "moves" not in text
+    assert "no worker runs, beside beta" in text
+    assert "paused since" in text

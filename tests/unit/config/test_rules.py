@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.whole_worker import configuration, environment
-from stream_app.config import load_settings
+from stream_app.config import gone, load_settings
 from stream_app.domain.errors import SettingsError
 from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
 
@@ -133,3 +133,20 @@ def test_the_mistakes_among_ten_thousand_workspaces_are_reported_together_one_pe
         "destinations.d09999.colour: unknown key; did you mean columns?",
         "workspaces.w00007.budget.credits_per_day = -3: must be from 0 to 1000000000000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "line"),
+    [
+        ("kafka.old", "[kafka]\nold = 1\n", "kafka.old: gone in 0.2.0; use new"),
+        ("old", "old = 1\n", "old: gone in 0.2.0; use new"),
+        ("workspaces.*.old", "[workspaces.acme]\nold = 1\n", "workspaces.acme.old: gone in 0.2.0; use new"),
+        ("workspaces.*.old", "[workspace_defaults]\nold = 1\n", "workspace_defaults.old: gone in 0.2.0; use new"),
+        ("destinations.*.old", "[destinations.p]\nold = 1\n", "destinations.p.old: gone in 0.2.0; use new"),
+    ],
+)
+def test_a_key_that_is_gone_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str, line: str
+) -> None:
+    monkeypatch.setattr(gone, "GONE", {place: "use new"})
+    assert any(problem.endswith(line) for problem in problems(tmp_path, text))

@@ -1,15 +1,17 @@
-"""The breaker: against a plain model under any order of calls, results, crashes and clock steps."""
+"""The breaker, against a plain model; what an outage costs; shares as an operator writes them."""
 
+import math
+import random
 from functools import partial
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stream_app.domain.lane import breaker
-from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane import breaker, flood_guard
+from stream_app.domain.lane.bounds import Wait, exact
 from stream_app.domain.lane.breaker import (
     HEALTHY_S,
     JITTER,
@@ -20,6 +22,7 @@ from stream_app.domain.lane.breaker import (
     Mode,
     Permit,
 )
+from stream_app.domain.lane.flood_guard import FloodGuard, FloodGuardPolicy
 from stream_app.domain.lane.health import Totals
 
 POLICY = BreakerPolicy(min_calls=10, consecutive_failures=3, open_s=5, open_cap_s=40, probe_lease_s=30)
@@ -360,3 +363,77 @@ def test_problems_name_the_key() -> None:
     assert BreakerPolicy().problems() == []
     wrong = BreakerPolicy(failure_rate=1.5, min_calls=0, open_cap_s=1)
     assert [line.split(" ")[0] for line in wrong.problems()] == ["failure_rate", "min_calls", "open_s"]
+
+
+class Outage:
+    """An outage of Clay at 8 leads a second: what it costs, and when the first lead is taken after it."""
+
+    def __init__(self, lasts_s: float, host_answers: bool, latency_ms: int, seed: int) -> None:
+        policy, chance = BreakerPolicy(), random.Random(seed)
+        self.wasted, self.back_s = 0, math.inf
+        state, now_ms, ends_ms = Breaker(), NOW_MS, NOW_MS + int(lasts_s * 1000)
+        check_ms, answered = NOW_MS, list[tuple[int, Permit, bool]]()
+        while (now_ms < ends_ms + 20_000 and state.phase != "closed") or now_ms < ends_ms:
+            while answered and answered[0][0] <= now_ms:
+                _, permit, ok = answered.pop(0)
+                verdict: breaker.Verdict = "ok" if ok else "failure"
+                state = breaker.on_result(policy, state, permit, verdict, QUIET, now_ms, chance.random())
+            if now_ms >= check_ms:
+                check_ms += 1_000
+                state = breaker.host_checked(policy, state, host_answers or now_ms >= ends_ms, now_ms)
+            state, answer = breaker.permit(policy, state, now_ms)
+            if isinstance(answer, Permit):
+                ok = now_ms >= ends_ms
+                self.wasted += not ok
+                self.back_s = min(self.back_s, (now_ms - ends_ms) / 1000) if ok else self.back_s
+                answered.append((now_ms + latency_ms, answer, ok))
+            now_ms += 125
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("latency_ms", [50, 300])
+def test_an_outage_of_the_host_wastes_few_calls_and_ends_within_two_seconds(latency_ms: int, seed: int) -> None:
+    for lasts_s in (3.0, 12.0, 60.0, 61.7):
+        outage = Outage(lasts_s, False, latency_ms, seed)
+        assert outage.wasted <= 5 + 3 + lasts_s / 9
+        assert outage.back_s <= 1.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_outage_of_the_webhook_alone_is_found_by_probes_only(seed: int) -> None:
+    outage = Outage(60.0, True, 100, seed)
+    assert outage.wasted <= 20
+    assert outage.back_s <= 5.0
+
+
+@given(thousandths=st.integers(0, 1_000), whole=st.integers(0, 10**12))
+@example(thousandths=900, whole=10)
+def test_a_share_of_a_whole_is_exact(thousandths: int, whole: int) -> None:
+    share = exact(thousandths / 1_000)
+    assert whole * share * 1_000 == whole * thousandths
+    assert whole * (1 - share) * 1_000 == whole * (1_000 - thousandths)
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_breaker_trips_at_its_rate_and_not_below(percent: int) -> None:
+    policy = BreakerPolicy(failure_rate=percent / 100, consecutive_failures=1_000)
+    for failed, phase in ((percent, "open"), (percent - 1, "closed")):
+        totals = partial(Totals, success=100 - failed, failure=failed)
+        state = breaker.on_result(policy, Breaker(), Permit(0), "failure", totals, 1, 0.0)
+        assert state.phase == phase, failed
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
+    policy = FloodGuardPolicy(share=percent / 100)
+    for dead_letters, stops in ((percent, False), (percent + 1, True)):
+        if dead_letters <= 100:
+            assert (
+                bool(flood_guard.verdict(policy, FloodGuard(), Totals(100 - dead_letters, dead_letters=dead_letters)))
+                == stops
+            )
+
+
+def test_an_integer_in_place_of_a_float_is_a_share_too() -> None:
+    policy = msgspec.convert({"failure_rate": 1}, BreakerPolicy)
+    assert exact(policy.failure_rate) == 1

@@ -1,13 +1,18 @@
-"""Hashes of people and lead ids: keyed by a pepper."""
+"""What is personal does not show: hashes keyed by a pepper, and the texts of commands and imports."""
 
+import msgspec
 import pytest
 
 from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
+from stream_app.domain.lane.command import read_command
+from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import Identity, hashes, identify, plain_id, row_id
+from stream_app.domain.lead.imports import label, new_import_id
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
 from stream_app.domain.lead.suppression import people_in
 from stream_app.domain.messages import Lead, Scalar
+from stream_app.domain.record import ConsumedRecord
 
 FIELDS: dict[str, Scalar] = {
     "email": "ada@example.com",
@@ -57,3 +62,33 @@ def test_people_and_ids_are_looked_up_by_the_hashes_that_rows_have() -> None:
     assert paths_of("ada@example.com") == [f"/leads?person={keyed}", f"/leads/{plain_id('ada@example.com')}"]
     assert hashes_of(["ada@example.com"]) == [keyed]
     assert people_in(b'{"fields":{"email":"ada@example.com"}}') == (keyed,)
+
+
+def test_the_reason_of_a_command_may_be_shown_everywhere() -> None:
+    why = "ada@example.com complained (+49 170 1234567), see OPS-17"
+    asked = Command("c1", "pause", "acme", 1, "me", why)
+    read = read_command(ConsumedRecord("leads.commands", 0, 0, b"acme", msgspec.json.encode(asked)))
+    assert isinstance(read, Command)
+    assert read.why.startswith("[email] complained")
+    assert read.why.endswith("see OPS-17")
+    assert "170" not in read.why
+
+
+def test_a_new_import_is_named_by_its_date() -> None:
+    assert new_import_id(1_790_000_000_000, "kfdwzp") == "2026-09-21-kfdwzp"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("leads.csv", "leads.csv"),
+        ("leads 2026-11-26 (2).csv", "leads 2026-11-26 (2).csv"),
+        ("ada@example.com.csv", "[email]"),
+        ("calls to +4915112345678.csv", "calls to [number].csv"),
+        ("two\nlines\tand   more", "two lines and more"),
+        ("x" * 500, "x" * 80),
+        ("", ""),
+    ],
+)
+def test_a_label_has_no_address_and_no_phone_number(text: str, shown: str) -> None:
+    assert label(text) == shown

@@ -1,21 +1,23 @@
-"""The quota of webhooks, against a plain count."""
+"""Webhooks: which URL may be one, how they are counted against a plain count, and how a stopped one is probed."""
 
+import httpx
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
-from stream_app.domain.lane.suspension import SuspensionPolicy
+from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
+from stream_app.domain.webhook import WEBHOOK_PATH, token_problem, webhook_problem
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
 PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
 POOL = ("a1", "b2", "c3")
-NOW_MS = 1_796_083_140_000
+NOW_MS = 1_795_500_000_000
 
 
 def pick(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...] = POOL, now_ms: int = NOW_MS) -> str | None:
@@ -167,3 +169,156 @@ def test_a_lead_waits_for_the_first_of_the_probes(order: tuple[str, ...]) -> Non
     _, picked = quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 60_000)
     assert isinstance(picked, quota.Picked)
     assert picked.webhook_id == order[0]
+
+
+STOPS = SuspensionPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)
+
+
+def _stopped() -> Suspension:
+    return suspension.suspend(STOPS, None, _turned_away("unauthorized", NOW_MS))
+
+
+def _turned_away(reason: str, now_ms: int) -> Suspension:
+    return suspension.begin(STOPS, reason, "the token was refused", now_ms, "people", "setup-1")
+
+
+def _probe(state: Suspension, now_ms: int) -> tuple[Suspension, Probe]:
+    state, answer = suspension.permit(STOPS, state, now_ms)
+    assert isinstance(answer, Probe)
+    return state, answer
+
+
+def test_probes_at_doubled_intervals_up_to_the_cap_and_success_lifts() -> None:
+    state, now_ms, waits = _stopped(), NOW_MS, []
+    for _ in range(4):
+        state, answer = suspension.permit(STOPS, state, now_ms)
+        assert isinstance(answer, Wait)
+        waits.append(answer.until_ms - now_ms)
+        now_ms = answer.until_ms
+        state, probe = _probe(state, now_ms)
+        assert suspension.permit(STOPS, state, now_ms)[1] == Wait(now_ms + 120_000), "one probe at a time"
+        state = suspension.suspend(STOPS, state, _turned_away("forbidden", now_ms), probe)
+    assert waits == [300_000, 600_000, 1_000_000, 1_000_000]
+    assert (state.reason, state.since_ms) == ("forbidden", NOW_MS)
+    state, probe = _probe(state, now_ms + 1_000_000)
+    assert suspension.lift(state, probe) is None
+
+
+def test_calls_from_before_the_stop_neither_lift_nor_lengthen_it() -> None:
+    state = _stopped()
+    assert suspension.suspend(STOPS, state, _turned_away("unauthorized", NOW_MS + 5)) is state
+    assert suspension.lift(state, None) is state
+    under_probe, probe = _probe(state, NOW_MS + 300_000)
+    assert suspension.lift(under_probe, None) is under_probe
+    assert suspension.lift(under_probe, Probe(probe.number - 1)) is under_probe
+
+
+def test_a_lost_probe_is_replaced_after_its_lease_and_a_released_one_after_the_interval() -> None:
+    state, _ = _probe(_stopped(), NOW_MS + 300_000)
+    state, probe = _probe(state, NOW_MS + 420_000)
+    state = suspension.release_probe(state, probe, NOW_MS + 421_000)
+    assert suspension.permit(STOPS, state, NOW_MS + 421_000)[1] == Wait(NOW_MS + 721_000)
+
+
+def test_when_the_cause_may_be_gone_exactly_one_probe_goes_at_once() -> None:
+    state = suspension.probe_now(_stopped(), "setup-2", NOW_MS + 5)
+    state, probe = _probe(state, NOW_MS + 5)
+    assert suspension.permit(STOPS, state, NOW_MS + 6)[1] == Wait(NOW_MS + 5 + 120_000)
+    again = suspension.begin(STOPS, "unauthorized", "refused", NOW_MS + 50, "people", "setup-2")
+    state = suspension.suspend(STOPS, state, again, probe)
+    assert (state.setup_id, state.since_ms, state.probe_at_ms) == ("setup-2", NOW_MS, NOW_MS + 50 + 600_000)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["one_destination", "all"])
+@pytest.mark.parametrize("reason", ["unauthorized", "forbidden"])
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_refused_probe_holds_one_destination_only_if_it_was_one_for_the_same_reason(
+    held: bool, reason: str, anew: bool
+) -> None:
+    stopped = suspension.begin(STOPS, "unauthorized", "refused", NOW_MS, "people", "setup-1", held)
+    state, probe = _probe(stopped, NOW_MS + 300_000)
+    fresh = suspension.begin(STOPS, reason, "refused", NOW_MS + 300_000, "people", "setup-1", anew)
+    state = suspension.suspend(STOPS, state, fresh, probe)
+    one = held and reason == "unauthorized"
+    assert state.one_destination == one
+    assert suspension.holds(state, "people")
+    assert suspension.holds(state, "firms") == (not one)
+    assert (state.reason, state.since_ms, state.probe_at_ms) == (reason, NOW_MS, NOW_MS + 900_000)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_the_refusal_of_another_destination_holds_all(one: bool) -> None:
+    stopped = suspension.begin(STOPS, "unauthorized", "refused", NOW_MS, "people", "setup-1", True)
+    assert not suspension.holds(stopped, "firms")
+    fresh = suspension.begin(STOPS, "unauthorized", "refused", NOW_MS + 5, "firms", "setup-1", one)
+    state = suspension.suspend(STOPS, stopped, fresh)
+    assert all(suspension.holds(state, each) for each in ("people", "firms", "others"))
+
+
+@given(st.lists(st.integers(-(10**13), 10**13), max_size=20))
+def test_no_clock_step_makes_it_wait_longer_than_the_cap(times: list[int]) -> None:
+    state = _stopped()
+    for now_ms in times:
+        state, answer = suspension.permit(STOPS, state, now_ms)
+        if isinstance(answer, Wait):
+            assert now_ms < answer.until_ms <= now_ms + 1_000_000
+            assert isinstance(suspension.permit(STOPS, state, answer.until_ms)[1], Probe)
+
+
+def test_problems_of_the_probes_name_the_key() -> None:
+    assert SuspensionPolicy().problems() == []
+    wrong = SuspensionPolicy(probe_s=50, probe_cap_s=10, probe_lease_s=0)
+    assert [line.split(" ")[0] for line in wrong.problems()] == ["probe_lease_s", "probe_s"]
+
+
+HOSTS = ["api.clay.com", "127.0.0.1", "sim:8000", "::1", "relay.example", "127.evil.example"]
+CLAY = "https://api.clay.com"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        CLAY,
+        f"{CLAY}:443",
+        CLAY.upper(),
+        "http://127.0.0.1:8",
+        "http://[::1]:8",
+        "http://sim:8000",
+        "https://relay.example",
+    ],
+)
+@pytest.mark.parametrize("slug", ["my-table", "a/b", "%2F"])
+def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
+    assert webhook_problem(host + WEBHOOK_PATH + slug, HOSTS) is None
+
+
+@pytest.mark.parametrize(
+    ("problem", "url"),
+    [
+        *(("one of", f"http{host}{WEBHOOK_PATH}x") for host in ("://sim:8001", "s://a.b", "s://api.clay.com.a.b")),
+        *(("https://", f"{host}{WEBHOOK_PATH}x") for host in ("http://api.clay.com", "ftp://api.clay.com", "a", "")),
+        *(("https://", f"http://{host}{WEBHOOK_PATH}x") for host in ("relay.example", "127.evil.example")),
+        *(
+            ("no . or ..", f"{CLAY}{WEBHOOK_PATH}{path}")
+            for path in ("../../v1/admin", "a/..", "%2e%2e/x", ".", "a/%252E%252e/x", "a%2f..%2fb", "..%5cx")
+        ),
+        *(("no user", f"{CLAY}{rest}") for rest in (f"@evil.example{WEBHOOK_PATH}x", f"{WEBHOOK_PATH}x#f")),
+        *(("?query", f"{CLAY}{WEBHOOK_PATH}x{query}") for query in ("?a=b", "?")),
+        *(("<slug>", f"{CLAY}{path}") for path in (WEBHOOK_PATH, "/webhook/x", "/", "")),
+        *(("malformed", f"https://{host}{WEBHOOK_PATH}x") for host in ("api.clay.com:port", "[api")),
+        *(("ASCII", f"{CLAY}{WEBHOOK_PATH}{slug}") for slug in ("x y", "x\n", "\u00e9")),
+    ],
+)
+def test_an_invalid_webhook_is_refused(problem: str, url: str) -> None:
+    assert problem in (webhook_problem(url, HOSTS) or "")
+
+
+@given(st.one_of(st.text(), st.text().map(f"{CLAY}{WEBHOOK_PATH}".__add__)))
+def test_a_valid_webhook_can_be_requested(url: str) -> None:
+    if webhook_problem(url, HOSTS) is None:
+        assert httpx.URL(url).host == "api.clay.com"
+
+
+def test_a_token_is_printable_ascii() -> None:
+    assert token_problem("abc 123~") is None
+    assert all(token_problem(bad) for bad in ("", " a", "a\n", "a\r\nb: c", "\u00e9", "\x7f"))

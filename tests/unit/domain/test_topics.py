@@ -1,6 +1,17 @@
-"""The plan of the topics, and the advice on workspaces that share a partition."""
+"""Topics, the partitions that workspaces live in, and the rights on Kafka that the page for operators lists."""
 
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from stream_app.domain import policy
 from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.policy import Destination, Plan, Workspace
+from stream_app.domain.rights import Acl, Rights, rights_of
 from stream_app.domain.topics import (
     MAX_CARRIED_BYTES,
     MAX_INPUT_BYTES,
@@ -85,3 +96,138 @@ def test_a_proposed_pin_is_a_free_partition() -> None:
 
 def test_too_few_partitions_are_reported() -> None:
     assert shared_partitions({"a": 0, "b": 0}, 1, {})[0].endswith("pin: no partition is free")
+
+
+def _plan(count: int, partitions: int = 8, pins: dict[str, int] | None = None) -> Plan:
+    names = [f"w{number}" for number in range(count)]
+    return Plan(
+        topics=TopicNames(""),
+        partitions=partitions,
+        workspaces={name: Workspace(name, f"{name}-people") for name in names},
+        destinations={f"{name}-people": Destination(f"{name}-people", name, ()) for name in names},
+        pins=pins or {},
+    )
+
+
+def test_each_workspace_is_a_resident_of_its_home() -> None:
+    plan = _plan(100, pins={"w3": 5})
+    assert sorted(name for number in range(8) for name in plan.residents(number)) == sorted(plan.workspaces)
+    for number in range(8):
+        for name in plan.residents(number):
+            assert plan.home_of(name) == home_partition(name, 8, plan.pins) == number
+    assert "w3" in plan.residents(5)
+    assert plan.home_of("a workspace that is not configured") in range(8)
+    assert list(plan.residents(1_000)) == []
+
+
+def test_a_workspace_that_is_added_live_is_a_resident_and_a_running_one_stays() -> None:
+    plan = _plan(2, pins={"w0": 1, "w1": 1})
+    plan.put_workspace(Workspace("new", ""), 1)
+    assert list(plan.residents(1)) == ["w0", "w1", "new"]
+    plan.put_workspace(Workspace("new", "elsewhere"), 2)
+    assert (plan.home_of("new"), plan.workspaces["new"].default_destination) == (1, "elsewhere")
+    assert list(plan.residents(2)) == []
+
+
+def test_destinations_keep_the_order_of_the_configuration() -> None:
+    plan = _plan(2)
+    plan.put_destination(Destination("a-second", "w0", ()))
+    plan.put_destination(Destination("w0-people", "w0", ("hook",)))
+    assert [(there.alias, there.webhook_ids) for there in plan.destinations_of("w0")] == [
+        ("w0-people", ("hook",)),
+        ("a-second", ()),
+    ]
+    assert plan.destinations_of("unknown") == []
+
+
+def test_look_ups_cost_the_same_with_a_hundred_times_more_workspaces() -> None:
+    def events(plan: Plan) -> int:
+        def look_up() -> None:
+            for _ in range(3):
+                plan.residents(1), plan.home_of("w7"), plan.destinations_of("w7")
+
+        look_up()  # the first builds the indexes
+        return _events_of(look_up)
+
+    assert events(_plan(10_000)) == events(_plan(100))
+
+
+def _events_of(look_up: Any) -> int:
+    """The number of lines and calls of the plan that Python executes."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal seen
+        if frame.f_code.co_filename not in (policy.__file__, __file__):  # such as a finalizer of another test's object
+            return None
+        seen += 1
+        return trace
+
+    sys.settrace(trace)
+    try:
+        look_up()
+    finally:
+        sys.settrace(None)
+    return seen
+
+
+DELAYS_S = (2, 10, 60, 600, 3_600)
+PAGE = Path(__file__).parents[3] / "docs" / "kafka-rights.md"
+
+
+def in_words(resource: str, names: set[str], every: frozenset[str]) -> str:
+    """Names as the page has them: all topics, or each; the delay tiers as one."""
+    if names == every:
+        return "all topics"
+    tiers = {TopicNames().wait(tier_s) for tier_s in DELAYS_S}
+    short = sorted(names - tiers) + (["leads.wait.<n>s"] if tiers <= names else [])
+    kind = {"Topic": "", "Group": "group ", "TransactionalId": "transactional id "}[resource]
+    return ", ".join(f"{kind}`{name}`" for name in short)
+
+
+def rows() -> list[str]:
+    """The page's table, a row for each process and command; those with the same rights share one."""
+    rights = rights_of(TopicNames(), DELAYS_S)
+    every = rights["topics"].create
+    found: dict[str, list[str]] = defaultdict(list)
+    for program, its in rights.items():
+        by_kind: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for acl in its.acls:
+            by_kind[acl.resource, acl.operation].add(acl.name + ("*" if acl.prefixed else ""))
+        cells = [
+            f"{operation}: {in_words(resource, names, every)}"
+            for (resource, operation), names in sorted(by_kind.items(), reverse=True)
+        ]
+        found["<br>".join(cells)].append(f"`{program}`")
+    return [f"| {', '.join(programs)} | {cells} |" for cells, programs in found.items()]
+
+
+def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
+    table = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert table == rows(), "write the rows as they are on the right"
+
+
+def test_a_right_that_another_one_implies_is_not_listed() -> None:
+    rights = Rights(
+        read=frozenset({"a"}),
+        write=frozenset({"b"}),
+        describe=frozenset({"a", "c"}),
+        configs=frozenset({"b"}),
+        join_groups=frozenset({"g"}),
+        look_at_groups=frozenset({"g", "h"}),
+    )
+    assert rights.topics == {"a", "b", "c"}
+    assert rights.acls == [
+        Acl("Read", "Group", "g"),
+        Acl("Describe", "Group", "h"),
+        Acl("Read", "Topic", "a"),
+        Acl("DescribeConfigs", "Topic", "b"),
+        Acl("Write", "Topic", "b"),
+        Acl("Describe", "Topic", "c"),
+    ]
+
+
+@pytest.mark.parametrize("program", rights_of(TopicNames(), DELAYS_S))
+def test_every_name_has_the_namespace(program: str) -> None:
+    for acl in rights_of(TopicNames("prod."), DELAYS_S)[program].acls:
+        assert acl.name.startswith("prod.")

@@ -1,9 +1,13 @@
-"""The committed offset and what is in flight, without Kafka."""
+"""The committed offset and what is in flight, without Kafka; and what each fix of Faust says of itself."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pkgutil
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.faust_app import fixes
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
@@ -173,3 +178,21 @@ async def test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coor
     thread.knows_coordinator = True
     with pytest.raises(BrokerUnavailable, match="did not return the committed offsets"):
         await SafeRecovery._wait(recovery, asyncio.Event().wait(), 0.01)
+
+
+ROOT = Path(__file__).parents[3]
+COMBINING = {"app", "consumer", "consumer_thread"}
+FIXES = sorted({module.name for module in pkgutil.iter_modules(fixes.__path__)} - COMBINING)
+
+
+@pytest.mark.parametrize("name", FIXES)
+def test_a_fix_names_its_cause_its_tests_and_its_end(name: str) -> None:
+    text = importlib.import_module(f"{fixes.__name__}.{name}").__doc__ or ""
+    assert text.startswith("Fix: ")
+    assert re.search(r"^Upstream(:| \(not reported\):)", text, re.MULTILINE)
+    assert re.search(r"^Remove it", text, re.MULTILINE)
+    path = r"(?:tests|benchmarks)/[\w/]+\.py"
+    sources = [(ROOT / file).read_text() for file in re.findall(path, text)]
+    assert sources
+    for test in re.findall(r"\btest_\w+", re.sub(path, "", text)):
+        assert any(f"def {test}(" in source for source in sources), test

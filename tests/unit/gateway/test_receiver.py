@@ -9,10 +9,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from stream_app.domain.callback.token import Keys, sign
+from stream_app.domain.callback.token import Keys, TokenProblem, Verified, sign
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lead.lead import home_partition
+from stream_app.gateway import receiver
 from stream_app.gateway.tables import Table, Tables
+from tests.gateway.fuzz import fuzz
 from tests.gateway.support import (
     AT_MS,
     GONE_KEY,
@@ -300,3 +302,28 @@ async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
     gateway.receiver.tables = Tables([*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))], KEYS, PARTITIONS)
     assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 200
     assert gateway.shelf.records[0].partition == 3
+
+
+@pytest.mark.parametrize("requests", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_none_crashes_none_is_taken_without_a_token_and_each_is_counted(requests: int) -> None:
+    ledger, gateway = await fuzz(requests, seed=7)
+    assert ledger.faults == []
+    assert ledger.requests == requests
+    counted = gateway.counted()
+    assert counted["enriched"] > requests // 10, "most were not far from right"
+    assert len(counted) > 20, "and wrong in every way that there is"
+
+
+async def test_the_check_finds_a_gateway_that_accepts_any_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver.Receiver, "_verify", lambda *_: "")
+    ledger, _ = await fuzz(500, seed=7)
+    assert any("without a token of it" in line for line in ledger.faults)
+
+
+async def test_the_check_finds_an_accepted_token_of_another_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whose_ever(keys: Keys, token: str, *_: str) -> Verified | TokenProblem:
+        return Verified("") if token.count(".") == 1 else "malformed"
+
+    monkeypatch.setattr(receiver, "verify", whose_ever)
+    ledger, _ = await fuzz(500, seed=7)
+    assert any("without a token of it" in line for line in ledger.faults)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     GroupLoadInProgressError,
@@ -21,7 +22,8 @@ from aiokafka.protocol.group import JoinGroupRequest
 
 import stream_app
 from stream_app.kafka import bounded_client as bounded
-from stream_app.kafka.connection import kafka_admin, repeated
+from stream_app.kafka.connection import kafka_admin, kafka_producer, repeated
+from stream_app.kafka.transactions import end
 from tests.support.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
 from tests.support.pace import BUSY
 
@@ -229,3 +231,24 @@ def test_every_client_of_kafka_is_bounded() -> None:
         if made.search(file.read_text()) and "dev" not in file.relative_to(package).parts
     }
     assert found == {"kafka/connection.py"}
+
+
+PLACE = TopicPartition("leads", 0)
+
+
+async def test_a_batch_may_be_tried_again_after_its_producer_was_dropped() -> None:
+    """Its request ends later than the sender, which awaits only some of them."""
+    producer = kafka_producer(bootstrap_servers="127.0.0.1:1", transactional_id="id")
+    producer._txn_manager.set_pid_and_epoch(1, 1)
+    producer._txn_manager.begin_transaction()
+    producer._sender._sender_task = asyncio.create_task(asyncio.Event().wait())
+    accumulator = producer._message_accumulator
+    builder = producer.create_batch()
+    builder.append(key=None, value=b"1", timestamp=None)
+    batch = accumulator._append_batch(builder, PLACE)
+    assert accumulator._pop_batch(PLACE) is batch
+    waits = accumulator._append_batch(producer.create_batch(), PLACE)
+    await end(producer, None, 0.1)
+    assert batch.future.exception() is not None
+    assert waits.future.exception() is not None
+    accumulator.reenqueue(batch)

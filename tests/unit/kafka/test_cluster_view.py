@@ -1,13 +1,28 @@
-"""The requests that the partitions of a process share."""
+"""What a process asks of the cluster: requests that are shared, answers that are kept, leaders and topics."""
 
 import asyncio
 from collections.abc import Collection
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    KafkaConnectionError,
+    NodeNotReadyError,
+    NotLeaderForPartitionError,
+    PolicyViolationError,
+    TopicAlreadyExistsError,
+)
 
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused
+from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.kafka import background, leaders
+from stream_app.kafka.background import Background
 from stream_app.kafka.cluster_view import Batched
+from stream_app.kafka.leaders import newest_leaders
+from stream_app.kafka.topics import _create
 from tests.support.pace import BUSY
 
 
@@ -106,3 +121,143 @@ async def test_a_request_that_hangs_does_not_hold_up_later_questions() -> None:
     assert asked == [{1}, {2}]
     hangs.set()
     assert await first == 2
+
+
+class CountedQuestions(Background[int]):
+    """Counts the questions. `fails`: what the next ones raise; `waits`: they take until it is set."""
+
+    def __init__(self, fresh_s: float) -> None:
+        super().__init__(fresh_s)
+        self.times = 0
+        self.fails: Exception | None = None
+        self.waits: asyncio.Event | None = None
+
+    async def _ask(self) -> int:
+        self.times += 1
+        if self.waits is not None:
+            await self.waits.wait()
+        if self.fails is not None:
+            raise self.fails
+        return self.times
+
+
+async def test_an_answer_is_shared_until_it_is_old() -> None:
+    kept, old = CountedQuestions(3_600), CountedQuestions(0)
+    assert [await kept.look(60) for _ in range(3)] == [1, 1, 1]
+    assert await asyncio.gather(*(old.look(60) for _ in range(3))) == [1, 1, 1], "asked at the same time"
+    assert await old.look(60) == 2
+
+
+async def test_who_does_not_wait_for_an_answer_sees_the_last_one() -> None:
+    asked = CountedQuestions(0)
+    assert await asked.look(60) == 1
+    asked.waits = asyncio.Event()
+    assert await asked.look(0) == 1
+    asked.waits.set()
+    assert await asked.look(60) == 2
+    asked.waits.clear()
+    await asked.look(0)
+    await asked.close()
+    assert asked.times == 3
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), KafkaRefused("no right"), TimeoutError()])
+async def test_nothing_is_known_when_kafka_does_not_answer(error: Exception) -> None:
+    asked = CountedQuestions(0)
+    assert await asked.look(60) == 1
+    asked.fails = error
+    assert await asked.look(60) is None
+    asked.fails = None
+    assert await asked.look(60) == 3
+
+
+async def test_a_question_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "ANSWER_WITHIN_S", 0)
+    asked = CountedQuestions(0)
+    asked.waits = asyncio.Event()
+    assert await asked.look(60) is None
+    assert asked.times == 1
+
+
+PLACE = TopicPartition("rows", 1)
+GONE, HANGS = "gone", "hangs"
+
+
+class Brokers:
+    """A client of brokers, each with the epoch and the leader that it knows of; "gone" or "hangs" for one that does not
+    answer, and no epoch for old ones."""
+
+    def __init__(self, *known: tuple[int | None, int] | str) -> None:
+        self._known = known
+        self.cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=node) for node in range(len(known))])
+
+    async def send(self, node: int, _request: Any) -> Any:
+        known = self._known[node]
+        if known == HANGS:
+            await asyncio.Event().wait()
+        if isinstance(known, str):
+            raise NodeNotReadyError
+        epoch, leader = known
+        other = {"partition": 0, "leader": 7, "leader_epoch": 99}
+        partition = {"partition": 1, "leader": leader} | ({} if epoch is None else {"leader_epoch": epoch})
+        topics = [{"topic": "rows", "partitions": [other, partition]}, {"topic": "others", "partitions": [other]}]
+        return SimpleNamespace(to_object=lambda: {"topics": topics})
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        [(5, 0), (5, 0), (5, 0)],
+        [(5, 0), (4, 2), (4, 2)],  # the others have not heard of it yet
+        [(5, 0), GONE, HANGS],
+        [(None, 2), (None, 2), (None, 2)],  # before Kafka 2.8
+        [GONE, GONE, GONE],
+    ],
+)
+async def test_a_read_from_the_last_leader_is_valid(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
+    monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
+    (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
+
+
+@pytest.mark.parametrize("known", [[(4, 0), (5, 2), (5, 2)], [(4, 0), (5, 2), HANGS], [HANGS, GONE, (5, 2)]])
+async def test_a_read_from_an_earlier_leader_is_not_valid(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
+    monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
+    with pytest.raises(NotLeaderForPartitionError, match="rows/1 was read from broker 0"):
+        (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
+
+
+async def test_every_read_must_be_from_the_last_leader() -> None:
+    brokers = Brokers((4, 0), (5, 0), (5, 0))
+    other = TopicPartition("others", 0)
+    newest = await newest_leaders(brokers, ["rows", "others"])
+    newest.require({PLACE: 0, other: 7})
+    with pytest.raises(NotLeaderForPartitionError, match="others/0 was read from broker 0"):
+        newest.require({PLACE: 0, other: 0})
+
+
+LIMIT = "retention.ms must be at most 604800000"
+
+
+class Service:
+    """A service that allows a week of retention."""
+
+    async def create_topics(self, wanted: list[Any]) -> SimpleNamespace:
+        self.wanted = wanted
+        of_limit = {
+            "leads.status": (PolicyViolationError.errno, LIMIT),
+            "leads.dlq": (PolicyViolationError.errno, None),
+        }
+        of_limit["leads"] = (TopicAlreadyExistsError.errno, "there")
+        return SimpleNamespace(topic_errors=[(each.name, *of_limit.get(each.name, (0, None))) for each in wanted])
+
+
+async def test_a_limit_of_the_service_is_reported_in_its_words() -> None:
+    service = Service()
+    missing = plan(TopicNames(""), 6, 3, Retention(status_days=30), (60,))
+    created, failed = await _create(service, missing)
+    assert failed == {
+        "leads.status": f"could not be created: {LIMIT}",
+        "leads.dlq": "could not be created: PolicyViolationError",
+    }
+    assert set(created) == {topic.name for topic in missing} - {"leads", "leads.status", "leads.dlq"}
+    assert {topic.replication_factor for topic in service.wanted} == {3}

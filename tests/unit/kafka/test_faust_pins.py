@@ -148,8 +148,6 @@ RELIED_UPON = {
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._commit": "932852ce7a23f658",
     "faust.transport.drivers.aiokafka.ConsumerRebalanceListener.on_partitions_assigned": "1c1f8406ad3698a6",
     "mode.services.Service.stop": "e17cd2b6bd01e861",
-    "mode.threads.ServiceThread._stopped_set": "af9b1ff7781223c2",
-    "mode.services.Service.wait_first": "feade6a31f8a6789",
     "mode.threads.ServiceThread._serve": "67809eae09573ac7",
     "mode.utils.queues.FlowControlEvent.resume": "4dcdc1253fd0dcb4",
     "mode.utils.queues.FlowControlQueue.put_nowait_enhanced": "f1839f43dda3d2cf",

@@ -1,12 +1,21 @@
-"""What a process writes to stderr: one event a line, and of an exception where and what kind, never its data."""
+"""What a process writes to stderr: one event a line, never data, and one line when it ends without Kafka."""
 
 import json
+import logging
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+import structlog
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, TopicAuthorizationFailedError
 
+from stream_app.cli.processes import run_process
+from stream_app.domain.errors import BrokerUnavailable
 from stream_app.ops import logs as log
+from stream_app.ops.logs import _LEVELS
+from stream_app.tasks import is_not_abandoned
 from tests.support.pace import BUSY
 
 
@@ -62,3 +71,66 @@ def test_a_repeated_failure_is_logged_once_a_minute() -> None:
     say.reset()
     say("gone")
     assert reported[4:] == ["gone"]
+
+
+NEVER = "Future exception was never retrieved"
+TASK = "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro=<{}> exception=KafkaError('x')>"
+OF_AIOKAFKA = TASK.format("AIOKafkaClient.ready() done, defined at /site-packages/aiokafka/client.py:9")
+OURS = TASK.format("follow() done, defined at /app/stream_app/kafka/topic_watch.py:9")
+
+
+def report(text: str, error: Exception | None = None) -> logging.LogRecord:
+    raised = None if error is None else (type(error), error, None)
+    return logging.LogRecord("asyncio", logging.ERROR, __file__, 1, text, None, raised)
+
+
+def after_close(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "kept"),
+    [
+        (NEVER, KafkaConnectionError("gone"), False),
+        (NEVER, after_close("APPLICATION_DATA_AFTER_CLOSE_NOTIFY"), False),
+        (OF_AIOKAFKA, KafkaConnectionError("gone"), False),
+        ("Unclosed AIOKafkaConnection", None, False),
+        (OURS, KafkaConnectionError("a task of ours has died of it"), True),
+        (NEVER, after_close("CERTIFICATE_VERIFY_FAILED"), True),
+        (NEVER, ValueError("a bug"), True),
+        ("Task was destroyed but it is pending!", None, True),
+    ],
+)
+def test_which_reports_are_dropped(text: str, error: Exception | None, kept: bool) -> None:
+    assert is_not_abandoned(report(text, error)) is kept
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """`run_process` configures logging for its process: restore what the tests after these expect."""
+    structlog_config = structlog.get_config()
+    handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
+    levels = {name: logging.getLogger(name).level for name in _LEVELS}
+    yield
+    structlog.configure(**structlog_config)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    sys.excepthook = hook
+    for name, one in levels.items():
+        logging.getLogger(name).setLevel(one)
+
+
+async def fails(error: Exception) -> None:
+    raise error
+
+
+def test_a_request_that_no_broker_answered_ends_the_process_with_one_line() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"^Kafka has stopped .*broker 2 takes no connection\)\. Is it"):
+        run_process("json", fails(NodeNotReadyError("broker 2 takes no connection")))
+
+
+def test_an_error_that_a_retry_cannot_help_is_raised_unchanged() -> None:
+    with pytest.raises(TopicAuthorizationFailedError):
+        run_process("json", fails(TopicAuthorizationFailedError("leads")))

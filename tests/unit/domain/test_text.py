@@ -1,4 +1,4 @@
-"""What others wrote runs nothing: neither in a spreadsheet nor in a terminal."""
+"""Text for a terminal, a spreadsheet and JSON: as people read it, and what others wrote runs nothing."""
 
 import json
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lead.fields import clean_email
-from stream_app.domain.text import for_json, for_spreadsheet, for_terminal
+from stream_app.domain.text import count, for_json, for_spreadsheet, for_terminal, wrapped
 
 _OBEYED = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2066"]
 
@@ -58,3 +58,41 @@ def test_an_address_that_is_a_formula_is_no_address() -> None:
     assert clean_email("=cmd|calc@example.com") == ""
     assert clean_email("=ada@example.com") == ""
     assert clean_email("ada+tag=1@example.com") == "ada+tag=1@example.com"
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "text"),
+    [
+        (0, ("lead",), "0 leads"),
+        (1, ("lead",), "1 lead"),
+        (2, ("lead",), "2 leads"),
+        (1, ("person is", "people are"), "1 person is"),
+        (1_234, ("person is", "people are"), "1,234 people are"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(number: int, words: tuple[str, ...], text: str) -> None:
+    assert count(number, *words) == text
+
+
+SAID = (
+    "Clay goes down for 15 s. A few leads fail and become dead letters; then the breaker opens, and the rest waits in "
+    "Kafka: nothing is lost, nothing is paid."
+)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_lines_break_between_words(width: int) -> None:
+    lines = wrapped(SAID, width).split("\n")
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(lines) == SAID
+
+
+@given(st.text("ab c\n-", max_size=300), st.integers(5, 100), st.integers(0, 9))
+def test_no_word_is_cut_or_lost(text: str, width: int, hang: int) -> None:
+    assert wrapped(text, width, hang).split() == text.split()
+
+
+def test_a_line_keeps_its_indent_and_a_command_stays_whole() -> None:
+    text = "    lifts   repair the cause, then run: stream-app lanes resume acme\nnext"
+    assert wrapped(text, 80) == text
+    assert wrapped(text, 60) == ("    lifts   repair the cause, then run:\n    stream-app lanes resume acme\nnext")

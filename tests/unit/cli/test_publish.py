@@ -1,0 +1,220 @@
+"""`stream-app publish`: stdin to its end, `--wait`, and how far a file has come."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import pytest
+from rich.console import Console
+
+from stream_app.cli import progress
+from stream_app.cli.main import main, parse
+from stream_app.cli.progress import reading_rows
+from stream_app.cli.publish_wait import as_json, show_wait
+from stream_app.client.publish import Summary
+from stream_app.client.send import PublishedLeads
+from stream_app.domain.messages import Status, StatusEvent
+from tests.support.pace import BUSY
+
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from stream_app.cli.main import main; sys.exit(main(sys.argv[1:]))",
+    "publish",
+    "-",
+    "--dry-run",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = '[workspaces.acme]\n[destinations.p]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
+    (tmp_path / "stream_app.toml").write_text(config)
+    return tmp_path
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+Publish = Callable[..., Done]
+
+
+@pytest.fixture
+def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Publish:
+    """Run the command in this process, with these bytes as its stdin."""
+    monkeypatch.chdir(folder)
+
+    def run(lines: bytes, *more: str) -> Done:
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(lines)
+        with os.fdopen(reading) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            return Done(main(["publish", "-", "--dry-run", *more]), *capfdbinary.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize("lines", [b'{"email":"a@acme.example"}\n', b'{"email":"a@acme.example"}\n{"notes":"x"}\n'])
+def test_a_dry_run_changes_nothing_and_says_what_it_refuses(folder: Path, publish: Publish, lines: bytes) -> None:
+    """Seen: it removed the file with the rows that had been refused before."""
+    rejected = folder / "stdin.rejected.jsonl"
+    rejected.write_text("of yesterday")
+    done = publish(lines, "--json")
+    refused = lines.count(b"notes")
+    assert done.returncode == refused
+    assert json.loads(done.stdout)["rejected_file"] is None
+    assert rejected.read_text() == "of yesterday"
+    assert done.stderr.startswith(b"line 2: no_identity: ") is bool(refused)
+
+
+def test_of_many_refused_rows_it_says_the_first_ones(publish: Publish) -> None:
+    said = publish(b'{"notes":"x"}\n' * 23).stderr.splitlines()
+    assert [line[:8] for line in said] == [*(f"line {n}: "[:8].encode() for n in range(1, 21)), b"and 3 mo"]
+
+
+@pytest.mark.parametrize(("lines", "hinted"), [(b"email\na@acme.example\n", True), (b"no\n{}\n", False), (b"", False)])
+def test_a_csv_that_is_taken_for_json_lines(publish: Publish, lines: bytes, hinted: bool) -> None:
+    done = publish(lines)
+    assert (b"if it is CSV, say --format csv" in done.stderr) is hinted
+    assert b"--format csv" not in publish(lines, "--format", "jsonl").stderr
+
+
+def test_ctrl_c_while_it_waits_for_a_line(folder: Path) -> None:
+    process = subprocess.Popen(COMMAND, cwd=folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    try:
+        process.stdin.write(b"not json\n" * 20_000)  # more than the pipe holds: it reads when this is written
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60 * BUSY) == 130
+        assert process.stderr.read() == b"interrupted\n"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("typed", "wait_s", "program"),
+    [
+        ("leads.csv", None, "publish"),
+        ("leads.csv --wait", 600, "publish --wait"),
+        ("leads.csv --wait 1.5 --bulk", 1.5, "publish --bulk --wait"),
+        ("--bulk leads.csv", None, "publish --bulk"),
+        ("--wait leads.csv", 600, "publish --wait"),
+        ("--wait 1.5 leads.csv", 1.5, "publish --wait"),
+        ("--wait --bulk leads.csv", 600, "publish --bulk --wait"),
+    ],
+)
+def test_the_seconds(typed: str, wait_s: float | None, program: str) -> None:
+    _, arguments = parse(["publish", *typed.split()])
+    arguments.apply_defaults()
+    options = arguments.arguments["options"]
+    assert options.wait_s == wait_s
+    assert options.program == program
+
+
+@pytest.mark.parametrize("typed", ["--wait=leads.csv x.csv", "leads.csv --wait 0", "leads.csv --wait nan"])
+def test_a_bad_number_of_seconds_is_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", *typed.split()]) == 2
+    assert "is no number of seconds above 0" in capsys.readouterr().err
+
+
+def test_a_dry_run_has_nothing_to_wait_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "leads.csv").write_text("email\na@acme.example\n")
+    assert main(["publish", str(tmp_path / "leads.csv"), "--wait", "--dry-run"]) == 2
+    assert "--wait: a dry run publishes nothing" in capsys.readouterr().err
+
+
+def test_where_the_leads_are(capsys: pytest.CaptureFixture[str]) -> None:
+    leads = PublishedLeads("leads", ())
+    leads.add(0, 0, 5)
+    statuses: list[Status] = ["enriched", "enriched", "accepted", "parked"]
+    for at, status in enumerate(statuses):
+        leads.apply(StatusEvent("x", "lead", status, 1, 0, f"leads/0/{at}"))
+    assert as_json(leads) == {
+        "at_rest": 3,
+        "under_way": 2,
+        "statuses": {"enriched": 2, "parked": 1},
+        "statuses_under_way": {"accepted": 1},
+        "no_event": 1,
+    }
+    show_wait(leads)
+    assert capsys.readouterr().out.splitlines() == [
+        "enriched: 2",
+        "parked: 1",
+        "accepted: 1, still under way",
+        "not read by a worker yet: 1",
+        "5 leads: 3 at rest, 2 under way; `stream-app explain` shows why lanes wait",
+    ]
+
+
+class Clock:
+    """`time`, by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    ours = Clock()
+    monkeypatch.setattr(progress, "time", ours)
+    return ours
+
+
+def file_of(path: Path, size_bytes: int) -> IO[bytes]:
+    path.write_bytes(b"x" * size_bytes)
+    return path.open("rb")
+
+
+def test_elsewhere_than_on_a_terminal_it_is_a_line_now_and_then(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with file_of(tmp_path / "leads.csv", 40_000) as source, reading_rows(source) as show:
+        for at_s, rows, read_bytes in (
+            (104.9, 900, 9_000),
+            (105.0, 1_000, 10_000),
+            (109.9, 1_999, 19_000),
+            (110, 2_500, 20_000),
+        ):
+            clock.now_s = at_s
+            source.seek(read_bytes)
+            show(Summary(rows=rows, refused=rows // 500))
+    assert capsys.readouterr().err.splitlines() == [
+        "1,000 rows, 200 rows/s, 2 refused, 15 s to go",
+        "2,500 rows, 250 rows/s, 5 refused, 10 s to go",
+    ]
+
+
+def test_a_pipe_has_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as source, os.fdopen(write, "wb"), reading_rows(source) as show:
+        clock.now_s = 110.0
+        show(Summary(rows=50))
+    assert capsys.readouterr().err == "50 rows, 5 rows/s, 0 refused\n"
+
+
+def test_on_a_terminal_it_is_a_bar_at_every_step(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    screen = Console(file=written, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "Console", lambda stderr: screen)
+    with file_of(tmp_path / "leads.csv", 40_000) as source, reading_rows(source) as show:
+        clock.now_s, _ = 100.5, source.seek(30_000)
+        show(Summary(rows=100, refused=1))
+    assert "100 rows, 200 rows/s, 1 refused" in written.getvalue()

@@ -1,0 +1,316 @@
+"""What a lane learns from Clay's answers: its health, how many POSTs may be under way, stalls, and turns."""
+
+import heapq
+import random
+from collections import deque
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.delivery.outcome import Accepted, RateLimited, Refused, Uncertain
+from stream_app.domain.lane import concurrency, stall_detector
+from stream_app.domain.lane import health as window
+from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.lane.concurrency import Concurrency
+from stream_app.domain.lane.health import LAST_MINUTE, Span, Totals, Window
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.rate import Rate, RatePolicy
+from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
+from stream_app.domain.lane.turns import Horizon, postpone, sends_per_s
+from stream_app.domain.policy import Workspace
+
+NOW_MS = 1_795_500_000_000
+SPAN_MS = 60_000
+
+
+def _recorded(calls: list[tuple[int, bool, bool]], span: Span = LAST_MINUTE) -> Window:
+    state = Window()
+    for at_ms, ok, slow in calls:
+        state = window.record(span, state, at_ms, ok, slow, 100)
+    return state
+
+
+@given(st.lists(st.tuples(st.integers(0, 20_000), st.booleans(), st.booleans()), max_size=40))
+def test_counts_exactly_the_calls_of_the_last_slots(steps: list[tuple[int, bool, bool]]) -> None:
+    at_ms, calls = NOW_MS, []
+    for step_ms, ok, slow in steps:
+        at_ms += step_ms
+        calls.append((at_ms, ok, slow))
+    oldest_slot = at_ms // 6_000 - 9
+    inside = [(ok, slow) for then_ms, ok, slow in calls if then_ms // 6_000 >= oldest_slot]
+    expected = Totals(
+        success=sum(ok for ok, _ in inside),
+        failure=sum(not ok for ok, _ in inside),
+        slow=sum(ok and slow for ok, slow in inside),
+    )
+    state = _recorded(calls)
+    assert window.totals(LAST_MINUTE, state, at_ms) == expected
+    assert len(state.buckets) <= LAST_MINUTE.buckets
+
+
+@given(st.lists(st.integers(-(10**13), 10**13), min_size=1, max_size=30))
+def test_a_stepping_clock_neither_crashes_nor_keeps_old_calls(times: list[int]) -> None:
+    state = _recorded([(at_ms, True, False) for at_ms in times])
+    assert len(state.buckets) <= LAST_MINUTE.buckets
+    assert [bucket.slot for bucket in state.buckets] == sorted({bucket.slot for bucket in state.buckets})
+    assert window.totals(LAST_MINUTE, state, times[-1]).calls >= 1
+    assert window.totals(LAST_MINUTE, state, times[-1] + 2 * SPAN_MS).calls == 0
+
+
+def test_a_clock_that_steps_back_forgets_no_failure() -> None:
+    state = _recorded([(NOW_MS + n, False, False) for n in range(5)])
+    back_ms = NOW_MS - 3_600_000
+    state = window.record(LAST_MINUTE, state, back_ms, True, False, 100)
+    assert window.totals(LAST_MINUTE, state, back_ms) == Totals(success=1, failure=5)
+    assert window.totals(LAST_MINUTE, state, back_ms + SPAN_MS) == Totals()
+
+
+@pytest.mark.parametrize(
+    ("success", "failure", "slow", "status"),
+    [
+        (10, 9, 0, "insufficient_data"),
+        (96, 4, 0, "healthy"),
+        (95, 5, 0, "degraded"),
+        (81, 19, 0, "degraded"),
+        (80, 20, 0, "unhealthy"),
+        (100, 0, 10, "degraded"),
+        (100, 0, 100, "unhealthy"),
+        (0, 20, 0, "unhealthy"),
+    ],
+)
+def test_status_by_score(success: int, failure: int, slow: int, status: str) -> None:
+    assert window.status(Totals(success, failure, slow)) == status
+
+
+@given(st.lists(st.integers(0, 59_999), min_size=1, max_size=200))
+def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> None:
+    state = Window()
+    for latency_ms in latencies:
+        state = window.record(LAST_MINUTE, state, NOW_MS, True, False, latency_ms)
+    found = window.latency(LAST_MINUTE, state, NOW_MS)
+    assert found is not None
+    ordered = sorted(latencies)
+    for share, estimate in ((0.50, found.p50_ms), (0.95, found.p95_ms), (0.99, found.p99_ms)):
+        true = ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+        high = next(bound for bound in window.LATENCY_BOUNDS_MS if true <= bound)
+        low = max((bound for bound in window.LATENCY_BOUNDS_MS if bound < high), default=0)
+        assert low <= estimate <= high
+
+
+def test_latency_above_the_last_bound_and_without_calls() -> None:
+    assert window.latency(LAST_MINUTE, Window(), NOW_MS) is None
+    state = window.record(LAST_MINUTE, Window(), NOW_MS, False, True, 10**9)
+    assert window.latency(LAST_MINUTE, state, NOW_MS) == window.Latency(60_000, 60_000, 60_000)
+
+
+def test_rows_of_other_versions_are_read() -> None:
+    row = b'{"buckets": [{"slot": %d, "success": 3, "latencies": [1, 2], "later": 1}], "later": {}}'
+    state = msgspec.json.decode(row % (NOW_MS // 6_000), type=Window)
+    state = window.record(LAST_MINUTE, state, NOW_MS, True, False, 10)
+    assert window.totals(LAST_MINUTE, state, NOW_MS).success == 4
+    assert window.latency(LAST_MINUTE, state, NOW_MS) is not None
+    assert msgspec.json.decode(msgspec.json.encode(state), type=Window) == state
+
+
+MOST = 100
+RATE_PER_S = 1_000.0
+
+
+def _after(state: Concurrency, calls: int, latency_ms: int, in_flight: int | None = None) -> Concurrency:
+    for _ in range(calls):
+        beside = concurrency.current(MOST, state) if in_flight is None else in_flight
+        state = concurrency.answered(MOST, state, latency_ms, beside, RATE_PER_S)
+    return state
+
+
+def test_it_starts_at_the_least_and_grows_while_all_of_it_is_used() -> None:
+    assert concurrency.current(MOST, Concurrency()) == 5
+    assert concurrency.current(MOST, _after(Concurrency(), 30, 300)) > 15
+    assert concurrency.current(MOST, _after(Concurrency(), 1_000, 300)) == 100
+
+
+@pytest.mark.parametrize("latency_ms", [50, 200, 1_000, 4_000])
+def test_the_limit_is_what_rate_and_latency_need_with_some_headroom(latency_ms: int) -> None:
+    """Ten a second for ten minutes, and a burst of 20 every minute: Little's law says how many are in flight."""
+    state, chance, ends = Concurrency(), random.Random(latency_ms), list[tuple[float, float]]()
+    now_ms, limits, waited_ms = 0.0, list[int](), list[float]()
+    due = sorted([100.0 * number for number in range(6_000)] + [60_000.0 * minute for minute in range(10)] * 20)
+    for at_ms in due:
+        now_ms = max(now_ms, at_ms)
+        while ends and (ends[0][0] <= now_ms or len(ends) >= concurrency.current(MOST, state)):
+            end_ms, took_ms = heapq.heappop(ends)
+            now_ms = max(now_ms, end_ms)
+            state = concurrency.answered(MOST, state, int(took_ms), len(ends) + 1, 10.0)
+        waited_ms.append(now_ms - at_ms)
+        took_ms = latency_ms * chance.uniform(0.7, 1.3)
+        heapq.heappush(ends, (now_ms + took_ms, took_ms))
+        limits.append(concurrency.current(MOST, state))
+    needed = 10 * latency_ms / 1_000
+    assert max(limits[1_000:]) <= 2.6 * (needed + 1) + 5
+    assert sorted(waited_ms[1_000:])[len(waited_ms[1_000:]) * 95 // 100] <= latency_ms, "it is no brake"
+
+
+def test_it_shrinks_while_answers_take_much_longer_and_grows_back() -> None:
+    usual = _after(Concurrency(), 500, 300)
+    slow = _after(usual, 20, 3_000)
+    assert 5 <= concurrency.current(MOST, slow) < 50
+    assert concurrency.current(MOST, _after(slow, 200, 300)) == 100
+
+
+def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
+    assert concurrency.current(MOST, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
+
+
+def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:
+    usual = _after(Concurrency(), 500, 300)
+    assert _after(usual, 50, 3_000, in_flight=3).limit == _after(usual, 50, 300, in_flight=3).limit
+
+
+def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
+    """Clay serves 20 at a time in 200 ms; the rest queue. Pressed with 100 each call takes a second; so it settles."""
+    state, busy, now_ms, under_way = Concurrency(), deque([0] * 20), 0, deque[tuple[int, int]]()
+    last_ms = 0
+    for _ in range(6_000):
+        while len(under_way) >= concurrency.current(MOST, state):
+            ends_ms, took_ms = under_way.popleft()
+            now_ms = max(now_ms, ends_ms)
+            state = concurrency.answered(MOST, state, took_ms, len(under_way) + 1, RATE_PER_S)
+            last_ms = took_ms
+        free_ms = max(now_ms, busy.popleft())
+        busy.append(free_ms + 200)
+        under_way.append((free_ms + 200, free_ms + 200 - now_ms))
+    assert last_ms <= 1_000
+
+
+@given(st.lists(st.tuples(st.integers(-5, 10**9), st.integers(-1, 200)), max_size=100))
+def test_it_never_leaves_its_bounds_and_survives_a_restart(calls: list[tuple[int, int]]) -> None:
+    state = Concurrency()
+    for latency_ms, in_flight in calls:
+        state = concurrency.answered(MOST, state, latency_ms, in_flight, RATE_PER_S)
+        assert 5 <= concurrency.current(MOST, state) <= 100
+    assert msgspec.json.decode(msgspec.json.encode(state), type=Concurrency) == state
+    assert concurrency.current(3, state) == 3, "most is made smaller live"
+
+
+TRIPS = BreakerPolicy(consecutive_failures=5, open_s=5, probe_lease_s=120)
+USUAL = Concurrency(limit=20.0, usual_ms=400.0, calls=100)
+ANSWER, TIMED_OUT = Accepted(200, 200), Uncertain("request_timeout", 30_000)
+
+
+def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) -> StallDetector:
+    state = state or StallDetector()
+    for _ in range(count):
+        state = stall_detector.begun(state, now_ms)
+    return state
+
+
+def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
+    return stall_detector.permit(TRIPS, MOST, state, usual, NOW_MS + after_ms)
+
+
+def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
+    assert permit(out(5), 799) is None
+    assert permit(out(4), 60_000) is None
+    assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+    held = permit(out(5), 1_800)
+    assert held is not None
+    assert (held.reason, held.until_ms, held.text[:19]) == (
+        "no_answer",
+        NOW_MS + 6_800,
+        "5 requests went out",
+    )
+
+
+def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
+    usual = Concurrency(limit=3.0, usual_ms=400.0, calls=100)
+    assert stall_detector.permit(TRIPS, 3, out(2), usual, NOW_MS + 800) is None
+    assert stall_detector.permit(TRIPS, 3, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+
+
+def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
+    assert permit(out(50), 1_999, Concurrency(usual_ms=1.0, calls=9)) is None
+    assert permit(out(50), 2_000, Concurrency(usual_ms=1.0, calls=9)) is not None
+    assert permit(out(50), 499, Concurrency(usual_ms=1.0, calls=10)) is None
+    assert permit(out(50), 500, Concurrency(usual_ms=1.0, calls=10)) is not None
+
+
+def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_more() -> None:
+    state = out(5)
+    for lost in (TIMED_OUT, None):
+        assert stall_detector.ended(state, lost, 4, NOW_MS + 9) == state
+        assert stall_detector.ended(state, lost, 0, NOW_MS + 9) == StallDetector()
+    for answer in (ANSWER, Uncertain("http_500", 200, 500), RateLimited(429, 200), Refused("http_503", 200)):
+        assert stall_detector.ended(state, answer, 4, NOW_MS + 9) == StallDetector(NOW_MS + 9, 4)
+        assert stall_detector.ended(state, answer, 0, NOW_MS + 9) == StallDetector()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["out", "answer", "time-out"]), st.integers(0, 3_000)), max_size=60),
+    st.integers(0, 5_000),
+)
+def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, int]], usual_ms: int) -> None:
+    state, under_way, now_ms, usual = StallDetector(), 0, NOW_MS, Concurrency(usual_ms=usual_ms, calls=100)
+    for what, pause_ms in steps:
+        now_ms += pause_ms
+        if what == "out":
+            state, under_way = stall_detector.begun(state, now_ms), under_way + 1
+        elif under_way:
+            under_way -= 1
+            state = stall_detector.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)
+        held = stall_detector.permit(TRIPS, MOST, state, usual, now_ms)
+        if held is not None:
+            assert under_way > 0
+            assert now_ms < held.until_ms <= now_ms + 5_000
+            assert state.waiting >= TRIPS.consecutive_failures
+    assert stall_detector.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, "lost in our books"
+    assert stall_detector.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
+
+
+ACME = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8.0))
+
+
+def test_deferred_leads_come_back_at_the_rate_in_their_order() -> None:
+    horizon, dues = Horizon(), []
+    for _ in range(16):
+        horizon, due_ms = postpone(horizon, 10_000, 8.0, returned=False)
+        dues.append(due_ms)
+    assert dues == [10_000 + 125 * number for number in range(1, 17)]
+
+
+def test_a_lead_that_returned_before_comes_back_ahead_of_new_ones() -> None:
+    horizon = Horizon(returned_ms=11_000, new_ms=900_000)
+    _, due_ms = postpone(horizon, 10_000, 8.0, returned=True)
+    assert due_ms == 11_125
+    _, due_ms = postpone(horizon, 10_000, 8.0, returned=False)
+    assert due_ms == 900_125
+
+
+def test_new_leads_come_back_behind_those_that_returned_before() -> None:
+    _, due_ms = postpone(Horizon(returned_ms=50_000), 10_000, 8.0, returned=False)
+    assert due_ms == 50_125
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=50),
+    st.floats(0.01, 1_000),
+)
+def test_no_two_leads_of_a_kind_have_the_same_turn(asked: list[tuple[int, bool]], per_s: float) -> None:
+    horizon = Horizon()
+    dues: dict[bool, list[int]] = {False: [], True: []}
+    for at_ms, returned in asked:
+        horizon, due_ms = postpone(horizon, at_ms, per_s, returned=returned)
+        assert due_ms > at_ms
+        dues[returned].append(due_ms)
+    for times in dues.values():
+        assert times == sorted(set(times))
+
+
+def test_a_lane_sends_at_its_present_rate_and_no_faster_than_clay_answers() -> None:
+    lane = Lane("acme", 0)
+    assert sends_per_s(ACME, lane) == 8.0
+    cut = msgspec.structs.replace(lane, rate=Rate(cut_per_s=6.0))
+    assert sends_per_s(ACME, cut) == 2.0
+    slow = msgspec.structs.replace(lane, concurrency=Concurrency(usual_ms=50_000.0, calls=100))
+    assert sends_per_s(ACME, slow) == ACME.max_in_flight / 50
