@@ -31,23 +31,27 @@ from tests.repository.test_deploy import (
     settings,
 )
 from tests.support.local_redis import find_redis_server
+from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
 
 class Stack:
     """The services of docker-compose.yml as processes: other places, otherwise their commands and settings."""
 
-    def __init__(self, bootstrap: str, children: ChildProcesses) -> None:
+    def __init__(self, bootstrap: str, children: ChildProcesses, nginx: Nginx) -> None:
         self.children = children
         self.directory = children.directory
         self._places = {
             r"kafka:9092": bootstrap,
-            r"\b(?:sim|gateway):": "127.0.0.1:",
+            r"nginx:9103": f"127.0.0.1:{nginx.port}",
+            r"\b(?:sim|gateway|board):": "127.0.0.1:",
             r"@redis:": "@127.0.0.1:",
             '"sim"': '"127.0.0.1"',
             r"0\.0\.0\.0": "127.0.0.1",
+            r"\b9103\b": str(nginx.behind["gateway"]),
+            r"\b9107\b": str(nginx.behind["board"]),
         }
-        self._places |= {rf"\b{port}\b": str(free_port()) for port in (6379, 8700, 8701, 9101, 9102, 9103, 9104)}
+        self._places |= {rf"\b{port}\b": str(free_port()) for port in (6379, 8700, 8701, 9101, 9102, 9104, 9108)}
         self.config = self.directory / "stream_app.toml"
         self.config.write_text(self.moved(CONFIG.read_text()))
 
@@ -165,10 +169,10 @@ def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
 @pytest.fixture
 def stack() -> Iterator[Stack]:
     kafka, addresses = compose_kafka()
-    with kafka:
+    with kafka, Nginx(free_port(), free_port()) as nginx:
         children = ChildProcesses("deploy")
         try:
-            yield Stack(addresses["APP"], children)
+            yield Stack(addresses["APP"], children, nginx)
         finally:
             children.close()
 

@@ -60,11 +60,12 @@ class NameServer:
 class Nginx:
     """nginx in front of a gateway, and of a board; a context manager.
 
-    `port` is the gateway's at nginx, `board_port` the board's. `names.hosts` says where both are: tests change it.
+    `port` is the gateway's at nginx, `board_port` the board's; `behind` are their own. `names.hosts` says where both
+    are: tests change it.
     """
 
     def __init__(self, gateway_port: int, board_port: int = 1, *, host: str = LOOPBACK) -> None:
-        self._behind = {"gateway": gateway_port, "board": board_port}
+        self.behind = {"gateway": gateway_port, "board": board_port}
         self._host = host
         self.port, self.board_port = free_port(), free_port()
 
@@ -73,7 +74,7 @@ class Nginx:
         if program is None:
             raise StartError("no nginx: run apt-get install -y --no-install-recommends nginx-light")
         self._children = ChildProcesses("nginx")
-        self.names = NameServer(dict.fromkeys(self._behind, self._host))
+        self.names = NameServer(dict.fromkeys(self.behind, self._host))
         try:
             folder = self._children.directory
             (folder / "nginx.conf").write_text(self.configuration(folder))
@@ -95,8 +96,8 @@ class Nginx:
             "resolver 127.0.0.11 ": f"resolver {LOOPBACK}:{self.names.port} ",
             "listen 9103 ": f"listen {LOOPBACK}:{self.port} ",
             "listen 9107;": f"listen {LOOPBACK}:{self.board_port};",
-            "gateway:9103;": f"gateway:{self._behind['gateway']};",
-            "board:9107;": f"board:{self._behind['board']};",
+            "gateway:9103;": f"gateway:{self.behind['gateway']};",
+            "board:9107;": f"board:{self.behind['board']};",
             "/tmp/nginx": f"{folder}/nginx",
         }.items():
             assert name in text, f"deploy/nginx.conf has no {name!r} any more"
