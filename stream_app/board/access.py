@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_app.board.api_access import Refused, check_is_direct
+from stream_app.tasks import cancel
 
 COOKIE: Final = "stream_app_board"
 PATH: Final = "/board"
@@ -31,8 +32,13 @@ LOCAL: Final = "this machine"
 """Who looks at the board where no token is configured."""
 PROXY_SECRET_HEADER: Final = "x-stream-app-proxy-secret"
 
+MOST_WAITING: Final = 16
+"""Wrong tokens that wait for their answer at once."""
+RETRY_AFTER_S: Final = 4
+"""When a wrong token finds a place again: all that wait are answered by then."""
+
 _FAILURE_S: Final = 1.0
-_ATTEMPTS: Final = 4
+_ATTEMPTS: Final = MOST_WAITING // RETRY_AFTER_S
 
 Role = Literal["viewer", "operator"]
 
@@ -103,6 +109,7 @@ class BoardAccess:
         self._now_s = now_s
         self._proxy = proxy
         self._attempts = asyncio.Semaphore(_ATTEMPTS)
+        self._waiting = 0
 
     @property
     def asks_name(self) -> bool:
@@ -135,7 +142,7 @@ class BoardAccess:
         return visitor
 
     async def login(self, request: Request, token: str, who: str) -> tuple[str, Visitor]:
-        """Return the cookie's value, and who logged in. A wrong token is refused after a second.
+        """Return the cookie's value, and who logged in. A wrong token is refused after a second, if few others wait.
 
         Raises:
             Refused: The token is wrong, or there is no name.
@@ -146,8 +153,7 @@ class BoardAccess:
         given = token.strip().encode()
         found = [role for role, value in self._tokens.items() if hmac.compare_digest(given, value)]
         if not found:
-            async with self._attempts:
-                await asyncio.sleep(_FAILURE_S)
+            await self._wait(request)
             names = " or ".join(_SETTING[role] for role in self._tokens)
             raise Refused(403, "wrong_token", f"This is not the token of {names}")
         name = self._named_by_proxy(request) if self._proxy else _clean(who)
@@ -156,6 +162,28 @@ class BoardAccess:
         raw = msgspec.json.encode(Session(name, self._now_s()))
         visitor = Visitor(name, found[0])
         return f"{urlsafe_b64encode(raw).decode()}.{self._signature(visitor.role, raw)}", visitor
+
+    async def _wait(self, request: Request) -> None:
+        """Let a wrong token wait, until its peer has gone at the latest. Its form has been read.
+
+        Raises:
+            Refused: Too many wait.
+        """
+        if self._waiting >= MOST_WAITING:
+            text = f"Too many wrong tokens were entered: try again in {RETRY_AFTER_S} s"
+            raise Refused(429, "too_many_logins", text)
+        self._waiting += 1
+        delay = asyncio.create_task(self._delay())
+        gone = asyncio.create_task(_gone(request))
+        try:
+            await asyncio.wait((delay, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting -= 1
+            await cancel([delay, gone])
+
+    async def _delay(self) -> None:
+        async with self._attempts:
+            await asyncio.sleep(_FAILURE_S)
 
     def _read(self, request: Request) -> Visitor | None:
         body, _, signature = request.cookies.get(COOKIE, "").partition(".")
@@ -211,6 +239,11 @@ class BoardAccess:
             same = site == "same-origin"
         if not same:
             raise Refused(403, "other_origin", "The request came from another site: open the page of the board itself")
+
+
+async def _gone(request: Request) -> None:
+    """Return when the peer of a request that was read has gone."""
+    await request.receive()
 
 
 _SETTING: Final[dict[Role, str]] = {"viewer": "board.token_env", "operator": "board.operator_token_env"}

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from stream_app.board.access import PATH, BoardAccess, LoginNeeded
+from stream_app.board.access import PATH, RETRY_AFTER_S, BoardAccess, LoginNeeded
 from stream_app.board.api_access import Refused
 from stream_app.board.frame import PageMaker
 from stream_app.board.render import HEADERS
@@ -64,7 +64,10 @@ class Login:
             cookie, visitor = await self._access.login(request, form.get("token", ""), form.get("who", ""))
         except Refused as refused:
             self._say_refused[refused.error](refused.error)
-            return self._page(request, str(refused), refused.status)
+            response = self._page(request, str(refused), refused.status)
+            if refused.status == 429:  # its connection makes room for others at once
+                response.headers.update({"retry-after": str(RETRY_AFTER_S), "connection": "close"})
+            return response
         self._log.info("board_login", who=visitor.who, role=visitor.role)
         response = RedirectResponse(own_path(form.get("next", "")), 303, HEADERS)
         self._access.set_cookie(response, cookie)
