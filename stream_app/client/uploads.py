@@ -17,7 +17,10 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import blake2b
 from typing import IO, Final, Literal, TypeVar
+
+import msgspec
 
 from stream_app.client.publish import (
     Batch,
@@ -28,6 +31,7 @@ from stream_app.client.publish import (
     Summary,
     check_rows,
     no_room,
+    quote_lines,
     quotes_of,
     send_batch,
 )
@@ -95,6 +99,12 @@ class Upload:
     def import_id(self) -> str:
         """The name of the import."""
         return self.options.import_id or ""
+
+    @property
+    def digest(self) -> str:
+        """Changes with what a publication would send, and with what that is said to cost."""
+        said = [self.id, self.names, self.options, self.summary.ready, *quote_lines(self.quotes)]
+        return blake2b(msgspec.json.encode(said), digest_size=16).hexdigest()
 
     def stop(self) -> None:
         """End the work on it soon. What is on its way to Kafka still arrives."""
@@ -183,6 +193,10 @@ class _Stopped(Exception):
     """The file is not wanted any more."""
 
 
+class CostChanged(StreamAppError):
+    """The file would be published otherwise than the page says that its button was on."""
+
+
 class TooManyUploads(StreamAppError):
     """As many files as are kept are being published."""
 
@@ -238,8 +252,17 @@ class Uploads:
             upload.state = "checking"
             self._start(upload, lambda: upload.check(self._settings, self._views, self._now_ms), "columns")
 
-    def send(self, upload: Upload) -> bool:
-        """Publish a checked file. Returns False if that was begun already, or there is nothing to publish."""
+    def send(self, upload: Upload, digest: str) -> bool:
+        """Publish a checked file. Returns False if that was begun already, or there is nothing to publish.
+
+        Raises:
+            CostChanged: `digest`, which the button carries, is not that of the upload.
+        """
+        if digest != upload.digest:
+            raise CostChanged(
+                "This button publishes nothing any more: columns, workspace or options of the file were changed after "
+                "its page was shown, perhaps in another tab. Open the page of the file again, and look at its cost"
+            )
         if upload.state not in ("checked", "failed") or not upload.summary.ready:
             return False
         upload.problem, upload.state = "", "sending"

@@ -42,6 +42,12 @@ def plain(text: str) -> str:
     return unescape(re.sub(r"<[^>]*>", "", text))
 
 
+def digest_on(page: str) -> str:
+    """Return what the button that publishes a file carries; '' on a page without it."""
+    found = re.search(r'name="digest" value="(\w+)"', page)
+    return found[1] if found else ""
+
+
 class Client:
     """A browser without JavaScript: it keeps cookies, and says where a request comes from."""
 

@@ -16,7 +16,7 @@ from stream_app.client.publish import PublishOptions, announced
 from stream_app.client.uploads import Upload
 from stream_app.config import Settings
 from stream_app.domain.messages import Lead
-from tests.board.client import OWN, Client
+from tests.board.client import OWN, Client, digest_on
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
 from tests.support.kafka import until
 from tests.support.pace import BUSY
@@ -85,6 +85,11 @@ async def checked(client: Client, content: str | bytes = CSV, **form: str) -> st
     return str(path)
 
 
+async def send(client: Client, path: str, why: str = "test") -> httpx.Response:
+    """Click the button that publishes on the page of a file."""
+    return await post(client, f"{path}/send", data={"why": why, "digest": digest_on((await client.get(path)).text)})
+
+
 async def settled(client: Client, path: str) -> str:
     """Return the page as soon as its file is not worked on."""
     async with asyncio.timeout(60 * BUSY):
@@ -101,7 +106,8 @@ async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka,
     assert "hooli/hooli-people: 1 lead at about 6 credits each" in text, "the words of the command"
     assert "Publish 2 leads for about 12 credits" in text
     assert re.search(r"<code>bad_email</code>.*Its e-mail is not an e-mail address", text)
-    answer = await post(jane, f"{path}/send", data={"why": "webinar of march"})
+    button = digest_on(text)
+    answer = await post(jane, f"{path}/send", data={"why": "webinar of march", "digest": button})
     assert answer.headers["location"] == path
     text = await settled(jane, path)
     assert "2 of 2 leads published" in text
@@ -112,7 +118,8 @@ async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka,
     first = kafka.leads[0].import_summary
     assert first is not None
     assert (first.rows, first.refused, first.leads, first.file, first.who) == (3, 1, 1, "leads.csv", "jane")
-    await post(jane, f"{path}/send", data={"why": "a second click"})
+    again = await post(jane, f"{path}/send", data={"why": "a second click", "digest": button})
+    assert again.headers["location"] == path
     await settled(jane, path)
     assert len(kafka.leads) == 2, "once"
     logged = capfd.readouterr()
@@ -127,9 +134,48 @@ async def test_columns_can_be_corrected_and_left_out(jane: Client, kafka: Kafka)
         "one,two,three\nada@example.com,Ada,secret\n",
         **{"workspace": "initech", "bulk": "yes", "column-0": "email", "column-1": "=", "column-2": ""},
     )
-    await post(jane, f"{path}/send", data={"why": "test"})
+    await send(jane, path, "test")
     await settled(jane, path)
     assert [lead.fields for lead in kafka.leads] == [{"email": "ada@example.com", "two": "Ada"}]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"workspace": "hooli"},
+        {"workspace": "initech", "bulk": "yes"},
+        {"workspace": "initech", "column-1": ""},
+        {"workspace": "initech", "destination": "initech-people"},
+    ],
+)
+async def test_a_tab_publishes_what_it_shows_and_nothing_else(
+    jane: Client, kafka: Kafka, other: dict[str, str]
+) -> None:
+    """Two tabs show one file: the button of the first must not publish what the second has chosen."""
+    path = await checked(jane, "email,title\nada@example.com,CTO\n", workspace="initech")
+    first = digest_on((await jane.get(path)).text)
+    await post(jane, f"{path}/columns", data=other)
+    await settled(jane, path)
+    answer = await post(jane, f"{path}/send", data={"why": "the first tab", "digest": first})
+    assert answer.status_code == 409
+    assert "Open the page of the file again, and look at its cost" in answer.text
+    assert kafka.leads == []
+    assert (await post(jane, f"{path}/send", data={"why": "no digest"})).status_code == 409
+    await send(jane, path)
+    assert "1 of 1 leads published" in await settled(jane, path)
+    assert (await post(jane, f"{path}/send", data={"why": "late", "digest": first})).status_code == 409
+    assert len(kafka.leads) == 1
+
+
+async def test_the_button_follows_the_price(jane: Client, kafka: Kafka) -> None:
+    """The same choice, checked again, is the same publication; another price is another one."""
+    path = await checked(jane, "email\nada@example.com\n", workspace="initech")
+    first = digest_on((await jane.get(path)).text)
+    await post(jane, f"{path}/columns", data={"workspace": "initech"})
+    assert digest_on(await settled(jane, path)) == first
+    upload = next(iter(jane.board._publish._uploads._uploads.values()))  # type: ignore[union-attr]
+    upload.quotes = [msgspec.structs.replace(each, seconds=9_999) for each in upload.quotes]
+    assert digest_on((await jane.get(path)).text) not in ("", first)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +234,7 @@ async def test_a_file_half_of_whose_rows_are_bad_publishes_the_others(jane: Clie
     assert len(text) < 100_000, "the page does not list every row"
     refused = (await jane.get(f"{path}/rejected.csv")).text.splitlines()
     assert (len(refused), refused[-1].endswith('"not an address 1999,Bo,hooli"')) == (2_001, True)
-    await post(jane, f"{path}/send", data={"why": "what is good of it"})
+    await send(jane, path, "what is good of it")
     assert "2,000 of 2,000 leads published" in await settled(jane, path)
     assert [lead.fields["email"] for lead in kafka.leads] == [f"p{n}@example.com" for n in range(2_000)]
 
@@ -205,7 +251,7 @@ async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
     monkeypatch.setattr(Upload, "stop", stop_and_go_on)
     path = await checked(jane, "email\n" + "".join(f"a{n}@example.com\n" for n in range(500)), workspace="initech")
     kafka.stops_after = 100
-    await post(jane, f"{path}/send", data={"why": "test"})
+    await send(jane, path, "test")
     await until(lambda: len(kafka.leads) == 100, 60)
     assert "100 of 500 leads are on Kafka" in (await jane.get(path)).text
     answer = await post(jane, f"{path}/stop", data={"why": "wrong file"})

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from stream_app.dev.kafka import Broker
-from tests.board.client import plain
+from tests.board.client import digest_on, plain
 from tests.e2e.pipeline import Pipeline
 from tests.integration.test_publish import records
 from tests.support.pace import BUSY
@@ -39,8 +39,9 @@ async def test_a_file_goes_through_the_board_to_clay(
             assert answer.status_code == 303, answer.text
             path = answer.headers["location"]
             assert (await client.post(f"{path}/columns", data={"workspace": ""})).status_code == 303
-            await _until(client, path, "Publish 400 leads for about")
-            assert (await client.post(f"{path}/send", data={"why": "test"})).status_code == 303
+            cost = await _until(client, path, "Publish 400 leads for about")
+            form = {"why": "test", "digest": digest_on(cost)}
+            assert (await client.post(f"{path}/send", data=form)).status_code == 303
             text = await _until(client, path, "400 of 400 leads published")
             found = re.search(r"id=([\w-]+)\"", text)
             assert found is not None

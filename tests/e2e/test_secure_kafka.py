@@ -27,6 +27,7 @@ from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel
+from tests.board.client import digest_on
 from tests.e2e.on_board import OWN, acted, shown
 from tests.e2e.secured import PASSWORD, Secured, user_of
 from tests.support.acls import grant
@@ -367,7 +368,8 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
                 path = (await client.post("/board/publish", files=file)).url.path
                 await client.post(f"{path}/columns", data={"workspace": "", **bulk})
                 await shown(client, path, "Publish 1 lead for about")
-                await client.post(f"{path}/send", data={"why": "test"})
+                digest = digest_on((await client.get(path)).text)
+                await client.post(f"{path}/send", data={"why": "test", "digest": digest})
                 await shown(client, path, "1 of 1 leads published")
         for process in processes:
             assert await line.stop(process) == 0

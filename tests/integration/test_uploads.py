@@ -75,7 +75,7 @@ def test_the_leads_are_identical_to_those_of_the_command(
     async def from_the_page() -> str:
         uploads = Uploads(settings, lambda _: {}, lambda: 1_790_000_000_000)
         upload = await uploaded(uploads, CSV, None)
-        assert uploads.send(upload)
+        assert uploads.send(upload, upload.digest)
         await until(lambda: upload.state != "sending", 60)
         assert (upload.state, upload.published, upload.problem) == ("published", 3, "")
         uploads.close()
@@ -111,7 +111,7 @@ def test_a_publication_that_is_stopped_counts_what_is_on_kafka(
     async def stopped() -> Upload:
         uploads = Uploads(settings, lambda _: {}, lambda: 1_790_000_000_000)
         upload = await uploaded(uploads, raw, "acme")
-        assert uploads.send(upload)
+        assert uploads.send(upload, upload.digest)
         await until(lambda: upload.state != "sending", 60)
         await uploads.stop(upload)
         assert upload.state == "stopped", upload.problem

@@ -22,7 +22,7 @@ from stream_app.board.site import Moment
 from stream_app.board.views import Handler
 from stream_app.client.commands import CommandSender
 from stream_app.client.publish import PublishOptions
-from stream_app.client.uploads import MOST_COLUMNS, TooManyUploads, Upload, Uploads
+from stream_app.client.uploads import MOST_COLUMNS, CostChanged, TooManyUploads, Upload, Uploads
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.ops import logs as log
 
@@ -118,8 +118,13 @@ class PublishActions:
 
     async def _send(self, request: Request, moment: Moment) -> Response:
         upload = self._upload(request, moment)
-        why = _why(await read_form(request))
-        if self._uploads.send(upload):
+        form = await read_form(request)
+        why = _why(form)
+        try:
+            begun = self._uploads.send(upload, form.get("digest", ""))
+        except CostChanged as error:
+            raise Refused(409, "cost_changed", str(error)) from None
+        if begun:
             self._log.info(
                 "import_published",
                 who=moment.visitor.who,

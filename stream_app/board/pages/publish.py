@@ -47,6 +47,7 @@ class UploadPage(msgspec.Struct, frozen=True):
         lines: The cost in words, as `stream-app publish` prints it.
         notes: How the columns are read, in words.
         button: What the button that publishes says.
+        digest: What it carries: the publication that the page describes.
     """
 
     id: str
@@ -70,6 +71,7 @@ class UploadPage(msgspec.Struct, frozen=True):
     lines: list[str]
     notes: list[str]
     button: str
+    digest: str
     published: int
     going: list[str]
 
@@ -103,6 +105,7 @@ def upload_page(site: Site, upload: Upload) -> UploadPage:
         lines=list(quote_lines(upload.quotes)) if known else [],
         notes=notes,
         button=f"Publish {count(summary.ready, 'lead')} for about {count(credits_, 'credit')}",
+        digest=upload.digest if known else "",
         published=upload.published,
         going=sorted(summary.workspaces) if known else [],
     )

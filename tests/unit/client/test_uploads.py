@@ -204,20 +204,22 @@ async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: 
     monkeypatch.setattr(uploads, "send_batch", fails)
     monkeypatch.setattr(uploads, "kafka_ready", ready)
     upload = await checked(kept, await add(kept, ADA))
-    assert kept.send(upload)
-    assert not kept.send(upload), "a second click"
+    assert kept.send(upload, upload.digest)
+    assert not kept.send(upload, upload.digest), "a second click"
     await settled(upload)
     assert (upload.state, upload.problem) == ("failed", "Kafka accepted 0 records, then no more")
-    assert kept.send(upload)
+    with pytest.raises(uploads.CostChanged, match="Open the page of the file again"):
+        kept.send(upload, "what another tab showed")
+    assert kept.send(upload, upload.digest)
     await settled(upload)
     assert (upload.state, upload.published, upload._source.closed) == ("published", 1, True)
     assert sent[0] == sent[1], "the same leads with the same import"
     lead = msgspec.json.decode(sent[1][0], type=Lead)
     assert (lead.import_id, lead.import_summary) == (upload.import_id, ImportSummary(1, 0, 1, "leads.csv", "jane"))
-    assert not kept.send(upload)
+    assert not kept.send(upload, upload.digest)
 
 
 async def test_a_file_without_a_good_row_is_not_published(kept: Uploads) -> None:
     upload = await checked(kept, await add(kept, b"email\nnot one\n"))
-    assert not kept.send(upload)
+    assert not kept.send(upload, upload.digest)
     assert upload.state == "checked"
