@@ -1,6 +1,6 @@
 """The look-up API: leads, lanes, books and dead letters. Read only, JSON.
 
-Only the answer to `GET /leads/...` holds personal data; no URL, log or metric does.
+Only the answer to `GET /leads/...` holds personal data, and each is logged; no URL, log or metric does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import msgspec
@@ -42,11 +42,14 @@ from stream_app.domain.books.columns import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
+from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300
 _DOCUMENT: Final = msgspec.json.encode(document(__version__))
+WHO: Final = "look-up API"
+"""Who sees personal data, in the log: a token names no person."""
 MOST_IMPORTS: Final = 100
 """In one answer."""
 
@@ -77,6 +80,7 @@ class Lookup:
     dlq: str
     parked: str
     waiting: Waiting
+    log: log.Logger = field(default_factory=lambda: log.get("board"))
 
     def routes(self) -> list[Route]:
         """The routes, to serve at the root."""
@@ -132,6 +136,7 @@ class Lookup:
         if lead is None:
             return None
         places = await asyncio.to_thread(self.queries.results, lead_id)
+        self.log.info("personal_data_shown", who=WHO, lead_id=lead_id, results=len(places))
         return msgspec.structs.replace(lead, results=[await self.results.fill(place) for place in places])
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> WaitingAnswer:

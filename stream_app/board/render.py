@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -48,6 +49,7 @@ class Renderer:
             "day": formats.day_of,
             "words": formats.words,
             "tone": formats.tone,
+            "shell": shlex.quote,
         }
         self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
         self._templates.globals |= {"count": formats.count, "total": formats.total}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, cast, get_args
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.requests import Request
 
@@ -18,6 +18,9 @@ LONGEST_WORD: Final = 300
 _MOST_FORM_BYTES: Final = 8_192
 _MOST_FIELDS: Final = 20
 _FORM_WITHIN_S: Final = 10.0
+_IN_PATH: Final = "/:@!$&'()*+,;=~"
+_IN_QUERY: Final = f"{_IN_PATH}?%"
+"""What a query may have as it is: it is not decoded."""
 
 
 async def read_form(
@@ -42,8 +45,9 @@ async def read_form(
 
 
 def address_of(request: Request) -> str:
-    """Return the path and the query that were requested."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    """Return the path and the query that were requested, as a header may have them: printable ASCII."""
+    path, query = quote(request.scope["path"], safe=_IN_PATH), quote(request.scope["query_string"], safe=_IN_QUERY)
+    return f"{path}?{query}" if query else path
 
 
 def own_path(path: str) -> str:

@@ -115,14 +115,19 @@ def headers_of(text: str) -> dict[str, str]:
     """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS has them.
 
     Raises:
-        ValueError: The text has another form.
+        ValueError: The text has another form, or a value cannot be sent. The error does not repeat it.
     """
     found: dict[str, str] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (equals and value and _HEADER_NAME.fullmatch(name)):
             raise ValueError("must be name=value, several separated by commas")
-        found[name.lower()] = unquote(value)
+        value = unquote(value)
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise ValueError(
+                "the values must be printable ASCII without spaces around them, also where %XX stands for a character"
+            )
+        found[name.lower()] = value
     return found
 
 

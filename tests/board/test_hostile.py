@@ -1,13 +1,20 @@
 """HTML in every field of every record: on each page it is text."""
 
+import asyncio
+import itertools
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
+import pytest
 
+from stream_app.board.access import COOKIE
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, progress_row
 from stream_app.domain.delivery.envelope import HEADERS
@@ -17,6 +24,8 @@ from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneChange, PartHold
 from stream_app.domain.messages import ImportSummary
 from stream_app.domain.topics import TopicNames
+from stream_app.ops.http import serve_http
+from stream_app.services.board import board_app
 from tests.board.client import PAGES, Client
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, event, lane, result, take
@@ -87,6 +96,46 @@ def hostile_lane(workspace: str) -> Made:
         outage=Outage(HOSTILE, NOW_MS - 9_000, NOW_MS, 9),
         partly=(PartHold((HOSTILE,), HOSTILE, HOSTILE),),
     )
+
+
+async def test_no_address_breaks_an_answer(with_token: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    """An address comes back in headers: in `Refresh` and `Location`, where it has no session."""
+    await with_token.login()
+    (session,) = with_token.cookies.values()
+    heads = [b"Sec-Fetch-Site: cross-site", b"HX-Request: true", b"X: y", f"Cookie: {COOKIE}={session}".encode()]
+    paths = [b"%E2%82%AC", b"x%0d%0aSet-Cookie:%20a=b", b"leads/%C3%A9%22%3E", b"%ff", b"\xe2\x82\xac"]
+    queries = [b"", b"?x=%E2%82%AC", b"?x=\xe2\x82\xac", b"?x=\xff", b"?%0d%0aSet-Cookie:%20a=b"]
+    async with serve_http(board_app(with_token.board.routes()), "127.0.0.1", 0, grace_s=0) as port:
+        for path, query, head in itertools.product(paths, queries, heads):
+            for host in (b"127.0.0.1", b"[::1"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                line = b"GET /board/" + path + query
+                writer.write(line + b" HTTP/1.1\r\nConnection: close\r\nHost: " + host + b"\r\n" + head + b"\r\n\r\n")
+                answer, _, _ = (await reader.read()).partition(b"\r\n\r\n")
+                assert int(answer.split()[1]) < 500, (line, head, answer)
+                assert answer.isascii(), (line, head, answer)
+                assert b"\r\nset-cookie" not in answer.lower(), (line, head, answer)
+                writer.close()
+    logged = "".join(capfd.readouterr())
+    assert not [text for text in ("Traceback", "Error") if text in logged]
+
+
+async def test_commands_to_copy_are_quoted_for_a_shell(tmp_path: Path) -> None:
+    """A producer chooses ids of leads, and a link chooses the workspace on Audit."""
+    settings = settings_of(tmp_path)
+    model = model_of(tmp_path / "model.sqlite", settings)
+    hostile = f"x; $(touch /tmp/owned) {HOSTILE}"
+    take(model, event(_NAMES, hostile, "parked", 1))
+    model.close()
+    client = Client(board_of(settings, tmp_path / "model.sqlite"))
+    for url, words in (
+        (f"/board/audit?workspace={quote(hostile)}", ["lanes", "pause", hostile, "--why", "..."]),
+        (f"/board/leads/{quote(hostile)}", ["status", hostile]),
+    ):
+        text = (await client.get(url)).text
+        commands = [unescape(found) for found in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)]
+        assert [shlex.split(command) for command in commands] == [["stream-app", *words]], url
+    client.board.close()
 
 
 async def test_html_in_every_field_is_text(tmp_path: Path) -> None:

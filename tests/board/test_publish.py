@@ -128,6 +128,15 @@ async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka,
     assert "example.com" not in path
 
 
+async def test_the_reason_is_logged_without_personal_data(jane: Client, kafka: Kafka, capfd: Any) -> None:
+    path = await checked(jane)
+    await send(jane, path, "asked by ada@example.com, +49 170 1234567, see https://crm.example.com/x?key=1")
+    await settled(jane, path)
+    logged = "".join(capfd.readouterr())
+    assert "asked by [email]" in logged
+    assert not [text for text in ("ada@", "1234567", "crm.example.com") if text in logged]
+
+
 async def test_columns_can_be_corrected_and_left_out(jane: Client, kafka: Kafka) -> None:
     path = await checked(
         jane,

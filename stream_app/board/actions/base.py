@@ -237,5 +237,5 @@ def _problems(form: Form, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _command_id(request: Request, nonce: str, values: Mapping[str, str]) -> str:
-    content = msgspec.json.encode([nonce, request.url.path, sorted(values.items())])
+    content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
     return f"c-{sha256(content).hexdigest()[:32]}"

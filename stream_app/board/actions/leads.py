@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from hashlib import sha256
+from shlex import quote
 from typing import Any, Final
 
 import msgspec
@@ -131,7 +132,8 @@ async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None
         try:
             return await asyncio.to_thread(asyncio.run, find())
         except TimeoutError as error:
-            text = f"Rows and results could not be read within {_FIND_WITHIN_S:.0f} s: use `stream-app erase {lead_id}`"
+            command = f"stream-app erase {quote(lead_id)}"
+            text = f"Rows and results could not be read within {_FIND_WITHIN_S:.0f} s: use `{command}`"
             raise BrokerUnavailable(text) from error
 
 

@@ -23,6 +23,7 @@ from stream_app.board.views import Handler
 from stream_app.client.commands import CommandSender
 from stream_app.client.publish import PublishOptions
 from stream_app.client.uploads import MOST_COLUMNS, CostChanged, TooManyUploads, Upload, Uploads
+from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.ops import logs as log
 
@@ -177,7 +178,7 @@ class PublishActions:
 
 
 def _why(form: dict[str, str]) -> str:
-    why = form.get("why", "").strip()[:_LONGEST_WHY]
+    why = scrub(form.get("why", "").strip(), _LONGEST_WHY)
     if not why:
         raise Refused(422, "no_reason", "Say why: the reason is kept with what you do")
     return why

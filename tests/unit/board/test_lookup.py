@@ -114,6 +114,19 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
     return Api(tmp_path / "model.sqlite")
 
 
+async def test_who_reads_personal_data_is_logged_as_on_the_board(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
+    for url in ("/leads/crm-1", f"/leads?person={HASH}"):
+        capfd.readouterr()
+        assert "ada@example.com" in (await api.get(url)).text
+        logged = "".join(capfd.readouterr())
+        assert all(word in logged for word in ("personal_data_shown", "look-up API", "crm-1")), url
+        assert "ada@example.com" not in logged
+    for url in ("/lanes", "/books", "/dlq", "/leads/unknown"):
+        await api.get(url)
+    await api.get("/leads/crm-1", token=TOKEN)
+    assert "personal_data_shown" not in "".join(capfd.readouterr()), "nothing was shown"
+
+
 # ------------------------------------------------------------------------------------------------------ who may ask
 
 

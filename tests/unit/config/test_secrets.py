@@ -131,3 +131,23 @@ def test_egress_ranges_and_names(tmp_path: Path) -> None:
         "egress.keepalive_s = 0.0: must be from 0.1 to 3600",
         "egress.proxy_env: must be the name of an environment variable, never the secret itself",
     ]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "x-key=s3cret%0Ax: y",
+        "x-key=s3cret%0D",
+        "x-key=s3cret%00",
+        "x-key=s3cret%C3%A9",
+        "x-key=%20s3cret",
+        "a=b,c=s3cret\x7f",
+    ],
+)
+def test_a_header_for_traces_that_cannot_be_sent_is_refused_without_its_value(tmp_path: Path, headers: str) -> None:
+    """Seen: the HTTP library quoted it in its error, which `doctor` and the trace process print."""
+    text = f"{PEOPLE}\n[trace]\nendpoint = 'https://otel.example.com/v1/traces'\nheaders_env = 'HEADERS'"
+    [found] = problems(tmp_path, text, {**SECRETS, "HEADERS": headers})
+    assert found.startswith("environment variable HEADERS: the values must be printable ASCII")
+    assert "s3cret" not in found
+    load(tmp_path, text, {**SECRETS, "HEADERS": "authorization=Basic%20czNjcmV0"})
