@@ -158,6 +158,10 @@ def _processes(settings: Settings) -> Iterator[str]:
     yield from (f"cache.{line}" for line in settings.cache.problems())
     if settings.trace.endpoint is not None and not _is_base(settings.trace.endpoint):
         yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
+    elif (
+        settings.trace.endpoint is not None and settings.trace.headers_env and not _is_private(settings.trace.endpoint)
+    ):
+        yield "trace.endpoint: must begin with https, because the headers of trace.headers_env are sent there"
     if settings.gateway.public_url is not None and not _is_base(settings.gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
     if not is_loopback(settings.gateway.host) and not settings.gateway.behind_proxy:

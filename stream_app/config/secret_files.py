@@ -6,6 +6,8 @@ can be added or changed while the process runs and reloads its configuration (`s
 
 from __future__ import annotations
 
+import os
+import stat
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -59,23 +61,41 @@ def _state(file: Path) -> tuple[str, ...] | tuple[str, int, int, int]:
     return file.name, seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
+def others_write(path: Path) -> bool:
+    """Return True if users other than owner and group can write a file or directory, which may be a symbolic link.
+
+    A Secret of Kubernetes is a directory with mode 1777 on a file system that is mounted read-only.
+    """
+    return bool(path.stat().st_mode & stat.S_IWOTH) and not os.statvfs(path).f_flag & os.ST_RDONLY
+
+
 def with_files(
     directory: str | None, names: Iterable[str], environ: Mapping[str, str], problems: list[str]
 ) -> Mapping[str, str]:
     """Return the environment, overridden by the files of `directory` with one of these names.
 
-    `problems` gets a line for each file that cannot be read.
+    `problems` gets a line for each file that cannot be read, and for the directory or each file that others can write:
+    who adds a file there sets a secret.
     """
     if directory is None:
         return environ
     if not Path(directory).is_dir():
         problems.append(f"secrets_dir = {directory!r}: there is no such directory")
         return environ
+    if others_write(Path(directory)):
+        problems.append(
+            f"secrets_dir = {directory!r}: others can write to it: run chmod o-w on it, or mount it read-only"
+        )
+        return environ
     files: dict[str, str] = {}
     for name in dict.fromkeys(names):
         path = Path(directory) / name
         try:
             if path.is_file():
+                if any(map(others_write, (path, path.resolve().parent))):
+                    problems.append(
+                        f"secrets_dir: others can write the file {name}: run chmod o-w on it and its directory"
+                    )
                 files[name] = path.read_bytes()[:_MOST_BYTES].decode().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"secrets_dir: the file {name} cannot be read: {type(error).__name__}")

@@ -11,6 +11,16 @@ from stream_app.config import gone, load_settings
 from stream_app.domain.errors import SettingsError
 from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
 
+ELSEWHERE = ("2130706433", "0x7f000001", "3232235777", "127.1", "0177.0.0.1", "0x7f.1")
+"""Hosts that the resolver reads as numbers: addresses of any machine, in a form that does not show which."""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "otel-collector", "collector_2"])
+def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_containers(tmp_path: Path, host: str) -> None:
+    text = f"[trace]\nendpoint = 'http://{host}:4318/v1/traces'\nheaders_env = 'HEADERS'"
+    load(tmp_path, PEOPLE + text, SECRETS)
+    load(tmp_path, PEOPLE + "[trace]\nendpoint = 'http://otel.example.com:4318/v1/traces'", SECRETS)
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -63,6 +73,25 @@ from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
         ("[gateway]\npublic_url = 'https://x:port'", "gateway.public_url: must be like https://"),
         ("[trace]\nendpoint = 'localhost:4318'", "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces"),
         ("[trace]\nendpoint = 'https://u:s3cret@x/v1/traces'", "trace.endpoint: must be like http://"),
+        *(
+            (
+                f"[trace]\nendpoint = 'http://{host}:4318/v1/traces'\nheaders_env = 'HEADERS'",
+                "trace.endpoint: must begin with https, because the headers of trace.headers_env are sent there",
+            )
+            for host in ("otel.example.com", "192.0.2.7", *ELSEWHERE)
+        ),
+        *(
+            (f"[board]\nurl = 'http://{host}:9107'\ntoken_env = 'TOKEN'", "board.url: must begin with https, because")
+            for host in ELSEWHERE
+        ),
+        *(
+            (
+                "[kafka.security]\nprotocol = 'SASL_PLAINTEXT'\nmechanism = 'PLAIN'\nusername = 'u'\n"
+                f"password_env = 'P'\n[kafka]\nbootstrap = '{host}:9092'",
+                "kafka.security.mechanism: PLAIN sends the password in clear text to another host",
+            )
+            for host in ELSEWHERE
+        ),
         ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
         (f"[board]\ntoken_env = '{KEY}'", "board.token_env: must be the name of an environment"),

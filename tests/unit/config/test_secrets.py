@@ -1,6 +1,8 @@
 """Problems of keys, rules and secrets come at once, and neither a secret nor the proxy's URL is repeated."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,3 +153,44 @@ def test_a_header_for_traces_that_cannot_be_sent_is_refused_without_its_value(tm
     assert found.startswith("environment variable HEADERS: the values must be printable ASCII")
     assert "s3cret" not in found
     load(tmp_path, text, {**SECRETS, "HEADERS": "authorization=Basic%20czNjcmV0"})
+
+
+def mounted(folder: Path) -> Path:
+    """Write a secret as Kubernetes projects it: links through `..data` into a directory that an update replaces."""
+    secrets = folder / "secrets"
+    data = secrets / "..2026_11_29"
+    data.mkdir(parents=True)
+    (data / "CLAY_WEBHOOK_PEOPLE").write_text(URL)
+    (secrets / "..data").symlink_to(data.name)
+    (secrets / "CLAY_WEBHOOK_PEOPLE").symlink_to("..data/CLAY_WEBHOOK_PEOPLE")
+    for path, mode in ((secrets, 0o755), (data, 0o755), (data / "CLAY_WEBHOOK_PEOPLE", 0o444)):
+        path.chmod(mode)
+    return secrets
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "expected"),
+    [
+        ("", 0o777, "secrets_dir = "),
+        ("", 0o1777, "secrets_dir = "),
+        ("..data", 0o777, "secrets_dir: others can write the file CLAY_WEBHOOK_PEOPLE: run chmod o-w on it and its"),
+        ("CLAY_WEBHOOK_PEOPLE", 0o666, "secrets_dir: others can write the file CLAY_WEBHOOK_PEOPLE: run chmod o-w"),
+    ],
+)
+def test_secrets_that_others_can_write_are_refused(tmp_path: Path, place: str, mode: int, expected: str) -> None:
+    secrets = mounted(tmp_path)
+    text = f"secrets_dir = '{secrets}'\n{PEOPLE}"
+    assert load(tmp_path, text, {}).secrets["CLAY_WEBHOOK_PEOPLE"] == URL
+    (secrets / place).chmod(mode)
+    [found] = problems(tmp_path, text, {})
+    assert found.startswith(expected)
+    assert "others can write" in found
+    assert "s3cret" not in found
+
+
+def test_secrets_on_a_read_only_mount_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes mounts a Secret read-only, and its directory has the mode 1777 of the file system in memory."""
+    secrets = mounted(tmp_path)
+    secrets.chmod(0o1777)
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert load(tmp_path, f"secrets_dir = '{secrets}'\n{PEOPLE}", {}).secrets["CLAY_WEBHOOK_PEOPLE"] == URL

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from stream_app.domain.errors import StreamAppError
 from stream_app.ops import http
 from stream_app.ops.http import serve_http
-from stream_app.services.process import serve_ops
+from stream_app.services.board import board_app
+from stream_app.services.process import ops_app, serve_ops
+from tests.board.scene import board_of, fill, settings_of
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 
@@ -94,6 +97,25 @@ async def test_only_http_1_with_exactly_one_host_is_served(
     assert answered.count(b"HTTP/1.1 ") == 1
     assert b"\r\nserver:" not in answered.lower()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("path", ["/board", "/board/login", "/leads/x", "/healthz", "/metrics", "/readyz"])
+async def test_board_and_operations_port_have_the_same_wall(path: str, tmp_path: Path) -> None:
+    async def ready() -> str | None:
+        return None
+
+    settings = settings_of(tmp_path)
+    fill(tmp_path / "model.sqlite", settings)
+    board = board_of(settings, tmp_path / "model.sqlite")
+    app = ops_app(CollectorRegistry(), ready) if path in ("/metrics", "/readyz") else board_app(board.routes())
+    heads = (b"host: x\r\nhost: x", b"x-forwarded-host: x", b"host: x\r\nHost: y")
+    async with serving(app) as port:
+        for version, head in [*((b"1.1", head) for head in heads), (b"2.0", b"host: x"), (b"1.0", b"x: y")]:
+            line = b"GET %s HTTP/%s\r\nconnection: close\r\n%s\r\n\r\n" % (path.encode(), version, head)
+            assert (await say(port, line)).split()[1] == b"400", line
+        whole = b"GET %s HTTP/1.1\r\nconnection: close\r\nhost: x\r\n\r\n" % path.encode()
+        assert (await say(port, whole)).split()[1] != b"400"
+    board.close()
 
 
 async def test_an_answer_before_the_body_is_seen() -> None:
