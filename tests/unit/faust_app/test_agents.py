@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from stream_app.domain.system import SYSTEM_KEY
 from stream_app.domain.topics import TopicNames
 from stream_app.faust_app import agents
 from stream_app.faust_app.app import FaustOptions, build_app
@@ -104,6 +105,7 @@ def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns() -> No
         await asyncio.sleep(60)
         committed = {each.key: each.value for each in bench.kafka.log(bench.plan.topics.state, 0).committed()}
         assert {b"d/", b"l/"} <= {key[:2] for key in table}
+        assert committed.pop(SYSTEM_KEY), "every partition has it, so that it is no row of the table"
         assert dict(table.items()) == {key: value for key, value in committed.items() if value is not None}
         serving.cancel()
         await worker.revoked({0})
