@@ -21,6 +21,7 @@ from stream_app.config import check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count
 from stream_app.results import Export, Joined, ResultFilter, export
+from stream_app.results.lines import MOST_FIELDS, OTHERS
 
 
 def results(
@@ -92,4 +93,6 @@ def _report(done: Export, join: Path | None) -> None:
         say(f"{join}: {count(done.broken_count, 'row')} cannot be read and were left out, at the lines {numbers}")
     if done.unreadable:
         say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")
+    if done.has_other_fields:
+        say(f"the results have more than {MOST_FIELDS:,} fields: the others are JSON in the last column, {OTHERS}")
     say(count(done.results, "result") + (f" of {count(done.lines, 'row')}" if join else ""))

@@ -85,6 +85,7 @@ class Export(msgspec.Struct):
         unreadable: Results that this version cannot read.
         broken: Numbers of unreadable lines of the joined file that were left out: at most ten of `broken_count`.
         broken_count: The number of these lines.
+        has_other_fields: A CSV has the fields above 5,000 in its last column.
     """
 
     lines: int = 0
@@ -92,6 +93,7 @@ class Export(msgspec.Struct):
     unreadable: int = 0
     broken: list[int] = msgspec.field(default_factory=list)
     broken_count: int = 0
+    has_other_fields: bool = False
 
 
 async def export(
@@ -229,6 +231,7 @@ class _Export:
 
     def _write(self, titles: list[str], rows: Iterable[tuple[str, ...]], numbers: array[int]) -> None:
         self._lines.begin(titles)
+        self.done.has_other_fields = self._lines.has_others
         with self._stage("writing", "lines") as progress:
             for number, cells in zip(numbers, rows, strict=False):
                 self._lines.write(cells, self._decoded(number) if number else None)

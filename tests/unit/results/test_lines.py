@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from stream_app.domain.errors import StreamAppError
 from stream_app.domain.messages import Result, Scalar
-from stream_app.results.lines import Format, Lines
+from stream_app.results.lines import OTHERS, Format, Lines
 
 
 def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:
@@ -78,11 +77,33 @@ def test_cells_that_are_not_utf_8_can_be_written(form: Format) -> None:
     written(form, ((broken,), None), titles=["name"]).encode("utf-8")
 
 
-def test_too_many_fields_for_a_table() -> None:
-    fields: dict[str, Any] = {f"f{n}": n for n in range(5_001)}
-    with pytest.raises(StreamAppError, match="use --format jsonl"):
-        written("csv", ((), result(**fields)))
-    written("jsonl", ((), result(**fields)))
+def test_fields_that_are_no_columns_are_in_the_last_one() -> None:
+    """A column for each of millions of names would make every line longer by all of them."""
+    many: dict[str, Any] = {f"f{n}": n for n in range(4_999)}
+    more = [result("crm-2", last=1, späte='say "hi", ada', z=None, b=True), result("crm-3", f7="=1", y="\x9b")]
+    text = written("csv", *(((str(n),), each) for n, each in enumerate([result(**many), *more, None])), titles=["id"])
+    header, first, second, third, fourth = table(text)
+    assert (len(header), header[-3:]) == (1 + 7 + 5_000 + 1, ["f4998", "last", OTHERS])
+    assert {len(row) for row in table(text)} == {len(header)}
+    assert first[-3:] == ["4998", "", ""]
+    assert (second[-2], json.loads(second[-1])) == ("1", {"späte": 'say "hi", ada', "z": None, "b": True})
+    assert third[header.index("f7")] == "'=1"
+    assert (json.loads(third[-1]), "\x9b" in text) == ({"y": "\x9b"}, False)
+    assert fourth == ["3", *[""] * (len(header) - 1)]
+
+
+def test_up_to_5_000_fields_are_columns_and_nothing_else() -> None:
+    many: dict[str, Any] = {f"f{n}": n for n in range(5_000)}
+    header, _ = table(written("csv", ((), result(**many))))
+    assert (len(header), header[-1]) == (7 + 5_000, "f4999")
+
+
+def test_a_field_with_the_name_of_the_last_column_stays_a_field() -> None:
+    many: dict[str, Any] = {OTHERS: "mine"} | {f"f{n}": n for n in range(5_000)}
+    text = written("csv", ((), result(**many)))
+    header, row = table(text)
+    assert (header[7], header[-1]) == (OTHERS, f"result_{OTHERS}")
+    assert (row[7], json.loads(row[-1])) == ("mine", {"f4999": 4_999})
 
 
 def test_no_cell_or_title_from_outside_is_a_formula_unless_asked_for() -> None:
