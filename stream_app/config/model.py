@@ -210,7 +210,8 @@ class Trace(Sampling, frozen=True):
     """Traces of leads (docs/traces.md).
 
     Attributes:
-        endpoint: The OTLP receiver's URL for traces. Absent: there are no traces.
+        endpoint: The OTLP receiver's URL for traces. Absent: there are no traces. With `headers_env` it needs https,
+            unless the host is loopback or a name without a dot.
         headers_env: The variable with the receiver's headers, as `name=value`, several separated by commas.
         settle_s: A lead without an event for so long is sent as far as it has come.
     """
@@ -253,6 +254,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         secrets_dir: A directory with a file for each secret, named as its variable. A file overrides the environment.
+            Others must not be able to write there: `chmod o-w`, or a read-only mount.
         delivery: Limits of the pipeline.
         workspace_defaults: What each workspace has where its own table does not say otherwise.
         secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
