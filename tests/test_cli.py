@@ -200,7 +200,7 @@ def test_an_error_is_its_lines_and_its_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("stream_app.cli.schemas.documents", raising(error))
+    monkeypatch.setattr("stream_app.cli.setup.documents", raising(error))
     assert main(["schemas", *(["--json"] if as_json else [])]) == code
     out, err = capsys.readouterr()
     assert err == "a\nb\n"
@@ -208,7 +208,7 @@ def test_an_error_is_its_lines_and_its_code(
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("stream_app.cli.schemas.documents", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("stream_app.cli.setup.documents", raising(KeyboardInterrupt()))
     assert main(["schemas"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -10,13 +10,13 @@ from typing import Any
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from stream_app.cli import base, demo, demo_screen, tables
+from stream_app.cli import base, demo, tables
 
 screen = Console(record=True, force_terminal=True, width=132, highlight=False, markup=False, emoji=False)
 """Records all that the demo prints."""
 
 
-class Printed(demo_screen.Screen):
+class Printed(demo.Screen):
     """The demo's screen without its live table."""
 
     def __enter__(self) -> Printed:
@@ -31,7 +31,7 @@ def recorded(**_: Any) -> Console:
     return screen
 
 
-demo_screen.Console = base.console = tables.console = recorded
+demo.Console = base.console = tables.console = recorded
 demo.Screen = Printed
 demo._NEXT = ""
 code = demo.demo()

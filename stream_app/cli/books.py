@@ -6,8 +6,7 @@ import asyncio
 from typing import Final
 
 from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
-from stream_app.cli.progress import reading
-from stream_app.cli.tables import Column, Table, show_table
+from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.books import read_books
 from stream_app.domain.books.columns import COLUMNS, MEANING
 from stream_app.domain.books.report import Report

@@ -12,8 +12,7 @@ from cyclopts import Parameter
 from stream_app.cli.base import COMMON, NO, OK, Common, on_kafka, say, show, show_json, with_actions
 from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Positive, Which, iso
-from stream_app.cli.progress import reading
-from stream_app.cli.tables import Column, Table, show_table
+from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.domain.dead_letter.causes import Group, Source, Tally
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count

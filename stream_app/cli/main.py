@@ -1,15 +1,23 @@
-"""The program `stream-app`: parse the command line, run the command, turn errors into lines and exit codes."""
+"""The program `stream-app`: parse the command line, run the command, turn errors into lines with exit codes.
+
+Help pages are plain text: no boxes, nothing that a pipe cannot show.
+"""
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from inspect import BoundArguments
-from typing import Final, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
-from cyclopts import UNSET, App, CycloptsError, Parameter
+from cyclopts import UNSET, App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
 from stream_app import __version__
 from stream_app.cli.base import (
@@ -27,7 +35,6 @@ from stream_app.cli.base import (
     say,
     show_json,
 )
-from stream_app.cli.help import PlainHelp, usage_problem
 from stream_app.domain.errors import (
     BoardUnavailable,
     BrokerUnavailable,
@@ -36,32 +43,151 @@ from stream_app.domain.errors import (
     SettingsError,
     StreamAppError,
 )
+from stream_app.domain.text import wrapped
 from stream_app.ops.garbage import collect_rarely
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry, HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+_WIDEST_LABEL: Final = 22
+_VALUES: Final = {"PATH": "FILE", "STR": "TEXT", "INT": "N", "FLOAT": "N", "DATETIME": "TIME", "TIMEDELTA": "AGE"}
+_IN_WORDS: Final[dict[Any, str]] = {
+    int: "a whole number",
+    float: "a number",
+    datetime: "a time such as 2026-11-24T08:00",
+    timedelta: "an age such as 30m, 2h or 7d",
+}
+
+
+class PlainHelp:
+    """Prints help pages in two columns, as plain text."""
+
+    def __init__(self, summaries: Mapping[str, str]) -> None:
+        """`summaries`: what the page of the program says of commands that are not imported."""
+        self._summaries = summaries
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """Print the line that shows how to write the command."""
+        words = [_VALUES.get(word, word) for word in str(usage).split()]
+        _print(console, wrapped(f"usage: {' '.join(words)}", _width()))
+
+    def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
+        """Print what the command does. An example stays on one line, so that it can be copied."""
+        lines = str(description.primary_renderable).splitlines()
+        text = "\n".join(line if line.startswith("  ") else wrapped(line, _width()) for line in lines)
+        _print(console, text)
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Print a group of options or commands."""
+        if not panel.entries:
+            return
+        rows = [(_label(entry), self._text(entry)) for entry in panel.entries]
+        indent = min(max(len(label) for label, _ in rows), _WIDEST_LABEL) + 4
+        lines = [wrapped(f"{panel.title}:", _width())]
+        for label, text in rows:
+            texts = textwrap.wrap(text, _width() - indent, break_on_hyphens=False) or [""]
+            if len(label) > indent - 4:
+                lines.append(f"  {label}")
+            else:
+                lines.append(f"  {label:{indent - 2}}{texts.pop(0)}")
+            lines += [" " * indent + text for text in texts]
+        _print(console, "\n".join(line.rstrip() for line in lines))
+
+    def _text(self, entry: HelpEntry) -> str:
+        described = getattr(entry.description, "primary_renderable", entry.description)
+        text = str(described or "") or self._summaries.get("".join(entry.names), "")
+        notes = ["required"] if entry.required and not entry.positional_label else []
+        if entry.default not in (None, "False", "()", "-"):
+            notes.append(f"default: {entry.default}")
+        return f"{text} ({'; '.join(notes)})".lstrip() if notes else text
+
+
+def _label(entry: HelpEntry) -> str:
+    if entry.positional_label:
+        return f"{entry.positional_label}{' ' + '|'.join(entry.choices) if entry.choices else ''}"
+    names = ", ".join(sorted(entry.all_options, key=len))
+    if not entry.metavar:
+        return names
+    value = entry.metavar.removesuffix("...").replace("CHOICE", "|".join(entry.choices or ()))
+    dots = "..." if entry.metavar.endswith("...") else ""
+    return f"{names} {'|'.join(_VALUES.get(part, part) for part in value.split('|'))}{dots}"
+
+
+def usage_problem(error: CycloptsError) -> str:
+    """Return one line: what is wrong with the command line, and which help page says what is right."""
+    page = " ".join(["stream-app", *(error.command_chain or ()), "--help"])
+    return f"{_problem(error).rstrip('.')} (see `{page}`)"
+
+
+def _problem(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return _unexpected(error.unused_tokens[0], error.app)
+    if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
+        return f"{error.argument.name} is missing" if error.keyword is None else f"{error.keyword} needs a value"
+    if isinstance(error, CoercionError) and error.msg is None and error.token and error.target_type is not None:
+        return f"{error.token.keyword or 'argument'}: {error.token.value!r} is not {in_words(error.target_type)}"
+    return str(error)
+
+
+def _print(console: Console, text: str) -> None:
+    """Print lines that are wrapped, and an empty line."""
+    console.out(text, end="\n\n", highlight=False)
+
+
+def _width() -> int:
+    """Return the columns of the terminal now. A console of cyclopts keeps those that it found first."""
+    return shutil.get_terminal_size().columns
+
+
+def _unexpected(word: str, app: App | None) -> str:
+    commands = [name for name in app or () if not name.startswith("-")]
+    if not commands:
+        return f"unexpected argument {word!r}"
+    near = difflib.get_close_matches(word, commands, n=1)
+    return f"unknown command {word!r}; " + (
+        f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(commands)}"
+    )
+
+
+def in_words(kind: Any) -> str:
+    """Return what a value of this type is, for people."""
+    *first, last = _values_of(kind)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _values_of(kind: Any) -> Sequence[str]:
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    if parts := [part for part in get_args(kind) if part not in (NoneType, ...)]:
+        return [value for part in parts for value in _values_of(part)]
+    return [_IN_WORDS.get(kind, getattr(kind, "__name__", str(kind)))]
+
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "run the whole system on this machine, through an outage of Clay"),
-    "sim": ("sim:app", "run a simulated Clay with scripted faults and a ledger"),
-    "topics": ("topics:topics", "create missing topics, and show how existing ones differ"),
+    "sim": ("demo:app", "run a simulated Clay with scripted faults and a ledger"),
+    "topics": ("setup:topics", "create missing topics, and show how existing ones differ"),
     "publish": ("publish:publish", "publish leads from CSV or JSON Lines; shows the cost first"),
     "worker": ("processes:worker", "send leads to Clay; several can run at once"),
     "replay": ("replay:app", "bring dead letters and deferred leads back; or plan that by hand"),
     "gateway": ("processes:gateway", "receive Clay's callbacks over HTTP; several can run at once"),
     "trace": ("processes:trace", "send traces of leads to an OpenTelemetry receiver"),
     "board": ("processes:board", "serve the board and the look-up API, and take operators' commands"),
-    "open": ("open:open_board", "open the board in a browser, or print how to reach it"),
-    "clay-setup": ("clay_setup:clay_setup", "print what to set up in the Clay table"),
-    "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
+    "open": ("processes:open_board", "open the board in a browser, or print how to reach it"),
+    "clay-setup": ("setup:clay_setup", "print what to set up in the Clay table"),
+    "doctor": ("setup:doctor", "check the whole set-up without spending a credit"),
     "status": ("status:status", "show where a lead is, with the time and reason of each step"),
-    "imports": ("imports:imports", "show each publication of leads, and where its leads are"),
+    "imports": ("status:imports", "show each publication of leads, and where its leads are"),
     "results": ("results:results", "write the last result of each lead as CSV or JSON Lines"),
     "lanes": ("lanes:app", "show all lanes; pause one, change its budget or rate live"),
-    "explain": ("explain:explain", "show why leads are not moving, and what lifts it"),
-    "suppress": ("suppress:app", "list the people who are never sent to Clay; add, remove"),
-    "erase": ("erase:erase", "erase a lead or a person from results, cache and look-up"),
+    "explain": ("status:explain", "show why leads are not moving, and what lifts it"),
+    "suppress": ("people:app", "list the people who are never sent to Clay; add, remove"),
+    "erase": ("people:erase", "erase a lead or a person from results, cache and look-up"),
     "dlq": ("dlq:app", "count, list, show, export and import dead letters"),
     "books": ("books:books", "prove that every lead and credit is accounted for"),
-    "skip": ("topics:skip", "skip unreadable records, so that their partition continues"),
-    "schemas": ("schemas:schemas", "write the JSON Schemas and the AsyncAPI document"),
+    "skip": ("setup:skip", "skip unreadable records, so that their partition continues"),
+    "schemas": ("setup:schemas", "write the JSON Schemas and the AsyncAPI document"),
     "completion": ("main:completion", "print a script that completes commands in your shell"),
 }
 """Command -> where it is in `stream_app.cli`, and a summary. A command is imported when it runs or shows its help."""

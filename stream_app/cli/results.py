@@ -15,8 +15,8 @@ from cyclopts import Parameter
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show_json
 from stream_app.cli.files import STDIO, format_of, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
-from stream_app.cli.progress import reading
 from stream_app.cli.publish import MAP_FORM
+from stream_app.cli.tables import reading
 from stream_app.config import check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.cli import lanes
-from stream_app.cli.erase import erase
-from stream_app.cli.suppress import add_people
+from stream_app.cli.people import add_people, erase
 from stream_app.client import commands as orders
 from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.lane.meters import Meter

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.cli.lane_tables import show_lanes
+from stream_app.cli.lanes import show_lanes
 from stream_app.cli.main import main
 from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings, load_settings

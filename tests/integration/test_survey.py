@@ -153,11 +153,11 @@ def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, said, _ = run(*select)
     assert (code, "send 15 dead letters back? [y/N]" in said) == (1, True)
-    monkeypatch.setattr("stream_app.cli.replay_order._ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr("stream_app.cli.replay._ANSWER_WITHIN_S", 1.0)
     code, said, out = run(*select, "--yes", "--who", "jane")
     assert (code, "no replay process has answered yet" in said) == (3, True), said
     queued = out.split()[-1]
-    monkeypatch.setattr("stream_app.cli.replay_order._ANSWER_WITHIN_S", 60.0)
+    monkeypatch.setattr("stream_app.cli.replay._ANSWER_WITHIN_S", 60.0)
     with replaying(settings):
         until_done(run, queued)
         code, said, out = run("replay", "stop", queued)

@@ -16,8 +16,7 @@ import msgspec
 import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 
-from stream_app.cli.help import usage_problem
-from stream_app.cli.main import COMMANDS, build_app, in_order
+from stream_app.cli.main import COMMANDS, build_app, in_order, usage_problem
 from stream_app.cli.main import parse as command_line
 from stream_app.config import Settings, load_settings
 from stream_app.config.tables import NOT_IN_THE_FILE

@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from stream_app.cli import demo_screen
-from stream_app.cli.demo_screen import Screen, _shown
+from stream_app.cli import demo
+from stream_app.cli.demo import Screen, _shown
 from stream_app.dev.demo.state import DemoState
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
@@ -28,7 +28,7 @@ def state() -> DemoState:
 
 def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, width: int = 120) -> Console:
     made = Console(file=io.StringIO(), record=True, force_terminal=terminal, width=width, highlight=False)
-    monkeypatch.setattr(demo_screen, "console", lambda **_: made)
+    monkeypatch.setattr(demo, "console", lambda **_: made)
     return made
 
 
@@ -67,7 +67,7 @@ def test_a_terminal_shows_each_lane_and_where_every_record_is(monkeypatch: pytes
 
 def test_elsewhere_it_is_a_plain_line_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded, now_s = console(monkeypatch, terminal=False), 50.0
-    monkeypatch.setattr(demo_screen, "time", type("Time", (), {"monotonic": staticmethod(lambda: now_s)}))
+    monkeypatch.setattr(demo, "time", type("Time", (), {"monotonic": staticmethod(lambda: now_s)}))
     with Screen() as shown:
         for at_s in (50.5, 51.0, 51.9, 52.1):
             now_s = at_s

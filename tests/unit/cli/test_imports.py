@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli import imports as command
-from stream_app.cli.imports import _table
+from stream_app.cli import status as command
 from stream_app.cli.main import main
-from stream_app.cli.status import _unknown
+from stream_app.cli.status import _imports_table, _unknown
 from stream_app.cli.tables import lines_of
 from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer
 
@@ -45,7 +44,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *found: FoundImport, more: bool = F
 
 
 def test_at_80_columns_the_progress_is_there() -> None:
-    lines, left_out = lines_of(_table([MARCH, FOREIGN]), 80)
+    lines, left_out = lines_of(_imports_table([MARCH, FOREIGN]), 80)
     assert all(len(line) <= 80 for line in lines)
     assert lines[1].split() == ["2026-09-21-kfdwzp", "2026-09-21", "14:13", "acme", "1,000", "615", "61", "%", "3,702"]
     assert left_out == ["rows", "refused", "file", "by"]

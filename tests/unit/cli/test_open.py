@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.cli.open import tunnel_to
+from stream_app.cli.processes import tunnel_to
 
 
 class _Healthy(BaseHTTPRequestHandler):

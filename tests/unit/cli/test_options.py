@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import pytest
 
-from stream_app.cli import progress as shown
+from stream_app.cli import tables as shown
 from stream_app.cli.base import confirm
 from stream_app.cli.main import main, parse
-from stream_app.cli.progress import reading
+from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead
 from stream_app.domain.dead_letter.causes import Tally
@@ -228,9 +228,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object, object]]:
     def on_kafka(_: object, __: str, work: Coroutine[Any, Any, object]) -> object:
         return asyncio.run(work)
 
-    monkeypatch.setattr("stream_app.cli.erase.find_stored_leads", find)
-    monkeypatch.setattr("stream_app.cli.erase.on_kafka", on_kafka)
-    monkeypatch.setattr("stream_app.cli.erase.sent", take)
+    monkeypatch.setattr("stream_app.cli.people.find_stored_leads", find)
+    monkeypatch.setattr("stream_app.cli.people.on_kafka", on_kafka)
+    monkeypatch.setattr("stream_app.cli.people.sent", take)
     return commands
 
 

@@ -13,10 +13,10 @@ from typing import IO, NamedTuple
 import pytest
 from rich.console import Console
 
-from stream_app.cli import progress
+from stream_app.cli import tables as progress
 from stream_app.cli.main import main, parse
-from stream_app.cli.progress import reading_rows
-from stream_app.cli.publish_wait import as_json, show_wait
+from stream_app.cli.publish import as_json, show_wait
+from stream_app.cli.tables import reading_rows
 from stream_app.client.publish import Summary
 from stream_app.client.send import PublishedLeads
 from stream_app.domain.messages import Status, StatusEvent

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stream_app.cli.books import books_table, money_table
 from stream_app.cli.dlq import list_table, tally_table
-from stream_app.cli.lane_tables import lane_tables
+from stream_app.cli.lanes import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.domain.books.accounts import LaneAccount
 from stream_app.domain.books.columns import COLUMNS, StatusCount

@@ -1,0 +1,241 @@
+"""`stream-app suppress` and `erase`: people who are never sent to Clay, in any workspace, under any lead id."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    QUEUED,
+    Common,
+    answered_yes,
+    confirm,
+    on_kafka,
+    say,
+    show,
+    show_json,
+    with_actions,
+)
+from stream_app.cli.lanes import exit_code, sent
+from stream_app.cli.options import Audit, Workspace, iso
+from stream_app.cli.tables import reading
+from stream_app.client.commands import SentCommand
+from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of, on_the_list, persons_in, remains
+from stream_app.config import Settings, check_known
+from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.lane_messages import CommandKind
+from stream_app.domain.text import count
+from stream_app.pipeline.command import MOST_PEOPLE
+
+_Kind = Literal["suppress", "unsuppress"]
+
+_PEOPLE: Final = ("person is", "people are")
+
+app = with_actions("suppress")
+
+
+@app.default
+def suppress(*, common: Common = COMMON) -> int:
+    """List the people who are never sent to Clay. An action adds or removes people. They are hashed first.
+
+    example:
+      stream-app suppress add ada@example.com --why "GDPR objection of March"
+    """
+    return list_people(common=common)
+
+
+@app.command(name="add")
+def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
+    """Add people to the list. Their leads then end as suppressed, in every workspace.
+
+    example:
+      stream-app suppress add ada@example.com --why "..."
+
+    Args:
+        person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
+        file: one person per line, or what `suppress list --json` wrote; - is stdin
+    """
+    settings = audit.settings()
+    people = hashes_of([*person, *_lines(file)], hashed=True)
+    return _change(settings, "suppress", people, audit)
+
+
+@app.command(name="remove")
+def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
+    """Remove people from the list. Leads that ended as suppressed can be published again.
+
+    example:
+      stream-app suppress remove ada@example.com --why "..."
+
+    Args:
+        person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
+        file: one person per line, or what `suppress list --json` wrote; - is stdin
+    """
+    settings = audit.settings()
+    people = hashes_of([*person, *_lines(file)], hashed=True)
+    return _change(settings, "unsuppress", people, audit)
+
+
+@app.command(name="list")
+def list_people(*person: str, common: Common = COMMON) -> int:
+    """Show the list (hashes). With people: check that all of them are on it, else exit code 1.
+
+    example:
+      stream-app suppress list ada@example.com
+
+    Args:
+        person: an e-mail or a LinkedIn URL
+    """
+    settings = common.settings()
+    wanted = set(hashes_of(person))
+    with reading("the rows") as progress:
+        found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
+    if wanted:
+        found = [each for each in found if each.person in wanted]
+    if common.json:
+        show_json(found)
+    else:
+        for each in found:
+            partly = "" if each.everywhere else "  not in every partition yet: some partition has no worker"
+            show(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
+        show(f"{count(len(found), *_PEOPLE)} on the suppression list")
+    return OK if wanted <= {each.person for each in found} else NO
+
+
+def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) -> int:
+    """Add or remove `people`, given as their hashes."""
+    if not people:
+        raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
+    changed, queued = asyncio.run(_send(settings, audit, kind, people))
+    done = "on the suppression list" if kind == "suppress" else "off the suppression list"
+    absent = max(0, len(people) - changed) if kind == "unsuppress" and not queued else 0
+    if audit.json:
+        show_json({"people": len(people), "changed": changed, "queued": queued})
+    elif absent:
+        show(f"{count(changed, *_PEOPLE)} {done}; {count(absent, 'person was', 'people were')} not on it")
+    elif queued:
+        for command_id in queued:
+            show(f"queued {command_id}")
+        say(f"{count(len(people), *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
+    else:
+        show(f"{count(len(people), *_PEOPLE)} {done}")
+    return QUEUED if queued else NO if absent == len(people) else OK
+
+
+async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]) -> tuple[int, list[str]]:
+    """Send the commands; return how many people changed, and the ids of the queued commands."""
+    changed, queued = 0, list[str]()
+    for first in range(0, len(people), MOST_PEOPLE):
+        command = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
+        answers = command.received
+        if refused := next((answer for answer in answers if not answer.applied), None):
+            raise StreamAppError(f"NOT APPLIED, {refused.text}")
+        changed += max((answer.people for answer in answers), default=0)
+        if command.is_queued:
+            queued.append(command.command.id)
+    return changed, queued
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        return persons_in(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{file}: cannot be read: {error}"]) from None
+
+
+def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = False, audit: Audit) -> int:
+    """Erase a lead, or all leads of a person, from results, cache and look-up.
+
+    The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from here; the command
+    lists them. A lead that is linked to the person but does not name it is asked for apart, and stays with --yes.
+
+    example:
+      stream-app erase ada@example.com --why "GDPR request 17"
+      stream-app erase crm-17 --yes --why "..."
+
+    Args:
+        lead_or_person: a lead's id, an e-mail or a LinkedIn URL (hashed here)
+        workspace: the lead's workspace, if several have this id
+        yes: do not ask for confirmation
+    """
+    settings = audit.settings()
+    check_known(settings, workspace=workspace)
+    is_person = "@" in lead_or_person or "linkedin.com/" in lead_or_person.lower()
+    persons = hashes_of([lead_or_person]) if is_person else []
+    with reading("reading rows and results") as progress:
+        lead_id = None if is_person else lead_or_person
+        stored = on_kafka(settings, "erase", find_stored_leads(settings, persons, lead_id, workspace, progress))
+    named = [each for each in stored if each.is_named]
+    if not stored and not persons:
+        say("nothing found to erase: no row and no result of this lead or person")
+        if audit.json:
+            show_json({"by_hand": [], "linked": [], "queued": [], "refused": []})
+        return NO
+    for lead in stored:
+        check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
+    confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
+    taken, kept = _asked_apart([each for each in stored if not each.is_named], ask=not yes)
+    chosen = erasure([*named, *taken], persons, kept)
+    commands = asyncio.run(_erase(audit, settings, chosen, lead_or_person))
+    _show_erased(settings, [*named, *taken], kept, commands, as_json=audit.json)
+    return exit_code(commands)
+
+
+def _asked_apart(linked: list[StoredLead], *, ask: bool) -> tuple[list[StoredLead], list[StoredLead]]:
+    """Return the linked leads to erase as well, and those to keep: a producer may have named two people in one lead."""
+    taken = [
+        lead
+        for lead in linked
+        if ask
+        and answered_yes(
+            f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it: "
+            "erase it as well"
+        )
+    ]
+    return taken, [lead for lead in linked if lead not in taken]
+
+
+async def _erase(
+    audit: Audit, settings: Settings, commands: list[tuple[CommandKind, str, dict[str, Any]]], typed: str
+) -> list[SentCommand]:
+    return [await sent(settings, audit, kind, workspace, args, typed) for kind, workspace, args in commands]
+
+
+def _show_erased(
+    settings: Settings, stored: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand], *, as_json: bool
+) -> None:
+    refused = [answer.text for each in commands for answer in each.received if not answer.applied]
+    queued = [each.command.id for each in commands if each.is_queued]
+    stays = remains(settings)
+    if as_json:
+        by_hand = [
+            {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in stored
+        ]
+        linked = [{"workspace": lead.workspace, "lead_id": lead.lead_id} for lead in kept]
+        show_json({"by_hand": by_hand, "linked": linked, "queued": queued, "refused": refused, "stays": stays})
+        return
+    for lead in stored:
+        tables = ", ".join(lead.destinations)
+        show(f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, table {tables}")
+    for lead in kept:
+        show(
+            f"not erased: lead {lead.lead_id} in workspace {lead.workspace}, linked to this person, which it does not "
+            f"name; if it is the same person: stream-app erase {lead.lead_id} --workspace {lead.workspace}"
+        )
+    for text in refused:
+        say(f"NOT APPLIED, {text}")
+    for command_id in queued:
+        show(f"queued {command_id}")
+    say("What remains, and for how long. None of it is sent to Clay.")
+    for place in stays:
+        until = "no end" if place.days is None else f"{place.days} days"
+        say(f"  {place.place:<24} {until:>8}  {place.what}")
+    if queued:
+        say("queued commands are applied when their partition has a worker, within 24 hours")

@@ -1,0 +1,227 @@
+"""`stream-app topics`, `skip`, `clay-setup`, `doctor` and `schemas`: what a system needs before its first lead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from cyclopts import Parameter
+
+from stream_app import doctor as checks_of
+from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
+from stream_app.cli.options import login_name
+from stream_app.client import clay_setup as plan
+from stream_app.client import skip as unreadable
+from stream_app.client.strimzi import resources
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.doctor import Check
+from stream_app.doctor.round_trip import price
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.topics import shared_partitions
+from stream_app.kafka.topics import create_topics
+from stream_app.schemas import documents
+
+
+def topics(*, strimzi: str = "", common: Common = COMMON) -> int:
+    """Create missing topics, and show exactly how existing ones differ from the plan.
+
+    example:
+      stream-app topics --config stream_app.toml
+      stream-app topics --strimzi my-cluster | kubectl apply -f -
+
+    Args:
+        strimzi: print topics and users as Strimzi resources of this Kafka cluster, and create nothing
+    """
+    settings = common.settings()
+    if strimzi:
+        show_json(resources(settings, strimzi))
+        return OK
+    kafka = settings.kafka
+    report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
+    warnings = shared_partitions(settings.homes, kafka.partitions, settings.pins)
+    if common.json:
+        show_json({**msgspec.to_builtins(report), "warnings": warnings})
+    else:
+        for name in report.created:
+            show(f"created {name}")
+        for line in report.problems:
+            say(line)
+        for line in warnings:
+            say(f"warning: {line}")
+        show(f"{len(report.created)} created, {len(report.unchanged)} were there, {len(report.problems)} problems")
+    return NO if report.problems else OK
+
+
+def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> int:
+    """Skip unreadable records (damaged, or in an unknown format), so that their partition continues.
+
+    The processes that read the topic may run, and pass the records within seconds. Readable records are never skipped.
+
+    example:
+      stream-app skip leads/0/15
+
+    Args:
+        record_id: topic/partition/offset from the error message
+        yes: do not ask for confirmation
+    """
+    settings = common.settings()
+    batch = on_kafka(settings, "skip", unreadable.find_unreadable(settings, record_id))
+    where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
+    confirm(f"lose the records at {where} ({batch.cause})", yes=yes)
+    passed = on_kafka(settings, "skip", unreadable.skip(settings, batch))
+    if common.json:
+        show_json({"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last})
+    else:
+        show(f"skipped {where}; the {'process' if passed else 'next start'} continues at {batch.last + 1}")
+    return OK
+
+
+def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
+    """Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends callbacks.
+
+    example:
+      stream-app clay-setup people
+
+    Args:
+        destination: alias of the table in the configuration
+    """
+    setup = plan.clay_setup(common.settings(), destination)
+    if common.json:
+        show_json(setup)
+    else:
+        for line in _setup_lines(setup):
+            show(line)
+    return OK
+
+
+def _setup_lines(setup: plan.ClaySetup) -> list[str]:
+    webhook, http = setup.webhook, setup.http_column
+    width = max(len(column.name) for column in webhook.columns)
+    token = (
+        f"   Authentication: header {webhook.token_header}, its value in {webhook.token_variable}."
+        if webhook.token_header
+        else "   Authentication: none is configured (token_env); better set one."
+    )
+    lines = [
+        f"Table {setup.destination} in workspace {setup.workspace}",
+        "",
+        "1. Source: webhook",
+        f"   Put its URL into the environment variable {' and one more into '.join(webhook.url_variables)}.",
+        token,
+        "   Columns:",
+        *(f"     {column.name:{width}}  {column.holds}" for column in webhook.columns),
+        "",
+        "2. Auto-dedupe",
+        f"   On the column {setup.dedupe_column}: {setup.dedupe_advice}.",
+        "",
+    ]
+    if http is None:
+        return [*lines, "3. No HTTP column: this destination has callbacks = false."]
+    return [
+        *lines,
+        "3. HTTP API column, the last one ({{name}}: insert that column with /)",
+        f"   Method   {http.method}",
+        f"   URL      {http.url}",
+        *(f"   Header   {name}: {value}" for name, value in http.headers.items()),
+        "   Body",
+        *(f"     {line}" for line in json.dumps(http.body, indent=2).splitlines()),
+        *(f"   - {line}" for line in http.advice),
+    ]
+
+
+_MARKS: Final = {"ok": "ok      ", "advice": "advice  ", "failed": "FAILED  ", "skipped": "-       "}
+
+
+def doctor(
+    *,
+    round_trip: Annotated[str | None, Parameter(metavar="DESTINATION")] = None,
+    within: Annotated[float, Parameter(metavar="SECONDS")] = 300,
+    yes: bool = False,
+    notify: bool = False,
+    common: Common = COMMON,
+) -> int:
+    """Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.
+
+    example:
+      stream-app doctor
+      stream-app doctor --round-trip people --yes
+      stream-app doctor --notify
+
+    Args:
+        round_trip: then send one test lead to Clay and wait for its callback
+        within: how long to wait for the callback
+        yes: send it without confirmation; it costs credits
+        notify: also send a test message to the webhook of [notify]
+    """
+    settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
+    cost = price(settings, round_trip) if round_trip else ""
+    checks = asyncio.run(_examine(settings, notify=notify, as_json=common.json))
+    report: dict[str, Any] = {"checks": checks}
+    code = NO if any(check.verdict == "failed" for check in checks) else OK
+    if round_trip and code == NO:
+        say("no test lead was sent: correct the failed checks first")
+    elif round_trip:
+        if yes:
+            say(cost)
+        confirm(cost, yes=yes)
+        number = time.time_ns() // 1_000_000
+        work = checks_of.round_trip(settings, round_trip, number, within, login_name(), on_event=_on_event, say=say)
+        result = report["round_trip"] = asyncio.run(work)
+        code = OK if result.ok else NO
+        if not common.json:
+            show(f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: {result.text}")
+    if common.json:
+        show_json(report)
+    return code
+
+
+async def _examine(settings: Settings, *, notify: bool, as_json: bool) -> list[Check]:
+    checks: list[Check] = []
+    alike: list[Check] = []  # checks with the same text share a line
+    async for check in checks_of.examine(settings, notify=notify):
+        checks.append(check)
+        if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
+            _show_checks(alike, as_json=as_json)
+            alike = []
+        alike.append(check)
+    _show_checks(alike, as_json=as_json)
+    return checks
+
+
+def _show_checks(alike: Sequence[Check], *, as_json: bool) -> None:
+    if alike and not as_json:
+        names = ", ".join(dict.fromkeys(check.name for check in alike))
+        show(f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}")
+
+
+def _on_event(event: StatusEvent) -> None:
+    say(f"{event.status} {event.text or event.reason}".rstrip())
+
+
+def schemas(directory: Path = Path("schemas"), /, *, common: Common = COMMON) -> int:
+    """Write the JSON Schema of each message and the AsyncAPI document.
+
+    example:
+      stream-app schemas schemas
+
+    Args:
+        directory: output folder
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in documents().items():
+        path = directory / name
+        path.write_text(text, encoding="utf-8")
+        written.append(str(path))
+    if common.json:
+        show_json({"written": written})
+    else:
+        for name in written:
+            show(name)
+    return OK
