@@ -237,7 +237,7 @@ def failures() -> str:
             "Other reasons",
             "Of events and dead letters. A dead letter of a lead that failed has the disposition `failed`.",
             "Reason | Text",
-            [*((f"`{code}`", text) for code, text in SUPPRESSED.items()), *_reasons("Reason", "domain pipeline")],
+            [*((f"`{code}`", text) for code, text in SUPPRESSED.items()), *_reasons("Reason", "domain partition")],
         ),
         _table(
             "Callbacks that the gateway refuses for their body",

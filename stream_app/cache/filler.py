@@ -21,7 +21,7 @@ from stream_app.domain.result.tombstone import erased_by
 from stream_app.domain.untrusted import decode
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
-from stream_app.pipeline.fallback import Cache
+from stream_app.partition.fallback import Cache
 
 MOST_RESULTS: Final = 200_000
 """Results per partition, counted from its end, that go into the cache. Older tombstones are always applied."""

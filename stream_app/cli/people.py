@@ -30,7 +30,7 @@ from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.text import count
-from stream_app.pipeline.command import MOST_PEOPLE
+from stream_app.partition.command import MOST_PEOPLE
 
 _Kind = Literal["suppress", "unsuppress"]
 

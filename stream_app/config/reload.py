@@ -18,7 +18,7 @@ from stream_app.config.secret_files import stamp_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.pseudonyms import current, use
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.command import CommandResult
+from stream_app.partition.command import CommandResult
 
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
 _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"})

@@ -21,7 +21,7 @@ _RETRY_S: Final = 0.5
 
 
 class KafkaArchive:
-    """`pipeline.ports.Archive`. It connects for each call: calls are rare, and each is for many records."""
+    """`partition.ports.Archive`. It connects for each call: calls are rare, and each is for many records."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection

@@ -9,7 +9,7 @@ _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # includes suspen
 
 
 class SystemClock:
-    """Implements `pipeline.ports.Clock`."""
+    """Implements `partition.ports.Clock`."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000

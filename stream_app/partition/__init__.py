@@ -1,1 +1,1 @@
-"""The owner of one partition: its rows and lanes in memory, admission, transactions and acks."""
+"""One partition: its owner, its state, and what happens to each record: a lead, a callback, a timeout, a command."""

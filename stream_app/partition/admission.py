@@ -39,9 +39,8 @@ from stream_app.partition.lane_queue import Admitted, Answer, Kind, LaneQueue, W
 from stream_app.partition.lane_timer import LaneTimer
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.patience import Patience, busy, ends_ms, reason_of
-from stream_app.partition.ports import Alarm
+from stream_app.partition.ports import Alarm, Clock
 from stream_app.partition.timetable import Timetable
-from stream_app.pipeline.ports import Clock
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
@@ -120,7 +119,7 @@ class AdmissionQueue:
     async def admit(
         self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
-        """Wait until the lane admits this lead; see `pipeline.ports.PartitionState.admit`.
+        """Wait until the lane admits this lead; see `partition.ports.PartitionState.admit`.
 
         Raises:
             GiveUp: The stream is suspended.
@@ -200,7 +199,7 @@ class AdmissionQueue:
         stalls[name] = stall_detector.ended(stalls[name], outcome, queue.in_flight, now_ms)
 
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
-        """True if such a lead would be held now; see `pipeline.ports.PartitionState.is_held`."""
+        """True if such a lead would be held now; see `partition.ports.PartitionState.is_held`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
         return is_held(policy, lane, destination, now_ms, not bulk, stall)

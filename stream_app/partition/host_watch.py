@@ -9,8 +9,7 @@ from typing import Final
 from stream_app.domain.lane.lane import host_checked
 from stream_app.domain.policy import Destination, Plan
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.ports import HostAnswers
-from stream_app.pipeline.ports import Clock
+from stream_app.partition.ports import Clock, HostAnswers
 
 _EVERY_S: Final = 1.0
 

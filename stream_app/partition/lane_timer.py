@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from stream_app.partition.ports import Clock
 from stream_app.partition.timetable import Timetable
-from stream_app.pipeline.ports import Clock
 
 _LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock does not
 

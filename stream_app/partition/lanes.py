@@ -23,9 +23,8 @@ from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
-from stream_app.partition.ports import Observer
+from stream_app.partition.ports import Clock, Observer
 from stream_app.partition.state import RowUnreadable, read_lane
-from stream_app.pipeline.ports import Clock
 
 _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000

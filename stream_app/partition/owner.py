@@ -19,21 +19,29 @@ from typing import Any, Final
 from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.policy import Plan
+from stream_app.partition import ports
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
+from stream_app.partition.callback import CallbackPipeline
+from stream_app.partition.command import CommandPipeline, CommandResult, Reload
 from stream_app.partition.erasures import Erasures
+from stream_app.partition.fallback import NOTHING_KNOWN, Known
 from stream_app.partition.host_watch import HostWatch
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
-from stream_app.partition.ports import Alarm, HostAnswers, Membership, Observer, PartitionStream, StateStore
+from stream_app.partition.lead import LeadPipeline
+from stream_app.partition.ports import (
+    Alarm,
+    Clay,
+    Clock,
+    HostAnswers,
+    Membership,
+    Observer,
+    PartitionStream,
+    StateStore,
+)
 from stream_app.partition.table import PartitionTable
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.partition.unit_of_work import UnitOfWork
-from stream_app.pipeline import ports
-from stream_app.pipeline.callback import CallbackPipeline
-from stream_app.pipeline.command import CommandPipeline, CommandResult, Reload
-from stream_app.pipeline.fallback import NOTHING_KNOWN, Known
-from stream_app.pipeline.lead import LeadPipeline
-from stream_app.pipeline.ports import Clay, Clock
 from stream_app.tasks import cancel, died_of
 
 Process = Callable[[ports.InFlight], Coroutine[Any, Any, None]]

@@ -10,9 +10,9 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.ports import Archive, CallbackUrlProbe, Clock
+from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.partition.unit_of_work import UnitOfWork
-from stream_app.pipeline.ports import Archive, CallbackUrlProbe, Clock
-from stream_app.pipeline.timeout import TimeoutPipeline
 
 _BATCH: Final = 200  # leads that are moved on together
 _LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not

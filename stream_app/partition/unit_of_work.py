@@ -1,6 +1,6 @@
 """The state of one partition: rows, lanes and locks in memory, and the transactions that write them.
 
-`UnitOfWork` implements `pipeline.ports.PartitionState`. A change applies to memory at once and is written by the next
+`UnitOfWork` implements `partition.ports.PartitionState`. A change applies to memory at once and is written by the next
 transaction. If a transaction fails, memory is ahead of Kafka, and `load` replaces it.
 """
 
@@ -25,6 +25,7 @@ from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.partition import ports
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.committer import Committer
 from stream_app.partition.deadlines import DeadlineQueue
@@ -32,10 +33,8 @@ from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import KeyLock, KeyLocks, Keys
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.markers import ProcessedMarkers
-from stream_app.partition.ports import Alarm, Observer, PartitionStream, StateStore
+from stream_app.partition.ports import Alarm, Clock, Observer, PartitionStream, StateStore
 from stream_app.partition.state import Rows
-from stream_app.pipeline import ports
-from stream_app.pipeline.ports import Clock
 
 
 class UnitOfWork:

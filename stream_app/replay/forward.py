@@ -21,8 +21,7 @@ from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, retu
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
-from stream_app.partition.ports import PartitionStream
-from stream_app.pipeline.ports import Clock
+from stream_app.partition.ports import Clock, PartitionStream
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
 

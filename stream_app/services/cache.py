@@ -17,7 +17,7 @@ from stream_app.domain.result.cache_entry import DAY_MS
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
-from stream_app.pipeline.fallback import Cache
+from stream_app.partition.fallback import Cache
 
 if TYPE_CHECKING:
     from stream_app.cache.mirror import RedisMirror

@@ -19,7 +19,7 @@ from stream_app.clay.client import ClayClient
 from stream_app.cli.main import main
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.transactional_state import TransactionalState
-from stream_app.pipeline.lead import LeadPipeline
+from stream_app.partition.lead import LeadPipeline
 
 STATIONS = (
     "before_write_ahead",  # its row and reservation are not committed

@@ -13,7 +13,7 @@ import redis
 from stream_app.cache.memory import MemoryCache
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.domain.result.cache_entry import NOTHING, Entry, Field
-from stream_app.pipeline.fallback import Cache
+from stream_app.partition.fallback import Cache
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY, slowness
 

@@ -20,7 +20,7 @@ from stream_app.domain.result.cache_entry import NOTHING, CachePolicy, Field, co
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
-from stream_app.pipeline.fallback import Cache
+from stream_app.partition.fallback import Cache
 from tests.support.kafka import create_topics
 
 NOW_MS = int(time.time() * 1000)

@@ -13,10 +13,10 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.partition.command import MOST_PEOPLE, CommandResult
 from stream_app.partition.in_flight import InFlight, Limiter
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
-from stream_app.pipeline.command import MOST_PEOPLE, CommandResult
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run

@@ -20,10 +20,10 @@ from stream_app.domain.messages import Callback, Result, Scalar, StatusEvent
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import DAY_MS, Entry, Field, company_slot, person_slot
+from stream_app.partition import fallback
+from stream_app.partition.fallback import Known
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
-from stream_app.pipeline import fallback
-from stream_app.pipeline.fallback import Known
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import _member
 from tests.partition.virtual import VirtualClock, now_ms, run

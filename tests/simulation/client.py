@@ -198,7 +198,7 @@ class MemoryLedger:
 
 
 class MemoryArchive:
-    """`pipeline.ports.Archive` in memory: the twin of `kafka.lookups.KafkaArchive`."""
+    """`partition.ports.Archive` in memory: the twin of `kafka.lookups.KafkaArchive`."""
 
     def __init__(self, kafka: MemoryKafka, link: Link | None = None) -> None:
         self._kafka = kafka

@@ -23,18 +23,18 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
+from stream_app.partition import lead as line_module
+from stream_app.partition import reject
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.committer import Committer
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import Keys
+from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.markers import ProcessedMarkers
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.reject import Rejects
 from stream_app.partition.unit_of_work import UnitOfWork
-from stream_app.pipeline import lead as line_module
-from stream_app.pipeline import reject
-from stream_app.pipeline.lead import LeadPipeline
-from stream_app.pipeline.reject import Rejects
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded

@@ -14,16 +14,16 @@ from stream_app.domain.delivery.state_machine import Delivery, Meeting, match_ca
 from stream_app.domain.lane import budget, settlement
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status
+from stream_app.partition import callback as correlate
 from stream_app.partition import deadlines as awaiting
+from stream_app.partition import timeout as overdue
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.bootstrap import Bootstrap
+from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import InFlight, Source
 from stream_app.partition.key_locks import Keys
 from stream_app.partition.unit_of_work import UnitOfWork
-from stream_app.pipeline import callback as correlate
-from stream_app.pipeline import timeout as overdue
-from stream_app.pipeline.callback import CallbackPipeline
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
 from tests.simulation.schedule import Schedule
@@ -87,7 +87,7 @@ def estimate_booked_for_actual() -> Patch:
 
 @mutant("6", hunt=rare)
 def results_all_have_one_version() -> Patch:
-    return patch("stream_app.pipeline.callback.next_version", lambda *_: 1)
+    return patch("stream_app.partition.callback.next_version", lambda *_: 1)
 
 
 # --------------------------------------------------------------------------------------------- no callback comes

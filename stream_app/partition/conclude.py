@@ -10,7 +10,7 @@ from stream_app.domain.delivery.recorder import NO_REASON, DeliveryRecorder, Rea
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.ports import Clock, InFlight, PartitionState
+from stream_app.partition.ports import Clock, InFlight, PartitionState
 
 
 async def is_concluded(partition: PartitionState, in_flight: InFlight) -> bool:

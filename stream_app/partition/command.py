@@ -28,8 +28,8 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.domain.text import count
-from stream_app.pipeline.conclude import is_concluded
-from stream_app.pipeline.ports import Clock, InFlight, PartitionState
+from stream_app.partition.conclude import is_concluded
+from stream_app.partition.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
 """The most people in one suppress command: its step is one transaction."""

@@ -34,7 +34,7 @@ from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord
-from stream_app.pipeline.ports import Archive, CallbackUrlProbe, Clock, PartitionState
+from stream_app.partition.ports import Archive, CallbackUrlProbe, Clock, PartitionState
 
 
 class TimeoutPipeline:

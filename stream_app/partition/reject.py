@@ -17,7 +17,7 @@ from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import Record
-from stream_app.pipeline.ports import Clock, InFlight, PartitionState
+from stream_app.partition.ports import Clock, InFlight, PartitionState
 
 
 class Rejects:

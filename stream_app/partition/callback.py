@@ -27,8 +27,8 @@ from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.conclude import is_concluded
-from stream_app.pipeline.ports import Clock, InFlight, PartitionState
+from stream_app.partition.conclude import is_concluded
+from stream_app.partition.ports import Clock, InFlight, PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
 _AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")

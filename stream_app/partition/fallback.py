@@ -38,7 +38,7 @@ from stream_app.domain.result.cache_entry import (
     shared,
     shown,
 )
-from stream_app.pipeline.ports import Clock, InFlight, PartitionState
+from stream_app.partition.ports import Clock, InFlight, PartitionState
 
 _json: Final = msgspec.json.Encoder()
 

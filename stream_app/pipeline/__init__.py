@@ -1,1 +1,0 @@
-"""What happens to one record: a lead, a callback, a timeout, a command."""
