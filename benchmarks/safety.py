@@ -147,7 +147,7 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
             return
         with (
             patch.object(product, "TransactionalState", _PlainLedger),
-            patch("stream_app.partition.unit_of_work.AdmissionQueue", _HastyGate),
+            patch("stream_app.partition.state.AdmissionQueue", _HastyGate),
         ):
             run(product.run_worker(settings, lambda: settings))
 

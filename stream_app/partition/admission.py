@@ -35,12 +35,22 @@ from stream_app.domain.lane.admission import (
 )
 from stream_app.domain.policy import Destination, Plan
 from stream_app.partition.in_flight import MAX_WAITING_BYTES, GiveUp, InFlight, Recalled
-from stream_app.partition.lane_queue import Admitted, Answer, Kind, LaneQueue, Waiter, kind_of
-from stream_app.partition.lane_timer import LaneTimer
+from stream_app.partition.lane_queue import (
+    Admitted,
+    Answer,
+    Kind,
+    LaneQueue,
+    LaneTimer,
+    Patience,
+    Timetable,
+    Waiter,
+    busy,
+    ends_ms,
+    kind_of,
+    reason_of,
+)
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.patience import Patience, busy, ends_ms, reason_of
 from stream_app.partition.ports import Alarm, Clock
-from stream_app.partition.timetable import Timetable
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")

@@ -20,7 +20,7 @@ from stream_app.domain.delivery.state_machine import lead_of
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Plan
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.state import Rows, RowUnreadable, read_delivery
+from stream_app.partition.rows import Rows, RowUnreadable, read_delivery
 
 _AGAIN_MS: Final = 1_000
 _SLICE: Final = 5_000  # rows: some milliseconds

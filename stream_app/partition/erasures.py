@@ -16,7 +16,7 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.result.tombstone import seal
 from stream_app.domain.topics import ERASED_LAG_MS
 from stream_app.partition.ports import Clock
-from stream_app.partition.state import Rows
+from stream_app.partition.rows import Rows
 
 _LOOK_EVERY_S: Final = 600.0
 _SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000

@@ -1,8 +1,9 @@
-"""A record under way, and the bound on how many there are."""
+"""The records under way: what is known of each, how many there may be, in which order they are acked."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -10,6 +11,7 @@ from typing import Final, Literal
 from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.policy import DeliveryPolicy
 from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.ports import PartitionStream
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]
 PRIORITY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
@@ -185,3 +187,41 @@ class TakenAhead:
             self._some.set()
         else:
             self._some.clear()
+
+
+class AckTracker:
+    """The records of one stream that are under way. Only the finished prefix is acked, so a crash loses nothing.
+
+    A Faust ack commits its offset even if an earlier record is unfinished: see docs/reference/faust.md.
+    """
+
+    def __init__(self, stream: PartitionStream) -> None:
+        self._stream = stream
+        self._unfinished: deque[InFlight] = deque()
+        self._broken = False
+        self._acking = False
+
+    def add(self, in_flight: InFlight) -> None:
+        self._unfinished.append(in_flight)
+
+    async def finish(self, in_flight: InFlight) -> None:
+        """Ack a concluded record and those that were finished behind it, unless an earlier one is still under way."""
+        in_flight.finished = True
+        if self._broken:
+            self.give_up(in_flight)
+            return
+        if self._acking:  # by another record's call, which includes this one: acks never overtake each other
+            return
+        self._acking = True
+        while self._unfinished and self._unfinished[0].finished:
+            await self._stream.ack(self._unfinished.popleft().consumed)
+        self._acking = False
+
+    def give_up(self, in_flight: InFlight) -> None:
+        """Give a record up, so that it is delivered again. From then on nothing is acked: an ack could skip it."""
+        self._stream.give_up(in_flight.consumed)
+        if not self._broken:
+            self._broken = True
+            for other in self._unfinished:
+                if other.finished:
+                    self._stream.give_up(other.consumed)

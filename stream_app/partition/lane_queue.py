@@ -1,4 +1,4 @@
-"""The leads of one lane that wait for admission, in the order in which they may go."""
+"""The leads of one lane that wait for admission: in which order they go, how long they may wait, when to look again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
+
+import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
+from stream_app.domain.lane.turns import LANE_BUSY, Horizon, postpone, sends_per_s
+from stream_app.domain.policy import Plan, Workspace
+from stream_app.domain.text import count
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
-from stream_app.partition.timetable import Timetable
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.ports import Clock
+
+K = TypeVar("K", int, str)
 
 Admitted = tuple[Grant, asyncio.Future[None]]
 """The grant with its commit."""
@@ -29,6 +37,47 @@ Group = Literal["again"] | Source
 _GROUPS: Final[tuple[Group, ...]] = ("again", *sorted(PRIORITY, key=PRIORITY.__getitem__))
 _MOST_OWED: Final = 2.0
 _number: Final = attrgetter("number")
+_IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at any moment
+_LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock does not
+
+
+class Timetable(Generic[K]):
+    """Keys by their number (a time or a length), lowest first. Nothing takes longer than a binary search."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[int, K]] = []
+        self._numbers: dict[K, int] = {}
+
+    def set(self, key: K, number: int | None) -> None:
+        """Give a key its number; None removes it."""
+        before = self._numbers.get(key)
+        if before == number:
+            return
+        if before is not None:
+            del self._order[bisect_left(self._order, (before, key))]
+            del self._numbers[key]
+        if number is not None:
+            insort(self._order, (number, key))
+            self._numbers[key] = number
+
+    @property
+    def lowest(self) -> int | None:
+        """The lowest number; None if there is no key."""
+        return self._order[0][0] if self._order else None
+
+    @property
+    def highest_key(self) -> K:
+        """The key with the highest number. There must be one."""
+        return self._order[-1][1]
+
+    def pop_until(self, number: int) -> list[K]:
+        """Remove and return the keys up to this number, lowest first."""
+        end = bisect_left(self._order, (number + 1,))
+        keys = [key for _, key in self._order[:end]]
+        for key in keys:
+            del self._numbers[key]
+        del self._order[:end]
+        return keys
 
 
 def kind_of(request: AdmissionRequest) -> Kind:
@@ -199,3 +248,126 @@ class LaneQueue:
         if group == "again":
             return -2
         return -1 if self._owed.get(group, 0.0) >= 1.0 else PRIORITY[group]
+
+
+class Patience:
+    """Decides which waiting leads of one partition are deferred, and until when.
+
+    A lead waits in its partition for as long as the hold of its lane lasts, with two exceptions: where workspaces share
+    the partition, and where a workspace's leads are to be answered at once (`hold = "degrade"`).
+    """
+
+    def __init__(self, plan: Plan, lanes: Lanes) -> None:
+        self._plan = plan
+        self._lanes = lanes
+        self._patience_ms = int(plan.delivery.patience_s * 1000)
+        self.shares: dict[Source, float] = {"retry": plan.shares.retry, "bulk": plan.shares.bulk}
+        self._horizons: dict[tuple[str, bool], Horizon] = {}
+
+    def until_ms(self, waiter: Waiter, now_ms: int, boot_ms: int) -> int:
+        """Return until when (epoch ms) a lead may wait in a shared partition."""
+        return now_ms + waiter.since_ms + self._patience_ms - boot_ms
+
+    def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now_ms: int) -> Held:
+        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
+        until_ms = min(held.until_ms, since_ms + self._patience_ms)
+        waits = (self._lanes.shared or policy.hold == "degrade") and now_ms < until_ms
+        return Held(_IN_FLIGHT, "", until_ms) if waits else held
+
+    def impatient(self, name: str, queue: LaneQueue, kind: Kind, held: Held, now_ms: int) -> list[Waiter]:
+        """Return the ready leads of a held kind that must not wait here."""
+        degrades = self._plan.workspaces[name].hold == "degrade"
+        is_long = ends_ms(held) - now_ms > self._patience_ms
+        # A lead must not wait for long if workspaces share the partition or leads are to be served at once, not even
+        # for a Retry-After.
+        if (held.status is not None and degrades) or (is_long and (self._lanes.shared or degrades)):
+            return queue.ready(kind)
+        if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
+            return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
+        return []
+
+    def comes_too_late(self, name: str, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> bool:
+        """Return True if the turn of a ready lead comes later than it may wait."""
+        begins_ms = max(now_ms, ends_ms(queue.held[waiter.kind]))
+        return begins_ms + self._line_ms(name, queue, waiter) > self.until_ms(waiter, now_ms, boot_ms)
+
+    def deferred(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> Held:
+        """Return the answer to a deferred lead, with the time of about its turn: behind those deferred before."""
+        at_ms = max(held.back_ms or ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
+        per_s, key = sends_per_s(self._plan.workspaces[name], self._lanes[name]), (name, waiter.request.bulk)
+        returned = waiter.in_flight.source == "retry"
+        self._horizons[key], due_ms = postpone(self._horizons.get(key, Horizon()), at_ms, per_s, returned=returned)
+        return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
+
+    def _line_ms(self, name: str, queue: LaneQueue, waiter: Waiter) -> int:
+        """How long the lane needs for the leads that go before this one."""
+        if not waiter.ready:
+            return 0
+        per_s = sends_per_s(self._plan.workspaces[name], self._lanes[name])
+        return round(queue.sends_before(waiter, self.shares.get(waiter.in_flight.source, 0.0)) * 1000 / per_s)
+
+
+def ends_ms(held: Held) -> int:
+    """Return when the hold ends at the latest (epoch ms); 0 if it may end at any moment."""
+    return 0 if held.reason == _IN_FLIGHT else held.until_ms
+
+
+def reason_of(queue: LaneQueue, waiter: Waiter) -> Held:
+    """Return why a ready lead is deferred: the hold of its lane, or the leads before it."""
+    held = queue.held[waiter.kind]
+    return held if held.status else busy(queue)
+
+
+def busy(queue: LaneQueue) -> Held:
+    """Return the reason of a deferral because of the leads that wait for the lane."""
+    return Held(LANE_BUSY, f"{count(len(queue), 'lead')} of its workspace wait for the lane", 0)
+
+
+class LaneTimer:
+    """Calls `look_at` for each lane whose time has come, which sets the lane's next time.
+
+    All lanes of the partition share one timer of the event loop. It calls `look_at_all` instead if the wall clock
+    stepped back.
+    """
+
+    def __init__(self, clock: Clock, look_at: Callable[[str], None], look_at_all: Callable[[], None]) -> None:
+        self._clock = clock
+        self._look_at = look_at
+        self._look_at_all = look_at_all
+        self._looks: Timetable[str] = Timetable()
+        self._handle: asyncio.TimerHandle | None = None
+        self._at_ms: int | None = None
+        self._fired_at_ms = 0
+
+    def set(self, name: str, at_ms: int | None, now_ms: int) -> None:
+        """Set when to look at a lane again (epoch ms); None: not before it changes."""
+        self._looks.set(name, at_ms)
+        self._start(now_ms)
+
+    def clear(self) -> None:
+        """Forget all lanes."""
+        self._looks = Timetable()
+        self._start(0)
+
+    def _fire(self) -> None:
+        self._handle = self._at_ms = None
+        now_ms, before_ms = self._clock.now_ms(), self._fired_at_ms
+        self._fired_at_ms = now_ms
+        if now_ms < before_ms:
+            self._look_at_all()
+            return
+        for name in self._looks.pop_until(now_ms):
+            self._look_at(name)
+        self._start(now_ms)
+
+    def _start(self, now_ms: int) -> None:
+        at_ms = self._looks.lowest
+        if at_ms == self._at_ms:
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._at_ms = at_ms
+        if at_ms is not None:
+            delay_s = min(_LONGEST_TIMER_S, max(0.001, (at_ms - now_ms) / 1000))
+            self._handle = asyncio.get_running_loop().call_later(delay_s, self._fire)

@@ -33,10 +33,9 @@ from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
 from stream_app.domain.messages import RESEND, Lead
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
-from stream_app.partition.conclude import Conclusions
+from stream_app.partition.conclude import Conclusions, Rejects
 from stream_app.partition.fallback import NOTHING_KNOWN, Fallback, Known
 from stream_app.partition.ports import Clay, Clock, InFlight, PartitionState
-from stream_app.partition.reject import Rejects
 
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 

@@ -1,6 +1,6 @@
 """The interfaces of a partition: to Kafka, Clay, the consumer group and the process, and between its own parts.
 
-`partition.unit_of_work.UnitOfWork` implements `PartitionState`, `partition.in_flight.InFlight` implements `InFlight`.
+`partition.state.UnitOfWork` implements `PartitionState`, `partition.in_flight.InFlight` implements `InFlight`.
 """
 
 from __future__ import annotations

@@ -1,211 +1,238 @@
-"""The rows of one partition in memory, as bytes, and their expiry.
+"""The state of one partition: rows, lanes and locks in memory, and the transactions that write them.
 
-A final row is deleted after the freshness window, with the aliases that point to it. An open row does not expire.
-Expiry scans nothing: keys are in a queue in the order in which they were added, and each step reads its head.
+`UnitOfWork` implements `partition.ports.PartitionState`. A change applies to memory at once and is written by the next
+transaction. If a transaction fails, memory is ahead of Kafka, and `load` replaces it.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator
-from typing import Final, TypeVar
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any
 
-import msgspec
-
-from stream_app.domain.delivery.recorder import Rows as Changes
-from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, lead_of
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.lane.lane import LANE_VERSION, Lane
-from stream_app.domain.lead.person import rows_of
+from stream_app.domain.callback.interpret import Booking, book
+from stream_app.domain.delivery.outcome import Outcome, Refused
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
+from stream_app.domain.errors import SettingsError, StateStoreError
+from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
+from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.lead.suppression import Suppression
-
-T = TypeVar("T")
-
-_NEXT_LOOK_MS: Final = 50
-_LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
-_ALIASES: Final = (b"f/", b"p/")
-_AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
-_LONG_AGO_MS: Final = -(10**15)
-_SUPPRESSING: Final = (b"e/", b"s/", b"x/")
-_row_decoder: Final = msgspec.json.Decoder(Delivery)
-_lane_decoder: Final = msgspec.json.Decoder(Lane)
-
-
-class _Dated(msgspec.Struct):
-    """The field that is read of a row that expires by its own time."""
-
-    at_ms: int
+from stream_app.domain.messages import Callback
+from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.partition import ports
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.commits import Committer
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.locks import KeyLock, KeyLocks, Keys
+from stream_app.partition.ports import Alarm, Clock, Observer, PartitionStream, StateStore
+from stream_app.partition.rows import ProcessedMarkers, Rows
 
 
-_dated: Final = msgspec.json.Decoder(_Dated)
-_suppression_decoder: Final = msgspec.json.Decoder(Suppression)
+class UnitOfWork:
+    """Reads and changes the state of partition `number`. The arguments are those of `PartitionOwner`.
 
-
-class RowUnreadable(StreamAppError):
-    """A row of the state topic cannot be used. The partition then processes nothing."""
-
-
-class Rows:
-    """The rows of one partition, by key.
-
-    Args:
-        freshness_ms: How long a final delivery row is kept.
-
-    Attributes:
-        suppressing: The number of suppression rows.
-        parked: The number of parked leads, by workspace.
+    `commit_failed` is called after a failed transaction.
     """
 
-    def __init__(self, freshness_ms: int) -> None:
-        self.suppressing = 0
-        self.parked: Counter[str] = Counter()
-        self._erased: set[bytes] = set()
-        self._freshness_ms = freshness_ms
-        self._values: dict[bytes, bytes] = {}
-        self._aging: deque[bytes] = deque()
-        self._look_again_ms = 0
+    def __init__(
+        self,
+        number: int,
+        plan: Plan,
+        store: StateStore,
+        clock: Clock,
+        observer: Observer,
+        alarm: Alarm,
+        spacing_s: float,
+        previous: dict[str, Lane] | None,
+        commit_failed: Callable[[StateStoreError], None],
+    ) -> None:
+        self._number = number
+        self._plan = plan
+        self._clock = clock
+        self._observer = observer
+        self.rows = Rows(int(plan.delivery.freshness_days * 86_400_000))
+        self.lanes = Lanes(number, plan, clock, observer, previous)
+        self.markers = ProcessedMarkers(number)
+        self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
+        self.admission = AdmissionQueue(number, plan, self.lanes, clock, self.submit, alarm)
+        self.key_locks = KeyLocks(self.admission.recall)
+        self.committer = Committer(store, plan.topics.state, spacing_s, self.lanes, observer, commit_failed)
+        self.streams: dict[str, PartitionStream] = {}
 
-    def load(self, values: dict[bytes, bytes]) -> None:
-        """Replace the rows by these, oldest first."""
-        self._values = values
-        self._aging = deque(key for key in values if key[:2] in _AGING)
-        self._look_again_ms = 0
-        self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
-        self._erased = {key for key in values if key[:2] == b"e/"}
-        self.parked = Counter(lead_of(key)[0] for key, value in values.items() if _is_parked(key, value))
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Replace the state by these rows, which were read from Kafka.
 
-    def __len__(self) -> int:
-        return len(self._values)
+        Raises:
+            RowUnreadable: A row does not decode.
+            SettingsError: The settings of this process are not those that the namespace began with.
+        """
+        self.committer.opening = self._opening(rows)
+        if unknown := [key for key in rows if key[:2] not in KINDS]:
+            self._observer.unknown_rows(self._number, len(unknown))
+            for key in unknown:
+                del rows[key]
+        self.markers.load(rows)
+        self.lanes.load(rows)
+        self.rows.load(rows)
+        self.deadlines.clear()
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._values
+    def _opening(self, rows: dict[bytes, bytes]) -> Record | None:
+        """Return what the partition begins with, if it has no row yet. Removes the row of the system from `rows`."""
+        if not rows:
+            return Record(self._plan.topics.state, SYSTEM_KEY, system_row(self._plan.partitions))
+        began = rows.pop(SYSTEM_KEY, None)
+        if problem := system_problem(None if began is None else SYSTEM_KEY, began, self._plan.partitions):
+            raise SettingsError([f"{self._plan.topics.state}/{self._number}: {problem}"])
+        return None
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._values)
+    # ------------------------------------------------------------------------------------------------------- rows
 
-    def get(self, key: bytes) -> bytes | None:
-        """The row's bytes."""
-        return self._values.get(key)
+    def find(self, key: bytes) -> Delivery | None:
+        return self.rows.delivery(key)
 
-    def leads(self) -> list[bytes]:
-        """The keys of all rows of leads."""
-        return [key for key in self._values if key[:2] == b"d/"]
+    def row(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
 
-    def delivery(self, key: bytes) -> Delivery | None:
-        """A lead's row. Raises RowUnreadable."""
-        raw = self._values.get(key)
-        return None if raw is None else read_delivery(key, raw)
+    def find_marker(self, *record_ids: str) -> bytes | None:
+        return next((key for key in map(mark_key, record_ids) if key in self.rows), None)
+
+    def is_passed(self, consumed: ConsumedRecord) -> bool:
+        return self.markers.is_passed(consumed)
+
+    @property
+    def has_suppressions(self) -> bool:
+        return self.rows.suppressing > 0
 
     def suppression(self, key: bytes) -> Suppression | None:
-        """A suppression row. Raises RowUnreadable."""
-        raw = self._values.get(key)
-        return None if raw is None else _read(_suppression_decoder, key, raw)
+        return self.rows.suppression(key)
 
-    def erasures(self) -> Iterator[tuple[str, int]]:
-        """Workspace and time (epoch ms) of each erased lead."""
-        for key in self._erased:
-            yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
+    # ------------------------------------------------------------------------------------------ locks and admission
 
-    def apply(self, changes: Changes) -> list[bytes]:
-        """Apply the changes of a step. Returns the keys of new rows."""
-        values, new = self._values, list[bytes]()
-        for key, value in changes:
-            kind, before = key[:2], values.get(key)
-            if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
-                self.parked[lead_of(key)[0]] += change
-            if value is None:
-                values.pop(key, None)
-            else:
-                values[key] = value
-                if before is None:
-                    new.append(key)
-                    if kind in _AGING:
-                        self._aging.append(key)
-            if kind == b"e/":
-                self._erased -= {key}
-                if value is not None:
-                    self._erased.add(key)
-            if kind in _SUPPRESSING:
-                self.suppressing += (value is not None) - (before is not None)
-        return new
+    def lock(self, in_flight: ports.InFlight, keys: Keys) -> KeyLock:
+        assert isinstance(in_flight, InFlight)
+        return self.key_locks.of(in_flight, keys)
 
-    def expire(self, now_ms: int) -> Changes:
-        """Delete rows that have expired, a few at most, from the head of the queue. Returns what is to be written."""
-        gone: Changes = []
-        if now_ms < self._look_again_ms:
-            return gone
-        for _ in range(min(_LOOKED_AT, len(self._aging))):
-            key = self._aging[0]
-            if key not in self._values:
-                self._aging.popleft()
-                continue
-            since_ms = self._final_since_ms(key)
-            if since_ms is None:
-                self._aging.rotate(-1)
-            elif now_ms - since_ms <= self._freshness_ms:
-                self._look_again_ms = since_ms + self._freshness_ms
-                break
-            else:
-                self._aging.popleft()
-                gone.append((key, None))
-        if gone:
-            self.apply(gone)
-        else:  # all heads are open: do not decode them again for each lead
-            self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
-        return gone
+    def is_unlocked(self, keys: tuple[bytes, ...]) -> bool:
+        return self.key_locks.is_free(keys)
 
-    def _final_since_ms(self, key: bytes) -> int | None:
-        """Since when (epoch ms) the row of an expiring key is final; None while it is open."""
-        if key[:2] in (b"k/", b"x/"):
-            return _read(_dated, key, self._values[key]).at_ms
-        since_ms = _LONG_AGO_MS
-        for each in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
-            if (row := self.delivery(each)) is not None:
-                if not row.final:
-                    return None
-                since_ms = max(since_ms, row.at_ms)
-        return since_ms
+    def is_held(self, destination: Destination, *, bulk: bool) -> bool:
+        return self.admission.is_held(destination, bulk=bulk)
 
+    async def admit(
+        self, in_flight: ports.InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+    ) -> Grant | Held:
+        assert isinstance(in_flight, InFlight)
+        with in_flight.waiting():  # for the commit too: the watchdog names a commit that hangs, not each of its leads
+            return await self.admission.admit(in_flight, request, write_ahead)
 
-def _is_parked(key: bytes, value: bytes | None) -> bool:
-    """True if the row is parked. Not decoded: the state is the first string of a lead's row."""
-    return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
+    def reconsider_waiting(self) -> None:
+        self.admission.ask_again()
 
+    def posts_in_flight(self, workspace: str) -> int:
+        return self.admission.in_flight_of(workspace)
 
-def unreadable(key: bytes, why: str) -> RowUnreadable:
-    """The error to raise for a row that does not decode."""
-    return RowUnreadable(
-        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
-        "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
-    )
+    # ------------------------------------------------------------------------------------------------------ lanes
 
+    def lane(self, workspace: str) -> Lane:
+        return self.lanes[workspace]
 
-def _read(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
-    try:
-        return decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise unreadable(key, str(error)) from None
+    def set_lane(self, lane: Lane) -> None:
+        self.lanes[lane.workspace] = lane
 
+    def lane_view(self, workspace: str) -> LaneView:
+        return self.lanes.view(workspace)
 
-def _name(key: bytes) -> str:
-    return key.decode("utf-8", "replace")
+    def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
+        name = grant.destination.workspace
+        policy, lane = self._plan.workspaces[name], self.lanes[name]
+        now_ms, rand, in_flight = self._clock.now_ms(), self._clock.rand(), self.admission.in_flight_of(name)
+        others_wait = isinstance(outcome, Refused) and self.admission.waits_for(name)
+        self.lanes[name], settlement = settle(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
+        if has_slot:
+            self.admission.leave(grant, outcome, now_ms)
+        if self.admission.waits_for(name):
+            self._pump_soon(name)
+        return settlement
 
+    def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
+        name = destination.workspace
+        policy, lane = self._plan.workspaces[name], self.lanes[name]
+        booking = book(policy, lane, row, destination, callback, self._clock.now_ms())
+        self.lanes[name] = booking.lane
+        self._pump_soon(name)  # the budget may have room again, or a suspension may have ended
+        return booking
 
-def read_delivery(key: bytes, raw: bytes) -> Delivery:
-    """A delivery row from its bytes. Raises RowUnreadable."""
-    row = _read(_row_decoder, key, raw)
-    if row.version > ROW_VERSION:
-        raise RowUnreadable(
-            f"the row {_name(key)} has version {row.version}, this program reads up to {ROW_VERSION}: update it"
+    def charge(self, workspace: str, reservation: Reservation) -> None:
+        self.lanes[workspace] = charge(self.lanes[workspace], reservation)
+
+    def record_dead_letter(self, grant: Grant, reason: str) -> None:
+        name = grant.destination.workspace
+        self.lanes[name] = record_dead_letter(
+            self._plan.workspaces[name], self.lanes[name], grant, reason, self._clock.now_ms()
         )
-    return row
+
+    def _pump_soon(self, workspace: str) -> None:
+        """Admit others after the caller has submitted its own step: their steps then come later."""
+        asyncio.get_running_loop().call_soon(self.admission.pump_lane, workspace)
+
+    # ---------------------------------------------------------------------------------------------------- commits
+
+    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+        step.rows.extend(self.markers.drop_passed(self._committed))
+        for key in self.rows.apply(step.rows):
+            self.markers.note(key)
+        step.rows.extend(self.rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
+        if step.events:
+            self.deadlines.note(step)
+        return self.committer.submit(step)
+
+    async def conclude(self, in_flight: ports.InFlight, step: WriteBatch) -> None:
+        committed = self.submit(step)
+        self.key_locks.release(in_flight)
+        await committed
+
+    def conclude_unchanged(self, in_flight: ports.InFlight, key: bytes) -> Coroutine[Any, Any, None]:
+        return self.conclude(in_flight, WriteBatch([(key, self.rows.get(key))], [], []))
+
+    def command_committed(self, answer: CommandAnswer) -> None:
+        self._observer.answered(answer)
+        self.reconsider_waiting()
+
+    def _committed(self, topic: str) -> int | None:
+        """The group's committed offset of a topic, if known."""
+        stream = self.streams.get(topic)
+        return stream.committed() if stream else None
 
 
-def read_lane(key: bytes, raw: bytes) -> Lane:
-    """A lane's row from its bytes. Raises RowUnreadable."""
-    lane = _read(_lane_decoder, key, raw)
-    if lane.version > LANE_VERSION:
-        raise RowUnreadable(
-            f"the row {_name(key)} has version {lane.version}, this program reads up to {LANE_VERSION}: update it"
-        )
-    return lane
+class PartitionTable(Mapping[bytes, bytes]):
+    """All rows of one partition by their key on the state topic, those of the lanes included.
+
+    They are read in memory, which may be one transaction ahead of the state topic.
+    """
+
+    def __init__(self, rows: Rows, lanes: Lanes) -> None:
+        self._rows = rows
+        self._lanes = lanes
+
+    def __getitem__(self, key: bytes) -> bytes:
+        row = self._rows.get(key)
+        if row is None:
+            row = self._lanes.row(key)
+        if row is None:
+            raise KeyError(key)
+        return row
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._lanes.keys()
+        yield from self._rows
+
+    def __len__(self) -> int:
+        return len(self._lanes.keys()) + len(self._rows)

@@ -36,7 +36,7 @@ from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.fallback import Known
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.timeouts import TimeoutSources
+from stream_app.partition.timeout import TimeoutSources
 from stream_app.services.cache import open_cache
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
 

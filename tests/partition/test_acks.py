@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 
-from stream_app.partition.acks import AckTracker
+from stream_app.partition.in_flight import AckTracker
 from tests.partition.virtual import RecordingStream, in_flight, run
 
 

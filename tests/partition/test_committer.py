@@ -9,7 +9,7 @@ from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition.committer import Committer
+from stream_app.partition.commits import Committer
 from tests.partition.virtual import run
 
 

@@ -5,7 +5,7 @@ import msgspec
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.state import Rows
+from stream_app.partition.rows import Rows
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import VirtualClock, run
 from tests.simulation.schedule import Setup, plan_of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.partition.in_flight import GiveUp, InFlight
-from stream_app.partition.key_locks import KeyLocks
+from stream_app.partition.locks import KeyLocks
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import in_flight, run
 from tests.simulation.client import NoAnswer

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from stream_app.partition.lane_timer import LaneTimer
+from stream_app.partition.lane_queue import LaneTimer
 from tests.partition.virtual import VirtualClock, now_ms, run
 
 

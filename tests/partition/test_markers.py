@@ -1,7 +1,7 @@
 """Markers are deleted when the group has passed their records; the passed offset stays."""
 
 from stream_app.domain.delivery.state_machine import mark_key
-from stream_app.partition.markers import ProcessedMarkers
+from stream_app.partition.rows import ProcessedMarkers
 from tests.partition.virtual import consumed
 
 

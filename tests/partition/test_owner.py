@@ -15,7 +15,7 @@ from stream_app.domain.errors import Fenced
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.state import RowUnreadable
+from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import RecordingStream, VirtualClock, consumed, now_ms, run
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger

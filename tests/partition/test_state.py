@@ -8,7 +8,7 @@ from stream_app.domain.lane.command import command_row
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.lead.suppression import Suppression, lead_row, person_row
 from stream_app.domain.messages import Status
-from stream_app.partition.state import Rows, RowUnreadable
+from stream_app.partition.rows import Rows, RowUnreadable
 
 DAY_MS = 86_400_000
 FRESH_MS = 30 * DAY_MS

@@ -19,7 +19,7 @@ from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.timeouts import TimeoutSources
+from stream_app.partition.timeout import TimeoutSources
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, run

@@ -15,7 +15,7 @@ from stream_app.domain.record import Record
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.unit_of_work import UnitOfWork
+from stream_app.partition.state import UnitOfWork
 from tests.simulation.mutant import Patch, crowd_at_a_rebalance, mutant
 
 
@@ -32,7 +32,7 @@ def refund_twice() -> Patch:
             settled = msgspec.structs.replace(settled, budget=refunded)
         return settled, report
 
-    return patch("stream_app.partition.unit_of_work.settle", settle)
+    return patch("stream_app.partition.state.settle", settle)
 
 
 @mutant("4")

@@ -23,18 +23,17 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
+from stream_app.partition import conclude as conclude_module
 from stream_app.partition import lead as line_module
-from stream_app.partition import reject
-from stream_app.partition.acks import AckTracker
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.committer import Committer
-from stream_app.partition.in_flight import InFlight
-from stream_app.partition.key_locks import Keys
+from stream_app.partition.commits import Committer
+from stream_app.partition.conclude import Rejects
+from stream_app.partition.in_flight import AckTracker, InFlight
 from stream_app.partition.lead import LeadPipeline
-from stream_app.partition.markers import ProcessedMarkers
+from stream_app.partition.locks import Keys
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.reject import Rejects
-from stream_app.partition.unit_of_work import UnitOfWork
+from stream_app.partition.rows import ProcessedMarkers
+from stream_app.partition.state import UnitOfWork
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded
@@ -259,7 +258,7 @@ def mark_row_missing() -> Patch:
         step = history.brief(*args)
         return WriteBatch([], step.records, step.events)
 
-    return patch.object(reject, "brief", unmarked)
+    return patch.object(conclude_module, "brief", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))

@@ -18,12 +18,12 @@ from stream_app.partition import callback as correlate
 from stream_app.partition import deadlines as awaiting
 from stream_app.partition import timeout as overdue
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import InFlight, Source
-from stream_app.partition.key_locks import Keys
-from stream_app.partition.unit_of_work import UnitOfWork
+from stream_app.partition.locks import Keys
+from stream_app.partition.owner import Bootstrap
+from stream_app.partition.state import UnitOfWork
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
 from tests.simulation.schedule import Schedule

@@ -9,10 +9,8 @@ import msgspec
 from stream_app.domain.lane.admission import AdmissionRequest, Held
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.lane_queue import Admitted, LaneQueue, Waiter
+from stream_app.partition.lane_queue import Admitted, LaneQueue, Patience, Timetable, Waiter
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.patience import Patience
-from stream_app.partition.timetable import Timetable
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.schedule import Schedule

@@ -9,7 +9,7 @@ import msgspec
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.unit_of_work import UnitOfWork
+from stream_app.partition.state import UnitOfWork
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup

@@ -7,8 +7,8 @@ from stream_app.domain.lead import resolve as case
 from stream_app.domain.lead.person import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.partition import lead as line_module
-from stream_app.partition.key_locks import KeyLock, KeyLocks
 from stream_app.partition.lead import LeadPipeline
+from stream_app.partition.locks import KeyLock, KeyLocks
 from tests.simulation.bases import rare
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.orders import Order

@@ -13,7 +13,7 @@ from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
-from stream_app.partition.reject import Rejects
+from stream_app.partition.conclude import Rejects
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.republished import perhaps_at_clay, republished, sent_back
 

@@ -18,7 +18,7 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.timeouts import TimeoutSources
+from stream_app.partition.timeout import TimeoutSources
 from tests.simulation.clay import FakeClay
 from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group

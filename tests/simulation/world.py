@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition import lane_timer, lanes
+from stream_app.partition import lane_queue, lanes
 from stream_app.partition.erasures import Erasures
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post
@@ -116,7 +116,7 @@ class World:
             self._start(f"w{number + 1}")
         # The simulation's clock never steps, and it is to come to rest: no timer looks at it again and again.
         with (
-            patch.object(lane_timer, "_LONGEST_TIMER_S", 1e9),
+            patch.object(lane_queue, "_LONGEST_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
             patch.object(Erasures, "run", lambda _: asyncio.get_running_loop().create_future()),
         ):

@@ -1,0 +1,283 @@
+"""The rows of one partition in memory, as bytes, from their load to their expiry.
+
+A final row is deleted after the freshness window, with the aliases that point to it. An open row does not expire.
+Expiry scans nothing: keys are in a queue in the order in which they were added, and each step reads its head.
+
+A marker is a row that says that a record without a delivery row is concluded. It is deleted once the group's committed
+offset has passed its record. A worker that was cut off meanwhile may still hold that record when it takes the partition
+over again. So the passed offset is a row too, written in the same transaction as the deletions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+import msgspec
+
+from stream_app.domain.delivery.recorder import Rows as Changes
+from stream_app.domain.delivery.state_machine import (
+    ROW_VERSION,
+    Delivery,
+    lead_of,
+    mark_key,
+    marked_record,
+    passed_key,
+    passed_offset,
+)
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.lane.lane import LANE_VERSION, Lane
+from stream_app.domain.lead.person import rows_of
+from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.record import ConsumedRecord
+
+T = TypeVar("T")
+
+_NEXT_LOOK_MS: Final = 50
+_LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
+_ALIASES: Final = (b"f/", b"p/")
+_AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
+_LONG_AGO_MS: Final = -(10**15)
+_SUPPRESSING: Final = (b"e/", b"s/", b"x/")
+_row_decoder: Final = msgspec.json.Decoder(Delivery)
+_lane_decoder: Final = msgspec.json.Decoder(Lane)
+
+
+class _Dated(msgspec.Struct):
+    """The field that is read of a row that expires by its own time."""
+
+    at_ms: int
+
+
+_dated: Final = msgspec.json.Decoder(_Dated)
+_suppression_decoder: Final = msgspec.json.Decoder(Suppression)
+
+
+class RowUnreadable(StreamAppError):
+    """A row of the state topic cannot be used. The partition then processes nothing."""
+
+
+class Rows:
+    """The rows of one partition, by key.
+
+    Args:
+        freshness_ms: How long a final delivery row is kept.
+
+    Attributes:
+        suppressing: The number of suppression rows.
+        parked: The number of parked leads, by workspace.
+    """
+
+    def __init__(self, freshness_ms: int) -> None:
+        self.suppressing = 0
+        self.parked: Counter[str] = Counter()
+        self._erased: set[bytes] = set()
+        self._freshness_ms = freshness_ms
+        self._values: dict[bytes, bytes] = {}
+        self._aging: deque[bytes] = deque()
+        self._look_again_ms = 0
+
+    def load(self, values: dict[bytes, bytes]) -> None:
+        """Replace the rows by these, oldest first."""
+        self._values = values
+        self._aging = deque(key for key in values if key[:2] in _AGING)
+        self._look_again_ms = 0
+        self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
+        self._erased = {key for key in values if key[:2] == b"e/"}
+        self.parked = Counter(lead_of(key)[0] for key, value in values.items() if _is_parked(key, value))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._values)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's bytes."""
+        return self._values.get(key)
+
+    def leads(self) -> list[bytes]:
+        """The keys of all rows of leads."""
+        return [key for key in self._values if key[:2] == b"d/"]
+
+    def delivery(self, key: bytes) -> Delivery | None:
+        """A lead's row. Raises RowUnreadable."""
+        raw = self._values.get(key)
+        return None if raw is None else read_delivery(key, raw)
+
+    def suppression(self, key: bytes) -> Suppression | None:
+        """A suppression row. Raises RowUnreadable."""
+        raw = self._values.get(key)
+        return None if raw is None else _read(_suppression_decoder, key, raw)
+
+    def erasures(self) -> Iterator[tuple[str, int]]:
+        """Workspace and time (epoch ms) of each erased lead."""
+        for key in self._erased:
+            yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
+
+    def apply(self, changes: Changes) -> list[bytes]:
+        """Apply the changes of a step. Returns the keys of new rows."""
+        values, new = self._values, list[bytes]()
+        for key, value in changes:
+            kind, before = key[:2], values.get(key)
+            if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
+                self.parked[lead_of(key)[0]] += change
+            if value is None:
+                values.pop(key, None)
+            else:
+                values[key] = value
+                if before is None:
+                    new.append(key)
+                    if kind in _AGING:
+                        self._aging.append(key)
+            if kind == b"e/":
+                self._erased -= {key}
+                if value is not None:
+                    self._erased.add(key)
+            if kind in _SUPPRESSING:
+                self.suppressing += (value is not None) - (before is not None)
+        return new
+
+    def expire(self, now_ms: int) -> Changes:
+        """Delete rows that have expired, a few at most, from the head of the queue. Returns what is to be written."""
+        gone: Changes = []
+        if now_ms < self._look_again_ms:
+            return gone
+        for _ in range(min(_LOOKED_AT, len(self._aging))):
+            key = self._aging[0]
+            if key not in self._values:
+                self._aging.popleft()
+                continue
+            since_ms = self._final_since_ms(key)
+            if since_ms is None:
+                self._aging.rotate(-1)
+            elif now_ms - since_ms <= self._freshness_ms:
+                self._look_again_ms = since_ms + self._freshness_ms
+                break
+            else:
+                self._aging.popleft()
+                gone.append((key, None))
+        if gone:
+            self.apply(gone)
+        else:  # all heads are open: do not decode them again for each lead
+            self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
+        return gone
+
+    def _final_since_ms(self, key: bytes) -> int | None:
+        """Since when (epoch ms) the row of an expiring key is final; None while it is open."""
+        if key[:2] in (b"k/", b"x/"):
+            return _read(_dated, key, self._values[key]).at_ms
+        since_ms = _LONG_AGO_MS
+        for each in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
+            if (row := self.delivery(each)) is not None:
+                if not row.final:
+                    return None
+                since_ms = max(since_ms, row.at_ms)
+        return since_ms
+
+
+def _is_parked(key: bytes, value: bytes | None) -> bool:
+    """True if the row is parked. Not decoded: the state is the first string of a lead's row."""
+    return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
+
+
+def unreadable(key: bytes, why: str) -> RowUnreadable:
+    """The error to raise for a row that does not decode."""
+    return RowUnreadable(
+        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
+        "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
+    )
+
+
+def _read(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise unreadable(key, str(error)) from None
+
+
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
+def read_delivery(key: bytes, raw: bytes) -> Delivery:
+    """A delivery row from its bytes. Raises RowUnreadable."""
+    row = _read(_row_decoder, key, raw)
+    if row.version > ROW_VERSION:
+        raise RowUnreadable(
+            f"the row {_name(key)} has version {row.version}, this program reads up to {ROW_VERSION}: update it"
+        )
+    return row
+
+
+def read_lane(key: bytes, raw: bytes) -> Lane:
+    """A lane's row from its bytes. Raises RowUnreadable."""
+    lane = _read(_lane_decoder, key, raw)
+    if lane.version > LANE_VERSION:
+        raise RowUnreadable(
+            f"the row {_name(key)} has version {lane.version}, this program reads up to {LANE_VERSION}: update it"
+        )
+    return lane
+
+
+class ProcessedMarkers:
+    """The markers of one partition, by topic, in the order in which they were set."""
+
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._offsets: dict[str, deque[int]] = {}
+        self._passed: dict[str, int] = {}
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Replace the markers by those in `rows`, and remove the passed offsets from `rows`.
+
+        Raises:
+            RowUnreadable: A row does not decode.
+        """
+        self._offsets.clear()
+        self._passed.clear()
+        key = b""
+        try:
+            for key in rows:
+                self.note(key)
+            for key in [key for key in rows if key.startswith(b"c/")]:
+                topic, offset = passed_offset(key, rows.pop(key))
+                self._passed[topic] = offset
+        except ValueError:
+            raise unreadable(key, "it does not name the place of a record") from None
+
+    def note(self, key: bytes) -> None:
+        """Remember a new row if it is a marker of this partition. The offsets of other partitions are unknown here."""
+        record_id = marked_record(key)
+        if record_id is not None and record_id[1] == self._partition:
+            self._offsets.setdefault(record_id[0], deque()).append(record_id[2])
+
+    def drop_passed(self, committed: Callable[[str], int | None]) -> Changes:
+        """The rows to write now: deletions of markers, and the passed offsets.
+
+        `committed` returns the group's committed offset of a topic.
+        """
+        rows: Changes = []
+        for topic, offsets in list(self._offsets.items()):
+            end = committed(topic) or 0
+            if offsets[0] >= end:
+                continue
+            while offsets and offsets[0] < end:
+                rows.append((mark_key(f"{topic}/{self._partition}/{offsets.popleft()}"), None))
+            if not offsets:
+                del self._offsets[topic]
+            self._passed[topic] = end
+            rows.append((passed_key(topic), str(end).encode()))
+        return rows
+
+    def passed(self, topic: str) -> int:
+        """The group's offset when markers were last deleted: every record before it is concluded."""
+        return self._passed.get(topic, 0)
+
+    def is_passed(self, consumed: ConsumedRecord) -> bool:
+        """True if this record is concluded and its marker may be deleted."""
+        return consumed.offset < self.passed(consumed.topic)
