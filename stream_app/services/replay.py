@@ -14,6 +14,8 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.dead_letter.replay import Begin
 from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.outcome import scrub
+from stream_app.domain.lane.command import MAX_TEXT
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership
@@ -99,12 +101,18 @@ async def run_replay(settings: Settings) -> None:
 
 
 async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
-    """Pause all replays, or (`by` None) resume them. Returns the previous pause. Raises BrokerUnavailable."""
+    """Pause all replays, or (`by` None) resume them. Returns the previous pause.
+
+    Texts that look like personal data are removed from `why`, which the replay process logs.
+
+    Raises:
+        BrokerUnavailable: Kafka does not respond.
+    """
     connection, topics = connection_of(settings), settings.names
     async with (
         kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
         ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
     ):
         before = state.pause
-        await state.set_pause(Pause(by, why, at_ms) if by else None)
+        await state.set_pause(Pause(by, scrub(why, MAX_TEXT), at_ms) if by else None)
         return before

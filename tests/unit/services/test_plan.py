@@ -1,13 +1,19 @@
 """The composition root builds what the settings allow."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stream_app.config import load_settings
 from stream_app.config.egress import egress_of
+from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.errors import SettingsError
+from stream_app.services import replay
 from stream_app.services.worker import clay_client
+from tests.unit.config.files import load
 
 
 @pytest.mark.parametrize(("connect_s", "request_s"), [(0.1, 0.2), (1, 3), (5, 7), (5, 30), (299, 300)])
@@ -53,3 +59,25 @@ def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) 
             pem.write_text(text)
         with pytest.raises(SettingsError, match=r"^egress\.ca_file = '.*company\.pem': cannot read it as a PEM file: "):
             egress_of(settings)
+
+
+async def test_the_reason_of_a_pause_has_no_personal_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay process logs it at each start, and `explain` and the board show it."""
+    kept: list[Pause | None] = []
+
+    class State:
+        pause = None
+
+        async def set_pause(self, pause: Pause | None) -> None:
+            kept.append(pause)
+
+    @asynccontextmanager
+    async def opened(*_: Any) -> AsyncIterator[State]:
+        yield State()
+
+    monkeypatch.setattr(replay, "ReplayState", opened)
+    monkeypatch.setattr(replay, "kafka_publisher", lambda *_: nullcontext())
+    settings = load(tmp_path, "")
+    await replay.set_replay_pause(settings, "jane", "ada@example.com asked, +49 170 1234567", 7)
+    await replay.set_replay_pause(settings, None, "", 0)
+    assert kept == [Pause("jane", "[email] asked, +[number]", 7), None]
