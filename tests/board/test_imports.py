@@ -1,6 +1,8 @@
 """The pages of imports: their numbers are those of the lists that they link to."""
 
 import re
+import shlex
+from html import unescape
 
 import pytest
 
@@ -46,6 +48,15 @@ async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
             more = re.search(r'rel="next" href="([^"]*)"', page)
             listed = more[1].replace("&amp;", "&") if more else ""
         assert seen == int(number)
+
+
+async def test_an_import_says_how_to_take_its_results_joined_to_its_file(local: Client) -> None:
+    """A producer chooses the file's name: it is quoted for a shell, and can be no option."""
+    (command,) = re.findall(r"<pre>([^<]*)</pre>", (await local.get(MARCH)).text)
+    words = ["--workspace", "initech", "--join", "./leads march.csv", "-o", "enriched.csv"]
+    assert shlex.split(unescape(command)) == ["stream-app", "results", *words]
+    link, *_ = re.findall(r'href="([^"]*id=[^"]*alert[^"]*)"', (await local.get("/board/imports")).text)
+    assert "<pre>" not in (await local.get(unescape(link))).text, "its file is no CSV"
 
 
 @pytest.mark.parametrize("name", ["unknown", "..", "a/b?c#d", HOSTILE[:20], "x" * 10_000])
