@@ -14,6 +14,7 @@ _TOKEN = "a token for people who act: 51d2e9c4"
 _WITHIN_MS = 60_000
 
 
+@pytest.mark.slow
 async def test_pause_and_resume_a_lane_in_the_browser(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(k
     assert books["provisional"] >= seen.first["local"]
 
 
+@pytest.mark.slow
 async def test_cached_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka: Broker, namespace: str) -> None:
     with LocalRedis() as server:
         async with pipeline(kafka.bootstrap, namespace, server.url, cache_first=True, more=PATIENT) as line:

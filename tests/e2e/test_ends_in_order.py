@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member
 from tests.support.proxy import ProxiedKafka
 
@@ -29,22 +28,6 @@ async def test_a_process_that_is_stopped_together_with_kafka_ends_cleanly(broker
         assert dict(zip(members, codes, strict=True)) == dict.fromkeys(members, 0)
         for name, member in members.items():
             assert is_calm(member), (name, member.said())
-
-
-async def test_a_workspace_that_was_moved_is_refused_in_one_line(kafka: Broker, namespace: str) -> None:
-    async with Fleet(kafka.bootstrap, namespace, 1) as line:
-        worker = line.join()
-        await line.publish(line.leads(1))
-        await line.until(lambda: line.last()["accepted"] == 1, 60, "one lead is accepted")
-        assert await line.stop(worker.process) == 0
-        line._toml = line._toml.replace("partition = 0", "partition = 1")
-        moved = line.join()
-        assert await moved.ended(60) == 1
-        assert is_calm(moved), moved.said()
-        assert moved.last_words() == [
-            "workspace w0 has its lane in partition 0, the configuration says 1: set workspaces.w0.partition = 0, or "
-            "use a new workspace name"
-        ]
 
 
 def is_calm(member: Member) -> bool:

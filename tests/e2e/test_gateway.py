@@ -14,6 +14,7 @@ from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.pace import BUSY
 
 
+@pytest.mark.slow
 async def test_callbacks_are_on_kafka_before_they_are_answered(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True) as line:
         gateway = line.start("gateway")

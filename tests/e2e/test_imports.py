@@ -13,6 +13,7 @@ from tests.support.pace import BUSY
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.slow
 async def test_an_import_is_followed_from_its_file_to_the_last_lead(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
         source = line.directory / "leads of march.csv"

@@ -47,6 +47,7 @@ def _accepted(line: Fleet, from_ms: int) -> int:
     )
 
 
+@pytest.mark.slow
 async def test_two_workers_and_a_rebalance_spend_exactly_the_budget(kafka: Broker, namespace: str) -> None:
     """Three lanes with a budget of 40 leads each; owners change twice while they spend it."""
     budget = "budget = { credits_per_day = 800 }"

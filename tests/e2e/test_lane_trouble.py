@@ -102,6 +102,7 @@ async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: s
         line.check_histories()
 
 
+@pytest.mark.slow
 async def test_a_refused_token_loses_no_lead(kafka: Broker, namespace: str) -> None:
     """A sink that drops what is answered 401 loses data (vectordotdev/vector#24543). Here the lane is suspended, names
     the token, sends nothing more, and continues when a worker with the right token starts.

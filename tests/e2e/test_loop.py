@@ -112,6 +112,7 @@ class Loop(Fleet):
         assert "The books balance" in said
 
 
+@pytest.mark.slow
 async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
     kafka: Broker, namespace: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

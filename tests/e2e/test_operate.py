@@ -94,6 +94,7 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
         assert await line.stop(worker) == 0
 
 
+@pytest.mark.slow
 async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         code, said = await line.run("lanes", "pause", "unknown", "--why", "x")
@@ -178,6 +179,7 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert "person3@" not in logs
 
 
+@pytest.mark.slow
 async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace: str, tmp_path: Path) -> None:
     config = f'secrets_dir = "{tmp_path}"'
     async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2) as line:

@@ -94,6 +94,7 @@ async def test_a_rewind_by_kafkas_tool_sends_undelivered_leads_once_more(kafka: 
         assert code == 0, said
 
 
+@pytest.mark.slow
 async def test_dead_letters_of_other_programs_are_sent_as_leads_once(kafka: Broker, namespace: str) -> None:
     async with pipeline(kafka, namespace, 1) as line:
         names, lead = line.settings.names, line.lead(1, "w0")

@@ -15,7 +15,6 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import delivery_key
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Lead, Result, Scalar
@@ -151,15 +150,6 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
         assert (first["row"]["First Name"], first["result"]["fields"]["Title"]) == ("Ada", "of crm-1")
         assert json.loads(lines.splitlines()[3])["result"] is None
         assert (none.lines, none.results) == (6, 0)
-
-
-async def test_an_unusable_header_is_reported_before_anything_is_read(
-    kafka: Broker, namespace: str, tmp_path: Path
-) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
-        join = Joined("leads.csv", await asyncio.to_thread(_file, tmp_path / "leads.csv", b"email,mail,email\n"))
-        with join.file, pytest.raises(SettingsError, match=r"leads\.csv: two columns would have the name"):
-            await exported(line, join=join)
 
 
 async def test_at_the_command_line(kafka: Broker, namespace: str, tmp_path: Path) -> None:

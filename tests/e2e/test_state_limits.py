@@ -82,6 +82,7 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
         assert kept >= {b"z/something", b"\xff"}
 
 
+@pytest.mark.slow
 async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
     """Also if Kafka has deleted the group's offset, as it does when a group is away for long."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
@@ -137,14 +138,8 @@ async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, n
         assert lost(replay) == [(log.topic, 5, 11, 7)]
 
 
-@pytest.mark.parametrize(
-    ("which", "command"),
-    [
-        ("leads", "worker"),
-        pytest.param("state", "worker", marks=pytest.mark.slow),
-        pytest.param("dlq", "replay", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("which", "command"), [("leads", "worker"), ("state", "worker"), ("dlq", "replay")])
 async def test_a_recreated_topic_stops_the_process(which: str, command: str, kafka: Broker, namespace: str) -> None:
     """Even if it is filled at once beyond its former end. The leads that come again are not sent again."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:

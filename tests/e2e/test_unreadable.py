@@ -88,6 +88,7 @@ async def test_a_damaged_batch_is_not_skipped_before_the_record_in_front_of_it_i
         assert (code, "the record at offset 0 can be read, and is not finished" in said) == (1, True), said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 async def test_leads_of_every_codec_go_through(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1) as line:

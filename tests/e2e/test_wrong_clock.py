@@ -23,6 +23,7 @@ async def test_an_idle_worker_reports_a_clock_that_is_behind(kafka: Broker, name
         assert clock_errors(worker)[0] == "this machine's clock is 120 min behind Kafka's: set it right (NTP)"
 
 
+@pytest.mark.slow
 async def test_records_refused_for_their_timestamp_are_explained(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1) as line:
         worker = line.join(program=(WRONG, str(2 * HOUR_S)))

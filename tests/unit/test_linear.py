@@ -6,7 +6,7 @@ of at most 1.2, so that no lead can hold the interpreter long enough for the gro
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -146,6 +146,21 @@ def check(work: Callable[[T], object], shape: Callable[[int], T], largest: int, 
     return took_s
 
 
+def _one_of_each(texts: Iterable[str], names: Sequence[str]) -> Any:
+    """Pair each text with each name. With `pytest` each text comes once, with the names in turn; the rest is slow."""
+    pairs = [(number, text, at, name) for number, text in enumerate(texts) for at, name in enumerate(names)]
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        ("text", "name"),
+        [pytest.param(text, name, marks=[slow] * (number % len(names) != at)) for number, text, at, name in pairs],
+    )
+
+
+def _a_tenth(texts: Iterable[str]) -> list[Any]:
+    """Return the texts that the tests of a lead and of a callback have, too: all but a tenth of them are slow."""
+    return [pytest.param(text, marks=[pytest.mark.slow] * (number % 10 != 0)) for number, text in enumerate(texts)]
+
+
 FIELDS: Final = ("email", "domain", "linkedin_url", "full_name", "phone", "anything")
 
 
@@ -164,20 +179,18 @@ def _process_lead(value: bytes) -> None:
         scrub("limit reached for Ada Lovelace " * 30, known=known)
 
 
-@pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("text", TEXTS)
+@_one_of_each(TEXTS, FIELDS)
 def test_a_lead_with_a_hostile_value(text: str, name: str) -> None:
     check(_process_lead, _in_field(name, TEXTS[text]), MAX_LEAD_BYTES, f"{name}: {text}")
 
 
-@pytest.mark.parametrize("shape", _structures())
-@pytest.mark.parametrize(
-    "before",
+@_one_of_each(
+    _structures(),
     ["", '{"workspace":"acme","lead_id":"a","fields":{"email":"a@b.de"},"more":', '{"fields":', '{"not_after_ms":'],
 )
-def test_a_lead_with_a_hostile_structure(shape: str, before: str) -> None:
-    work = _structures(before, "}" if before else "")[shape]
-    check(_process_lead, work, MAX_LEAD_BYTES, f"{before}: {shape}")
+def test_a_lead_with_a_hostile_structure(text: str, name: str) -> None:
+    work = _structures(name, "}" if name else "")[text]
+    check(_process_lead, work, MAX_LEAD_BYTES, f"{name}: {text}")
 
 
 def test_a_lead_with_many_fields() -> None:
@@ -187,9 +200,9 @@ def test_a_lead_with_many_fields() -> None:
     assert check(_process_lead, shape, MAX_LEAD_BYTES, "many fields") < 0.5, "it stops no heartbeat"
 
 
-@pytest.mark.parametrize("name", ["lead_id", "workspace", "destination", "import_id", "source"])
-@pytest.mark.parametrize(
-    "text", ["letters", "marks, above before below", "at signs", "digits", "blanks", "different letters"]
+@_one_of_each(
+    ["letters", "marks, above before below", "at signs", "digits", "blanks", "different letters"],
+    ["lead_id", "workspace", "destination", "import_id", "source"],
 )
 def test_a_lead_with_a_hostile_name(name: str, text: str) -> None:
     def shape(n: int) -> bytes:
@@ -199,7 +212,7 @@ def test_a_lead_with_a_hostile_name(name: str, text: str) -> None:
     check(_process_lead, shape, MAX_LEAD_BYTES, f"{name}: {text}")
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", _a_tenth(TEXTS))
 def test_a_dead_letter_with_a_hostile_value(text: str) -> None:
     """Other programs write dead letters, too, so a plan may read values that no worker would accept."""
 
@@ -212,7 +225,7 @@ def test_a_dead_letter_with_a_hostile_value(text: str) -> None:
         check(read, _in_field(name, TEXTS[text]), MAX_CARRIED_BYTES, f"{name}: {text}")
 
 
-@pytest.mark.parametrize("shape", _structures())
+@pytest.mark.parametrize("shape", _a_tenth(_structures()))
 def test_a_dead_letter_with_a_hostile_structure(shape: str) -> None:
     def read(value: bytes) -> None:
         people_in(value)
@@ -233,8 +246,10 @@ def _read_headers(consumed: ConsumedRecord) -> None:
     Tally(0).add(headers, consumed.key, 0)
 
 
-@pytest.mark.parametrize("name", ["origin", "lead-id", "reason-text", "attempt", "trace-id"])
-@pytest.mark.parametrize("text", ["letters", "digits", "dots", "slashes", "marks in turn"])
+@_one_of_each(
+    ["letters", "digits", "dots", "slashes", "marks in turn"],
+    ["origin", "lead-id", "reason-text", "attempt", "trace-id"],
+)
 def test_headers(name: str, text: str) -> None:
     def shape(n: int) -> ConsumedRecord:
         value = TEXTS[text](n).encode()
@@ -296,8 +311,7 @@ def test_a_broken_callback(shape: str) -> None:
     check(_take_callback, _broken_bodies()[shape], 65_536, shape)
 
 
-@pytest.mark.parametrize("name", ["title", "error", "status", "credits", "lead_id"])
-@pytest.mark.parametrize("text", TEXTS)
+@_one_of_each(TEXTS, ["title", "error", "status", "credits", "lead_id"])
 def test_a_callback_with_a_hostile_value(text: str, name: str) -> None:
     def shape(n: int) -> bytes:
         body = {"lead_id": "a", "callback_token": "t", "error": "no: 1", name: TEXTS[text](n - 200)}
@@ -306,13 +320,14 @@ def test_a_callback_with_a_hostile_value(text: str, name: str) -> None:
     check(_take_callback, shape, LARGEST_BODY, f"{name}: {text}")
 
 
-@pytest.mark.parametrize("shape", _structures())
-def test_a_callback_with_a_hostile_structure(shape: str) -> None:
-    for before in ("", '{"lead_id":"a","callback_token":"t","x":', '{"lead_id":', '{"lead_id":"a","fields":'):
-        work = _structures(before, "}" if before else "")[shape]
-        check(_take_callback, work, LARGEST_BODY, f"{before}: {shape}")
-        check(lambda value: read_callback(PLAN, _record(value)), work, MAX_CARRIED_BYTES, f"record {shape}")
-        check(lambda value: read_command(_record(value)), work, MAX_CARRIED_BYTES, f"command {shape}")
+@_one_of_each(
+    _structures(), ["", '{"lead_id":"a","callback_token":"t","x":', '{"lead_id":', '{"lead_id":"a","fields":']
+)
+def test_a_callback_with_a_hostile_structure(text: str, name: str) -> None:
+    work = _structures(name, "}" if name else "")[text]
+    check(_take_callback, work, LARGEST_BODY, f"{name}: {text}")
+    check(lambda value: read_callback(PLAN, _record(value)), work, MAX_CARRIED_BYTES, f"record {text}")
+    check(lambda value: read_command(_record(value)), work, MAX_CARRIED_BYTES, f"command {text}")
 
 
 def _record(value: bytes) -> ConsumedRecord:
@@ -351,7 +366,7 @@ def test_a_csv(shape: str) -> None:
     check(_read_csv, CSV[shape], MAX_LINE_BYTES, shape)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", _a_tenth(TEXTS))
 def test_a_file_of_people(text: str) -> None:
     def read(line: str) -> None:
         with suppress(SettingsError):
@@ -360,7 +375,7 @@ def test_a_file_of_people(text: str) -> None:
     check(read, TEXTS[text], MAX_LINE_BYTES, text)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", _a_tenth(TEXTS))
 def test_texts_for_people(text: str) -> None:
     for work in (scrub, label, clean_email, clean_linkedin):
         check(work, TEXTS[text], MAX_LINE_BYTES, f"{work.__name__}: {text}")
