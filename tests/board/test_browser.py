@@ -209,6 +209,7 @@ def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN, to: str = "/board"
     page.wait_for_url(f"{url}{to}")
 
 
+@pytest.mark.slow
 @each_look
 def test_every_form_can_be_used_by_everyone(browser: Browser, operators: str, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)

@@ -45,6 +45,7 @@ def to_the_cost(page: Page) -> None:
     raise AssertionError("the rows are not checked")
 
 
+@pytest.mark.slow
 @each_look
 def test_every_step_can_be_used_by_everyone(browser: Browser, url: str, file: Path, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)

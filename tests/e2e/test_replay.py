@@ -68,7 +68,7 @@ async def test_a_rewind_by_kafkas_tool_sends_undelivered_leads_once_more(kafka: 
             assert steps["parked", 1] <= 1
             assert steps["parked", 0] <= 1
 
-        # A plain restart is no rewind (nor is one after a kill: tests/e2e/replay_kills.py).
+        # A plain restart is no rewind (nor is one after a kill: tests/e2e/test_replay_gently.py).
         replay = line.start("replay")
         await line.publish([line.lead(200, "w0")])
         await line.until(lambda: line.last()["parked"] == before["parked"] + 1, 60, "one more is parked")

@@ -8,7 +8,6 @@ import pytest
 from stream_app.dev.kafka import Broker
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
-from tests.e2e.replay_kills import check
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
 from tests.support.pace import slowness
 
@@ -115,3 +114,15 @@ async def test_replay_processes_join_die_and_leave_under_load(kafka: Broker, nam
 
 def replayed(line: Pipeline) -> int:
     return sum(event.status == "replayed" for history in list(line.histories.values()) for event in history)
+
+
+def check(line: Pipeline) -> None:
+    """Check what must hold whenever nothing is under way."""
+    line.check_histories()
+    for history in line.histories.values():
+        steps = Counter((event.status, event.epoch) for event in history)
+        assert all(times <= {"replayed": 2, "parked": 1}.get(status, 99) for (status, _), times in steps.items()), steps
+    rows = line.summary()["leads"]
+    assert set(rows.values()) <= {1}, "none was POSTed twice into a row"
+    accepted = {history[0].lead_id for history in line.histories.values() if history[-1].status == "accepted"}
+    assert accepted == set(rows)

@@ -324,6 +324,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
 OPERATORS: Final = "board with operator_token_env"
 
 
+@pytest.mark.slow
 async def test_the_documented_rights_are_enough_for_operators_of_the_board(
     secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

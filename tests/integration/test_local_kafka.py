@@ -13,19 +13,42 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from stream_app.dev.kafka import Broker, LocalKafka, broker_answers
+from stream_app.dev.kafka import Broker, LocalKafka, bootstrap_from_environment, broker_answers, kafka_for
 from stream_app.dev.process import StartError, port_is_free
 from tests.unit.dev.test_process import eventually, is_alive
 
 GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
-PARENT = """
-import time
-from stream_app.dev.kafka import LocalKafka
-kafka = LocalKafka()
-kafka.start()
-print(kafka.pid, kafka.bootstrap, flush=True)
-time.sleep(60)
-"""
+
+
+def nothing_of_ours(*_: object, **__: object) -> object:
+    raise AssertionError("a broker is started although there is one")
+
+
+def test_the_users_broker_is_used(kafka: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", f" {kafka.bootstrap} ")
+    monkeypatch.setattr("stream_app.dev.kafka.LocalKafka", nothing_of_ours)
+    assert bootstrap_from_environment() == kafka.bootstrap
+    with kafka_for(print) as broker:
+        assert broker.bootstrap == kafka.bootstrap
+
+
+def test_the_users_broker_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "127.0.0.1:1,nonsense")
+    said = r"^KAFKA_BOOTSTRAP=127.0.0.1:1,nonsense does not answer"
+    with pytest.raises(StartError, match=said), kafka_for(print):
+        pass
+
+
+@pytest.mark.parametrize("unset", ["", "  "])
+def test_an_empty_bootstrap_counts_as_unset(monkeypatch: pytest.MonkeyPatch, unset: str) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", unset)
+    assert bootstrap_from_environment() is None
+
+
+def test_a_benchmark_uses_the_users_broker_too() -> None:
+    texts = {path.name: path.read_text() for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py")}
+    assert "kafka_for(" in texts["line.py"]
+    assert not [name for name, text in texts.items() if "LocalKafka" in text]
 
 
 @pytest.fixture(scope="module")
@@ -106,21 +129,6 @@ def test_a_tool_that_fails_says_why(kafka: Broker, args: list[str], why: str) ->
 def test_a_tool_is_bounded_in_time(kafka: Broker) -> None:
     with pytest.raises(StartError, match=r"^ConsumerGroupCommand took more than 0 s"):
         kafka.run_tool(GROUPS, "--list", timeout_s=0.1)
-
-
-@pytest.mark.slow  # tests/unit/dev/test_process.py kills the parent of smaller children
-def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    argv = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as parent:
-        assert parent.stdout is not None
-        pid, bootstrap = parent.stdout.readline().split()
-        assert broker_answers(port_of(bootstrap))
-        assert [path.name for path in tmp_path.glob("stream-app-kafka-*/*")]
-        parent.kill()
-    assert eventually(lambda: not is_alive(int(pid)))
-    assert eventually(lambda: not list(tmp_path.iterdir()))
-    assert eventually(lambda: port_is_free(port_of(bootstrap)))
 
 
 @pytest.mark.slow
