@@ -146,7 +146,7 @@ def check(work: Callable[[T], object], shape: Callable[[int], T], largest: int, 
     return took_s
 
 
-def _one_of_each(texts: Iterable[str], names: Sequence[str]) -> Any:
+def _one_of_each(texts: Iterable[str], names: Sequence[str]) -> pytest.MarkDecorator:
     """Pair each text with each name. With `pytest` each text comes once, with the names in turn; the rest is slow."""
     pairs = [(number, text, at, name) for number, text in enumerate(texts) for at, name in enumerate(names)]
     slow = pytest.mark.slow
