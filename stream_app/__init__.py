@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stream_app.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from stream_app.api import (
         BoardUnavailable,
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
         read_results,
         read_results_sync,
     )
-
-__version__ = "0.2.0"
 
 __all__ = [
     "BoardUnavailable",

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stream_app import __version__
 from stream_app.board.api_access import Access, Refused
 from stream_app.board.openapi import document
 from stream_app.board.read_model.follow import ProjectionLag
@@ -44,6 +43,7 @@ from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
+from stream_app.version import __version__
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300

@@ -17,7 +17,7 @@ from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import StreamAppError
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
-from stream_app.replay.order import command_record, start_command
+from stream_app.replay.orders import command_record, start_command
 from stream_app.replay.plan import check_filter, spans_of, survey_in_thread
 from stream_app.tasks import cancel
 

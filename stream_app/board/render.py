@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from stream_app import __version__
 from stream_app.board import formats
 from stream_app.board.api_access import Refused
 from stream_app.board.assets import Assets
 from stream_app.board.paths import FOR_TEMPLATES
+from stream_app.version import __version__
 
 T = TypeVar("T")
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from cyclopts import UNSET, App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
-from stream_app import __version__
 from stream_app.cli.base import (
     COMMON,
     EXIT_CODES,
@@ -45,6 +44,7 @@ from stream_app.domain.errors import (
 )
 from stream_app.domain.text import wrapped
 from stream_app.ops.garbage import collect_rarely
+from stream_app.version import __version__
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel

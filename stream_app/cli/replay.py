@@ -37,7 +37,7 @@ from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, pr
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
 from stream_app.replay import rewind as offsets
-from stream_app.replay.order import change_command, ordered_replays, start_command, submit_and_follow
+from stream_app.replay.orders import change_command, ordered_replays, start_command, submit_and_follow
 from stream_app.replay.plan import spans_of, survey
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.

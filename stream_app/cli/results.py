@@ -17,11 +17,10 @@ from stream_app.cli.files import STDIO, format_of, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
 from stream_app.cli.publish import MAP_FORM
 from stream_app.cli.tables import reading
+from stream_app.client.results import MOST_FIELDS, OTHERS, Export, Joined, ResultFilter, export
 from stream_app.config import check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.text import count
-from stream_app.results import Export, Joined, ResultFilter, export
-from stream_app.results.lines import MOST_FIELDS, OTHERS
 
 
 def results(

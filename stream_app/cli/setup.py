@@ -12,16 +12,16 @@ from typing import Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from stream_app import doctor as checks_of
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
 from stream_app.cli.options import login_name
 from stream_app.client import clay_setup as plan
+from stream_app.client import doctor as checks_of
+from stream_app.client import round_trip as trip
 from stream_app.client import skip as unreadable
+from stream_app.client.doctor import Check
 from stream_app.client.strimzi import resources
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.doctor import Check
-from stream_app.doctor.round_trip import price
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import create_topics
@@ -160,7 +160,7 @@ def doctor(
         notify: also send a test message to the webhook of [notify]
     """
     settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
-    cost = price(settings, round_trip) if round_trip else ""
+    cost = trip.price(settings, round_trip) if round_trip else ""
     checks = asyncio.run(_examine(settings, notify=notify, as_json=common.json))
     report: dict[str, Any] = {"checks": checks}
     code = NO if any(check.verdict == "failed" for check in checks) else OK
@@ -171,7 +171,7 @@ def doctor(
             say(cost)
         confirm(cost, yes=yes)
         number = time.time_ns() // 1_000_000
-        work = checks_of.round_trip(settings, round_trip, number, within, login_name(), on_event=_on_event, say=say)
+        work = trip.round_trip(settings, round_trip, number, within, login_name(), on_event=_on_event, say=say)
         result = report["round_trip"] = asyncio.run(work)
         code = OK if result.ok else NO
         if not common.json:

@@ -1,1 +1,1 @@
-"""What works on a running system from outside: publish, books, lanes, commands, people, look-up."""
+"""What works on a running system from outside: publish, results, books, lanes, commands, people, doctor, look-up."""

@@ -12,7 +12,6 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from stream_app import __version__
 from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.callback.token import Keys
 from stream_app.domain.dead_letter.replay import ReplayPolicy
@@ -22,6 +21,7 @@ from stream_app.domain.ranges import Range
 from stream_app.domain.result.cache_entry import CachePolicy
 from stream_app.domain.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
 from stream_app.domain.trace import Sampling, headers_of
+from stream_app.version import __version__
 
 _FreePort = Annotated[int, Range(0, 65_535)]
 _Port = Annotated[int, Range(1, 65_535)]

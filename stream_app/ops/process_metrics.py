@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
-from stream_app import __version__
+from stream_app.version import __version__
 
 
 def process_registry() -> CollectorRegistry:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, returning, tier_s
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
+from stream_app.faust_app.app import App
+from stream_app.faust_app.stream import serve
 from stream_app.partition.ports import Clock, PartitionStream
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
@@ -229,3 +231,26 @@ class _Forwarder:
             await self._stream.ack(consumed)
             self._position.acked += 1
             self._sent.task_done()
+
+
+def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: Replay) -> None:
+    """Add the replay app's agents to the app."""
+
+    @app.agent(topics.dlq)
+    async def dead_letters(stream: Any) -> None:
+        """Dead letters: into the delay tier of their due time."""
+        await serve(app, stream, replay.dead_letters)
+
+    @app.agent(topics.deferred)
+    async def deferred(stream: Any) -> None:
+        """Deferred leads: into the delay tier of their due time."""
+        await serve(app, stream, replay.deferred)
+
+    def define_delay_tier(tier_s: int) -> None:
+        @app.agent(topics.wait(tier_s))
+        async def wait(stream: Any) -> None:
+            """Records that wait in a delay tier: to the next tier, or back to the worker when they are due."""
+            await serve(app, stream, replay.wait(tier_s))
+
+    for tier in tiers_s:
+        define_delay_tier(tier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import heapq
+import json
 from collections.abc import Container
 from typing import IO, Any, Final
 
@@ -18,11 +19,11 @@ from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.suppression import SuppressionList
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.untrusted import check_depth
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
-from stream_app.replay.document import read_document, write_document
+from stream_app.replay.orders import consumed_records
 from stream_app.replay.plan import check_filter, topic_of
-from stream_app.replay.send import consumed_records
 
 _OF_AN_IMPORT: Final = ("import_id", "import_summary")
 _event: Final = msgspec.json.Decoder(StatusEvent)
@@ -234,3 +235,21 @@ def _is_text(value: bytes) -> bool:
         return value.decode("utf-8").isprintable()
     except UnicodeDecodeError:
         return False
+
+
+def read_document(value: bytes | None) -> Any:
+    """Parse JSON. Raises ValueError if it is not JSON, or is nested too deep."""
+    check_depth(value or b"")
+    return json.loads(value or b"", parse_constant=_no_number)
+
+
+def write_document(document: Any) -> bytes:
+    """Write compact JSON. Raises ValueError if JSON cannot hold it: a lone surrogate, NaN or infinity, or too deep."""
+    try:
+        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not a JSON number")

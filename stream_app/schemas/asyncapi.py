@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from stream_app import __version__
 from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.topics import TopicNames
+from stream_app.version import __version__
 
 _TOPICS: Final = TopicNames()
 

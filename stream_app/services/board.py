@@ -21,7 +21,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from stream_app import __version__
 from stream_app.board.access import BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.actions.publish import Publishing
@@ -56,6 +55,7 @@ from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
 from stream_app.tasks import cancel, run_until
+from stream_app.version import __version__
 
 _GRACE_S: Final = 10
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from stream_app import __version__
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.gateway.asgi import build_asgi
@@ -22,6 +21,7 @@ from stream_app.ops.http import serve_http
 from stream_app.ops.process_metrics import process_registry
 from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
 from stream_app.tasks import cancel, run_until
+from stream_app.version import __version__
 
 _GRACE_S: Final = 10
 

@@ -8,7 +8,6 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from stream_app import __version__
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.orders import Pause
@@ -28,11 +27,11 @@ from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
-from stream_app.replay.agents import define_agents
-from stream_app.replay.forward import Replay
-from stream_app.replay.runner import OrderRunner
+from stream_app.replay.forward import Replay, define_agents
+from stream_app.replay.orders import OrderRunner
 from stream_app.replay.state import ReplayState
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
+from stream_app.version import __version__
 
 _BUFFERED: Final = 1_000
 """Records in memory per topic and partition. Those of a delay tier only wait."""

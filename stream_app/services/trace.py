@@ -12,7 +12,6 @@ from aiokafka import TopicPartition
 from prometheus_client import Counter
 from structlog.typing import FilteringBoundLogger
 
-from stream_app import __version__
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import BrokerUnavailable, SettingsError
@@ -27,6 +26,7 @@ from stream_app.services.process import serve_ops, stop_signal
 from stream_app.tasks import run_until
 from stream_app.trace.exporter import Exporter, Placed
 from stream_app.trace.otlp import OtlpClient
+from stream_app.version import __version__
 
 _PAUSE_S: Final = 5.0
 _events: Final = msgspec.json.Decoder(StatusEvent)

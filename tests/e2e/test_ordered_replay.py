@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.replay.order import change_command, ordered_replays, submit
+from stream_app.replay.orders import change_command, ordered_replays, submit
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import CONFIG, DOWN, LANE

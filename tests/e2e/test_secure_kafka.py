@@ -17,8 +17,8 @@ import pytest
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
+from stream_app.client.doctor import ProbeFailed, strangers_may_not_write
 from stream_app.dev.process import StartError
-from stream_app.doctor.probes import ProbeFailed, strangers_may_not_write
 from stream_app.domain.record import Record
 from stream_app.domain.rights import rights_of
 from stream_app.domain.topics import Retention, TopicNames

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.client.doctor import gateway_answers
 from stream_app.config.egress import egress_of
 from stream_app.dev.process import free_port
-from stream_app.doctor.probes import gateway_answers
 from stream_app.gateway.receiver import Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good

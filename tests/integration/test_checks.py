@@ -13,12 +13,11 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app.clay.egress import Egress
 from stream_app.cli.main import main
+from stream_app.client.doctor import Check, ProbeFailed, clocks_agree, examine, host_answers, may_join, may_transact
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
-from stream_app.doctor import Check, examine
-from stream_app.doctor.probes import ProbeFailed, clocks_agree, host_answers, may_join, may_transact
 from stream_app.domain.callback.token import Keys
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection
@@ -35,7 +34,7 @@ PASSWORD = "s3cret"
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each check waits for 4 s at most. The check of Kafka waits this long in a setup without one."""
-    monkeypatch.setattr("stream_app.doctor.checks._WITHIN_S", 4.0)
+    monkeypatch.setattr("stream_app.client.doctor._WITHIN_S", 4.0)
 
 
 async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
@@ -211,7 +210,7 @@ def test_equal_findings_are_one_line(
         yield Check("redis", "ok", "Redis answers")
 
     settings_for(tmp_path, "127.0.0.1:1", "x.")
-    monkeypatch.setattr("stream_app.doctor.examine", examine)
+    monkeypatch.setattr("stream_app.client.doctor.examine", examine)
     for name, value in {
         "WEBHOOK": "http://127.0.0.1:1/v3/sources/webhook/x",
         "KEY": NEW_KEY,

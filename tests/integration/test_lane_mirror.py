@@ -21,7 +21,7 @@ from stream_app.domain.lane.mirror import LaneMirror
 from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
-from stream_app.services.cache import open_cache
+from stream_app.services.worker import open_cache
 from tests.integration.test_cache import PATIENT_S, eventually
 
 VIEW = LaneView("acme", 0, 5, "open", "unhealthy", 12.5, 8.0, holds="breaker_open", text="why", until_ms=9)

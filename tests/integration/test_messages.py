@@ -14,10 +14,10 @@ import pytest
 
 from stream_app.board.notify import gateway_answers
 from stream_app.clay.egress import Egress
+from stream_app.client.doctor import message_check
 from stream_app.client.messages import NotDelivered, Receiver
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import LOOPBACK, free_port
-from stream_app.doctor.checks import message_check
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.raw_server import read_request
 

@@ -11,8 +11,8 @@ from redis.crc import key_slot
 
 from stream_app.cache.mirror import TTL_S
 from stream_app.cache.redis import RedisCache, redis_link
+from stream_app.client.doctor import ProbeFailed, redis_answers
 from stream_app.dev.process import free_port
-from stream_app.doctor.probes import ProbeFailed, redis_answers
 from stream_app.domain.lane.mirror import mirror_slot
 from stream_app.domain.result.cache_entry import NOTHING, Entry, Field, company_slot, person_slot
 from tests.integration.test_cache import PATIENT_S, eventually

@@ -12,11 +12,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.cli import main as cli
+from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_trip
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.doctor import round_trip
-from stream_app.doctor.round_trip import RoundTrip, price, probe_lead
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.lead import read_lead

@@ -9,10 +9,10 @@ import pytest
 import trustme
 
 from stream_app.clay.egress import Egress
+from stream_app.client.doctor import trace_check
 from stream_app.client.messages import NotDelivered, Receiver
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import LOOPBACK
-from stream_app.doctor.checks import trace_check
 from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable
 
 CA = trustme.CA()

@@ -10,7 +10,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.producers import kafka_publisher
-from stream_app.replay.runner import OrderRunner
+from stream_app.replay.orders import OrderRunner
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel
 
@@ -32,7 +32,7 @@ def replaying(settings: Settings) -> Iterator[None]:
             await cancel([running])
 
     thread = threading.Thread(target=lambda: asyncio.run(work()))
-    with patch("stream_app.replay.runner.log"):  # it would write into the output of the command under test
+    with patch("stream_app.replay.orders.log"):  # it would write into the output of the command under test
         thread.start()
         try:
             assert ready.wait(60)

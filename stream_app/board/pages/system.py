@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from stream_app import __version__
 from stream_app.board.read_model.board_query import NotReadable
 from stream_app.board.site import Moment, Site, Tone
 from stream_app.domain.text import count
 from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
+from stream_app.version import __version__
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -40,8 +40,7 @@ from stream_app import (
 from stream_app.client import books
 from stream_app.client.lookup import Found
 from stream_app.client.publish import PublishOptions
-from stream_app.results import ResultFilter, export, results_of
-from stream_app.results.store import ResultStore
+from stream_app.client.results import ResultFilter, ResultStore, export, results_of
 from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[3]

@@ -13,8 +13,8 @@ import uvloop
 
 from stream_app.clay.callback_url import CallbackUrl
 from stream_app.clay.egress import Egress
+from stream_app.client.doctor import ProbeFailed, host_answers
 from stream_app.dev.process import free_port
-from stream_app.doctor.probes import ProbeFailed, host_answers
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
 from stream_app.domain.webhook import WEBHOOK_PATH
 from tests.support.forward_proxy import forward_proxy

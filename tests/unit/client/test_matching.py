@@ -6,12 +6,11 @@ from typing import Final
 import pytest
 
 from stream_app.client.publish import PublishOptions
+from stream_app.client.results import Matcher, ResultStore
 from stream_app.client.rows import Draft, Row
 from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Scalar
-from stream_app.results.export import Matcher
-from stream_app.results.store import ResultStore
 from tests.integration.test_look import settings_of
 
 EMAIL: Final[dict[str, Scalar]] = {"email": "ada@acme.example"}

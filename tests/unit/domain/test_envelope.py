@@ -16,7 +16,7 @@ from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.record import ConsumedRecord, Headers
 from stream_app.domain.topics import TopicNames
-from stream_app.replay.send import consumed_records
+from stream_app.replay.orders import consumed_records
 from tests.board.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
 

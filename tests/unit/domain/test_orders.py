@@ -258,7 +258,7 @@ class Replays(RuleBasedStateMachine):
 
     @rule(process=st.integers(0, 1), most=st.integers(1, 7), reads=st.booleans(), crashes=st.booleans())
     def step(self, process: int, most: int, reads: bool, crashes: bool) -> None:
-        """One transaction of a process, as replay/runner.py does it. A crash comes before it; a fenced one fails."""
+        """One transaction of a process, as replay/orders.py does it. A crash comes before it; a fenced one fails."""
         if process not in self.sessions:
             return
         token, orders = self.sessions[process]

@@ -15,7 +15,7 @@ from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.worker import Worker
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
-from stream_app.replay import agents as replay_agents
+from stream_app.replay import forward as replay_agents
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import run
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from stream_app.client.results import ResultStore
 from stream_app.domain.errors import StreamAppError
-from stream_app.results.store import ResultStore
 
 
 def all_of(store: ResultStore) -> list[bytes]:

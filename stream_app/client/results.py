@@ -2,17 +2,24 @@
 
     leads.enriched (and the people of the state) -> a store on disk -> the result of each row -> lines
 
-Memory does not grow with the results (results/store.py), except 8 bytes a line.
+Memory does not grow with the results, except 8 bytes a line: the store is a temporary SQLite database, of which 64 MiB
+are in memory and the rest in an unnamed file in TMPDIR. No other user can open the file, and it disappears with the
+process.
 """
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+import sqlite3
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import UTC, datetime
+from hashlib import blake2b
 from itertools import repeat
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 import msgspec
 
@@ -20,14 +27,188 @@ from stream_app.client.publish import Checker, PublishOptions
 from stream_app.client.rows import Row, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import identifiers, person_key, rows_of
-from stream_app.domain.messages import Result
+from stream_app.domain.messages import Result, Scalar
+from stream_app.domain.text import for_json, for_spreadsheet
 from stream_app.kafka.readers import Progress
-from stream_app.results.lines import Format, Lines
-from stream_app.results.store import ResultStore
+
+_CACHE_KIB: Final = 65_536
+
+
+class ResultStore:
+    """Results and people by the hashes of their keys. Every method may raise StreamAppError (the disk is full)."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        for statement in (
+            f"PRAGMA cache_size = -{_CACHE_KIB}",
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)",
+            "CREATE TABLE people (key BLOB, lead BLOB, PRIMARY KEY (key, lead)) WITHOUT ROWID",
+        ):
+            self._db.execute(statement)
+
+    def close(self) -> None:
+        """Delete the database."""
+        self._db.close()
+
+    def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Add results by the key of `leads.enriched`, in the order of the topic. None deletes the result."""
+        last = {_hash(key): value for key, value in results}
+        with _room():
+            self._db.execute("BEGIN")
+            gone = [(key,) for key, value in last.items() if value is None]
+            self._db.executemany("DELETE FROM results WHERE key = ?", gone)
+            self._db.executemany(
+                "INSERT INTO results (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                [(key, value) for key, value in last.items() if value is not None],
+            )
+            self._db.execute("COMMIT")
+
+    def put_people(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
+        """Add the leads that count for a person: by the person's alias key, the keys of their results."""
+        last = {_hash(key): leads for key, leads in people}
+        with _room():
+            self._db.execute("BEGIN")
+            self._db.executemany("DELETE FROM people WHERE key = ?", [(key,) for key in last])
+            self._db.executemany(
+                "INSERT OR IGNORE INTO people VALUES (?, ?)",
+                [(key, _hash(lead)) for key, leads in last.items() for lead in leads],
+            )
+            self._db.execute("COMMIT")
+
+    def of_lead(self, key: bytes) -> int:
+        """Return the number of the result under that key, or 0."""
+        return self._number("SELECT id FROM results WHERE key = ?", key)
+
+    def of_person(self, key: bytes) -> int:
+        """Return the number of the last result of the leads that count for that person, or 0."""
+        of_leads = "SELECT lead FROM people WHERE key = ?"
+        return self._number(f"SELECT id FROM results WHERE key IN ({of_leads}) ORDER BY id DESC LIMIT 1", key)
+
+    def value(self, number: int) -> bytes:
+        """Return the result with that number."""
+        with _room():
+            return bytes(self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0])
+
+    def __len__(self) -> int:
+        """The number of results."""
+        with _room():
+            return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the numbers of all results, in the order of each lead's first result."""
+        with _room():
+            for (number,) in self._db.execute("SELECT id FROM results ORDER BY id"):
+                yield number
+
+    def _number(self, question: str, key: bytes) -> int:
+        with _room():
+            found = self._db.execute(question, (_hash(key),)).fetchone()
+            return 0 if found is None else int(found[0])
+
+
+def _hash(key: bytes) -> bytes:
+    return blake2b(key, digest_size=16).digest()
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StreamAppError(
+            f"no room for the results in the temporary folder ({error}): set TMPDIR to a larger one"
+        ) from error
+
+
+Format = Literal["csv", "jsonl"]
+
+_META: Final = ("lead_id", "workspace", "destination", "source", "version", "at", "age_s")
+MOST_FIELDS: Final = 5_000
+"""Fields that have a column of their own: those that come first."""
+OTHERS: Final = "other_fields"
+"""The column with all other fields of a result, as a JSON object."""
+_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what client/rows.py makes of bytes that are not UTF-8
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Lines:
+    """Call `learn` with every result, then `begin`, then `write` once for each line.
+
+    CSV: the row's own columns, then the result's metadata, then its fields: those above `MOST_FIELDS` together in one
+    column, so that no line grows with the names that other results have. A duplicate name gets the prefix `result_`.
+    No title or value of a result can run as a formula in a spreadsheet, unless `raw`; the row's own columns stay
+    unchanged. JSON Lines: the result as on Kafka; with a row, an object of `row` and `result`.
+    """
+
+    def __init__(self, out: IO[str], form: Format, *, raw: bool = False) -> None:
+        self._out = out
+        self._safe: Callable[[str], str] = str if raw else for_spreadsheet
+        self._form = form
+        self._csv = csv.writer(out, lineterminator="\n")
+        self._fields: dict[str, None] = {}
+        self.has_others = False
+        self._titles: list[str] = []
+
+    def learn(self, result: Result) -> None:
+        """Note a result that will be written."""
+        if self._form == "csv":
+            for name in result.fields:
+                if len(self._fields) < MOST_FIELDS:
+                    self._fields[name] = None
+                elif name not in self._fields:
+                    self.has_others = True
+
+    def begin(self, titles: list[str]) -> None:
+        """Write the header. `titles` are those of the rows' own columns; empty if there are no rows."""
+        self._titles = [_clean(title) for title in titles]
+        if self._form == "csv":
+            names = list(self._titles)
+            for name in (*_META, *self._fields, *([OTHERS] if self.has_others else [])):
+                while name in names:
+                    name = f"result_{name}"
+                names.append(self._safe(name))
+            self._csv.writerow(names)
+
+    def write(self, cells: tuple[str, ...], result: Result | None) -> None:
+        """Write one line. `cells` are the row's; missing ones at its end are blank."""
+        own = [_clean(cell) for cell in cells[: len(self._titles)]]
+        own += [""] * (len(self._titles) - len(own))
+        if self._form == "csv":
+            self._csv.writerow(own + self._result_cells(result))
+            return
+        line: object = result
+        if self._titles:
+            line = {"row": dict(zip(self._titles, own, strict=True)), "result": result}
+        self._out.write(for_json(_json.encode(line).decode()) + "\n")
+
+    def _result_cells(self, result: Result | None) -> list[str]:
+        if result is None:
+            return [""] * (len(_META) + len(self._fields) + self.has_others)
+        at = datetime.fromtimestamp(result.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        known = (result.lead_id, result.workspace, result.destination, result.source, result.version, at, result.age_s)
+        cells = [self._cell(value) for value in (*known, *map(result.fields.get, self._fields))]
+        return [*cells, self._others(result)] if self.has_others else cells
+
+    def _others(self, result: Result) -> str:
+        others = {name: value for name, value in result.fields.items() if name not in self._fields}
+        return for_json(_json.encode(others).decode()) if others else ""
+
+    def _cell(self, value: Scalar) -> str:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return "" if value is None else self._safe(str(value))
+
+
+def _clean(text: str) -> str:
+    return text if text.isascii() else _UNDECODABLE.sub("\ufffd", text)
+
 
 Stage = Callable[[str, str], AbstractContextManager[Progress]]
 """Called with the name of a stage and its unit. Returns a context manager that yields the progress callback."""

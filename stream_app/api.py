@@ -1,27 +1,97 @@
-"""The functions of the Python API for programs with an event loop."""
+"""The public Python API; import its names from `stream_app`.
+
+Each function takes settings as `load_settings` returns them, or the path of a configuration file. Functions whose names
+end in `_sync` are for programs without an event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+import inspect
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from datetime import datetime
-from typing import Any
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from stream_app.api.settings import AnySettings, settings_of
 from stream_app.client import books, lookup
 from stream_app.client import publish as publishing
 from stream_app.client.lookup import Found
 from stream_app.client.publish import PublishOptions, Refusal, Summary
-from stream_app.config import check_known
+from stream_app.client.results import ResultFilter, results_of
+from stream_app.config import Settings, check_known
+from stream_app.config import load_settings as load
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.report import Report
-from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.errors import (
+    BoardUnavailable,
+    BrokerUnavailable,
+    KafkaRefused,
+    SettingsError,
+    StreamAppError,
+    TopicsError,
+)
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.results import ResultFilter, results_of
+
+__all__ = [
+    "BoardUnavailable",
+    "BrokerUnavailable",
+    "KafkaRefused",
+    "Lead",
+    "Refusal",
+    "Result",
+    "Settings",
+    "SettingsError",
+    "StatusEvent",
+    "StreamAppError",
+    "TopicsError",
+    "find_lead",
+    "find_lead_sync",
+    "follow_status",
+    "follow_status_sync",
+    "load_settings",
+    "publish",
+    "publish_sync",
+    "read_books",
+    "read_books_sync",
+    "read_results",
+    "read_results_sync",
+]
+
+AnySettings: TypeAlias = Settings | str | os.PathLike[str] | None
+"""Settings, or the path of a configuration file; None: the file of STREAM_APP_CONFIG, else `stream_app.toml`."""
+
+
+def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
+    """Read the configuration for use in this process.
+
+    Webhooks and tokens of Clay need not be set: only a worker needs them. From then on, this process hashes people and
+    lead ids as this configuration says; use one configuration in a process.
+
+    Args:
+        path: The TOML file; None: the file that STREAM_APP_CONFIG names, else `stream_app.toml`.
+
+    Raises:
+        SettingsError: The configuration is wrong; `problems` has one line for each problem.
+    """
+    return load(None if path is None else Path(path), os.environ, ())
+
+
+def settings_of(settings: AnySettings) -> Settings:
+    """Return the settings, read from their file if a path is given."""
+    return settings if isinstance(settings, Settings) else load_settings(settings)
 
 
 async def publish(
@@ -221,3 +291,106 @@ def _ids_on_kafka(lead_id: str) -> tuple[str, ...]:
 
 def _fail(line: str) -> None:
     raise StreamAppError(f"{line}: update stream-app, or pass on_unreadable to leave it out")
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> Found:
+    """Do what `find_lead` does, without an event loop."""
+    return find(lead, settings, workspace)
+
+
+def _blocking_call(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return a blocking version of a coroutine function."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _runner(function) as runner:
+            return runner.run(function(*args, **kwargs))
+
+    return _described(call, function)
+
+
+def _blocking_generator(function: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator[T]]:
+    """Return a blocking version of an asynchronous generator function."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T]:
+        with _runner(function) as runner:
+            items = function(*args, **kwargs)
+            try:
+                yield from _each(runner, items)
+            finally:
+                runner.run(items.aclose())
+
+    return _described(call, function)
+
+
+def _blocking_context(
+    function: Callable[P, AbstractAsyncContextManager[AsyncIterator[T]]],
+) -> Callable[P, AbstractContextManager[Iterator[T]]]:
+    """Return a blocking version of a function whose context manager yields an iterator."""
+
+    @contextmanager
+    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Iterator[T]]:
+        with _runner(function) as runner:
+            following = function(*args, **kwargs)
+            items = runner.run(_entered(following))
+            try:
+                yield _each(runner, items)
+            finally:
+                runner.run(following.__aexit__(None, None, None))
+
+    return _described(call, function)
+
+
+def _blocking(text: str) -> str:
+    """Return an example in a docstring as it is written without an event loop."""
+    plain = text.replace("async ", "").replace("await ", "")
+    return re.sub(r"\b(publish|follow_status)\(", r"\1_sync(", plain)
+
+
+async def _entered(following: AbstractAsyncContextManager[T]) -> T:
+    return await following.__aenter__()
+
+
+def _described(call: Callable[P, T], function: Callable[..., Any]) -> Callable[P, T]:
+    """Give `call` the arguments and the documentation of `function`, and its name with `_sync`."""
+    update_wrapper(call, function)
+    call.__name__ = call.__qualname__ = f"{function.__name__}_sync"
+    call.__module__ = __name__
+    call.__doc__ = (
+        f"Do what `{function.__name__}` does, without an event loop.\n\n    {_blocking(function.__doc__ or '')}"
+    )
+    signature = inspect.signature(function)
+    returned = str(signature.return_annotation).replace("Async", "")
+    call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]  # help() shows it
+    return call
+
+
+def _runner(function: Callable[..., Any]) -> asyncio.Runner:
+    """Return a runner, unless this thread has a running event loop, which would be blocked."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.Runner()
+    name = function.__name__
+    raise RuntimeError(f"{name}_sync() cannot be called in a running event loop: use {name}()")
+
+
+def _each(runner: asyncio.Runner, items: AsyncIterator[T]) -> Iterator[T]:
+    async def following() -> T:
+        return await anext(items)
+
+    while True:
+        try:
+            item = runner.run(following())
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+publish_sync = _blocking_call(publish)
+read_books_sync = _blocking_call(read_books)
+read_results_sync = _blocking_generator(read_results)
+follow_status_sync = _blocking_context(follow_status)

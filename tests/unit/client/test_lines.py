@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from stream_app.client.results import OTHERS, Format, Lines
 from stream_app.domain.messages import Result, Scalar
-from stream_app.results.lines import OTHERS, Format, Lines
 
 
 def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:

@@ -1,0 +1,400 @@
+"""Replays that operators order (domain/dead_letter/orders.py), from the order to the last dead letter that is sent.
+
+The replay process that has partition 0 of leads.dlq carries them out. It takes the operator's transactional id only
+while there is work: a new operator fences those before it. What it sends and the progress are one transaction, so
+another process continues exactly where a killed one ended.
+
+Each dead letter is sent at most once (domain/dead_letter/redrive_dedup.py), and the lead pipeline accepts one only if
+it is the latest record of its lead. So an interrupted run can simply be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import chain
+from typing import Any, Final, Literal, Self
+
+import msgspec
+from aiokafka import TopicPartition
+
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, topic_reader
+from stream_app.domain.dead_letter.causes import addressed_to
+from stream_app.domain.dead_letter.headers import WorkspaceKeys
+from stream_app.domain.dead_letter.orders import (
+    ReplayCommand,
+    ReplayOrders,
+    ReplayPlan,
+    ReplayProgress,
+    advanced,
+    begun,
+    command_row,
+    finished,
+    given_up,
+    progress_row,
+    read_progress,
+)
+from stream_app.domain.dead_letter.redrive_dedup import outlived, sent_row
+from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.kafka.connection import silent
+from stream_app.kafka.producers import send_command
+from stream_app.kafka.readers import Reader, TopicReader, consumed
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
+from stream_app.ops import logs
+from stream_app.ops.clock import SystemClock
+from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
+from stream_app.replay.state import ReplayState
+from stream_app.tasks import cancel, run_until
+
+_MOST_BYTES: Final = 900_000
+
+
+def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = None) -> ReplayCommand:
+    """Return the command that starts a replay. The same id (`replay`) twice starts one; None: a new id.
+
+    Raises:
+        SettingsError: It is too large for Kafka.
+    """
+    replay = replay or f"r-{uuid.uuid4().hex[:12]}"
+    command = ReplayCommand(replay, "start", replay, SystemClock().now_ms(), who, why, plan)
+    if len(command_row(command)[1]) > _MOST_BYTES:
+        raise SettingsError([f"the filter is larger than {_MOST_BYTES:,} bytes: name fewer leads"])
+    return command
+
+
+def change_command(kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> ReplayCommand:
+    """Return a command that stops or resumes a replay."""
+    return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, SystemClock().now_ms(), who, why)
+
+
+def command_record(settings: Settings, command: ReplayCommand) -> Record:
+    """Return the record of a command."""
+    return Record(settings.names.replay_state, *command_row(command), (), 0)
+
+
+async def submit(settings: Settings, command: ReplayCommand) -> None:
+    """Write a command to Kafka. Raises BrokerUnavailable."""
+    await send_command(connection_of(settings), [command_record(settings, command)], "stream-app replay list")
+
+
+async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress | None, None]:
+    """Write a command to Kafka, and yield each progress of its replay from then on. It does not end by itself.
+
+    Yields:
+        The progress; None every half a second while none comes.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    place = TopicPartition(settings.names.replay_state, 0)
+    async with Reader(connection_of(settings)) as reader:
+        starts = await reader.ends([place])
+        await submit(settings, command)
+        async for got in reader.follow(starts):
+            found = [read_progress(record.key, record.value) for record in chain.from_iterable(got.values())]
+            own = [each for each in found if each is not None and each.id == command.replay]
+            for each in own:
+                yield each
+            if not own:
+                yield None
+
+
+async def ordered_replays(settings: Settings) -> ReplayOrders:
+    """Return all replays that operators ordered. Raises BrokerUnavailable."""
+    orders = ReplayOrders()
+    topic = settings.names.replay_state
+    async with topic_reader(settings) as reader:
+        ranges = {0: (await reader.bounds(topic))[0]}
+        async for records in reader.read(topic, ranges):
+            for record in records:
+                orders.apply(record.key, record.value)
+    return orders
+
+
+_MOST_AT_ONCE: Final = 500
+
+
+class Sent(msgspec.Struct):
+    """The result so far.
+
+    Attributes:
+        dead_letters: How many were sent.
+        refused: Record id -> why it was not sent.
+        next: Partition -> the offset after the last dead letter that was sent or refused.
+    """
+
+    dead_letters: int = 0
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    next: dict[int, int] = msgspec.field(default_factory=dict)
+
+
+class Redriver:
+    """Sends dead letters back. `async with` fences every operator that started before, and reads the `orders`.
+
+    Attributes:
+        orders: The ordered replays when it started.
+        sent: How many dead letters it has sent.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        names, connection = settings.names, connection_of(settings)
+        limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
+        everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
+        self._state = TransactionalState(
+            connection,
+            f"{names.replay_app}-operator",
+            names.replay_state,
+            0,
+            limits,
+            writes_to=everywhere | {(names.audit, 0)},
+        )
+        self._retry_topic, self._state_topic = names.retry, names.replay_state
+        kept = settings.topics
+        # Kafka deletes whole segments, which may keep a record for a day longer.
+        self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
+        self._outlived = list[Record]()
+        self._clock = SystemClock()
+        self.orders = ReplayOrders()
+        self.sent = 0
+
+    async def __aenter__(self) -> Self:
+        rows = await self._state.take_over()
+        self.orders = ReplayOrders(rows.items())
+        oldest_ms = self._clock.now_ms() - self._kept_ms
+        keys = [*outlived(rows, oldest_ms), *self.orders.outlived(oldest_ms)]
+        self._outlived = [Record(self._state_topic, key, None) for key in keys]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._state.close()
+
+    async def write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record] = ()) -> None:
+        """Write rows of the replay state and records of other topics in one transaction.
+
+        Raises:
+            Fenced: Another operator has started meanwhile.
+            Aborted: The transaction failed.
+        """
+        await self._state.transact([*(Record(self._state_topic, *row) for row in rows.items()), *others])
+
+    async def send(
+        self,
+        dead_letters: AsyncIterator[ConsumedRecord],
+        paces: Mapping[str, float],
+        progress: Callable[[Sent], Mapping[bytes, bytes]] = lambda sent: {},
+        stop: asyncio.Event | None = None,
+    ) -> Sent:
+        """Send the dead letters in order.
+
+        `paces`: dead letters per second, by workspace. `progress` is called with the result including the next batch,
+        and returns rows to write in its transaction. `stop` ends it early, after the batch under way.
+
+        Raises:
+            Fenced: Another operator has started meanwhile.
+            Aborted: The transaction failed.
+        """
+        sent, waiting, pace = Sent(), self._outlived, Pace(paces)
+        stop = stop or asyncio.Event()
+        async for dead_letter in dead_letters:
+            envelope = read_envelope(dead_letter)
+            value = dead_letter.value
+            if goes_on(envelope) and not value:
+                sent.refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"
+                sent.next[dead_letter.partition] = dead_letter.offset + 1
+                continue
+            workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
+            turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
+            if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
+                await self._publish(waiting, sent, progress)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), max(0, turn_ms - self._clock.now_ms()) / 1000)
+            if stop.is_set():
+                break
+            headers = redriven(envelope, dead_letter.record_id).to_headers()
+            key = dead_letter.key if value is not None else dead_letter.key or b""
+            waiting.append(Record(self._retry_topic, key, value, headers, dead_letter.partition))
+            if not goes_on(envelope):
+                waiting.append(Record(self._state_topic, *sent_row(dead_letter)))
+            sent.next[dead_letter.partition] = dead_letter.offset + 1
+        await self._publish(waiting, sent, progress)
+        return sent
+
+    async def _publish(
+        self, waiting: list[Record], sent: Sent, progress: Callable[[Sent], Mapping[bytes, bytes]]
+    ) -> None:
+        if waiting:
+            number = sum(record.topic == self._retry_topic for record in waiting)
+            sent.dead_letters += number
+            waiting += [Record(self._state_topic, *row) for row in progress(sent).items()]
+            await self._state.transact(waiting)
+            self.sent += number
+            waiting.clear()
+
+
+async def dead_letters_at(
+    reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys
+) -> AsyncIterator[ConsumedRecord]:
+    """Read the chosen dead letters."""
+    ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
+    if not ranges:
+        return
+    async for records in reader.read(topic, ranges):
+        for dead_letter in consumed_records(records, keys):
+            if dead_letter.offset in chosen[dead_letter.partition]:
+                yield dead_letter
+
+
+def consumed_records(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
+    """Convert aiokafka's records, and restore the workspace as their key."""
+    for record in records:
+        yield msgspec.structs.replace(consumed(record), key=keys.restore(record.key))
+
+
+log = logs.get("replay")
+
+_LOOK_EVERY_S: Final = 0.3
+_AGAIN_S: Final = 2.0
+
+
+class OrderRunner:
+    """Carries out ordered replays, one at a time.
+
+    `owns` returns True if this process is the one that carries them out.
+    """
+
+    def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._state = state
+        self._owns = owns
+        self._warn = logs.Throttled(lambda why: log.warning("ordered_replay_waits", because=why))
+
+    async def run(self) -> None:
+        """Carry out replays until cancelled."""
+        while True:
+            if self._owns() and self._state.orders.pending:
+                try:
+                    async with Redriver(self._settings) as redriver:
+                        await self._state.current()
+                        await _Session(self._settings, self._state, redriver, self._owns).work()
+                    await self._state.current()
+                    self._warn.reset()
+                except StreamAppError as error:
+                    self._warn(str(error))
+                    await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
+class _Session:
+    """The work of one operator, from taking over to the end of the work or an error."""
+
+    def __init__(self, settings: Settings, state: ReplayState, redriver: Redriver, owns: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._state = state
+        self._redriver = redriver
+        self._owns = owns
+        self._orders = redriver.orders
+        self._seen = set(self._orders.commands)
+        self._clock = SystemClock()
+
+    async def work(self) -> None:
+        """Apply all commands and carry out the replay that runs, until nothing is left to do."""
+        while self._owns():
+            for key in self._unseen():
+                self._seen.add(key)
+                self._orders.commands[key] = self._state.orders.commands[key]
+            step = self._orders.next_step(self._clock.now_ms())
+            if step is not None:
+                answer = Record(self._settings.names.audit, b"", msgspec.json.encode(step.answer), (), 0)
+                await self._write(step.rows, answer)
+                log.info("replay_command", kind=step.answer.kind, id=step.answer.id, text=step.answer.text)
+            elif (replay := self._orders.running) is not None:
+                await self._carry_out(replay)
+            else:
+                return
+
+    async def _carry_out(self, replay: ReplayProgress) -> None:
+        """Send the rest of a replay. Ends early when a command arrives or the partition is lost."""
+        stop = asyncio.Event()
+        watching = asyncio.create_task(self._watch(stop))
+        try:
+            planned = await run_until(stop, self._plan(replay))
+            if planned is not None:
+                replay, chosen, paces = planned
+                await self._write(dict([progress_row(replay)]))
+                if replay.state == "running":
+                    replay = await self._send(replay, chosen, paces, stop)
+                    if not stop.is_set():
+                        replay = finished(replay, self._clock.now_ms())
+                        await self._write(dict([progress_row(replay)]))
+        except (SettingsError, UnreadableBatch) as error:
+            replay = given_up(self._orders.replays[replay.id], str(error), self._clock.now_ms())
+            await self._write(dict([progress_row(replay)]))
+        except StreamAppError:
+            raise
+        except Exception as error:  # a command must not end the process again and again
+            log.exception("ordered_replay_bug", replay=replay.id)
+            text = f"a bug ended it ({type(error).__name__}): the log of the replay process has more"
+            replay = given_up(self._orders.replays[replay.id], text, self._clock.now_ms())
+            await self._write(dict([progress_row(replay)]))
+        finally:
+            await cancel([watching])
+        if replay.state != "running":
+            log.info("ordered_replay", replay=replay.id, state=replay.state, text=replay.text)
+
+    async def _plan(self, replay: ReplayProgress) -> tuple[ReplayProgress, Chosen, Mapping[str, float]]:
+        plan = replay.plan
+        priced, chosen = await survey_in_thread(
+            self._settings,
+            plan.source,
+            plan.filter,
+            silent,
+            ranges={
+                number: (replay.next.get(number, 0), end)
+                for number, end in plan.ends.items()
+                if 0 <= number < self._settings.kafka.partitions
+            },
+            uncertain=plan.uncertain,
+            limit=replay.left,
+            rate_per_s=plan.rate_per_s,
+        )
+        if not replay.total:
+            replay = begun(replay, priced, self._clock.now_ms())
+        return replay, chosen, priced.paces
+
+    async def _send(
+        self, before: ReplayProgress, chosen: Chosen, paces: Mapping[str, float], stop: asyncio.Event
+    ) -> ReplayProgress:
+        """Send the chosen dead letters, and return the progress after them."""
+        topic = topic_of(self._settings, before.plan.source)
+
+        def progress(sent: Sent) -> dict[bytes, bytes]:
+            key, value = progress_row(
+                advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())
+            )
+            self._orders.apply(key, value)
+            return {key: value}
+
+        async with topic_reader(self._settings) as reader:
+            dead_letters = dead_letters_at(reader, topic, chosen, WorkspaceKeys(self._settings.workspaces))
+            sent = await self._redriver.send(dead_letters, paces, progress, stop)
+        return advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())
+
+    async def _write(self, rows: Mapping[bytes, bytes | None], *others: Record) -> None:
+        await self._redriver.write(rows, others)
+        for key, value in rows.items():
+            self._orders.apply(key, value)
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        while self._owns() and not self._unseen():  # noqa: ASYNC110 - the assignment is no event
+            await asyncio.sleep(_LOOK_EVERY_S)
+        stop.set()
+
+    def _unseen(self) -> list[bytes]:
+        return [key for key in self._state.orders.commands if key not in self._seen]
