@@ -70,24 +70,3 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
         assert line.summary()["leads"], "Clay had it"
         for process in processes:
             assert await line.stop(process) == 0
-
-
-@pytest.mark.slow
-async def test_a_failed_round_trip_costs_nothing_later(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=CALLBACK) as line:
-        processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
-        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
-            await until_ready(client)
-        code, said = await line.run("lanes", "pause", "w0", "--why", "a test")
-        assert code == 0, said
-        code, said = await line.run("doctor", "--round-trip", "w0-crm", "--yes", "--within", "3")
-        assert (code, "held_paused" in said, "The test lead is cancelled" in said) == (1, True, True), said
-        await line.until_over(1, 20)
-        assert line.last() == {"suppressed": 1}
-        code, said = await line.run("lanes", "resume", "w0", "--why", "a test")
-        assert code == 0, said
-        await line.publish(line.leads(1))
-        await line.until(lambda: line.last()["enriched"] == 1, 30, "a lead behind it is sent")
-        assert [name for name in line.summary()["leads"] if name.startswith("doctor-")] == []
-        for process in processes:
-            assert await line.stop(process) == 0

@@ -4,7 +4,6 @@ other.
 
 import asyncio
 
-import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
@@ -13,29 +12,6 @@ from tests.e2e.fleet import Fleet, now_ms
 from tests.support.pace import slowness
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.mark.slow
-async def test_hot_leads_overtake_a_backfill_that_keeps_its_share(kafka: Broker, namespace: str) -> None:
-    async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=20, burst=2) as line:
-        bulk = line.settings.names.bulk
-        await line.publish(msgspec.structs.replace(line.lead(number, "w0"), topic=bulk) for number in range(5_000))
-        line.join()
-        await line.until(lambda: line.last()["accepted"] >= 40, 40, "the backfill is under way")
-        began_ms = now_ms()
-        published: dict[str, int] = {}
-        for number in range(10_000, 10_060):
-            published[f"lead-{number}"] = now_ms()
-            await line.publish([line.lead(number, "w0")])
-            await asyncio.sleep(0.15)
-        await line.until(lambda: len(_took(line, published)) == 60, 30, "all hot leads are accepted")
-        took_ms = sorted(_took(line, published).values())
-        assert took_ms[-2] < 1_500 * slowness(), f"p99 {took_ms[-2]} ms, median {took_ms[30]} ms"
-        ended_ms = now_ms()
-        sent = [request for request in line.requests() if began_ms <= request.at_ms <= ended_ms]
-        backfill = sum(request.lead_id not in published for request in sent)
-        assert backfill >= 0.1 * len(sent), "its stated share at the least"
-        line.check_histories()
 
 
 def _took(line: Fleet, published: dict[str, int]) -> dict[str, int]:
