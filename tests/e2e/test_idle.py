@@ -1,4 +1,4 @@
-"""Idle processes: they report no trouble, and they notice that Kafka is gone."""
+"""Idle processes and how they end: no trouble is reported, no traceback logged, and a missing Kafka is noticed."""
 
 import asyncio
 import time
@@ -10,7 +10,9 @@ from tests.e2e.fleet import Fleet, Member
 from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
+
+
 QUICK = """
 [delivery]
 request_timeout_s = 3
@@ -62,3 +64,28 @@ async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
     while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
         assert time.monotonic() < deadline, [member.said()[-3:] for member in members]
         await asyncio.sleep(0.2)
+
+
+@pytest.mark.slow
+async def test_a_process_that_is_stopped_together_with_kafka_ends_cleanly(broker: ProxiedKafka, namespace: str) -> None:
+    """As `kill $KAFKA $REPLAY` does. It once logged a critical "crashed", because the checkpoint could not be saved."""
+    async with Fleet(broker.bootstrap, namespace, 1) as line:
+        members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway")}
+        for name in ("worker", "replay"):
+            await members[name].joined(60)
+        await line.until(
+            lambda: "gateway_started" in line.logs[members["gateway"].process.pid].read_text(), 60, "gateway"
+        )
+        await asyncio.to_thread(broker.kill)
+        try:
+            codes = await asyncio.gather(*(line.stop(member.process) for member in members.values()))
+        finally:
+            await asyncio.to_thread(broker.restart)
+        assert dict(zip(members, codes, strict=True)) == dict.fromkeys(members, 0)
+        for name, member in members.items():
+            assert is_calm(member), (name, member.said())
+
+
+def is_calm(member: Member) -> bool:
+    """True if its log has nothing that looks like a bug."""
+    return not any("Traceback" in text or '"critical"' in text for text in member.said())

@@ -1,4 +1,6 @@
-"""Replays by hand with the commands that a user types, on real Kafka."""
+"""Replays by hand and corrected dead letters with the commands that a user types, on real Kafka."""
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -11,6 +13,7 @@ from stream_app.domain.record import Record
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import DOWN, pipeline
+from tests.support.replaying import replaying
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -138,3 +141,39 @@ async def look_at_the_poison(line: Pipeline) -> None:
     code, published = await ask(line, "publish", str(file), "--yes")
     assert (code, published["published"]) == (0, 2), published
     await line.until(lambda: line.last()["accepted"] == accepted + 2, 30, "the corrected ones")
+
+
+@pytest.mark.slow
+async def test_a_corrected_lead_replaces_its_dead_letter_and_is_sent_once(kafka: Broker, namespace: str) -> None:
+    async with pipeline(kafka, namespace, 1) as line:
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(4))
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until(lambda: line.last()["parked"] == 4, 40, "four parked")
+        assert await line.stop(replay) == 0
+        line.control("DELETE", "/control/faults")
+
+        file = line.directory / "dead-letters.jsonl"
+        code, exported = await ask(line, "dlq", "export", str(file), "--from", "parked")
+        assert (code, exported["dead_letters"]) == (0, 4)
+        document = json.loads(file.read_text().splitlines()[0])
+        document["lead"]["fields"]["title"] = "corrected"
+        file.write_text(json.dumps(document))
+        code, published = await ask(line, "publish", str(file), "--yes")
+        assert (code, published["published"]) == (0, 1)
+        await line.until(lambda: line.last() == {"accepted": 1, "replaced": 1, "parked": 3}, 30, "one is corrected")
+
+        code, plan = await ask(line, "replay", "plan", "--from", "parked")
+        assert (code, plan["fates"]) == (0, {"goes": 3, "replaced": 1})
+        code, plan = await ask(line, "replay", "plan")
+        assert plan["fates"]["replaced"] == 2, "of its earlier dead letters none counts, either"
+        with replaying(line.settings):
+            code, sent = await ask(line, "replay", "redrive", "--yes")
+        assert (code, sent["sent"]) == (0, 3)
+        await line.until(lambda: line.last()["accepted"] == 4, 30, "the others")
+        await line.stop(worker)
+        line.check_histories()
+        assert line.last() == {"accepted": 4, "replaced": 1}
+        assert set(line.summary()["leads"].values()) == {1}
+        code, said = await line.run("books", "--json")
+        assert code == 0, said

@@ -1,6 +1,7 @@
-"""The check of gaps in offsets on real Kafka: harmless gaps are counted, and an unavailable broker is waited for."""
+"""Gaps in offsets and replaced topics on real Kafka: harmless ones are counted, others end the process."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -10,8 +11,12 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError,
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
+from stream_app.domain.errors import TopicsError
 from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topic_watch import KnownTopics, TopicWatch, watch_partitions
+from stream_app.kafka.transactional_state import TransactionalState
+from tests.support.kafka import add_partitions, create_topics, delete_topic
 from tests.support.pace import BUSY
 from tests.support.proxy import Proxy
 
@@ -81,3 +86,68 @@ async def test_an_unavailable_broker_is_waited_for(kafka: Broker, namespace: str
         finally:
             checking.cancel()
             await gaps.close()
+
+
+LOG = TopicPartition("leads", 0)
+
+
+class OldKafka:
+    """As a Reader and its client see it: no ids, and logs that end where the test says."""
+
+    def __init__(self) -> None:
+        self.end, self.error = 50, 0
+        self.client = self
+
+    async def ask_any(self, _request: Any) -> Any:
+        return self
+
+    def to_object(self) -> dict[str, Any]:
+        return {"topics": [{"error_code": self.error, "topic": "leads"}]}
+
+    async def ends(self, logs: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(logs, self.end)
+
+
+async def test_without_topic_ids_a_shorter_log_is_another_topic() -> None:
+    kafka: Any = OldKafka()
+    watch = TopicWatch(KafkaConnection(""), KnownTopics(), ["leads"], 1)
+    await watch.look(kafka)
+    kafka.error = 3
+    await watch.look(kafka)  # it may only have started: it is missed for a while before it is called deleted
+    kafka.error, kafka.end = 0, 49
+    with pytest.raises(TopicsError, match=re.escape("leads: partition 0 was at offset 50 and ends at 49")):
+        await watch.look(kafka)
+
+
+async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:
+    """In any partition, also one that was not taken over before: its rows are gone."""
+    state, connection, known = namespace + "state", KafkaConnection(kafka.bootstrap), KnownTopics()
+    await create_topics(kafka.bootstrap, state, partitions=2)
+    ledgers = [TransactionalState(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
+    assert await ledgers[0].take_over() == {}
+    await delete_topic(kafka.bootstrap, state)
+    await create_topics(kafka.bootstrap, state, partitions=2)
+    for ledger in ledgers:
+        with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created again"):
+            await ledger.take_over()
+        await ledger.close()
+
+
+async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace: str) -> None:
+    """Where it looks each second, and where a partition is taken over."""
+    leads, state, connection = namespace + "leads", namespace + "state", KafkaConnection(kafka.bootstrap)
+    await create_topics(kafka.bootstrap, leads, state, partitions=2)
+    known = KnownTopics(2)
+    watching = asyncio.create_task(TopicWatch(connection, known, [leads], 2).run())
+    counting = asyncio.create_task(watch_partitions(connection, [leads], 2))
+    ledger = TransactionalState(connection, f"{state}-0", state, 0, known=known)
+    assert await ledger.take_over() == {}
+    assert not watching.done()
+    assert not counting.done()
+    await add_partitions(kafka.bootstrap, 3, leads, state)
+    for ended in (asyncio.wait_for(watching, 30), asyncio.wait_for(counting, 30)):
+        with pytest.raises(TopicsError, match=f"^{re.escape(leads)} has 3 partitions, and this process runs with 2"):
+            await ended
+    with pytest.raises(TopicsError, match=f"^{re.escape(state)} has 3 partitions, and this process runs with 2"):
+        await ledger.take_over()
+    await ledger.close()

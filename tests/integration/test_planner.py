@@ -1,26 +1,33 @@
-"""Plans that the board makes, on a real Kafka: one at a time, kept for ten minutes, sent once."""
+"""Replays from the board and by hand on real Kafka: plans, their price and extent, and that each is sent once."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from stream_app.board.planner import Busy, Plan, Planner, Wanted
+from stream_app.cli.main import main
 from stream_app.config import Settings, load_settings
-from stream_app.config.kafka_access import connection_of
+from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
+from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.errors import SettingsError
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.record import Record
 from stream_app.kafka.topics import create_topics
-from tests.integration.test_survey import CONFIG, foreign
 from tests.support.pace import BUSY
+from tests.support.replaying import replaying
+from tests.unit.cli.test_options import Terminal
 
 NOW_MS = 1_800_000_000_000
 ALL = Wanted("dlq", Filter(kinds=frozenset({"foreign"})))
@@ -99,3 +106,192 @@ async def test_a_wrong_filter_is_refused_and_what_matches_nothing_is_an_empty_pl
     empty = await bench.ready(bench.planner.begin(Wanted("dlq", Filter(reasons=frozenset({"http_503"}))), "jane"))
     assert empty.priced is not None
     assert (empty.priced.dead_letters, empty.priced.go) == (0, 0)
+
+
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 1
+replication = 1
+broker_wait_s = 5
+[workspaces.w0]
+default_destination = "people"
+[workspaces.w0.rate]
+rate_per_s = 8
+[workspaces.w0.budget]
+credits_per_day = 100
+[destinations.people]
+workspace = "w0"
+webhooks_env = ["NOT_NEEDED"]
+callbacks = false
+[destinations.firms]
+workspace = "w0"
+webhooks_env = ["NOT_NEEDED"]
+callbacks = false
+"""
+Written = list[tuple[str, bytes | None, bytes]]
+
+
+@pytest.fixture
+def there(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
+    """A configuration in a file, and its topics."""
+    config = tmp_path / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
+    settings = load_settings(config, {}, ())
+    asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None))
+    return str(config), settings
+
+
+def write(settings: Settings, records: Written) -> None:
+    async def main() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap) as producer:
+            for topic, key, value in records:
+                await producer.send(topic, value, key, partition=0)
+
+    asyncio.run(main())
+
+
+def forget(bootstrap: str, topic: str) -> None:
+    """Delete records as retention does after a week."""
+
+    async def main() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=-1)})
+        finally:
+            await admin.close()
+
+    asyncio.run(main())
+
+
+def last_rows(settings: Settings) -> list[tuple[bytes, bytes]]:
+    """The rows of the replay state."""
+
+    async def main() -> dict[bytes, bytes]:
+        rows: dict[bytes, bytes] = {}
+        async with topic_reader(settings) as reader:
+            async for records in reader.read(settings.names.replay_state):
+                rows |= {record.key: record.value for record in records}
+        return {key: value for key, value in rows.items() if value is not None}
+
+    return list(asyncio.run(main()).items())
+
+
+def until_done(run: Callable[..., tuple[int, str, Any]], replay: str) -> None:
+    """Wait until a replay is done."""
+    deadline = time.monotonic() + 60 * BUSY
+    while True:
+        _, _, answer = run("replay", "list", "--json")
+        (found,) = [each for each in answer["replays"] if each["id"] == replay] or [{"state": "queued"}]
+        if found["state"] == "done":
+            break
+        assert time.monotonic() < deadline, found
+    assert (found["sent"], found["who"]) == (15, "jane")
+
+
+def slowed(rate_per_s: float) -> bytes:
+    """The row of a lane whose rate an operator has changed live."""
+    change = Change("rate.rate_per_s", 8.0, rate_per_s, Actor("jane", "c1", 1))
+    return msgspec.json.encode(Lane("w0", 0, changes=(change,)))
+
+
+def foreign(count: int, **more: str) -> list[bytes]:
+    return [
+        json.dumps({"fields": {"email": f"p{n}@example.com"}, "workspace": "w0", **more}).encode() for n in range(count)
+    ]
+
+
+@pytest.mark.slow
+def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and_refused(
+    there: tuple[str, Settings],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    config, settings = there
+    names = settings.names
+    dead_letters: Written = [(names.dlq, None, each) for each in foreign(15) + foreign(15, destination="firms")]
+    write(settings, [(names.state, lane_key("w0"), slowed(2.0)), *dead_letters])
+
+    def run(*argv: str) -> tuple[int, str, Any]:
+        code = main([*argv, "--config", config])
+        out, err = capsys.readouterr()
+        return code, err, json.loads(out) if out.startswith("{") else out
+
+    code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json")
+    assert (code, plan["paces"]) == (0, {"w0": 1.0}), "half of the current rate"
+    prices = {each["destination"]: (each["credits"], each["credits_left"], each["seconds"]) for each in plan["prices"]}
+    assert prices == {"firms": (90, 100, 15.0), "people": (90, 100, 15.0)}
+    code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json", "--rate", "0.5")
+    assert (plan["paces"], [each["seconds"] for each in plan["prices"]]) == ({"w0": 0.5}, [30.0, 30.0])
+
+    dear = "w0: 30 leads cost about 180 credits and 30 actions, there are 100 left and no limit"
+    code, said, _ = run("replay", "select", "--disposition", "foreign", "--yes")
+    assert (code, dear in said) == (1, True), said
+    code, said, answer = run("replay", "select", "--disposition", "foreign", "--yes", "--json")
+    assert (code, answer["sent"], answer["too_dear"][0]["credits"]) == (1, 0, 180)
+    # What is left pays for half of them, when a person says so. Without a replay process it is queued.
+    select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, said, _ = run(*select)
+    assert (code, "send 15 dead letters back? [y/N]" in said) == (1, True)
+    monkeypatch.setattr("stream_app.cli.replay._ANSWER_WITHIN_S", 1.0)
+    code, said, out = run(*select, "--yes", "--who", "jane")
+    assert (code, "no replay process has answered yet" in said) == (3, True), said
+    queued = out.split()[-1]
+    monkeypatch.setattr("stream_app.cli.replay._ANSWER_WITHIN_S", 60.0)
+    with replaying(settings):
+        until_done(run, queued)
+        code, said, out = run("replay", "stop", queued)
+        assert (code, f"replay {queued} is done" in said) == (1, True), said
+    assert run("replay", "stop", "r-0")[0] == 1
+    write(settings, [(names.state, lane_key("w0"), slowed(1_000.0))])
+    rest = ("replay", "select", "--disposition", "foreign", "--over-budget", "--yes", "--json")
+    with replaying(settings):
+        code, _, answer = run(*rest)
+        assert (code, answer["sent"]) == (0, 15)
+        forget(settings.kafka.bootstrap, names.retry)
+        code, _, answer = run(*rest)
+        assert (code, answer["sent"]) == (1, 0), "nor after a week"
+        write(settings, [(names.dlq, b"w0", foreign(1)[0])])
+        monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        code, said, out = run("replay", "select", "--disposition", "foreign", "--rate", "1000", "--over-budget")
+        assert (code, "1 dead letter was sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
+            "a bar, too"
+        )
+        monkeypatch.delenv("FORCE_COLOR")
+    assert not [key for key, _ in last_rows(settings) if key.startswith(b"command/")], "each is applied"
+
+
+def test_a_dead_letter_that_cannot_be_sent_has_no_price(
+    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = there
+    old = {"fields": {"email": "old@example.com"}, "workspace": "w0", "not_after_ms": 1}
+    dead_letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
+    write(settings, [(settings.names.dlq, b"w0", each) for each in dead_letters])
+    assert main(["replay", "plan", "--disposition", "foreign", "--json", "--config", config]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
+    assert sum(plan["fates"].values()) == plan["dead_letters"]
+    (price,) = plan["prices"]
+    assert (price["destination"], price["leads"]) == ("people", 2)
+
+
+def test_the_newest_dead_letters_are_listed_each_with_the_id_that_show_takes(
+    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = there
+    topic = settings.names.dlq
+    write(settings, [(topic, b"w0", each) for each in foreign(3)])
+    assert main(["dlq", "list", "--limit", "2", "--config", config]) == 0
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["record", "reason"]
+    places = [row.split()[0] for row in rows]
+    assert places == [f"{topic}/0/2", f"{topic}/0/1"]
+    assert last == "2 of 3 dead letters in dlq; --limit 3 shows all"
+    assert main(["dlq", "show", places[0], "--config", config]) == 0
+    assert places[0] in capsys.readouterr().out

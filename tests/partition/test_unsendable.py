@@ -1,4 +1,4 @@
-"""A known lead that comes back and cannot be sent: it is parked, and reported once."""
+"""Leads that cannot be sent: parked or rejected, reported once, and found by their ids and imports."""
 
 import asyncio
 import json
@@ -13,8 +13,10 @@ from stream_app.domain.delivery.outcome import Refused, Uncertain
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lead.pseudonyms import digest
 from stream_app.domain.lead.suppression import Suppression, erased_row, person_row
+from stream_app.domain.messages import ImportSummary, StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 from tests.partition.test_callbacks import Bench as CallbackBench
+from tests.partition.test_owner import Bench
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.test_replays import _lead
 from tests.partition.virtual import now_ms, run
@@ -169,5 +171,118 @@ def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_no
         assert bench.states()[3:] == ["parked"]
         assert len(bench.clay.bodies) == 1
         assert bench.alarms == []
+
+    run(main())
+
+
+ADA = {"email": "ada@example.com"}
+
+
+def _events(bench: Bench) -> list[StatusEvent]:
+    emitted = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in emitted]
+
+
+@pytest.mark.parametrize(
+    ("document", "lead_id"),
+    [
+        ({"lead_id": "r-1", "workspace": "unknown", "fields": ADA}, "r-1"),
+        ({"lead_id": "r-2", "workspace": "acme", "destination": "peple", "fields": ADA}, "r-2"),
+        ({"lead_id": "r-3", "workspace": "acme", "fields": {}}, "r-3"),
+        ({"lead_id": "r-4", "workspace": "ac me", "fields": ADA}, "r-4"),
+        ({"lead_id": "r-5", "workspace": "acme", "fields": {**ADA, "size": 2**70}}, "r-5"),
+        ({"workspace": "acme", "fields": {"title": "CEO"}}, "record:leads/0/0"),
+        ([], "record:leads/0/0"),
+    ],
+)
+def test_a_rejected_lead_is_found_by_its_id(document: object, lead_id: str) -> None:
+    async def main() -> None:
+        bench = Bench(Setup(callbacks=False))
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        (event,) = _events(bench)
+        assert (event.status, event.lead_id) == ("rejected_invalid", lead_id)
+
+    run(main())
+
+
+def test_a_rejected_lead_whose_id_is_an_address_is_known_by_its_hash() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(callbacks=False))
+        document = {"lead_id": "ada@example.com", "workspace": "unknown", "fields": ADA}
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert _events(bench)[0].lead_id.startswith("h-")
+
+    run(main())
+
+
+def test_a_duplicate_names_its_destination_and_the_first_lead() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(callbacks=False))
+        bench.publish("id0", "p0")
+        bench.publish("id1", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        event = next(event for event in _events(bench) if event.lead_id == "id1")
+        assert (event.status, event.reason) == ("duplicate", "same_person")
+        assert (event.workspace, event.destination) == ("acme", "acme-main")
+        assert "id0" in event.text
+
+    run(main())
+
+
+SUMMARY = {"rows": 12, "refused": 2, "leads": 10, "file": "for ada@example.com.csv", "who": "jane"}
+
+
+async def events_of(*documents: dict[str, Any], partition: int = 0) -> list[StatusEvent]:
+    bench = Bench(Setup(callbacks=False))
+    for document in documents:
+        value = json.dumps({"workspace": "acme", **document}).encode()
+        bench.kafka.produce(partition, Record(bench.plan.topics.leads, b"acme", value))
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    found = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in found]
+
+
+def test_only_the_first_event_names_the_import() -> None:
+    async def main() -> None:
+        found = await events_of({"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"})
+        assert len(found) > 2
+        assert [event.import_id for event in found] == ["march", *[""] * (len(found) - 1)]
+
+    run(main())
+
+
+def test_the_summary_goes_on_without_personal_data() -> None:
+    async def main() -> None:
+        lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"}
+        first = (await events_of({**lead, "import_summary": SUMMARY}))[0]
+        assert first.import_summary == ImportSummary(12, 2, 10, "for [email]", "jane")
+
+    run(main())
+
+
+def test_a_duplicate_belongs_to_the_import_that_sent_it() -> None:
+    async def main() -> None:
+        lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}}
+        found = await events_of({**lead, "import_id": "march"}, {**lead, "import_id": "april"})
+        assert [(event.status, event.import_id) for event in found if event.import_id] == [
+            ("received", "march"),
+            ("duplicate", "april"),
+        ]
+
+    run(main())
+
+
+@pytest.mark.parametrize("import_id", ["ada@example.com", "x" * 201, None])
+def test_a_name_that_may_be_personal_is_in_no_event(import_id: str | None) -> None:
+    async def main() -> None:
+        lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_summary": SUMMARY}
+        found = await events_of({**lead, "import_id": import_id})
+        assert {(event.import_id, event.import_summary) for event in found} == {("", None)}
 
     run(main())

@@ -3,7 +3,7 @@
 Upstream (not reported): the app ends if the broker goes away between the first check and the start of the thread. A
 stop waits forever if the broker is gone or a rebalance runs, and raises if the thread has already ended.
 
-Tests: tests/integration/test_faust_broker.py (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
+Tests: tests/integration/test_faust_processes.py (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
 tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
 
 Remove it when upstream retries the start and bounds the stop.

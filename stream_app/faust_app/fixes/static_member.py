@@ -3,7 +3,7 @@
 Upstream (not reported): aiokafka 0.14 sends heartbeats without the instance id. When another process
 has replaced a member, Kafka answers it "unknown member": it joins again and replaces the other one. This never ends.
 
-Tests: tests/integration/test_static_member.py.
+Tests: tests/integration/test_faust_processes.py.
 
 Remove it when aiokafka sends the instance id with each heartbeat and raises what Kafka answers.
 """

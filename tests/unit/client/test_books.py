@@ -1,20 +1,29 @@
-"""The books balance at every moment of a run that is right, and name what was damaged in one that is not."""
+"""The books: what is counted, that the board counts the same, and how little memory a million leads take."""
 
 import copy
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import msgspec
 import pytest
 
+from benchmarks import books
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.books import STATUSES
-from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, column
+from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, Totals, column
 from stream_app.domain.books.report import Report
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import RESEND, Status
 from stream_app.domain.record import ConsumedRecord, Headers
+from stream_app.domain.topics import Retention
+from tests.board.model_records import Made
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape
@@ -238,3 +247,55 @@ def test_the_report_is_plain_data(tape: Tape) -> None:
     document: dict[str, Any] = msgspec.to_builtins(tape.close())
     assert document["balanced"] is True
     assert set(document["columns"]) == set(COLUMNS)
+
+
+def gateway_counts(tape: Tape, path: Path, batch: int) -> Totals:
+    """Feed the events of all partitions in turn to a read model, and add up what it counts."""
+    names, partitions = tape.plan.topics, range(tape.plan.partitions)
+    model = ReadModel(path, Sources(names, tape.plan.partitions, Retention(), frozenset(tape.plan.workspaces)))
+    events = [[Made(names.status, each.key, each.value) for each in tape.log(names.status, n)] for n in partitions]
+    for begin in range(0, max(map(len, events)), batch):
+        model.apply({names.status: [each for log in events for each in log[begin : begin + batch]]}, {}, None)
+    model.close()
+    final = {alias for alias, there in tape.plan.destinations.items() if not there.callbacks}
+    totals = Totals()
+    for each in Queries(path, final).status_counts():
+        totals.add(each.status, each.records, final=each.column == "accepted_final")
+    return totals
+
+
+@pytest.mark.parametrize("batch", [1, 1_000])
+@pytest.mark.parametrize("schedule", [*bases(), *rare(), *map(drawn, range(12))], ids=lambda schedule: schedule.name)
+def test_both_count_each_record_in_the_same_column(schedule: Schedule, batch: int, tmp_path: Path) -> None:
+    tape = simulated(schedule)
+    report, gateway = tape.close(), gateway_counts(tape, tmp_path / "model.sqlite", batch)
+    by_gateway = {name: each.records for name, each in gateway.columns.items()}
+    assert by_gateway == {name: each.records for name, each in report.columns.items()}
+    assert gateway.not_leads == report.not_leads
+    assert sum(by_gateway.values()) == report.records > 0
+
+
+LEADS = 100_000
+
+
+@pytest.mark.slow  # of fewer leads, the memory of the interpreter is most
+@pytest.mark.timeout(300)
+def test_memory_a_lead_is_bounded() -> None:
+    argv = [sys.executable, "-m", "benchmarks.books", "--leads", str(LEADS), "--json"]
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures = json.loads(ran.stdout)
+    assert figures["balanced"]
+    assert figures["leads"] == LEADS
+    assert figures["bytes_per_lead"] < 200, "objects a lead would take more"
+
+
+def test_the_benchmark_fails_when_a_million_leads_would_take_more_than_a_gigabyte(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, _, _ = books.measure(books.PARTITIONS)
+    monkeypatch.setattr(sys, "argv", ["books", "--leads", "8"])
+    for most_bytes, code in ((2**60, 1), (0, 0)):
+        monkeypatch.setattr(books, "measure", lambda _, most_bytes=most_bytes: (report, 1.0, most_bytes))
+        assert books.main() == code
+    assert "bytes a lead, more than 1074" in capsys.readouterr().err

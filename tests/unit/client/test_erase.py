@@ -1,4 +1,6 @@
-"""What is held of a person, whichever of the hashes that he is known by one begins with; a partition in memory."""
+"""What is held of a person by any of his hashes, and who is named on a suppression list."""
+
+from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,9 +11,10 @@ import msgspec
 import pytest
 
 from stream_app.client import people as erase
-from stream_app.client.people import StoredLead, erasure, find_stored_leads
+from stream_app.client.people import StoredLead, Suppressed, erasure, find_stored_leads, hashes_of, persons_in
 from stream_app.config import Settings
 from stream_app.domain.delivery.outcome import Poison
+from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people
@@ -191,3 +194,34 @@ def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_comes_aga
         assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two", "victim"]
 
     run(main())
+
+
+def test_spellings_of_a_person_have_one_hash() -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    (linkedin,) = people({"linkedin_url": "https://www.linkedin.com/in/ada"})
+    lines = ["ada@example.com\n", "", "  mailto:Ada@Example.com", "linkedin.com/in/Ada/", "ADA@example.com"]
+    assert hashes_of(lines) == [ada, linkedin]
+
+
+def test_a_person_can_be_unsuppressed_by_hash() -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    assert hashes_of([ada, "ada@example.com"], hashed=True) == [ada]
+    with pytest.raises(SettingsError):
+        hashes_of([ada])
+
+
+def test_a_line_without_an_identity_is_named_by_its_number_only() -> None:
+    with pytest.raises(SettingsError) as caught:
+        hashes_of(["ada@example.com", "Ada Lovelace", "https://www.linkedin.com/company/acme"])
+    assert [problem.split(" is ")[0] for problem in caught.value.problems] == ["number 2", "number 3"]
+    assert "Lovelace" not in str(caught.value)
+
+
+def test_a_list_of_another_namespace_is_taken_as_it_was_written() -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    listed = [Suppressed(ada, 1, "jane", "c1", everywhere=True)]
+    for written in (msgspec.json.encode(listed), msgspec.json.format(msgspec.json.encode(listed), indent=2)):
+        assert hashes_of(persons_in(written.decode()), hashed=True) == [ada]
+    assert hashes_of(persons_in(f"{ada}\nada@example.com\n"), hashed=True) == [ada]
+    with pytest.raises(SettingsError, match="the file is not what `suppress list --json` writes"):
+        persons_in('[{"name": "ada"}]')

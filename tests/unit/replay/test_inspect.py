@@ -1,4 +1,4 @@
-"""Dead letters in a file: whatever was written to a topic is in it, and `publish` reads the leads."""
+"""Dead letters as they are inspected, and which of them can be sent back."""
 
 import base64
 import io
@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from stream_app.client.rows import read_jsonl
+from stream_app.config import Settings
 from stream_app.domain.lead.lead import Unreadable
+from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.inspect import line_of
+from stream_app.replay.plan import never_sent, sendable
 
 HOSTILE = [
     b"[" * 10_000 + b"]" * 10_000,
@@ -70,3 +73,36 @@ def test_a_dead_letter_without_fields_can_be_corrected() -> None:
     document = json.loads(text)
     document["lead"]["fields"] = document["lead"].pop("field")
     assert published(json.dumps(document)) == {"fields": PEOPLE, "lead_id": "crm-1", "workspace": "acme"}
+
+
+SETTINGS = Settings(
+    workspaces={"acme": Workspace("acme", "people")},
+    destinations={
+        "people": Destination("people", "acme", columns={"email": "Email", "mail": "Mail", "title": "Title"}),
+        "all": Destination("all", "acme"),
+    },
+)
+LEAD = {"workspace": "acme", "lead_id": "crm-1", "fields": {"mail": "ada@example.com", "title": "CEO"}}
+NOW_MS = 1_790_000_000_000
+
+
+def encoded(lead: Any) -> bytes:
+    return json.dumps(lead).encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "named", "says"),
+    [
+        (encoded(LEAD), "people", ""),
+        (encoded({**LEAD, "not_after_ms": NOW_MS + 1}), "people", ""),
+        (encoded({**LEAD, "not_after_ms": NOW_MS}), "people", "too old"),
+        (b"no JSON", "people", "JSON"),
+        (encoded({"workspace": "acme", "fields": {}}), "people", "identity"),
+        (encoded({**LEAD, "destination": "gone"}), "", "no such workspace or destination"),
+        (encoded({**LEAD, "workspace": "gone"}), "", "no such workspace or destination"),
+    ],
+)
+def test_never_sent_gives_the_reason(value: bytes, named: str, says: str) -> None:
+    why = never_sent(value, b"acme", named, sendable(SETTINGS), NOW_MS)
+    assert says in why
+    assert bool(why) == bool(says)
