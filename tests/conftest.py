@@ -12,10 +12,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from stream_app.dev.kafka import Broker, kafka_for
+from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
-from tests.support.local_redis import LocalRedis
+from tests.support.brokers import any_kafka, any_redis
 from tests.support.pace import BUSY
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
@@ -41,7 +41,7 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
         if shared is not None:
             yield kafka_at(shared)
         else:
-            with kafka_for(_progress(request.config)) as broker:
+            with any_kafka(_progress(request.config)) as broker:
                 yield broker
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
@@ -100,8 +100,8 @@ def _progress(config: pytest.Config) -> Callable[[str], None]:
 def redis_url() -> Iterator[str]:
     """The URL of one real Redis for the run: "redis://host:port/0"."""
     try:
-        with LocalRedis() as local:
-            yield local.url
+        with any_redis() as url:
+            yield url
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
 
