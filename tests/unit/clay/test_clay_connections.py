@@ -2,20 +2,18 @@
 
 import asyncio
 import socket
-import ssl
 import threading
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-import trustme
 
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.delivery.outcome import Accepted, Poison, Uncertain
 from stream_app.domain.webhook import WEBHOOK_PATH
 from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, serve
+from tests.unit.clay.conftest import Authority
 
 
 @pytest.mark.parametrize("script", [[READ, OK, READ], [READ, OK, READ, RESET]])
@@ -55,15 +53,12 @@ async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Writ
 
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("unasked", [TIMED_OUT, b""], ids=["408", "closed"])
-async def test_unread_bytes_of_a_kept_connection_are_seen(tmp_path: Path, is_tls: bool, unasked: bytes) -> None:
+async def test_unread_bytes_of_a_kept_connection_are_seen(authority: Authority, is_tls: bool, unasked: bytes) -> None:
     """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
-    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
     speak, spoke, arrived = threading.Event(), threading.Event(), []
 
     def answer(conn: socket.socket, *, is_first: bool) -> None:
-        with tls.wrap_socket(conn, server_side=True) if is_tls else conn as peer:
+        with authority.tls.wrap_socket(conn, server_side=True) if is_tls else conn as peer:
             arrived.append(peer.recv(65_536))
             peer.sendall(OK)
             if is_first:
@@ -90,7 +85,7 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(tmp_path: Path, is_tls
         server.start()
         scheme = "https" if is_tls else "http"
         url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}{WEBHOOK_PATH}{SLUG}"
-        patient = ClayClient(egress=Egress.of(str(tmp_path / "authority.pem")))
+        patient = ClayClient(egress=Egress.of(authority.file))
         async with patient as clay:
             assert isinstance(await clay.send(url, None, b'{"n":1}'), Accepted)
             speak.set()

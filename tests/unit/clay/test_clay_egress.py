@@ -2,13 +2,9 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import trustme
 import uvloop
 
 from stream_app.clay.callback_url import CallbackUrl
@@ -19,26 +15,11 @@ from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncer
 from stream_app.domain.webhook import WEBHOOK_PATH
 from tests.support.forward_proxy import forward_proxy
 from tests.support.raw_server import HANG, LEAD, OK, READ, SLUG, TOKEN, RawServer, client, serve
+from tests.unit.clay.conftest import Authority
 
 USER, PASSWORD = "ada", "s3cret/pass@word"
 CREDENTIALS = f"{USER}:{PASSWORD}"
 WITH_CREDENTIALS = "ada:s3cret%2Fpass%40word@"
-
-
-@dataclass
-class Authority:
-    """A company's authority, as networks that inspect TLS have one: `file` for the client, `tls` for the server."""
-
-    file: str
-    tls: ssl.SSLContext
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    company, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    company.cert_pem.write_to_path(tmp_path / "company.pem")
-    company.issue_cert("127.0.0.1").configure_cert(tls)
-    return Authority(str(tmp_path / "company.pem"), tls)
 
 
 async def send(url: str, egress: Egress, times: int = 1) -> list[Outcome]:
@@ -129,9 +110,6 @@ async def test_a_tunnel_that_breaks_after_the_request_is_uncertain(authority: Au
     async with forward_proxy() as (_, at), serve(READ, tls=authority.tls) as server:
         (outcome,) = await send(server.url, Egress.of(authority.file, f"http://{at}"))
         assert (type(outcome), len(server.requests)) == (Uncertain, 1)
-
-
-# ------------------------------------------------------------------------------------------- doctor, the public URL
 
 
 async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:

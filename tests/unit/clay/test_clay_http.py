@@ -4,12 +4,9 @@ import asyncio
 import gzip
 import logging
 import socket
-import ssl
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -36,6 +33,7 @@ from tests.support.raw_server import (
     send_once,
     serve,
 )
+from tests.unit.clay.conftest import Authority
 
 
 @pytest.mark.parametrize(
@@ -94,13 +92,9 @@ async def test_a_tls_handshake_that_fails(reason: str, script: list[WriteBatch])
         assert (type(outcome), outcome.reason) == (Refused, reason)
 
 
-async def test_certificates_are_verified(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
-    known = str(tmp_path / "authority.pem")
-    async with serve(READ, OK, HANG, tls=tls) as server:
+async def test_certificates_are_verified(authority: Authority) -> None:
+    known = authority.file
+    async with serve(READ, OK, HANG, tls=authority.tls) as server:
         unknown = await send_once(server.url)
         assert (type(unknown), unknown.reason, server.requests) == (Refused, "tls", [])
         assert "CERTIFICATE_VERIFY_FAILED" in repr(unknown)

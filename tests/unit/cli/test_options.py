@@ -165,12 +165,8 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
 
 
 @pytest.fixture
-def argv(tmp_path: Path) -> list[str]:
-    path = tmp_path / "stream_app.toml"
-    path.write_text(
-        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
-    )
-    return ["replay", "rewind", "--to-earliest", "--config", str(path)]
+def argv(config: str) -> list[str]:
+    return ["replay", "rewind", "--to-earliest", "--config", config]
 
 
 def test_a_rewind_asks_and_a_no_changes_nothing(

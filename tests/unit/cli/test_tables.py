@@ -83,11 +83,6 @@ def test_no_word_is_cut_at_any_width(rows: list[tuple[str, str, str]], width: in
                 assert all(word in words for word in cell.split())
 
 
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    assert all(len(line) <= width for line in lines_of(dead_letters(), width)[0])
-
-
 NOW_MS = 1_790_000_000_000
 REASONS = ("credits_exhausted_suspected", "http_503", "connect_timeout")
 ANSWERED = "the circuit breaker let a probe through, and Clay answered 503 to it"

@@ -38,18 +38,6 @@ def test_the_example_loads_as_it_is_and_with_what_its_comments_offer(tmp_path: P
     assert settings.secrets["CLAY_WEBHOOK_PEOPLE"] == URL
 
 
-def test_secrets_never_show() -> None:
-    settings = load_settings(EXAMPLE, SECRETS)
-    assert "s3cret" not in repr(settings)
-    assert "CLAY_TOKEN_PEOPLE" in settings.secrets
-
-
-def test_the_file_is_named_by_the_environment(tmp_path: Path) -> None:
-    path = tmp_path / "other.toml"
-    path.write_text("[kafka]\npartitions = 3\n")
-    assert load_settings(None, {"STREAM_APP_CONFIG": str(path)}).kafka.partitions == 3
-
-
 def test_the_environment_of_the_process_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses keys that are no text."""
     monkeypatch.setenv("CLAY_WEBHOOK_PEOPLE", URL)

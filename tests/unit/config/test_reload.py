@@ -50,12 +50,6 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def test_nothing_new_changes_nothing(files: Files) -> None:
-    before = files.configuration.plan.destinations["people"]
-    assert files.configuration.refresh() is NOTHING_NEW
-    assert files.configuration.plan.destinations["people"] is before
-
-
 def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Files) -> None:
     files.secret("SECOND", URL + "second")
     files.secret("TOKEN", "new")  # a file counts more than the environment, which cannot change
@@ -91,12 +85,6 @@ callbacks = false
     assert plan.workspaces["acme"].budget.credits_per_day == 500
     assert plan.pins == {"acme": 1, "beta": 3}
     assert plan.workspaces["beta"].default_destination == "firms"
-
-
-def test_defaults_of_all_workspaces_are_adopted(files: Files) -> None:
-    files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
-    assert files.configuration.refresh().text == "adopted: workspace acme"
-    assert files.configuration.plan.workspaces["acme"].budget.credits_per_day == 700
 
 
 def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) -> None:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.whole_worker import configuration, environment
-from stream_app.config import gone, load_settings
-from stream_app.domain.errors import SettingsError
+from stream_app.config import gone
 from tests.unit.config.files import KEY, PEOPLE, SECRETS, URL, load, problems
 
 ELSEWHERE = ("2130706433", "0x7f000001", "3232235777", "127.1", "0177.0.0.1", "0x7f.1")
@@ -57,12 +55,9 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ),
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 32", "workspaces.acme.partition = 32: must be from 0 to 31"),
-        ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
-        ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: the workspace's time_zone sets it"),
         ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
         ("[workspaces.acme.window]\nbuckets = 9", "workspaces.acme.window: gone in 0.2.0; remove it: no situation"),
         ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
-        ("[workspaces.acme.breaker]\nprobe_lease_s = 40", "workspaces.acme.breaker.probe_lease_s: must be"),
         ("[workspaces.acme]\ndefault_destination = 'x'", "workspaces.acme.default_destination = x: there is"),
         ("[workspaces.'a b']", "workspaces.a b: a workspace's name"),
         ("[workspaces.b]\ndefault_destination = 'people'", "workspaces.b.default_destination = people: it"),
@@ -133,35 +128,10 @@ def test_a_destination_that_is_wrong(tmp_path: Path, key: str, expected: str) ->
     assert any(line.startswith(expected) for line in found), found
 
 
-def test_the_simulator_may_be_the_host(tmp_path: Path) -> None:
-    text = PEOPLE + 'allowed_hosts = ["127.0.0.1"]'
-    url = "http://127.0.0.1:8900/v3/sources/webhook/sim"
-    assert load(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": url}).secrets["CLAY_WEBHOOK_PEOPLE"] == url
-
-
 def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
     text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]\ncallbacks = false'
     found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
     assert found == ["environment variable OTHER: is the same webhook as CLAY_WEBHOOK_PEOPLE; remove one"]
-
-
-def test_the_mistakes_among_ten_thousand_workspaces_are_reported_together_one_per_line(tmp_path: Path) -> None:
-    text = configuration(10_000, 64)
-    for right, wrong in (
-        ("credits_per_day = 1007\n", "credits_per_day = -3\n"),
-        ('workspace = "w00500"', 'workspace = "w0O500"'),
-        ("[destinations.d09999]\n", '[destinations.d09999]\ncolour = "red"\n'),
-    ):
-        text = text.replace(right, wrong, 1)
-    path = tmp_path / "stream_app.toml"
-    path.write_text(text)
-    with pytest.raises(SettingsError) as caught:
-        load_settings(path, environment(10_000))
-    assert sorted(line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()) == [
-        "destinations.d00500.workspace = w0O500: there is no [workspaces.w0O500]; did you mean w00500?",
-        "destinations.d09999.colour: unknown key; did you mean columns?",
-        "workspaces.w00007.budget.credits_per_day = -3: must be from 0 to 1000000000000",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,6 @@ def test_a_fresh_answer_contains_only_fresh_fields() -> None:
     assert (found.source, found.fields) == ("cache", {"title": "CEO"})
 
 
-def test_company_fields_alone_are_not_an_answer() -> None:
-    firm = Entry({"industry": Field("bikes", NOW, "people")})
-    assert answer(POLICY, NOTHING, firm, NOW) is None
-    assert answer(POLICY, firm, firm, NOW) is None
-
-
 def test_a_company_completes_a_person_and_is_marked() -> None:
     person = Entry({"title": Field("CEO", NOW - DAY_MS, "people"), "industry": Field("cars", NOW - DAY_MS, "people")})
     firm = Entry({"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")})

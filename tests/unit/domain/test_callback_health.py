@@ -288,8 +288,3 @@ def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     )
     lane = lifted(lane)
     assert missing(after(11, 12, 13, state=lane.callback_health)), "reported again if callbacks are still missing"
-
-
-def test_a_policy_that_makes_no_sense_is_named() -> None:
-    assert CallbackHealthPolicy().problems() == []
-    assert "overdue" in CallbackHealthPolicy(overdue=0).problems()[0]

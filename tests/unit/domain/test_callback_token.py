@@ -25,11 +25,6 @@ def test_a_token_is_valid_for_its_lead() -> None:
     assert token.count(".") == 1
 
 
-def test_the_token_of_a_forced_lead_names_its_record() -> None:
-    token = sign(KEYS, *LEAD, ORIGIN)
-    assert verify(KEYS, token, *LEAD) == Verified(ORIGIN)
-
-
 def test_the_mac_covers_the_origin() -> None:
     mac, other = sign(KEYS, *LEAD, ORIGIN), sign(KEYS, *LEAD, "leads/3/9999")
     forged = ".".join([*mac.split(".")[:2], other.split(".")[2]])

@@ -29,6 +29,12 @@ def _ask(lane: Lane, policy: Workspace = POLICY) -> Grant | Held:
     return admit(policy, lane, PEOPLE, NOW_MS, 0)[1]
 
 
+def _granted(lane: Lane) -> Grant:
+    grant = _ask(lane)
+    assert isinstance(grant, Grant)
+    return grant
+
+
 def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
     lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
     assert isinstance(entry, Grant)
@@ -78,9 +84,7 @@ def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
     answer = obey(POLICY, forced, controls.Auto(), BY)
     assert "beginning with probes" in answer.text
-    entry = _ask(answer.lane)
-    assert isinstance(entry, Grant)
-    assert entry.permit.lease is not None
+    assert _granted(answer.lane).permit.lease is not None
 
 
 def test_forced_closed_never_trips_and_lets_go_on_at_once() -> None:
@@ -164,26 +168,19 @@ def test_a_rate_changed_live() -> None:
 
 def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
     lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
-    entry = _ask(lane)
-    assert isinstance(entry, Grant)
-    assert entry.webhook_id == "hook2"
+    assert _granted(lane).webhook_id == "hook2"
     lane = _done(lane, controls.ChangeQuota("hook2", count=45_000))
     assert isinstance(_ask(lane), Held)
-    entry = _ask(_done(lane, controls.ChangeQuota("hook1", use=True)))
-    assert isinstance(entry, Grant)
-    assert entry.webhook_id == "hook1"
+    assert _granted(_done(lane, controls.ChangeQuota("hook1", use=True))).webhook_id == "hook1"
 
 
 @pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])
 def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
     fresh = suspension.begin(POLICY.suspension, "http_404", "gone", NOW_MS, "people")
     lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.suspension, LANE.quota, "hook1", fresh, None))
-    entry = _ask(lane)
-    assert isinstance(entry, Grant)
-    assert entry.webhook_id == "hook2"
+    assert _granted(lane).webhook_id == "hook2"
     answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
-    entry = _ask(answer.lane)
-    assert isinstance(entry, Grant)
+    entry = _granted(answer.lane)
     assert (entry.webhook_id, entry.webhook_probe) == ("hook1", None)
     if isinstance(order, controls.Resume):
         assert answer.text == "resumed: lifted the suspension of webhook hook1 (404)"

@@ -54,9 +54,6 @@ def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
     return held
 
 
-# ------------------------------------------------------------------------------------------------------- the flood
-
-
 def test_a_run_of_dead_letters_of_one_cause_stops_the_lane() -> None:
     lane = _call(LANE, OK, BAD, BAD, BAD, BAD)
     assert lane.suspension is None
@@ -87,9 +84,6 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     over = _call(again, OK, now_ms=first_ms + 600_000)
     assert over.suspension is None
     assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins again"
-
-
-# ------------------------------------------------------------------------------------------------- tokens, webhooks
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -201,9 +195,6 @@ def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
     assert _entry(lane, now_ms=due_ms)[1].webhook_probe is not None
 
 
-# -------------------------------------------------------------------------------------------------------- the money
-
-
 @pytest.mark.parametrize(
     "outcome",
     [RateLimited(429, 50), RateLimited(429, 50, "1"), Gone(404, 50), Poison(422, 50), Refused("http_503", 50), None],
@@ -295,9 +286,6 @@ def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
     assert "cost 500 credits and 1 Actions, more than its ceiling of 20 and 5" in held.text
 
 
-# ---------------------------------------------------------------------------------------------------- the breaker
-
-
 def test_a_lead_that_waits_for_probes_does_not_wait_for_their_lease() -> None:
     lane = _call(LANE, *[Refused("connect_error", 50)] * POLICY.breaker.consecutive_failures)
     opened = _held(lane)
@@ -306,9 +294,6 @@ def test_a_lead_that_waits_for_probes_does_not_wait_for_their_lease() -> None:
     lane, _ = _entry(lane, now_ms=later_ms)
     probing = _held(lane, now_ms=later_ms)
     assert (probing.status, probing.until_ms) == ("held_outage", later_ms + int(POLICY.breaker.open_s * 1000))
-
-
-# --------------------------------------------------------------------------------------------------------- the view
 
 
 def test_the_view_agrees_with_the_admission() -> None:

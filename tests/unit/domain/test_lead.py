@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,6 +33,12 @@ def reason(value: bytes | None, key: bytes | None = b"acme") -> str:
 def lead(value: bytes, key: bytes | None = b"acme") -> Lead:
     answer = read_lead(value, key)
     assert isinstance(answer, Lead), answer
+    return answer
+
+
+def identity(fields: dict[str, Any], lead_id: str | None = None) -> Identity:
+    answer = identify(Lead(fields=dict(fields), lead_id=lead_id))
+    assert answer is not None
     return answer
 
 
@@ -223,11 +230,7 @@ def test_fields_are_cleaned(name: str, raw: str | int, clean: str | int | None) 
     ],
 )
 def test_linkedin_is_the_first_identity(fields: dict[str, str]) -> None:
-    known, plain = (
-        identify(Lead(fields=dict(each))) for each in (fields, {"linkedin_url": "https://www.linkedin.com/in/jane"})
-    )
-    assert known is not None
-    assert plain is not None
+    known, plain = identity(fields), identity({"linkedin_url": "https://www.linkedin.com/in/jane"})
     assert (known.lead_id, known.person, known.people[0]) == (plain.lead_id, plain.person, plain.people[0])
 
 
@@ -241,10 +244,8 @@ LOCAL = st.from_regex(r"[a-z0-9][a-z0-9.+-]{0,10}", fullmatch=True)
     st.sampled_from([str.upper, str.lower, str.title]),
 )
 def test_spellings_of_a_mail_address_are_one_person(local: str, space: str, scheme: str, case: type[str]) -> None:
-    plain = identify(Lead(fields={"email": f"{local}@acme.example"}))
     written = f"{space}{scheme}{case(local)}@{case('acme')}.EXAMPLE{space}"
-    assert plain is not None
-    assert identify(Lead(fields={"email": written})) == plain
+    assert identity({"email": written}) == identity({"email": f"{local}@acme.example"})
 
 
 @given(
@@ -254,10 +255,8 @@ def test_spellings_of_a_mail_address_are_one_person(local: str, space: str, sche
 )
 def test_spellings_of_a_domain_are_one_company(scheme: str, www: str, rest: str) -> None:
     person = {"first_name": "Jane", "last_name": "Doe"}
-    plain = identify(Lead(fields={**person, "domain": "acme.example"}))
     written = {"first_name": " jane", "last_name": "DOE ", "domain": f"{scheme}{www}Acme.example{rest}"}
-    assert plain is not None
-    assert identify(Lead(fields={**written})) == plain
+    assert identity(written) == identity({**person, "domain": "acme.example"})
 
 
 MAIL_PROVIDERS = """
@@ -284,8 +283,7 @@ def test_each_domain_of_the_free_mail_file_is_spelled_as_a_cleaned_domain() -> N
 
 def test_lead_ids_are_derived_from_the_identity() -> None:
     fields: dict[str, Scalar] = {"email": "jane@acme.example"}
-    derived = identify(Lead(fields=fields))
-    assert derived is not None
+    derived = identity(fields)
     assert derived.person is not None
     assert derived.lead_id == f"p-{derived.person}"
     assert len(derived.person) == 22
@@ -297,10 +295,8 @@ def test_lead_ids_are_derived_from_the_identity() -> None:
 
 @pytest.mark.parametrize("given_id", ["jane@acme.example", "https://x.example/1", "two words", "x" * 129, "ü"])
 def test_an_id_that_cannot_be_a_key_is_hashed(given_id: str) -> None:
-    identity = identify(Lead(fields={"notes": "x"}, lead_id=given_id))
-    assert identity is not None
-    assert identity.lead_id.startswith("h-")
-    assert len(identity.lead_id) == 24
+    lead_id = identity({"notes": "x"}, given_id).lead_id
+    assert (lead_id[:2], len(lead_id)) == ("h-", 24)
 
 
 @pytest.mark.parametrize("form", ["p-{}", "h-{}", "record:{}", "record:leads/0/17"])
@@ -328,21 +324,13 @@ def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(fo
 def test_an_export_that_is_published_again_keeps_the_ids_that_follow_from_its_fields(also: dict[str, Scalar]) -> None:
     """The identifier that an id was made from stays with the lead, although a stronger one may have joined it."""
     fields: dict[str, Scalar] = {"email": "jane@acme.example"}
-    derived = identify(Lead(fields=fields))
-    by_address = identify(Lead(fields=fields, lead_id="jane@acme.example"))
-    assert derived is not None
-    assert by_address is not None
-    for made in (derived.lead_id, by_address.lead_id):
-        again = identify(Lead(fields={**fields, **also}, lead_id=made))
-        assert again is not None
-        assert again.lead_id == made
+    for made in (identity(fields).lead_id, identity(fields, "jane@acme.example").lead_id):
+        assert identity({**fields, **also}, made).lead_id == made
 
 
 @pytest.mark.parametrize("given_id", ["p-17", "h-", "p-" + "x" * 21, "h-" + "x" * 23, "records:1", "x-" + "x" * 22])
 def test_an_id_that_only_resembles_one_of_ours_stays(given_id: str) -> None:
-    identity = identify(Lead(fields={"notes": "x"}, lead_id=given_id))
-    assert identity is not None
-    assert identity.lead_id == given_id
+    assert identity({"notes": "x"}, given_id).lead_id == given_id
 
 
 @given(st.binary(max_size=40))

@@ -66,14 +66,6 @@ def people_of(*some: dict[str, Scalar]) -> tuple[str, ...]:
     return who.people
 
 
-def test_a_lead_is_found_by_each_of_its_identifiers() -> None:
-    rows = Rows()
-    assert rows.take("1", ("A", "L"))
-    assert not rows.take("2", ("A",))
-    assert not rows.take("3", ("L",))
-    assert rows.take("4", ("B",))
-
-
 @pytest.mark.parametrize("order", list(permutations((("A", "L"), ("A",), ("L",), ("A", "M"), ("M",), ("B", "L")))))
 def test_an_identifier_is_new_once_in_any_order(order: tuple[tuple[str, ...], ...]) -> None:
     rows, bought = Rows(), list[tuple[str, ...]]()
@@ -97,33 +89,6 @@ def test_a_duplicate_links_nothing() -> None:
     assert not rows.take("3", ("A", "M"))
     assert rows.aliases == before
     assert rows.take("4", ("M",))
-
-
-def test_an_unsent_lead_links_nothing() -> None:
-    rows = Rows()
-    rows.take("1", ("A", "L"), counts=False, sent=False)
-    assert rows.take("2", ("A",))
-    assert rows.take("3", ("L",))
-    assert rows.aliases[person_key("acme", "people", "A")] == b"d/acme/people/2"
-    assert rows.aliases[person_key("acme", "people", "L")] == b"d/acme/people/3"
-
-
-def test_a_lead_that_waits_is_found_by_each_of_its_identifiers() -> None:
-    rows = Rows()
-    rows.take("0", ("A", "M"), counts=False)
-    assert rows.take("1", ("A", "L"), sent=False)
-    assert not rows.take("2", ("A",))
-    assert not rows.take("3", ("L",))
-    assert not rows.take("4", ("M",)), "known with A since a lead that was sent"
-    assert rows.persons()["L"] == ({b"d/acme/people/1"}, {"L"})
-    assert rows.persons()["A"] == ({b"d/acme/people/1"}, {"A", "M"})
-
-
-def test_a_sent_lead_links_its_identifiers_once_it_has_ended() -> None:
-    rows = Rows()
-    rows.take("1", ("A", "L"), counts=False)
-    assert rows.take("2", ("A",))
-    assert not rows.take("3", ("L",))
 
 
 def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:

@@ -130,25 +130,11 @@ TestQuotaMachine = QuotaMachine.TestCase
 TestQuotaMachine.settings = settings(stateful_step_count=40)
 
 
-def test_by_default_it_rotates_at_45_000() -> None:
-    policy = QuotaPolicy()
-    assert pick(policy, Quota({"a1": Webhook(44_999)}), ("a1", "b2")) == "a1"
-    assert pick(policy, Quota({"a1": Webhook(45_000)}), ("a1", "b2")) == "b2"
-    assert pick(policy, Quota({"a1": Webhook(45_000)}), ("a1",)) is None
-    assert pick(policy, Quota(), ()) is None
-
-
 def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
     state = quota.mark_dead(Quota({"a1": Webhook(7)}), "a1", "it belongs to another table")
     state = quota.mark_dead(state, "a1", "later")
     state = quota.count(state, "a1")
     assert state.webhooks["a1"] == Webhook(8, "it belongs to another table")
-
-
-def test_problems_name_the_key() -> None:
-    assert QuotaPolicy().problems() == []
-    wrong = QuotaPolicy(warn_at=50_001, rotate_at=10)
-    assert [line.split(" ")[0] for line in wrong.problems()] == ["warn_at", "warn_at"]
 
 
 def test_by_default_a_webhook_is_warned_of_at_40_000_and_left_at_45_000_before_clay_stops_it() -> None:
@@ -265,7 +251,7 @@ def test_no_clock_step_makes_it_wait_longer_than_the_cap(times: list[int]) -> No
             assert isinstance(suspension.permit(STOPS, state, answer.until_ms)[1], Probe)
 
 
-def test_problems_of_the_probes_name_the_key() -> None:
+def test_problems_name_the_key() -> None:
     assert SuspensionPolicy().problems() == []
     wrong = SuspensionPolicy(probe_s=50, probe_cap_s=10, probe_lease_s=0)
     assert [line.split(" ")[0] for line in wrong.problems()] == ["probe_lease_s", "probe_s"]

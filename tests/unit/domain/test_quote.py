@@ -64,9 +64,6 @@ def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
     assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {"credits_day": 400}
 
 
-# ---------------------------------------------------------------------------------------------------- the command
-
-
 class Done(NamedTuple):
     returncode: int
     stdout: str

@@ -150,15 +150,6 @@ def test_an_unreachable_clay_delays_longer_than_a_refusal(reason: str) -> None:
     assert replay_due_ms(policy, reason, 1, 0, 0.0) == dues_s[0] * 500, "half of it is jitter"
 
 
-@pytest.mark.parametrize("replay", [1, 2, 3])
-def test_jitter_spreads_the_returns(replay: int) -> None:
-    policy = ReplayPolicy()
-    dues_ms = [replay_due_ms(policy, "http_503", replay, 0, tenth / 10) for tenth in range(11)]
-    come_s = [sum(way_through_tiers(policy, due_ms)) for due_ms in dues_ms]
-    assert dues_ms[-1] == 2 * dues_ms[0] == 10_000 * 4 ** (replay - 1)
-    assert all(0 <= come - due_ms / 1000 < policy.tiers_s[0] for come, due_ms in zip(come_s, dues_ms, strict=True))
-
-
 class Partition(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

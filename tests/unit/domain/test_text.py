@@ -74,19 +74,6 @@ def test_a_noun_agrees_with_its_number(number: int, words: tuple[str, ...], text
     assert count(number, *words) == text
 
 
-SAID = (
-    "Clay goes down for 15 s. A few leads fail and become dead letters; then the breaker opens, and the rest waits in "
-    "Kafka: nothing is lost, nothing is paid."
-)
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_lines_break_between_words(width: int) -> None:
-    lines = wrapped(SAID, width).split("\n")
-    assert all(len(line) <= width for line in lines)
-    assert " ".join(lines) == SAID
-
-
 @given(st.text("ab c\n-", max_size=300), st.integers(5, 100), st.integers(0, 9))
 def test_no_word_is_cut_or_lost(text: str, width: int, hang: int) -> None:
     assert wrapped(text, width, hang).split() == text.split()

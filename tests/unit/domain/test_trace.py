@@ -148,14 +148,6 @@ def shape(span: Span) -> tuple[object, ...]:
     return span.trace_id, span.parent_id, span.name, span.kind, span.start_ms, span.end_ms, span.link_id
 
 
-def test_a_replay_after_days_keeps_its_wait_and_its_link_though_its_dead_letter_was_exported_before() -> None:
-    replayed = after_a_wait(REPLAYED[4], REPLAYED[5])
-    wait, process = spans_of([replayed, REPLAYED[6]])
-    assert (wait.name, wait.start_ms, wait.end_ms) == ("wait replay", 700, 10_000)
-    assert (process.link_id, wait.span_id) == (wait.span_id, span_id(ORIGIN, 5))
-    assert wait.parent_id == process.parent_id == span_id(ORIGIN, 0)
-
-
 def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
     late = after_a_wait(REPLAYED[7], REPLAYED[8])
     (clay,) = spans_of([late])

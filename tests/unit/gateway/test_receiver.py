@@ -82,14 +82,6 @@ async def test_an_older_key_is_good_while_it_is_listed() -> None:
     assert gateway.counted() == {"enriched": 1, "unknown_key": 1}
 
 
-async def test_duplicates_and_the_wrong_order_are_accepted_and_duplicates_are_marked() -> None:
-    gateway = Gateway()
-    for attempt in (2, 1, 1):
-        assert (await gateway.post(good(attempt=attempt))).status_code == 200
-    second, first, again = gateway.shelf.callbacks()
-    assert first.id == again.id != second.id
-
-
 async def test_broken_json_is_repaired_and_reported() -> None:
     gateway = Gateway()
     answer = await gateway.post(json.dumps(good())[:-1] + ', "note": "they said "call me" twice"}')
@@ -184,9 +176,6 @@ async def test_other_methods() -> None:
     assert gateway.counted() == {"not_post": 6}
 
 
-# --------------------------------------------------------------------------------------- tables that cannot template
-
-
 async def test_a_table_with_a_secret_of_its_own() -> None:
     gateway = Gateway()
     body = {"lead_id": "crm-17", "title": "CEO"}
@@ -213,9 +202,6 @@ async def test_a_token_that_comes_to_such_a_table_must_be_right() -> None:
     keyless = Gateway(keys=None)
     assert (await keyless.post(body, STATIC, {"x-callback-secret": SECRET})).status_code == 200
     assert (await keyless.post(good())).status_code == 401, "without keys no token is good"
-
-
-# ------------------------------------------------------------------------------------------------- Kafka, size, time
 
 
 async def test_kafka_away_is_said_and_nothing_is_pretended() -> None:
@@ -258,9 +244,6 @@ async def test_logs_are_bounded_and_hold_no_data_of_the_lead() -> None:
     assert len(lines) == 1
     assert lines[0]["because"] == "wrong_token"
     assert "ada" not in str(lines)
-
-
-# -------------------------------------------------------------------- workspaces that the gateway does not know yet
 
 
 def of_globex(keys: Keys = KEYS) -> dict[str, Any]:

@@ -128,9 +128,3 @@ def test_amazons_signer_gives_tokens_for_msk(monkeypatch: pytest.MonkeyPatch) ->
     assert 800 < token.lasts_s <= 900
     with pytest.raises(TokenRefused, match="check the AWS credentials"):
         aws_msk("nowhere")()
-
-
-def test_without_amazons_signer_there_is_no_msk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
-    with pytest.raises(ImportError):
-        aws_msk("eu-central-1")

@@ -77,15 +77,6 @@ async def test_hang_after_read(start: Start, more: str, accepted: int) -> None:
     assert (line["status"], line["accepted"]) == ("hang", accepted)
 
 
-async def test_a_hanging_request_ends_with_the_simulator(start: Start) -> None:
-    bench = await start(fault("hang_after_read"))
-    request = asyncio.create_task(bench.post({"lead_id": "a"}))
-    await bench.of_kind("request", 1)
-    await bench.control("reset")
-    with pytest.raises(aiohttp.ClientConnectionError):
-        await request
-
-
 @pytest.mark.parametrize(("kind", "accepted"), [("reset_after_read", 1), ("reset_before_accept", 0)])
 async def test_resets_are_real_ones(start: Start, kind: str, accepted: int) -> None:
     bench = await start(fault(kind))

@@ -10,8 +10,6 @@ import aiohttp
 import pytest
 
 from stream_app.dev.simulator import Simulator, parse_script
-from stream_app.dev.simulator.chance import Chance
-from stream_app.dev.simulator.script import Latency
 from tests.unit.simulator.conftest import Bench, Receiver, Start
 
 STORM = """
@@ -99,14 +97,6 @@ async def test_a_seed_decides_everything_under_any_interleaving(start: Start) ->
         ledgers.append(without_times((await bench.lines())[1:]))
     assert ledgers[0] == ledgers[1]
     assert ledgers[0] != ledgers[2]
-
-
-def test_latency_is_realistic_by_default() -> None:
-    waits = sorted(Chance(1).latency_s(Latency(), f"lead-{n}") for n in range(2_000))
-    assert waits[0] >= 5
-    assert 14 < waits[1_000] < 22
-    assert 45 < waits[1_860] < 120
-    assert waits[-1] > 120
 
 
 async def test_lines_are_numbered_without_gaps_and_filters_work(start: Start, receiver: Receiver) -> None:

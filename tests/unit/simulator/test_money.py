@@ -26,13 +26,6 @@ def states(rows: list[dict[str, Any]]) -> list[str]:
     return [row["state"] for row in rows]
 
 
-async def test_a_default_row_costs_six_credits(start: Start) -> None:
-    bench = await start(AT_ONCE)
-    await bench.post({"lead_id": "a"})
-    await bench.of_kind("row", 1)
-    assert sum(line["credits"] for line in await bench.lines("kind=charge")) == 6
-
-
 async def test_credits_are_charged_as_columns_run_not_when_the_webhook_answers(start: Start) -> None:
     latency = "[table.latency]\nmedian_s = 0.2\np95_s = 0.2\nmin_s = 0\nslow_share = 0\n"
     bench = await start(latency + TWO_COLUMNS)
