@@ -101,3 +101,5 @@ async def test_what_is_not_at_clay_ends_as_suppressed_and_the_page_counts_it(
         line.check_histories()
         for process in (board, worker):
             assert await line.stop(process) == 0
+        log = line.logs[board.pid].read_text()
+        assert ("board_login" in log, TOKEN in log) == (True, False)

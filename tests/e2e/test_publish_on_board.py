@@ -19,6 +19,7 @@ TOKEN = "a token for people who act: 51d2e9c4"
 OWN = {"sec-fetch-site": "same-origin"}
 
 
+@pytest.mark.slow
 async def test_a_file_goes_through_the_board_to_clay(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

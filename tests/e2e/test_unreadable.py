@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.record import Record
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline
@@ -86,18 +86,3 @@ async def test_a_damaged_batch_is_not_skipped_before_the_record_in_front_of_it_i
         damage(kafka, topic, home, b"person1@example.com")
         code, said = await line.run("skip", f"{topic}/{home}/1", "--yes")
         assert (code, "the record at offset 0 can be read, and is not finished" in said) == (1, True), said
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(90)
-async def test_leads_of_every_codec_go_through(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 1) as line:
-        codecs = (None, "gzip", "snappy", "lz4", "zstd")
-        for number, codec in enumerate(codecs):
-            await produce(kafka.bootstrap, [line.lead(number, "w0")], codec)
-        worker = line.start("worker")
-        await line.until_over(len(codecs), 40)
-        await line.stop(worker)
-        assert line.last() == {"accepted": len(codecs)}
-        code, said = await line.run("books")
-        assert (code, f"The books balance: {len(codecs)} in" in said) == (0, True)

@@ -1,4 +1,4 @@
-"""Single records read again, on real Kafka and by the twin in memory."""
+"""Single records read again on real Kafka."""
 
 import pytest
 from aiokafka import TopicPartition
@@ -8,11 +8,8 @@ from aiokafka.producer import AIOKafkaProducer
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.lookups import KafkaArchive
-from tests.simulation.client import MemoryArchive
-from tests.simulation.kafka import MemoryKafka
 
 
 async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str) -> None:
@@ -54,11 +51,3 @@ async def test_an_unavailable_broker_is_reported() -> None:
     archive = KafkaArchive(KafkaConnection(f"127.0.0.1:{free_port()}"))
     with pytest.raises(BrokerUnavailable, match="did not give 1 record again"):
         await archive.fetch(["leads/0/1"])
-
-
-async def test_the_twin_in_memory_does_the_same() -> None:
-    kafka = MemoryKafka()
-    for number in range(3):
-        kafka.produce(0, Record("leads", b"k", f"{number}".encode()))
-    found = await MemoryArchive(kafka).fetch(["leads/0/1", "leads/0/7", "other/0/0"])
-    assert {place: consumed.value for place, consumed in found.items()} == {"leads/0/1": b"1"}

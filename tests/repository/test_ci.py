@@ -5,7 +5,6 @@ Python, pip and pytest are stand-ins here, which write down how they are called.
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,25 +62,6 @@ def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     assert ran.code == 0, ran.output
     assert [call.strip() for call in ran.calls if call.startswith("pytest")] == ["pytest -m not long"]
     assert not any("tests.simulation" in call for call in ran.calls)
-
-
-def test_it_runs_the_slow_tests_too(tmp_path: Path) -> None:
-    """An -m on the command line replaces the one of pyproject.toml."""
-    [call] = [call for call in run(tmp_path, "nothing").calls if call.startswith("pytest")]
-    tests = tmp_path / "tests"
-    tests.mkdir()
-    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    each = (f"@pytest.mark.{mark}\ndef test_{mark}() -> None: ...\n" for mark in ("slow", "long"))
-    (tests / "test_tiers.py").write_text(f"import pytest\ndef test_plain() -> None: ...\n{''.join(each)}")
-
-    def selected(*options: str) -> list[str]:
-        argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "xdist", "-n", "0", *options]
-        alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # no other plugin is needed, which saves seconds
-        ran = subprocess.run(argv, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300, check=True)
-        return [line.rpartition("::test_")[2] for line in ran.stdout.splitlines() if "::" in line]
-
-    assert selected() == ["plain"]
-    assert selected("-m", call.removeprefix("pytest -m ")) == ["plain", "slow"]
 
 
 def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> None:

@@ -102,13 +102,6 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
     assert {each["kind"] for each in found} == kinds
 
 
-def test_the_validation_can_fail(chart: Chart) -> None:
-    worker = find(objects(chart, SMALLEST), "Deployment", "-worker")
-    worker["spec"]["template"]["spec"]["containers"][0]["portz"] = []
-    with pytest.raises(kubernetes_validate.ValidationError, match="portz"):
-        kubernetes_validate.validate(worker, "1.37", strict=True)
-
-
 @pytest.mark.parametrize(
     ("values", "text"),
     [
