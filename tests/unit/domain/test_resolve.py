@@ -1,4 +1,4 @@
-"""The station *identify*: which table a lead goes to, and what exactly Clay is sent."""
+"""The station *identify*: where a lead goes, what Clay is sent, which suppressions bind it, and the legal steps."""
 
 import json
 from typing import Any
@@ -7,14 +7,21 @@ import msgspec
 import pytest
 
 from stream_app.domain.callback.token import Keys, verify
-from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.state_machine import delivery_key
+from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
+from stream_app.domain.delivery.recorder import DeliveryRecorder
+from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, Delivery, begin, delivery_key, match_callback
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
-from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
+from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, resolve_lead
+from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
+from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Plan, Sizes, Workspace
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 from stream_app.domain.trace import span_id
+from tests.simulation.schedule import Setup, plan_of
+from tests.support.legal import LEGAL
 
 KEYS = Keys(["a key of callback tokens, only for tests"])
 PLAN = Plan(
@@ -106,3 +113,120 @@ def test_a_row_is_never_sent_in_part() -> None:
         found = case(fields, destination="mapped")
         assert isinstance(found, Unreadable)
         assert found.reason == reason
+
+
+LINE = plan_of(Setup())
+CANCELLED_MS = 1_000
+
+
+def published(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) -> ResolvedLead:
+    fields = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
+    value = json.dumps({"lead_id": "a", "fields": fields, **changes}).encode()
+    consumed = ConsumedRecord("leads", 0, 7, b"acme", value, (), came_ms or published_ms)
+    envelope = msgspec.structs.replace(read_envelope(consumed), origin_ms=published_ms, way=way)
+    lead = read_lead(consumed.value, consumed.key)
+    assert not isinstance(lead, Unreadable)
+    found = resolve_lead(LINE, consumed, envelope, lead)
+    assert isinstance(found, ResolvedLead)
+    return found
+
+
+def reason(published: ResolvedLead, row: bytes, suppressed: bool = False) -> str:
+    found = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
+    why = suppression_reason(published, {row: found}.get)
+    assert why is None or "command c1" in why.text
+    return why.reason if why is not None else ""
+
+
+@pytest.mark.parametrize("fields", [{"email": "Ada@example.com"}, {"linkedin_url": "https://linkedin.com/in/Ada/"}])
+def test_a_suppressed_person_is_recognised_by_any_identity_at_any_time(fields: dict[str, str]) -> None:
+    (person,) = people(dict(fields))
+    for published_ms in (1, CANCELLED_MS + 1):
+        assert reason(published(published_ms), person_row(person), suppressed=True) == "suppressed"
+    assert reason(published(1), person_row("x" * 22), suppressed=True) == ""
+
+
+def test_a_cancellation_applies_to_records_published_before_it() -> None:
+    assert reason(published(CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
+    assert reason(published(CANCELLED_MS + 1), lead_row("acme", "a")) == ""
+    assert reason(published(1), lead_row("beta", "a")) == ""
+    assert reason(published(1), lead_row("acme", "b")) == ""
+    assert reason(published(1, import_id="march.csv"), import_row("acme", "march.csv")) == "cancelled"
+    assert reason(published(1), import_row("acme", "march.csv")) == ""
+
+
+def test_a_copy_has_the_age_of_its_lead_and_a_redrive_its_own() -> None:
+    later_ms = CANCELLED_MS + 1
+    assert reason(published(1, "replayed", later_ms), lead_row("acme", "a")) == "cancelled"
+    assert reason(published(1, "redriven", later_ms), lead_row("acme", "a")) == ""
+    assert reason(published(1, "redriven", CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
+
+
+def test_an_id_that_could_contain_an_address_is_cancelled_by_its_hash() -> None:
+    assert reason(published(1, lead_id="ada@example.com"), lead_row("acme", "ada@example.com")) == "cancelled"
+    assert b"@" not in lead_row("acme", "ada@example.com")
+    assert b"march" not in import_row("acme", "march.csv")
+
+
+def test_a_callback_settles_a_lead_that_was_suppressed_after_the_send() -> None:
+    row = Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
+    assert match_callback(row, "enriched") == "settles"
+    assert match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"
+
+
+_BY_A_HUMAN_OR_POLICY = {("parked", "replayed"), ("send_uncertain", "replayed")}
+"""The two steps by which a lead that may be at Clay is sent once more: an operator or a policy said so."""
+
+
+def _reachable(start: Status) -> set[Status]:
+    found: set[Status] = set()
+    todo: list[Status] = [start]
+    while todo:
+        at = todo.pop()
+        after = {status for status in NEXT.get(at, ()) if (at, status) not in _BY_A_HUMAN_OR_POLICY}
+        todo += after - found
+        found |= after
+    return found
+
+
+def test_the_state_machine_allows_the_expected_steps() -> None:
+    assert NEXT == LEGAL
+
+
+def test_a_lead_that_may_be_at_clay_is_never_resent_automatically() -> None:
+    for state in ("send_uncertain", "accepted", "callback_overdue", "credits_exhausted_suspected", "partial"):
+        assert "sending" not in _reachable(state), state
+    for final in ("enriched", "no_data", "enrich_error", "duplicate", "erased", "served_from_cache"):
+        assert not _reachable(final), final
+
+
+def test_a_successor_resumes_only_leads_that_are_not_at_clay() -> None:
+    for state in RESUMABLE:
+        assert "sending" in NEXT[state], state
+    assert not RESUMABLE & {"sending", "send_uncertain", "accepted"}
+
+
+HELD = Reservation("2026-11-30", "2026-11", 20, 2)
+NOTHING = Reservation("2026-11-30", "2026-11", 0, 0)
+PAID = Reservation("2026-11-29", "2026-11", 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("held", "booked", "spent", "expected"),
+    [
+        (HELD, None, None, NOTHING),
+        (HELD, None, HELD, HELD),
+        (HELD, PAID, None, PAID),
+        (HELD, PAID, HELD, HELD),
+        (None, PAID, None, PAID),
+        (None, None, None, None),
+    ],
+)
+def test_a_freed_row_says_what_is_booked_and_reserves_nothing(
+    held: Reservation | None, booked: Reservation | None, spent: Reservation | None, expected: Reservation | None
+) -> None:
+    """A late callback books its cost in place of what is booked: Actions that are not booked would be returned."""
+    plan, envelope = plan_of(Setup()), Envelope(origin="leads/0/0")
+    ref = LeadRef(ConsumedRecord("leads", 0, 0, b"acme", b"{}"), envelope, "1", plan.destinations["acme-main"], b"d/1")
+    row = msgspec.structs.replace(begin(envelope, 1), reservation=held, booked=booked)
+    assert DeliveryRecorder(plan, ref, row).freed(spent) == {"reservation": None, "booked": expected}
