@@ -2,7 +2,12 @@
 
 import asyncio
 
+import msgspec
+import pytest
+
+from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.partition.lane_queue import LaneTimer
+from tests.partition.test_owner import Bench as PartitionBench
 from tests.partition.virtual import VirtualClock, now_ms, run
 
 
@@ -82,5 +87,32 @@ def test_nothing_is_looked_at_after_a_clear() -> None:
         bench.timer.clear()
         await asyncio.sleep(60)
         assert bench.looks == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("policy", [BudgetPolicy(), BudgetPolicy(credits_per_month=10_000)])
+def test_a_lane_that_a_clock_held_goes_on_a_second_after_the_clock_is_right(
+    policy: BudgetPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        bench = PartitionBench(clay_takes_s=0.1)
+        bench.plan.workspaces["acme"] = msgspec.structs.replace(bench.plan.workspaces["acme"], budget=policy)
+        clock = SteppingClock()
+        monkeypatch.setattr(VirtualClock, "now_ms", lambda _: clock.now_ms())
+        to_midnight_ms = -now_ms() % 86_400_000
+        await asyncio.sleep(to_midnight_ms / 1000)
+        serving = await bench.serve()
+        bench.publish("first", "ada")
+        await asyncio.sleep(5)
+        clock.stepped_ms = -3_600_000
+        bench.publish("second", "bob")
+        await asyncio.sleep(8)
+        held = policy.credits_per_month is not None
+        assert len(bench.clay.bodies) == 1 + (not held)
+        clock.stepped_ms = 0
+        await asyncio.sleep(1.5)
+        assert len(bench.clay.bodies) == 2
+        serving.cancel()
 
     run(main())

@@ -18,7 +18,7 @@ from stream_app.domain.ranges import Range
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
-_ASK_AGAIN_MS = 3_600_000
+_CLOCK_AGAIN_MS = 1_000  # nothing says when a clock is set right
 _SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter so far below it
 
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
@@ -176,7 +176,10 @@ def reserve(
         day = _other(state.days, state.days_folded, now.day, ahead.day)
         month = _other(state.months, state.months_folded, now.month, ahead.month)
     if day is None or month is None:
-        return Refused("clock", now_ms + _ASK_AGAIN_MS)
+        if any(getattr(policy, cap) is not None for cap in CAPS):
+            return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
+        # Without a cap it does not matter in which period a lead is booked: the clock was in the newest a moment ago.
+        day, month = day or state.days[-1], month or state.months[-1]
     reserved_day, reserved_month = _reserved(policy, day, cost), _reserved(policy, month, cost, is_month=True)
     refused = _refusal(policy, reserved_day, reserved_month, now, hot)
     if refused is not None and not policy.shadow:
@@ -188,7 +191,7 @@ def reserve(
         reserved_day = msgspec.structs.replace(reserved_day, shadowed=day.shadowed + 1)
     days, days_folded = _put(state.days, state.days_folded, reserved_day)
     months, months_folded = _put(state.months, state.months_folded, reserved_month)
-    reservation = Reservation(now.day, now.month, cost.credits, cost.actions)
+    reservation = Reservation(day.id, month.id, cost.credits, cost.actions)
     return Budget(days, months, days_folded, months_folded), reservation
 
 
@@ -202,7 +205,7 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
     present = _other(state.days, state.days_folded, now.day, ahead.day)
     month = _other(state.months, state.months_folded, now.month, ahead.month)
     if present is None or month is None:
-        return Refused("clock", now_ms + _ASK_AGAIN_MS)
+        return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
     days, days_folded = state.days, state.days_folded
     if day:
         days, days_folded = _put(days, days_folded, _with_elsewhere(present, cost))

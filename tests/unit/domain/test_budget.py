@@ -223,9 +223,9 @@ def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not()
 
 
 def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_forgotten() -> None:
-    state, granted = Budget(), []
+    policy, state, granted = BudgetPolicy(credits_per_month=10**6), Budget(), []
     for step in range(12):
-        answer = budget.reserve(BudgetPolicy(), state, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
+        answer = budget.reserve(policy, state, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
         if not isinstance(answer, Refused):
             state, reservation = answer
             granted.append(reservation.day)
@@ -238,7 +238,7 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
     policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-25T10:00")
     state, _ = _reserved(policy, Budget(), now_ms)
     back_ms = now_ms - DAY_MS
-    assert budget.reserve(policy, state, ONE, back_ms) == Refused("clock", back_ms + HOUR_MS)
+    assert budget.reserve(policy, state, ONE, back_ms) == Refused("clock", back_ms + 1_000)
     for day in (1, 2):
         state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
         state = budget.settle(state, reservation, ONE)
@@ -246,6 +246,19 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
     state, _ = _reserved(policy, state, now_ms + 3 * DAY_MS)
     assert state.days_folded == "2026-11-26"
     assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
+
+
+def test_without_a_cap_a_clock_behind_the_books_holds_nothing_and_the_newest_period_takes_the_lead() -> None:
+    policy, midnight_ms = BudgetPolicy(), _ms("2026-12-01T00:00")
+    state, first = _reserved(policy, Budget(), midnight_ms + 1)
+    state, second = _reserved(policy, state, midnight_ms - HOUR_MS)
+    assert first == second == Reservation("2026-12-01", "2026-12", 6, 1)
+    state = budget.settle(budget.settle(state, first, ONE), second, ONE)
+    assert [(day.id, day.credits_spent, day.credits_reserved) for day in state.days] == [("2026-12-01", 12, 0)]
+    for cap in budget.CAPS:
+        assert isinstance(
+            budget.reserve(msgspec.convert({cap: 100}, BudgetPolicy), state, ONE, midnight_ms - HOUR_MS), Refused
+        )
 
 
 def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> None:
