@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common, answered_yes, confirm, on_kafka, say, show, show_json
 from stream_app.cli.options import login_name
 from stream_app.client import clay_setup as plan
 from stream_app.client import doctor as checks_of
@@ -24,18 +25,23 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.topics import shared_partitions
-from stream_app.kafka.topics import create_topics
+from stream_app.kafka.topics import alter_topics, create_topics
 from stream_app.schemas import documents
 
 
-def topics(*, strimzi: str = "", common: Common = COMMON) -> int:
+def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common: Common = COMMON) -> int:
     """Create missing topics, and show exactly how existing ones differ from the plan.
+
+    A process starts if its topics have enough, such as a longer retention than the configuration says.
 
     example:
       stream-app topics --config stream_app.toml
+      stream-app topics --apply
       stream-app topics --strimzi my-cluster | kubectl apply -f -
 
     Args:
+        apply: set retention, sizes and the like where topics have less than the configuration says
+        yes: set them where topics have more, too, without asking; a shorter retention deletes records
         strimzi: print topics and users as Strimzi resources of this Kafka cluster, and create nothing
     """
     settings = common.settings()
@@ -43,8 +49,16 @@ def topics(*, strimzi: str = "", common: Common = COMMON) -> int:
         show_json(resources(settings, strimzi))
         return OK
     kafka = settings.kafka
-    report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
-    warnings = shared_partitions(settings.homes, kafka.partitions, settings.pins)
+    at, wanted = connection_of(settings), settings.topic_plan()
+    report = asyncio.run(create_topics(at, wanted, kafka.broker_wait_s, say))
+    if apply and (report.lacking or report.surplus):
+        for line in [*report.problems, *report.more]:
+            say(line)
+        asyncio.run(alter_topics(at, report.lacking, kafka.broker_wait_s, say))
+        if report.surplus and (yes or (sys.stdin.isatty() and answered_yes("shorten what is longer than planned"))):
+            asyncio.run(alter_topics(at, report.surplus, kafka.broker_wait_s, say))
+        report = asyncio.run(create_topics(at, wanted, kafka.broker_wait_s, say))
+    warnings = [*report.more, *shared_partitions(settings.homes, kafka.partitions, settings.pins)]
     if common.json:
         show_json({**msgspec.to_builtins(report), "warnings": warnings})
     else:

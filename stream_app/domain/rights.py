@@ -12,10 +12,17 @@ import msgspec
 
 from stream_app.domain.topics import TopicNames
 
-Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
 Resource = Literal["Topic", "Group", "TransactionalId"]
 
-BITS: Final[dict[Operation, int]] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+BITS: Final[dict[Operation, int]] = {
+    "Read": 3,
+    "Write": 4,
+    "Create": 5,
+    "Describe": 8,
+    "DescribeConfigs": 10,
+    "AlterConfigs": 11,
+}
 """The bit of each operation in the `authorized_operations` that Kafka returns."""
 
 
@@ -34,6 +41,7 @@ class Rights(msgspec.Struct, frozen=True):
     Attributes:
         describe: Topics whose metadata it reads.
         configs: Topics whose configuration it reads.
+        alter: Topics whose configuration it sets.
         join_groups: Consumer groups that it joins.
         look_at_groups: Consumer groups whose offsets and members it reads.
         transactional_id: The transactional id that it writes with; '' if none.
@@ -44,6 +52,7 @@ class Rights(msgspec.Struct, frozen=True):
     write: frozenset[str] = frozenset()
     describe: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
+    alter: frozenset[str] = frozenset()
     create: frozenset[str] = frozenset()
     join_groups: frozenset[str] = frozenset()
     look_at_groups: frozenset[str] = frozenset()
@@ -63,6 +72,7 @@ class Rights(msgspec.Struct, frozen=True):
         found += [Acl("Create", "Topic", name) for name in self.create]
         found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
         found += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
+        found += [Acl("AlterConfigs", "Topic", name) for name in self.alter]
         found += [Acl("Read", "Group", name) for name in self.join_groups]
         found += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
         if self.transactional_id:
@@ -133,6 +143,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         ),
         "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
         "topics": Rights(configs=every, create=every),
+        "topics --apply": Rights(configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
             doctor,

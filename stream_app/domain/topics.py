@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
-from math import ceil
+from math import ceil, inf
 from typing import Annotated, Final
 
 import msgspec
@@ -216,8 +216,15 @@ class ExistingTopic(msgspec.Struct, frozen=True):
     config: dict[str, str | None]
 
 
+_AT_LEAST: Final = frozenset(
+    ("delete.retention.ms", "max.message.bytes", "min.insync.replicas", "retention.bytes", "retention.ms")
+)
+_AT_MOST: Final = frozenset(("max.compaction.lag.ms", "min.cleanable.dirty.ratio", "segment.ms"))
+"""Settings of which more, or less, than the plan says does no harm. All others must be equal."""
+
+
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
-    """Return one line for each difference from the plan, with what to do."""
+    """Return one line for each way in which a topic has less than a process needs, with what to do."""
     found = []
     for topic in plan:
         there = seen.get(topic.name)
@@ -233,18 +240,47 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) ->
                 f"{there.replication}, or change the topic with kafka-reassign-partitions.sh"
             )
             found.append((topic.name, text))
-        found += [
-            (
-                topic.name,
-                f"{key} is {there.config.get(key)}, the plan says {wanted}; kafka-configs.sh --alter "
-                f"--entity-type topics --entity-name TOPIC --add-config {key}={wanted}",
-            )
-            for key, wanted in topic.config.items()
-            if there.config.get(key) != wanted
-            # With fewer replicas than planned, Kafka would refuse every write.
-            and (key != "min.insync.replicas" or there.replication == topic.replication)
-        ]
+        if lacking := unequal(topic, there, enough=False):
+            found.append((topic.name, f"{_compared(lacking, there)}; set it with: stream-app topics --apply"))
     return by_topics(found)
+
+
+def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
+    """Return one line for each setting that is not as planned and yet enough, such as a longer retention."""
+    text = "that is enough; stream-app topics --apply --yes sets it"
+    return by_topics(
+        [
+            (topic.name, f"{_compared(more, there)}; {text}")
+            for topic in plan
+            if (there := seen.get(topic.name)) and (more := unequal(topic, there, enough=True))
+        ]
+    )
+
+
+def unequal(topic: TopicPlan, there: ExistingTopic, *, enough: bool) -> dict[str, str]:
+    """Return the planned settings that a topic has otherwise: those that are enough, or those that are not."""
+    return {
+        key: wanted
+        for key, wanted in topic.config.items()
+        if there.config.get(key) != wanted
+        and _enough(key, wanted, there) == enough
+        # With fewer replicas than planned, Kafka would refuse every write.
+        and (key != "min.insync.replicas" or there.replication == topic.replication)
+    }
+
+
+def _enough(key: str, wanted: str, there: ExistingTopic) -> bool:
+    try:
+        has, needed = (inf if value == "-1" else float(value) for value in (there.config.get(key) or "", wanted))
+    except ValueError:
+        return False
+    if key == "min.insync.replicas":
+        return needed <= has <= there.replication
+    return (key in _AT_LEAST and has >= needed) or (key in _AT_MOST and has <= needed)
+
+
+def _compared(settings: Mapping[str, str], there: ExistingTopic) -> str:
+    return ", ".join(f"{key} is {there.config.get(key)}, the plan says {wanted}" for key, wanted in settings.items())
 
 
 def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:
@@ -253,8 +289,6 @@ def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:
     for name, text in found:
         names.setdefault(text, []).append(name)
     return [
-        f"{those[0]}: {text.replace('TOPIC', those[0])}"
-        if len(those) == 1
-        else f"{len(those)} topics, each: {text} ({', '.join(those)})"
+        f"{those[0]}: {text}" if len(those) == 1 else f"{len(those)} topics, each: {text} ({', '.join(those)})"
         for text, those in names.items()
     ]

@@ -1,9 +1,9 @@
-"""Creates the topics that are missing, and compares the others with the plan."""
+"""Creates the topics that are missing, compares the others with the plan, and sets what they have otherwise."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,20 +13,31 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
 from stream_app.domain.errors import TopicsError
-from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
+from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences, more_than_planned, unequal
 from stream_app.kafka.background import Background
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, open_admin, repeated, silent
+from stream_app.kafka.protocol import AlterTopics
 
 _VISIBLE_POLL_S: Final = 0.05
 _FRESH_S: Final = 10.0
 
 
 class TopicReport(msgspec.Struct, frozen=True):
-    """The result of `create_topics`. `problems` has one line for each difference from the plan."""
+    """The result of `create_topics`.
+
+    Attributes:
+        problems: One line for each way in which topics have less than is needed.
+        more: One line for each setting that is enough, though not as planned.
+        lacking: The planned settings of which a topic has less, by topic.
+        surplus: The planned settings of which a topic has more, by topic.
+    """
 
     created: list[str]
     unchanged: list[str]
     problems: list[str]
+    more: list[str]
+    lacking: dict[str, dict[str, str]]
+    surplus: dict[str, dict[str, str]]
 
 
 async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
@@ -39,16 +50,46 @@ async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], 
         KafkaRefused: Kafka refuses us.
     """
     async with admin_of(connection, wait_s, say) as admin:
-        seen = await repeated(partial(_look, admin, plan), wait_s)
+        seen = await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
         there = [topic for topic in plan if topic.name not in failed]
         while any(topic.name not in seen for topic in there):
             # A broker lists a topic only some time after its creation.
             await asyncio.sleep(_VISIBLE_POLL_S)
-            seen = await _look(admin, there)
+            seen = await _look(admin, [topic.name for topic in there])
         unchanged = [topic.name for topic in there if topic.name not in created]
-        return TopicReport(created, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
+        lacking, surplus = (
+            {topic.name: other for topic in there if (other := unequal(topic, seen[topic.name], enough=enough))}
+            for enough in (False, True)
+        )
+        problems = [*by_topics(list(failed.items())), *differences(there, seen)]
+        return TopicReport(created, unchanged, problems, more_than_planned(there, seen), lacking, surplus)
+
+
+async def alter_topics(
+    connection: KafkaConnection, settings: Mapping[str, Mapping[str, str]], wait_s: float, say: Say
+) -> None:
+    """Set these settings of topics, by topic. All others stay.
+
+    Raises:
+        TopicsError: Kafka refuses some of them; one line for each reason.
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
+    """
+    async with admin_of(connection, wait_s, say) as admin:
+        answers = (await admin._client.ask_any(AlterTopics(settings))).responses
+        if refused := [
+            (name, f"Kafka refuses to change it: {message or for_code(code).__name__}")
+            for code, message, _, name, _ in answers
+            if code
+        ]:
+            raise TopicsError(by_topics(refused))
+        seen = await _look(admin, [*settings])
+        while any(settings[name].items() - topic.config.items() for name, topic in seen.items()):
+            # A broker shows a setting only some time after its change.
+            await asyncio.sleep(_VISIBLE_POLL_S)
+            seen = await _look(admin, [*settings])
 
 
 async def check_topics(
@@ -57,12 +98,12 @@ async def check_topics(
     """Compare the topics with the plan.
 
     Raises:
-        TopicsError: Topics differ from the plan; one line for each difference.
+        TopicsError: Topics have less than the plan says; one line for each difference.
         BrokerUnavailable: No broker answers in time.
         KafkaRefused: Kafka refuses us.
     """
     async with admin_of(connection, wait_s, say) as admin:
-        if problems := differences(plan, await repeated(partial(_look, admin, plan), wait_s)):
+        if problems := differences(plan, await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)):
             raise TopicsError(problems)
 
 
@@ -76,12 +117,11 @@ class TopicsThere(Background[dict[str, ExistingTopic]]):
 
     async def _ask(self) -> dict[str, ExistingTopic]:
         async with open_admin(self._connection) as admin:
-            return await _look(admin, self._plan)
+            return await _look(admin, [topic.name for topic in self._plan])
 
 
-async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, ExistingTopic]:
-    """Return the planned topics that exist, by name."""
-    names = [topic.name for topic in plan]
+async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
+    """Return those of these topics that exist, by name."""
     there = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
     if not there:
         return {}

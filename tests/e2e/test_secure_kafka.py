@@ -286,6 +286,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
             assert not [word for word in (*REFUSED, "FAILED") if word in text], (program, text)
 
         await done("topics", 0, argv=["topics"], other=fresh)
+        await done("topics --apply", 0, argv=["topics", "--apply", "--yes"])
         await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
         await done("publish", 0)
         await done("publish --bulk", 0)

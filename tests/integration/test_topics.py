@@ -1,18 +1,21 @@
 """Topics on a real Kafka: created as planned, and every difference is reported."""
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from stream_app.cli.main import main
 from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topics import check_topics, create_topics
+from stream_app.kafka.topics import TopicsThere, alter_topics, check_topics, create_topics
 
 WAIT_S = 20.0
+DAY_MS = 86_400_000
 
 
 def client(broker: Broker) -> KafkaConnection:
@@ -50,10 +53,60 @@ async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, n
     assert len(report.problems) == 2
     assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5; a system keeps")
     assert "retention.ms is 259200000, the plan says 604800000" in report.problems[1]
-    assert f"--entity-name {namespace}leads --add-config" in report.problems[1]
+    assert report.problems[1].endswith("set it with: stream-app topics --apply")
     with pytest.raises(TopicsError) as caught:
         await check_topics(client(kafka), wanted, WAIT_S, print)
     assert caught.value.problems == report.problems
+
+
+async def test_settings_that_differ_are_set_and_all_others_stay(kafka: Broker, namespace: str) -> None:
+    before, after = small(namespace, leads_days=3, parked_days=400), small(namespace)
+    before[0].config["compression.type"] = "zstd"
+    await create_topics(client(kafka), before, WAIT_S, print)
+    report = await create_topics(client(kafka), after, WAIT_S, print)
+    leads, parked = f"{namespace}leads", f"{namespace}leads.parked"
+    assert report.lacking == {
+        leads: {"retention.ms": str(7 * DAY_MS)},
+        f"{namespace}leads.retry": {"retention.ms": str(7 * DAY_MS)},
+    }
+    assert report.surplus == {parked: {"retention.ms": str(365 * DAY_MS)}}
+    (less,), (more,) = report.problems, report.more
+    assert less.startswith(
+        "2 topics, each: retention.ms is 259200000, the plan says 604800000; set it with: stream-app"
+    )
+    assert more.startswith(f"{parked}: retention.ms is 34560000000, the plan says 31536000000; that is enough")
+    await check_topics(client(kafka), [topic for topic in after if topic.name == parked], WAIT_S, print)
+    await alter_topics(client(kafka), report.lacking | report.surplus, WAIT_S, print)
+    report = await create_topics(client(kafka), after, WAIT_S, print)
+    assert (report.problems, report.more, report.lacking, report.surplus) == ([], [], {}, {})
+    seen = await TopicsThere(client(kafka), after).look(WAIT_S)
+    assert seen is not None
+    assert seen[leads].config["compression.type"] == "zstd"
+    with pytest.raises(TopicsError, match="Kafka refuses to change it: Invalid value x for"):
+        await alter_topics(client(kafka), {leads: {"retention.bytes": "x"}}, WAIT_S, print)
+
+
+def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stream_app.toml"
+    text = f'kafka = {{ bootstrap = "{kafka.bootstrap}", namespace = "{namespace}", partitions = 2, replication = 1 }}'
+    path.write_text(text)
+    assert main(["topics", "--config", str(path)]) == 0
+    path.write_text(f"{text}\n[topics]\nparked_days = 366\nstatus_days = 29\n")
+    assert main(["topics", "--config", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it" in said
+    assert f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says 2505600000; that is" in said
+    assert main(["topics", "--apply", "--config", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["topics", "--config", str(path)]) == 0
+    (left,) = capsys.readouterr().err.splitlines()
+    assert left.startswith(f"warning: {namespace}leads.status: "), "records would be deleted, so nothing is shortened"
+    assert main(["topics", "--apply", "--yes", "--config", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["topics", "--config", str(path)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:

@@ -46,6 +46,7 @@ def test_every_command_is_covered() -> None:
         "board with operator_token_env",
         "trace",
         "topics",
+        "topics --apply",
         "doctor",
         "doctor --round-trip",
     }

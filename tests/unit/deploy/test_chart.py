@@ -211,8 +211,8 @@ def test_processes_have_the_time_to_stop_that_compose_gives_them(chart: Chart, t
 
 def test_each_command_is_a_service_of_compose(chart: Chart) -> None:
     commands = [pod["containers"][0]["args"] for pod in pods(objects(chart, SMALLEST))]
-    assert sorted(commands) == sorted(COMPOSE["services"][name]["command"] for (name,) in commands)
-    assert {name for (name,) in commands} == {"topics", "worker", "replay", "gateway", "board"}
+    assert sorted(commands) == sorted(COMPOSE["services"][name]["command"] for name, *_ in commands)
+    assert {name for name, *_ in commands} == {"topics", "worker", "replay", "gateway", "board"}
 
 
 # ------------------------------------------------------------------------------------------------------------ rules

@@ -15,8 +15,11 @@ from stream_app.domain.rights import Acl, Rights, rights_of
 from stream_app.domain.topics import (
     MAX_CARRIED_BYTES,
     MAX_INPUT_BYTES,
+    ExistingTopic,
     Retention,
     TopicNames,
+    differences,
+    more_than_planned,
     plan,
     shared_partitions,
 )
@@ -231,3 +234,50 @@ def test_a_right_that_another_one_implies_is_not_listed() -> None:
 def test_every_name_has_the_namespace(program: str) -> None:
     for acl in rights_of(TopicNames("prod."), DELAYS_S)[program].acls:
         assert acl.name.startswith("prod.")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "less", "more"),
+    [
+        ("leads.parked", "retention.ms", "1000", "99999999999999"),
+        ("leads.parked", "retention.ms", "1000", "-1"),
+        ("leads.parked", "retention.bytes", "1000000", None),
+        ("leads.parked", "max.message.bytes", "1048588", "2000000"),
+        ("leads.parked", "min.insync.replicas", "1", "3"),
+        ("leads.parked", "min.insync.replicas", "4", None),
+        ("leads.parked", "cleanup.policy", "compact,delete", None),
+        ("leads.parked", "message.timestamp.type", "CreateTime", None),
+        ("leads.parked", "segment.ms", "99999999999", "1000"),
+        ("leads.enriched", "delete.retention.ms", "1000", "99999999999"),
+        ("leads.enriched", "max.compaction.lag.ms", "99999999999", "1000"),
+        ("leads.enriched", "min.cleanable.dirty.ratio", "0.5", "0.05"),
+        ("leads.enriched", "cleanup.policy", None, None),
+    ],
+)
+def test_a_topic_may_have_more_than_planned_and_not_less(
+    name: str, key: str, less: str | None, more: str | None
+) -> None:
+    (topic,) = [topic for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S) if topic.name == name]
+
+    def lines(value: str | None) -> tuple[list[str], list[str]]:
+        there = {name: ExistingTopic(2, 3, {**topic.config, key: value})}
+        return differences([topic], there), more_than_planned([topic], there)
+
+    text = f"{name}: {key} is {less}, the plan says {topic.config[key]}"
+    assert lines(less) == ([f"{text}; set it with: stream-app topics --apply"], [])
+    if more is not None:
+        text = f"{name}: {key} is {more}, the plan says {topic.config[key]}"
+        assert lines(more) == ([], [f"{text}; that is enough; stream-app topics --apply --yes sets it"])
+    assert lines(topic.config[key]) == ([], [])
+
+
+def test_all_that_a_topic_lacks_is_one_line_and_topics_alike_share_it() -> None:
+    topics = plan(TopicNames(), 2, 1, Retention(), TIERS_S)[:2]
+    there = {
+        topic.name: ExistingTopic(2, 1, {**topic.config, "retention.ms": "1", "segment.ms": "604800000"})
+        for topic in topics
+    }
+    assert differences(topics, there) == [
+        "2 topics, each: retention.ms is 1, the plan says 604800000, segment.ms is 604800000, the plan says 86400000; "
+        "set it with: stream-app topics --apply (leads, leads.retry)"
+    ]
