@@ -129,7 +129,7 @@ class AdmissionQueue:
     async def admit(
         self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
-        """Wait until the lane admits this lead; see `partition.ports.PartitionState.admit`.
+        """Wait until the lane admits this lead; see `UnitOfWork.admit`.
 
         Raises:
             GiveUp: The stream is suspended.
@@ -209,7 +209,7 @@ class AdmissionQueue:
         stalls[name] = stall_detector.ended(stalls[name], outcome, queue.in_flight, now_ms)
 
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
-        """True if such a lead would be held now; see `partition.ports.PartitionState.is_held`."""
+        """True if such a lead would be held now; see `UnitOfWork.is_held`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
         return is_held(policy, lane, destination, now_ms, not bulk, stall)

@@ -28,7 +28,9 @@ from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Plan
 from stream_app.partition.conclude import is_concluded
-from stream_app.partition.ports import Clock, InFlight, PartitionState
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.ports import Clock
+from stream_app.partition.state import UnitOfWork
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
 _AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
@@ -41,7 +43,7 @@ _ANSWERED: Final = Reason("answered", "an earlier callback has settled its lead"
 class CallbackPipeline:
     """Matches the callbacks of one partition with their leads. Many callbacks are under way at the same time."""
 
-    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
+    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock) -> None:
         self._plan = plan
         self._partition = partition
         self._clock = clock

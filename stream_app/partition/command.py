@@ -29,7 +29,9 @@ from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 from stream_app.domain.text import count
 from stream_app.partition.conclude import is_concluded
-from stream_app.partition.ports import Clock, InFlight, PartitionState
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.ports import Clock
+from stream_app.partition.state import UnitOfWork
 
 MOST_PEOPLE: Final = 500
 """The most people in one suppress command: its step is one transaction."""
@@ -59,7 +61,7 @@ Reload = Callable[[str], CommandResult]
 class CommandPipeline:
     """Applies the commands of one partition."""
 
-    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock, reload: Reload) -> None:
+    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock, reload: Reload) -> None:
         self._plan = plan
         self._partition = partition
         self._clock = clock

@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import StateStoreError
 from stream_app.domain.record import Record
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, StateStore
 
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 10.0
-
-
-class Lanes(Protocol):
-    """The rows of the lanes."""
-
-    def records(self, workspaces: set[str]) -> list[Record]:
-        """The rows of these workspaces as they are now."""
-
-    def committed(self) -> None:
-        """The last `records` are committed."""
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 10.0
 
 
 class Committer:
@@ -82,7 +73,7 @@ class Committer:
     @property
     def pause_s(self) -> float:
         """How long to wait before a retry: 0 after the first failed transaction, then longer after each."""
-        return 0.0 if self.failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
+        return 0.0 if self.failures < 2 else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
 
     async def run(self) -> None:
         """Commit until a transaction fails or the task is cancelled."""

@@ -29,10 +29,12 @@ from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import Record
-from stream_app.partition.ports import Clock, InFlight, PartitionState
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.ports import Clock
+from stream_app.partition.state import UnitOfWork
 
 
-async def is_concluded(partition: PartitionState, in_flight: InFlight) -> bool:
+async def is_concluded(partition: UnitOfWork, in_flight: InFlight) -> bool:
     """True if a callback or a command is concluded. Check it right before a step, after any await."""
     mark = partition.find_marker(in_flight.consumed.record_id)
     if mark is not None:
@@ -43,7 +45,7 @@ async def is_concluded(partition: PartitionState, in_flight: InFlight) -> bool:
 class Conclusions:
     """Commits the last step of a record under way."""
 
-    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
+    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock) -> None:
         self._plan = plan
         self._partition = partition
         self._clock = clock
@@ -126,7 +128,7 @@ class Conclusions:
 class Rejects:
     """Concludes the records of one partition that get no row."""
 
-    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
+    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock) -> None:
         self._plan = plan
         self._partition = partition
         self._clock = clock

@@ -38,7 +38,9 @@ from stream_app.domain.result.cache_entry import (
     shared,
     shown,
 )
-from stream_app.partition.ports import Clock, InFlight, PartitionState
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.ports import Clock
+from stream_app.partition.state import UnitOfWork
 
 _json: Final = msgspec.json.Encoder()
 
@@ -82,7 +84,7 @@ NOTHING_KNOWN: Final = Known()
 class Fallback:
     """Serves the leads of one partition. The caller holds the lock of the lead, so its row does not change."""
 
-    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock, known: Known) -> None:
+    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock, known: Known) -> None:
         self._plan = plan
         self._partition = partition
         self._clock = clock

@@ -39,7 +39,7 @@ class InFlight:
         arrival: Its place in the order of admission requests; 0 before the first.
         waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
         recalled: True if a callback waits for its lock.
-        posted: What is known of its last POST.
+        posted: What is known of its last POST, from the write-ahead on, except while the POST is under way.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class InFlight:
             raise GiveUp
 
     def release_next(self) -> None:
-        """Let the next record start."""
+        """Let the next record of the topic start: this one no longer waits for admission."""
         self.passed.set()
 
 

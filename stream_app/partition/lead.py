@@ -35,7 +35,9 @@ from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
 from stream_app.partition.conclude import Conclusions, Rejects
 from stream_app.partition.fallback import NOTHING_KNOWN, Fallback, Known
-from stream_app.partition.ports import Clay, Clock, InFlight, PartitionState
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.ports import Clay, Clock
+from stream_app.partition.state import UnitOfWork
 
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
@@ -44,7 +46,7 @@ class LeadPipeline:
     """Delivers the leads of one partition to Clay. Many records are under way at the same time."""
 
     def __init__(
-        self, plan: Plan, partition: PartitionState, clay: Clay, clock: Clock, known: Known = NOTHING_KNOWN
+        self, plan: Plan, partition: UnitOfWork, clay: Clay, clock: Clock, known: Known = NOTHING_KNOWN
     ) -> None:
         self._plan = plan
         self._partition = partition

@@ -20,9 +20,9 @@ from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
-from stream_app.partition import ports
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline, CommandResult, Reload
+from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from stream_app.partition.erasures import Erasures
 from stream_app.partition.fallback import NOTHING_KNOWN, Known
 from stream_app.partition.in_flight import PRIORITY, AckTracker, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
@@ -43,7 +43,7 @@ from stream_app.partition.state import PartitionTable, UnitOfWork
 from stream_app.partition.timeout import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.tasks import cancel, died_of
 
-Process = Callable[[ports.InFlight], Coroutine[Any, Any, None]]
+Process = Callable[[InFlight], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion."""
 
 _READ: Final = 2_000  # records at a time, so that memory is bounded
@@ -60,8 +60,6 @@ async def _always_answers(_: str) -> bool:
 
 
 _UNFINISHED: Final = 4  # records for each slot in flight: those that wait for a commit or a lock are bounded too
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 10.0
 
 
 class PartitionOwner:
@@ -360,7 +358,7 @@ class PartitionOwner:
         self._give_up_idle()
         self._observer.recovering(self.number, error)
         await asyncio.sleep(self.state.committer.pause_s)
-        delay_s = _FIRST_PAUSE_S
+        delay_s = FIRST_PAUSE_S
         while True:
             try:
                 # Without this check, a worker that was cut off longer than its session would fence its successor.
@@ -369,7 +367,7 @@ class PartitionOwner:
             except BrokerUnavailable as unavailable:
                 self._observer.recovering(self.number, unavailable)
                 await asyncio.sleep(delay_s)
-                delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
+                delay_s = min(LONGEST_PAUSE_S, delay_s * 2)
         self._give_up_idle()
         previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
         for in_flight, acks in list(self._unfinished.items()):
@@ -396,7 +394,7 @@ class Bootstrap:
         topics: TopicNames,
         store: StateStore,
         markers: ProcessedMarkers,
-        pipelines: Mapping[Source, Callable[[InFlight], Coroutine[Any, Any, None]]],
+        pipelines: Mapping[Source, Process],
         limiter: Limiter,
         unavailable: Callable[[Exception], None],
     ) -> None:

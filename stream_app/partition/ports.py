@@ -1,28 +1,15 @@
-"""The interfaces of a partition: to Kafka, Clay, the consumer group and the process, and between its own parts.
-
-`partition.state.UnitOfWork` implements `PartitionState`, `partition.in_flight.InFlight` implements `InFlight`.
-"""
+"""The interfaces through which a partition sees Kafka, Clay, the consumer group and the process."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from stream_app.domain.callback.interpret import Booking
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.domain.delivery.recorder import Posted, WriteBatch
-from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
-from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.lead.suppression import Suppression
-from stream_app.domain.messages import Callback
-from stream_app.domain.policy import Destination
 from stream_app.domain.record import ConsumedRecord, Record
 
 HostAnswers = Callable[[str], Awaitable[bool]]
@@ -127,128 +114,6 @@ class Alarm(Protocol):
     """Ends the process after a bug, or when another worker owns this partition."""
 
     def __call__(self, error: BaseException, /) -> None: ...
-
-
-class InFlight(Protocol):
-    """A record under way."""
-
-    posted: Posted | None
-    """What is known of its last POST, from the write-ahead on, except while the POST is under way.
-
-    It survives a recovery of the partition.
-    """
-
-    @property
-    def consumed(self) -> ConsumedRecord: ...
-
-    def release_next(self) -> None:
-        """Let the next record of the topic start: this one no longer waits for admission."""
-
-
-class PartitionState(Protocol):
-    """The rows, lanes and transactions of one partition.
-
-    A change of a lane belongs to the step of its workspace that is submitted next: both are written by the same
-    transaction, if no await lies between them.
-    """
-
-    # Rows
-
-    def find(self, key: bytes) -> Delivery | None:
-        """The row of a lead."""
-
-    def row(self, key: bytes) -> bytes | None:
-        """Any row, as bytes."""
-
-    def find_marker(self, *record_ids: str) -> bytes | None:
-        """The key of the marker that says that one of these records is concluded.
-
-        Args:
-            *record_ids: Records without a delivery row, as `topic/partition/offset`.
-        """
-
-    def is_passed(self, consumed: ConsumedRecord) -> bool:
-        """True if the record is concluded and the group's offset has passed it, so that its marker is deleted."""
-
-    @property
-    def has_suppressions(self) -> bool:
-        """True if the suppression list is not empty."""
-
-    def suppression(self, key: bytes) -> Suppression | None:
-        """An entry of the suppression list."""
-
-    # Locks and admission
-
-    def lock(self, in_flight: InFlight, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
-        """Hold an exclusive lock on these keys. Records get a lock in their order; callbacks get it before leads.
-
-        `keys` is called again after each wait, and may then return more keys. `conclude` and `conclude_unchanged`
-        release the lock early.
-        """
-
-    def is_unlocked(self, keys: tuple[bytes, ...]) -> bool:
-        """True if no record under way holds one of these keys. The next step of a holder would undo a change."""
-
-    def is_held(self, destination: Destination, *, bulk: bool) -> bool:
-        """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
-
-    async def admit(
-        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Grant | Held:
-        """Wait until the lane admits this lead. The lane's change and `write_ahead` are then one committed step."""
-
-    def reconsider_waiting(self) -> None:
-        """Have all leads that wait for admission check again whether they may be sent."""
-
-    def posts_in_flight(self, workspace: str) -> int:
-        """How many requests to Clay are under way."""
-
-    # Lanes
-
-    def lane(self, workspace: str) -> Lane: ...
-
-    def set_lane(self, lane: Lane) -> None: ...
-
-    def lane_view(self, workspace: str) -> LaneView:
-        """The lane as operators see it."""
-
-    def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
-        """Apply the outcome of a POST to its lane.
-
-        Args:
-            grant: What the lead was admitted with.
-            outcome: None if the POST was not started.
-            has_slot: True if the partition was not taken over again since the lead was admitted.
-        """
-
-    def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
-        """Book what a lead did cost, as its callback says."""
-
-    def charge(self, workspace: str, reservation: Reservation) -> None:
-        """Book a reservation as spent."""
-
-    def record_dead_letter(self, grant: Grant, reason: str) -> None:
-        """Count a dead letter of this lane."""
-
-    # Commits
-
-    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
-        """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.
-
-        Steps are committed in the order of these calls.
-        """
-
-    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None:
-        """Commit the last step of a record. The locks are released as soon as the step is in memory.
-
-        A copy of the lead then decides by the new rows. Its step is committed with this one or after it, or neither is.
-        """
-
-    async def conclude_unchanged(self, in_flight: InFlight, key: bytes) -> None:
-        """Commit this row unchanged. The commit proves that this process owns the partition; then the ack is safe."""
-
-    def command_committed(self, answer: CommandAnswer) -> None:
-        """Report the answer of a command, and apply what it changed to the leads that wait for admission."""
 
 
 class Clay(Protocol):

@@ -1,7 +1,7 @@
 """The state of one partition: rows, lanes and locks in memory, and the transactions that write them.
 
-`UnitOfWork` implements `partition.ports.PartitionState`. A change applies to memory at once and is written by the next
-transaction. If a transaction fails, memory is ahead of Kafka, and `load` replaces it.
+A change applies to memory at once and is written by the next transaction. If a transaction fails, memory is ahead of
+Kafka, and `load` replaces it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
-from stream_app.partition import ports
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Committer
 from stream_app.partition.deadlines import DeadlineQueue
@@ -38,6 +37,9 @@ from stream_app.partition.rows import ProcessedMarkers, Rows
 
 class UnitOfWork:
     """Reads and changes the state of partition `number`. The arguments are those of `PartitionOwner`.
+
+    A change of a lane belongs to the step of its workspace that is submitted next: both are written by the same
+    transaction, if no await lies between them.
 
     `commit_failed` is called after a failed transaction.
     """
@@ -96,47 +98,65 @@ class UnitOfWork:
     # ------------------------------------------------------------------------------------------------------- rows
 
     def find(self, key: bytes) -> Delivery | None:
+        """The row of a lead."""
         return self.rows.delivery(key)
 
     def row(self, key: bytes) -> bytes | None:
+        """Any row, as bytes."""
         return self.rows.get(key)
 
     def find_marker(self, *record_ids: str) -> bytes | None:
+        """The key of the marker that says that one of these records is concluded.
+
+        Args:
+            *record_ids: Records without a delivery row, as `topic/partition/offset`.
+        """
         return next((key for key in map(mark_key, record_ids) if key in self.rows), None)
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
+        """True if the record is concluded and the group's offset has passed it, so that its marker is deleted."""
         return self.markers.is_passed(consumed)
 
     @property
     def has_suppressions(self) -> bool:
+        """True if the suppression list is not empty."""
         return self.rows.suppressing > 0
 
     def suppression(self, key: bytes) -> Suppression | None:
+        """An entry of the suppression list."""
         return self.rows.suppression(key)
 
     # ------------------------------------------------------------------------------------------ locks and admission
 
-    def lock(self, in_flight: ports.InFlight, keys: Keys) -> KeyLock:
-        assert isinstance(in_flight, InFlight)
+    def lock(self, in_flight: InFlight, keys: Keys) -> KeyLock:
+        """Hold an exclusive lock on these keys. Records get a lock in their order; callbacks get it before leads.
+
+        `keys` is called again after each wait, and may then return more keys. `conclude` and `conclude_unchanged`
+        release the lock early.
+        """
         return self.key_locks.of(in_flight, keys)
 
     def is_unlocked(self, keys: tuple[bytes, ...]) -> bool:
+        """True if no record under way holds one of these keys. The next step of a holder would undo a change."""
         return self.key_locks.is_free(keys)
 
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
+        """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
         return self.admission.is_held(destination, bulk=bulk)
 
     async def admit(
-        self, in_flight: ports.InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
-        assert isinstance(in_flight, InFlight)
+        """Wait until the lane admits this lead. The lane's change and `write_ahead` are then one committed step."""
         with in_flight.waiting():  # for the commit too: the watchdog names a commit that hangs, not each of its leads
             return await self.admission.admit(in_flight, request, write_ahead)
 
     def reconsider_waiting(self) -> None:
+        """Have all leads that wait for admission check again whether they may be sent."""
         self.admission.ask_again()
 
     def posts_in_flight(self, workspace: str) -> int:
+        """How many requests to Clay are under way."""
         return self.admission.in_flight_of(workspace)
 
     # ------------------------------------------------------------------------------------------------------ lanes
@@ -148,9 +168,17 @@ class UnitOfWork:
         self.lanes[lane.workspace] = lane
 
     def lane_view(self, workspace: str) -> LaneView:
+        """The lane as operators see it."""
         return self.lanes.view(workspace)
 
     def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
+        """Apply the outcome of a POST to its lane.
+
+        Args:
+            grant: What the lead was admitted with.
+            outcome: None if the POST was not started.
+            has_slot: True if the partition was not taken over again since the lead was admitted.
+        """
         name = grant.destination.workspace
         policy, lane = self._plan.workspaces[name], self.lanes[name]
         now_ms, rand, in_flight = self._clock.now_ms(), self._clock.rand(), self.admission.in_flight_of(name)
@@ -163,6 +191,7 @@ class UnitOfWork:
         return settlement
 
     def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
+        """Book what a lead did cost, as its callback says."""
         name = destination.workspace
         policy, lane = self._plan.workspaces[name], self.lanes[name]
         booking = book(policy, lane, row, destination, callback, self._clock.now_ms())
@@ -171,9 +200,11 @@ class UnitOfWork:
         return booking
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
+        """Book a reservation as spent."""
         self.lanes[workspace] = charge(self.lanes[workspace], reservation)
 
     def record_dead_letter(self, grant: Grant, reason: str) -> None:
+        """Count a dead letter of this lane."""
         name = grant.destination.workspace
         self.lanes[name] = record_dead_letter(
             self._plan.workspaces[name], self.lanes[name], grant, reason, self._clock.now_ms()
@@ -186,6 +217,10 @@ class UnitOfWork:
     # ---------------------------------------------------------------------------------------------------- commits
 
     def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+        """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.
+
+        Steps are committed in the order of these calls.
+        """
         step.rows.extend(self.markers.drop_passed(self._committed))
         for key in self.rows.apply(step.rows):
             self.markers.note(key)
@@ -194,15 +229,21 @@ class UnitOfWork:
             self.deadlines.note(step)
         return self.committer.submit(step)
 
-    async def conclude(self, in_flight: ports.InFlight, step: WriteBatch) -> None:
+    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None:
+        """Commit the last step of a record. The locks are released as soon as the step is in memory.
+
+        A copy of the lead then decides by the new rows. Its step is committed with this one or after it, or neither is.
+        """
         committed = self.submit(step)
         self.key_locks.release(in_flight)
         await committed
 
-    def conclude_unchanged(self, in_flight: ports.InFlight, key: bytes) -> Coroutine[Any, Any, None]:
+    def conclude_unchanged(self, in_flight: InFlight, key: bytes) -> Coroutine[Any, Any, None]:
+        """Commit this row unchanged. The commit proves that this process owns the partition; then the ack is safe."""
         return self.conclude(in_flight, WriteBatch([(key, self.rows.get(key))], [], []))
 
     def command_committed(self, answer: CommandAnswer) -> None:
+        """Report the answer of a command, and apply what it changed to the leads that wait for admission."""
         self._observer.answered(answer)
         self.reconsider_waiting()
 

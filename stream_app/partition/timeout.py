@@ -36,7 +36,7 @@ from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord
-from stream_app.partition.ports import Archive, CallbackUrlProbe, Clock, PartitionState
+from stream_app.partition.ports import Archive, CallbackUrlProbe, Clock
 from stream_app.partition.state import UnitOfWork
 
 _BATCH: Final = 200  # leads that are moved on together
@@ -49,7 +49,7 @@ class TimeoutPipeline:
     """Moves leads on after their deadline, many in one call. Leads that were settled meanwhile are skipped."""
 
     def __init__(
-        self, plan: Plan, partition: PartitionState, archive: Archive, probe: CallbackUrlProbe, clock: Clock
+        self, plan: Plan, partition: UnitOfWork, archive: Archive, probe: CallbackUrlProbe, clock: Clock
     ) -> None:
         self._plan = plan
         self._partition = partition

@@ -10,6 +10,7 @@ from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.commits import Committer
+from stream_app.partition.lanes import Lanes
 from tests.partition.virtual import run
 
 
@@ -57,7 +58,7 @@ def _step(name: str, workspace: str = "acme") -> WriteBatch:
     return WriteBatch([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
 
 
-class Numbers:
+class Numbers(Lanes):
     """Lanes that are a number each."""
 
     def __init__(self, state: dict[str, int]) -> None:

@@ -14,8 +14,8 @@ from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.lane.lane import take_over
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.stranded import LastTransaction, NextStep, Stranded
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lead import LeadPipeline
-from stream_app.partition.ports import InFlight
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryTransactions
 from tests.simulation.kafka import ORDINARY_TIMEOUT_MS
