@@ -184,7 +184,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "explain": ("status:explain", "show why leads are not moving, and what lifts it"),
     "suppress": ("people:app", "list the people who are never sent to Clay; add, remove"),
     "erase": ("people:erase", "erase a lead or a person from results, cache and look-up"),
-    "dlq": ("dlq:app", "count, list, show, export and import dead letters"),
+    "dlq": ("dlq:app", "count, list, show and export dead letters"),
     "books": ("books:books", "prove that every lead and credit is accounted for"),
     "skip": ("setup:skip", "skip unreadable records, so that their partition continues"),
     "schemas": ("setup:schemas", "write the JSON Schemas and the AsyncAPI document"),

@@ -8,10 +8,11 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Coroutine, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from aiokafka.errors import KafkaError
+from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
 from stream_app.client.lookup import check_board
@@ -22,16 +23,16 @@ from stream_app.kafka.connection import LOOK
 from stream_app.ops import logs
 
 LogFormat = Literal["json", "console"]
+Log = Annotated[
+    LogFormat | None, Parameter(help="format of the log on stderr (default: console on a terminal, else json)")
+]
 
 
-def worker(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+def worker(*, log: Log = None, common: Common = COMMON) -> int:
     """Send leads to Clay. Only workers POST to Clay and write state. Several can run at once.
 
     example:
       stream-app worker --config stream_app.toml
-
-    Args:
-        log: format of the log on stderr (default: console on a terminal, else json)
     """
     from stream_app.services.worker import run_worker
 
@@ -41,14 +42,11 @@ def worker(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     return run_process(log, run_worker(read(), read))
 
 
-def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+def gateway(*, log: Log = None, common: Common = COMMON) -> int:
     """Receive Clay's callbacks over HTTP and publish them on Kafka. Several can run at once.
 
     example:
       stream-app gateway --config stream_app.toml
-
-    Args:
-        log: format of the log on stderr (default: console on a terminal, else json)
     """
     from stream_app.services.gateway import run_gateway
 
@@ -58,28 +56,22 @@ def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     return run_process(log, run_gateway(read(), read))
 
 
-def board(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+def board(*, log: Log = None, common: Common = COMMON) -> int:
     """Serve the board and the look-up API, and take operators' commands. Run one; `stream-app open` opens it.
 
     example:
       stream-app board --config stream_app.toml
-
-    Args:
-        log: format of the log on stderr (default: console on a terminal, else json)
     """
     from stream_app.services.board import run_board
 
     return run_process(log, run_board(common.settings("board")))
 
 
-def trace(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+def trace(*, log: Log = None, common: Common = COMMON) -> int:
     """Send traces of leads to an OpenTelemetry receiver by OTLP, from the events on leads.status.
 
     example:
       stream-app trace --config stream_app.toml
-
-    Args:
-        log: format of the log on stderr (default: console on a terminal, else json)
     """
     from stream_app.services.trace import run_trace
 

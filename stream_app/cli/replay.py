@@ -28,7 +28,7 @@ from stream_app.cli.base import (
     with_actions,
 )
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, ms
-from stream_app.cli.processes import LogFormat, run_process
+from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
@@ -253,7 +253,7 @@ _REDRIVE: Final = Redrive()
 
 
 @app.default
-def replay(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+def replay(*, log: Log = None, common: Common = COMMON) -> int:
     """Run the process that sends dead letters and deferred leads back to leads.retry when due.
 
     An action plans or runs a replay by hand.
@@ -261,9 +261,6 @@ def replay(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     example:
       stream-app replay --config stream_app.toml
       stream-app replay plan --status 503
-
-    Args:
-        log: format of the log on stderr (default: console on a terminal, else json)
     """
     from stream_app.services.replay import run_replay
 

@@ -114,25 +114,25 @@ def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
     return OK
 
 
-def _setup_lines(setup: plan.ClaySetup) -> list[str]:
-    webhook, http = setup.webhook, setup.http_column
-    width = max(len(column.name) for column in webhook.columns)
+def _setup_lines(setup: dict[str, Any]) -> list[str]:
+    webhook, http = setup["webhook"], setup["http_column"]
+    width = max(len(column["name"]) for column in webhook["columns"])
     token = (
-        f"   Authentication: header {webhook.token_header}, its value in {webhook.token_variable}."
-        if webhook.token_header
+        f"   Authentication: header {webhook['token_header']}, its value in {webhook['token_variable']}."
+        if webhook["token_header"]
         else "   Authentication: none is configured (token_env); better set one."
     )
     lines = [
-        f"Table {setup.destination} in workspace {setup.workspace}",
+        f"Table {setup['destination']} in workspace {setup['workspace']}",
         "",
         "1. Source: webhook",
-        f"   Put its URL into the environment variable {' and one more into '.join(webhook.url_variables)}.",
+        f"   Put its URL into the environment variable {' and one more into '.join(webhook['url_variables'])}.",
         token,
         "   Columns:",
-        *(f"     {column.name:{width}}  {column.holds}" for column in webhook.columns),
+        *(f"     {column['name']:{width}}  {column['holds']}" for column in webhook["columns"]),
         "",
         "2. Auto-dedupe",
-        f"   On the column {setup.dedupe_column}: {setup.dedupe_advice}.",
+        f"   On the column {setup['dedupe_column']}: {setup['dedupe_advice']}.",
         "",
     ]
     if http is None:
@@ -140,12 +140,12 @@ def _setup_lines(setup: plan.ClaySetup) -> list[str]:
     return [
         *lines,
         "3. HTTP API column, the last one ({{name}}: insert that column with /)",
-        f"   Method   {http.method}",
-        f"   URL      {http.url}",
-        *(f"   Header   {name}: {value}" for name, value in http.headers.items()),
+        f"   Method   {http['method']}",
+        f"   URL      {http['url']}",
+        *(f"   Header   {name}: {value}" for name, value in http["headers"].items()),
         "   Body",
-        *(f"     {line}" for line in json.dumps(http.body, indent=2).splitlines()),
-        *(f"   - {line}" for line in http.advice),
+        *(f"     {line}" for line in json.dumps(http["body"], indent=2).splitlines()),
+        *(f"   - {line}" for line in http["advice"]),
     ]
 
 

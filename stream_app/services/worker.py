@@ -51,9 +51,6 @@ from stream_app.version import __version__
 if TYPE_CHECKING:
     from stream_app.cache.mirror import RedisMirror
 
-REDIS_PREFIX: Final = "stream-app:"
-"""Prefix of every key in Redis, after the namespace."""
-
 _PAUSE_S: Final = 30.0
 
 
@@ -102,7 +99,7 @@ async def open_cache(
         ("outcome",),
         registry=registry,
     )
-    prefix = settings.kafka.namespace + REDIS_PREFIX
+    prefix = f"{settings.kafka.namespace}stream-app:"
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(
             redis_link(
