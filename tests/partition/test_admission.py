@@ -22,7 +22,7 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Source
 from stream_app.partition.lane_queue import LaneQueue, Waiter
 from stream_app.partition.lanes import Lanes
-from tests.partition.virtual import VirtualClock, in_flight, now_ms, run
+from tests.partition.virtual import VirtualClock, in_flight, now_ms, virtual_time
 from tests.simulation.schedule import Setup, plan_of
 from tests.simulation.worker import Observer
 
@@ -60,327 +60,287 @@ class Bench:
         return [one.source for one in self.gone]
 
 
-def test_hot_before_retry_before_bulk_in_any_order_of_arrival() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=1.0, burst=1))
-        order: tuple[Source, ...] = ("bulk", "retry", "hot")
-        await asyncio.gather(*(bench.send(in_flight(0, source)) for source in order))
-        assert bench.sources() == ["hot", "retry", "bulk"]
-
-    run(main())
+@virtual_time
+async def test_hot_before_retry_before_bulk_in_any_order_of_arrival() -> None:
+    bench = Bench(Setup(rate_per_s=1.0, burst=1))
+    order: tuple[Source, ...] = ("bulk", "retry", "hot")
+    await asyncio.gather(*(bench.send(in_flight(0, source)) for source in order))
+    assert bench.sources() == ["hot", "retry", "bulk"]
 
 
-def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=8.0, burst=1))
+@virtual_time
+async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
+    bench = Bench(Setup(rate_per_s=8.0, burst=1))
 
-        async def stream(source: Source) -> None:
-            for offset in range(200):
-                entry = await bench.send(in_flight(offset, source))
-                assert isinstance(entry, Grant)
-                bench.queue.leave(entry, Accepted(200, 1), now_ms())
-
-        streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
-        await streams[0]
-        part = Counter(bench.sources()[:200])
-        for task in streams[1:]:
-            task.cancel()
-        assert part["hot"] > part["retry"] > part["bulk"]
-        assert part["retry"] / part["hot"] == pytest.approx(0.2, abs=0.05)
-        assert part["bulk"] / part["hot"] == pytest.approx(0.1, abs=0.05)
-
-    run(main())
-
-
-def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(max_in_flight=1, rate_per_s=8.0, burst=10))
-        first = await bench.send(in_flight(0))
-        assert isinstance(first, Grant)
-        second = asyncio.create_task(bench.send(in_flight(1)))
-        await asyncio.sleep(1.9)  # after 2 s without an answer Clay counts as stalled
-        assert not second.done()
-        bench.queue.leave(first, Accepted(200, 1), now_ms())
-        bench.queue.pump()
-        assert isinstance(await second, Grant)
-
-    run(main())
-
-
-def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
-    """The limit has followed a slow Clay down to 5, whatever the process may have under way."""
-
-    async def main() -> None:
-        bench = Bench(Setup(max_in_flight=100))
-        slow = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=slow)
-        ask = AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)
-        sending = [asyncio.create_task(bench.send(in_flight(offset), ask)) for offset in range(10)]
-        await asyncio.sleep(100.0)
-        assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, 5)
-        for done in 5, 6:
-            entry = await sending[0]
+    async def stream(source: Source) -> None:
+        for offset in range(200):
+            entry = await bench.send(in_flight(offset, source))
             assert isinstance(entry, Grant)
             bench.queue.leave(entry, Accepted(200, 1), now_ms())
-            bench.queue.pump()
-            await asyncio.sleep(100.0)
-            assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)
 
-    run(main())
-
-
-def test_a_lane_whose_slots_are_all_taken_says_that_clay_answers_nothing() -> None:
-    """All that may be in flight waits for an answer, so that no further lead is sent that could show the stall."""
-
-    async def main() -> None:
-        bench = Bench(Setup(max_in_flight=100))
-        few = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
-        sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(6)]
-        await asyncio.sleep(10.0)
-        held = await sending[5]
-        assert isinstance(held, Held)
-        assert (held.reason, held.status, len(bench.gone)) == ("no_answer", "held_outage", 5)
-
-    run(main())
+    streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
+    await streams[0]
+    part = Counter(bench.sources()[:200])
+    for task in streams[1:]:
+        task.cancel()
+    assert part["hot"] > part["retry"] > part["bulk"]
+    assert part["retry"] / part["hot"] == pytest.approx(0.2, abs=0.05)
+    assert part["bulk"] / part["hot"] == pytest.approx(0.1, abs=0.05)
 
 
-def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=1.0, burst=1))
-        suspended = asyncio.Event()
-        mine = asyncio.create_task(bench.send(in_flight(0, "hot", suspended)))
-        other = asyncio.create_task(bench.send(in_flight(1, "bulk")))
-        await asyncio.sleep(0.1)
-        suspended.set()
-        bench.queue.give_up(suspended)
-        with pytest.raises(GiveUp):
-            await mine
-        assert isinstance(await other, Grant)
-        with pytest.raises(GiveUp):
-            await bench.send(in_flight(2, "hot", suspended))
-        assert bench.sources() == ["bulk"]
-
-    run(main())
+@virtual_time
+async def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
+    bench = Bench(Setup(max_in_flight=1, rate_per_s=8.0, burst=10))
+    first = await bench.send(in_flight(0))
+    assert isinstance(first, Grant)
+    second = asyncio.create_task(bench.send(in_flight(1)))
+    await asyncio.sleep(1.9)  # after 2 s without an answer Clay counts as stalled
+    assert not second.done()
+    bench.queue.leave(first, Accepted(200, 1), now_ms())
+    bench.queue.pump()
+    assert isinstance(await second, Grant)
 
 
-def test_a_cancelled_record_is_not_admitted() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=1.0, burst=1))
-        waiting = asyncio.create_task(bench.send(in_flight(0)))
-        await asyncio.sleep(0.1)
-        waiting.cancel()
-        await asyncio.sleep(5.0)
+@virtual_time
+async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
+    """The limit has followed a slow Clay down to 5, whatever the process may have under way."""
+    bench = Bench(Setup(max_in_flight=100))
+    slow = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=slow)
+    ask = AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)
+    sending = [asyncio.create_task(bench.send(in_flight(offset), ask)) for offset in range(10)]
+    await asyncio.sleep(100.0)
+    assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, 5)
+    for done in 5, 6:
+        entry = await sending[0]
+        assert isinstance(entry, Grant)
+        bench.queue.leave(entry, Accepted(200, 1), now_ms())
         bench.queue.pump()
-        assert bench.gone == []
-        assert bench.queue.in_flight == 0
-
-    run(main())
+        await asyncio.sleep(100.0)
+        assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)
 
 
-def test_a_waiting_lead_expires_on_time() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=8.0))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(1_000.0))
-        began = now_ms()
-        ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
-        answer = await bench.send(in_flight(0), ask)
-        assert isinstance(answer, Held)
-        assert answer.status == "expired"
-        assert now_ms() - began == 7_001
+@virtual_time
+async def test_a_lane_whose_slots_are_all_taken_says_that_clay_answers_nothing() -> None:
+    """All that may be in flight waits for an answer, so that no further lead is sent that could show the stall."""
+    bench = Bench(Setup(max_in_flight=100))
+    few = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
+    sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(6)]
+    await asyncio.sleep(10.0)
+    held = await sending[5]
+    assert isinstance(held, Held)
+    assert (held.reason, held.status, len(bench.gone)) == ("no_answer", "held_outage", 5)
 
-    run(main())
+
+@virtual_time
+async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
+    bench = Bench(Setup(rate_per_s=1.0, burst=1))
+    suspended = asyncio.Event()
+    mine = asyncio.create_task(bench.send(in_flight(0, "hot", suspended)))
+    other = asyncio.create_task(bench.send(in_flight(1, "bulk")))
+    await asyncio.sleep(0.1)
+    suspended.set()
+    bench.queue.give_up(suspended)
+    with pytest.raises(GiveUp):
+        await mine
+    assert isinstance(await other, Grant)
+    with pytest.raises(GiveUp):
+        await bench.send(in_flight(2, "hot", suspended))
+    assert bench.sources() == ["bulk"]
 
 
-def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=8.0))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
-        emitted = await bench.send(in_flight(0))
-        assert isinstance(emitted, Held)
-        assert (emitted.status, emitted.defer) == ("held_paused", False)
-        began = now_ms()
-        assert isinstance(
-            await bench.send(in_flight(0), AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)), Grant
-        )
-        assert 299_000 <= now_ms() - began <= 301_000
+@virtual_time
+async def test_a_cancelled_record_is_not_admitted() -> None:
+    bench = Bench(Setup(rate_per_s=1.0, burst=1))
+    waiting = asyncio.create_task(bench.send(in_flight(0)))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    await asyncio.sleep(5.0)
+    bench.queue.pump()
+    assert bench.gone == []
+    assert bench.queue.in_flight == 0
 
-    run(main())
+
+@virtual_time
+async def test_a_waiting_lead_expires_on_time() -> None:
+    bench = Bench(Setup(rate_per_s=8.0))
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(1_000.0))
+    began = now_ms()
+    ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
+    answer = await bench.send(in_flight(0), ask)
+    assert isinstance(answer, Held)
+    assert answer.status == "expired"
+    assert now_ms() - began == 7_001
+
+
+@virtual_time
+async def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
+    bench = Bench(Setup(rate_per_s=8.0))
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
+    emitted = await bench.send(in_flight(0))
+    assert isinstance(emitted, Held)
+    assert (emitted.status, emitted.defer) == ("held_paused", False)
+    began = now_ms()
+    assert isinstance(
+        await bench.send(in_flight(0), AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)), Grant
+    )
+    assert 299_000 <= now_ms() - began <= 301_000
 
 
 @pytest.mark.parametrize(("hold", "shared"), [("degrade", False), ("pause", True)])
-def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
-    async def main() -> None:
-        bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause", shared=shared))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
-        answer = await bench.send(in_flight(0))
-        assert isinstance(answer, Held)
-        assert answer.defer
-
-    run(main())
+@virtual_time
+async def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
+    bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause", shared=shared))
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
+    answer = await bench.send(in_flight(0))
+    assert isinstance(answer, Held)
+    assert answer.defer
 
 
-def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -> None:
+@virtual_time
+async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -> None:
     """A lead has room for 40 credits of 80 where it is bulk: two leads, by whatever topic it comes."""
-
-    async def main() -> None:
-        bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=Concurrency(limit=9.0))
-        there = bench.plan.destinations["acme-main"]
-        for offset in range(2):
-            assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there, bulk=True)), Grant)
-        refused = await bench.send(in_flight(2, "retry"), AdmissionRequest(there, bulk=True))
-        assert isinstance(refused, Held)
-        assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
-        assert "bulk" in refused.text
-        waiting = asyncio.create_task(
-            bench.send(in_flight(0, "bulk"), AdmissionRequest(there, bulk=True, patient=True))
-        )
-        await asyncio.sleep(0.0)
-        for offset in range(3, 5):
-            assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there)), Grant)
-        full = asyncio.create_task(bench.send(in_flight(5, "retry"), AdmissionRequest(there, bulk=True, patient=True)))
-        await asyncio.sleep(50.0)
-        assert not waiting.done(), "in its own topic it blocks no other lead"
-        assert not full.done(), "no lead has room any more: it waits like the others"
-        assert isinstance(await waiting, Grant)
-        assert isinstance(await full, Grant)
-        assert now_ms() // 86_400_000 == 1_796_083_140_000 // 86_400_000 + 1
-
-    run(main())
+    bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=Concurrency(limit=9.0))
+    there = bench.plan.destinations["acme-main"]
+    for offset in range(2):
+        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there, bulk=True)), Grant)
+    refused = await bench.send(in_flight(2, "retry"), AdmissionRequest(there, bulk=True))
+    assert isinstance(refused, Held)
+    assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
+    assert "bulk" in refused.text
+    waiting = asyncio.create_task(bench.send(in_flight(0, "bulk"), AdmissionRequest(there, bulk=True, patient=True)))
+    await asyncio.sleep(0.0)
+    for offset in range(3, 5):
+        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there)), Grant)
+    full = asyncio.create_task(bench.send(in_flight(5, "retry"), AdmissionRequest(there, bulk=True, patient=True)))
+    await asyncio.sleep(50.0)
+    assert not waiting.done(), "in its own topic it blocks no other lead"
+    assert not full.done(), "no lead has room any more: it waits like the others"
+    assert isinstance(await waiting, Grant)
+    assert isinstance(await full, Grant)
+    assert now_ms() // 86_400_000 == 1_796_083_140_000 // 86_400_000 + 1
 
 
 def _stop(for_s: float) -> Suspension:
     return Suspension("http_401", "token", now_ms(), now_ms() + int(for_s * 1000), 300_000)
 
 
-def test_a_lead_whose_hold_was_recorded_keeps_its_place() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(shared=True, rate_per_s=8.0, patience_s=100.0))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=Actor("operator", "", 1))
-        there = bench.plan.destinations["acme-main"]
-        first, second = in_flight(0), in_flight(1)
-        assert isinstance(await bench.send(first), Held)
-        later = asyncio.create_task(bench.send(second, AdmissionRequest(there, patient=True)))
+@virtual_time
+async def test_a_lead_whose_hold_was_recorded_keeps_its_place() -> None:
+    bench = Bench(Setup(shared=True, rate_per_s=8.0, patience_s=100.0))
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=Actor("operator", "", 1))
+    there = bench.plan.destinations["acme-main"]
+    first, second = in_flight(0), in_flight(1)
+    assert isinstance(await bench.send(first), Held)
+    later = asyncio.create_task(bench.send(second, AdmissionRequest(there, patient=True)))
+    await asyncio.sleep(0.1)
+    earlier = asyncio.create_task(bench.send(first, AdmissionRequest(there, patient=True)))
+    await asyncio.sleep(0.1)
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=None)
+    bench.queue.pump_lane("acme")
+    for sent in await asyncio.gather(later, earlier):
+        assert isinstance(sent, Grant)
+    assert bench.gone == [first, second]
+
+
+@virtual_time
+async def test_in_a_shared_partition_a_waiting_lead_lets_the_next_record_start() -> None:
+    for shared in (True, False):
+        bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1))
+        waiting = in_flight(0)
+        sending = asyncio.create_task(bench.send(waiting))
         await asyncio.sleep(0.1)
-        earlier = asyncio.create_task(bench.send(first, AdmissionRequest(there, patient=True)))
-        await asyncio.sleep(0.1)
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=None)
-        bench.queue.pump_lane("acme")
-        for sent in await asyncio.gather(later, earlier):
-            assert isinstance(sent, Grant)
-        assert bench.gone == [first, second]
-
-    run(main())
+        assert waiting.passed.is_set() == shared
+        await sending
 
 
-def test_in_a_shared_partition_a_waiting_lead_lets_the_next_record_start() -> None:
-    async def main() -> None:
-        for shared in (True, False):
-            bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1))
-            waiting = in_flight(0)
-            sending = asyncio.create_task(bench.send(waiting))
-            await asyncio.sleep(0.1)
-            assert waiting.passed.is_set() == shared
-            await sending
-
-    run(main())
-
-
-def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1, patience_s=2.0))
-        began = now_ms()
-        sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(10)]
-        await asyncio.sleep(0.1)
-        answers = [task.result() for task in sending if task.done()]
-        assert len(answers) == 6, "in 2 s the lane sends four"
-        dues_s = []
-        for answer in answers:
-            assert isinstance(answer, Held)
-            assert (answer.reason, answer.defer) == ("lane_busy", True)
-            dues_s.append((answer.back_ms - began) / 1000)
-        assert dues_s == [pytest.approx(2.5 + 0.5 * number, abs=0.01) for number in range(6)]
-
-    run(main())
+@virtual_time
+async def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None:
+    bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1, patience_s=2.0))
+    began = now_ms()
+    sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(10)]
+    await asyncio.sleep(0.1)
+    answers = [task.result() for task in sending if task.done()]
+    assert len(answers) == 6, "in 2 s the lane sends four"
+    dues_s = []
+    for answer in answers:
+        assert isinstance(answer, Held)
+        assert (answer.reason, answer.defer) == ("lane_busy", True)
+        dues_s.append((answer.back_ms - began) / 1000)
+    assert dues_s == [pytest.approx(2.5 + 0.5 * number, abs=0.01) for number in range(6)]
 
 
 @pytest.mark.parametrize("later_s", [0.0, 0.2, 0.5])
-def test_patience_begins_when_the_lead_may_go(later_s: float) -> None:
+@virtual_time
+async def test_patience_begins_when_the_lead_may_go(later_s: float) -> None:
     """A lead that Clay did not take waits for its next attempt first, and that wait is not the lane's."""
-
-    async def main() -> None:
-        bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
-        assert isinstance(await bench.send(in_flight(0)), Grant)
-        began = now_ms()
-        not_before_ms = began + int(later_s * 1000)
-        ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
-        answer = await bench.send(in_flight(1), ask)
-        assert isinstance(answer, Held)
-        assert answer.defer
-        assert now_ms() == not_before_ms + 2_000, "not before, and not after"
-
-    run(main())
+    bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
+    assert isinstance(await bench.send(in_flight(0)), Grant)
+    began = now_ms()
+    not_before_ms = began + int(later_s * 1000)
+    ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
+    answer = await bench.send(in_flight(1), ask)
+    assert isinstance(answer, Held)
+    assert answer.defer
+    assert now_ms() == not_before_ms + 2_000, "not before, and not after"
 
 
-def test_the_place_of_a_lead_in_its_line_counts_all_that_go_before_it() -> None:
-    async def main() -> None:
-        queue, plan = LaneQueue(), plan_of(Setup())
-        waiters: dict[int, Waiter] = {}
-        kinds = (("hot", 0), ("bulk", 0), ("retry", 0), ("hot", 1), ("bulk", 0), ("hot", 0), ("bulk", 0))
-        for number, (source, again) in enumerate(kinds, 1):
-            one = in_flight(number, cast("Source", source))
-            one.arrival = number
-            request = AdmissionRequest(plan.destinations["acme-main"], again)
-            waiters[number] = Waiter(one, request, lambda _: WriteBatch([], [], []), 0)
-            queue.add(waiters[number])
-            queue.make_ready(waiters[number])
-        before = {number: queue.sends_before(waiter, 0.0) for number, waiter in waiters.items()}
-        assert before == {4: 0, 1: 1, 6: 2, 3: 3, 2: 4, 5: 5, 7: 6}, "again, hot, retry, bulk; each in its order"
-        shared = {number: queue.sends_before(waiters[number], 1 / 2) for number in (2, 5, 7)}
-        assert shared == {2: 3, 5: 5, 7: 6}, "a share of a half lets one of three go, but nothing makes it later"
-
-    run(main())
+@virtual_time
+async def test_the_place_of_a_lead_in_its_line_counts_all_that_go_before_it() -> None:
+    queue, plan = LaneQueue(), plan_of(Setup())
+    waiters: dict[int, Waiter] = {}
+    kinds = (("hot", 0), ("bulk", 0), ("retry", 0), ("hot", 1), ("bulk", 0), ("hot", 0), ("bulk", 0))
+    for number, (source, again) in enumerate(kinds, 1):
+        one = in_flight(number, cast("Source", source))
+        one.arrival = number
+        request = AdmissionRequest(plan.destinations["acme-main"], again)
+        waiters[number] = Waiter(one, request, lambda _: WriteBatch([], [], []), 0)
+        queue.add(waiters[number])
+        queue.make_ready(waiters[number])
+    before = {number: queue.sends_before(waiter, 0.0) for number, waiter in waiters.items()}
+    assert before == {4: 0, 1: 1, 6: 2, 3: 3, 2: 4, 5: 5, 7: 6}, "again, hot, retry, bulk; each in its order"
+    shared = {number: queue.sends_before(waiters[number], 1 / 2) for number in (2, 5, 7)}
+    assert shared == {2: 3, 5: 5, 7: 6}, "a share of a half lets one of three go, but nothing makes it later"
 
 
-def test_no_lead_waits_longer_than_patience_allows() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
-        first = await bench.send(in_flight(0))
-        assert isinstance(first, Grant)
-        began = now_ms()
-        answer = await bench.send(in_flight(1))
-        assert isinstance(answer, Held)
-        assert answer.defer
-        assert now_ms() - began == 2_000
-
-    run(main())
+@virtual_time
+async def test_no_lead_waits_longer_than_patience_allows() -> None:
+    bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
+    first = await bench.send(in_flight(0))
+    assert isinstance(first, Grant)
+    began = now_ms()
+    answer = await bench.send(in_flight(1))
+    assert isinstance(answer, Held)
+    assert answer.defer
+    assert now_ms() - began == 2_000
 
 
 @pytest.mark.parametrize("bound", ["leads", "bytes"])
-def test_a_full_window_defers_the_last_lead_of_the_longest_line(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
-        if bound == "leads":
-            delivery = msgspec.structs.replace(bench.plan.delivery, max_waiting=3)
-            bench.queue._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
-        else:
-            monkeypatch.setattr(admission, "MAX_WAITING_BYTES", 6)
-        bench.lanes["gamma"] = Lane("gamma", 0, rate=Rate(at_ms=now_ms()))
-        order: tuple[Source, ...] = ("bulk", "hot", "hot")
-        acme = [in_flight(offset, source) for offset, source in enumerate(order)]  # of 2 bytes each
-        tasks = [asyncio.create_task(bench.send(each)) for each in acme]
-        await asyncio.sleep(0.0)
-        await asyncio.sleep(0.0)
-        assert bench.queue.waiting == 3
-        other = asyncio.create_task(bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])))
-        await asyncio.sleep(0.1)
-        bulk = tasks[0].result()
-        assert isinstance(bulk, Held)
-        assert (bulk.reason, bulk.defer) == ("lane_busy", True)
-        assert [task.done() for task in (*tasks, other)] == [True, False, False, False]
-        assert isinstance(await other, Grant)
-        for task in tasks[1:]:
-            assert isinstance(await task, Grant)
-
-    run(main())
+@virtual_time
+async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
+    if bound == "leads":
+        delivery = msgspec.structs.replace(bench.plan.delivery, max_waiting=3)
+        bench.queue._plan = msgspec.structs.replace(bench.plan, delivery=delivery)
+    else:
+        monkeypatch.setattr(admission, "MAX_WAITING_BYTES", 6)
+    bench.lanes["gamma"] = Lane("gamma", 0, rate=Rate(at_ms=now_ms()))
+    order: tuple[Source, ...] = ("bulk", "hot", "hot")
+    acme = [in_flight(offset, source) for offset, source in enumerate(order)]  # of 2 bytes each
+    tasks = [asyncio.create_task(bench.send(each)) for each in acme]
+    await asyncio.sleep(0.0)
+    await asyncio.sleep(0.0)
+    assert bench.queue.waiting == 3
+    other = asyncio.create_task(bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])))
+    await asyncio.sleep(0.1)
+    bulk = tasks[0].result()
+    assert isinstance(bulk, Held)
+    assert (bulk.reason, bulk.defer) == ("lane_busy", True)
+    assert [task.done() for task in (*tasks, other)] == [True, False, False, False]
+    assert isinstance(await other, Grant)
+    for task in tasks[1:]:
+        assert isinstance(await task, Grant)

@@ -13,7 +13,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Callback, Result, Status, StatusEvent
 from stream_app.domain.record import Record
 from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 
@@ -87,43 +87,39 @@ async def settled(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["enriched", "partial", "no_data", "enrich_error"])
-def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome: Status) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted")
-        bench.call_back(outcome)
-        await settled(bench)
-        [event] = bench.events()
-        assert (event.status, event.seq, event.credits, event.actions) == (outcome, 4, 7, 1)
-        assert (event.day, event.month) == (HELD.day, HELD.month)
-        row = _row.decode(bench.last(bench.key))
-        assert row.final
-        assert row.reservation is None
-        day = bench.day()
-        assert (day.credits_reserved, day.credits_spent, day.actions_reserved, day.actions_spent) == (0, 7, 0, 1)
-        if outcome in ("enriched", "partial"):
-            [result] = bench.results()
-            assert (result.source, result.version, result.age_s, result.fields) == ("clay", 1, 1, {"title": "CTO"})
-            assert result.partial == (outcome == "partial")
-        else:
-            assert bench.results() == []
-
-    run(main())
+@virtual_time
+async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome: Status) -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back(outcome)
+    await settled(bench)
+    [event] = bench.events()
+    assert (event.status, event.seq, event.credits, event.actions) == (outcome, 4, 7, 1)
+    assert (event.day, event.month) == (HELD.day, HELD.month)
+    row = _row.decode(bench.last(bench.key))
+    assert row.final
+    assert row.reservation is None
+    day = bench.day()
+    assert (day.credits_reserved, day.credits_spent, day.actions_reserved, day.actions_spent) == (0, 7, 0, 1)
+    if outcome in ("enriched", "partial"):
+        [result] = bench.results()
+        assert (result.source, result.version, result.age_s, result.fields) == ("clay", 1, 1, {"title": "CTO"})
+        assert result.partial == (outcome == "partial")
+    else:
+        assert bench.results() == []
 
 
 @pytest.mark.parametrize("is_sampled", [True, False])
-def test_the_event_of_a_late_callback_says_how_long_the_lead_waited(is_sampled: bool) -> None:
-    async def main() -> None:
-        bench = Bench()
-        accepted_ms = now_ms() - 7_200_000
-        bench.row("accepted", at_ms=accepted_ms, sampled=is_sampled)
-        bench.call_back()
-        await settled(bench)
-        [event] = bench.events()
-        assert (event.waited_ms, event.waited_as) == (event.at_ms - accepted_ms, "accepted")
-        assert event.sampled is is_sampled, "the caller has sampled the trace, and this event is exported alone"
-
-    run(main())
+@virtual_time
+async def test_the_event_of_a_late_callback_says_how_long_the_lead_waited(is_sampled: bool) -> None:
+    bench = Bench()
+    accepted_ms = now_ms() - 7_200_000
+    bench.row("accepted", at_ms=accepted_ms, sampled=is_sampled)
+    bench.call_back()
+    await settled(bench)
+    [event] = bench.events()
+    assert (event.waited_ms, event.waited_as) == (event.at_ms - accepted_ms, "accepted")
+    assert event.sampled is is_sampled, "the caller has sampled the trace, and this event is exported alone"
 
 
 @pytest.mark.parametrize(
@@ -135,34 +131,32 @@ def test_the_event_of_a_late_callback_says_how_long_the_lead_waited(is_sampled: 
         ("sending", 0, {"done": 999}),  # only the callback shows that Clay has accepted it
     ],
 )
-def test_a_callback_shows_how_long_its_lead_took(state: Status, accepted_at_ms: int, seen: dict[str, int]) -> None:
-    async def main() -> None:
-        bench = Bench()
-        now = now_ms()
-        bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms and now - 940_000)
-        for outcome in ("partial", "enriched"):
-            bench.call_back(outcome)
-        await settled(bench)
-        assert {duration.until: duration.ms // 1_000 for duration in bench.observer.durations} == seen
-        assert len(bench.observer.durations) == len(seen), "a second callback does not count again"
-
-    run(main())
+@virtual_time
+async def test_a_callback_shows_how_long_its_lead_took(
+    state: Status, accepted_at_ms: int, seen: dict[str, int]
+) -> None:
+    bench = Bench()
+    now = now_ms()
+    bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms and now - 940_000)
+    for outcome in ("partial", "enriched"):
+        bench.call_back(outcome)
+    await settled(bench)
+    assert {duration.until: duration.ms // 1_000 for duration in bench.observer.durations} == seen
+    assert len(bench.observer.durations) == len(seen), "a second callback does not count again"
 
 
 @pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
-def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s: int, age_s: int) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted", at_ms=now_ms())
-        for _ in range(2):
-            bench.call_back(at_ms=1_796_083_139_000 + off_s * 1_000)
-        await settled(bench)
-        assert [event.status for event in bench.events()] == ["enriched"]
-        assert bench.emitted(1) == [("callback_duplicate", "answered")]
-        assert [result.age_s for result in bench.results()] == [age_s]
-        assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 7)
-
-    run(main())
+@virtual_time
+async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s: int, age_s: int) -> None:
+    bench = Bench()
+    bench.row("accepted", at_ms=now_ms())
+    for _ in range(2):
+        bench.call_back(at_ms=1_796_083_139_000 + off_s * 1_000)
+    await settled(bench)
+    assert [event.status for event in bench.events()] == ["enriched"]
+    assert bench.emitted(1) == [("callback_duplicate", "answered")]
+    assert [result.age_s for result in bench.results()] == [age_s]
+    assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 7)
 
 
 @pytest.mark.parametrize(
@@ -181,71 +175,62 @@ def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s
         ("rejected_invalid", {"reservation": None, "booked": PAID, "final": True}),
     ],
 )
-def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict[str, object]) -> None:
+@virtual_time
+async def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict[str, object]) -> None:
     """Whatever was thought of the lead: its answer is published, its cost is exact, and it is not sent again."""
-
-    async def main() -> None:
-        bench = Bench()
-        bench.row(state, **changes)
-        bench.call_back()
-        await settled(bench)
-        assert [(event.status, event.reason) for event in bench.events()] == [
-            ("accepted", "callback"),
-            ("enriched", ""),
-        ]
-        assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
-        bench.publish("id0", "p0")
-        await asyncio.sleep(10.0)
-        assert bench.clay.bodies == []
-        assert bench.inlet.committed() == 1
-
-    run(main())
+    bench = Bench()
+    bench.row(state, **changes)
+    bench.call_back()
+    await settled(bench)
+    assert [(event.status, event.reason) for event in bench.events()] == [
+        ("accepted", "callback"),
+        ("enriched", ""),
+    ]
+    assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
+    bench.publish("id0", "p0")
+    await asyncio.sleep(10.0)
+    assert bench.clay.bodies == []
+    assert bench.inlet.committed() == 1
 
 
-def test_a_rejected_lead_costs_what_its_late_callback_states() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.clay.first = [Poison(400, 1)]
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.states() == ["received", "sending", "rejected_invalid"]
-        bench.call_back()
-        await asyncio.sleep(10.0)
-        assert [(event.status, event.credits) for event in bench.events()[3:]] == [("accepted", None), ("enriched", 7)]
-        assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_rejected_lead_costs_what_its_late_callback_states() -> None:
+    bench = Bench()
+    bench.clay.first = [Poison(400, 1)]
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.states() == ["received", "sending", "rejected_invalid"]
+    bench.call_back()
+    await asyncio.sleep(10.0)
+    assert [(event.status, event.credits) for event in bench.events()[3:]] == [("accepted", None), ("enriched", 7)]
+    assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
+    assert bench.alarms == []
 
 
-def test_an_overdue_lead_is_answered() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("callback_overdue")
-        bench.call_back()
-        await settled(bench)
-        assert [event.status for event in bench.events()] == ["enriched"]
-
-    run(main())
+@virtual_time
+async def test_an_overdue_lead_is_answered() -> None:
+    bench = Bench()
+    bench.row("callback_overdue")
+    bench.call_back()
+    await settled(bench)
+    assert [event.status for event in bench.events()] == ["enriched"]
 
 
-def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted")
-        bench.call_back("partial", attempt=2, credits=4)
-        bench.call_back("partial", attempt=1)
-        bench.call_back("enriched", attempt=3, credits=9)
-        bench.call_back("enriched", attempt=3)
-        bench.call_back("no_data")
-        await settled(bench)
-        assert [(event.status, event.credits) for event in bench.events()] == [("partial", 4), ("enriched", 5)]
-        assert [bench.emitted(offset) for offset in (1, 3, 4)] == [[("callback_duplicate", "answered")]] * 3
-        assert [(result.version, result.partial) for result in bench.results()] == [(1, True), (2, False)]
-        assert bench.day().credits_spent == 9
-
-    run(main())
+@virtual_time
+async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back("partial", attempt=2, credits=4)
+    bench.call_back("partial", attempt=1)
+    bench.call_back("enriched", attempt=3, credits=9)
+    bench.call_back("enriched", attempt=3)
+    bench.call_back("no_data")
+    await settled(bench)
+    assert [(event.status, event.credits) for event in bench.events()] == [("partial", 4), ("enriched", 5)]
+    assert [bench.emitted(offset) for offset in (1, 3, 4)] == [[("callback_duplicate", "answered")]] * 3
+    assert [(result.version, result.partial) for result in bench.results()] == [(1, True), (2, False)]
+    assert bench.day().credits_spent == 9
 
 
 @pytest.mark.parametrize(
@@ -268,29 +253,23 @@ def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> N
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_invalid_callback_is_reported_with_its_reason(value: bytes | None, reason: str) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted")
-        bench.raw(value)
-        bench.call_back()
-        await settled(bench)
-        assert bench.emitted() == [("callback_unmatched", reason)]
-        assert b"ada@" not in b"".join(
-            consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed()
-        )
-        assert [event.status for event in bench.events()] == ["enriched"]
-
-    run(main())
+@virtual_time
+async def test_an_invalid_callback_is_reported_with_its_reason(value: bytes | None, reason: str) -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.raw(value)
+    bench.call_back()
+    await settled(bench)
+    assert bench.emitted() == [("callback_unmatched", reason)]
+    assert b"ada@" not in b"".join(consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed())
+    assert [event.status for event in bench.events()] == ["enriched"]
 
 
-def test_a_callback_of_a_lead_that_was_never_sent_changes_nothing() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("held_paused", webhook_id="", reservation=None)
-        bench.call_back()
-        await settled(bench)
-        assert bench.emitted() == [("callback_unmatched", "not_expected")]
-        assert bench.events() == []
-
-    run(main())
+@virtual_time
+async def test_a_callback_of_a_lead_that_was_never_sent_changes_nothing() -> None:
+    bench = Bench()
+    bench.row("held_paused", webhook_id="", reservation=None)
+    bench.call_back()
+    await settled(bench)
+    assert bench.emitted() == [("callback_unmatched", "not_expected")]
+    assert bench.events() == []

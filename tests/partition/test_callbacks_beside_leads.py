@@ -10,130 +10,117 @@ from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.record import Record
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_callbacks import Bench, settled
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 
 
-def test_a_callback_that_comes_before_its_post_ends_waits_for_it() -> None:
-    async def main() -> None:
-        bench = Bench(clay_takes_s=5.0)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(1.0)
-        bench.call_back()
-        await asyncio.sleep(1.0)
-        assert bench.states() == ["received", "sending"]
-        await asyncio.sleep(10.0)
-        assert bench.states() == ["received", "sending", "accepted", "enriched"]
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_callback_that_comes_before_its_post_ends_waits_for_it() -> None:
+    bench = Bench(clay_takes_s=5.0)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(1.0)
+    bench.call_back()
+    await asyncio.sleep(1.0)
+    assert bench.states() == ["received", "sending"]
+    await asyncio.sleep(10.0)
+    assert bench.states() == ["received", "sending", "accepted", "enriched"]
+    assert bench.alarms == []
 
 
-def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(credits_per_day=20, max_in_flight=1))
-        bench.row("accepted")  # holds the whole budget of the day
-        for _ in range(12):
-            bench.publish("id1", "p1")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.clay.bodies == []
-        bench.call_back(credits=0)
-        await asyncio.sleep(10.0)
-        assert len(bench.clay.bodies) == 1, "its settlement made room in the budget"
-
-    run(main())
-
-
-def test_a_lead_that_costs_more_than_its_ceiling_stops_its_lane() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted")
-        bench.call_back(credits=21)
-        await settled(bench)
+@virtual_time
+async def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> None:
+    bench = Bench(Setup(credits_per_day=20, max_in_flight=1))
+    bench.row("accepted")  # holds the whole budget of the day
+    for _ in range(12):
         bench.publish("id1", "p1")
-        await asyncio.sleep(10.0)
-        assert bench.clay.bodies == []
-        assert bench.day().credits_spent == 21
-        assert [event.reason for event in bench.events("leads/0/0") if event.status == "held_paused"] == [
-            "over_ceiling"
-        ]
-
-    run(main())
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.clay.bodies == []
+    bench.call_back(credits=0)
+    await asyncio.sleep(10.0)
+    assert len(bench.clay.bodies) == 1, "its settlement made room in the budget"
 
 
-def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
+@virtual_time
+async def test_a_lead_that_costs_more_than_its_ceiling_stops_its_lane() -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back(credits=21)
+    await settled(bench)
+    bench.publish("id1", "p1")
+    await asyncio.sleep(10.0)
+    assert bench.clay.bodies == []
+    assert bench.day().credits_spent == 21
+    assert [event.reason for event in bench.events("leads/0/0") if event.status == "held_paused"] == ["over_ceiling"]
+
+
+@virtual_time
+async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
     """Killed between commit and ack, and consumed again by a successor: one event, settled once."""
-
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted")
-        bench.call_back()
-        bench.call_back()
-        await bench.serve()
-        await asyncio.sleep(0.2)  # committed; the offsets are only every half second
-        assert bench.callbacks.committed() is None
-        await bench.partition.close()
-        again = PartitionOwner(
-            0,
-            bench.plan,
-            bench.ledger,
-            bench.clay,
-            bench.partition.state._clock,
-            bench.partition._observer,
-            bench.alarms.append,
-            bench.partition._still_member,
-            0.005,
-        )
-        await again.take_over()
-        inlet = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.callbacks, 0)
-        serving = asyncio.create_task(again.serve(inlet, "callback"))
-        await asyncio.sleep(10.0)
-        assert [event.status for event in bench.events()] == ["enriched"]
-        assert bench.emitted(1) == [("callback_duplicate", "answered")]
-        assert bench.emitted(0) == []
-        assert bench.day().credits_spent == 7
-        assert inlet.committed() == 2
-        assert not serving.done()
-
-    run(main())
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back()
+    bench.call_back()
+    await bench.serve()
+    await asyncio.sleep(0.2)  # committed; the offsets are only every half second
+    assert bench.callbacks.committed() is None
+    await bench.partition.close()
+    again = PartitionOwner(
+        0,
+        bench.plan,
+        bench.ledger,
+        bench.clay,
+        bench.partition.state._clock,
+        bench.partition._observer,
+        bench.alarms.append,
+        bench.partition._still_member,
+        0.005,
+    )
+    await again.take_over()
+    inlet = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.callbacks, 0)
+    serving = asyncio.create_task(again.serve(inlet, "callback"))
+    await asyncio.sleep(10.0)
+    assert [event.status for event in bench.events()] == ["enriched"]
+    assert bench.emitted(1) == [("callback_duplicate", "answered")]
+    assert bench.emitted(0) == []
+    assert bench.day().credits_spent == 7
+    assert inlet.committed() == 2
+    assert not serving.done()
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> None:
-    async def main() -> None:
-        bench = Bench()
-        keys = Keys(["a secret of at least thirty-two characters"])
-        there = msgspec.structs.replace(
-            bench.plan.destinations["acme-main"], callback_url="https://example.com/callbacks/acme/acme-main"
-        )
-        plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
-        assert "thirty-two" not in repr(plan)
-        bench.partition = PartitionOwner(
-            0,
-            plan,
-            bench.ledger,
-            bench.clay,
-            bench.partition.state._clock,
-            bench.partition._observer,
-            bench.alarms.append,
-            bench.partition._still_member,
-            0.005,
-        )
-        lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}
-        bench.kafka.produce(0, Record(plan.topics.leads, b"acme", json.dumps(lead).encode()))
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        [body] = bench.clay.bodies
-        row = json.loads(body)
-        assert row["callback_url"] == "https://example.com/callbacks/acme/acme-main"
-        verified = verify(keys, row["callback_token"], "acme", "acme-main", row["lead_id"])
-        assert not isinstance(verified, str)
-        assert verified.forced_origin == ("leads/0/0" if force else "")
-        bench.call_back(forced_origin=verified.forced_origin)
-        await asyncio.sleep(10.0)
-        assert bench.states() == ["received", "sending", "accepted", "enriched"]
-
-    run(main())
+@virtual_time
+async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> None:
+    bench = Bench()
+    keys = Keys(["a secret of at least thirty-two characters"])
+    there = msgspec.structs.replace(
+        bench.plan.destinations["acme-main"], callback_url="https://example.com/callbacks/acme/acme-main"
+    )
+    plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
+    assert "thirty-two" not in repr(plan)
+    bench.partition = PartitionOwner(
+        0,
+        plan,
+        bench.ledger,
+        bench.clay,
+        bench.partition.state._clock,
+        bench.partition._observer,
+        bench.alarms.append,
+        bench.partition._still_member,
+        0.005,
+    )
+    lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}
+    bench.kafka.produce(0, Record(plan.topics.leads, b"acme", json.dumps(lead).encode()))
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    [body] = bench.clay.bodies
+    row = json.loads(body)
+    assert row["callback_url"] == "https://example.com/callbacks/acme/acme-main"
+    verified = verify(keys, row["callback_token"], "acme", "acme-main", row["lead_id"])
+    assert not isinstance(verified, str)
+    assert verified.forced_origin == ("leads/0/0" if force else "")
+    bench.call_back(forced_origin=verified.forced_origin)
+    await asyncio.sleep(10.0)
+    assert bench.states() == ["received", "sending", "accepted", "enriched"]

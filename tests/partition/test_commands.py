@@ -20,7 +20,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import VirtualClock, now_ms, run
+from tests.partition.virtual import VirtualClock, now_ms, run, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -112,78 +112,69 @@ async def _member() -> float:
     return 5.0
 
 
-def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        bench.publish("a", "p1")
-        await asyncio.sleep(1.0)
-        bench.command("pause", "c1")
-        await asyncio.sleep(1.0)
-        bench.publish("b", "p2")
-        await asyncio.sleep(30.0)
-        assert len(bench.clay.bodies) == 1
-        held = json.loads(bench.kafka.log("leads.status", 0).committed()[-1].value or b"")
-        assert (held["status"], held.get("due_at_ms")) == ("held_paused", None), "no time ends a pause"
-        bench.command("resume", "c2")
-        await asyncio.sleep(0.5)
-        assert len(bench.clay.bodies) == 2
-        first, second = bench.answers()
-        assert (first.id, first.applied, first.who, first.why, first.partition) == ("c1", True, "jane", "because", 0)
-        assert first.lane is not None
-        assert first.lane.holds == "paused"
-        assert second.lane is not None
-        assert second.lane.holds == ""
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> None:
+    bench = Bench()
+    await bench.start()
+    bench.publish("a", "p1")
+    await asyncio.sleep(1.0)
+    bench.command("pause", "c1")
+    await asyncio.sleep(1.0)
+    bench.publish("b", "p2")
+    await asyncio.sleep(30.0)
+    assert len(bench.clay.bodies) == 1
+    held = json.loads(bench.kafka.log("leads.status", 0).committed()[-1].value or b"")
+    assert (held["status"], held.get("due_at_ms")) == ("held_paused", None), "no time ends a pause"
+    bench.command("resume", "c2")
+    await asyncio.sleep(0.5)
+    assert len(bench.clay.bodies) == 2
+    first, second = bench.answers()
+    assert (first.id, first.applied, first.who, first.why, first.partition) == ("c1", True, "jane", "because", 0)
+    assert first.lane is not None
+    assert first.lane.holds == "paused"
+    assert second.lane is not None
+    assert second.lane.holds == ""
+    assert bench.alarms == []
 
 
-def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(credits_per_day=20))
-        await bench.start()
-        bench.publish("a", "p1")
-        bench.publish("b", "p2")
-        await asyncio.sleep(10.0)
-        assert len(bench.clay.bodies) == 1
-        bench.command("budget", caps={"credits_per_day": 40})
-        await asyncio.sleep(0.2)
-        assert len(bench.clay.bodies) == 2
-        assert bench.answers()[0].text == "budget.credits_per_day: 20 -> 40"
-
-    run(main())
+@virtual_time
+async def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
+    bench = Bench(Setup(credits_per_day=20))
+    await bench.start()
+    bench.publish("a", "p1")
+    bench.publish("b", "p2")
+    await asyncio.sleep(10.0)
+    assert len(bench.clay.bodies) == 1
+    bench.command("budget", caps={"credits_per_day": 40})
+    await asyncio.sleep(0.2)
+    assert len(bench.clay.bodies) == 2
+    assert bench.answers()[0].text == "budget.credits_per_day: 20 -> 40"
 
 
-def test_pending_commands_are_applied_before_the_first_lead() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("a", "p1")
-        bench.command("pause")
-        await bench.start()
-        await asyncio.sleep(60.0)
-        assert bench.clay.bodies == []
-        assert [answer.applied for answer in bench.answers()] == [True]
-
-    run(main())
+@virtual_time
+async def test_pending_commands_are_applied_before_the_first_lead() -> None:
+    bench = Bench()
+    bench.publish("a", "p1")
+    bench.command("pause")
+    await bench.start()
+    await asyncio.sleep(60.0)
+    assert bench.clay.bodies == []
+    assert [answer.applied for answer in bench.answers()] == [True]
 
 
-def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
+@virtual_time
+async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     """Faust delivers the same commands: the one ahead drops the mark by which the other one would know."""
-
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        first = bench.command("pause", "c1")
-        await asyncio.sleep(5.0)  # its offset is committed
-        bench.command("resume", "c2")
-        await asyncio.sleep(1.0)
-        assert bench.partition.state.find_marker(first.record_id) is None
-        await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
-        await asyncio.sleep(1.0)
-        assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
-
-    run(main())
+    bench = Bench()
+    await bench.start()
+    first = bench.command("pause", "c1")
+    await asyncio.sleep(5.0)  # its offset is committed
+    bench.command("resume", "c2")
+    await asyncio.sleep(1.0)
+    assert bench.partition.state.find_marker(first.record_id) is None
+    await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
+    await asyncio.sleep(1.0)
+    assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 
 
 @pytest.mark.parametrize(
@@ -197,21 +188,19 @@ def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
         (b"[" * 100_000, "unreadable", "no command"),
     ],
 )
-def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: str) -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        bench.raw(value)
-        bench.command("pause", "after")
-        await asyncio.sleep(1.0)
-        bad, good = bench.answers()
-        assert (bad.applied, bad.reason) == (False, reason)
-        assert says in bad.text
-        assert bad.id in ("x", "leads.commands/0/0")
-        assert good.applied
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: str) -> None:
+    bench = Bench()
+    await bench.start()
+    bench.raw(value)
+    bench.command("pause", "after")
+    await asyncio.sleep(1.0)
+    bad, good = bench.answers()
+    assert (bad.applied, bad.reason) == (False, reason)
+    assert says in bad.text
+    assert bad.id in ("x", "leads.commands/0/0")
+    assert good.applied
+    assert bench.alarms == []
 
 
 @pytest.mark.parametrize(
@@ -237,89 +226,81 @@ def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: 
         ("suppress", {"people": ["x" * 22] * (MOST_PEOPLE + 1)}, "bad_arguments", "people"),
     ],
 )
-def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: Any, reason: str, says: str) -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        bench.command(kind, **changes)
-        await asyncio.sleep(1.0)
-        (answer,) = bench.answers()
-        assert (answer.applied, answer.reason) == (False, reason)
-        assert says in answer.text
-        assert "ada@" not in answer.text
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: Any, reason: str, says: str) -> None:
+    bench = Bench()
+    await bench.start()
+    bench.command(kind, **changes)
+    await asyncio.sleep(1.0)
+    (answer,) = bench.answers()
+    assert (answer.applied, answer.reason) == (False, reason)
+    assert says in answer.text
+    assert "ada@" not in answer.text
+    assert bench.alarms == []
 
 
-def test_a_repeated_command_is_applied_once_and_both_are_answered() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        bench.command("correct", "c1", credits=5)
-        bench.command("correct", "c1", credits=5)
-        await asyncio.sleep(1.0)
-        first, second = bench.answers()
-        assert first.applied
-        assert (second.applied, second.reason) == (False, "repeated")
-        assert bench.lane().budget.months[-1].credits_elsewhere == 5
-
-    run(main())
+@virtual_time
+async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> None:
+    bench = Bench()
+    await bench.start()
+    bench.command("correct", "c1", credits=5)
+    bench.command("correct", "c1", credits=5)
+    await asyncio.sleep(1.0)
+    first, second = bench.answers()
+    assert first.applied
+    assert (second.applied, second.reason) == (False, "repeated")
+    assert bench.lane().budget.months[-1].credits_elsewhere == 5
 
 
-def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        bench.command("pause", "c1")
-        await asyncio.sleep(1.0)
-        bench.publish("a", "p1")  # it waits for admission
-        bench.publish("b", "p2", import_id="list")  # and this one behind it
-        await asyncio.sleep(5.0)
-        bench.command("cancel_lead", "c2", lead_id="a")
-        bench.command("cancel_import", "c3", import_id="list")
-        await asyncio.sleep(5.0)
-        assert [state for state in bench.states() if state == "suppressed"] == ["suppressed"] * 2
-        bench.publish("a", "p1")
-        bench.publish("b", "p2", import_id="list")
-        bench.command("resume", "c4")
-        await asyncio.sleep(5.0)
-        assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["p1@example.com", "p2@example.com"]
-        assert bench.states()[-1] == "accepted"
-
-    run(main())
+@virtual_time
+async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> None:
+    bench = Bench()
+    await bench.start()
+    bench.command("pause", "c1")
+    await asyncio.sleep(1.0)
+    bench.publish("a", "p1")  # it waits for admission
+    bench.publish("b", "p2", import_id="list")  # and this one behind it
+    await asyncio.sleep(5.0)
+    bench.command("cancel_lead", "c2", lead_id="a")
+    bench.command("cancel_import", "c3", import_id="list")
+    await asyncio.sleep(5.0)
+    assert [state for state in bench.states() if state == "suppressed"] == ["suppressed"] * 2
+    bench.publish("a", "p1")
+    bench.publish("b", "p2", import_id="list")
+    bench.command("resume", "c4")
+    await asyncio.sleep(5.0)
+    assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["p1@example.com", "p2@example.com"]
+    assert bench.states()[-1] == "accepted"
 
 
-def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off_the_list() -> None:
-    async def main() -> None:
-        bench = Bench()
-        (ada,) = people({"email": "Ada@Example.com"})
-        await bench.start()
-        bench.command("suppress", "c1", workspace="", people=[ada])
-        await asyncio.sleep(1.0)
-        bench.publish("a", "ada")
-        bench.publish("other", "ada", force=True)
-        known = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
-        bench.publish("c", "-", fields=known)  # known by another identity first
-        bench.publish("d", "grace")
-        await asyncio.sleep(5.0)
-        assert len(bench.clay.bodies) == 1
-        await bench.kill()
-        await bench.start()
-        bench.publish("a", "ada")
-        await asyncio.sleep(5.0)
-        assert len(bench.clay.bodies) == 1
-        bench.command("unsuppress", "c2", workspace="", people=[ada])
-        await asyncio.sleep(1.0)
-        bench.publish("a", "ada")
-        await asyncio.sleep(5.0)
-        assert len(bench.clay.bodies) == 2
-        assert [answer.text for answer in bench.answers()] == [
-            "1 person is on the suppression list now, 0 were already",
-            "1 person is off the suppression list",
-        ]
-
-    run(main())
+@virtual_time
+async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off_the_list() -> None:
+    bench = Bench()
+    (ada,) = people({"email": "Ada@Example.com"})
+    await bench.start()
+    bench.command("suppress", "c1", workspace="", people=[ada])
+    await asyncio.sleep(1.0)
+    bench.publish("a", "ada")
+    bench.publish("other", "ada", force=True)
+    known = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
+    bench.publish("c", "-", fields=known)  # known by another identity first
+    bench.publish("d", "grace")
+    await asyncio.sleep(5.0)
+    assert len(bench.clay.bodies) == 1
+    await bench.kill()
+    await bench.start()
+    bench.publish("a", "ada")
+    await asyncio.sleep(5.0)
+    assert len(bench.clay.bodies) == 1
+    bench.command("unsuppress", "c2", workspace="", people=[ada])
+    await asyncio.sleep(1.0)
+    bench.publish("a", "ada")
+    await asyncio.sleep(5.0)
+    assert len(bench.clay.bodies) == 2
+    assert [answer.text for answer in bench.answers()] == [
+        "1 person is on the suppression list now, 0 were already",
+        "1 person is off the suppression list",
+    ]
 
 
 def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent() -> None:
@@ -345,16 +326,14 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
     run(main())
 
 
-def test_reload_reads_the_configuration_once_a_command() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        bench.command("reload", workspace="")
-        await asyncio.sleep(1.0)
-        assert bench.reloads == 1
-        assert bench.answers()[0].text == "read"
-
-    run(main())
+@virtual_time
+async def test_reload_reads_the_configuration_once_a_command() -> None:
+    bench = Bench()
+    await bench.start()
+    bench.command("reload", workspace="")
+    await asyncio.sleep(1.0)
+    assert bench.reloads == 1
+    assert bench.answers()[0].text == "read"
 
 
 _ASKED = st.tuples(

@@ -11,7 +11,7 @@ from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.commits import Committer
 from stream_app.partition.lanes import Lanes
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 
 
 class SlowLedger:
@@ -76,98 +76,87 @@ def _committer(
     return Committer(ledger, "state", spacing_s, Numbers(state), Silent(), failed.append)
 
 
-def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
-    async def main() -> None:
-        ledger, state = SlowLedger(), {"acme": 1}
-        committer = _committer(ledger, [], state)
-        running = asyncio.create_task(committer.run())
-        first, second = committer.submit(_step("a")), committer.submit(_step("b"))
-        state["acme"] = 2
-        await asyncio.sleep(0.5)  # the first transaction is on its way
-        state["acme"] = 3
-        third = committer.submit(_step("c"))
-        await asyncio.gather(first, second, third)
-        keys = [[record.key for record in records] for records in ledger.committed]
-        assert keys == [[b"a", b"a", b"b", b"b", b"acme"], [b"c", b"c", b"acme"]]
-        assert [records[-1].value for records in ledger.committed] == [b"2", b"3"]
-        running.cancel()
-
-    run(main())
+@virtual_time
+async def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
+    ledger, state = SlowLedger(), {"acme": 1}
+    committer = _committer(ledger, [], state)
+    running = asyncio.create_task(committer.run())
+    first, second = committer.submit(_step("a")), committer.submit(_step("b"))
+    state["acme"] = 2
+    await asyncio.sleep(0.5)  # the first transaction is on its way
+    state["acme"] = 3
+    third = committer.submit(_step("c"))
+    await asyncio.gather(first, second, third)
+    keys = [[record.key for record in records] for records in ledger.committed]
+    assert keys == [[b"a", b"a", b"b", b"b", b"acme"], [b"c", b"c", b"acme"]]
+    assert [records[-1].value for records in ledger.committed] == [b"2", b"3"]
+    running.cancel()
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
+@virtual_time
+async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     """The watchdog ends a process whose transaction hangs: it must see one that has taken all steps."""
+    ledger = SlowLedger(fails=[2] if fails else [])
+    committer = _committer(ledger, [], {"acme": 1})
+    running = asyncio.create_task(committer.run())
 
-    async def main() -> None:
-        ledger = SlowLedger(fails=[2] if fails else [])
-        committer = _committer(ledger, [], {"acme": 1})
-        running = asyncio.create_task(committer.run())
+    def under_way() -> int | None:
+        return committer.under_way
 
-        def under_way() -> int | None:
-            return committer.under_way
-
-        assert under_way() is None
-        first = committer.submit(_step("a"))
-        assert under_way() == 0, "it waits"
-        await asyncio.sleep(0.9)
-        assert (ledger.begun, ledger.committed, under_way()) == (1, [], 0), "it is being committed"
-        await first
-        assert under_way() is None
-        second = committer.submit(_step("b"))
-        await asyncio.sleep(0.9)
-        assert under_way() == 1
-        await asyncio.gather(second, return_exceptions=True)
-        assert under_way() is None
-        running.cancel()
-
-    run(main())
+    assert under_way() is None
+    first = committer.submit(_step("a"))
+    assert under_way() == 0, "it waits"
+    await asyncio.sleep(0.9)
+    assert (ledger.begun, ledger.committed, under_way()) == (1, [], 0), "it is being committed"
+    await first
+    assert under_way() is None
+    second = committer.submit(_step("b"))
+    await asyncio.sleep(0.9)
+    assert under_way() == 1
+    await asyncio.gather(second, return_exceptions=True)
+    assert under_way() is None
+    running.cancel()
 
 
-def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
-    async def main() -> None:
-        ledger, failed = SlowLedger(fails=[2]), list[StateStoreError]()
-        committer = _committer(ledger, failed, {"acme": 1})
-        running = asyncio.create_task(committer.run())
-        first = committer.submit(_step("a"))
-        await first
-        second = committer.submit(_step("b"))
-        await asyncio.sleep(0.5)
-        third = committer.submit(_step("c"))
-        for future in (second, third):
-            with pytest.raises(Aborted):
-                await future
-        assert len(failed) == 1
-        assert len(ledger.committed) == 1
-        await running  # it has ended by itself: only a take-over begins again
-
-    run(main())
+@virtual_time
+async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
+    ledger, failed = SlowLedger(fails=[2]), list[StateStoreError]()
+    committer = _committer(ledger, failed, {"acme": 1})
+    running = asyncio.create_task(committer.run())
+    first = committer.submit(_step("a"))
+    await first
+    second = committer.submit(_step("b"))
+    await asyncio.sleep(0.5)
+    third = committer.submit(_step("c"))
+    for future in (second, third):
+        with pytest.raises(Aborted):
+            await future
+    assert len(failed) == 1
+    assert len(ledger.committed) == 1
+    await running  # it has ended by itself: only a take-over begins again
 
 
-def test_a_cancelled_step_does_not_affect_others() -> None:
-    async def main() -> None:
-        ledger = SlowLedger()
-        committer = _committer(ledger, [], {"acme": 1})
-        running = asyncio.create_task(committer.run())
-        gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
-        gone.cancel()
-        await kept
-        assert len(ledger.committed[0]) == 5  # what was submitted is committed, even if no task waits for it
-        running.cancel()
-
-    run(main())
+@virtual_time
+async def test_a_cancelled_step_does_not_affect_others() -> None:
+    ledger = SlowLedger()
+    committer = _committer(ledger, [], {"acme": 1})
+    running = asyncio.create_task(committer.run())
+    gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
+    gone.cancel()
+    await kept
+    assert len(ledger.committed[0]) == 5  # what was submitted is committed, even if no task waits for it
+    running.cancel()
 
 
-def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
-    async def main() -> None:
-        ledger = SlowLedger()
-        committer = _committer(ledger, [], {"acme": 1}, spacing_s=0.5)
-        running = asyncio.create_task(committer.run())
-        await committer.submit(_step("a"))
-        second = committer.submit(_step("b"))
-        await asyncio.sleep(0.4)
-        await asyncio.gather(second, committer.submit(_step("c")))
-        assert len(ledger.committed) == 2
-        running.cancel()
-
-    run(main())
+@virtual_time
+async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
+    ledger = SlowLedger()
+    committer = _committer(ledger, [], {"acme": 1}, spacing_s=0.5)
+    running = asyncio.create_task(committer.run())
+    await committer.submit(_step("a"))
+    second = committer.submit(_step("b"))
+    await asyncio.sleep(0.4)
+    await asyncio.gather(second, committer.submit(_step("c")))
+    assert len(ledger.committed) == 2
+    running.cancel()

@@ -9,7 +9,7 @@ from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.outcome import Outcome, classify
 from stream_app.domain.record import ConsumedRecord, Record
 from tests.partition.test_owner import Bench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
 
 SAID = '{"error": "no Ada at bob@example.com", "code": "row_limit"}'
@@ -36,102 +36,94 @@ def headers_of(dead_letter: ConsumedRecord, *left_out: str) -> dict[str, bytes]:
 TIMES = ("stream-app-first-failure-ms", "stream-app-last-failure-ms", "stream-app-not-before-ms")
 
 
-def test_a_failed_one_that_was_replayed() -> None:
-    async def main() -> None:
-        began_ms, outcome = now_ms(), classify(503, "1", SAID, 100, True, known=["Ada"])
-        bench, first = await refused(outcome, "leads.dlq")
-        bench.publish("id1", "bob")  # Clay takes this one: it is no outage
-        await asyncio.sleep(1)
-        bench.clay.first = [outcome] * 3
-        await bench.come_back(first, returning(read_envelope(first), first.record_id))
-        dead_letter = bench.dead_letters(first.topic)[-1]
-        emitted = b"HTTP 503: Clay takes nothing at the moment (Clay said: " + SCRUBBED + b")"
-        assert dead_letter.offset > first.offset
-        assert (dead_letter.key, dead_letter.value) == (b"acme", first.value)
-        assert headers_of(dead_letter, *TIMES) == {
-            "stream-app-origin": b"leads/0/0",
-            "stream-app-origin-timestamp-ms": b"%d" % began_ms,
-            "stream-app-origin-seq": b"14",
-            "stream-app-lead-id": b"id0",
-            "stream-app-destination": b"acme-main",
-            "stream-app-disposition": b"failed",
-            "stream-app-reason": b"http_503",
-            "stream-app-reason-text": emitted,
-            "stream-app-http-status": b"503",
-            "stream-app-answer-excerpt": SCRUBBED,
-            "stream-app-attempt": b"3",
-            "stream-app-replay-count": b"1",
-            "stream-app-returns": b"1",
-            "stream-app-trace-id": headers_of(first)["stream-app-trace-id"],
-            "stream-app-app-version": b"simulation",
-        }
-        before, now = read_envelope(first), read_envelope(dead_letter)
-        assert began_ms + 100 <= before.first_failure_ms < before.last_failure_ms < began_ms + 30_000
-        assert now.first_failure_ms == before.first_failure_ms
-        assert now.last_failure_ms > began_ms + 30_000
-        assert (before.not_before_ms, now.not_before_ms) == (
-            before.last_failure_ms + 3_750,
-            now.last_failure_ms + 15_000,
-        ), "5 s, then four times as long; half of it jitter, which is one half here"
-
-    run(main())
+@virtual_time
+async def test_a_failed_one_that_was_replayed() -> None:
+    began_ms, outcome = now_ms(), classify(503, "1", SAID, 100, True, known=["Ada"])
+    bench, first = await refused(outcome, "leads.dlq")
+    bench.publish("id1", "bob")  # Clay takes this one: it is no outage
+    await asyncio.sleep(1)
+    bench.clay.first = [outcome] * 3
+    await bench.come_back(first, returning(read_envelope(first), first.record_id))
+    dead_letter = bench.dead_letters(first.topic)[-1]
+    emitted = b"HTTP 503: Clay takes nothing at the moment (Clay said: " + SCRUBBED + b")"
+    assert dead_letter.offset > first.offset
+    assert (dead_letter.key, dead_letter.value) == (b"acme", first.value)
+    assert headers_of(dead_letter, *TIMES) == {
+        "stream-app-origin": b"leads/0/0",
+        "stream-app-origin-timestamp-ms": b"%d" % began_ms,
+        "stream-app-origin-seq": b"14",
+        "stream-app-lead-id": b"id0",
+        "stream-app-destination": b"acme-main",
+        "stream-app-disposition": b"failed",
+        "stream-app-reason": b"http_503",
+        "stream-app-reason-text": emitted,
+        "stream-app-http-status": b"503",
+        "stream-app-answer-excerpt": SCRUBBED,
+        "stream-app-attempt": b"3",
+        "stream-app-replay-count": b"1",
+        "stream-app-returns": b"1",
+        "stream-app-trace-id": headers_of(first)["stream-app-trace-id"],
+        "stream-app-app-version": b"simulation",
+    }
+    before, now = read_envelope(first), read_envelope(dead_letter)
+    assert began_ms + 100 <= before.first_failure_ms < before.last_failure_ms < began_ms + 30_000
+    assert now.first_failure_ms == before.first_failure_ms
+    assert now.last_failure_ms > began_ms + 30_000
+    assert (before.not_before_ms, now.not_before_ms) == (
+        before.last_failure_ms + 3_750,
+        now.last_failure_ms + 15_000,
+    ), "5 s, then four times as long; half of it jitter, which is one half here"
 
 
 @pytest.mark.parametrize(("said", "quote"), [(SAID, b" (Clay said: " + SCRUBBED + b")"), ("", b"")])
-def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quote: bytes) -> None:
-    async def main() -> None:
-        began_ms = now_ms()
-        _, dead_letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
-        emitted = b"HTTP 422: Clay refuses this row for what is in it" + quote
-        excerpt = {"stream-app-answer-excerpt": SCRUBBED} if said else {}
-        assert headers_of(dead_letter, "stream-app-trace-id", *TIMES) == excerpt | {
-            "stream-app-origin": b"leads/0/0",
-            "stream-app-origin-timestamp-ms": b"%d" % began_ms,
-            "stream-app-origin-seq": b"3",
-            "stream-app-lead-id": b"id0",
-            "stream-app-destination": b"acme-main",
-            "stream-app-disposition": b"poison",
-            "stream-app-reason": b"http_422",
-            "stream-app-reason-text": emitted,
-            "stream-app-http-status": b"422",
-            "stream-app-app-version": b"simulation",
-        }
-        envelope = read_envelope(dead_letter)
-        assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
-        assert envelope.not_before_ms == 0
-
-    run(main())
+@virtual_time
+async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quote: bytes) -> None:
+    began_ms = now_ms()
+    _, dead_letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
+    emitted = b"HTTP 422: Clay refuses this row for what is in it" + quote
+    excerpt = {"stream-app-answer-excerpt": SCRUBBED} if said else {}
+    assert headers_of(dead_letter, "stream-app-trace-id", *TIMES) == excerpt | {
+        "stream-app-origin": b"leads/0/0",
+        "stream-app-origin-timestamp-ms": b"%d" % began_ms,
+        "stream-app-origin-seq": b"3",
+        "stream-app-lead-id": b"id0",
+        "stream-app-destination": b"acme-main",
+        "stream-app-disposition": b"poison",
+        "stream-app-reason": b"http_422",
+        "stream-app-reason-text": emitted,
+        "stream-app-http-status": b"422",
+        "stream-app-app-version": b"simulation",
+    }
+    envelope = read_envelope(dead_letter)
+    assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
+    assert envelope.not_before_ms == 0
 
 
-def test_a_lead_parked_as_uncertain_states_the_answer_of_clay() -> None:
-    async def main() -> None:
-        began_ms = now_ms()
-        _, dead_letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
-        envelope = read_envelope(dead_letter)
-        assert (envelope.reason, envelope.http_status, envelope.excerpt) == ("uncertain", 500, SCRUBBED.decode())
-        assert envelope.text == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
-        assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
-
-    run(main())
+@virtual_time
+async def test_a_lead_parked_as_uncertain_states_the_answer_of_clay() -> None:
+    began_ms = now_ms()
+    _, dead_letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
+    envelope = read_envelope(dead_letter)
+    assert (envelope.reason, envelope.http_status, envelope.excerpt) == ("uncertain", 500, SCRUBBED.decode())
+    assert envelope.text == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
+    assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
 
 
-def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> None:
-    async def main() -> None:
-        bench, began_ms = Bench(), now_ms()
-        beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'
-        bench.kafka.produce(0, Record("leads", b"beta", beta))
-        await bench.serve()
-        bench.serve_retry()
-        await asyncio.sleep(1)
-        (onward,) = bench.kafka.log("leads.retry", 1).committed()
-        assert read_envelope(onward).last_failure_ms == 0, "to have come astray is no failure yet"
-        came = Envelope(origin="leads/1/7", way="rerouted", hops=1)  # a worker of other pins sent it here
-        bench.kafka.produce(0, Record("leads.retry", b"beta", beta, came.to_headers()))
-        await asyncio.sleep(1)
-        dead_letter = bench.dead_letters("leads.parked")[-1]
-        envelope = read_envelope(dead_letter)
-        assert (envelope.disposition, envelope.reason, envelope.hops) == ("policy", "wrong_partition", 2)
-        assert "lives in partition 1" in envelope.text
-        assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
-
-    run(main())
+@virtual_time
+async def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> None:
+    bench, began_ms = Bench(), now_ms()
+    beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'
+    bench.kafka.produce(0, Record("leads", b"beta", beta))
+    await bench.serve()
+    bench.serve_retry()
+    await asyncio.sleep(1)
+    (onward,) = bench.kafka.log("leads.retry", 1).committed()
+    assert read_envelope(onward).last_failure_ms == 0, "to have come astray is no failure yet"
+    came = Envelope(origin="leads/1/7", way="rerouted", hops=1)  # a worker of other pins sent it here
+    bench.kafka.produce(0, Record("leads.retry", b"beta", beta, came.to_headers()))
+    await asyncio.sleep(1)
+    dead_letter = bench.dead_letters("leads.parked")[-1]
+    envelope = read_envelope(dead_letter)
+    assert (envelope.disposition, envelope.reason, envelope.hops) == ("policy", "wrong_partition", 2)
+    assert "lives in partition 1" in envelope.text
+    assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms

@@ -7,7 +7,7 @@ from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import ProcessedMarkers, Rows
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import VirtualClock, consumed, run
+from tests.partition.virtual import VirtualClock, consumed, virtual_time
 from tests.simulation.schedule import Setup, plan_of
 
 MANY = 50_000
@@ -35,25 +35,23 @@ def values() -> dict[bytes, bytes]:
     return {key(n): msgspec.json.encode(msgspec.structs.replace(row, at_ms=n)) for n in numbers}
 
 
-def test_only_the_heads_of_the_queues_are_read() -> None:
-    async def main() -> None:
-        plan = plan_of(Setup())
-        rows = Looks(10**12)
-        rows.load(values())
-        awaiting = DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Silent()))
-        await awaiting.load()
-        wait_ms = int(plan.destinations["acme-main"].callback_deadline_s * 1000)
-        rows.looks = 0
-        for _ in range(10):
-            assert awaiting.next_ms() == wait_ms
-            assert awaiting.pop_due(wait_ms - 1, AT_ONCE) == []
-        assert rows.looks <= 2 * 10
-        rows.looks = 0
-        assert awaiting.pop_due(wait_ms + MANY, AT_ONCE) == [key(number) for number in range(AT_ONCE)]
-        assert rows.looks <= AT_ONCE + 1
-        assert len(awaiting) == MANY - AT_ONCE
-
-    run(main())
+@virtual_time
+async def test_only_the_heads_of_the_queues_are_read() -> None:
+    plan = plan_of(Setup())
+    rows = Looks(10**12)
+    rows.load(values())
+    awaiting = DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Silent()))
+    await awaiting.load()
+    wait_ms = int(plan.destinations["acme-main"].callback_deadline_s * 1000)
+    rows.looks = 0
+    for _ in range(10):
+        assert awaiting.next_ms() == wait_ms
+        assert awaiting.pop_due(wait_ms - 1, AT_ONCE) == []
+    assert rows.looks <= 2 * 10
+    rows.looks = 0
+    assert awaiting.pop_due(wait_ms + MANY, AT_ONCE) == [key(number) for number in range(AT_ONCE)]
+    assert rows.looks <= AT_ONCE + 1
+    assert len(awaiting) == MANY - AT_ONCE
 
 
 def test_only_passed_markers_are_deleted_and_the_offset_is_written_with_them() -> None:

@@ -14,7 +14,7 @@ from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import erased_by
 from stream_app.domain.topics import ERASED_LAG_MS
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 
 (PERSON,) = people({"email": ADA})
 
@@ -31,107 +31,95 @@ def enriched(bench: Bench) -> list[ConsumedRecord]:
     return list(bench.kafka.log("leads.enriched", 0).committed())
 
 
-def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await bench.call_back("1", title="CEO")
-        answer = await erase(bench, "1")
-        assert answer.applied
-        last = enriched(bench)[-1]
-        assert (last.key, last.value) == (b"acme/acme-main/1", None)
-        assert erased_by(last.key, last.headers) == ("acme", "acme-main", [PERSON])
-        assert bench.history("1")[-1] == "erased"
-        event = bench.events()[-1]
-        assert "delete its row in Clay by hand, in the tables of acme-main" in event.text
-        assert bench.partition.state.row(f"p/acme/acme-main/{PERSON}".encode()) is None
-        again = await erase(bench, "1")
-        assert (again.applied, again.reason) == (False, "repeated")
-        assert [each.value is None for each in enriched(bench)].count(True) == 1
-
-    run(main())
+@virtual_time
+async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await bench.call_back("1", title="CEO")
+    answer = await erase(bench, "1")
+    assert answer.applied
+    last = enriched(bench)[-1]
+    assert (last.key, last.value) == (b"acme/acme-main/1", None)
+    assert erased_by(last.key, last.headers) == ("acme", "acme-main", [PERSON])
+    assert bench.history("1")[-1] == "erased"
+    event = bench.events()[-1]
+    assert "delete its row in Clay by hand, in the tables of acme-main" in event.text
+    assert bench.partition.state.row(f"p/acme/acme-main/{PERSON}".encode()) is None
+    again = await erase(bench, "1")
+    assert (again.applied, again.reason) == (False, "repeated")
+    assert [each.value is None for each in enriched(bench)].count(True) == 1
 
 
-def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once_it_is_erased() -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        fields = {"email": ADA, "linkedin_url": "https://www.linkedin.com/in/ada"}
-        linkedin, email = people(fields)
-        keys = [f"p/acme/acme-main/{each}".encode() for each in (linkedin, email)]
-        await bench.lead("1", ADA, fields=fields)
-        others = [f"d/acme/acme-main/1 {each}".encode() for each in (email, linkedin)]
-        assert [bench.partition.state.row(key) for key in keys] == others
-        await bench.lead("2", ADA)
-        assert bench.clay.sent == ["1"], "the e-mail alone is of the same person"
-        assert (await erase(bench, "1", persons=[linkedin, email])).applied
-        assert [bench.partition.state.row(key) for key in keys] == [None, None]
-
-    run(main())
+@virtual_time
+async def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once_it_is_erased() -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    fields = {"email": ADA, "linkedin_url": "https://www.linkedin.com/in/ada"}
+    linkedin, email = people(fields)
+    keys = [f"p/acme/acme-main/{each}".encode() for each in (linkedin, email)]
+    await bench.lead("1", ADA, fields=fields)
+    others = [f"d/acme/acme-main/1 {each}".encode() for each in (email, linkedin)]
+    assert [bench.partition.state.row(key) for key in keys] == others
+    await bench.lead("2", ADA)
+    assert bench.clay.sent == ["1"], "the e-mail alone is of the same person"
+    assert (await erase(bench, "1", persons=[linkedin, email])).applied
+    assert [bench.partition.state.row(key) for key in keys] == [None, None]
 
 
 @pytest.mark.parametrize("fields", [{"title": "CEO"}, {}], ids=["as_it_came", "without_its_fields"])
-def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fields: dict[str, str]) -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy(credits_per_day=100))
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await erase(bench, "1")
-        await bench.call_back("1", **fields)
-        assert bench.history("1") == ["received", "sending", "accepted", "erased", "enriched"]
-        assert [each.value for each in enriched(bench)] == [None]
-        lanes = [each for each in bench.kafka.log(bench.plan.topics.state, 0).committed() if each.key == b"l/acme"]
-        (day,) = json.loads(lanes[-1].value or b"")["budget"]["days"]
-        assert day.get("credits_reserved", 0) == 0
-
-    run(main())
+@virtual_time
+async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fields: dict[str, str]) -> None:
+    bench = Bench(budget=BudgetPolicy(credits_per_day=100))
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await erase(bench, "1")
+    await bench.call_back("1", **fields)
+    assert bench.history("1") == ["received", "sending", "accepted", "erased", "enriched"]
+    assert [each.value for each in enriched(bench)] == [None]
+    lanes = [each for each in bench.kafka.log(bench.plan.topics.state, 0).committed() if each.key == b"l/acme"]
+    (day,) = json.loads(lanes[-1].value or b"")["budget"]["days"]
+    assert day.get("credits_reserved", 0) == 0
 
 
-def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await erase(bench, "1")
-        await bench.open_and_return()
-        assert bench.history("1")[-2:] == ["replayed", "suppressed"]
-        assert bench.clay.sent == []
-        await bench.lead("1", ADA)
-        assert bench.clay.sent == ["1"], "the person is not on the suppression list"
-
-    run(main())
+@virtual_time
+async def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is() -> None:
+    bench = Bench()
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await erase(bench, "1")
+    await bench.open_and_return()
+    assert bench.history("1")[-2:] == ["replayed", "suppressed"]
+    assert bench.clay.sent == []
+    await bench.lead("1", ADA)
+    assert bench.clay.sent == ["1"], "the person is not on the suppression list"
 
 
 DAY_S = 86_400
 
 
-def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing() -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await bench.call_back("1", title="CEO")
-        await erase(bench, "1")
-        before = len(enriched(bench))
-        await asyncio.sleep(ERASED_LAG_MS / 1000)
-        assert len(enriched(bench)) == before, "Kafka would not compact the segment yet"
-        await asyncio.sleep(DAY_S / 12)
-        sealed = enriched(bench)[before:]
-        assert [(each.key, each.value) for each in sealed] == [(b"acme//", None)]
-        assert erased_by(sealed[0].key, sealed[0].headers) is None
-        await asyncio.sleep(20 * DAY_S)
-        assert len(enriched(bench)) == before + 1
-
-    run(main())
+@virtual_time
+async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing() -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await bench.call_back("1", title="CEO")
+    await erase(bench, "1")
+    before = len(enriched(bench))
+    await asyncio.sleep(ERASED_LAG_MS / 1000)
+    assert len(enriched(bench)) == before, "Kafka would not compact the segment yet"
+    await asyncio.sleep(DAY_S / 12)
+    sealed = enriched(bench)[before:]
+    assert [(each.key, each.value) for each in sealed] == [(b"acme//", None)]
+    assert erased_by(sealed[0].key, sealed[0].headers) is None
+    await asyncio.sleep(20 * DAY_S)
+    assert len(enriched(bench)) == before + 1
 
 
-def test_without_an_erasure_nothing_is_written() -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await asyncio.sleep(3 * DAY_S)
-        assert not [each for each in enriched(bench) if each.key == b"acme//"]
-
-    run(main())
+@virtual_time
+async def test_without_an_erasure_nothing_is_written() -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await asyncio.sleep(3 * DAY_S)
+    assert not [each for each in enriched(bench) if each.key == b"acme//"]

@@ -26,7 +26,7 @@ from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import _member
-from tests.partition.virtual import VirtualClock, now_ms, run
+from tests.partition.virtual import VirtualClock, now_ms, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -144,221 +144,192 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        await bench.remember("fresh@a.example", days=2, title="CEO")
-        await bench.remember("stale@b.example", days=40, title="CTO")
-        await bench.remember("gone@c.example", days=200, title="old")
-        assert await bench.lead("1", "fresh@a.example") == ["received", "served_from_cache"]
-        assert await bench.lead("2", "stale@b.example") == ["received", "served_from_cache"]
-        assert await bench.lead("3", "gone@c.example") == ["received", "served_locally", "deferred"]
-        (one,), (two,), (three,) = (bench.results(lead_id) for lead_id in "123")
-        assert (one.source, one.version, one.age_s // 86_400, one.fields) == ("cache", 1, 2, {"title": "CEO"})
-        assert (two.source, two.age_s // 86_400, two.provenance["title"].source) == ("stale", 40, "acme-main")
-        assert (three.source, three.fields) == ("local", {"company_name": "acme"})
-        assert three.provenance["company_name"].source == "domain"
-        assert [event.saved for event in bench.events() if event.saved] == [6, 6], "the estimate of each"
-        assert bench.clay.sent == []
-
-    run(main())
+@virtual_time
+async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
+    bench = Bench()
+    await bench.begin()
+    await bench.remember("fresh@a.example", days=2, title="CEO")
+    await bench.remember("stale@b.example", days=40, title="CTO")
+    await bench.remember("gone@c.example", days=200, title="old")
+    assert await bench.lead("1", "fresh@a.example") == ["received", "served_from_cache"]
+    assert await bench.lead("2", "stale@b.example") == ["received", "served_from_cache"]
+    assert await bench.lead("3", "gone@c.example") == ["received", "served_locally", "deferred"]
+    (one,), (two,), (three,) = (bench.results(lead_id) for lead_id in "123")
+    assert (one.source, one.version, one.age_s // 86_400, one.fields) == ("cache", 1, 2, {"title": "CEO"})
+    assert (two.source, two.age_s // 86_400, two.provenance["title"].source) == ("stale", 40, "acme-main")
+    assert (three.source, three.fields) == ("local", {"company_name": "acme"})
+    assert three.provenance["company_name"].source == "domain"
+    assert [event.saved for event in bench.events() if event.saved] == [6, 6], "the estimate of each"
+    assert bench.clay.sent == []
 
 
-def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await bench.open_and_return()
-        await bench.call_back("1", title="CEO")
-        expected = ["received", "served_locally", "deferred", "replayed", "sending", "accepted", "enriched"]
-        assert bench.history("1") == expected
-        assert [(each.source, each.version) for each in bench.results("1")] == [("local", 1), ("clay", 2)]
-        (person,) = people({"email": ADA})
-        assert {each.person for each in bench.results("1")} == {person}
-        assert {each.company for each in bench.results("1")} == {company({"email": ADA})}
-
-    run(main())
+@virtual_time
+async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
+    bench = Bench()
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await bench.open_and_return()
+    await bench.call_back("1", title="CEO")
+    expected = ["received", "served_locally", "deferred", "replayed", "sending", "accepted", "enriched"]
+    assert bench.history("1") == expected
+    assert [(each.source, each.version) for each in bench.results("1")] == [("local", 1), ("clay", 2)]
+    (person,) = people({"email": ADA})
+    assert {each.person for each in bench.results("1")} == {person}
+    assert {each.company for each in bench.results("1")} == {company({"email": ADA})}
 
 
-def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        await bench.lead("1", ADA)
-        copy = bench.kafka.log(bench.plan.topics.deferred, 0).committed()[0]
-        back = returning(read_envelope(copy), copy.record_id)
-        assert back is not None
-        bench.kafka.produce(0, Record(bench.plan.topics.retry, copy.key, copy.value, back.to_headers()))
-        await asyncio.sleep(5)
-        assert bench.history("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
-        assert len(bench.results("1")) == 1
-
-    run(main())
+@virtual_time
+async def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
+    bench = Bench()
+    await bench.begin()
+    await bench.lead("1", ADA)
+    copy = bench.kafka.log(bench.plan.topics.deferred, 0).committed()[0]
+    back = returning(read_envelope(copy), copy.record_id)
+    assert back is not None
+    bench.kafka.produce(0, Record(bench.plan.topics.retry, copy.key, copy.value, back.to_headers()))
+    await asyncio.sleep(5)
+    assert bench.history("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
+    assert len(bench.results("1")) == 1
 
 
-def test_others_of_a_company_complete_a_provisional_result() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        await bench.remember("bob@acme.example", days=2, title="CTO", industry="bikes")
-        await bench.lead("1", ADA)
-        (local,) = bench.results("1")
-        assert local.fields == {"industry": "bikes", "company_name": "acme"}
-        assert local.provenance["industry"].shared
-
-    run(main())
+@virtual_time
+async def test_others_of_a_company_complete_a_provisional_result() -> None:
+    bench = Bench()
+    await bench.begin()
+    await bench.remember("bob@acme.example", days=2, title="CTO", industry="bikes")
+    await bench.lead("1", ADA)
+    (local,) = bench.results("1")
+    assert local.fields == {"industry": "bikes", "company_name": "acme"}
+    assert local.provenance["industry"].shared
 
 
-def test_an_operator_chooses_what_may_be_served() -> None:
-    async def main() -> None:
-        bench = Bench(fallback=("cache",))
-        await bench.begin()
-        await bench.remember("stale@b.example", days=40, title="CTO")
-        assert await bench.lead("1", "stale@b.example") == ["received", "deferred"]
-        assert bench.results("1") == []
-
-    run(main())
+@virtual_time
+async def test_an_operator_chooses_what_may_be_served() -> None:
+    bench = Bench(fallback=("cache",))
+    await bench.begin()
+    await bench.remember("stale@b.example", days=40, title="CTO")
+    assert await bench.lead("1", "stale@b.example") == ["received", "deferred"]
+    assert bench.results("1") == []
 
 
-def test_nothing_is_served_where_leads_wait() -> None:
-    async def main() -> None:
-        bench = Bench(hold="pause")
-        await bench.begin()
-        await bench.remember(ADA, days=2, title="CEO")
-        assert await bench.lead("1", ADA) == ["received", "held_budget"]
-
-    run(main())
+@virtual_time
+async def test_nothing_is_served_where_leads_wait() -> None:
+    bench = Bench(hold="pause")
+    await bench.begin()
+    await bench.remember(ADA, days=2, title="CEO")
+    assert await bench.lead("1", ADA) == ["received", "held_budget"]
 
 
-def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
-    async def main() -> None:
-        bench = Bench(cache_first=True, hold="pause")
-        await bench.begin()
-        await bench.remember(ADA, days=2, title="CEO")
-        await bench.remember("stale@b.example", days=40, title="CTO")
-        assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
-        assert [event.reason for event in bench.events()][-1] == "cache_first"
-        assert await bench.lead("1", ADA) == ["received", "served_from_cache", "duplicate"], "once"
-        assert await bench.lead("2", "stale@b.example") == ["received", "held_budget"]
-
-    run(main())
+@virtual_time
+async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
+    bench = Bench(cache_first=True, hold="pause")
+    await bench.begin()
+    await bench.remember(ADA, days=2, title="CEO")
+    await bench.remember("stale@b.example", days=40, title="CTO")
+    assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
+    assert [event.reason for event in bench.events()][-1] == "cache_first"
+    assert await bench.lead("1", ADA) == ["received", "served_from_cache", "duplicate"], "once"
+    assert await bench.lead("2", "stale@b.example") == ["received", "held_budget"]
 
 
-def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
-    async def main() -> None:
-        bench = Bench(cache_first=True, budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        assert await bench.lead("2", ADA) == ["duplicate"], "nothing is known yet"
-        await bench.call_back("1", title="CEO")
-        await bench.remember(ADA, days=0, title="CEO")
-        assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
-        assert [each.source for each in bench.results("3")] == ["cache"]
-        assert bench.clay.sent == ["1"]
-
-    run(main())
+@virtual_time
+async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
+    bench = Bench(cache_first=True, budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    assert await bench.lead("2", ADA) == ["duplicate"], "nothing is known yet"
+    await bench.call_back("1", title="CEO")
+    await bench.remember(ADA, days=0, title="CEO")
+    assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
+    assert [each.source for each in bench.results("3")] == ["cache"]
+    assert bench.clay.sent == ["1"]
 
 
-def test_a_known_person_under_another_id_is_served_while_the_lane_is_held() -> None:
+@virtual_time
+async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held() -> None:
     """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the first id."""
-
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await bench.call_back("1", title="CEO")
-        await bench.remember(ADA, days=40, title="CEO")
-        assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
-        bench.change(budget=BudgetPolicy(credits_per_day=0))
-        assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
-        ((result,), (event,)) = bench.results("3"), [each for each in bench.events() if each.lead_id == "3"][1:]
-        assert (result.source, result.fields["title"], event.reason) == ("stale", "CEO", "stale")
-        assert await bench.lead("3", ADA) == ["received", "served_from_cache", "duplicate"], "once"
-        bench.change(fallback=("cache", "local"))
-        assert await bench.lead("4", ADA) == ["duplicate"], "an old result is not wanted"
-        bench.change(fallback=("cache", "stale"), hold="pause")
-        assert await bench.lead("5", ADA) == ["duplicate"], "leads wait here, and are not answered otherwise"
-        bench.change(hold="degrade", budget=BudgetPolicy())
-        assert await bench.lead("6", ADA) == ["duplicate"]
-        assert bench.clay.sent == ["1"]
-
-    run(main())
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await bench.call_back("1", title="CEO")
+    await bench.remember(ADA, days=40, title="CEO")
+    assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
+    bench.change(budget=BudgetPolicy(credits_per_day=0))
+    assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
+    ((result,), (event,)) = bench.results("3"), [each for each in bench.events() if each.lead_id == "3"][1:]
+    assert (result.source, result.fields["title"], event.reason) == ("stale", "CEO", "stale")
+    assert await bench.lead("3", ADA) == ["received", "served_from_cache", "duplicate"], "once"
+    bench.change(fallback=("cache", "local"))
+    assert await bench.lead("4", ADA) == ["duplicate"], "an old result is not wanted"
+    bench.change(fallback=("cache", "stale"), hold="pause")
+    assert await bench.lead("5", ADA) == ["duplicate"], "leads wait here, and are not answered otherwise"
+    bench.change(hold="degrade", budget=BudgetPolicy())
+    assert await bench.lead("6", ADA) == ["duplicate"]
+    assert bench.clay.sent == ["1"]
 
 
-def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_probe_is_due() -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        await bench.call_back("1", title="CEO")
-        await bench.remember(ADA, days=2, title="CEO")
-        bench.clay.refuses = True
-        for number in range(8):
-            await bench.lead(f"x{number}", f"x{number}@other.example")
-        ids = [f"a{number}" for number in range(40)]
-        for lead_id in ids:
-            await bench.lead(lead_id, ADA)
-        assert {tuple(bench.history(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
-        assert not set(ids) & set(bench.clay.sent)
-
-    run(main())
+@virtual_time
+async def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_probe_is_due() -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await bench.call_back("1", title="CEO")
+    await bench.remember(ADA, days=2, title="CEO")
+    bench.clay.refuses = True
+    for number in range(8):
+        await bench.lead(f"x{number}", f"x{number}@other.example")
+    ids = [f"a{number}" for number in range(40)]
+    for lead_id in ids:
+        await bench.lead(lead_id, ADA)
+    assert {tuple(bench.history(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
+    assert not set(ids) & set(bench.clay.sent)
 
 
-def test_a_person_without_a_cached_result_stays_a_duplicate_in_an_outage() -> None:
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy())
-        await bench.begin()
-        await bench.lead("1", ADA)
-        bench.change(budget=BudgetPolicy(credits_per_day=0))
-        assert await bench.lead("2", ADA) == ["duplicate"]
-
-    run(main())
+@virtual_time
+async def test_a_person_without_a_cached_result_stays_a_duplicate_in_an_outage() -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    bench.change(budget=BudgetPolicy(credits_per_day=0))
+    assert await bench.lead("2", ADA) == ["duplicate"]
 
 
-def test_a_forced_lead_is_sent_in_spite_of_a_cached_result() -> None:
-    async def main() -> None:
-        bench = Bench(cache_first=True, budget=BudgetPolicy())
-        await bench.begin()
-        await bench.remember(ADA, days=2, title="CEO")
-        assert await bench.lead("1", ADA, force=True) == ["received", "sending", "accepted"]
-
-    run(main())
+@virtual_time
+async def test_a_forced_lead_is_sent_in_spite_of_a_cached_result() -> None:
+    bench = Bench(cache_first=True, budget=BudgetPolicy())
+    await bench.begin()
+    await bench.remember(ADA, days=2, title="CEO")
+    assert await bench.lead("1", ADA, force=True) == ["received", "sending", "accepted"]
 
 
-def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> None:
-    async def main() -> None:
-        bench = Bench(cache=MemoryCache(), budget=BudgetPolicy())
-        await bench.begin()
-        bench.clay.refuses = True
-        await bench.lead("1", ADA)
-        await bench.remember(ADA, days=2, title="CEO")
-        for _ in range(8):
-            await bench.lead(f"x{_}", f"x{_}@other.example")
-        history = bench.history("1")
-        assert "sending" in history
-        assert "served_from_cache" not in history
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> None:
+    bench = Bench(cache=MemoryCache(), budget=BudgetPolicy())
+    await bench.begin()
+    bench.clay.refuses = True
+    await bench.lead("1", ADA)
+    await bench.remember(ADA, days=2, title="CEO")
+    for _ in range(8):
+        await bench.lead(f"x{_}", f"x{_}@other.example")
+    history = bench.history("1")
+    assert "sending" in history
+    assert "served_from_cache" not in history
 
 
-def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
-    async def main() -> None:
-        bench = Bench(cache_first=True, cache=SlowCache())
-        await bench.begin()
-        await bench.remember(ADA, days=2, title="CEO")
-        (person,) = people({"email": ADA})
-        value = json.dumps({"lead_id": "1", "fields": {"email": ADA}}).encode()
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
-        await asyncio.sleep(0.5)
-        command = Command("c-1", "suppress", "", now_ms(), "ada", args={"people": [person]})
-        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
-        await asyncio.sleep(5)
-        assert bench.history("1") == ["received", "suppressed"]
-        assert bench.results("1") == []
-
-    run(main())
+@virtual_time
+async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
+    bench = Bench(cache_first=True, cache=SlowCache())
+    await bench.begin()
+    await bench.remember(ADA, days=2, title="CEO")
+    (person,) = people({"email": ADA})
+    value = json.dumps({"lead_id": "1", "fields": {"email": ADA}}).encode()
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+    await asyncio.sleep(0.5)
+    command = Command("c-1", "suppress", "", now_ms(), "ada", args={"people": [person]})
+    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
+    await asyncio.sleep(5)
+    assert bench.history("1") == ["received", "suppressed"]
+    assert bench.results("1") == []
 
 
 @pytest.mark.parametrize(

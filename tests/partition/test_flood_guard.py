@@ -10,7 +10,7 @@ from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.lane import lifted
 from stream_app.domain.record import Record
 from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
 
 RUN = 5
@@ -48,138 +48,124 @@ class Bench(LeadBench):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish_bad(kind, 3 * RUN)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(60.0)
-        assert bench.rejected == RUN
-        stop = bench.partition.state.lanes["acme"].suspension
-        assert stop is not None
-        assert stop.reason == "flood_guard"
-        assert f"{RUN} leads in a row became dead letters" in stop.text
-        assert bench.inlet.committed() == RUN, "the others wait on Kafka"
-        await asyncio.sleep(300.0)
-        assert bench.rejected == RUN + 1, "one now and then, as the probe"
-        bench.resume()
-        await asyncio.sleep(1.0)
-        assert bench.rejected == 2 * RUN + 1
-        bench.resume()
-        await asyncio.sleep(10.0)
-        assert bench.rejected == 3 * RUN
-        assert bench.states()[-3:] == ["received", "sending", "accepted"]
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
+    bench = Bench()
+    bench.publish_bad(kind, 3 * RUN)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(60.0)
+    assert bench.rejected == RUN
+    stop = bench.partition.state.lanes["acme"].suspension
+    assert stop is not None
+    assert stop.reason == "flood_guard"
+    assert f"{RUN} leads in a row became dead letters" in stop.text
+    assert bench.inlet.committed() == RUN, "the others wait on Kafka"
+    await asyncio.sleep(300.0)
+    assert bench.rejected == RUN + 1, "one now and then, as the probe"
+    bench.resume()
+    await asyncio.sleep(1.0)
+    assert bench.rejected == 2 * RUN + 1
+    bench.resume()
+    await asyncio.sleep(10.0)
+    assert bench.rejected == 3 * RUN
+    assert bench.states()[-3:] == ["received", "sending", "accepted"]
+    assert bench.alarms == []
 
 
-def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish_bad("no_identity", RUN)
-        bench.publish("id0", "p0")
-        bench.publish_bad("no_identity", RUN - 1)
-        bench.publish("id1", "p1")
-        await bench.serve()
-        await asyncio.sleep(60.0)
-        assert bench.clay.bodies == []
-        await asyncio.sleep(300.0)
-        assert len(bench.clay.bodies) == 2
-        assert bench.rejected == 2 * RUN - 1
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None:
+    bench = Bench()
+    bench.publish_bad("no_identity", RUN)
+    bench.publish("id0", "p0")
+    bench.publish_bad("no_identity", RUN - 1)
+    bench.publish("id1", "p1")
+    await bench.serve()
+    await asyncio.sleep(60.0)
+    assert bench.clay.bodies == []
+    await asyncio.sleep(300.0)
+    assert len(bench.clay.bodies) == 2
+    assert bench.rejected == 2 * RUN - 1
+    assert bench.alarms == []
 
 
 @pytest.mark.parametrize("setup", [Setup(shared=True, callbacks=False), Setup(hold="degrade", callbacks=False)])
-def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
-    async def main() -> None:
-        bench = Bench(setup)
-        bench.publish_bad("no_identity", 3 * RUN)
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.rejected == 3 * RUN
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
+    bench = Bench(setup)
+    bench.publish_bad("no_identity", 3 * RUN)
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.rejected == 3 * RUN
+    assert bench.alarms == []
 
 
-def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish_bad("no_identity", RUN + 1)
-        serving = await bench.serve()
-        await asyncio.sleep(10.0)
-        bench.inlet.suspend()
-        async with asyncio.timeout(1.0):
-            await bench.inlet.drained()
-            await bench.inlet.end()
-            await serving
-        assert bench.inlet.committed() == RUN
-        await bench.partition.close()
-        bench.start_over()
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.rejected == RUN
-        await asyncio.sleep(400.0)
-        assert bench.rejected == RUN + 1
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> None:
+    bench = Bench()
+    bench.publish_bad("no_identity", RUN + 1)
+    serving = await bench.serve()
+    await asyncio.sleep(10.0)
+    bench.inlet.suspend()
+    async with asyncio.timeout(1.0):
+        await bench.inlet.drained()
+        await bench.inlet.end()
+        await serving
+    assert bench.inlet.committed() == RUN
+    await bench.partition.close()
+    bench.start_over()
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.rejected == RUN
+    await asyncio.sleep(400.0)
+    assert bench.rejected == RUN + 1
+    assert bench.alarms == []
 
 
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize(("before", "stops"), [(RUN - 1, True), (RUN - 2, False)])
-def test_the_dead_letters_that_another_worker_wrote_count(kind: str, before: int, stops: bool) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish_bad(kind, before)
-        serving = await bench.serve()
-        await asyncio.sleep(5.0)
-        assert bench.rejected == before
-        bench.inlet.suspend()
-        await bench.inlet.drained()
-        await bench.inlet.end()
-        await serving
-        await bench.partition.close()
-        bench.start_over()
-        await bench.serve()
-        bench.publish_bad(kind, 1)
-        await asyncio.sleep(5.0)
-        assert bench.rejected == before + 1
-        assert (bench.partition.state.lanes["acme"].suspension is not None) == stops
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_the_dead_letters_that_another_worker_wrote_count(kind: str, before: int, stops: bool) -> None:
+    bench = Bench()
+    bench.publish_bad(kind, before)
+    serving = await bench.serve()
+    await asyncio.sleep(5.0)
+    assert bench.rejected == before
+    bench.inlet.suspend()
+    await bench.inlet.drained()
+    await bench.inlet.end()
+    await serving
+    await bench.partition.close()
+    bench.start_over()
+    await bench.serve()
+    bench.publish_bad(kind, 1)
+    await asyncio.sleep(5.0)
+    assert bench.rejected == before + 1
+    assert (bench.partition.state.lanes["acme"].suspension is not None) == stops
+    assert bench.alarms == []
 
 
-def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
-    async def main() -> None:
-        bench = Bench()
-        for _ in range(2 * RUN):
-            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"no_identity", b"{}"))
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.rejected == 2 * RUN
-        assert len(bench.clay.bodies) == 1
-
-    run(main())
+@virtual_time
+async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
+    bench = Bench()
+    for _ in range(2 * RUN):
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"no_identity", b"{}"))
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.rejected == 2 * RUN
+    assert len(bench.clay.bodies) == 1
 
 
-def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
-    async def main() -> None:
-        bench = Bench()
-        for name, here in bench.plan.workspaces.items():
-            bench.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy())
-        bench.publish_bad("no_identity", 20)
-        await bench.serve()
-        await asyncio.sleep(3.0)
-        bench.publish("id0", "p0")
-        await asyncio.sleep(1.0)
-        assert len(bench.clay.bodies) == 1
-        assert "held_outage" not in bench.states()
-
-    run(main())
+@virtual_time
+async def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
+    bench = Bench()
+    for name, here in bench.plan.workspaces.items():
+        bench.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy())
+    bench.publish_bad("no_identity", 20)
+    await bench.serve()
+    await asyncio.sleep(3.0)
+    bench.publish("id0", "p0")
+    await asyncio.sleep(1.0)
+    assert len(bench.clay.bodies) == 1
+    assert "held_outage" not in bench.states()

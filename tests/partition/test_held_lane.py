@@ -12,7 +12,7 @@ from stream_app.domain.messages import Callback, StatusEvent
 from stream_app.domain.record import Record
 from tests.partition.test_commands import Bench as OperatedBench
 from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 
@@ -77,84 +77,79 @@ class Bench(OperatedBench):
 
 @pytest.mark.parametrize("held_by", [RateLimited(429, 5, "3600"), Denied(401, 5, "the token was refused"), "paused"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(held_by: Outcome | str, shared: bool) -> None:
+@virtual_time
+async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
+    held_by: Outcome | str, shared: bool
+) -> None:
     """Not the commands and callbacks of its partition, and, where it has a neighbour there, not its leads."""
-
-    async def main() -> None:
-        bench = Bench(Setup(shared=shared, silent_after=1_000))
-        await bench.start()
-        known = [bench.lead("acme") for _ in range(8)]
-        await asyncio.sleep(5.0)
-        assert all(bench.emitted(lead_id)[-1] == "accepted" for lead_id in known)
-        if isinstance(held_by, str):
-            bench.command("pause", "hold")
-        else:
-            bench.clay.acme = [held_by] * 1_000
-        topics = bench.plan.topics
-        for topic in (topics.leads, topics.retry, topics.bulk):
-            bench.lead("acme", topic)
-        began_ms = now_ms()
-        while now_ms() - began_ms < HOUR_S * 1_000:
-            await asyncio.sleep(590.0)
-            bench.lead("acme")  # whatever comes for it meanwhile
-            beside = (
-                [bench.lead("gamma", topic) for topic in (topics.leads, topics.retry, topics.bulk)] if shared else []
-            )
-            called = known.pop()
-            bench.call_back("acme", called)
-            bench.command("correct", called, credits=1)
-            await asyncio.sleep(SOON_S)
-            assert [bench.emitted(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
-            assert bench.emitted(called)[-1] == "enriched"
-            assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
-        tried = [hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")]
-        assert len(tried) < 20, "it was held"
-        assert bench.alarms == []
-
-    run(main())
-
-
-def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(webhooks=2))
-        bench.clay.acme = [Gone(404, 5)]
-        await bench.start()
-        first = bench.lead("acme")
+    bench = Bench(Setup(shared=shared, silent_after=1_000))
+    await bench.start()
+    known = [bench.lead("acme") for _ in range(8)]
+    await asyncio.sleep(5.0)
+    assert all(bench.emitted(lead_id)[-1] == "accepted" for lead_id in known)
+    if isinstance(held_by, str):
+        bench.command("pause", "hold")
+    else:
+        bench.clay.acme = [held_by] * 1_000
+    topics = bench.plan.topics
+    for topic in (topics.leads, topics.retry, topics.bulk):
+        bench.lead("acme", topic)
+    began_ms = now_ms()
+    while now_ms() - began_ms < HOUR_S * 1_000:
+        await asyncio.sleep(590.0)
+        bench.lead("acme")  # whatever comes for it meanwhile
+        beside = [bench.lead("gamma", topic) for topic in (topics.leads, topics.retry, topics.bulk)] if shared else []
+        called = known.pop()
+        bench.call_back("acme", called)
+        bench.command("correct", called, credits=1)
         await asyncio.sleep(SOON_S)
-        second = bench.lead("acme")
-        await asyncio.sleep(SOON_S)
-        assert (bench.emitted(first)[-1], bench.emitted(second)[-1]) == ("accepted", "accepted")
-        assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
-        hooks = bench.lane().quota.webhooks
-        assert {name: (hook.count, hook.suspension is not None) for name, hook in hooks.items()} == {
-            "acme-0": (1, True),
-            "acme-1": (2, False),
-        }
-        assert bench.alarms == []
-
-    run(main())
+        assert [bench.emitted(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
+        assert bench.emitted(called)[-1] == "enriched"
+        assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
+    tried = [hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")]
+    assert len(tried) < 20, "it was held"
+    assert bench.alarms == []
 
 
-def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_probe_or_an_operator_brings_it_back() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(webhooks=1))
-        bench.clay.acme = [Gone(404, 5)] * 2
-        await bench.start()
-        leads = [bench.lead("acme") for _ in range(3)]
-        await asyncio.sleep(SOON_S)
-        assert bench.emitted(leads[0])[-1] == "held_paused"
-        assert len(bench.clay.sent) == 1
-        await asyncio.sleep(310)
-        assert len(bench.clay.sent) == 2, "one probe, which gave 404 again"
-        await asyncio.sleep(610)
-        assert [bench.emitted(lead)[-1] for lead in leads] == ["accepted"] * 3
-        bench.clay.acme = [Gone(404, 5)]
-        last = bench.lead("acme")
-        await asyncio.sleep(SOON_S)
-        assert bench.emitted(last)[-1] == "held_paused"
-        bench.command("resume", "repaired")
-        await asyncio.sleep(SOON_S)
-        assert bench.emitted(last)[-1] == "accepted"
-        assert bench.alarms == []
+@virtual_time
+async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
+    bench = Bench(Setup(webhooks=2))
+    bench.clay.acme = [Gone(404, 5)]
+    await bench.start()
+    first = bench.lead("acme")
+    await asyncio.sleep(SOON_S)
+    second = bench.lead("acme")
+    await asyncio.sleep(SOON_S)
+    assert (bench.emitted(first)[-1], bench.emitted(second)[-1]) == ("accepted", "accepted")
+    assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
+    hooks = bench.lane().quota.webhooks
+    assert {name: (hook.count, hook.suspension is not None) for name, hook in hooks.items()} == {
+        "acme-0": (1, True),
+        "acme-1": (2, False),
+    }
+    assert bench.alarms == []
 
-    run(main())
+
+@virtual_time
+async def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_probe_or_an_operator_brings_it_back() -> (
+    None
+):
+    bench = Bench(Setup(webhooks=1))
+    bench.clay.acme = [Gone(404, 5)] * 2
+    await bench.start()
+    leads = [bench.lead("acme") for _ in range(3)]
+    await asyncio.sleep(SOON_S)
+    assert bench.emitted(leads[0])[-1] == "held_paused"
+    assert len(bench.clay.sent) == 1
+    await asyncio.sleep(310)
+    assert len(bench.clay.sent) == 2, "one probe, which gave 404 again"
+    await asyncio.sleep(610)
+    assert [bench.emitted(lead)[-1] for lead in leads] == ["accepted"] * 3
+    bench.clay.acme = [Gone(404, 5)]
+    last = bench.lead("acme")
+    await asyncio.sleep(SOON_S)
+    assert bench.emitted(last)[-1] == "held_paused"
+    bench.command("resume", "repaired")
+    await asyncio.sleep(SOON_S)
+    assert bench.emitted(last)[-1] == "accepted"
+    assert bench.alarms == []

@@ -11,7 +11,7 @@ from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import Bench, SlowClay, _member
-from tests.partition.virtual import VirtualClock, run
+from tests.partition.virtual import VirtualClock, virtual_time
 from tests.simulation.schedule import Setup
 
 
@@ -34,37 +34,34 @@ class IllClay(SlowClay):
 
 
 @pytest.mark.parametrize("host_answers", [False, True])
-def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> None:
+@virtual_time
+async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> None:
     """A minute of 503: the host is back when Clay is, or it was never away and only a probe can show the end."""
-
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=8.0, burst=10, max_in_flight=100, callbacks=False))
-        bench.clay = clay = IllClay()
-        clay.host_answers_meanwhile = host_answers
-        bench.partition = PartitionOwner(
-            *(0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005),
-            host_answers=clay.host_answers,
-        )
-        name, here = next(iter(bench.plan.workspaces.items()))
-        bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=BreakerPolicy())
-        for number in range(900):
-            bench.publish(f"id{number}", f"p{number}")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert clay.checks == 0, "a healthy lane asks nothing"
-        clay.down, before = True, len(clay.bodies)
-        await asyncio.sleep(60.0)
-        clay.down, wasted = False, len(clay.bodies) - before
-        assert wasted <= (20 if host_answers else 14)
-        assert clay.checks >= 30
-        before = bench.states().count("accepted")
-        await asyncio.sleep(5.2 if host_answers else 1.5)
-        assert bench.states().count("accepted") > before
-        await asyncio.sleep(5.0)
-        checks = clay.checks
-        await asyncio.sleep(30.0)
-        assert clay.checks == checks
-        assert Counter(bench.states())["dead_lettered"] == 0
-        assert bench.alarms == []
-
-    run(main())
+    bench = Bench(Setup(rate_per_s=8.0, burst=10, max_in_flight=100, callbacks=False))
+    bench.clay = clay = IllClay()
+    clay.host_answers_meanwhile = host_answers
+    bench.partition = PartitionOwner(
+        *(0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005),
+        host_answers=clay.host_answers,
+    )
+    name, here = next(iter(bench.plan.workspaces.items()))
+    bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=BreakerPolicy())
+    for number in range(900):
+        bench.publish(f"id{number}", f"p{number}")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert clay.checks == 0, "a healthy lane asks nothing"
+    clay.down, before = True, len(clay.bodies)
+    await asyncio.sleep(60.0)
+    clay.down, wasted = False, len(clay.bodies) - before
+    assert wasted <= (20 if host_answers else 14)
+    assert clay.checks >= 30
+    before = bench.states().count("accepted")
+    await asyncio.sleep(5.2 if host_answers else 1.5)
+    assert bench.states().count("accepted") > before
+    await asyncio.sleep(5.0)
+    checks = clay.checks
+    await asyncio.sleep(30.0)
+    assert clay.checks == checks
+    assert Counter(bench.states())["dead_lettered"] == 0
+    assert bench.alarms == []

@@ -13,7 +13,7 @@ from stream_app.domain.delivery.outcome import Outcome
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.locks import KeyLocks
 from tests.partition.test_owner import Bench, SlowClay
-from tests.partition.virtual import in_flight, run
+from tests.partition.virtual import in_flight, virtual_time
 from tests.simulation.client import NoAnswer
 from tests.simulation.schedule import Setup
 
@@ -42,21 +42,19 @@ class Statuses:
         return [reason for origin, _, reason in self.ends if origin == f"leads/0/{offset}"]
 
 
-def test_records_that_share_a_key_are_decided_in_their_order() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("C0", "p0")
-        bench.publish("C1", "p0")  # waits for C0, which is of the same person
-        bench.publish("C1", "p1")  # shares only its id with the second
-        await bench.serve()
-        await asyncio.sleep(20.0)
-        emitted = Statuses(bench)
-        assert emitted.of(1) == ["duplicate"]
-        assert emitted.reasons(1) == ["same_person"]
-        assert emitted.of(2) == ["received", "sending", "accepted"]
-        assert bench.inlet.committed() == 3
-
-    run(main())
+@virtual_time
+async def test_records_that_share_a_key_are_decided_in_their_order() -> None:
+    bench = Bench()
+    bench.publish("C0", "p0")
+    bench.publish("C1", "p0")  # waits for C0, which is of the same person
+    bench.publish("C1", "p1")  # shares only its id with the second
+    await bench.serve()
+    await asyncio.sleep(20.0)
+    emitted = Statuses(bench)
+    assert emitted.of(1) == ["duplicate"]
+    assert emitted.reasons(1) == ["same_person"]
+    assert emitted.of(2) == ["received", "sending", "accepted"]
+    assert bench.inlet.committed() == 3
 
 
 class Counting(Bench):
@@ -73,24 +71,21 @@ class Counting(Bench):
         self.kafka.end = end  # type: ignore[method-assign]  # counted
 
 
-def test_copies_share_commits() -> None:
+@virtual_time
+async def test_copies_share_commits() -> None:
     """The first is written ahead and settled; all others share a commit with it or with each other."""
-
-    async def main() -> None:
-        bench = Counting(Setup(max_in_flight=100))
-        for number in range(COPIES):
-            bench.publish(f"id{number}", "p0")
-        bench.count()
-        await bench.serve()
-        await asyncio.sleep(60.0)
-        emitted = Statuses(bench)
-        assert sum(status == "duplicate" for _, status, _ in emitted.ends) == COPIES - 1
-        assert len(bench.clay.bodies) == 1
-        assert bench.transactions <= 10
-        assert bench.inlet.committed() == COPIES
-        assert bench.partition.unfinished == 0
-
-    run(main())
+    bench = Counting(Setup(max_in_flight=100))
+    for number in range(COPIES):
+        bench.publish(f"id{number}", "p0")
+    bench.count()
+    await bench.serve()
+    await asyncio.sleep(60.0)
+    emitted = Statuses(bench)
+    assert sum(status == "duplicate" for _, status, _ in emitted.ends) == COPIES - 1
+    assert len(bench.clay.bodies) == 1
+    assert bench.transactions <= 10
+    assert bench.inlet.committed() == COPIES
+    assert bench.partition.unfinished == 0
 
 
 class Hangs(SlowClay):
@@ -101,145 +96,131 @@ class Hangs(SlowClay):
         return await super().send(destination, webhook_id, body, trace_id)
 
 
-def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(max_in_flight=4, burst=1_000, rate_per_s=1_000.0), clay=Hangs)
-        for number in range(100):  # many more than there are places
-            bench.publish(f"copy{number}", "p0")
-        for number in range(20):
-            bench.publish(f"other{number}", f"q{number}")
-        await bench.serve()
-        await asyncio.sleep(60.0)
-        assert sum(status == "accepted" for _, status, _ in Statuses(bench).ends) == 20
-        await asyncio.sleep(3_600.0)
-        assert bench.inlet.committed() == 120
-
-    run(main())
+@virtual_time
+async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
+    bench = Bench(Setup(max_in_flight=4, burst=1_000, rate_per_s=1_000.0), clay=Hangs)
+    for number in range(100):  # many more than there are places
+        bench.publish(f"copy{number}", "p0")
+    for number in range(20):
+        bench.publish(f"other{number}", f"q{number}")
+    await bench.serve()
+    await asyncio.sleep(60.0)
+    assert sum(status == "accepted" for _, status, _ in Statuses(bench).ends) == 20
+    await asyncio.sleep(3_600.0)
+    assert bench.inlet.committed() == 120
 
 
-def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first() -> None:
+@virtual_time
+async def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first() -> None:
     """Both steps were in memory only: both are forgotten, and nothing is reported twice."""
+    bench = Bench(clay_takes_s=1.0)
+    for number in range(5):
+        bench.publish(f"id{number}", "p0")
+    failing = [False, True]  # written ahead, and then the outcome with its copies
 
-    async def main() -> None:
-        bench = Bench(clay_takes_s=1.0)
-        for number in range(5):
-            bench.publish(f"id{number}", "p0")
-        failing = [False, True]  # written ahead, and then the outcome with its copies
+    async def ask(what: str, request: Callable[[], object]) -> object:
+        await asyncio.sleep(0.001)
+        if what == "send" and failing and failing.pop(0):
+            raise NoAnswer(what)
+        return request()
 
-        async def ask(what: str, request: Callable[[], object]) -> object:
-            await asyncio.sleep(0.001)
-            if what == "send" and failing and failing.pop(0):
-                raise NoAnswer(what)
-            return request()
-
-        bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
-        await bench.serve()
-        await asyncio.sleep(40.0)
-        emitted = Statuses(bench)
-        assert emitted.of(0) == ["received", "sending", "accepted"]
-        assert [emitted.of(number) for number in range(1, 5)] == [["duplicate"]] * 4
-        assert len(bench.clay.bodies) == 1
-        assert bench.inlet.committed() == 5
-
-    run(main())
+    bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
+    await bench.serve()
+    await asyncio.sleep(40.0)
+    emitted = Statuses(bench)
+    assert emitted.of(0) == ["received", "sending", "accepted"]
+    assert [emitted.of(number) for number in range(1, 5)] == [["duplicate"]] * 4
+    assert len(bench.clay.bodies) == 1
+    assert bench.inlet.committed() == 5
 
 
-def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_the_lock() -> None:
-    async def main() -> None:
-        recalled: list[InFlight] = []
-        turns, order = locks(recalled.append), list[str]()
-        first = in_flight(0)
+@virtual_time
+async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_the_lock() -> None:
+    recalled: list[InFlight] = []
+    turns, order = locks(recalled.append), list[str]()
+    first = in_flight(0)
 
-        async def work(name: str, each: InFlight) -> None:
-            async with turns.of(each, lambda: keys("a")):
-                order.append(name)
+    async def work(name: str, each: InFlight) -> None:
+        async with turns.of(each, lambda: keys("a")):
+            order.append(name)
 
-        async with turns.of(first, lambda: keys("a")):
-            copy = asyncio.create_task(work("copy", in_flight(1)))
+    async with turns.of(first, lambda: keys("a")):
+        copy = asyncio.create_task(work("copy", in_flight(1)))
+        await asyncio.sleep(1.0)
+        callback = asyncio.create_task(work("callback", in_flight(2, "callback")))
+        await asyncio.sleep(1.0)
+        assert recalled == [first]
+    again = asyncio.create_task(work("again", first))
+    await asyncio.gather(copy, callback, again)
+    assert order == ["callback", "again", "copy"], "a recalled lead keeps its place"
+
+
+@virtual_time
+async def test_a_suspended_wait_gives_up_and_leaves_the_queue() -> None:
+    turns, suspended, held = locks(), asyncio.Event(), asyncio.Event()
+
+    async def wait(*names: str) -> None:
+        async with turns.of(in_flight(1, suspended=suspended), lambda: keys(*names)):
+            held.set()
+
+    async with turns.of(in_flight(0), lambda: keys("a")):
+        waiting = asyncio.create_task(wait("a", "b"))
+        await asyncio.sleep(1.0)
+        suspended.set()
+        with pytest.raises(GiveUp):
+            await waiting
+        async with turns.of(in_flight(2), lambda: keys("b")):
+            pass
+    async with turns.of(in_flight(3), lambda: keys("a", "b")):
+        assert not held.is_set()
+
+
+@virtual_time
+async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> None:
+    turns, order, wanted = locks(), list[str](), keys("a")
+
+    async def work(name: str, offset: int, *names: str) -> None:
+        async with turns.of(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
+            order.append(name)
             await asyncio.sleep(1.0)
-            callback = asyncio.create_task(work("callback", in_flight(2, "callback")))
-            await asyncio.sleep(1.0)
-            assert recalled == [first]
-        again = asyncio.create_task(work("again", first))
-        await asyncio.gather(copy, callback, again)
-        assert order == ["callback", "again", "copy"], "a recalled lead keeps its place"
 
-    run(main())
-
-
-def test_a_suspended_wait_gives_up_and_leaves_the_queue() -> None:
-    async def main() -> None:
-        turns, suspended, held = locks(), asyncio.Event(), asyncio.Event()
-
-        async def wait(*names: str) -> None:
-            async with turns.of(in_flight(1, suspended=suspended), lambda: keys(*names)):
-                held.set()
-
-        async with turns.of(in_flight(0), lambda: keys("a")):
-            waiting = asyncio.create_task(wait("a", "b"))
-            await asyncio.sleep(1.0)
-            suspended.set()
-            with pytest.raises(GiveUp):
-                await waiting
-            async with turns.of(in_flight(2), lambda: keys("b")):
-                pass
-        async with turns.of(in_flight(3), lambda: keys("a", "b")):
-            assert not held.is_set()
-
-    run(main())
-
-
-def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> None:
-    async def main() -> None:
-        turns, order, wanted = locks(), list[str](), keys("a")
-
-        async def work(name: str, offset: int, *names: str) -> None:
-            async with turns.of(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
-                order.append(name)
-                await asyncio.sleep(1.0)
-
-        tasks = [asyncio.create_task(work("first", 0, "a"))]
-        await asyncio.sleep(0.1)
-        tasks.append(asyncio.create_task(work("grows", 1)))
-        tasks.append(asyncio.create_task(work("other", 2, "b")))
-        await asyncio.sleep(0.1)
-        tasks.append(asyncio.create_task(work("later", 3, "a", "b")))
-        wanted = keys("a", "b")
-        await asyncio.gather(*tasks)
-        assert order == ["first", "other", "grows", "later"]
-
-    run(main())
+    tasks = [asyncio.create_task(work("first", 0, "a"))]
+    await asyncio.sleep(0.1)
+    tasks.append(asyncio.create_task(work("grows", 1)))
+    tasks.append(asyncio.create_task(work("other", 2, "b")))
+    await asyncio.sleep(0.1)
+    tasks.append(asyncio.create_task(work("later", 3, "a", "b")))
+    wanted = keys("a", "b")
+    await asyncio.gather(*tasks)
+    assert order == ["first", "other", "grows", "later"]
 
 
 @given(
     st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()), max_size=12),
 )
-def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
+@virtual_time
+async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
     """`asked`: keys, how long it works, whether it is cancelled while it waits or works."""
+    turns, inside, entered = locks(), set[str](), list[int]()
 
-    async def main() -> None:
-        turns, inside, entered = locks(), set[str](), list[int]()
+    async def work(number: int, names: set[str], takes_s: int) -> None:
+        async with turns.of(in_flight(number), lambda: keys(*sorted(names))):
+            assert inside.isdisjoint(names)
+            inside.update(names)
+            entered.append(number)
+            try:
+                await asyncio.sleep(takes_s)
+            finally:
+                inside.difference_update(names)
 
-        async def work(number: int, names: set[str], takes_s: int) -> None:
-            async with turns.of(in_flight(number), lambda: keys(*sorted(names))):
-                assert inside.isdisjoint(names)
-                inside.update(names)
-                entered.append(number)
-                try:
-                    await asyncio.sleep(takes_s)
-                finally:
-                    inside.difference_update(names)
-
-        tasks = [asyncio.create_task(work(number, names, s)) for number, (names, s, _) in enumerate(asked)]
-        await asyncio.sleep(0.5)
-        for task, (_, _, cancelled) in zip(tasks, asked, strict=True):
-            if cancelled:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert not any(task.exception() for task in tasks if not task.cancelled())
-        for name in "abcd":
-            of_it = [number for number in entered if name in asked[number][0]]
-            assert all(before < after for before, after in pairwise(of_it))
-        assert (turns._holders, turns._queues, turns._requests) == ({}, {}, {})
-
-    run(main())
+    tasks = [asyncio.create_task(work(number, names, s)) for number, (names, s, _) in enumerate(asked)]
+    await asyncio.sleep(0.5)
+    for task, (_, _, cancelled) in zip(tasks, asked, strict=True):
+        if cancelled:
+            task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert not any(task.exception() for task in tasks if not task.cancelled())
+    for name in "abcd":
+        of_it = [number for number in entered if name in asked[number][0]]
+        assert all(before < after for before, after in pairwise(of_it))
+    assert (turns._holders, turns._queues, turns._requests) == ({}, {}, {})

@@ -9,7 +9,7 @@ import msgspec
 from stream_app.domain.lane_messages import LaneView
 from tests.partition.test_commands import Bench
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 from tests.simulation.client import NoAnswer, PlainLink
 from tests.simulation.schedule import Setup
 
@@ -67,98 +67,85 @@ class FailsOnce(PlainLink):
         return await super().ask(what, request)
 
 
-def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
-    async def main() -> None:
-        board = Board()
-        await board.start()
-        board.command("pause")
-        await asyncio.sleep(5.0)
-        since_ms = board.seen.since_ms
-        await board.kill()
-        assert board.watching.view is None
-        await board.start()
-        assert (board.seen.holds, board.seen.since_ms, board.seen.news) == ("paused", since_ms, ())
-        await asyncio.sleep(600.0)
-        assert board.seen.holds == "paused"
-        assert board.emitted() == ["paused", "held"]
-        assert len(board.published()) == 2, "of what has changed since there is but the date"
-
-    run(main())
+@virtual_time
+async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
+    board = Board()
+    await board.start()
+    board.command("pause")
+    await asyncio.sleep(5.0)
+    since_ms = board.seen.since_ms
+    await board.kill()
+    assert board.watching.view is None
+    await board.start()
+    assert (board.seen.holds, board.seen.since_ms, board.seen.news) == ("paused", since_ms, ())
+    await asyncio.sleep(600.0)
+    assert board.seen.holds == "paused"
+    assert board.emitted() == ["paused", "held"]
+    assert len(board.published()) == 2, "of what has changed since there is but the date"
 
 
-def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
-    async def main() -> None:
-        board = Board(Setup(credits_per_day=40))
-        await board.start()
-        board.publish("a", "p1")
-        await asyncio.sleep(1.5)
-        assert board.emitted() == ["budget_50"], "of a lane that was never seen before"
-        await board.kill()
-        await board.start()
-        board.publish("b", "p2")
-        await asyncio.sleep(1.5)
-        assert board.emitted() == ["budget_50", "held", "budget_95"]
-        assert board.watching.news == board.emitted()
-
-    run(main())
+@virtual_time
+async def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
+    board = Board(Setup(credits_per_day=40))
+    await board.start()
+    board.publish("a", "p1")
+    await asyncio.sleep(1.5)
+    assert board.emitted() == ["budget_50"], "of a lane that was never seen before"
+    await board.kill()
+    await board.start()
+    board.publish("b", "p2")
+    await asyncio.sleep(1.5)
+    assert board.emitted() == ["budget_50", "held", "budget_95"]
+    assert board.watching.news == board.emitted()
 
 
-def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
-    async def main() -> None:
-        board = Board(Setup(credits_per_day=25))
-        await board.start()
-        board.ledger._link = FailsOnce()
-        board.publish("a", "p1")
-        await asyncio.sleep(20.0)
-        assert board.emitted() == ["held", "budget_80"]
-        assert board.watching.news == board.emitted(), "reported once, when it is committed"
-        assert board.states().count("sending") == 1
-
-    run(main())
+@virtual_time
+async def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
+    board = Board(Setup(credits_per_day=25))
+    await board.start()
+    board.ledger._link = FailsOnce()
+    board.publish("a", "p1")
+    await asyncio.sleep(20.0)
+    assert board.emitted() == ["held", "budget_80"]
+    assert board.watching.news == board.emitted(), "reported once, when it is committed"
+    assert board.states().count("sending") == 1
 
 
-def test_midnight_is_seen_without_any_lead() -> None:
+@virtual_time
+async def test_midnight_is_seen_without_any_lead() -> None:
     """The clock begins a minute before it."""
-
-    async def main() -> None:
-        board = Board(Setup(credits_per_day=25, callbacks=False))
-        await board.start()
-        board.publish("a", "p1")
-        await asyncio.sleep(30.0)
-        assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("budget_credits_day", 19)
-        await asyncio.sleep(100.0)
-        assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("", 25)
-        assert board.published()[-1] == board.seen
-        assert board.emitted()[-2:] == ["moves", "budget_new_period"]
-
-    run(main())
+    board = Board(Setup(credits_per_day=25, callbacks=False))
+    await board.start()
+    board.publish("a", "p1")
+    await asyncio.sleep(30.0)
+    assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("budget_credits_day", 19)
+    await asyncio.sleep(100.0)
+    assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("", 25)
+    assert board.published()[-1] == board.seen
+    assert board.emitted()[-2:] == ["moves", "budget_new_period"]
 
 
-def test_the_window_empties_without_any_lead_and_then_nothing_is_published_any_more() -> None:
-    async def main() -> None:
-        board = Board()
-        await board.start()
-        board.publish("a", "p1")
-        await asyncio.sleep(5.0)
-        assert (board.seen.calls, board.seen.p50_ms > 0) == (1, True)
-        await asyncio.sleep(3_600.0)
-        assert (board.seen.calls, board.seen.p50_ms) == (0, 0)
-        published = len(board.published())
-        await asyncio.sleep(3_600.0)
-        assert len(board.published()) == published
-
-    run(main())
+@virtual_time
+async def test_the_window_empties_without_any_lead_and_then_nothing_is_published_any_more() -> None:
+    board = Board()
+    await board.start()
+    board.publish("a", "p1")
+    await asyncio.sleep(5.0)
+    assert (board.seen.calls, board.seen.p50_ms > 0) == (1, True)
+    await asyncio.sleep(3_600.0)
+    assert (board.seen.calls, board.seen.p50_ms) == (0, 0)
+    published = len(board.published())
+    await asyncio.sleep(3_600.0)
+    assert len(board.published()) == published
 
 
-def test_the_end_of_a_burst_is_published_a_second_later() -> None:
-    async def main() -> None:
-        board = Board(Setup(callbacks=False, credits_per_day=10_000))
-        await board.start()
-        for number in range(4):
-            board.publish(f"id{number}", f"p{number}")
-        await asyncio.sleep(3.0)
-        last = board.published()[-1].meters["credits_day"]
-        assert (last.spent, last.reserved) == (24, 0)
-        assert board.seen == board.published()[-1]
-
-    run(main())
+@virtual_time
+async def test_the_end_of_a_burst_is_published_a_second_later() -> None:
+    board = Board(Setup(callbacks=False, credits_per_day=10_000))
+    await board.start()
+    for number in range(4):
+        board.publish(f"id{number}", f"p{number}")
+    await asyncio.sleep(3.0)
+    last = board.published()[-1].meters["credits_day"]
+    assert (last.spent, last.reserved) == (24, 0)
+    assert board.seen == board.published()[-1]

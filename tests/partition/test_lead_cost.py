@@ -16,7 +16,7 @@ from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import Record
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup, plan_of
 from tests.simulation.tape import tape_of
@@ -63,60 +63,52 @@ def money(report: Report) -> dict[tuple[str, str], tuple[int, int | None, int]]:
     return {(each.period, each.meter): (each.spent, each.spent_by_events, each.unknown) for each in report.accounts}
 
 
-def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_corrected() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.park()
-        before = bench.books()
-        assert money(before)["2026-11-30", "credits"] == (20, 20, 20)
-        assert money(before)["2026-11", "actions"] == (2, 2, 2)
-        [lead] = before.open_costs
-        assert (lead.workspace, lead.destination, lead.lead_id, lead.booked) == ("acme", "acme-main", "id0", HELD)
-        answer = await bench.correct(credits=4)
-        assert answer.applied
-        assert answer.text == (
-            "id0: 20 credits and 2 actions were booked, now it is 4 and 2, in the budget of 2026-11-30"
-        )
-        [event] = bench.events("leads.commands/0/0")
-        assert (event.status, event.credits, event.actions, event.lead_id) == ("cost_corrected", -16, 0, "id0")
-        assert bench.lead().state == "parked", "nothing else of the lead changes"
-        after = bench.books()
-        assert money(after)["2026-11-30", "credits"] == (4, 4, 0)
-        assert (after.open_costs, after.open_cost_count) == ([], 0)
-        assert after.not_leads == {"cost_corrected": 1}
-        assert after.columns == before.columns
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_corrected() -> None:
+    bench = Bench()
+    await bench.park()
+    before = bench.books()
+    assert money(before)["2026-11-30", "credits"] == (20, 20, 20)
+    assert money(before)["2026-11", "actions"] == (2, 2, 2)
+    [lead] = before.open_costs
+    assert (lead.workspace, lead.destination, lead.lead_id, lead.booked) == ("acme", "acme-main", "id0", HELD)
+    answer = await bench.correct(credits=4)
+    assert answer.applied
+    assert answer.text == ("id0: 20 credits and 2 actions were booked, now it is 4 and 2, in the budget of 2026-11-30")
+    [event] = bench.events("leads.commands/0/0")
+    assert (event.status, event.credits, event.actions, event.lead_id) == ("cost_corrected", -16, 0, "id0")
+    assert bench.lead().state == "parked", "nothing else of the lead changes"
+    after = bench.books()
+    assert money(after)["2026-11-30", "credits"] == (4, 4, 0)
+    assert (after.open_costs, after.open_cost_count) == ([], 0)
+    assert after.not_leads == {"cost_corrected": 1}
+    assert after.columns == before.columns
+    assert bench.alarms == []
 
 
 @pytest.mark.parametrize("credits_", [0, 7, 45])
-def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.park()
-        assert (await bench.correct(credits=credits_, actions=0)).applied
-        assert money(bench.books())["2026-11-30", "credits"] == (credits_, credits_, 0)
-        bench.call_back(credits=9, actions=3)
-        await asyncio.sleep(1.0)
-        assert bench.states()[-1] == "enriched"
-        assert money(bench.books())["2026-11-30", "credits"] == (9, 9, 0)
-        assert money(bench.books())["2026-11-30", "actions"] == (3, 3, 0)
-
-    run(main())
+@virtual_time
+async def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) -> None:
+    bench = Bench()
+    await bench.park()
+    assert (await bench.correct(credits=credits_, actions=0)).applied
+    assert money(bench.books())["2026-11-30", "credits"] == (credits_, credits_, 0)
+    bench.call_back(credits=9, actions=3)
+    await asyncio.sleep(1.0)
+    assert bench.states()[-1] == "enriched"
+    assert money(bench.books())["2026-11-30", "credits"] == (9, 9, 0)
+    assert money(bench.books())["2026-11-30", "actions"] == (3, 3, 0)
 
 
-def test_it_may_be_corrected_again() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.park()
-        assert (await bench.correct("c1", credits=4)).applied
-        assert (await bench.correct("c2", credits=6, actions=1)).applied
-        assert not (await bench.correct("c2", credits=9)).applied, "one id is one command"
-        assert money(bench.books())["2026-11-30", "credits"] == (6, 6, 0)
-        assert (bench.day().credits_spent, bench.day().actions_spent) == (6, 1)
-
-    run(main())
+@virtual_time
+async def test_it_may_be_corrected_again() -> None:
+    bench = Bench()
+    await bench.park()
+    assert (await bench.correct("c1", credits=4)).applied
+    assert (await bench.correct("c2", credits=6, actions=1)).applied
+    assert not (await bench.correct("c2", credits=9)).applied, "one id is one command"
+    assert money(bench.books())["2026-11-30", "credits"] == (6, 6, 0)
+    assert (bench.day().credits_spent, bench.day().actions_spent) == (6, 1)
 
 
 @pytest.mark.parametrize(
@@ -130,55 +122,48 @@ def test_it_may_be_corrected_again() -> None:
         ({"credits": "four"}, "invalid arguments"),
     ],
 )
-def test_an_impossible_correction_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.park()
-        before = money(bench.books())
-        answer = await bench.correct(**args)
-        assert not answer.applied
-        assert text in answer.text
-        assert money(bench.books()) == before
-
-    run(main())
+@virtual_time
+async def test_an_impossible_correction_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
+    bench = Bench()
+    await bench.park()
+    before = money(bench.books())
+    answer = await bench.correct(**args)
+    assert not answer.applied
+    assert text in answer.text
+    assert money(bench.books()) == before
 
 
-def test_a_lead_that_still_waits_or_was_answered_has_no_ceiling_to_settle() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(2.0)
-        answer = await bench.correct("c1", credits=4)
-        assert (answer.applied, answer.text) == (
-            False,
-            "Clay may still call back about this lead: what it did cost is booked then",
-        )
-        bench.call_back()
-        await asyncio.sleep(1.0)
-        answer = await bench.correct("c2", credits=4)
-        assert not answer.applied
-        assert "what this lead did cost is known" in answer.text
-        assert money(bench.books())["2026-11-30", "credits"] == (7, 7, 0)
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_still_waits_or_was_answered_has_no_ceiling_to_settle() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(2.0)
+    answer = await bench.correct("c1", credits=4)
+    assert (answer.applied, answer.text) == (
+        False,
+        "Clay may still call back about this lead: what it did cost is booked then",
+    )
+    bench.call_back()
+    await asyncio.sleep(1.0)
+    answer = await bench.correct("c2", credits=4)
+    assert not answer.applied
+    assert "what this lead did cost is known" in answer.text
+    assert money(bench.books())["2026-11-30", "credits"] == (7, 7, 0)
 
 
-def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
+@virtual_time
+async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     """Its next step would write the row as it was before the correction, and book the difference twice."""
-
-    async def main() -> None:
-        bench = Bench()
-        await bench.park()
-        holders: dict[bytes, object] = bench.partition.state.key_locks._holders  # type: ignore[assignment]  # any holder will do
-        key = delivery_key("acme", "acme-main", "id0")
-        holders[key] = object()
-        answer = await bench.correct("c1", credits=4)
-        assert (answer.applied, answer.reason) == (False, "busy")
-        del holders[key]
-        assert (await bench.correct("c2", credits=4)).applied
-
-    run(main())
+    bench = Bench()
+    await bench.park()
+    holders: dict[bytes, object] = bench.partition.state.key_locks._holders  # type: ignore[assignment]  # any holder will do
+    key = delivery_key("acme", "acme-main", "id0")
+    holders[key] = object()
+    answer = await bench.correct("c1", credits=4)
+    assert (answer.applied, answer.reason) == (False, "busy")
+    del holders[key]
+    assert (await bench.correct("c2", credits=4)).applied
 
 
 @pytest.mark.parametrize("is_forced", [True, False])
@@ -191,19 +176,17 @@ def test_a_correction_is_of_the_lead_and_of_its_last_forced_delivery(is_forced: 
     assert cost_rows(plan, rows.get, msgspec.structs.replace(command, kind="pause")) == ()
 
 
-def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> None:
-    async def main() -> None:
-        bench = Bench()
-        value = json.dumps({"lead_id": "id0", "force": True, "fields": {"email": "p0@example.com"}}).encode()
-        for _ in range(2):
-            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
-        await bench.serve()
-        await asyncio.sleep(PARKED_S)
-        assert [lead.lead_id for lead in bench.books().open_costs] == ["id0"] * 2
-        assert money(bench.books())["2026-11-30", "credits"] == (40, 40, 40)
-        answer = await bench.correct(credits=4)
-        assert answer.applied, answer.text
-        assert money(bench.books())["2026-11-30", "credits"] == (24, 24, 20), "of the last one"
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> None:
+    bench = Bench()
+    value = json.dumps({"lead_id": "id0", "force": True, "fields": {"email": "p0@example.com"}}).encode()
+    for _ in range(2):
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+    await bench.serve()
+    await asyncio.sleep(PARKED_S)
+    assert [lead.lead_id for lead in bench.books().open_costs] == ["id0"] * 2
+    assert money(bench.books())["2026-11-30", "credits"] == (40, 40, 40)
+    answer = await bench.correct(credits=4)
+    assert answer.applied, answer.text
+    assert money(bench.books())["2026-11-30", "credits"] == (24, 24, 20), "of the last one"
+    assert bench.alarms == []

@@ -17,7 +17,7 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import Link, MemoryInlet, PlainLink
 from tests.simulation.loop import SimLoop
 from tests.simulation.replayer import Replayer
@@ -142,59 +142,51 @@ def _backfilling(bench: Bench) -> None:
 
 @pytest.mark.parametrize("lanes", [1, 19])
 @pytest.mark.parametrize("trouble", [_ill, _paused, _out_of_budget, _bursting, _backfilling])
-def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
-    async def main() -> None:
-        bench = Bench(lanes)
-        await bench.start()
-        trouble(bench)
-        waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
-        assert waits_s[int(len(waits_s) * 0.99)] < SOON_S
-        assert bench.most_waiting <= bench.plan.delivery.max_waiting
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
+    bench = Bench(lanes)
+    await bench.start()
+    trouble(bench)
+    waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
+    assert waits_s[int(len(waits_s) * 0.99)] < SOON_S
+    assert bench.most_waiting <= bench.plan.delivery.max_waiting
+    assert bench.alarms == []
 
 
 @pytest.mark.parametrize("lanes", [1, 19])
-def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(lanes: int) -> None:
-    async def main() -> None:
-        bench = Bench(lanes, max_in_flight=2, link=SlowLink())  # so few records at once that the burst takes 5 s
-        await bench.start()
-        _bursting(bench)
-        waits_s = await bench.watch(lambda: None, 0)
-        assert waits_s[-1] < SOON_S
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(lanes: int) -> None:
+    bench = Bench(lanes, max_in_flight=2, link=SlowLink())  # so few records at once that the burst takes 5 s
+    await bench.start()
+    _bursting(bench)
+    waits_s = await bench.watch(lambda: None, 0)
+    assert waits_s[-1] < SOON_S
+    assert bench.alarms == []
 
 
-def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_suspended() -> None:
-    async def main() -> None:
-        bench = Bench(max_in_flight=2, link=SlowLink())
-        await bench.start()
-        for _ in range(60):
-            bench.lead("acme")
-        await asyncio.sleep(0.5)
-        assert bench.partition.unfinished > 0
-        bench.inlet.suspend()
-        await asyncio.sleep(1.0)
-        assert bench.partition.unfinished == 0
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_suspended() -> None:
+    bench = Bench(max_in_flight=2, link=SlowLink())
+    await bench.start()
+    for _ in range(60):
+        bench.lead("acme")
+    await asyncio.sleep(0.5)
+    assert bench.partition.unfinished > 0
+    bench.inlet.suspend()
+    await asyncio.sleep(1.0)
+    assert bench.partition.unfinished == 0
+    assert bench.alarms == []
 
 
-def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.start()
-        burst = [bench.lead("acme") for _ in range(600)]
-        await asyncio.sleep(600 / 8 + 60)
-        deferred = Counter(event.lead_id for event in bench.events() if event.status == "deferred")
-        sent = bench.sent_ms()
-        assert len(sent) == len(burst)
-        assert max(sent.values()) - min(sent.values()) < 600 / 8 * 1_000 * 1.1, "the lane's rate is used"
-        assert sum(deferred.values()) < 1.2 * len(burst)
-        assert max(deferred.values()) <= 3
-
-    run(main())
+@virtual_time
+async def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -> None:
+    bench = Bench()
+    await bench.start()
+    burst = [bench.lead("acme") for _ in range(600)]
+    await asyncio.sleep(600 / 8 + 60)
+    deferred = Counter(event.lead_id for event in bench.events() if event.status == "deferred")
+    sent = bench.sent_ms()
+    assert len(sent) == len(burst)
+    assert max(sent.values()) - min(sent.values()) < 600 / 8 * 1_000 * 1.1, "the lane's rate is used"
+    assert sum(deferred.values()) < 1.2 * len(burst)
+    assert max(deferred.values()) <= 3

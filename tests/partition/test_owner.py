@@ -17,7 +17,7 @@ from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import RecordingStream, VirtualClock, consumed, now_ms, run
+from tests.partition.virtual import RecordingStream, VirtualClock, consumed, now_ms, virtual_time
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -105,20 +105,18 @@ def _row(**changes: object) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(row, **changes))
 
 
-def test_leads_are_processed_and_acked() -> None:
-    async def main() -> None:
-        bench = Bench()
-        for number in range(3):
-            bench.publish(f"id{number}", f"p{number}")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert len(bench.clay.bodies) == 3
-        assert sorted(bench.states()) == ["accepted"] * 3 + ["received"] * 3 + ["sending"] * 3
-        assert bench.inlet.committed() == 3
-        assert bench.partition.unfinished == 0
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_leads_are_processed_and_acked() -> None:
+    bench = Bench()
+    for number in range(3):
+        bench.publish(f"id{number}", f"p{number}")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert len(bench.clay.bodies) == 3
+    assert sorted(bench.states()) == ["accepted"] * 3 + ["received"] * 3 + ["sending"] * 3
+    assert bench.inlet.committed() == 3
+    assert bench.partition.unfinished == 0
+    assert bench.alarms == []
 
 
 @pytest.mark.parametrize(
@@ -129,134 +127,114 @@ def test_leads_are_processed_and_acked() -> None:
         (lane_key("beta"), msgspec.json.encode(Lane("beta", 0)), "has its lane in partition 0"),
     ],
 )
-def test_a_state_that_cannot_be_used_is_refused_at_take_over(key: bytes, value: bytes, says: str) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
-        with pytest.raises(RowUnreadable, match=says):
-            await bench.partition.take_over()
-
-    run(main())
+@virtual_time
+async def test_a_state_that_cannot_be_used_is_refused_at_take_over(key: bytes, value: bytes, says: str) -> None:
+    bench = Bench()
+    bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
+    with pytest.raises(RowUnreadable, match=says):
+        await bench.partition.take_over()
 
 
 @pytest.mark.parametrize("value", [b"[", _row(version=ROW_VERSION + 1)])
-def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(value: bytes) -> None:
-    async def main() -> None:
-        bench = Bench()
-        key = delivery_key("acme", "acme-main", "id0")
-        bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
-        bench.publish("id0", "p0")
-        bench.publish("id1", "p1")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert [type(error) for error in bench.alarms] == [RowUnreadable]
-        assert bench.inlet.committed() is None
-        assert bench.clay.bodies == [], "nothing goes out any more that could only be uncertain"
-
-    run(main())
+@virtual_time
+async def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(value: bytes) -> None:
+    bench = Bench()
+    key = delivery_key("acme", "acme-main", "id0")
+    bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
+    bench.publish("id0", "p0")
+    bench.publish("id1", "p1")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert [type(error) for error in bench.alarms] == [RowUnreadable]
+    assert bench.inlet.committed() is None
+    assert bench.clay.bodies == [], "nothing goes out any more that could only be uncertain"
 
 
-def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> None:
+@virtual_time
+async def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> None:
     """Its old row ends with the very step that begins the new history: the deletion must not take the new one."""
-
-    async def main() -> None:
-        bench = Bench()
-        key = delivery_key("acme", "acme-main", "id0")
-        bench.kafka.produce(0, Record(bench.plan.topics.state, key, _row(origin="leads/9/9", final=True)))
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(0.5)
-        assert bench.states() == ["received", "sending"]
-        rows = [
-            consumed.value
-            for consumed in bench.kafka.log(bench.plan.topics.state, 0).committed()
-            if consumed.key == key
-        ]
-        assert rows[-1] is not None
-
-    run(main())
+    bench = Bench()
+    key = delivery_key("acme", "acme-main", "id0")
+    bench.kafka.produce(0, Record(bench.plan.topics.state, key, _row(origin="leads/9/9", final=True)))
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(0.5)
+    assert bench.states() == ["received", "sending"]
+    rows = [
+        consumed.value for consumed in bench.kafka.log(bench.plan.topics.state, 0).committed() if consumed.key == key
+    ]
+    assert rows[-1] is not None
 
 
-def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> None:
+@virtual_time
+async def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> None:
     """The clock draws one half of each pause."""
-
-    async def main() -> None:
-        bench = Bench(Setup(callbacks=False, max_attempts=3), clay_takes_s=0.0)
-        bench.clay.first = [Refused("http_503", 1)] * 2
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
-        _, _, *events = (json.loads(each.value or b"") for each in bench.kafka.log("leads.status", 0).committed())
-        base_ms = int(bench.plan.delivery.retry_base_s * 1000)
-        for refused, sending, pause_ms in zip(events[::2], events[1::2], (base_ms, 2 * base_ms), strict=False):
-            assert refused["due_at_ms"] == refused["at_ms"] + pause_ms
-            assert refused["due_at_ms"] <= sending["at_ms"] <= refused["due_at_ms"] + 10, "not before, and not after"
-
-    run(main())
+    bench = Bench(Setup(callbacks=False, max_attempts=3), clay_takes_s=0.0)
+    bench.clay.first = [Refused("http_503", 1)] * 2
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
+    _, _, *events = (json.loads(each.value or b"") for each in bench.kafka.log("leads.status", 0).committed())
+    base_ms = int(bench.plan.delivery.retry_base_s * 1000)
+    for refused, sending, pause_ms in zip(events[::2], events[1::2], (base_ms, 2 * base_ms), strict=False):
+        assert refused["due_at_ms"] == refused["at_ms"] + pause_ms
+        assert refused["due_at_ms"] <= sending["at_ms"] <= refused["due_at_ms"] + 10, "not before, and not after"
 
 
-def test_a_later_owner_ends_this_one_before_it_sends_anything() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.serve()
-        await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
-        bench.publish("id0", "p0")
-        await asyncio.sleep(10.0)
-        assert [type(error) for error in bench.alarms] == [Fenced]
-        assert bench.clay.bodies == []
-        assert bench.states() == []
-
-    run(main())
+@virtual_time
+async def test_a_later_owner_ends_this_one_before_it_sends_anything() -> None:
+    bench = Bench()
+    await bench.serve()
+    await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+    bench.publish("id0", "p0")
+    await asyncio.sleep(10.0)
+    assert [type(error) for error in bench.alarms] == [Fenced]
+    assert bench.clay.bodies == []
+    assert bench.states() == []
 
 
-def test_held_leads_do_not_hold_up_a_suspension() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(credits_per_day=20))
-        bench.publish("id0", "p0")
-        bench.publish("id1", "p1")
-        bench.publish("id1", "p1")
-        serving = await bench.serve()
-        await asyncio.sleep(10.0)
-        assert "held_budget" in bench.states()
-        bench.inlet.suspend()
-        async with asyncio.timeout(1.0):
-            await bench.inlet.drained()
-            await bench.inlet.end()
-            await serving
-        assert bench.inlet.committed() == 1
-
-    run(main())
-
-
-def test_a_lead_under_way_is_finished_and_acked_before_the_stream_ends() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        serving = await bench.serve()
-        await asyncio.sleep(0.5)
-        assert len(bench.clay.bodies) == 1
-        bench.inlet.suspend()
-        async with asyncio.timeout(5.0):
-            await bench.inlet.drained()
-            await bench.inlet.end()
-            await serving
-        assert bench.states()[-1] == "accepted"
-        assert bench.inlet.committed() == 1
-
-    run(main())
-
-
-def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> None:
-    async def main() -> None:
-        bench = Bench()
-        inlet = RecordingStream([consumed(0), consumed(1)])
-        inlet.suspended.set()
-        serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
-        await asyncio.sleep(1.0)
-        assert inlet.given_up == [0, 1]
-        assert bench.partition.unfinished == 0
-        inlet.over.set()
+@virtual_time
+async def test_held_leads_do_not_hold_up_a_suspension() -> None:
+    bench = Bench(Setup(credits_per_day=20))
+    bench.publish("id0", "p0")
+    bench.publish("id1", "p1")
+    bench.publish("id1", "p1")
+    serving = await bench.serve()
+    await asyncio.sleep(10.0)
+    assert "held_budget" in bench.states()
+    bench.inlet.suspend()
+    async with asyncio.timeout(1.0):
+        await bench.inlet.drained()
+        await bench.inlet.end()
         await serving
+    assert bench.inlet.committed() == 1
 
-    run(main())
+
+@virtual_time
+async def test_a_lead_under_way_is_finished_and_acked_before_the_stream_ends() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    serving = await bench.serve()
+    await asyncio.sleep(0.5)
+    assert len(bench.clay.bodies) == 1
+    bench.inlet.suspend()
+    async with asyncio.timeout(5.0):
+        await bench.inlet.drained()
+        await bench.inlet.end()
+        await serving
+    assert bench.states()[-1] == "accepted"
+    assert bench.inlet.committed() == 1
+
+
+@virtual_time
+async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> None:
+    bench = Bench()
+    inlet = RecordingStream([consumed(0), consumed(1)])
+    inlet.suspended.set()
+    serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
+    await asyncio.sleep(1.0)
+    assert inlet.given_up == [0, 1]
+    assert bench.partition.unfinished == 0
+    inlet.over.set()
+    await serving

@@ -16,7 +16,7 @@ from stream_app.domain.messages import Scalar
 from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import Entry, Field, person_slot
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 
 LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
 OTHER: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
@@ -45,193 +45,164 @@ def emitted(bench: Bench, lead_id: str) -> str:
     return next(event.text for event in bench.events() if event.lead_id == lead_id)
 
 
-def test_every_identifier_of_a_lead_leads_to_it() -> None:
-    async def main() -> None:
-        bench = await opened()
-        assert await lead(bench, "1", BOTH) == SENT
-        assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
-        assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
-        assert emitted(bench, "3") == "the same person was accepted before, as lead 1"
-        assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
-        assert bench.clay.sent == ["1", "4"]
-
-    run(main())
+@virtual_time
+async def test_every_identifier_of_a_lead_leads_to_it() -> None:
+    bench = await opened()
+    assert await lead(bench, "1", BOTH) == SENT
+    assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
+    assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
+    assert emitted(bench, "3") == "the same person was accepted before, as lead 1"
+    assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
+    assert bench.clay.sent == ["1", "4"]
 
 
-def test_a_forged_id_takes_no_row_and_makes_no_duplicate_of_the_lead_that_has_it() -> None:
-    async def main() -> None:
-        bench = await opened()
-        (ada,) = people({"email": ADA})
-        derived = f"p-{ada}"
-        assert await lead(bench, derived, {"email": "mallory@acme.example"}) == [], "its history has another id"
-        (forged,) = {event.lead_id for event in bench.events()}
-        assert bench.history(forged) == SENT
-        value = msgspec.json.encode({"fields": {"email": ADA}})
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
-        await asyncio.sleep(5)
-        assert bench.history(derived) == SENT
-        assert bench.clay.sent == [forged, derived]
-        assert await lead(bench, derived, {"email": ADA}) == [*SENT, "duplicate"], "an export that is published again"
-
-    run(main())
+@virtual_time
+async def test_a_forged_id_takes_no_row_and_makes_no_duplicate_of_the_lead_that_has_it() -> None:
+    bench = await opened()
+    (ada,) = people({"email": ADA})
+    derived = f"p-{ada}"
+    assert await lead(bench, derived, {"email": "mallory@acme.example"}) == [], "its history has another id"
+    (forged,) = {event.lead_id for event in bench.events()}
+    assert bench.history(forged) == SENT
+    value = msgspec.json.encode({"fields": {"email": ADA}})
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+    await asyncio.sleep(5)
+    assert bench.history(derived) == SENT
+    assert bench.clay.sent == [forged, derived]
+    assert await lead(bench, derived, {"email": ADA}) == [*SENT, "duplicate"], "an export that is published again"
 
 
-def test_a_duplicate_does_not_make_two_people_one() -> None:
+@virtual_time
+async def test_a_duplicate_does_not_make_two_people_one() -> None:
     """It costs nothing, so a producer could have any other person suppressed and erased with this one."""
-
-    async def main() -> None:
-        bench = await opened()
-        await lead(bench, "1", {"email": ADA})
-        assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["duplicate"]
-        await suppress(bench, {"email": ADA})
-        assert await lead(bench, "3", OTHER) == SENT
-        assert bench.clay.sent == ["1", "3"]
-
-    run(main())
+    bench = await opened()
+    await lead(bench, "1", {"email": ADA})
+    assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["duplicate"]
+    await suppress(bench, {"email": ADA})
+    assert await lead(bench, "3", OTHER) == SENT
+    assert bench.clay.sent == ["1", "3"]
 
 
-def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
-    async def main() -> None:
-        bench = await opened()
-        assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == ["received", "expired"]
-        await suppress(bench, {"email": ADA})
-        assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["received", "suppressed"]
-        assert await lead(bench, "3", LINKEDIN) == SENT
-        assert await lead(bench, "4", OTHER) == SENT
-        assert bench.clay.sent == ["3", "4"]
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
+    bench = await opened()
+    assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == ["received", "expired"]
+    await suppress(bench, {"email": ADA})
+    assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["received", "suppressed"]
+    assert await lead(bench, "3", LINKEDIN) == SENT
+    assert await lead(bench, "4", OTHER) == SENT
+    assert bench.clay.sent == ["3", "4"]
 
 
-def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers() -> None:
+@virtual_time
+async def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers() -> None:
     """It is not sent yet, and so links nothing; but its person must not be paid for twice."""
-
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        linkedin, email = people(BOTH)
-        keys = [person_key("acme", "acme-main", each) for each in (linkedin, email)]
-        assert (await lead(bench, "1", BOTH))[-1] == "deferred"
-        assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
-        assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
-        assert [bench.partition.state.row(key) for key in keys] == [b"d/acme/acme-main/1"] * 2
-        await bench.open_and_return()
-        assert bench.history("1")[-2:] == ["sending", "accepted"]
-        linked = [f"d/acme/acme-main/1 {other}".encode() for other in (email, linkedin)]
-        assert [bench.partition.state.row(key) for key in keys] == linked
-        assert bench.clay.sent == ["1"]
-
-    run(main())
+    bench = Bench()
+    await bench.begin()
+    linkedin, email = people(BOTH)
+    keys = [person_key("acme", "acme-main", each) for each in (linkedin, email)]
+    assert (await lead(bench, "1", BOTH))[-1] == "deferred"
+    assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
+    assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
+    assert [bench.partition.state.row(key) for key in keys] == [b"d/acme/acme-main/1"] * 2
+    await bench.open_and_return()
+    assert bench.history("1")[-2:] == ["sending", "accepted"]
+    linked = [f"d/acme/acme-main/1 {other}".encode() for other in (email, linkedin)]
+    assert [bench.partition.state.row(key) for key in keys] == linked
+    assert bench.clay.sent == ["1"]
 
 
-def test_the_duplicate_of_a_lead_id_says_nothing_of_a_person() -> None:
+@virtual_time
+async def test_the_duplicate_of_a_lead_id_says_nothing_of_a_person() -> None:
     """Files that number their rows use each id again for another person."""
-
-    async def main() -> None:
-        bench = await opened()
-        await lead(bench, "1", {"email": ADA})
-        assert await lead(bench, "1", {"email": "bob@acme.example"}) == [*SENT, "duplicate"]
-        assert await lead(bench, "2", {"email": "bob@acme.example"}) == SENT
-
-    run(main())
+    bench = await opened()
+    await lead(bench, "1", {"email": ADA})
+    assert await lead(bench, "1", {"email": "bob@acme.example"}) == [*SENT, "duplicate"]
+    assert await lead(bench, "2", {"email": "bob@acme.example"}) == SENT
 
 
-def test_a_name_identifies_only_a_lead_that_has_nothing_better() -> None:
-    async def main() -> None:
-        bench = await opened()
-        assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
-        assert await lead(bench, "2", {"email": "ada.king@acme.example", **NAME}) == SENT, "of one name, at one company"
-        assert await lead(bench, "3", NAME) == SENT
-        assert await lead(bench, "4", NAME) == ["duplicate"]
-
-    run(main())
+@virtual_time
+async def test_a_name_identifies_only_a_lead_that_has_nothing_better() -> None:
+    bench = await opened()
+    assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
+    assert await lead(bench, "2", {"email": "ada.king@acme.example", **NAME}) == SENT, "of one name, at one company"
+    assert await lead(bench, "3", NAME) == SENT
+    assert await lead(bench, "4", NAME) == ["duplicate"]
 
 
-def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person() -> None:
+@virtual_time
+async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person() -> None:
     """The third has neither of the two identifiers that the result is remembered under."""
-
-    async def main() -> None:
-        bench = await opened(cache_first=True)
-        bench.clay.first = [Poison(422, 1)]
-        await lead(bench, "1", {"email": ADA, **OTHER})
-        await lead(bench, "2", BOTH)
-        (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
-        await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
-        assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
-        assert bench.clay.sent == ["1", "2"]
-        assert bench.results("3")[0].fields == {"title": "CEO"}
-        assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], "the first still counts"
-
-    run(main())
+    bench = await opened(cache_first=True)
+    bench.clay.first = [Poison(422, 1)]
+    await lead(bench, "1", {"email": ADA, **OTHER})
+    await lead(bench, "2", BOTH)
+    (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
+    await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
+    assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
+    assert bench.clay.sent == ["1", "2"]
+    assert bench.results("3")[0].fields == {"title": "CEO"}
+    assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], "the first still counts"
 
 
-def test_a_cached_result_is_not_served_for_a_namesake() -> None:
-    async def main() -> None:
-        bench = await opened(cache_first=True)
-        (slot,) = (person_slot("acme", "acme-main", each) for each in people(NAME))
-        await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
-        assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
-        assert await lead(bench, "2", NAME) == ["received", "served_from_cache"]
-
-    run(main())
+@virtual_time
+async def test_a_cached_result_is_not_served_for_a_namesake() -> None:
+    bench = await opened(cache_first=True)
+    (slot,) = (person_slot("acme", "acme-main", each) for each in people(NAME))
+    await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
+    assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
+    assert await lead(bench, "2", NAME) == ["received", "served_from_cache"]
 
 
-def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead() -> None:
-    async def main() -> None:
-        bench = await opened(cache_first=True)
-        bench.clay.first = [Poison(422, 1)]
-        assert await lead(bench, "1", BOTH) == ["received", "sending", "rejected_invalid"]
-        (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
-        await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
-        await suppress(bench, {"email": ADA})
-        assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
-        assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]
-        assert await lead(bench, "4", OTHER) == SENT
-        assert bench.clay.sent == ["1", "4"]
-
-    run(main())
+@virtual_time
+async def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead() -> None:
+    bench = await opened(cache_first=True)
+    bench.clay.first = [Poison(422, 1)]
+    assert await lead(bench, "1", BOTH) == ["received", "sending", "rejected_invalid"]
+    (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
+    await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
+    await suppress(bench, {"email": ADA})
+    assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
+    assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]
+    assert await lead(bench, "4", OTHER) == SENT
+    assert bench.clay.sent == ["1", "4"]
 
 
 @pytest.mark.parametrize("cache_first", [False, True])
-def test_the_duplicate_of_a_suppressed_person_ends_as_suppressed(cache_first: bool) -> None:
-    async def main() -> None:
-        bench = await opened(cache_first=cache_first)
-        assert await lead(bench, "1", BOTH) == SENT
-        await bench.remember(ADA, days=0, title="CEO")
-        await suppress(bench, {"email": ADA})
-        assert await lead(bench, "1", {"email": ADA}) == [*SENT, "suppressed"], "of the same id"
-        assert await lead(bench, "2", {"email": ADA}) == ["suppressed"], "of the same person"
-        assert await lead(bench, "3", LINKEDIN) == ["suppressed"], "known by another identifier than the list"
-        reasons = [(event.reason, event.text) for event in bench.events() if event.status == "suppressed"]
-        assert reasons == [("suppressed", "this person is on the suppression list (command c1)")] * 3
-        await lead(bench, "4", {"email": "bob@acme.example"})
-        assert await lead(bench, "5", {"email": "bob@acme.example"}) != ["suppressed"]
-        assert bench.clay.sent == ["1", "4"]
-        assert bench.results("2") == bench.results("3") == []
-
-    run(main())
+@virtual_time
+async def test_the_duplicate_of_a_suppressed_person_ends_as_suppressed(cache_first: bool) -> None:
+    bench = await opened(cache_first=cache_first)
+    assert await lead(bench, "1", BOTH) == SENT
+    await bench.remember(ADA, days=0, title="CEO")
+    await suppress(bench, {"email": ADA})
+    assert await lead(bench, "1", {"email": ADA}) == [*SENT, "suppressed"], "of the same id"
+    assert await lead(bench, "2", {"email": ADA}) == ["suppressed"], "of the same person"
+    assert await lead(bench, "3", LINKEDIN) == ["suppressed"], "known by another identifier than the list"
+    reasons = [(event.reason, event.text) for event in bench.events() if event.status == "suppressed"]
+    assert reasons == [("suppressed", "this person is on the suppression list (command c1)")] * 3
+    await lead(bench, "4", {"email": "bob@acme.example"})
+    assert await lead(bench, "5", {"email": "bob@acme.example"}) != ["suppressed"]
+    assert bench.clay.sent == ["1", "4"]
+    assert bench.results("2") == bench.results("3") == []
 
 
-def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
+@virtual_time
+async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
     """It was not cancelled before it was sent: the one that was sent was not cancelled."""
-
-    async def main() -> None:
-        bench = await opened()
-        assert await lead(bench, "1", BOTH) == SENT
-        command = Command("c1", "cancel_lead", "acme", now_ms() + 60_000, "operator", args={"lead_id": "1"})
-        copy = msgspec.json.encode({"lead_id": "1", "fields": {"email": ADA}})
-        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
-        ordered_ms = now_ms()
-        await asyncio.sleep(1)
-        leads = bench.kafka.log(bench.plan.topics.leads, 0)
-        late = leads.append(Record(leads.topic, b"acme", copy), ordered_ms, None)  # published before the command
-        bench.kafka.on_commit([late])
-        leads.changed()
-        await asyncio.sleep(5)
-        assert bench.partition.state.row(lead_row("acme", "1")) is not None
-        assert bench.history("1") == [*SENT, "duplicate"]
-
-    run(main())
+    bench = await opened()
+    assert await lead(bench, "1", BOTH) == SENT
+    command = Command("c1", "cancel_lead", "acme", now_ms() + 60_000, "operator", args={"lead_id": "1"})
+    copy = msgspec.json.encode({"lead_id": "1", "fields": {"email": ADA}})
+    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+    ordered_ms = now_ms()
+    await asyncio.sleep(1)
+    leads = bench.kafka.log(bench.plan.topics.leads, 0)
+    late = leads.append(Record(leads.topic, b"acme", copy), ordered_ms, None)  # published before the command
+    bench.kafka.on_commit([late])
+    leads.changed()
+    await asyncio.sleep(5)
+    assert bench.partition.state.row(lead_row("acme", "1")) is not None
+    assert bench.history("1") == [*SENT, "duplicate"]
 
 
 async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
@@ -245,51 +216,42 @@ async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them_from_the_others(whole: bool) -> None:
+@virtual_time
+async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them_from_the_others(whole: bool) -> None:
     """What it does not name may be of another person, whom a producer named in the same lead."""
+    bench = await opened()
+    bench.clay.first = [Poison(422, 1)]
+    await lead(bench, "0", {"email": ADA, **OTHER})
+    await lead(bench, "1", BOTH)
+    (linkedin, email), (other,) = people(BOTH), people(OTHER)
 
-    async def main() -> None:
-        bench = await opened()
-        bench.clay.first = [Poison(422, 1)]
-        await lead(bench, "0", {"email": ADA, **OTHER})
-        await lead(bench, "1", BOTH)
-        (linkedin, email), (other,) = people(BOTH), people(OTHER)
+    def aliases() -> list[bytes | None]:
+        return [bench.partition.state.row(person_key("acme", "acme-main", each)) for each in (linkedin, email, other)]
 
-        def aliases() -> list[bytes | None]:
-            return [
-                bench.partition.state.row(person_key("acme", "acme-main", each)) for each in (linkedin, email, other)
-            ]
-
-        lead_1, everybody = "d/acme/acme-main/1", (linkedin, email, other)
-        linked = [sorted(name for name in everybody if name != each) for each in everybody]
-        assert aliases() == [" ".join((lead_1, *names)).encode() for names in linked]
-        if whole:
-            assert await erase(bench, "1", *everybody) == set(everybody)
-            assert aliases() == [None] * 3
-        else:
-            assert await erase(bench, "0", other) == {other}
-            assert aliases() == [f"{lead_1} {email}".encode(), f"{lead_1} {linkedin}".encode(), None]
-
-    run(main())
+    lead_1, everybody = "d/acme/acme-main/1", (linkedin, email, other)
+    linked = [sorted(name for name in everybody if name != each) for each in everybody]
+    assert aliases() == [" ".join((lead_1, *names)).encode() for names in linked]
+    if whole:
+        assert await erase(bench, "1", *everybody) == set(everybody)
+        assert aliases() == [None] * 3
+    else:
+        assert await erase(bench, "0", other) == {other}
+        assert aliases() == [f"{lead_1} {email}".encode(), f"{lead_1} {linkedin}".encode(), None]
 
 
-def test_forced_leads_of_a_person_are_each_sent_and_claim_no_alias() -> None:
-    async def main() -> None:
-        bench = await opened()
-        assert await lead(bench, "1", BOTH, force=True) == SENT
-        assert await lead(bench, "2", {"email": ADA}, force=True) == SENT
-        assert await lead(bench, "3", LINKEDIN) == SENT
-
-    run(main())
+@virtual_time
+async def test_forced_leads_of_a_person_are_each_sent_and_claim_no_alias() -> None:
+    bench = await opened()
+    assert await lead(bench, "1", BOTH, force=True) == SENT
+    assert await lead(bench, "2", {"email": ADA}, force=True) == SENT
+    assert await lead(bench, "3", LINKEDIN) == SENT
 
 
-def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
-    async def main() -> None:
-        bench = await opened()
-        for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, LINKEDIN)):
-            value = msgspec.json.encode({"lead_id": str(number), "fields": fields})
-            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
-        await asyncio.sleep(10)
-        assert [bench.history(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]
-
-    run(main())
+@virtual_time
+async def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
+    bench = await opened()
+    for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, LINKEDIN)):
+        value = msgspec.json.encode({"lead_id": str(number), "fields": fields})
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+    await asyncio.sleep(10)
+    assert [bench.history(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]

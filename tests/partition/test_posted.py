@@ -14,7 +14,7 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
 from stream_app.partition.rows import read_delivery, read_lane
 from tests.partition.test_owner import Bench
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup
 
@@ -85,82 +85,72 @@ ACCEPTED, BUSY, RESET = Accepted(200, 1), Refused("http_503", 1), Uncertain("res
         ([BUSY, ACCEPTED], ["refused", "sending", "accepted"]),
     ],
 )
-def test_a_known_outcome_outlives_the_recovery(outcomes: list[Outcome], emitted: list[str], answers_only: bool) -> None:
-    async def main() -> None:
-        bench = await history_of(outcomes, Losing({SETTLE}, answers_only))
-        assert bench.states() == ["received", "sending", *emitted]
-        assert "worker_died" not in [event.reason for event in events(bench)]
-
-    run(main())
-
-
-def test_an_outcome_survives_several_recoveries_and_is_booked_once() -> None:
-    async def main() -> None:
-        bench = await history_of([ACCEPTED], Losing({SETTLE, SETTLE + 1, SETTLE + 2}))
-        assert bench.states() == ["received", "sending", "accepted"]
-        day = await day_of(bench)
-        assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
-
-    run(main())
+@virtual_time
+async def test_a_known_outcome_outlives_the_recovery(
+    outcomes: list[Outcome], emitted: list[str], answers_only: bool
+) -> None:
+    bench = await history_of(outcomes, Losing({SETTLE}, answers_only))
+    assert bench.states() == ["received", "sending", *emitted]
+    assert "worker_died" not in [event.reason for event in events(bench)]
 
 
-def test_a_post_that_was_never_started_is_not_uncertain() -> None:
+@virtual_time
+async def test_an_outcome_survives_several_recoveries_and_is_booked_once() -> None:
+    bench = await history_of([ACCEPTED], Losing({SETTLE, SETTLE + 1, SETTLE + 2}))
+    assert bench.states() == ["received", "sending", "accepted"]
+    day = await day_of(bench)
+    assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
+
+
+@virtual_time
+async def test_a_post_that_was_never_started_is_not_uncertain() -> None:
     """The write-ahead is in Kafka, and Kafka answered this process that it is not."""
-
-    async def main() -> None:
-        bench = await history_of([ACCEPTED], Losing({WRITE_AHEAD}, answers_only=True))
-        assert bench.states() == ["received", "sending", "refused", "sending", "accepted"]
-        day = await day_of(bench)
-        assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
-
-    run(main())
+    bench = await history_of([ACCEPTED], Losing({WRITE_AHEAD}, answers_only=True))
+    assert bench.states() == ["received", "sending", "refused", "sending", "accepted"]
+    day = await day_of(bench)
+    assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
 
 
-def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before() -> None:
+@virtual_time
+async def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before() -> None:
     """Another lead's transaction is lost while this one's second POST is under way."""
+    link = Losing({SETTLE + 2})
+    bench = Bench(Setup(callbacks=False), link=link)
+    outcomes: list[Outcome] = [BUSY, ACCEPTED, ACCEPTED]
 
-    async def main() -> None:
-        link = Losing({SETTLE + 2})
-        bench = Bench(Setup(callbacks=False), link=link)
-        outcomes: list[Outcome] = [BUSY, ACCEPTED, ACCEPTED]
+    async def send(destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        bench.clay.bodies.append(body)
+        second = len(bench.clay.bodies) == 2
+        if second:
+            bench.publish("id1", "p1")
+        await asyncio.sleep(10 if second else 0.1)
+        return outcomes.pop(0)
 
-        async def send(destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-            bench.clay.bodies.append(body)
-            second = len(bench.clay.bodies) == 2
-            if second:
-                bench.publish("id1", "p1")
-            await asyncio.sleep(10 if second else 0.1)
-            return outcomes.pop(0)
-
-        bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(60)
-        emitted = [event.status for event in events(bench) if event.lead_id == "id0"]
-        assert emitted == ["received", "sending", "refused", "sending", "send_uncertain", "parked"]
-        assert [body for body in bench.clay.bodies if b"p0@" in body] == bench.clay.bodies[:2]
-
-    run(main())
+    bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(60)
+    emitted = [event.status for event in events(bench) if event.lead_id == "id0"]
+    assert emitted == ["received", "sending", "refused", "sending", "send_uncertain", "parked"]
+    assert [body for body in bench.clay.bodies if b"p0@" in body] == bench.clay.bodies[:2]
 
 
-def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_begun_since() -> None:
+@virtual_time
+async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_begun_since() -> None:
     """No process should be able to, while the group knows us: the row decides all the same."""
 
-    async def main() -> None:
-        class Usurped(Losing):
-            async def ask(self, what: str, request: Callable[[], T]) -> T:
-                if what == "fence" and bench.clay.bodies:
-                    log = bench.kafka.log(bench.plan.topics.state, 0).committed()
-                    key, value = next((each.key, each.value) for each in log if (each.key or b"").startswith(b"d/"))
-                    ours = read_delivery(key or b"", value or b"")
-                    theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
-                    bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))
-                return await super().ask(what, request)
+    class Usurped(Losing):
+        async def ask(self, what: str, request: Callable[[], T]) -> T:
+            if what == "fence" and bench.clay.bodies:
+                log = bench.kafka.log(bench.plan.topics.state, 0).committed()
+                key, value = next((each.key, each.value) for each in log if (each.key or b"").startswith(b"d/"))
+                ours = read_delivery(key or b"", value or b"")
+                theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
+                bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))
+            return await super().ask(what, request)
 
-        bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(60)
-        assert [event.reason for event in events(bench)][-2:] == ["worker_died", "uncertain"]
-
-    run(main())
+    bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(60)
+    assert [event.reason for event in events(bench)][-2:] == ["worker_died", "uncertain"]

@@ -24,7 +24,7 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
 from tests.partition.test_owner import Bench
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
 
 BUSY = classify(503, None, "", 1, True)
@@ -75,109 +75,97 @@ async def replay(bench: Bench, dead_letter: ConsumedRecord, back: Envelope) -> N
 
 
 @pytest.mark.parametrize("by", ["itself", "an operator"])
-def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal["itself", "an operator"]) -> None:
-    async def main() -> None:
-        bench = await dead_lettered(BUSY)
-        [dead_letter] = bench.dead_letters("leads.dlq")
-        bench.publish("id0", "corrected")
-        await asyncio.sleep(5)
-        for _ in range(2):  # the replay process may publish it twice
-            await replay(bench, dead_letter, came_back(dead_letter, by))
-        assert histories(bench) == {
-            EARLIER: ["received", "sending", "dead_lettered", "replaced"],
-            LATER: ["received", "sending", "accepted"],
-        }
-        assert [json.loads(body)["email"] for body in bench.clay.bodies] == [
-            "ada@example.com",
-            "corrected@example.com",
-        ]
-        end = last_event(bench, EARLIER)
-        assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
-
-    run(main())
+@virtual_time
+async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal["itself", "an operator"]) -> None:
+    bench = await dead_lettered(BUSY)
+    [dead_letter] = bench.dead_letters("leads.dlq")
+    bench.publish("id0", "corrected")
+    await asyncio.sleep(5)
+    for _ in range(2):  # the replay process may publish it twice
+        await replay(bench, dead_letter, came_back(dead_letter, by))
+    assert histories(bench) == {
+        EARLIER: ["received", "sending", "dead_lettered", "replaced"],
+        LATER: ["received", "sending", "accepted"],
+    }
+    assert [json.loads(body)["email"] for body in bench.clay.bodies] == [
+        "ada@example.com",
+        "corrected@example.com",
+    ]
+    end = last_event(bench, EARLIER)
+    assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
 
 
 @pytest.mark.parametrize("first", ["replay", "publication"])
-def test_of_a_replay_and_a_publication_that_come_at_once_one_is_sent(first: str) -> None:
-    async def main() -> None:
-        bench = await dead_lettered(BUSY)
-        [dead_letter] = bench.dead_letters("leads.dlq")
-        back = came_back(dead_letter, "itself")
-        again = Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers())
-        if first == "replay":
-            bench.kafka.produce(0, again)
-        bench.publish("id0", "corrected")
-        if first == "publication":
-            bench.kafka.produce(0, again)
-        await asyncio.sleep(10)
-        assert len(bench.clay.bodies) == 2, "the first POST was refused, and one more is allowed"
-        assert {origin: statuses[-1] for origin, statuses in histories(bench).items()} in (
-            {EARLIER: "replaced", LATER: "accepted"},
-            {EARLIER: "accepted", LATER: "duplicate"},
-        )
-
-    run(main())
+@virtual_time
+async def test_of_a_replay_and_a_publication_that_come_at_once_one_is_sent(first: str) -> None:
+    bench = await dead_lettered(BUSY)
+    [dead_letter] = bench.dead_letters("leads.dlq")
+    back = came_back(dead_letter, "itself")
+    again = Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers())
+    if first == "replay":
+        bench.kafka.produce(0, again)
+    bench.publish("id0", "corrected")
+    if first == "publication":
+        bench.kafka.produce(0, again)
+    await asyncio.sleep(10)
+    assert len(bench.clay.bodies) == 2, "the first POST was refused, and one more is allowed"
+    assert {origin: statuses[-1] for origin, statuses in histories(bench).items()} in (
+        {EARLIER: "replaced", LATER: "accepted"},
+        {EARLIER: "accepted", LATER: "duplicate"},
+    )
 
 
-def test_a_parked_lead_that_clay_never_had_can_be_published_again() -> None:
-    async def main() -> None:
-        bench = await dead_lettered(BUSY, max_replays=0)
-        assert bench.partition.parked == {"acme": 1}
-        bench.publish("id0", "corrected")
-        await asyncio.sleep(5)
-        assert histories(bench)[EARLIER][-2:] == ["parked", "replaced"]
-        assert histories(bench)[LATER][-1] == "accepted"
-        assert bench.partition.parked["acme"] == 0
-
-    run(main())
+@virtual_time
+async def test_a_parked_lead_that_clay_never_had_can_be_published_again() -> None:
+    bench = await dead_lettered(BUSY, max_replays=0)
+    assert bench.partition.parked == {"acme": 1}
+    bench.publish("id0", "corrected")
+    await asyncio.sleep(5)
+    assert histories(bench)[EARLIER][-2:] == ["parked", "replaced"]
+    assert histories(bench)[LATER][-1] == "accepted"
+    assert bench.partition.parked["acme"] == 0
 
 
-def test_a_dead_letter_that_may_be_at_clay_is_not_replaced_and_says_what_to_do() -> None:
-    async def main() -> None:
-        bench = await dead_lettered(PERHAPS)
-        assert histories(bench)[EARLIER][-1] == "parked"
-        bench.publish("id0", "corrected")
-        await asyncio.sleep(5)
-        assert histories(bench)[LATER] == ["duplicate"]
-        assert len(bench.clay.bodies) == 1
-        event = last_event(bench, LATER)
-        assert event.reason == "may_be_at_clay"
-        assert "stream-app replay redrive --uncertain" in event.text
-
-    run(main())
+@virtual_time
+async def test_a_dead_letter_that_may_be_at_clay_is_not_replaced_and_says_what_to_do() -> None:
+    bench = await dead_lettered(PERHAPS)
+    assert histories(bench)[EARLIER][-1] == "parked"
+    bench.publish("id0", "corrected")
+    await asyncio.sleep(5)
+    assert histories(bench)[LATER] == ["duplicate"]
+    assert len(bench.clay.bodies) == 1
+    event = last_event(bench, LATER)
+    assert event.reason == "may_be_at_clay"
+    assert "stream-app replay redrive --uncertain" in event.text
 
 
-def test_another_lead_of_the_person_does_not_replace_the_dead_letter() -> None:
-    async def main() -> None:
-        bench = await dead_lettered(BUSY)
-        [dead_letter] = bench.dead_letters("leads.dlq")
-        bench.publish("id1", "ada")
-        await asyncio.sleep(5)
-        assert histories(bench)[LATER] == ["duplicate"]
-        assert "as lead id0: publish it again under that id" in last_event(bench, LATER).text
-        await replay(bench, dead_letter, came_back(dead_letter, "itself"))
-        assert histories(bench)[EARLIER][-1] == "accepted"
-        assert len(bench.clay.bodies) == 2
-
-    run(main())
+@virtual_time
+async def test_another_lead_of_the_person_does_not_replace_the_dead_letter() -> None:
+    bench = await dead_lettered(BUSY)
+    [dead_letter] = bench.dead_letters("leads.dlq")
+    bench.publish("id1", "ada")
+    await asyncio.sleep(5)
+    assert histories(bench)[LATER] == ["duplicate"]
+    assert "as lead id0: publish it again under that id" in last_event(bench, LATER).text
+    await replay(bench, dead_letter, came_back(dead_letter, "itself"))
+    assert histories(bench)[EARLIER][-1] == "accepted"
+    assert len(bench.clay.bodies) == 2
 
 
-def test_a_publication_that_fails_too_is_the_dead_letter_that_counts() -> None:
-    async def main() -> None:
-        bench = await dead_lettered(BUSY)
-        bench.publish("id1", "bob")  # Clay takes this one: it is no outage
-        await asyncio.sleep(5)
-        bench.clay.first = [BUSY]
-        bench.publish("id0", "corrected")
-        await asyncio.sleep(5)
-        earlier, later = bench.dead_letters("leads.dlq")
-        await replay(bench, earlier, came_back(earlier, "itself"))
-        await replay(bench, later, came_back(later, "itself"))
-        assert histories(bench)[EARLIER][-1] == "replaced"
-        assert histories(bench)["leads/0/2"][-4:] == ["dead_lettered", "replayed", "sending", "accepted"]
-        assert len(bench.clay.bodies) == 4
-
-    run(main())
+@virtual_time
+async def test_a_publication_that_fails_too_is_the_dead_letter_that_counts() -> None:
+    bench = await dead_lettered(BUSY)
+    bench.publish("id1", "bob")  # Clay takes this one: it is no outage
+    await asyncio.sleep(5)
+    bench.clay.first = [BUSY]
+    bench.publish("id0", "corrected")
+    await asyncio.sleep(5)
+    earlier, later = bench.dead_letters("leads.dlq")
+    await replay(bench, earlier, came_back(earlier, "itself"))
+    await replay(bench, later, came_back(later, "itself"))
+    assert histories(bench)[EARLIER][-1] == "replaced"
+    assert histories(bench)["leads/0/2"][-4:] == ["dead_lettered", "replayed", "sending", "accepted"]
+    assert len(bench.clay.bodies) == 4
 
 
 states = st.sampled_from(sorted({state for state in NEXT if state is not None} | {"enriched", "duplicate"}))

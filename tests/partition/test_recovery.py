@@ -8,7 +8,7 @@ from itertools import pairwise
 from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.record import Record
 from tests.partition.test_owner import MEMBER_S, Bench, SlowClay, T
-from tests.partition.virtual import run
+from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup
 
@@ -30,18 +30,15 @@ class ManyRows:
         return request()
 
 
-def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> None:
+@virtual_time
+async def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> None:
     """Only the fence must come while the worker is in the group. The partition stays its own until the next fence."""
-
-    async def main() -> None:
-        bench = Bench(Setup(callbacks=False), link=ManyRows())
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(20 * MEMBER_S)
-        assert bench.states() == ["received", "sending", "accepted"]
-        assert bench.inlet.committed() == 1
-
-    run(main())
+    bench = Bench(Setup(callbacks=False), link=ManyRows())
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(20 * MEMBER_S)
+    assert bench.states() == ["received", "sending", "accepted"]
+    assert bench.inlet.committed() == 1
 
 
 def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_seconds() -> None:
@@ -75,38 +72,32 @@ def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_second
     run(main())
 
 
-def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> None:
+@virtual_time
+async def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> None:
     """Who was cut off must not fence its innocent successor."""
-
-    async def main() -> None:
-        link = ManyRows()
-        bench = Bench(link=link)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        link.fence_s = 2 * MEMBER_S
-        await asyncio.sleep(20 * MEMBER_S)
-        successor = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
-        await successor.take_over()
-        await asyncio.sleep(20 * MEMBER_S)
-        await successor.transact([Record(bench.plan.topics.state, b"row", b"")])
-        assert bench.states() == []
-
-    run(main())
+    link = ManyRows()
+    bench = Bench(link=link)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    link.fence_s = 2 * MEMBER_S
+    await asyncio.sleep(20 * MEMBER_S)
+    successor = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    await successor.take_over()
+    await asyncio.sleep(20 * MEMBER_S)
+    await successor.transact([Record(bench.plan.topics.state, b"row", b"")])
+    assert bench.states() == []
 
 
-def test_a_failed_recovery_ends_the_process() -> None:
+@virtual_time
+async def test_a_failed_recovery_ends_the_process() -> None:
     """aiokafka let a CancelledError of its own out: it looked like a cancellation, and the partition stood still."""
-
-    async def main() -> None:
-        link = ManyRows()
-        bench = Bench(link=link)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        link.fences = asyncio.CancelledError()
-        await asyncio.sleep(20 * MEMBER_S)
-        assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled without a request"]
-
-    run(main())
+    link = ManyRows()
+    bench = Bench(link=link)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    link.fences = asyncio.CancelledError()
+    await asyncio.sleep(20 * MEMBER_S)
+    assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled without a request"]
 
 
 class LosesOne(ManyRows):
@@ -130,19 +121,16 @@ class DeafClay(SlowClay):
         return await super().send(destination, webhook_id, body, trace_id)
 
 
-def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation() -> None:
+@virtual_time
+async def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation() -> None:
     """aiokafka swallows them: the partition stood still until the process was ended."""
-
-    async def main() -> None:
-        bench = Bench(None, 1_000.0, LosesOne(), DeafClay)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(1.0)
-        bench.publish("id1", "p1")
-        await asyncio.sleep(20.0)
-        assert sorted(bench.states()) == ["received", "received", "send_uncertain", "sending", "sending"]
-
-    run(main())
+    bench = Bench(None, 1_000.0, LosesOne(), DeafClay)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(1.0)
+    bench.publish("id1", "p1")
+    await asyncio.sleep(20.0)
+    assert sorted(bench.states()) == ["received", "received", "send_uncertain", "sending", "sending"]
 
 
 class LosesOneAt:
@@ -171,32 +159,28 @@ class RefusesTheFirst(SlowClay):
         return Accepted(200, 1)
 
 
-def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> None:
-    async def main() -> None:
-        link = LosesOneAt()
-        bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
-        bench.publish("id0", "p0")
-        bench.publish("id1", "p1")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert link.lost
-        assert bench.states()[-2:] == ["refused", "accepted"]
-        await asyncio.sleep(100.0)
-        assert bench.inlet.committed() == 2
-
-    run(main())
+@virtual_time
+async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> None:
+    link = LosesOneAt()
+    bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
+    bench.publish("id0", "p0")
+    bench.publish("id1", "p1")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert link.lost
+    assert bench.states()[-2:] == ["refused", "accepted"]
+    await asyncio.sleep(100.0)
+    assert bench.inlet.committed() == 2
 
 
-def test_close_forgets_everything_at_once() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(0.5)
-        await bench.partition.close()
-        await asyncio.sleep(10.0)
-        assert bench.states() == ["received", "sending"]
-        assert bench.inlet.committed() is None
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_close_forgets_everything_at_once() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(0.5)
+    await bench.partition.close()
+    await asyncio.sleep(10.0)
+    assert bench.states() == ["received", "sending"]
+    assert bench.inlet.committed() is None
+    assert bench.alarms == []

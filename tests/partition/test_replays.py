@@ -19,7 +19,7 @@ from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.test_owner import _member
-from tests.partition.virtual import VirtualClock, now_ms, run
+from tests.partition.virtual import VirtualClock, now_ms, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -92,68 +92,61 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
-        for epoch in range(1, MAX_RETURNS + 4):
-            await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
-        parked = [read_envelope(each) for each in bench.dead_letters(bench.plan.topics.parked)]
-        assert [(each.reason, each.epoch, each.returns) for each in parked] == [
-            ("loop_guard", 31, 31),
-            ("loop_guard", 32, 32),
-            ("loop_guard", 33, 33),
-        ]
-        assert "31 times" in parked[0].text
-        assert bench.clay.sent == 31, "once as it came, and thirty times more"
-        # An operator's word begins a new count.
-        last = bench.dead_letters(bench.plan.topics.parked)[-1]
-        await bench.send(last, redriven(read_envelope(last), last.record_id))
-        assert bench.clay.sent == 32
-        await bench.send(last, redriven(read_envelope(last), last.record_id))
-        assert bench.clay.sent == 32, "one word, one time"
-
-    run(main())
+@virtual_time
+async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
+    bench = Bench()
+    await bench.begin()
+    dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
+    for epoch in range(1, MAX_RETURNS + 4):
+        await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+    parked = [read_envelope(each) for each in bench.dead_letters(bench.plan.topics.parked)]
+    assert [(each.reason, each.epoch, each.returns) for each in parked] == [
+        ("loop_guard", 31, 31),
+        ("loop_guard", 32, 32),
+        ("loop_guard", 33, 33),
+    ]
+    assert "31 times" in parked[0].text
+    assert bench.clay.sent == 31, "once as it came, and thirty times more"
+    # An operator's word begins a new count.
+    last = bench.dead_letters(bench.plan.topics.parked)[-1]
+    await bench.send(last, redriven(read_envelope(last), last.record_id))
+    assert bench.clay.sent == 32
+    await bench.send(last, redriven(read_envelope(last), last.record_id))
+    assert bench.clay.sent == 32, "one word, one time"
 
 
-def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exist() -> None:
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        for epoch in (0, 1):
-            done = 0
-            while len(dead_letters := bench.dead_letters(bench.plan.topics.dlq)) > done:
-                for dead_letter in dead_letters[done if epoch == 0 else 0 :] * 2:
-                    await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
-                done = len(dead_letters)
-            assert bench.states().count("parked") == epoch + 1
-            assert bench.states().count("replayed") == 2 * (epoch + 1)
-
-    run(main())
+@virtual_time
+async def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exist() -> None:
+    bench = Bench()
+    await bench.begin()
+    for epoch in (0, 1):
+        done = 0
+        while len(dead_letters := bench.dead_letters(bench.plan.topics.dlq)) > done:
+            for dead_letter in dead_letters[done if epoch == 0 else 0 :] * 2:
+                await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+            done = len(dead_letters)
+        assert bench.states().count("parked") == epoch + 1
+        assert bench.states().count("replayed") == 2 * (epoch + 1)
 
 
-def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
+@virtual_time
+async def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
     """Seen: after a rewind of what was delivered long ago each of them waited for the commit of the one before."""
-
-    async def main() -> None:
-        bench = Bench()
-        await bench.begin()
-        topics = bench.plan.topics
-        for number in range(1, 40):
-            value = json.dumps({"lead_id": f"id{number}", "fields": {"email": f"{number}@example.com"}}).encode()
-            bench.kafka.produce(0, Record(topics.leads, b"acme", value))
-        await asyncio.sleep(60)
-        dead_letters = bench.dead_letters(topics.dlq)
-        assert len(dead_letters) == 40
-        for dead_letter in dead_letters * 5:
-            passed = msgspec.structs.replace(read_envelope(dead_letter), way="replayed", disposition="", replay=9)
-            bench.kafka.produce(0, Record(topics.retry, dead_letter.key, dead_letter.value, passed.to_headers()))
-        await asyncio.sleep(0.6)
-        assert bench.kafka.offset("g", topics.retry, 0) == 200, "a commit takes 5 ms"
-        assert bench.states().count("replayed") == 0
-
-    run(main())
+    bench = Bench()
+    await bench.begin()
+    topics = bench.plan.topics
+    for number in range(1, 40):
+        value = json.dumps({"lead_id": f"id{number}", "fields": {"email": f"{number}@example.com"}}).encode()
+        bench.kafka.produce(0, Record(topics.leads, b"acme", value))
+    await asyncio.sleep(60)
+    dead_letters = bench.dead_letters(topics.dlq)
+    assert len(dead_letters) == 40
+    for dead_letter in dead_letters * 5:
+        passed = msgspec.structs.replace(read_envelope(dead_letter), way="replayed", disposition="", replay=9)
+        bench.kafka.produce(0, Record(topics.retry, dead_letter.key, dead_letter.value, passed.to_headers()))
+    await asyncio.sleep(0.6)
+    assert bench.kafka.offset("g", topics.retry, 0) == 200, "a commit takes 5 ms"
+    assert bench.states().count("replayed") == 0
 
 
 def _lead(**changes: object) -> bytes:
@@ -161,103 +154,91 @@ def _lead(**changes: object) -> bytes:
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: bool) -> None:
+@virtual_time
+async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: bool) -> None:
     """The replay process was killed before its commit, and an operator selects the same dead letter once more."""
-
-    async def main() -> None:
-        bench = LeadBench(Setup(callbacks=False))
-        topic = bench.plan.topics.dlq
-        if refused:
-            bench.clay.first = [Refused("http_503", 1)] * bench.plan.delivery.max_attempts
-        bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True), (("someone", b"else"),)))
-        await bench.serve()
-        [dead_letter] = bench.dead_letters(topic)
-        for _ in range(2):
-            await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
-        for ours in bench.dead_letters(topic)[1:]:
-            await bench.come_back(ours, returning(read_envelope(ours), ours.record_id))
-        await bench.come_back(dead_letter, redriven(read_envelope(dead_letter), dead_letter.record_id))
-        assert Counter(bench.states())["accepted"] == 1
-        assert bench.states().count("duplicate") == 2
-        assert len(bench.clay.bodies) == 1 + (bench.plan.delivery.max_attempts if refused else 0)
-        bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
-        other = bench.dead_letters(topic)[-1]
-        await bench.come_back(other, returning(read_envelope(other), other.record_id))
-        assert Counter(bench.states())["accepted"] == 2, "another dead letter is another lead"
-        assert bench.alarms == []
-
-    run(main())
+    bench = LeadBench(Setup(callbacks=False))
+    topic = bench.plan.topics.dlq
+    if refused:
+        bench.clay.first = [Refused("http_503", 1)] * bench.plan.delivery.max_attempts
+    bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True), (("someone", b"else"),)))
+    await bench.serve()
+    [dead_letter] = bench.dead_letters(topic)
+    for _ in range(2):
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+    for ours in bench.dead_letters(topic)[1:]:
+        await bench.come_back(ours, returning(read_envelope(ours), ours.record_id))
+    await bench.come_back(dead_letter, redriven(read_envelope(dead_letter), dead_letter.record_id))
+    assert Counter(bench.states())["accepted"] == 1
+    assert bench.states().count("duplicate") == 2
+    assert len(bench.clay.bodies) == 1 + (bench.plan.delivery.max_attempts if refused else 0)
+    bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
+    other = bench.dead_letters(topic)[-1]
+    await bench.come_back(other, returning(read_envelope(other), other.record_id))
+    assert Counter(bench.states())["accepted"] == 2, "another dead letter is another lead"
+    assert bench.alarms == []
 
 
-def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> None:
+@virtual_time
+async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> None:
     """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
-
-    async def main() -> None:
-        bench = LeadBench()
-        topics, there = bench.plan.topics, bench.plan.destinations["acme-main"]
-        held = reserve(BudgetPolicy(), Budget(), there.ceiling, now_ms())
-        assert isinstance(held, tuple)
-        lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
-        row = Delivery(*(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t"), sends=1, reservation=held[1])
-        bench.kafka.produce(0, Record(topics.state, lane_key("acme"), msgspec.json.encode(lane)))
-        key = delivery_key("acme", "acme-main", "id0")
-        bench.kafka.produce(0, Record(topics.state, key, msgspec.json.encode(row)))
-        back = Envelope(origin="leads/0/77", seq=5, way="redriven", lead_id="id0", destination="acme-main", replay=1)
-        bench.kafka.produce(0, Record(topics.retry, b"acme", _lead(), back.to_headers()))
-        await bench.partition.take_over()
-        for _ in range(3):
-            inlet = MemoryInlet(bench.kafka, "g", 0, topics.retry, 0)
-            serving = asyncio.create_task(bench.partition.serve(inlet, "retry"))
-            await asyncio.sleep(5)
-            inlet.suspend()
-            await inlet.drained()
-            await inlet.end()
-            await serving
-        spent = bench.partition.state.lanes["acme"].budget.days[-1]
-        assert (spent.credits_spent, spent.credits_reserved) == (there.ceiling.credits, 0)
-        assert bench.states() == ["replayed"]
-        assert bench.alarms == []
-
-    run(main())
-
-
-def test_a_lead_that_is_rerouted_twice_is_parked() -> None:
-    """Its pins are wrong somewhere: it must not go round for ever."""
-
-    async def main() -> None:
-        bench = LeadBench()
-        value = _lead(workspace="beta")
-        sent_here = Envelope(origin="leads/1/7", seq=1, way="rerouted", hops=1).to_headers()
-        bench.kafka.produce(0, Record(bench.plan.topics.retry, b"beta", value, sent_here))
-        await bench.serve()
-        bench.serve_retry()
-        await asyncio.sleep(1.0)
-        assert bench.states() == ["parked"]
-        [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
-        envelope = read_envelope(dead_letter)
-        assert (envelope.reason, envelope.disposition, envelope.origin) == ("wrong_partition", "policy", "leads/1/7")
-        assert dead_letter.value == value
-        assert bench.kafka.log(bench.plan.topics.retry, 1).committed() == []
-        assert bench.clay.bodies == []
-        assert bench.alarms == []
-
-    run(main())
-
-
-def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
-    """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
-
-    async def main() -> None:
-        bench = Bench(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
-        await bench.begin()
-        assert bench.clay.sent == 1, "a hot one"
-        value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()
-        envelope = Envelope(f"{bench.plan.topics.bulk}/0/0", way="deferred")
-        bench.kafka.produce(0, Record(bench.plan.topics.retry, b"acme", value, envelope.to_headers()))
+    bench = LeadBench()
+    topics, there = bench.plan.topics, bench.plan.destinations["acme-main"]
+    held = reserve(BudgetPolicy(), Budget(), there.ceiling, now_ms())
+    assert isinstance(held, tuple)
+    lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
+    row = Delivery(*(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t"), sends=1, reservation=held[1])
+    bench.kafka.produce(0, Record(topics.state, lane_key("acme"), msgspec.json.encode(lane)))
+    key = delivery_key("acme", "acme-main", "id0")
+    bench.kafka.produce(0, Record(topics.state, key, msgspec.json.encode(row)))
+    back = Envelope(origin="leads/0/77", seq=5, way="redriven", lead_id="id0", destination="acme-main", replay=1)
+    bench.kafka.produce(0, Record(topics.retry, b"acme", _lead(), back.to_headers()))
+    await bench.partition.take_over()
+    for _ in range(3):
+        inlet = MemoryInlet(bench.kafka, "g", 0, topics.retry, 0)
+        serving = asyncio.create_task(bench.partition.serve(inlet, "retry"))
         await asyncio.sleep(5)
-        assert bench.clay.sent == 1
-        assert bench.states()[-1] == "deferred"
-        (copy,) = bench.dead_letters(bench.plan.topics.deferred)
-        assert read_envelope(copy).origin == envelope.origin
+        inlet.suspend()
+        await inlet.drained()
+        await inlet.end()
+        await serving
+    spent = bench.partition.state.lanes["acme"].budget.days[-1]
+    assert (spent.credits_spent, spent.credits_reserved) == (there.ceiling.credits, 0)
+    assert bench.states() == ["replayed"]
+    assert bench.alarms == []
 
-    run(main())
+
+@virtual_time
+async def test_a_lead_that_is_rerouted_twice_is_parked() -> None:
+    """Its pins are wrong somewhere: it must not go round for ever."""
+    bench = LeadBench()
+    value = _lead(workspace="beta")
+    sent_here = Envelope(origin="leads/1/7", seq=1, way="rerouted", hops=1).to_headers()
+    bench.kafka.produce(0, Record(bench.plan.topics.retry, b"beta", value, sent_here))
+    await bench.serve()
+    bench.serve_retry()
+    await asyncio.sleep(1.0)
+    assert bench.states() == ["parked"]
+    [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
+    envelope = read_envelope(dead_letter)
+    assert (envelope.reason, envelope.disposition, envelope.origin) == ("wrong_partition", "policy", "leads/1/7")
+    assert dead_letter.value == value
+    assert bench.kafka.log(bench.plan.topics.retry, 1).committed() == []
+    assert bench.clay.bodies == []
+    assert bench.alarms == []
+
+
+@virtual_time
+async def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
+    """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
+    bench = Bench(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
+    await bench.begin()
+    assert bench.clay.sent == 1, "a hot one"
+    value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()
+    envelope = Envelope(f"{bench.plan.topics.bulk}/0/0", way="deferred")
+    bench.kafka.produce(0, Record(bench.plan.topics.retry, b"acme", value, envelope.to_headers()))
+    await asyncio.sleep(5)
+    assert bench.clay.sent == 1
+    assert bench.states()[-1] == "deferred"
+    (copy,) = bench.dead_letters(bench.plan.topics.deferred)
+    assert read_envelope(copy).origin == envelope.origin

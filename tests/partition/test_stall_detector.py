@@ -11,7 +11,7 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import Bench, SlowClay, _member
-from tests.partition.virtual import VirtualClock, run
+from tests.partition.virtual import VirtualClock, virtual_time
 from tests.simulation.schedule import Setup
 
 TRIPS_AFTER, PROBES = 5, 2
@@ -37,37 +37,35 @@ def events(bench: Bench) -> list[StatusEvent]:
     return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in log]
 
 
-def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
-        bench.clay = clay = Hanging()
-        bench.partition = PartitionOwner(
-            0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005
-        )
-        for number in range(200):
-            bench.publish(f"id{number}", f"p{number}")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        answered = len(clay.bodies)
-        assert answered > 70, "all is well"
-        clay.hangs = True
-        await asyncio.sleep(TIMES_OUT_S - 1.0)
-        assert len(clay.bodies) - answered <= TRIPS_AFTER + 2, "and those of the time in which an answer may come"
-        held = [event for event in events(bench) if event.status == "held_outage"]
-        assert [event.reason for event in held] == ["no_answer"], "one lead says it, the others wait in Kafka"
-        seen = bench.partition.state.lanes.view("acme")
-        assert (seen.holds, seen.lifts[:16]) == ("no_answer", "the next answer;")
-        await asyncio.sleep(3 * TIMES_OUT_S)
-        assert bench.partition.state.lanes["acme"].breaker.phase != "closed", "those that timed out are enough for it"
-        assert len(clay.bodies) - answered <= TRIPS_AFTER + 2 + 3 * PROBES
-        clay.hangs = False
-        await asyncio.sleep(120.0)
-        lost = sum(event.status == "send_uncertain" for event in events(bench))
-        assert lost <= TRIPS_AFTER + 2 + 3 * PROBES
-        assert sum(event.status == "accepted" for event in events(bench)) == 200 - lost
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None:
+    bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
+    bench.clay = clay = Hanging()
+    bench.partition = PartitionOwner(
+        0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005
+    )
+    for number in range(200):
+        bench.publish(f"id{number}", f"p{number}")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    answered = len(clay.bodies)
+    assert answered > 70, "all is well"
+    clay.hangs = True
+    await asyncio.sleep(TIMES_OUT_S - 1.0)
+    assert len(clay.bodies) - answered <= TRIPS_AFTER + 2, "and those of the time in which an answer may come"
+    held = [event for event in events(bench) if event.status == "held_outage"]
+    assert [event.reason for event in held] == ["no_answer"], "one lead says it, the others wait in Kafka"
+    seen = bench.partition.state.lanes.view("acme")
+    assert (seen.holds, seen.lifts[:16]) == ("no_answer", "the next answer;")
+    await asyncio.sleep(3 * TIMES_OUT_S)
+    assert bench.partition.state.lanes["acme"].breaker.phase != "closed", "those that timed out are enough for it"
+    assert len(clay.bodies) - answered <= TRIPS_AFTER + 2 + 3 * PROBES
+    clay.hangs = False
+    await asyncio.sleep(120.0)
+    lost = sum(event.status == "send_uncertain" for event in events(bench))
+    assert lost <= TRIPS_AFTER + 2 + 3 * PROBES
+    assert sum(event.status == "accepted" for event in events(bench)) == 200 - lost
+    assert bench.alarms == []
 
 
 class Stalling(SlowClay):
@@ -83,33 +81,31 @@ class Stalling(SlowClay):
 
 
 @pytest.mark.parametrize("setup", [Setup(hold="degrade"), Setup(shared=True)], ids=["degrade", "shared"])
-def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Setup) -> None:
-    async def main() -> None:
-        bench = Bench(replace(setup, rate_per_s=8.0, burst=2, max_in_flight=100, callbacks=False))
-        for name, here in bench.plan.workspaces.items():
-            slow = msgspec.structs.replace(here.breaker, open_s=30.0)
-            bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=slow)
-        patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
-        bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
-        bench.clay = clay = Stalling()
-        bench.start_over()
-        publishing = asyncio.create_task(_publish_steadily(bench))
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        clay.until_s = asyncio.get_running_loop().time() + 2.5
-        await asyncio.sleep(5.0)
-        assert "deferred" not in bench.states()
-        sent = len(clay.bodies)
-        clay.until_s = asyncio.get_running_loop().time() + 10.0
-        await asyncio.sleep(4.8)
-        assert "deferred" not in bench.states()
-        await asyncio.sleep(0.6)
-        assert {event.reason for event in events(bench) if event.status == "deferred"} == {"no_answer"}
-        assert len(clay.bodies) - sent < 20
-        assert bench.alarms == []
-        publishing.cancel()
-
-    run(main())
+@virtual_time
+async def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Setup) -> None:
+    bench = Bench(replace(setup, rate_per_s=8.0, burst=2, max_in_flight=100, callbacks=False))
+    for name, here in bench.plan.workspaces.items():
+        slow = msgspec.structs.replace(here.breaker, open_s=30.0)
+        bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=slow)
+    patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
+    bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
+    bench.clay = clay = Stalling()
+    bench.start_over()
+    publishing = asyncio.create_task(_publish_steadily(bench))
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    clay.until_s = asyncio.get_running_loop().time() + 2.5
+    await asyncio.sleep(5.0)
+    assert "deferred" not in bench.states()
+    sent = len(clay.bodies)
+    clay.until_s = asyncio.get_running_loop().time() + 10.0
+    await asyncio.sleep(4.8)
+    assert "deferred" not in bench.states()
+    await asyncio.sleep(0.6)
+    assert {event.reason for event in events(bench) if event.status == "deferred"} == {"no_answer"}
+    assert len(clay.bodies) - sent < 20
+    assert bench.alarms == []
+    publishing.cancel()
 
 
 async def _publish_steadily(bench: Bench) -> None:
@@ -119,14 +115,12 @@ async def _publish_steadily(bench: Bench) -> None:
         await asyncio.sleep(1 / 6)
 
 
-def test_one_answer_in_time_is_enough_to_go_on() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(rate_per_s=50.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.45)
-        for number in range(300):
-            bench.publish(f"id{number}", f"p{number}")
-        await bench.serve()
-        await asyncio.sleep(8.0)
-        assert len(bench.clay.bodies) == 300
-        assert not any(event.status == "held_outage" for event in events(bench))
-
-    run(main())
+@virtual_time
+async def test_one_answer_in_time_is_enough_to_go_on() -> None:
+    bench = Bench(Setup(rate_per_s=50.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.45)
+    for number in range(300):
+        bench.publish(f"id{number}", f"p{number}")
+    await bench.serve()
+    await asyncio.sleep(8.0)
+    assert len(bench.clay.bodies) == 300
+    assert not any(event.status == "held_outage" for event in events(bench))

@@ -12,7 +12,7 @@ from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.record import Record
 from stream_app.domain.system import SYSTEM_KEY, SystemRow
 from tests.partition.test_commands import Bench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 
@@ -37,80 +37,70 @@ class Fresh(Bench):
         assert self.clay.bodies
 
 
-def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
-    async def main() -> None:
-        bench = Fresh()
+@virtual_time
+async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
+    bench = Fresh()
+    await bench.start()
+    await asyncio.sleep(5.0)
+    assert bench.state() == [], "a take-over writes nothing"
+    bench.command("pause", "c1")
+    await asyncio.sleep(1.0)
+    await bench.kill()
+    await bench.start()
+    bench.command("resume", "c2")
+    bench.publish("a", "p1")
+    await asyncio.sleep(1.0)
+    first, *others = bench.kafka.log(bench.plan.topics.state, 0).committed()
+    assert first.key == SYSTEM_KEY
+    assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(bench.plan.partitions)
+    assert SYSTEM_KEY not in [each.key for each in others]
+    await bench.kill()
+
+
+@virtual_time
+async def test_after_a_first_transaction_that_failed_the_next_one_begins_with_it() -> None:
+    bench, transact, tries = Fresh(), MemoryLedger.transact, 0
+
+    async def fails_twice(self: MemoryLedger, records: Sequence[Record]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise Aborted("no")
+        await transact(self, records)
+
+    with patch.object(MemoryLedger, "transact", fails_twice):
         await bench.start()
-        await asyncio.sleep(5.0)
-        assert bench.state() == [], "a take-over writes nothing"
-        bench.command("pause", "c1")
-        await asyncio.sleep(1.0)
-        await bench.kill()
+        bench.publish("a", "p1")
+        await asyncio.sleep(10.0)
+    assert bench.state()[0] == SYSTEM_KEY
+    assert bench.state().count(SYSTEM_KEY) == 1
+    await bench.kill()
+
+
+@virtual_time
+async def test_an_owner_with_another_number_of_partitions_is_refused() -> None:
+    bench = Fresh()
+    await bench.used()
+    bench.plan = msgspec.structs.replace(bench.plan, partitions=bench.plan.partitions + 1)
+    with pytest.raises(SettingsError, match=r"^stream-app-state/0: kafka.partitions = 3, and this namespace began"):
         await bench.start()
-        bench.command("resume", "c2")
-        bench.publish("a", "p1")
-        await asyncio.sleep(1.0)
-        first, *others = bench.kafka.log(bench.plan.topics.state, 0).committed()
-        assert first.key == SYSTEM_KEY
-        assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(bench.plan.partitions)
-        assert SYSTEM_KEY not in [each.key for each in others]
-        await bench.kill()
-
-    run(main())
 
 
-def test_after_a_first_transaction_that_failed_the_next_one_begins_with_it() -> None:
-    async def main() -> None:
-        bench, transact, tries = Fresh(), MemoryLedger.transact, 0
-
-        async def fails_twice(self: MemoryLedger, records: Sequence[Record]) -> None:
-            nonlocal tries
-            tries += 1
-            if tries <= 2:
-                raise Aborted("no")
-            await transact(self, records)
-
-        with patch.object(MemoryLedger, "transact", fails_twice):
-            await bench.start()
-            bench.publish("a", "p1")
-            await asyncio.sleep(10.0)
-        assert bench.state()[0] == SYSTEM_KEY
-        assert bench.state().count(SYSTEM_KEY) == 1
-        await bench.kill()
-
-    run(main())
+@virtual_time
+async def test_an_owner_with_a_first_pepper_in_a_used_namespace_is_refused() -> None:
+    bench = Fresh()
+    await bench.used()
+    use(pseudonyms_of("a-pepper-that-comes-too-late-0123", hash_lead_ids=False))
+    with pytest.raises(SettingsError, match=r"^stream-app-state/0: privacy.pepper_env is set, and this namespace"):
+        await bench.start()
 
 
-def test_an_owner_with_another_number_of_partitions_is_refused() -> None:
-    async def main() -> None:
-        bench = Fresh()
-        await bench.used()
-        bench.plan = msgspec.structs.replace(bench.plan, partitions=bench.plan.partitions + 1)
-        with pytest.raises(SettingsError, match=r"^stream-app-state/0: kafka.partitions = 3, and this namespace began"):
-            await bench.start()
-
-    run(main())
-
-
-def test_an_owner_with_a_first_pepper_in_a_used_namespace_is_refused() -> None:
-    async def main() -> None:
-        bench = Fresh()
-        await bench.used()
-        use(pseudonyms_of("a-pepper-that-comes-too-late-0123", hash_lead_ids=False))
-        with pytest.raises(SettingsError, match=r"^stream-app-state/0: privacy.pepper_env is set, and this namespace"):
-            await bench.start()
-
-    run(main())
-
-
-def test_an_owner_of_rows_of_an_earlier_build_is_refused_and_sends_nothing() -> None:
-    async def main() -> None:
-        bench = Fresh()
-        bench.kafka.produce(0, Record(bench.plan.topics.state, b"k/c1", b'{"at_ms":1,"applied":true}'))
-        bench.publish("a", "p1")
-        with pytest.raises(SettingsError, match=r"^stream-app-state/0: it has rows that were written by an earlier"):
-            await bench.start()
-        assert not bench.clay.bodies
-        assert len(bench.state()) == 1
-
-    run(main())
+@virtual_time
+async def test_an_owner_of_rows_of_an_earlier_build_is_refused_and_sends_nothing() -> None:
+    bench = Fresh()
+    bench.kafka.produce(0, Record(bench.plan.topics.state, b"k/c1", b'{"at_ms":1,"applied":true}'))
+    bench.publish("a", "p1")
+    with pytest.raises(SettingsError, match=r"^stream-app-state/0: it has rows that were written by an earlier"):
+        await bench.start()
+    assert not bench.clay.bodies
+    assert len(bench.state()) == 1

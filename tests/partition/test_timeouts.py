@@ -22,7 +22,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeout import TimeoutSources
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryArchive
 from tests.simulation.schedule import Setup
 
@@ -75,222 +75,196 @@ class Moody(MemoryArchive):
         return await super().fetch(places)
 
 
-def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(49.0)
-        assert bench.states() == ["received", "sending", "accepted"]
-        await asyncio.sleep(10.0)
-        assert bench.states()[3:] == ["callback_overdue"]
-        assert bench.parked() == []
-        await asyncio.sleep(100.0)
-        assert bench.states()[4:] == ["parked"]
-        event = bench.events()[-1]
-        assert (event.reason, event.credits, event.actions) == ("no_callback", 20, 2)
-        [dead_letter] = bench.parked()
-        assert dead_letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
-        envelope = read_envelope(dead_letter)
-        assert (envelope.origin, envelope.seq, envelope.disposition) == ("leads/0/0", 5, "failed")
-        assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 20)
-        bench.call_back(credits=6)
-        await asyncio.sleep(10.0)
-        assert bench.states()[5:] == ["accepted", "enriched"]
-        assert bench.day().credits_spent == 6
-        assert len(bench.clay.bodies) == 1
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(49.0)
+    assert bench.states() == ["received", "sending", "accepted"]
+    await asyncio.sleep(10.0)
+    assert bench.states()[3:] == ["callback_overdue"]
+    assert bench.parked() == []
+    await asyncio.sleep(100.0)
+    assert bench.states()[4:] == ["parked"]
+    event = bench.events()[-1]
+    assert (event.reason, event.credits, event.actions) == ("no_callback", 20, 2)
+    [dead_letter] = bench.parked()
+    assert dead_letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
+    envelope = read_envelope(dead_letter)
+    assert (envelope.origin, envelope.seq, envelope.disposition) == ("leads/0/0", 5, "failed")
+    assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 20)
+    bench.call_back(credits=6)
+    await asyncio.sleep(10.0)
+    assert bench.states()[5:] == ["accepted", "enriched"]
+    assert bench.day().credits_spent == 6
+    assert len(bench.clay.bodies) == 1
+    assert bench.alarms == []
 
 
-def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.delivery.max_attempts)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        [dead_letter] = bench.dead_letters(bench.plan.topics.dlq)
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
-        await asyncio.sleep(200.0)
-        assert bench.states()[-5:] == ["replayed", "sending", "accepted", "callback_overdue", "parked"]
-        for epoch in (1, 2):
-            await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
-        assert len(bench.clay.bodies) == sent + 1
-        assert bench.states()[-1] == "parked"
-        [parked] = map(read_envelope, bench.parked())
-        row = bench.partition.state.find(bench.key)
-        for rewind in (False, True):
-            assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
-        # Only who names it sends it again.
-        [parked_dead_letter] = bench.parked()
-        await bench.come_back(parked_dead_letter, redriven(parked, parked_dead_letter.record_id))
-        assert len(bench.clay.bodies) == sent + 2
-        assert bench.alarms == []
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> None:
+    bench = Bench()
+    bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.delivery.max_attempts)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    [dead_letter] = bench.dead_letters(bench.plan.topics.dlq)
+    await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+    await asyncio.sleep(200.0)
+    assert bench.states()[-5:] == ["replayed", "sending", "accepted", "callback_overdue", "parked"]
+    for epoch in (1, 2):
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+    assert len(bench.clay.bodies) == sent + 1
+    assert bench.states()[-1] == "parked"
+    [parked] = map(read_envelope, bench.parked())
+    row = bench.partition.state.find(bench.key)
+    for rewind in (False, True):
+        assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
+    # Only who names it sends it again.
+    [parked_dead_letter] = bench.parked()
+    await bench.come_back(parked_dead_letter, redriven(parked, parked_dead_letter.record_id))
+    assert len(bench.clay.bodies) == sent + 2
+    assert bench.alarms == []
 
 
-def test_a_dead_letter_says_that_its_record_is_gone() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("callback_overdue", origin="leads/0/77", at_ms=now_ms())
-        bench.archive.away = 2
-        await bench.serve()
-        await asyncio.sleep(120.0)
-        [event] = bench.events("leads/0/77")
-        assert event.status == "parked"
-        assert "no longer in Kafka" in event.text
-        [dead_letter] = bench.parked()
-        assert dead_letter.value is None
-        assert read_envelope(dead_letter).reason == "no_callback"
-        assert bench.archive.away == 0
-
-    run(main())
+@virtual_time
+async def test_a_dead_letter_says_that_its_record_is_gone() -> None:
+    bench = Bench()
+    bench.row("callback_overdue", origin="leads/0/77", at_ms=now_ms())
+    bench.archive.away = 2
+    await bench.serve()
+    await asyncio.sleep(120.0)
+    [event] = bench.events("leads/0/77")
+    assert event.status == "parked"
+    assert "no longer in Kafka" in event.text
+    [dead_letter] = bench.parked()
+    assert dead_letter.value is None
+    assert read_envelope(dead_letter).reason == "no_callback"
+    assert bench.archive.away == 0
 
 
-def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        erased = Suppression("erased", now_ms(), "c1", "jane")
-        step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
-        await bench.partition.state.submit(step)
-        await asyncio.sleep(200.0)
-        [dead_letter] = bench.parked()
-        assert dead_letter.value is None
-        assert "erased" in read_envelope(dead_letter).text
-
-    run(main())
+@virtual_time
+async def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    erased = Suppression("erased", now_ms(), "c1", "jane")
+    step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
+    await bench.partition.state.submit(step)
+    await asyncio.sleep(200.0)
+    [dead_letter] = bench.parked()
+    assert dead_letter.value is None
+    assert "erased" in read_envelope(dead_letter).text
 
 
-def test_an_answered_lead_is_left_alone() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(49.0)
-        bench.call_back()
-        await asyncio.sleep(200.0)
-        assert bench.states() == ["received", "sending", "accepted", "enriched"]
-
-    run(main())
+@virtual_time
+async def test_an_answered_lead_is_left_alone() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(49.0)
+    bench.call_back()
+    await asyncio.sleep(200.0)
+    assert bench.states() == ["received", "sending", "accepted", "enriched"]
 
 
-def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        await bench.partition.close()
-        await asyncio.sleep(1_000.0)
-        bench.partition = bench.owner()
-        await bench.partition.take_over()
-        await asyncio.sleep(30.0)
-        assert bench.states()[-1] == "accepted"
-        await asyncio.sleep(35.0)
-        assert bench.states()[-1] == "callback_overdue"
-
-    run(main())
+@virtual_time
+async def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> None:
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    await bench.partition.close()
+    await asyncio.sleep(1_000.0)
+    bench.partition = bench.owner()
+    await bench.partition.take_over()
+    await asyncio.sleep(30.0)
+    assert bench.states()[-1] == "accepted"
+    await asyncio.sleep(35.0)
+    assert bench.states()[-1] == "callback_overdue"
 
 
-def test_pending_callbacks_are_processed_before_any_lead_is_overdue() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted")  # since 1970
-        bench.call_back()
-        await bench.partition.take_over()
-        await asyncio.sleep(10.0)
-        assert [event.status for event in bench.events()] == ["enriched"]
-
-    run(main())
+@virtual_time
+async def test_pending_callbacks_are_processed_before_any_lead_is_overdue() -> None:
+    bench = Bench()
+    bench.row("accepted")  # since 1970
+    bench.call_back()
+    await bench.partition.take_over()
+    await asyncio.sleep(10.0)
+    assert [event.status for event in bench.events()] == ["enriched"]
 
 
-def test_pending_callbacks_are_processed_in_batches() -> None:
-    async def main() -> None:
-        bench = Bench()
-        many = 2_500
-        for number in range(many):
-            bench.call_back(lead_id=f"unknown{number}")
-        bench.row("accepted")
-        bench.call_back()
-        await bench.partition.take_over()
-        await asyncio.sleep(30.0)
-        assert len(bench.emitted(0)) == len(bench.emitted(many - 1)) == 1
-        assert [event.status for event in bench.events()] == ["enriched"]
-
-    run(main())
+@virtual_time
+async def test_pending_callbacks_are_processed_in_batches() -> None:
+    bench = Bench()
+    many = 2_500
+    for number in range(many):
+        bench.call_back(lead_id=f"unknown{number}")
+    bench.row("accepted")
+    bench.call_back()
+    await bench.partition.take_over()
+    await asyncio.sleep(30.0)
+    assert len(bench.emitted(0)) == len(bench.emitted(many - 1)) == 1
+    assert [event.status for event in bench.events()] == ["enriched"]
 
 
 @pytest.mark.parametrize("state", ["accepted", "callback_overdue", "enriched"])
-def test_only_open_rows_wait(state: Any) -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row(state, final=state == "enriched", at_ms=now_ms())
-        await bench.partition.take_over()
-        await asyncio.sleep(1.0)
-        awaiting: DeadlineQueue = bench.partition.state.deadlines
-        assert len(awaiting) == (state != "enriched")
-
-    run(main())
+@virtual_time
+async def test_only_open_rows_wait(state: Any) -> None:
+    bench = Bench()
+    bench.row(state, final=state == "enriched", at_ms=now_ms())
+    await bench.partition.take_over()
+    await asyncio.sleep(1.0)
+    awaiting: DeadlineQueue = bench.partition.state.deadlines
+    assert len(awaiting) == (state != "enriched")
 
 
 @pytest.mark.parametrize("state", ["accepted", "callback_overdue"])
-def test_a_lead_of_a_workspace_that_was_renamed_waits_for_the_name_it_had(state: Any) -> None:
-    async def main() -> None:
-        bench = Bench()
-        row = msgspec.json.encode(Delivery(ROW_VERSION, state, "leads/0/7", 3, now_ms(), now_ms(), "t", webhook_id="w"))
-        key = delivery_key("before", "acme-main", "id0")
-        bench.kafka.produce(0, Record(bench.plan.topics.state, key, row))
-        await bench.serve()
-        await asyncio.sleep(10_000.0)
-        assert bench.alarms == []
-        assert bench.states() == []
-        assert bench.partition.state.rows.get(key) == row
-
-    run(main())
+@virtual_time
+async def test_a_lead_of_a_workspace_that_was_renamed_waits_for_the_name_it_had(state: Any) -> None:
+    bench = Bench()
+    row = msgspec.json.encode(Delivery(ROW_VERSION, state, "leads/0/7", 3, now_ms(), now_ms(), "t", webhook_id="w"))
+    key = delivery_key("before", "acme-main", "id0")
+    bench.kafka.produce(0, Record(bench.plan.topics.state, key, row))
+    await bench.serve()
+    await asyncio.sleep(10_000.0)
+    assert bench.alarms == []
+    assert bench.states() == []
+    assert bench.partition.state.rows.get(key) == row
 
 
-def test_a_destination_without_callbacks_waits_for_nothing() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(callbacks=False))
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(1_000.0)
-        assert bench.states() == ["received", "sending", "accepted"]
-        assert len(bench.partition.state.deadlines) == 0
-
-    run(main())
+@virtual_time
+async def test_a_destination_without_callbacks_waits_for_nothing() -> None:
+    bench = Bench(Setup(callbacks=False))
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(1_000.0)
+    assert bench.states() == ["received", "sending", "accepted"]
+    assert len(bench.partition.state.deadlines) == 0
 
 
-def test_a_forced_lead_waits_under_its_own_key() -> None:
-    async def main() -> None:
-        bench = Bench()
-        key = delivery_key("acme", "acme-main", "id0", "leads/0/5")
-        bench.row("accepted", origin="leads/0/5", reservation=HELD)
-        row = bench.last(bench.key)
-        bench.kafka.produce(0, Record(bench.plan.topics.state, bench.key, None))
-        bench.kafka.produce(0, Record(bench.plan.topics.state, key, row))
-        await bench.partition.take_over()
-        await asyncio.sleep(5.0)
-        [event] = bench.events("leads/0/5")
-        assert (event.status, event.lead_id) == ("callback_overdue", "id0")
-
-    run(main())
+@virtual_time
+async def test_a_forced_lead_waits_under_its_own_key() -> None:
+    bench = Bench()
+    key = delivery_key("acme", "acme-main", "id0", "leads/0/5")
+    bench.row("accepted", origin="leads/0/5", reservation=HELD)
+    row = bench.last(bench.key)
+    bench.kafka.produce(0, Record(bench.plan.topics.state, bench.key, None))
+    bench.kafka.produce(0, Record(bench.plan.topics.state, key, row))
+    await bench.partition.take_over()
+    await asyncio.sleep(5.0)
+    [event] = bench.events("leads/0/5")
+    assert (event.status, event.lead_id) == ("callback_overdue", "id0")
 
 
-def test_callback_health_is_written_while_leads_wait() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.row("accepted", at_ms=now_ms())
-        await bench.partition.take_over()
-        await asyncio.sleep(40.0)
-        assert bench.day() is not None
-        callback_health: CallbackHealth = bench.partition.state.lanes["acme"].callback_health
-        assert now_ms() - callback_health.owned_ms <= 61_000
-
-    run(main())
+@virtual_time
+async def test_callback_health_is_written_while_leads_wait() -> None:
+    bench = Bench()
+    bench.row("accepted", at_ms=now_ms())
+    await bench.partition.take_over()
+    await asyncio.sleep(40.0)
+    assert bench.day() is not None
+    callback_health: CallbackHealth = bench.partition.state.lanes["acme"].callback_health
+    assert now_ms() - callback_health.owned_ms <= 61_000

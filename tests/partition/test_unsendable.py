@@ -19,7 +19,7 @@ from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.test_owner import Bench
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.test_replays import _lead
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
 
 OVERSIZE = _lead(fields={"email": "a@example.com", "note": "x" * 9_000})
@@ -48,131 +48,116 @@ def _waits(bench: LeadBench, reason: str) -> ConsumedRecord:
 
 
 @pytest.mark.parametrize("operator", [False, True])
-def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(operator: bool) -> None:
-    async def main() -> None:
-        bench, dead_letter = await _failed()
-        back = (redriven if operator else returning)(read_envelope(dead_letter), dead_letter.record_id)
-        sent = len(bench.clay.bodies)
-        for _ in range(2):
-            await bench.come_back(msgspec.structs.replace(dead_letter, value=OVERSIZE), back)
-        parked = _waits(bench, "cell_oversize")
-        assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], "no dead letter of a dead letter"
-        assert len(bench.clay.bodies) == sent
-        repaired = msgspec.structs.replace(parked, value=dead_letter.value)
-        await bench.come_back(repaired, redriven(read_envelope(parked), parked.record_id))
-        assert bench.states()[-2:] == ["sending", "accepted"]
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(operator: bool) -> None:
+    bench, dead_letter = await _failed()
+    back = (redriven if operator else returning)(read_envelope(dead_letter), dead_letter.record_id)
+    sent = len(bench.clay.bodies)
+    for _ in range(2):
+        await bench.come_back(msgspec.structs.replace(dead_letter, value=OVERSIZE), back)
+    parked = _waits(bench, "cell_oversize")
+    assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], "no dead letter of a dead letter"
+    assert len(bench.clay.bodies) == sent
+    repaired = msgspec.structs.replace(parked, value=dead_letter.value)
+    await bench.come_back(repaired, redriven(read_envelope(parked), parked.record_id))
+    assert bench.states()[-2:] == ["sending", "accepted"]
 
 
 @pytest.mark.parametrize("gone", ["destination", "workspace"])
-def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: str) -> None:
-    async def main() -> None:
-        bench, dead_letter = await _failed()
-        there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
-        if gone == "workspace":
-            del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
-        for _ in range(2):
-            await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
-        parked = _waits(bench, f"unknown_{gone}")
-        bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = there, here, 0
-        await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
-        assert bench.states()[-2:] == ["sending", "accepted"]
-
-    run(main())
+@virtual_time
+async def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: str) -> None:
+    bench, dead_letter = await _failed()
+    there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
+    if gone == "workspace":
+        del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
+    for _ in range(2):
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+    parked = _waits(bench, f"unknown_{gone}")
+    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = there, here, 0
+    await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
+    assert bench.states()[-2:] == ["sending", "accepted"]
 
 
 @pytest.mark.parametrize("row", [erased_row("acme", "id0"), person_row(digest("email", "a@example.com"))])
-def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> None:
-    async def main() -> None:
-        bench, dead_letter = await _failed()
-        reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
-        said = Suppression(reason, now_ms(), "c1", "jane")
-        await bench.partition.state.submit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
-        del bench.plan.destinations["acme-main"]
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
-        assert _waits(bench, "unknown_destination").value is None
-
-    run(main())
+@virtual_time
+async def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> None:
+    bench, dead_letter = await _failed()
+    reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
+    said = Suppression(reason, now_ms(), "c1", "jane")
+    await bench.partition.state.submit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
+    del bench.plan.destinations["acme-main"]
+    await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+    assert _waits(bench, "unknown_destination").value is None
 
 
-def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_now() -> None:
-    async def main() -> None:
-        bench, dead_letter = await _failed()
-        main = bench.plan.destinations["acme-main"]
-        bench.plan.put_destination(msgspec.structs.replace(main, alias="other"))
-        acme = bench.plan.workspaces["acme"]
-        bench.plan.workspaces["acme"] = msgspec.structs.replace(acme, default_destination="other")
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
-        assert bench.states()[-3:] == ["replayed", "sending", "accepted"]
-        event = json.loads(bench.dead_letters(bench.plan.topics.status)[-1].value or b"")
-        assert event["destination"] == "acme-main"
-
-    run(main())
+@virtual_time
+async def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_now() -> None:
+    bench, dead_letter = await _failed()
+    main = bench.plan.destinations["acme-main"]
+    bench.plan.put_destination(msgspec.structs.replace(main, alias="other"))
+    acme = bench.plan.workspaces["acme"]
+    bench.plan.workspaces["acme"] = msgspec.structs.replace(acme, default_destination="other")
+    await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+    assert bench.states()[-3:] == ["replayed", "sending", "accepted"]
+    event = json.loads(bench.dead_letters(bench.plan.topics.status)[-1].value or b"")
+    assert event["destination"] == "acme-main"
 
 
-def test_a_dead_letter_without_a_value_is_parked_again() -> None:
-    async def main() -> None:
-        bench, dead_letter = await _failed()
-        back = redriven(read_envelope(dead_letter), dead_letter.record_id)
-        await bench.come_back(msgspec.structs.replace(dead_letter, value=None), back)
-        _waits(bench, "tombstone")
-
-    run(main())
+@virtual_time
+async def test_a_dead_letter_without_a_value_is_parked_again() -> None:
+    bench, dead_letter = await _failed()
+    back = redriven(read_envelope(dead_letter), dead_letter.record_id)
+    await bench.come_back(msgspec.structs.replace(dead_letter, value=None), back)
+    _waits(bench, "tombstone")
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_until_a_human_decides(
+@virtual_time
+async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_until_a_human_decides(
     force: bool,
 ) -> None:
     """Neither its lane nor its row forgets the cost, and both say the same."""
-
-    async def main() -> None:
-        bench = CallbackBench()
-        bench.clay.first = [Uncertain("read_timeout", 1)]
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", _lead(force=force)))
-        await bench.serve()
-        await asyncio.sleep(5.0)
-        [copy] = bench.dead_letters(bench.plan.topics.wait(60))
-        there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
-        for _ in range(2):
-            await bench.come_back(copy, read_envelope(copy))
-        assert bench.states()[-2:] == ["send_uncertain", "parked"]
-        [parked] = bench.dead_letters(bench.plan.topics.parked)
-        assert bench.day().credits_reserved == there.ceiling.credits
-        bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = there, here
-        await bench.come_back(parked, returning(read_envelope(parked), parked.record_id, 9))
-        assert len(bench.clay.bodies) == 1, "no rewind sends it"
-        await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
-        assert len(bench.clay.bodies) == 2
-        day = bench.day()
-        assert (day.credits_spent, day.credits_reserved) == (there.ceiling.credits, there.ceiling.credits)
-        assert bench.alarms == []
-
-    run(main())
-
-
-def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_now_is_uncertain() -> None:
-    async def main() -> None:
-        bench = LeadBench(clay_takes_s=100.0)
-        bench.publish("id0", "a")
-        await bench.serve()
-        await asyncio.sleep(1.0)
-        await bench.partition.close()
-        bench.plan.destinations["acme-main"] = msgspec.structs.replace(
-            bench.plan.destinations["acme-main"], columns={"phone": "Phone"}
-        )
-        bench.start_over()
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert bench.states() == ["received", "sending", "send_uncertain"]
-        [copy] = bench.dead_letters(bench.plan.topics.wait(60))
+    bench = CallbackBench()
+    bench.clay.first = [Uncertain("read_timeout", 1)]
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", _lead(force=force)))
+    await bench.serve()
+    await asyncio.sleep(5.0)
+    [copy] = bench.dead_letters(bench.plan.topics.wait(60))
+    there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
+    for _ in range(2):
         await bench.come_back(copy, read_envelope(copy))
-        assert bench.states()[3:] == ["parked"]
-        assert len(bench.clay.bodies) == 1
-        assert bench.alarms == []
+    assert bench.states()[-2:] == ["send_uncertain", "parked"]
+    [parked] = bench.dead_letters(bench.plan.topics.parked)
+    assert bench.day().credits_reserved == there.ceiling.credits
+    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = there, here
+    await bench.come_back(parked, returning(read_envelope(parked), parked.record_id, 9))
+    assert len(bench.clay.bodies) == 1, "no rewind sends it"
+    await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
+    assert len(bench.clay.bodies) == 2
+    day = bench.day()
+    assert (day.credits_spent, day.credits_reserved) == (there.ceiling.credits, there.ceiling.credits)
+    assert bench.alarms == []
 
-    run(main())
+
+@virtual_time
+async def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_now_is_uncertain() -> None:
+    bench = LeadBench(clay_takes_s=100.0)
+    bench.publish("id0", "a")
+    await bench.serve()
+    await asyncio.sleep(1.0)
+    await bench.partition.close()
+    bench.plan.destinations["acme-main"] = msgspec.structs.replace(
+        bench.plan.destinations["acme-main"], columns={"phone": "Phone"}
+    )
+    bench.start_over()
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.states() == ["received", "sending", "send_uncertain"]
+    [copy] = bench.dead_letters(bench.plan.topics.wait(60))
+    await bench.come_back(copy, read_envelope(copy))
+    assert bench.states()[3:] == ["parked"]
+    assert len(bench.clay.bodies) == 1
+    assert bench.alarms == []
 
 
 ADA = {"email": "ada@example.com"}
@@ -195,43 +180,37 @@ def _events(bench: Bench) -> list[StatusEvent]:
         ([], "record:leads/0/0"),
     ],
 )
-def test_a_rejected_lead_is_found_by_its_id(document: object, lead_id: str) -> None:
-    async def main() -> None:
-        bench = Bench(Setup(callbacks=False))
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        (event,) = _events(bench)
-        assert (event.status, event.lead_id) == ("rejected_invalid", lead_id)
-
-    run(main())
+@virtual_time
+async def test_a_rejected_lead_is_found_by_its_id(document: object, lead_id: str) -> None:
+    bench = Bench(Setup(callbacks=False))
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    (event,) = _events(bench)
+    assert (event.status, event.lead_id) == ("rejected_invalid", lead_id)
 
 
-def test_a_rejected_lead_whose_id_is_an_address_is_known_by_its_hash() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(callbacks=False))
-        document = {"lead_id": "ada@example.com", "workspace": "unknown", "fields": ADA}
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        assert _events(bench)[0].lead_id.startswith("h-")
-
-    run(main())
+@virtual_time
+async def test_a_rejected_lead_whose_id_is_an_address_is_known_by_its_hash() -> None:
+    bench = Bench(Setup(callbacks=False))
+    document = {"lead_id": "ada@example.com", "workspace": "unknown", "fields": ADA}
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", json.dumps(document).encode()))
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert _events(bench)[0].lead_id.startswith("h-")
 
 
-def test_a_duplicate_names_its_destination_and_the_first_lead() -> None:
-    async def main() -> None:
-        bench = Bench(Setup(callbacks=False))
-        bench.publish("id0", "p0")
-        bench.publish("id1", "p0")
-        await bench.serve()
-        await asyncio.sleep(10.0)
-        event = next(event for event in _events(bench) if event.lead_id == "id1")
-        assert (event.status, event.reason) == ("duplicate", "same_person")
-        assert (event.workspace, event.destination) == ("acme", "acme-main")
-        assert "id0" in event.text
-
-    run(main())
+@virtual_time
+async def test_a_duplicate_names_its_destination_and_the_first_lead() -> None:
+    bench = Bench(Setup(callbacks=False))
+    bench.publish("id0", "p0")
+    bench.publish("id1", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    event = next(event for event in _events(bench) if event.lead_id == "id1")
+    assert (event.status, event.reason) == ("duplicate", "same_person")
+    assert (event.workspace, event.destination) == ("acme", "acme-main")
+    assert "id0" in event.text
 
 
 SUMMARY = {"rows": 12, "refused": 2, "leads": 10, "file": "for ada@example.com.csv", "who": "jane"}
@@ -248,41 +227,33 @@ async def events_of(*documents: dict[str, Any], partition: int = 0) -> list[Stat
     return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in found]
 
 
-def test_only_the_first_event_names_the_import() -> None:
-    async def main() -> None:
-        found = await events_of({"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"})
-        assert len(found) > 2
-        assert [event.import_id for event in found] == ["march", *[""] * (len(found) - 1)]
-
-    run(main())
+@virtual_time
+async def test_only_the_first_event_names_the_import() -> None:
+    found = await events_of({"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"})
+    assert len(found) > 2
+    assert [event.import_id for event in found] == ["march", *[""] * (len(found) - 1)]
 
 
-def test_the_summary_goes_on_without_personal_data() -> None:
-    async def main() -> None:
-        lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"}
-        first = (await events_of({**lead, "import_summary": SUMMARY}))[0]
-        assert first.import_summary == ImportSummary(12, 2, 10, "for [email]", "jane")
-
-    run(main())
+@virtual_time
+async def test_the_summary_goes_on_without_personal_data() -> None:
+    lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"}
+    first = (await events_of({**lead, "import_summary": SUMMARY}))[0]
+    assert first.import_summary == ImportSummary(12, 2, 10, "for [email]", "jane")
 
 
-def test_a_duplicate_belongs_to_the_import_that_sent_it() -> None:
-    async def main() -> None:
-        lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}}
-        found = await events_of({**lead, "import_id": "march"}, {**lead, "import_id": "april"})
-        assert [(event.status, event.import_id) for event in found if event.import_id] == [
-            ("received", "march"),
-            ("duplicate", "april"),
-        ]
-
-    run(main())
+@virtual_time
+async def test_a_duplicate_belongs_to_the_import_that_sent_it() -> None:
+    lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}}
+    found = await events_of({**lead, "import_id": "march"}, {**lead, "import_id": "april"})
+    assert [(event.status, event.import_id) for event in found if event.import_id] == [
+        ("received", "march"),
+        ("duplicate", "april"),
+    ]
 
 
 @pytest.mark.parametrize("import_id", ["ada@example.com", "x" * 201, None])
-def test_a_name_that_may_be_personal_is_in_no_event(import_id: str | None) -> None:
-    async def main() -> None:
-        lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_summary": SUMMARY}
-        found = await events_of({**lead, "import_id": import_id})
-        assert {(event.import_id, event.import_summary) for event in found} == {("", None)}
-
-    run(main())
+@virtual_time
+async def test_a_name_that_may_be_personal_is_in_no_event(import_id: str | None) -> None:
+    lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_summary": SUMMARY}
+    found = await events_of({**lead, "import_id": import_id})
+    assert {(event.import_id, event.import_summary) for event in found} == {("", None)}

@@ -1,14 +1,16 @@
 """Helpers of the partition tests: virtual time, records under way and a stream that records its acks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import wraps
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.in_flight import InFlight, Limiter, Source
 from tests.simulation.loop import SimLoop
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -21,6 +23,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         errors = loop.errors
         loop.end()
         assert not errors, errors
+
+
+def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test on virtual time."""
+
+    @wraps(test)
+    def on_virtual_time(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return on_virtual_time
 
 
 def now_ms() -> int:

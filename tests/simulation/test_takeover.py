@@ -12,7 +12,7 @@ import pytest
 from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.record import Record
 from stream_app.domain.stranded import timeout_with_verdict
-from tests.partition.virtual import run
+from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer, Repair
 from tests.simulation.kafka import ConcurrentTransactions, InvalidState, MemoryKafka, NoLeader, ProducerFenced
 from tests.simulation.parts import each_part, of_part
@@ -189,52 +189,43 @@ def test_a_look_of_before_a_freeze_is_not_acted_upon() -> None:
     run(main())
 
 
-def test_a_fence_that_arrives_long_after_its_look_carries_no_verdict() -> None:
+@virtual_time
+async def test_a_fence_that_arrives_long_after_its_look_carries_no_verdict() -> None:
     """It says that the transaction was committed. A later one was aborted, and is stranded, too."""
+    case = TakeOverCase("committed", STRANDED[-1])
+    late = timeout_with_verdict(case.kafka.describe(ID).epoch + 1, committed=True)
+    await case.taken_over()
+    epoch = case.kafka.describe(ID).epoch
+    case.kafka.send(ID, epoch, 0, [Record("rows", b"b", b"never")])
+    case.kafka.leaderless = {("rows", 0)}
+    case.kafka.end(ID, epoch, False)
+    case.kafka.leaderless = set()
+    case.kafka.init_producer(ID, late)
+    with pytest.raises(StateStoreError, match="no longer knows whether it was committed"):
+        await case.ledger().take_over()
+    assert case.betrayed == []
 
-    async def main() -> None:
-        case = TakeOverCase("committed", STRANDED[-1])
-        late = timeout_with_verdict(case.kafka.describe(ID).epoch + 1, committed=True)
-        await case.taken_over()
-        epoch = case.kafka.describe(ID).epoch
-        case.kafka.send(ID, epoch, 0, [Record("rows", b"b", b"never")])
-        case.kafka.leaderless = {("rows", 0)}
-        case.kafka.end(ID, epoch, False)
-        case.kafka.leaderless = set()
-        case.kafka.init_producer(ID, late)
+
+@virtual_time
+async def test_a_commit_that_another_process_aborts_during_its_repair_is_reported() -> None:
+    """Kafka's time-out, or another program's fence, between the two requests of a repair whose process is gone."""
+    case = TakeOverCase("committed", STRANDED[-1])
+    with pytest.raises(BrokerUnavailable):
+        await case.ledger(BrokenLink(((4, "half"),))).take_over()
+    assert case.kafka.describe(ID).state == "Ongoing"
+    with pytest.raises(ConcurrentTransactions):
+        case.kafka.init_producer(ID)
+    assert len(case.betrayed) == 2
+    for _ in range(2):
+        with pytest.raises(StateStoreError, match="Kafka aborted the repair of a transaction that was committed"):
+            await case.ledger().take_over()
+
+
+@virtual_time
+async def test_an_unknown_transactional_id_is_refused() -> None:
+    """A program that is not ours fenced the id: whether the transaction was committed is lost."""
+    case = TakeOverCase("committed", STRANDED[-1])
+    case.kafka.init_producer(ID)
+    for _ in range(2):
         with pytest.raises(StateStoreError, match="no longer knows whether it was committed"):
             await case.ledger().take_over()
-        assert case.betrayed == []
-
-    run(main())
-
-
-def test_a_commit_that_another_process_aborts_during_its_repair_is_reported() -> None:
-    """Kafka's time-out, or another program's fence, between the two requests of a repair whose process is gone."""
-
-    async def main() -> None:
-        case = TakeOverCase("committed", STRANDED[-1])
-        with pytest.raises(BrokerUnavailable):
-            await case.ledger(BrokenLink(((4, "half"),))).take_over()
-        assert case.kafka.describe(ID).state == "Ongoing"
-        with pytest.raises(ConcurrentTransactions):
-            case.kafka.init_producer(ID)
-        assert len(case.betrayed) == 2
-        for _ in range(2):
-            with pytest.raises(StateStoreError, match="Kafka aborted the repair of a transaction that was committed"):
-                await case.ledger().take_over()
-
-    run(main())
-
-
-def test_an_unknown_transactional_id_is_refused() -> None:
-    """A program that is not ours fenced the id: whether the transaction was committed is lost."""
-
-    async def main() -> None:
-        case = TakeOverCase("committed", STRANDED[-1])
-        case.kafka.init_producer(ID)
-        for _ in range(2):
-            with pytest.raises(StateStoreError, match="no longer knows whether it was committed"):
-                await case.ledger().take_over()
-
-    run(main())

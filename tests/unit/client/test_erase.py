@@ -22,7 +22,7 @@ from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord, Record
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, run
+from tests.partition.virtual import now_ms, virtual_time
 
 LINKEDIN: Final = "https://www.linkedin.com/in/ada"
 NAME: Final[dict[str, Scalar]] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
@@ -70,72 +70,61 @@ ALL: Final = StoredLead("acme", "1", ("acme-main",), EVERYBODY, own=EVERYBODY)
 
 
 @pytest.mark.parametrize("forced", [False, True])
-def test_a_lead_is_found_by_its_email_linkedin_url_and_id_with_and_without_a_result(forced: bool) -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("1", ADA, fields=WHOLE, force=forced)
-        for _ in range(2):
-            assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
-            await bench.call_back("1", title="CEO")
-
-    run(main())
-
-
-def test_a_result_names_its_person_after_its_row_expired() -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("1", ADA, fields=WHOLE)
-        await bench.call_back("1", title="CEO")
-        Reader.forgotten = bench.plan.topics.state
+@virtual_time
+async def test_a_lead_is_found_by_its_email_linkedin_url_and_id_with_and_without_a_result(forced: bool) -> None:
+    bench = await bench_of()
+    await bench.lead("1", ADA, fields=WHOLE, force=forced)
+    for _ in range(2):
         assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
-
-    run(main())
-
-
-def test_a_namesake_is_another_person() -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("1", ADA, fields=WHOLE)
-        await bench.lead("2", "ada.king2@acme.example", fields={**NAME, "email": "ada.king2@acme.example"})
-        assert await held(BY_EMAIL) == [ALL]
-        await bench.lead("3", "", fields=NAME)
-        found = [(each.lead_id, each.is_named) for each in await held(BY_EMAIL)]
-        assert found == [("1", True), ("3", False)], "of whom nothing better is known"
-
-    run(main())
+        await bench.call_back("1", title="CEO")
 
 
-def test_links_between_leads_are_followed_to_the_end() -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        urls = [f"https://www.linkedin.com/in/ada-{number}" for number in range(3)]
-        for number, url in enumerate(urls):  # the last is the one that is asked for
-            fields = {"linkedin_url": url, "email": f"ada{number}@acme.example"}
-            await bench.lead(f"{number}", "", fields=fields)
-            if number:
-                fields["email"] = f"ada{number - 1}@acme.example"
-                await bench.lead(f"{number}-too", "", fields=fields, force=True)
-        (last,) = people({"email": "ada2@acme.example"})
-        assert [each.lead_id for each in await held(last)] == ["0", "1", "1-too", "2", "2-too"]
-
-    run(main())
+@virtual_time
+async def test_a_result_names_its_person_after_its_row_expired() -> None:
+    bench = await bench_of()
+    await bench.lead("1", ADA, fields=WHOLE)
+    await bench.call_back("1", title="CEO")
+    Reader.forgotten = bench.plan.topics.state
+    assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
 
 
-def test_the_identifiers_of_an_earlier_lead_are_found_from_either_side() -> None:
+@virtual_time
+async def test_a_namesake_is_another_person() -> None:
+    bench = await bench_of()
+    await bench.lead("1", ADA, fields=WHOLE)
+    await bench.lead("2", "ada.king2@acme.example", fields={**NAME, "email": "ada.king2@acme.example"})
+    assert await held(BY_EMAIL) == [ALL]
+    await bench.lead("3", "", fields=NAME)
+    found = [(each.lead_id, each.is_named) for each in await held(BY_EMAIL)]
+    assert found == [("1", True), ("3", False)], "of whom nothing better is known"
+
+
+@virtual_time
+async def test_links_between_leads_are_followed_to_the_end() -> None:
+    bench = await bench_of()
+    urls = [f"https://www.linkedin.com/in/ada-{number}" for number in range(3)]
+    for number, url in enumerate(urls):  # the last is the one that is asked for
+        fields = {"linkedin_url": url, "email": f"ada{number}@acme.example"}
+        await bench.lead(f"{number}", "", fields=fields)
+        if number:
+            fields["email"] = f"ada{number - 1}@acme.example"
+            await bench.lead(f"{number}-too", "", fields=fields, force=True)
+    (last,) = people({"email": "ada2@acme.example"})
+    assert [each.lead_id for each in await held(last)] == ["0", "1", "1-too", "2", "2-too"]
+
+
+@virtual_time
+async def test_the_identifiers_of_an_earlier_lead_are_found_from_either_side() -> None:
     """Its row has gone to the second lead, whose row has only its own identifiers."""
-
-    async def main() -> None:
-        bench = await bench_of()
-        bench.clay.first = [Poison(422, 1)]
-        other: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
-        await bench.lead("1", ADA, fields={"email": ADA, **other})
-        await bench.lead("1", ADA, fields=WHOLE)
-        (linked,) = people(other)
-        everybody = tuple(sorted([*EVERYBODY, linked]))
-        for asked in (BY_LINKEDIN, BY_EMAIL, linked):
-            assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
-
-    run(main())
+    bench = await bench_of()
+    bench.clay.first = [Poison(422, 1)]
+    other: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
+    await bench.lead("1", ADA, fields={"email": ADA, **other})
+    await bench.lead("1", ADA, fields=WHOLE)
+    (linked,) = people(other)
+    everybody = tuple(sorted([*EVERYBODY, linked]))
+    for asked in (BY_LINKEDIN, BY_EMAIL, linked):
+        assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
 
 
 VICTIM: Final = "victim@acme.example"
@@ -143,57 +132,50 @@ VICTIM: Final = "victim@acme.example"
 TWO: Final[dict[str, Scalar]] = {"email": VICTIM, "linkedin_url": LINKEDIN}
 
 
-def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_person_only() -> None:
+@virtual_time
+async def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_person_only() -> None:
     """A producer may have named two people in one lead: the leads of the second are asked for apart."""
-
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("two", "", fields=TWO, force=True)
-        await bench.lead("victim", VICTIM)
-        first, second = await held(BY_LINKEDIN)
-        assert [first, second] == await held(lead_id="two")
-        assert [(each.lead_id, each.is_named) for each in (first, second)] == [("two", True), ("victim", False)]
-        assert second.own == (BY_VICTIM,)
-        (suppressed, erased) = erasure([first], [BY_LINKEDIN], [second])
-        assert suppressed == ("suppress", "", {"people": [BY_LINKEDIN]})
-        assert (erased[2]["lead_id"], erased[2]["people"]) == ("two", (BY_LINKEDIN,))
-        everybody, *both = erasure([first, second], [BY_LINKEDIN])
-        assert everybody[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM])
-        assert [each[2]["lead_id"] for each in both] == ["two", "victim"]
-        (asked_for, _) = erasure([first], [BY_LINKEDIN, BY_VICTIM], [second])
-        assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), "it was asked for, whoever has it as well"
-
-    run(main())
+    bench = await bench_of()
+    await bench.lead("two", "", fields=TWO, force=True)
+    await bench.lead("victim", VICTIM)
+    first, second = await held(BY_LINKEDIN)
+    assert [first, second] == await held(lead_id="two")
+    assert [(each.lead_id, each.is_named) for each in (first, second)] == [("two", True), ("victim", False)]
+    assert second.own == (BY_VICTIM,)
+    (suppressed, erased) = erasure([first], [BY_LINKEDIN], [second])
+    assert suppressed == ("suppress", "", {"people": [BY_LINKEDIN]})
+    assert (erased[2]["lead_id"], erased[2]["people"]) == ("two", (BY_LINKEDIN,))
+    everybody, *both = erasure([first, second], [BY_LINKEDIN])
+    assert everybody[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM])
+    assert [each[2]["lead_id"] for each in both] == ["two", "victim"]
+    (asked_for, _) = erasure([first], [BY_LINKEDIN, BY_VICTIM], [second])
+    assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), "it was asked for, whoever has it as well"
 
 
-def test_a_lead_that_was_never_sent_leads_to_no_other_person() -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("victim", VICTIM)
-        await bench.lead("two", "", fields=TWO, force=True, not_after_ms=1)
-        assert bench.history("two") == ["received", "expired"]
-        (found,) = await held(BY_LINKEDIN)
-        assert (found.lead_id, found.people, found.is_named) == ("two", (BY_LINKEDIN,), True)
-        assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"]
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_was_never_sent_leads_to_no_other_person() -> None:
+    bench = await bench_of()
+    await bench.lead("victim", VICTIM)
+    await bench.lead("two", "", fields=TWO, force=True, not_after_ms=1)
+    assert bench.history("two") == ["received", "expired"]
+    (found,) = await held(BY_LINKEDIN)
+    assert (found.lead_id, found.people, found.is_named) == ("two", (BY_LINKEDIN,), True)
+    assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"]
 
 
-def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_comes_again() -> None:
-    async def main() -> None:
-        bench = await bench_of()
-        await bench.lead("two", "", fields=TWO, force=True)
-        await bench.lead("victim", VICTIM)
-        args = {"lead_id": "victim", "destinations": ["acme-main"], "people": [BY_VICTIM]}
-        command = Command("e-1", "erase", "acme", now_ms(), "ada", args=args)
-        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
-        await asyncio.sleep(5)
-        assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two"]
-        assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"], "it is named"
-        await bench.lead("victim", VICTIM, force=True)
-        assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two", "victim"]
-
-    run(main())
+@virtual_time
+async def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_comes_again() -> None:
+    bench = await bench_of()
+    await bench.lead("two", "", fields=TWO, force=True)
+    await bench.lead("victim", VICTIM)
+    args = {"lead_id": "victim", "destinations": ["acme-main"], "people": [BY_VICTIM]}
+    command = Command("e-1", "erase", "acme", now_ms(), "ada", args=args)
+    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+    await asyncio.sleep(5)
+    assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two"]
+    assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"], "it is named"
+    await bench.lead("victim", VICTIM, force=True)
+    assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two", "victim"]
 
 
 def test_spellings_of_a_person_have_one_hash() -> None:

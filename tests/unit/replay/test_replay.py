@@ -8,7 +8,7 @@ from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
 from stream_app.replay.forward import Replay
-from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, run
+from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 
 NAMES = TopicNames()
 FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
@@ -68,94 +68,80 @@ def due_in(seconds: float) -> Envelope:
     return Envelope(origin="leads/0/2", disposition="failed", not_before_ms=now_ms() + int(seconds * 1000))
 
 
-def test_each_record_goes_to_its_tier_and_is_acked() -> None:
-    async def main() -> None:
-        poison = Envelope(origin="leads/0/3", disposition="poison")
-        bench = Bench([dead_letter(0), dead_letter(1, due_in(1.5)), dead_letter(2, due_in(90)), dead_letter(3, poison)])
-        await bench.serve()
-        assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
-        assert bench.stream.acked == [0, 1, 2, 3]
-        first = bench.memory.published[0][1]
-        back = read_envelope(ConsumedRecord("leads.retry", 0, 0, first.key, first.value, first.headers))
-        assert (back.way, back.replay, back.epoch, back.seq, back.disposition) == ("replayed", 2, 0, 4, "")
-        assert first.partition == 0
-
-    run(main())
+@virtual_time
+async def test_each_record_goes_to_its_tier_and_is_acked() -> None:
+    poison = Envelope(origin="leads/0/3", disposition="poison")
+    bench = Bench([dead_letter(0), dead_letter(1, due_in(1.5)), dead_letter(2, due_in(90)), dead_letter(3, poison)])
+    await bench.serve()
+    assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
+    assert bench.stream.acked == [0, 1, 2, 3]
+    first = bench.memory.published[0][1]
+    back = read_envelope(ConsumedRecord("leads.retry", 0, 0, first.key, first.value, first.headers))
+    assert (back.way, back.replay, back.epoch, back.seq, back.disposition) == ("replayed", 2, 0, 4, "")
+    assert first.partition == 0
 
 
-def test_a_new_epoch_replays_older_dead_letters_at_once() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
-        await bench.serve()
-        assert bench.memory.topics == ["leads.retry"]
-        headers = dict(bench.memory.published[0][1].headers)
-        assert (headers["stream-app-rewind-epoch"], headers["stream-app-replay-count"]) == (b"2", b"1")
-
-    run(main())
+@virtual_time
+async def test_a_new_epoch_replays_older_dead_letters_at_once() -> None:
+    bench = Bench([dead_letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
+    await bench.serve()
+    assert bench.memory.topics == ["leads.retry"]
+    headers = dict(bench.memory.published[0][1].headers)
+    assert (headers["stream-app-rewind-epoch"], headers["stream-app-replay-count"]) == (b"2", b"1")
 
 
-def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(4, None), dead_letter(5, None), dead_letter(6, None, None)], Begin(seen_to=5))
-        await bench.serve()
-        assert bench.stream.acked == [4, 5, 6]
-        records = [record for _, record in bench.memory.published]
-        assert [(record.key, record.value, record.headers) for record in records] == [
-            (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"),)),
-            (b"", None, (("stream-app-redriven-from", b"leads.dlq/0/6"),)),
-        ]
-
-    run(main())
+@virtual_time
+async def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
+    bench = Bench([dead_letter(4, None), dead_letter(5, None), dead_letter(6, None, None)], Begin(seen_to=5))
+    await bench.serve()
+    assert bench.stream.acked == [4, 5, 6]
+    records = [record for _, record in bench.memory.published]
+    assert [(record.key, record.value, record.headers) for record in records] == [
+        (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"),)),
+        (b"", None, (("stream-app-redriven-from", b"leads.dlq/0/6"),)),
+    ]
 
 
-def test_records_below_the_expired_offset_are_skipped() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(0), dead_letter(1), dead_letter(2)], Begin(skip_to=2, seen_to=2))
-        await bench.serve()
-        assert bench.stream.acked == [0, 1, 2]
-        assert len(bench.memory.published) == 1
-
-    run(main())
+@virtual_time
+async def test_records_below_the_expired_offset_are_skipped() -> None:
+    bench = Bench([dead_letter(0), dead_letter(1), dead_letter(2)], Begin(skip_to=2, seen_to=2))
+    await bench.serve()
+    assert bench.stream.acked == [0, 1, 2]
+    assert len(bench.memory.published) == 1
 
 
-def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(0), dead_letter(1)])
-        bench.memory.moving.clear()
-        serving = await bench.serve()
-        await asyncio.sleep(3600)
-        assert bench.memory.published == []
-        bench.stream.suspended.set()
-        await asyncio.wait_for(serving, 1)
-        assert (bench.stream.acked, bench.stream.given_up) == ([], [0])
-
-    run(main())
+@virtual_time
+async def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None:
+    bench = Bench([dead_letter(0), dead_letter(1)])
+    bench.memory.moving.clear()
+    serving = await bench.serve()
+    await asyncio.sleep(3600)
+    assert bench.memory.published == []
+    bench.stream.suspended.set()
+    await asyncio.wait_for(serving, 1)
+    assert (bench.stream.acked, bench.stream.given_up) == ([], [0])
 
 
-def test_a_pause_ends() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(0), dead_letter(1)])
-        bench.memory.moving.clear()
-        await bench.serve()
-        bench.memory.moving.set()
-        await asyncio.sleep(0.1)
-        assert bench.stream.acked == [0, 1]
-
-    run(main())
+@virtual_time
+async def test_a_pause_ends() -> None:
+    bench = Bench([dead_letter(0), dead_letter(1)])
+    bench.memory.moving.clear()
+    await bench.serve()
+    bench.memory.moving.set()
+    await asyncio.sleep(0.1)
+    assert bench.stream.acked == [0, 1]
 
 
-def test_replays_use_their_share_of_the_lane_rate() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=8.0)
-        began_ms = now_ms()
-        await bench.serve()
-        await asyncio.sleep(60)
-        times_s = [(at_ms - began_ms) / 1000 for at_ms, _ in bench.memory.published]
-        assert len(times_s) == 50
-        assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
-        assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
-
-    run(main())
+@virtual_time
+async def test_replays_use_their_share_of_the_lane_rate() -> None:
+    bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=8.0)
+    began_ms = now_ms()
+    await bench.serve()
+    await asyncio.sleep(60)
+    times_s = [(at_ms - began_ms) / 1000 for at_ms, _ in bench.memory.published]
+    assert len(times_s) == 50
+    assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
+    assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
 
 
 class Topic(RecordingStream):
@@ -210,84 +196,74 @@ class Tiers(Memory):
             serving.cancel()
 
 
-def test_deferred_leads_come_back_when_due() -> None:
+@virtual_time
+async def test_deferred_leads_come_back_when_due() -> None:
     """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
-
-    async def main() -> None:
-        tiers, began_ms = Tiers(), now_ms()
-        dues_ms = [began_ms + due_s * 1000 for due_s in (61, 61, 65, 68, 670, 673)]
-        for lead, due_ms in enumerate(dues_ms):
-            tiers.defer(lead, due_ms)
-            await asyncio.sleep(2)  # the second has 59 s left
-        await asyncio.sleep(900)
-        back = tiers.back()
-        assert {origin for _, origin in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
-        assert [origin for _, origin in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
-        assert all(0 <= at_ms - due_ms <= 2_100 for (at_ms, _), due_ms in zip(back, dues_ms, strict=True)), back
-        assert len({record.headers for _, record in tiers.published}) == 6
-        assert all(stream.acked == list(range(stream.offset)) for stream in tiers.inlets.values())
-        tiers.close()
-
-    run(main())
+    tiers, began_ms = Tiers(), now_ms()
+    dues_ms = [began_ms + due_s * 1000 for due_s in (61, 61, 65, 68, 670, 673)]
+    for lead, due_ms in enumerate(dues_ms):
+        tiers.defer(lead, due_ms)
+        await asyncio.sleep(2)  # the second has 59 s left
+    await asyncio.sleep(900)
+    back = tiers.back()
+    assert {origin for _, origin in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
+    assert [origin for _, origin in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
+    assert all(0 <= at_ms - due_ms <= 2_100 for (at_ms, _), due_ms in zip(back, dues_ms, strict=True)), back
+    assert len({record.headers for _, record in tiers.published}) == 6
+    assert all(stream.acked == list(range(stream.offset)) for stream in tiers.inlets.values())
+    tiers.close()
 
 
-def test_a_justified_wait_is_not_under_way() -> None:
+@virtual_time
+async def test_a_justified_wait_is_not_under_way() -> None:
     """A pause, a workspace's pace, a head that is not due; and nothing is when nothing waits."""
-
-    async def main() -> None:
-        bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
-        place = (NAMES.dlq, 0)
-        assert list(bench.replay.under_way({place: True})) == ["the records of leads.dlq/0 do not move"], "not taken"
-        await bench.serve()
-        assert bench.stream.acked
-        assert bench.replay.under_way({place: True}) == {}, "its pace"
-        bench = Bench([dead_letter(0)])
-        bench.memory.moving.clear()
-        await bench.serve()
-        assert bench.replay.under_way({place: True}) == {}, "the pause"
-        bench.memory.moving.set()
-        await asyncio.sleep(0.1)
-        assert bench.replay.under_way({place: False}) == {}
-        tier = NAMES.wait(60)
-        stream = RecordingStream([waits(tier, 0, now_ms())], topic=tier)
-        waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
-        await asyncio.sleep(30)
-        assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
-        await asyncio.sleep(31)
-        assert stream.acked == [0]
-        waiting.cancel()
-
-    run(main())
+    bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
+    place = (NAMES.dlq, 0)
+    assert list(bench.replay.under_way({place: True})) == ["the records of leads.dlq/0 do not move"], "not taken"
+    await bench.serve()
+    assert bench.stream.acked
+    assert bench.replay.under_way({place: True}) == {}, "its pace"
+    bench = Bench([dead_letter(0)])
+    bench.memory.moving.clear()
+    await bench.serve()
+    assert bench.replay.under_way({place: True}) == {}, "the pause"
+    bench.memory.moving.set()
+    await asyncio.sleep(0.1)
+    assert bench.replay.under_way({place: False}) == {}
+    tier = NAMES.wait(60)
+    stream = RecordingStream([waits(tier, 0, now_ms())], topic=tier)
+    waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
+    await asyncio.sleep(30)
+    assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
+    await asyncio.sleep(31)
+    assert stream.acked == [0]
+    waiting.cancel()
 
 
-def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_due() -> None:
-    async def main() -> None:
-        bench = Bench([])
-        silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+@virtual_time
+async def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_due() -> None:
+    bench = Bench([])
+    silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
-        async def publish(record: Record) -> Awaitable[object]:
-            return silent
+    async def publish(record: Record) -> Awaitable[object]:
+        return silent
 
-        bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
-        tier = NAMES.wait(60)
-        stream = RecordingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
-        waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
-        await asyncio.sleep(10)
-        assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
-        silent.set_result(None)
-        await asyncio.sleep(1)
-        assert bench.replay.under_way({(tier, 0): True}) == {}
-        waiting.cancel()
-
-    run(main())
+    bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
+    tier = NAMES.wait(60)
+    stream = RecordingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+    waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
+    await asyncio.sleep(10)
+    assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
+    silent.set_result(None)
+    await asyncio.sleep(1)
+    assert bench.replay.under_way({(tier, 0): True}) == {}
+    waiting.cancel()
 
 
-def test_a_record_that_waits_for_the_rate_is_given_up_at_a_suspension() -> None:
-    async def main() -> None:
-        bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
-        serving = await bench.serve()
-        bench.stream.suspended.set()
-        await asyncio.wait_for(serving, 1)
-        assert bench.stream.given_up == [len(bench.memory.published)]
-
-    run(main())
+@virtual_time
+async def test_a_record_that_waits_for_the_rate_is_given_up_at_a_suspension() -> None:
+    bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
+    serving = await bench.serve()
+    bench.stream.suspended.set()
+    await asyncio.wait_for(serving, 1)
+    assert bench.stream.given_up == [len(bench.memory.published)]
