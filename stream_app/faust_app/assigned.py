@@ -25,6 +25,12 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
     }
 
 
+def heartbeats(app: SafeApp) -> dict[str, int]:
+    """Return a token that changes with each heartbeat that the group accepts, by description."""
+    taken = app.consumer._thread.heartbeats_taken if app.started else None
+    return {} if taken is None else {"the group accepts no heartbeat of this process": taken}
+
+
 def membership(app: SafeApp) -> dict[str, int]:
     """Return progress tokens of the group membership for the watchdog, by description.
 
@@ -34,7 +40,7 @@ def membership(app: SafeApp) -> dict[str, int]:
     """
     if not app.started:
         return {}
-    found = {"the group accepts no heartbeat of this process": app.consumer._thread.heartbeats_taken}
+    found = heartbeats(app)
     if app.tables.recovery.taking_over:
         found["no records are consumed since the last rebalance"] = app.consumer_generation_id
     return found | {str(batch): 0 for batch in unreadable(app).values()}

@@ -56,6 +56,11 @@ class Worker:
         gone = [self.partitions.pop(number) for number in partitions & self.partitions.keys()]
         await asyncio.gather(*(partition.close() for partition in gone))
 
+    @property
+    def failing(self) -> list[str]:
+        """Why partitions can commit nothing now."""
+        return [partition.failing for partition in self.partitions.values() if partition.failing]
+
     def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
         """Report to the watchdog what must make progress.
 

@@ -243,6 +243,12 @@ class PartitionOwner:
             else self._taken.get(topic, 0)
         )
 
+    @property
+    def failing(self) -> str:
+        """Why nothing of this partition can be committed now; '' if it can. One failed transaction is repeated."""
+        failures = self.state.committer.failures
+        return f"partition {self.number} commits nothing: {failures} transactions failed" if failures > 1 else ""
+
     def under_way(self) -> dict[str, Hashable]:
         """What must end by itself, described for the operator, with a token that changes when it progresses."""
         if not self._ready.is_set():

@@ -27,7 +27,7 @@ from stream_app.domain.result.cache_entry import DAY_MS
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.agents import define_agents, sources_of
 from stream_app.faust_app.app import build_app
-from stream_app.faust_app.assigned import assigned, membership, waiting
+from stream_app.faust_app.assigned import assigned, heartbeats, membership, waiting
 from stream_app.faust_app.run import alarm_of, run_app
 from stream_app.faust_app.worker import Worker
 from stream_app.kafka.clock import KafkaClock, say_at_start
@@ -114,6 +114,8 @@ async def open_cache(
         ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
         yield WorkerCache(RedisCache(link, prefix, ttl_s), mirror, settings)
 
+_SILENT_S = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
+
 
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """Run `stream-app worker` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
@@ -188,8 +190,11 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             StallGauge(registry, logger),
         )
 
+        kafka_answers = Watchdog(_SILENT_S, lambda: heartbeats(app), lambda _: None)
+
         async def not_ready() -> str | None:
-            return "; ".join(watchdog.stalled) or (None if owned else "no partition is assigned yet")
+            reasons = dict.fromkeys([*kafka_answers.stalled, *watchdog.stalled, *worker.failing])
+            return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
 
         http = settings.http
         port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))
@@ -197,6 +202,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         # Run until a signal, or until one of these tasks fails.
         background = (
             watchdog.run(),
+            kafka_answers.run(),
             TopicWatch(connection, topics, [*sources, names.state], plan.partitions).run(),
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
             *worker_cache.tasks(connection, lambda: list(owned), clock.now_ms),

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from stream_app.dev.kafka import Broker
+from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import LOOPBACK
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
@@ -205,6 +205,44 @@ async def test_a_stall_is_reported(command: str, patch: str, says: str, kafka: B
         await until(is_reported, STANDS_STILL_S + 15)
         assert "\nstream_app_stalled 0.0" not in await asyncio.to_thread(get, worker, "/metrics")
         assert reported(worker, "stalled")
+        worker.kill()
+
+
+async def ready(worker: Member, says: str, within_s: float) -> None:
+    """Wait until /readyz answers so."""
+
+    async def is_so() -> bool:
+        return says in await asyncio.to_thread(get, worker, "/readyz")
+
+    await until(is_so, within_s)
+
+
+async def test_a_worker_is_not_ready_while_kafka_is_frozen(namespace: str) -> None:
+    with LocalKafka() as own:
+        async with Fleet(own.bootstrap, namespace, 1, partitions=1) as line:
+            worker = member(line, "worker")
+            await line.until(worker.ready, 30, "it is ready")
+            own.freeze()
+            await ready(worker, "503 the group accepts no heartbeat of this process", 20)
+            own.thaw()
+            await ready(worker, "200 ok", 30)
+            worker.kill()
+
+
+async def test_a_worker_whose_clock_is_far_ahead_is_not_ready_while_kafka_refuses_its_records(
+    kafka: Broker, namespace: str
+) -> None:
+    program = (
+        "import sys, time; from stream_app.cli.main import main\n"
+        "now = time.time_ns\n"
+        "time.time_ns = lambda: now() + 26 * 3_600_000_000_000\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, config=QUICK) as line:
+        worker = member(line, "worker", program=("-c", program))
+        await line.until(worker.ready, 30, "it is ready")
+        await line.publish(line.leads(1))
+        await ready(worker, "503 partition 0 commits nothing: ", 30)
         worker.kill()
 
 

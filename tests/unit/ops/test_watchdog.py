@@ -1,13 +1,15 @@
 """The watchdog sees what stands still, and nothing of what only waits."""
 
 import asyncio
-from collections.abc import Hashable
+import re
+from collections.abc import Callable, Hashable
 
 from stream_app.faust_app.worker import Worker
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_owner import Bench
+from tests.partition.test_owner import Bench, T
 from tests.partition.virtual import run
+from tests.simulation.client import NoAnswer
 
 LEADS = ("leads", 0)
 
@@ -108,5 +110,33 @@ def test_a_recovery_without_end_and_a_dead_committer_are_named() -> None:
         assert list(worker.under_way({LEADS: False})) == ["partition 0 commits nothing"]
         bench.partition._ready.clear()
         assert list(worker.under_way({LEADS: False})) == ["partition 0 is being taken over again"]
+
+    run(main())
+
+
+def test_a_partition_whose_transactions_fail_says_so_until_one_succeeds() -> None:
+    class Refusing:
+        refuses = True
+
+        async def ask(self, what: str, request: Callable[[], T]) -> T:
+            await asyncio.sleep(0)
+            if what == "send" and self.refuses:
+                raise NoAnswer(what)
+            return request()
+
+    async def main() -> None:
+        link = Refusing()
+        bench = Bench(link=link)
+        worker = _worker(bench)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        assert worker.failing == []
+        await asyncio.sleep(5)
+        (text,) = worker.failing
+        assert re.fullmatch(r"partition 0 commits nothing: [2-9] transactions failed", text)
+        link.refuses = False
+        await asyncio.sleep(20)
+        assert worker.failing == []
+        assert "accepted" in bench.states()
 
     run(main())
