@@ -39,7 +39,8 @@ def worker(*, log: Log = None, common: Common = COMMON) -> int:
     def read() -> Settings:
         return common.settings("clay")
 
-    return run_process(log, run_worker(read(), read))
+    settings = read()
+    return run_process(log, run_worker(settings, read), settings.log_level)
 
 
 def gateway(*, log: Log = None, common: Common = COMMON) -> int:
@@ -53,7 +54,8 @@ def gateway(*, log: Log = None, common: Common = COMMON) -> int:
     def read() -> Settings:
         return common.settings("gateway")
 
-    return run_process(log, run_gateway(read(), read))
+    settings = read()
+    return run_process(log, run_gateway(settings, read), settings.log_level)
 
 
 def board(*, log: Log = None, common: Common = COMMON) -> int:
@@ -64,7 +66,8 @@ def board(*, log: Log = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.board import run_board
 
-    return run_process(log, run_board(common.settings("board")))
+    settings = common.settings("board")
+    return run_process(log, run_board(settings), settings.log_level)
 
 
 def trace(*, log: Log = None, common: Common = COMMON) -> int:
@@ -75,14 +78,15 @@ def trace(*, log: Log = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.trace import run_trace
 
-    return run_process(log, run_trace(common.settings("trace")))
+    settings = common.settings("trace")
+    return run_process(log, run_trace(settings), settings.log_level)
 
 
-def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None]) -> int:
+def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None], level: str = "info") -> int:
     """Run a process in a new event loop until a signal ends it. Errors are raised."""
     from stream_app.faust_app.run import run
 
-    logs.configure(log or ("console" if sys.stderr.isatty() else "json"))
+    logs.configure(log or ("console" if sys.stderr.isatty() else "json"), level)
     try:
         run(main)
     except KafkaError as error:  # Kafka answered at the start, but not a later request

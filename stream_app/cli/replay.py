@@ -264,7 +264,8 @@ def replay(*, log: Log = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.replay import run_replay
 
-    return run_process(log, run_replay(common.settings()))
+    settings = common.settings()
+    return run_process(log, run_replay(settings), settings.log_level)
 
 
 @app.command(sort_key=0)

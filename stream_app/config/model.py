@@ -255,6 +255,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     Attributes:
         secrets_dir: A directory with a file for each secret, named as its variable. A file overrides the environment.
             Others must not be able to write there: `chmod o-w`, or a read-only mount.
+        log_level: The least level of the log lines of a process.
         delivery: Limits of the pipeline.
         workspace_defaults: What each workspace has where its own table does not say otherwise.
         secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
@@ -263,6 +264,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     """
 
     secrets_dir: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
     cache: CachePolicy = CachePolicy()

@@ -52,11 +52,10 @@ class KafkaClock:
         client.send = watched
 
     def _compare(self, appended_ms: int, sent_ms: int) -> None:
-        self.text = in_words(skew_ms(appended_ms, sent_ms, _now_ms()))
-        if self.text:
-            self._report(self.text)
-        else:
-            self._report.reset()
+        skew = skew_ms(appended_ms, sent_ms, _now_ms())
+        self.text = in_words(skew)
+        if self.text:  # it has a number that changes with each answer
+            self._report(self.text, same="ahead" if skew > 0 else "behind")
 
 
 async def ask_kafka_for_its_time(

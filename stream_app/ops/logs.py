@@ -31,11 +31,10 @@ _MAX_FOREIGN = 1_000  # characters of a library's log text
 _AGAIN_S = 60.0
 
 
-def configure(form: Format, level: int = logging.INFO) -> None:
+def configure(form: Format, level: str = "info") -> None:
     """Set up logging for the process.
 
-    Libraries log from WARNING on. Their debug records cost CPU for each Kafka record. `level` is for this program's own
-    events.
+    Libraries log from WARNING on, also with a lower `level`: their debug records cost CPU for each Kafka record.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -60,7 +59,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     handler.addFilter(_is_not_own_error)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]))
     logging.root.handlers[:] = [handler]
-    logging.root.setLevel(logging.WARNING)
+    logging.root.setLevel("ERROR" if level == "error" else "WARNING")
     for name, of_library in _LEVELS.items():
         logging.getLogger(name).setLevel(of_library)
     logging.getLogger("asyncio").addFilter(is_not_abandoned)
@@ -68,18 +67,19 @@ def configure(form: Format, level: int = logging.INFO) -> None:
 
 
 class Throttled:
-    """Logs a repeated problem once a minute, and at once if its text changes."""
+    """Logs a repeated problem once a minute, and at once if it changes."""
 
-    def __init__(self, report: Callable[[str], object], now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, report: Callable[..., object], now_s: Callable[[], float] = time.monotonic) -> None:
         self._report = report
         self._now_s = now_s
         self._last: tuple[str, float] | None = None
 
-    def __call__(self, text: str) -> None:
-        now_s = self._now_s()
-        if self._last is None or self._last[0] != text or now_s - self._last[1] >= _AGAIN_S:
-            self._last = text, now_s
-            self._report(text)
+    def __call__(self, text: str, same: str = "", **fields: object) -> None:
+        """Report the text and fields. Problems with the same `same` are one problem, by default those of one text."""
+        now_s, problem = self._now_s(), same or text
+        if self._last is None or self._last[0] != problem or now_s - self._last[1] >= _AGAIN_S:
+            self._last = problem, now_s
+            self._report(text, **fields)
 
     def reset(self) -> None:
         """Report success: the next problem is logged at once."""

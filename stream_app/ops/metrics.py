@@ -17,10 +17,12 @@ from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
 from stream_app.ops.bounded_labels import BoundedLabel
 from stream_app.ops.lane_metrics import LaneMetrics
+from stream_app.ops.logs import Throttled
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LONG_SECONDS: Final = (1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400, 259_200, 604_800)
 _EXEMPLAR_EVERY_S: Final = 1.0
+_LAST_ANSWERS: Final = 100
 _TRACE_ID_DIGITS: Final = 32  # the client library refuses a long exemplar
 _WORTH_A_LINE: Final = frozenset[Status](
     {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
@@ -148,6 +150,8 @@ class WorkerMetrics:
         self._dead = counter("stream_app_dead_letters", "Dead letters, by reason.", ("destination", "reason"))
         self._commands = counter("stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"))
         self._lanes = LaneMetrics(registry, log)
+        self._answers = collections.deque[tuple[str, str]](maxlen=_LAST_ANSWERS)
+        self._recovered = Throttled(lambda because, **at: log.warning("partition_recovered", because=because, **at))
 
     def mirror_lanes(self, mirror: Mirror) -> None:
         """Show the states of lanes in `mirror` too."""
@@ -222,8 +226,11 @@ class WorkerMetrics:
             self._mirror.lane(view)
 
     def answered(self, answer: CommandAnswer) -> None:
-        """Report a command that was applied or refused."""
+        """Report a command that was applied or refused. Many commands go to every partition, and get one line."""
         self._commands.labels(answer.kind, "applied" if answer.applied else answer.reason).inc()
+        if (answer.id, answer.text) in self._answers:
+            return
+        self._answers.append((answer.id, answer.text))
         self._log.info(
             "command",
             id=answer.id,
@@ -241,8 +248,10 @@ class WorkerMetrics:
             self._mirror.lane_gone(workspace)
 
     def recovering(self, partition: int, error: Exception) -> None:
+        """Report a partition that is taken over again. A cause that all partitions share is one line a minute."""
         self._recoveries.inc()
-        self._log.warning("partition_recovered", partition=partition, because=str(error))
+        place, _, cause = str(error).partition(": ")
+        self._recovered(str(error), same=cause or place, partition=partition)
 
     def posted(self, destination: str, outcome: Outcome, trace_id: str) -> None:
         """Report a finished POST. An exemplar costs more than the observation, so few POSTs become one."""

@@ -114,6 +114,7 @@ async def open_cache(
         ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
         yield WorkerCache(RedisCache(link, prefix, ttl_s), mirror, settings)
 
+
 _SILENT_S = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
 
 

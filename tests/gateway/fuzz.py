@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--app", action="store_true", help="without nginx and uvicorn")
     args = parser.parse_args()
-    log.configure("console", level=50)
+    log.configure("console", level="critical")
     began = time.monotonic()
     ledger, gateway = asyncio.run((fuzz if args.app else fuzz_through_nginx)(args.requests, args.seed))
     out = Console()

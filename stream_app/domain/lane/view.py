@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -12,6 +13,7 @@ from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, Held, admit, why_open, without_webhook
 from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
 from stream_app.domain.lane.meters import first_estimate, meters
 from stream_app.domain.lane.overrides import byline
@@ -197,7 +199,11 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         if change not in before.changes:
             yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
     if now.breaker != before.breaker:
-        yield LaneChange(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
+        text = now.text or f"the circuit breaker is {now.breaker}"
+        if now.outage is not None:
+            since = datetime.fromtimestamp(now.outage.since_ms / 1000, UTC)
+            text = f"{outage_text(now.outage)} since {since:%H:%M} UTC; {text}"
+        yield LaneChange(f"breaker_{now.breaker}", text)
     if now.health != before.health:
         yield LaneChange(
             f"health_{now.health}", f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"

@@ -86,6 +86,16 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins again"
 
 
+def test_the_news_of_an_open_breaker_say_what_clay_answers_how_often_and_since_when() -> None:
+    lane = _call(LANE, Refused("connect_refused", 50))
+    lane = _call(lane, *[Refused("connect_refused", 50)] * 4, now_ms=NOW_MS + 1_000)
+    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 1_000, view(POLICY, LANE, [PEOPLE], NOW_MS))
+    assert [news.text for news in seen.news if news.kind == "breaker_open"] == [
+        "Clay does not answer (connect_refused); 5 calls have failed since 23:59 UTC; "
+        "the circuit breaker is open: consecutive_failures"
+    ]
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> None:
     lane = _call(LANE, OK, Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"))

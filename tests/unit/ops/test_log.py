@@ -25,9 +25,9 @@ def form(request: pytest.FixtureRequest) -> log.Format:
     return chosen
 
 
-def written(form: log.Format, event: str) -> str:
+def written(form: log.Format, event: str, *more: str) -> str:
     """What a process of its own writes when `event` happens: logging is the process's."""
-    run = [sys.executable, "-c", f"from tests.unit.ops import log_lines; log_lines.{event}({form!r})"]
+    run = [sys.executable, "-c", f"from tests.unit.ops import log_lines; log_lines.{event}{(form, *more)!r}"]
     return subprocess.run(run, capture_output=True, text=True, timeout=30 * BUSY, check=False).stderr
 
 
@@ -56,6 +56,21 @@ def test_sessions_that_aiokafka_leaves_open_are_not_logged() -> None:
     said = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
     assert [line["event"] for line in said] == ["Unclosed client session", "Task exception was never retrieved"]
     assert "ValueError: ours" in said[1]["exception"]
+
+
+def test_a_level_leaves_out_the_lines_below_it(form: log.Format) -> None:
+    said = {level: written(form, "two_lines", level) for level in ("debug", "info", "warning", "error")}
+    assert [level for level, text in said.items() if "crm-17" in text] == ["debug", "info"]
+    assert [level for level, text in said.items() if "no Kafka" in text] == ["debug", "info", "warning"]
+
+
+def test_a_problem_with_a_changing_number_is_one_problem_and_keeps_its_fields() -> None:
+    reported: list[tuple[str, object]] = []
+    times_s = iter([0.0, 1.0, 2.0, 61.0])
+    say = log.Throttled(lambda text, partition: reported.append((text, partition)), lambda: next(times_s))
+    for number, side in enumerate(("ahead", "ahead", "behind", "behind")):
+        say(f"{number} s {side}", same=side, partition=number)
+    assert reported == [("0 s ahead", 0), ("2 s behind", 2)]
 
 
 def test_a_repeated_failure_is_logged_once_a_minute() -> None:

@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
+from stream_app.domain.errors import Aborted
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.lane_messages import LaneChange, LaneView
+from stream_app.domain.lane_messages import CommandAnswer, LaneChange, LaneView
 from stream_app.domain.messages import RESEND, StatusEvent
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
@@ -39,6 +40,29 @@ def test_a_lead_resent_by_policy_is_counted_and_reported_as_a_possible_double_sp
     labels = {"workspace": "acme", "destination": "people"}
     assert registry.get_sample_value("stream_app_possible_double_spends_total", labels) == 1
     assert [(line["lead_id"], line["text"]) for line in emitted] == [("lead-1", "a possible double spend")]
+
+
+def test_a_command_that_goes_to_every_partition_is_one_line_and_each_other_outcome_another() -> None:
+    metrics = WorkerMetrics(CollectorRegistry(), log.get("test"))
+    with capture_logs() as emitted:
+        for number in range(32):
+            for name in ("c1", "c2"):
+                text = "no person is on the list now" if (name, number) == ("c2", 7) else "1 person is on the list now"
+                metrics.answered(CommandAnswer(name, True, 0, number, "suppress", "acme", text=text))
+    assert [(line["id"], line["text"][:2]) for line in emitted] == [("c1", "1 "), ("c2", "1 "), ("c2", "no")]
+
+
+def test_a_cause_that_all_partitions_share_is_one_line() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    with capture_logs() as emitted:
+        for number in range(32):
+            metrics.recovering(
+                number, Aborted(f"partition {number} of state (t-{number}): the transaction failed (late)")
+            )
+        metrics.recovering(3, Aborted("partition 3 of state (t-3): the transaction failed (refused)"))
+    assert [(line["partition"], line["because"][-8:]) for line in emitted] == [(0, "d (late)"), (3, "refused)")]
+    assert registry.get_sample_value("stream_app_recoveries_total") == 33
 
 
 def test_credits_and_dead_letters_are_counted_by_destination() -> None:
