@@ -417,9 +417,19 @@ def cancel(
 def reload(*, audit: Audit) -> int:
     """Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces.
 
+    It waits until all workers have answered. Replay and gateway adopt a changed file by themselves, within seconds.
+
     example:
       stream-app lanes reload --why "a third webhook for people"
     """
+    named = audit.settings().destinations.values()
+    if secrets := [
+        f"{each.alias} ({', '.join(each.callback_secrets_env)})" for each in named if each.callback_secrets_env
+    ]:
+        say(
+            f"a gateway refuses callbacks of {', '.join(secrets)} until it has these secrets: all have them when "
+            "stream_app_gateway_tables_info shows one digest"
+        )
     return order(audit, "reload")
 
 

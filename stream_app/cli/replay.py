@@ -265,7 +265,7 @@ def replay(*, log: Log = None, common: Common = COMMON) -> int:
     from stream_app.services.replay import run_replay
 
     settings = common.settings()
-    return run_process(log, run_replay(settings), settings.log_level)
+    return run_process(log, run_replay(settings, common.settings), settings.log_level)
 
 
 @app.command(sort_key=0)

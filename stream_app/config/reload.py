@@ -1,4 +1,6 @@
-"""The configuration of a running worker: it adopts an operator's changes where that is safe.
+"""The configuration of a running process: it adopts an operator's changes where that is safe.
+
+A worker does so at a command; gateway and replay, which get none, when a file has changed (`FileWatch`).
 
 Workspaces and destinations (webhooks, tokens, policies) are looked up for each lead, so their entries in the plan are
 replaced in place. What the process was built from (Kafka, topics, the pipeline, the home of a workspace) stays, and so
@@ -7,6 +9,7 @@ do removed entries: leads in progress may need them. Both are named in the resul
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -21,6 +24,7 @@ from stream_app.domain.policy import Plan
 from stream_app.partition.command import CommandResult
 
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
+_LOOK_S: Final = 2.0
 _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"})
 
 
@@ -113,6 +117,42 @@ class Configuration:
                 yield f"destination {alias} was removed"
             elif now.workspace != destination.workspace:
                 yield f"destinations.{alias}.workspace"
+
+
+class FileWatch:
+    """Reads the configuration again when one of its files has changed, and hands it on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Settings],
+        adopt: Callable[[Settings], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self._settings, self._read, self._adopt, self._report = settings, read, adopt, report
+        self._stamp = settings.stamp
+
+    async def run(self) -> None:
+        """Look again and again."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Adopt the configuration if a file has changed. An invalid one changes nothing and is reported once."""
+        path = self._settings.path
+        if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
+            return
+        self._stamp, hashing = stamp, current()
+        try:
+            self._settings = self._read()
+        except SettingsError as error:
+            self._report(f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}")
+            return
+        finally:
+            use(hashing)  # another pepper takes effect at a restart
+        self._stamp = self._settings.stamp
+        self._adopt(self._settings)
 
 
 def endpoints_of(settings: Settings) -> dict[str, Endpoint]:

@@ -1,29 +1,25 @@
 """The Clay tables that call back: those of the configuration as its files are now, and any that sends a token.
 
 A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it does not know yet. A
-secret (`callback_secrets_env`) proves nothing before this gateway has it: `TableWatch` adopts it when a file changes.
+secret (`callback_secrets_env`) proves nothing before this gateway has it, which it adopts when a file changes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qs
 
 from stream_app.config import Settings
-from stream_app.config.secret_files import stamp_of
 from stream_app.domain.callback.token import Keys
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.lead import home_partition
 
 PREFIX: Final = "/callbacks/"
 _PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1,64}})")
-_LOOK_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,40 +88,6 @@ def tables_of(settings: Settings) -> Tables:
     ]
     keys = settings.callback_keys if settings.gateway.token_keys_env else None
     return Tables(configured, keys, settings.kafka.partitions)
-
-
-class TableWatch:
-    """Reads the configuration again when one of its files has changed, and hands on the tables that it has then."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        read: Callable[[], Settings],
-        adopt: Callable[[Tables], None],
-        report: Callable[[str], None],
-    ) -> None:
-        self._settings, self._read, self._adopt, self._report = settings, read, adopt, report
-        self._stamp = settings.stamp
-
-    async def run(self) -> None:
-        """Look again and again."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            self.look()
-
-    def look(self) -> None:
-        """Adopt the tables if a file has changed. An invalid configuration changes nothing and is reported once."""
-        path = self._settings.path
-        if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._settings = self._read()
-        except SettingsError as error:
-            self._report(f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}")
-            return
-        self._stamp = self._settings.stamp
-        self._adopt(tables_of(self._settings))
 
 
 def is_secret_of(table: Table, secret: bytes) -> bool:

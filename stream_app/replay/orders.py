@@ -275,6 +275,12 @@ class OrderRunner:
         self._owns = owns
         self._warn = logs.Throttled(lambda why: log.warning("ordered_replay_waits", because=why))
 
+    def adopt(self, now: Settings) -> None:
+        """Take workspaces and destinations from these settings, for the next replay. All else needs a restart."""
+        self._settings = msgspec.structs.replace(
+            self._settings, workspaces=now.workspaces, destinations=now.destinations
+        )
+
     async def run(self) -> None:
         """Carry out replays until cancelled."""
         while True:

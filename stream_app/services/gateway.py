@@ -9,9 +9,10 @@ from typing import Final
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.config.reload import FileWatch
 from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.receiver import Limits, Receiver
-from stream_app.gateway.tables import Tables, TableWatch, tables_of
+from stream_app.gateway.tables import tables_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
@@ -50,8 +51,8 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 metrics,
             )
 
-            def adopt(new: Tables) -> None:
-                receiver.tables = new
+            def adopt(now: Settings) -> None:
+                receiver.tables = new = tables_of(now)
                 metrics.adopted(new.digest)
                 logger.info("tables_adopted", tables=len(new), digest=new.digest)
 
@@ -59,7 +60,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 logger.warning("tables_not_adopted", text=text)
 
             metrics.adopted(tables.digest)
-            watching = asyncio.create_task(TableWatch(settings, read, adopt, report).run(), name="tables")
+            watching = asyncio.create_task(FileWatch(settings, read, adopt, report).run(), name="tables")
             stack.push_async_callback(cancel, [watching])
             app = build_asgi(receiver, metrics.responded)
             port = await stack.enter_async_context(serve_http(app, gateway.host, http.gateway_port, grace_s=_GRACE_S))

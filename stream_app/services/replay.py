@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
@@ -10,6 +11,7 @@ from prometheus_client import Counter
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
+from stream_app.config.reload import FileWatch
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.dead_letter.replay import Begin
 from stream_app.domain.delivery.envelope import Envelope
@@ -37,8 +39,11 @@ _BUFFERED: Final = 1_000
 """Records in memory per topic and partition. Those of a delay tier only wait."""
 
 
-async def run_replay(settings: Settings) -> None:
-    """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
+async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
+    """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
+
+    `read` returns the settings that the files have now: workspaces and destinations are adopted from them.
+    """
     logger = log.get("replay")
     topics, policy, connection = settings.names, settings.replay, connection_of(settings)
     registry = process_registry()
@@ -73,6 +78,13 @@ async def run_replay(settings: Settings) -> None:
         app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)
         runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
+
+        def adopt(now: Settings) -> None:
+            rates_per_s.update((name, workspace.rate.rate_per_s) for name, workspace in now.workspaces.items())
+            runner.adopt(now)
+            logger.info("configuration", workspaces=len(now.workspaces), destinations=len(now.destinations))
+
+        changes = FileWatch(settings, read, adopt, lambda text: logger.warning("configuration", text=text))
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),
@@ -93,7 +105,7 @@ async def run_replay(settings: Settings) -> None:
         await run_app(
             app,
             broker_wait_s=settings.kafka.broker_wait_s,
-            beside=(watchdog.run(), watch.run(), runner.run()),
+            beside=(watchdog.run(), watch.run(), runner.run(), changes.run()),
         )
         await state.record_last()
         logger.info("replay_stopped")

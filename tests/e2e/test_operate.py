@@ -184,7 +184,7 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
     config = f'secrets_dir = "{tmp_path}"'
     async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2) as line:
         url = line.environment["WEBHOOK_0"]
-        worker = line.start("worker")
+        worker, replay = line.start("worker"), line.start("replay")
         await line.publish([command(line, "quota", "c1", webhook_id=webhook_id(url), count=45_000)])
         assert (await answer(line, "c1")).applied
         await line.publish(line.leads(4))
@@ -194,13 +194,15 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         (tmp_path / "SECOND").write_text(url.replace("--crm", "--second"))
         (tmp_path / "OTHER").write_text(url.replace("w0--crm", "new--crm"))
         path = next(line.directory.glob("worker-*.toml"))
-        toml = path.read_text().replace('["WEBHOOK_0"]', '["WEBHOOK_0", "SECOND"]')
-        path.write_text(
-            toml + '[workspaces.new]\n[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n' + _SIMULATED
-        )
+        new = '[workspaces.new]\n[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n' + _SIMULATED
+        path.write_text(path.read_text().replace('["WEBHOOK_0"]', '["WEBHOOK_0", "SECOND"]') + new)
+        path = next(line.directory.glob("replay-*.toml"))
+        path.write_text(path.read_text() + new)
         code, said = await line.run("lanes", "reload", "--why", "a second webhook")
         assert (code, "adopted: " in said) == (0, True), said
         assert "destination w0-crm with 2 webhooks" in said
+        adopted = '"workspaces": 2, "destinations": 2'
+        await line.until(lambda: adopted in line.logs[replay.pid].read_text(), 20, "replay has adopted it by itself")
         await line.until_over(4, 20)
         home = home_partition("new", 2, {})
         lead = msgspec.structs.replace(line.lead(9, "w0"), key=b"new", partition=home)
@@ -208,5 +210,5 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         await line.publish([msgspec.structs.replace(lead, value=value)])
         await line.until_over(5, 20)
         assert line.last() == {"accepted": 5}
-        assert await line.stop(worker) == 0
+        assert [await line.stop(each) for each in (worker, replay)] == [0, 0]
         assert url not in "".join(log.read_text(errors="replace") for log in line.logs.values())

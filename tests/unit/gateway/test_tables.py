@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from stream_app.config import load_settings
-from stream_app.gateway.tables import Tables, TableWatch, tables_of
+from stream_app.config.reload import FileWatch
+from stream_app.gateway.tables import Tables, tables_of
 
 KEY, OTHER_KEY, SECRET, LATER_SECRET = (f"{word} of thirty-two characters or more 81c5" for word in "abcd")
 TOML = """
@@ -39,8 +40,11 @@ class Watched:
         settings = load_settings(self.file, {}, ("gateway",))
         self.tables = [tables_of(settings)]
         self.reports: list[str] = []
-        self.watch = TableWatch(
-            settings, lambda: load_settings(self.file, {}, ("gateway",)), self.tables.append, self.reports.append
+        self.watch = FileWatch(
+            settings,
+            lambda: load_settings(self.file, {}, ("gateway",)),
+            lambda now: self.tables.append(tables_of(now)),
+            self.reports.append,
         )
 
     def write(self, **secrets: str) -> None:
