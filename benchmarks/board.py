@@ -29,10 +29,10 @@ from stream_app.board.access import BoardAccess
 from stream_app.board.app import SHARED_S, Board
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.board.site import Site
-from stream_app.board.waiting_leads import Search
 from stream_app.client.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS

@@ -18,7 +18,7 @@ from unittest import mock
 
 from from_code import ATTRIBUTE, cell, failures, metrics, settings
 
-from stream_app.board.openapi import document
+from stream_app.board.lookup import document
 from stream_app.cli.main import COMMANDS, build_app, main
 from stream_app.version import __version__
 

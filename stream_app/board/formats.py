@@ -1,4 +1,4 @@
-"""How numbers, times and durations look on the pages.
+"""What templates call: how numbers and times look, the addresses of pages, the URLs of static files.
 
 Templates print a number in one of three ways. A `count` links to what it counts. A `total` is the number of what the
 page or section lists itself. An `amount` cannot be listed: credits, rates, times, sizes. A test holds them to it.
@@ -6,11 +6,20 @@ page or section lists itself. An `amount` cannot be listed: credits, rates, time
 
 from __future__ import annotations
 
+import gzip
 from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.resources import files
 from typing import Final
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup, escape
+from starlette.requests import Request
+from starlette.responses import Response
 
+from stream_app.board.access import PATH
+from stream_app.board.read_model.query import Place
+from stream_app.client.answers import Cause
 from stream_app.domain.messages import Status
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -94,3 +103,120 @@ def tone(status: str) -> str:
         if status in statuses:
             return tone_name
     return "idle"
+
+
+CAUSE_WORDS: Final = ("kind", "workspace", "destination", "reason", "http_status")
+"""What names a cause."""
+
+
+def lane_path(workspace: str) -> str:
+    """Return the path of a lane's page."""
+    return f"{PATH}/lanes/{quote(workspace, safe='')}"
+
+
+def lanes_path(**words: str) -> str:
+    """Return the path of the list of lanes. `words`: state, begins, after."""
+    return _path("/lanes", words)
+
+
+def lead_path(lead_id: str) -> str:
+    """Return the path of a lead's page."""
+    return f"{PATH}/leads/{quote(lead_id, safe='/:')}"
+
+
+def leads_path(**words: str) -> str:
+    """Return the path of the list of leads. `words`: those of its filter, and `after`."""
+    return _path("/leads", words)
+
+
+def imports_path(**words: str) -> str:
+    """Return the path of the list of imports or, with `workspace` and `id`, of one of them."""
+    return _path("/imports", words)
+
+
+def waiting_path(topic: str = "", partition: int | None = None, after: int = 0) -> str:
+    """Return the path of what waits on Kafka: of a topic, of a partition, or of all."""
+    number = "" if partition is None else str(partition)
+    return _path("/waiting", {"topic": topic, "partition": number, "after": str(after or "")})
+
+
+def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:
+    """Return the path of the causes of dead letters, or of parked leads."""
+    source = "" if which == "dlq" else which
+    return _path("/dead", {"from": source, "workspace": workspace, "after": str(after or "")})
+
+
+def cause_path(which: str, cause: Cause, span: str = "", after: Place | None = None) -> str:
+    """Return the path of the dead letters of a cause. `span`: `day` for those of the last day."""
+    words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}, "span": span}
+    return _path("/dead/records", words | {"after": f"{after.at_ms}-{after.record}" if after else ""})
+
+
+def replay_path(replay: str) -> str:
+    """Return the path of a replay's page."""
+    return f"{PATH}/replays/{quote(replay, safe='')}"
+
+
+def audit_path(**words: str) -> str:
+    """Return the path of the commands. `words`: workspace, id, after."""
+    return _path("/audit", words)
+
+
+def _path(path: str, words: dict[str, str]) -> str:
+    given = {name: word for name, word in words.items() if word}
+    return f"{PATH}{path}{'?' if given else ''}{urlencode(given)}"
+
+
+FOR_TEMPLATES: Final = {
+    made.__name__: made
+    for made in (
+        *(lane_path, lanes_path, lead_path, leads_path, imports_path, waiting_path),
+        *(dead_path, cause_path, replay_path, audit_path),
+    )
+}
+
+
+_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_NAMES: Final = (
+    "board.css",
+    "board.js",
+    "charts.js",
+    "icon.svg",
+    "vendor/htmx-4.0.1.min.js",
+    "vendor/uplot-1.6.32.min.js",
+    "vendor/uplot-1.6.32.min.css",
+)
+
+
+class Assets:
+    """The files in memory, also compressed."""
+
+    def __init__(self) -> None:
+        folder = files("stream_app.board") / "static"
+        self._bodies: dict[str, bytes] = {}
+        self._urls: dict[str, str] = {}
+        for name in _NAMES:
+            body = folder.joinpath(*name.split("/")).read_bytes()
+            path = f"{sha256(body).hexdigest()[:16]}/{name}"
+            self._bodies[path] = body
+            self._urls[name] = f"/board/static/{path}"
+        self._zipped = {path: gzip.compress(body, 9, mtime=0) for path, body in self._bodies.items()}
+
+    def url(self, name: str) -> str:
+        """Return the URL path of a file."""
+        return self._urls[name]
+
+    async def serve(self, request: Request) -> Response:
+        """Answer a request for a file."""
+        path = str(request.path_params["path"])
+        body = self._bodies.get(path)
+        if body is None:
+            return Response("There is no such file.\n", 404, {"x-content-type-options": "nosniff"}, "text/plain")
+        headers = {
+            "cache-control": "public, max-age=31536000, immutable",
+            "x-content-type-options": "nosniff",
+            "vary": "accept-encoding",
+        }
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            body, headers = self._zipped[path], headers | {"content-encoding": "gzip"}
+        return Response(body, 200, headers, _TYPES[path.rpartition(".")[2]])

@@ -1,17 +1,160 @@
-"""A page as HTML: its content, made once for all that ask for the same, within what every page shows."""
+"""A page as a response: its content, made once for all that ask for the same, within what every page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import re
+import shlex
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
 
-from stream_app.board.commands import Followed, follow
-from stream_app.board.formats import clock
-from stream_app.board.pages.waiting import behind_path
-from stream_app.board.render import Renderer
-from stream_app.board.site import Shared, Site
+from stream_app.board import formats
+from stream_app.board.access import PATH, STRANGER, BoardAccess, Refused, Visitor
+from stream_app.board.formats import FOR_TEMPLATES, Assets, clock
+from stream_app.board.pages.flow import behind_path
+from stream_app.board.read_model.board_query import Order
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.requests import address_of
+from stream_app.board.site import STALE_MS, Moment, Shared, Site, Tone
+from stream_app.client.commands import QUEUED_TEXT
+from stream_app.domain.lane.command import TO_ALL, outcome_text
+from stream_app.version import __version__
+
+T = TypeVar("T")
+
+HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+_MOST_WAITING: Final = 64
+
+
+class Renderer:
+    """Renders templates."""
+
+    def __init__(self, assets: Assets) -> None:
+        self._templates = Environment(
+            loader=PackageLoader("stream_app.board"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {
+            "amount": formats.amount,
+            "duration": formats.duration,
+            "iso": formats.iso,
+            "day": formats.day_of,
+            "words": formats.words,
+            "tone": formats.tone,
+            "shell": shlex.quote,
+        }
+        self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
+        self._templates.globals |= {"count": formats.count, "total": formats.total}
+
+    def render(self, template: str, context: Mapping[str, Any]) -> str:
+        """Render a template."""
+        return self._templates.get_template(template).render(context)
+
+
+class Threads:
+    """Runs blocking work in one thread, so that many boards take no more of the machine than one does."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "board")
+        self._waiting = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work`. Raises Refused if too much waits already."""
+        if self._waiting >= _MOST_WAITING:
+            raise Refused(503, "busy", "Too many pages are being made: try again in a few seconds")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """End the thread, after the work that it is at."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+def html(body: bytes, status: int = 200) -> HTMLResponse:
+    """Return the response with the security headers."""
+    return HTMLResponse(body, status, HEADERS)
+
+
+_ID: Final = re.compile(r"c-[0-9a-f]{32}")
+_MOST: Final = 20
+
+State = Literal["queued", "applied", "refused"]
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """A command and what became of it.
+
+    Attributes:
+        kind: '' until it is answered.
+        where: The workspace, or `all`.
+        partly: How many partitions answered, if others have not.
+    """
+
+    id: str
+    state: State
+    tone: Tone
+    kind: str
+    where: str
+    text: str
+    partly: str = ""
+
+
+def followed_at(path: str, ids: Iterable[str]) -> str:
+    """Return the address of a page that follows these commands."""
+    return f"{path}{'&' if '?' in path else '?'}{urlencode([('command', each) for each in ids])}"
+
+
+def command_ids(request: Request) -> list[str]:
+    """Return the ids of the commands that the address names."""
+    named = dict.fromkeys(request.query_params.getlist("command"))
+    return [each for each in named if _ID.fullmatch(each)][:_MOST]
+
+
+def follow(site: Site, ids: Iterable[str]) -> list[Followed]:
+    """Return what is known of these commands."""
+    return [_followed(site, each, site.queries.answers(each)) for each in ids]
+
+
+def _followed(site: Site, command: str, answers: list[Order]) -> Followed:
+    first = [each for each in answers if each.reason != "repeated"] or answers
+    if not first:
+        return Followed(command, "queued", "idle", "", "", QUEUED_TEXT)
+    worst = min(first, key=lambda each: each.applied)
+    text = outcome_text(worst.text or worst.reason, worst.under_way)
+    found = Followed(
+        command,
+        "applied" if worst.applied else "refused",
+        "ok" if worst.applied else "bad",
+        worst.kind,
+        worst.workspace or "all",
+        text,
+    )
+    here, every = len({each.place[1] for each in first}), site.settings.kafka.partitions
+    if worst.kind in TO_ALL and here < every:
+        return msgspec.structs.replace(found, partly=f"by {here} of {every} partitions")
+    return found
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -95,3 +238,106 @@ class Pages:
     def framed(self, frame: Frame, content: str, answers: list[Followed]) -> bytes:
         """Return a page with this content."""
         return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
+
+
+NAV: Final = (
+    ("now", "Now", PATH),
+    ("lanes", "Lanes", f"{PATH}/lanes"),
+    ("leads", "Leads", f"{PATH}/leads"),
+    ("imports", "Imports", f"{PATH}/imports"),
+    ("dead", "Dead letters", f"{PATH}/dead"),
+    ("books", "Books", f"{PATH}/books"),
+    ("audit", "Audit", f"{PATH}/audit"),
+    ("system", "System", f"{PATH}/system"),
+)
+PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
+"""Only operators have this page."""
+
+Handler = Callable[[Request, Moment], Awaitable[Response]]
+
+
+class PageMaker:
+    """Makes the responses, in the board's thread."""
+
+    def __init__(
+        self,
+        site: Site,
+        access: BoardAccess,
+        assets: Assets,
+        lag: Callable[[], ProjectionLag],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.site = site
+        self.threads = Threads()
+        self.lag = lag
+        self.now_ms = now_ms
+        self._access = access
+        self._renderer = Renderer(assets)
+        self._pages = Pages(site, self._renderer)
+
+    async def page(
+        self,
+        request: Request,
+        moment: Moment,
+        name: str,
+        title: str,
+        make: Callable[[], msgspec.Struct | None],
+        *,
+        current: str = "",
+        live: bool = True,
+        shared: bool = True,
+        status: int = 200,
+    ) -> Response:
+        """Return a page.
+
+        `make` returns what the template `name` shows; None if the workspace is unknown. `current` is the page that the
+        navigation marks; default: `name`. A `live` page refreshes itself: then what `make` returns is shown to all who
+        ask for it in the same second, unless it is not `shared`.
+
+        Raises:
+            Refused: `make` returned None.
+        """
+        frame = self._frame(request, moment, title, current or name, live=live)
+        job = Job(frame, name, make, moment.shared if live and shared else None)
+        body = await self.threads.run(partial(self._pages.html_of, job))
+        if body is None:
+            raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
+        return html(body, status)
+
+    def refused(self, request: Request, refused: Refused, visitor: Visitor | None = None) -> Response:
+        """Return the page that says why a request is not answered."""
+        lag = ProjectionLag() if refused.status in (401, 403) else self.lag()
+        moment = Moment(self.now_ms(), lag, None, visitor or STRANGER)
+        frame = self._frame(request, moment, "Not possible", "", live=False)
+        context = {"text": str(refused), "error": refused.error, "status": refused.status}
+        return html(self._pages.framed(frame, self._renderer.render("refused.html", context), []), refused.status)
+
+    def login_page(self, target: str, problem: str, status: int) -> Response:
+        """Return the page with the login."""
+        access = self._access
+        context = {"problem": problem, "next": target, "roles": access.roles, "asks_name": access.asks_name}
+        return html(self._renderer.render("login.html", context).encode(), status)
+
+    def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
+        lag, visitor = moment.lag, moment.visitor
+        age_ms = None if lag.as_of_ms is None else max(0, moment.now_ms - lag.as_of_ms)
+        is_operator = visitor.role == "operator"
+        return Frame(
+            title=title,
+            current=current,
+            nav=(*NAV, PUBLISH) if is_operator else NAV,
+            url=address_of(request),
+            now_ms=moment.now_ms,
+            age_ms=age_ms,
+            lag=lag.lag,
+            trouble=lag.trouble,
+            stale=age_ms is None or age_ms > STALE_MS or bool(lag.trouble),
+            kafka_known=moment.kafka is not None,
+            who=visitor.who,
+            live=live,
+            operator=is_operator,
+            has_session=visitor.has_session,
+            may_log_in=bool(visitor.who) and not is_operator and "operator" in self._access.roles,
+            commands=command_ids(request),
+            banner=self.site.settings.board.banner,
+        )

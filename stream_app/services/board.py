@@ -21,20 +21,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from stream_app.board.access import BoardAccess, Proxy
+from stream_app.board.access import Access, BoardAccess, Proxy
 from stream_app.board.actions import actions_of
-from stream_app.board.actions.publish import Publishing
-from stream_app.board.api_access import Access
 from stream_app.board.app import Board
 from stream_app.board.lookup import Lookup
 from stream_app.board.notify import Findings, Messages, board_findings, gateway_answers
-from stream_app.board.planner import Planner
+from stream_app.board.publish import Publishing
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import Projection
-from stream_app.board.read_model.results import ResultFetcher
+from stream_app.board.read_model.on_kafka import ResultFetcher, WaitingLeads
 from stream_app.board.read_model.store import Sources
+from stream_app.board.replays import Planner
 from stream_app.board.site import Site
-from stream_app.board.waiting_leads import WaitingLeads
 from stream_app.client.commands import CommandSender
 from stream_app.client.lookup import NAME
 from stream_app.client.messages import Receiver

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from stream_app.board.planner import Wanted
+from stream_app.board.replays import Wanted
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, ReplayState, progress_row

@@ -13,15 +13,15 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.board.actions import actions_of
-from stream_app.board.actions.publish import Publishing
 from stream_app.board.app import Board
-from stream_app.board.planner import Planner, Survey
+from stream_app.board.publish import Publishing
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.board.read_model.store import ReadModel, Sources
+from stream_app.board.replays import Planner, Survey
 from stream_app.board.site import Site
-from stream_app.board.waiting_leads import FoundRecord, Search
 from stream_app.client.answers import FoundResult
 from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead

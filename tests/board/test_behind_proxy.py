@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 import pytest
 
-from stream_app.board.receiving import MAX_FILE_BYTES
+from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.dev.process import LOOPBACK, ChildProcesses, free_port, wait_for_answer
 from tests.board.client import OWN, PAGES
 from tests.board.scene import OPERATOR_TOKEN

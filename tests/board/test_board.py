@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_app.board.pages import books
+from stream_app.board.pages import flow
 from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.answers import StatusCount
@@ -171,7 +171,7 @@ async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(loca
 async def test_the_pages_of_the_books_have_every_workspace_once(
     local: Client, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "ROWS", rows)
+    monkeypatch.setattr(flow, "ROWS", rows)
     counts = local.board._maker.site.queries.status_counts()
     names = sorted({each.workspace for each in counts if each.column})
     url, pages = "/board/books", list[list[str]]()

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from stream_app.board.receiving import MAX_FILE_BYTES
+from stream_app.board.requests import MAX_FILE_BYTES
 from tests.board.clock import NOW_MS
 from tests.board.scene import HOSTILE
 from tests.board.serving import served

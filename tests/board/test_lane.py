@@ -12,7 +12,7 @@ import pytest
 from stream_app.board.access import STRANGER
 from stream_app.board.charts import _ticks, nice, trend
 from stream_app.board.formats import words
-from stream_app.board.pages.lane import _begin_ms, lane_page
+from stream_app.board.pages.lanes import _begin_ms, lane_page
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from stream_app.board.page import _MOST_WAITING, Renderer
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.query import Queries
-from stream_app.board.render import _MOST_WAITING, Renderer
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane_messages import LaneView
 from stream_app.kafka.groups import Consumption

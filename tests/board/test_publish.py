@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from stream_app.board.receiving import MAX_FILE_BYTES
+from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.client import uploads
 from stream_app.client.publish import PublishOptions, announced
 from stream_app.client.uploads import Upload

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from stream_app.board import receiving
-from stream_app.board.api_access import Refused
-from stream_app.board.receiving import MAX_FILE_BYTES, FileReceiver, Received
+from stream_app.board import requests
+from stream_app.board.access import Refused
+from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, Received
 
 CHUNK = 16_384
 
@@ -115,7 +115,7 @@ async def test_what_is_no_form_with_a_file_is_refused(raw: bytes, headers: dict[
 
 
 async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "STALL_S", 0.01)
+    monkeypatch.setattr(requests, "STALL_S", 0.01)
     sent = Sent(pieces(form(b"a" * 100)[:50]), ends=False)
     with pytest.raises(Refused, match="did not arrive in time"):
         await FileReceiver().receive(sent.request, "file")
@@ -125,7 +125,7 @@ async def test_only_a_few_files_arrive_at_once() -> None:
     receiver = FileReceiver()
     stalled = [
         asyncio.create_task(receiver.receive(Sent(pieces(b"--xYx\r\n"), ends=False).request, "file"))
-        for _ in range(receiving.MOST_AT_ONCE)
+        for _ in range(requests.MOST_AT_ONCE)
     ]
     await asyncio.sleep(0)
     with pytest.raises(Refused, match="2 files are arriving"):

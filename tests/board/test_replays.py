@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.board.planner import Wanted
+from stream_app.board.replays import Wanted
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
 from stream_app.domain.dead_letter.pricing import PricedPlan

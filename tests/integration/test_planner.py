@@ -12,7 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from stream_app.board.planner import Busy, Plan, Planner, Wanted
+from stream_app.board.replays import Busy, Plan, Planner, Wanted
 from stream_app.cli.main import main
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of, topic_reader

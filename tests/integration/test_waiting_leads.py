@@ -6,8 +6,8 @@ import json
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.board import waiting_leads
-from stream_app.board.waiting_leads import WaitingLeads
+from stream_app.board.read_model import on_kafka
+from stream_app.board.read_model.on_kafka import WaitingLeads
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lead.identity import hashes
 from stream_app.kafka.connection import KafkaConnection
@@ -75,8 +75,8 @@ async def test_a_lead_is_found_by_its_id_and_by_its_person(leads: Leads) -> None
 
 
 async def test_the_search_is_bounded_and_says_so(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_leads, "_MOST_RECORDS", 10)
-    monkeypatch.setattr(waiting_leads, "_MOST_AT_ONCE", 5)
+    monkeypatch.setattr(on_kafka, "_MOST_RECORDS", 10)
+    monkeypatch.setattr(on_kafka, "_MOST_AT_ONCE", 5)
     hot, _ = leads.topics
     await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(30)))
     search = await leads.search.find("crm-29", "", "")
@@ -97,7 +97,7 @@ async def test_unreadable_records_before_the_lead_are_reported(leads: Leads) -> 
 async def test_it_never_raises_and_only_one_runs_at_a_time(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = WaitingLeads(KafkaConnection("127.0.0.1:1"), leads.group, leads.topics, PARTITIONS)
     assert (await nowhere.find("crm-1", "", "")).problem == "Kafka did not respond: try again"
-    monkeypatch.setattr(waiting_leads, "_BUSY_S", 0.05)
+    monkeypatch.setattr(on_kafka, "_BUSY_S", 0.05)
     await leads.search._turn.acquire()
     async with asyncio.timeout(5 * BUSY):
         assert (await leads.search.find("crm-1", "", "")).problem == "another search is running: try again"

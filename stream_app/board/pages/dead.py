@@ -1,7 +1,8 @@
-"""Dead letters by cause, with the last day of each."""
+"""The pages of dead letters: their causes, those of one cause, the replay that sends them back."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import defaultdict
 from typing import Final, Literal
@@ -10,10 +11,80 @@ from urllib.parse import urlencode
 import msgspec
 
 from stream_app.board.charts import Stack, spark, stack
-from stream_app.board.pages.replay import tone_of
+from stream_app.board.formats import CAUSE_WORDS
+from stream_app.board.read_model.board_query import DeadLetterRow
+from stream_app.board.read_model.query import Place
 from stream_app.board.site import HOUR_S, Moment, Site, Tone
 from stream_app.client.answers import Cause
-from stream_app.domain.dead_letter.orders import ReplayProgress
+from stream_app.domain.dead_letter.causes import Filter, Source
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState
+
+_TONES: Final[dict[ReplayState, Tone]] = {"running": "ok", "stopped": "warn", "done": "idle", "refused": "bad"}
+_SILENT_MS: Final = 60_000
+REPLAY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class ReplayPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        found: The progress; None if no replay process has answered.
+        share: Percent of its dead letters that were sent or refused.
+        command: The command line that selects the same.
+        waits: A command was sent from this page and is not applied yet.
+        silent: It runs, and nothing has changed for a minute.
+        life_min: How long its plan may be carried out, in minutes.
+    """
+
+    id: str
+    found: ReplayProgress | None
+    tone: Tone
+    share: float
+    command: str
+    waits: bool
+    silent: bool
+    life_min: int = PLAN_LIFE_MS // 60_000
+
+
+def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> ReplayPage:
+    """Return the page. `asked`: the id of a command that was sent from it; '' if none."""
+    found = site.queries.replay(replay)
+    if found is None:
+        return ReplayPage(replay, None, "idle", 0.0, "", waits=True, silent=False)
+    options = options_of(found.plan.source, found.plan.filter)
+    waits = bool(asked) and asked not in found.commands and found.state in ("running", "stopped")
+    silent = found.state == "running" and moment.now_ms - found.updated_at_ms > _SILENT_MS
+    return ReplayPage(replay, found, tone_of(found), share_of(found), f"stream-app dlq list {options}", waits, silent)
+
+
+def tone_of(replay: ReplayProgress) -> Tone:
+    """Return the colour and shape of a replay's state."""
+    return _TONES[replay.state]
+
+
+def share_of(replay: ReplayProgress) -> float:
+    """Return the percent of the dead letters that were sent or refused."""
+    total = replay.total or replay.plan.dead_letters
+    return round(min(100.0, (replay.sent + replay.refused) / total * 100), 2) if total else 0.0
+
+
+def options_of(source: Source, wanted: Filter, *, uncertain: bool = False, limit: int | None = None) -> str:
+    """Return the options on the command line that select the same dead letters."""
+    words = ["--from", source]
+    for option, values in (
+        ("--disposition", wanted.kinds),
+        ("--reason", wanted.reasons),
+        ("--status", wanted.statuses),
+        ("--workspace", wanted.workspaces),
+        ("--destination", wanted.destinations),
+        ("--lead", wanted.leads),
+    ):
+        for value in sorted(map(str, values)):
+            words += [option, value]
+    words += ["--uncertain"] if uncertain else []
+    words += ["--limit", str(limit)] if limit else []
+    return shlex.join(words)
+
 
 Which = Literal["dlq", "parked"]
 
@@ -128,3 +199,48 @@ def price_command(cause: Cause, which: Which) -> str:
     for option, value in (("reason", cause.reason), ("workspace", cause.workspace), ("destination", cause.destination)):
         words += [f"--{option}", value] if value else []
     return shlex.join(words)
+
+
+class CausePage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        cause: The cause; without dead letters if none is kept.
+        dead_letters: How many the list has.
+        last_day: Only those of the last day.
+        after: Where the next page begins.
+        command: As of a `CauseRow`, as `plan`.
+    """
+
+    which: Which
+    cause: Cause
+    dead_letters: int
+    rows: list[DeadLetterRow]
+    last_day: bool
+    after: Place | None
+    command: str
+    plan: str
+
+
+def cause_page(
+    site: Site, moment: Moment, which: Which, cause: Cause, after: Place | None, *, last_day: bool
+) -> CausePage:
+    """Return the page, with all dead letters that are kept or only with those of the last day."""
+    queries, names = site.queries, site.settings.names
+    topic = names.dlq if which == "dlq" else names.parked
+    cause = queries.cause(topic, cause) or cause
+    since_s = day_begin_s(moment.now_ms) if last_day else 0
+    many = cause.dead_letters
+    if last_day:
+        (hours,) = queries.dead_letter_hours(topic, [cause], since_s)
+        many = sum(dead_letters for _, dead_letters in hours)
+    rows = queries.dead_letters_of(topic, cause, since_s * 1000, after, ROWS + 1)
+    more = rows[ROWS - 1].place if len(rows) > ROWS else None
+    command, plan = price_command(cause, which), plan_query(site, cause, which)
+    return CausePage(which, cause, many, rows[:ROWS], last_day, more, command, plan)
+
+
+def cause_of(words: dict[str, str]) -> Cause:
+    """Return the cause that an address names."""
+    kind, workspace, destination, reason, http_status = (words.get(name, "") for name in CAUSE_WORDS)
+    return Cause(kind, workspace, destination, reason, http_status, 0)

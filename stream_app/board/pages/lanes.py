@@ -1,12 +1,198 @@
-"""Lanes: all of them in pages, by name, with a filter by state."""
+"""The pages of lanes: the state of all of them now, their list, everything about one."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
 
 import msgspec
 
-from stream_app.board.site import UNREADABLE, Lane, Moment, Site, lane_rows, overview
+from stream_app.board.charts import Band, Line, Stack, line, stack, trend
+from stream_app.board.formats import lanes_path
+from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
+from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
+from stream_app.board.site import (
+    HELD,
+    HOUR_S,
+    UNREADABLE,
+    Bar,
+    Lane,
+    Moment,
+    Overview,
+    Site,
+    Tone,
+    bars_of,
+    forecasts_of,
+    lane_rows,
+    one_lane,
+    overview,
+)
+from stream_app.client.answers import Cause, StatusCount
+from stream_app.client.commands import LANE_KINDS
+from stream_app.domain.lane import calendar
+from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane_messages import CommandKind
+from stream_app.domain.policy import Workspace
+
+Span = Literal["hour", "day"]
+
+MOST_LANES: Final = 20
+_OUTCOMES: Final = {
+    "enriched": ("enriched", "partial"),
+    "cache": ("served_from_cache", "served_locally"),
+    "nodata": ("no_data",),
+    "failed": ("enrich_error", "dead_lettered", "parked"),
+    "refused": ("rejected_invalid", "suppressed", "expired", "duplicate", "replaced"),
+}
+SERIES: Final = (
+    ("enriched", "enriched"),
+    ("cache", "answered from cache"),
+    ("nodata", "no data found"),
+    ("failed", "failed or parked"),
+    ("refused", "not to be sent"),
+)
+_SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for status in statuses}
+
+
+class NowPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        heading: The answer to "does it work?": texts, and counts with what they link to.
+        tone: Of the heading.
+        is_new: No lead has come yet.
+        everywhere: What concerns all lanes.
+        held: The held lanes, at most as many as `MOST_LANES`.
+        ended_day: Leads that ended in the last day, by series.
+        credits: The day's credits of the lanes with a limit; of all lanes if none has one.
+        credits_without_limit: Those of the other lanes.
+        waiting: Records on Kafka that no worker has taken; None if unknown.
+        dead_letters: Dead letters; `top_cause`: the most frequent cause of them.
+    """
+
+    heading: list[str | tuple[int, str]]
+    tone: Tone
+    is_new: bool
+    everywhere: list[Finding]
+    held: list[Lane]
+    held_count: int
+    lanes: list[Lane]
+    lane_count: int
+    chart: Stack
+    span: Span
+    ended_day: int
+    credits: Bar
+    credits_without_limit: int
+    saved: int
+    waiting: int | None
+    held_leads: int
+    under_way: int
+    parked: int
+    dead_letters: int
+    top_cause: Cause | None
+
+
+def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
+    """Return the page. `span`: what the chart covers; None: the day, or the hour if nothing is older."""
+    seen = overview(site, moment)
+    queries, names = site.queries, site.settings.names
+    chart, span, ended = throughput(site, "", moment.now_ms, span)
+    dead = queries.dead_letters(names.dlq)
+    held = seen.held
+    moving = sorted(
+        (lane for lane in seen.lanes if lane.tone not in HELD), key=lambda lane: (-lane.waiting, lane.workspace)
+    )
+    heading, tone = _heading(seen)
+    credits_, without_limit = _credits(seen, moment.now_ms)
+    return NowPage(
+        heading=heading,
+        tone=tone,
+        is_new=bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
+        everywhere=seen.everywhere,
+        held=held[:MOST_LANES],
+        held_count=len(held),
+        lanes=lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
+        lane_count=len(seen.lanes),
+        chart=chart,
+        span=span,
+        ended_day=ended,
+        credits=credits_,
+        credits_without_limit=without_limit,
+        saved=sum(day.saved for day in queries.money()),
+        waiting=None if moment.kafka is None else sum(moment.kafka.waiting.values()),
+        held_leads=seen.in_columns("held"),
+        under_way=seen.in_columns("under_way"),
+        parked=seen.in_columns("parked"),
+        dead_letters=dead.dead_letters,
+        top_cause=dead.causes[0] if dead.causes else None,
+    )
+
+
+def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tuple[Stack, Span, int]:
+    """Return the chart of leads that ended, the time that it covers, and how many ended in the last day."""
+    now_s = now_ms // 1000
+    day_s = now_s // QUARTER_S * QUARTER_S - 95 * QUARTER_S
+    quarters = site.queries.history([workspace], QUARTER_S, day_s)[workspace]
+    ended = sum(slot.events for slot in quarters if slot.status in _SERIES_OF)
+    if span is None:
+        oldest_s = min((slot.at_s for slot in quarters), default=0)
+        span = "hour" if oldest_s > now_s - 3_600 else "day"
+    if span == "day":
+        return stack(SERIES, _by_slot(quarters), day_s, QUARTER_S, 96, 9), span, ended
+    begin_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
+    minutes = site.queries.history([workspace], MINUTE_S, begin_s)[workspace]
+    return stack(SERIES, _by_slot(minutes), begin_s, MINUTE_S, 60, 7), span, ended
+
+
+def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
+    found: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for slot in slots:
+        if (key := _SERIES_OF.get(slot.status)) is not None:
+            found[slot.at_s][key] = found[slot.at_s].get(key, 0) + slot.events
+    return found
+
+
+def _heading(seen: Overview) -> tuple[list[str | tuple[int, str]], Tone]:
+    lanes, held = len(seen.lanes), len(seen.held)
+    all_lanes = (lanes, lanes_path())
+    if any(finding.code == "no_worker" for finding in seen.everywhere):
+        return ["Nothing is sent: no worker runs"], "bad"
+    if not lanes:
+        return ["No workspace is configured"], "idle"
+    if held:
+        words = " lane is held" if lanes == 1 else " lanes are held"
+        return [(held, lanes_path(state="held")), " of ", all_lanes, words], "bad"
+    if all(lane.view is None for lane in seen.lanes):
+        return ["Ready: no lead has come yet"], "idle"
+    return (["The lane moves"] if lanes == 1 else ["All ", all_lanes, " lanes move"]), "ok"
+
+
+def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
+    """Return the day's credits of the lanes with a limit, and those of the others. Without a limit the bar is empty."""
+    views = [lane.view for lane in seen.lanes if lane.view is not None]
+    meters = [meter.at(now_ms) for view in views if (meter := view.meters.get("credits_day")) is not None]
+    capped = [meter for meter in meters if meter.cap is not None]
+    cap, reserved = sum(meter.cap or 0 for meter in capped), sum(meter.reserved for meter in capped)
+    booked = sum(meter.booked for meter in capped)
+    spent_share = min(100.0, booked / cap * 100) if cap else 0.0
+    reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
+    tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
+    without_limit = sum(meter.booked for meter in meters if meter.cap is None)
+    total = Bar(
+        name="credits_day",
+        label="credits today",
+        used=booked if capped else without_limit,
+        reserved=reserved,
+        cap=cap or None,
+        spent_share=round(spent_share, 2),
+        reserved_share=round(reserved_share, 2),
+        tone=tone,
+    )
+    return total, without_limit if capped else 0
+
 
 ROWS: Final = 50
 STATES: Final = ("held", "moves", "idle", "unreadable")
@@ -47,3 +233,154 @@ def _filter_of(lane: Lane) -> str:
     if lane.state == UNREADABLE:
         return "unreadable"
     return {"ok": "moves", "idle": "idle"}.get(lane.tone, "held")
+
+
+MOST_CHANGES: Final = 30
+_HOURS: Final = 24
+_BREAKER: Final[dict[str, Tone]] = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
+
+
+class Burn(msgspec.Struct, frozen=True):
+    """The credits of a day or month so far, with the cap and the forecast."""
+
+    bar: Bar
+    line: Line
+
+
+class LanePage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        burns: Of the day and of the month.
+        breaker: The last day's circuit breaker as spans; `holds`: the same for holds.
+        health: Health over the last day as a polyline, `latency` the p95.
+        worst: The lowest health and the highest p95 of that time.
+        hours: The same of each hour: its begin (epoch ms), health, p95.
+        statuses: Records by status.
+        dead_letters: Of this workspace.
+        zone: The time zone of its budget.
+        kinds: The commands that an operator can give.
+    """
+
+    lane: Lane
+    chart: Stack
+    span: Span
+    bars: list[Bar]
+    burns: list[Burn]
+    breaker: list[Band]
+    holds: list[Band]
+    health: str
+    latency: str
+    worst: tuple[float, int] | None
+    hours: list[tuple[int, float, int]]
+    times_ms: list[int]
+    changes: list[DatedChange]
+    statuses: list[StatusCount]
+    dead_letters: int
+    zone: str
+    kinds: tuple[CommandKind, ...]
+
+
+def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> LanePage | None:
+    """Return the page; None if there is no such workspace."""
+    lane = one_lane(site, moment, workspace)
+    if lane is None:
+        return None
+    queries, now_ms, now_s = site.queries, moment.now_ms, moment.now_ms // 1000
+    policy = site.settings.workspaces.get(workspace)
+    chart, span, _ = throughput(site, workspace, now_ms, span)
+    minutes = queries.history([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
+    quarters = queries.history([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
+    days = queries.history([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
+    bars: list[Bar] = []
+    burns: list[Burn] = []
+    if lane.view is not None:
+        bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms)
+        periods: tuple[tuple[MeterName, list[Slot], int], ...] = (
+            ("credits_day", quarters, QUARTER_S),
+            ("credits_month", days, DAY_S),
+        )
+        for name, slots, step_s in periods:
+            meter = lane.view.meters.get(name)
+            bar = next((bar for bar in bars if bar.name == name), None)
+            if meter is not None and bar is not None and now_ms < meter.ends_ms:
+                begin_ms = _begin_ms(name, meter, policy)
+                burns.append(Burn(bar, _burn(slots, step_s, meter, bar, begin_ms, now_ms)))
+    changes = queries.lane_changes(workspace)
+    begin_ms = now_ms - _HOURS * HOUR_S * 1000
+    marks = [mark for mark in queries.marks(workspace) if mark.at_s * 1000 >= begin_ms]
+    begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, _HOURS * HOUR_S // MARK_S
+    scores, latencies = {mark.at_s: mark.score for mark in marks}, {mark.at_s: mark.p95_ms for mark in marks}
+    hours: dict[int, list[Mark]] = {}
+    for mark in marks:
+        hours.setdefault(mark.at_s // HOUR_S * HOUR_S, []).append(mark)
+    slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
+    return LanePage(
+        lane=lane,
+        chart=chart,
+        span=span,
+        bars=bars,
+        burns=burns,
+        breaker=_bands(changes, _BREAKER, begin_ms, now_ms),
+        holds=_bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
+        health=trend(scores, slot_times),
+        latency=trend(latencies, slot_times),
+        worst=(min(scores.values()), max(latencies.values())) if marks else None,
+        hours=[
+            (at_s * 1000, min(mark.score for mark in found), max(mark.p95_ms for mark in found))
+            for at_s, found in hours.items()
+        ],
+        times_ms=[begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
+        changes=changes[:MOST_CHANGES],
+        statuses=queries.status_sums(workspace),
+        dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
+        zone=policy.time_zone if policy else "UTC",
+        kinds=LANE_KINDS if policy else (),
+    )
+
+
+def _begin_ms(name: MeterName, meter: Meter, policy: Workspace | None) -> int:
+    """Return when the meter's day or month began. A day has 23 or 25 hours where clocks change."""
+    zone, billing_day = (policy.time_zone, policy.budget.billing_day) if policy else ("UTC", 1)
+    periods = calendar.at(zone, billing_day, meter.ends_ms - 1)
+    return periods.day_start_ms if name == "credits_day" else periods.month_start_ms
+
+
+def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, begin_ms: int, now_ms: int) -> Line:
+    """Return the credits booked since the period began. The last point is the lane's own sum."""
+    begin_s, end_s = begin_ms // 1000, meter.ends_ms // 1000
+    booked: Counter[int] = Counter()
+    for slot in slots:
+        if begin_s <= slot.at_s:
+            booked[slot.at_s] += slot.credits
+    rows, total = [(begin_s * 1000, 0)], 0
+    for at_s, credits_ in sorted(booked.items()):
+        total += credits_
+        rows.append((min((at_s + step_s) * 1000, now_ms), total))
+    used = meter.booked
+    missing = used - total  # an opening balance, a correction, or what is older than the history
+    rows = [(at_ms, min(used, value + max(0, missing))) for at_ms, value in rows if at_ms < now_ms]
+    rows.append((now_ms, used))
+    until = None
+    if bar.empty_at_ms is not None and meter.cap is not None and bar.empty_at_ms > now_ms:
+        until = (bar.empty_at_ms, meter.cap)
+    elif bar.per_hour and bar.empty_at_ms is None:
+        until = (meter.ends_ms, used + int(bar.per_hour * (meter.ends_ms - now_ms) / 3_600_000))
+    return line(rows, begin_s, end_s, meter.cap, until)
+
+
+def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int, now_ms: int) -> list[Band]:
+    """Return the changes as spans from one change to the next, oldest first."""
+    found: list[Band] = []
+    end_ms = now_ms
+    for each in changes:  # newest first
+        tone = kinds.get(each.change.kind)
+        if tone is None:
+            continue
+        at_ms = max(each.at_ms, begin_ms)
+        x, width = (at_ms - begin_ms) / (now_ms - begin_ms) * 100, (end_ms - at_ms) / (now_ms - begin_ms) * 100
+        found.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, each.change.text))
+        end_ms = at_ms
+        if each.at_ms <= begin_ms:
+            break
+    return found[::-1]

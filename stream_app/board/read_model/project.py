@@ -11,8 +11,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.read_model.history import History
-from stream_app.board.read_model.imports import Imports
+from stream_app.board.read_model.history import History, Imports
 from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.history import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
 from stream_app.domain.dead_letter.causes import headers_of, kind_of, text

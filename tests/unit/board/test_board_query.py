@@ -11,8 +11,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from stream_app.board.read_model.board_query import BoardQueries
-from stream_app.board.read_model.dead_letter_query import DeadLetterRow
+from stream_app.board.read_model.board_query import BoardQueries, DeadLetterRow
 from stream_app.board.read_model.query import Place
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import Cause

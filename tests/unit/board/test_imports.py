@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.board.read_model import imports
+from stream_app.board.read_model import history
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundImport
@@ -92,7 +92,7 @@ def test_an_import_goes_with_its_last_record(model: ReadModel, ask: Queries, pat
 
 
 def test_there_are_never_too_many_imports(model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imports, "MOST_IMPORTS", 3)
+    monkeypatch.setattr(history, "MOST_IMPORTS", 3)
     take(model, *(received(number, f"i{number}") for number in range(5)))
     assert len(ask.imports("", "", None, 10)[0]) == 3
     take(model, event(NAMES, "crm-4", "enriched", 2, 4, credits=1))
@@ -107,7 +107,7 @@ def test_imports_without_leads_under_way_make_room(
     model: ReadModel, ask: Queries, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Duplicates are free: a producer may name a new import with each of them."""
-    monkeypatch.setattr(imports, "MOST_IMPORTS", 3)
+    monkeypatch.setattr(history, "MOST_IMPORTS", 3)
     take(model, received(0, "paid", at_ms=NOW_MS - 9), event(NAMES, "crm-0", "enriched", 2, 0, credits=6))
     take(model, received(1, "held", at_ms=NOW_MS - 8), event(NAMES, "crm-1", "deferred", 2, 1))
     for number in range(2, 20):
@@ -128,7 +128,7 @@ def test_imports_make_room_for_others_not_for_each_other_at_once(
     model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes in one batch stays: the leads of a new import are written behind its name."""
-    monkeypatch.setattr(imports, "MOST_IMPORTS", 2)
+    monkeypatch.setattr(history, "MOST_IMPORTS", 2)
     take(model, *(received(number, f"i{number}") for number in range(4)))
     found, _ = ask.imports("", "", None, 10)
     assert [(each.import_id, each.columns) for each in found] == [(f"i{n}", {"under_way": 1}) for n in (1, 0)]

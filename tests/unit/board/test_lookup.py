@@ -15,12 +15,12 @@ from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from stream_app.board.api_access import Access
+from stream_app.board.access import Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.read_model.store import ReadModel
-from stream_app.board.waiting_leads import FoundRecord, Search
 from stream_app.client.answers import FoundResult
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.lane.explain import Group

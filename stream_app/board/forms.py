@@ -1,6 +1,6 @@
 """Pages with a form that changes something: the one way in which the board acts.
 
-To add one, write two functions in a module of this folder, and list the `Action` in `actions_of`:
+To add one, write two functions, and list the `Action` in `actions_of`:
 
 1. `show(opened)` returns the `Form`: what changes, from what to what, the fields, and the word to type if it cannot be
    undone. It runs in the board's thread and may query the read model. It raises `Refused` if there is no such thing.
@@ -28,12 +28,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from stream_app.board.api_access import Refused
-from stream_app.board.frame import PageMaker
-from stream_app.board.render import HEADERS
+from stream_app.board.access import Refused
+from stream_app.board.page import HEADERS, Handler, PageMaker
 from stream_app.board.requests import read_form
 from stream_app.board.site import Moment
-from stream_app.board.views import Handler
 from stream_app.domain.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.lane.command import MAX_TEXT
 

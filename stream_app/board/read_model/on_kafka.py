@@ -1,4 +1,7 @@
-"""Searches the lead topics for a lead that no worker has processed yet, within a limit of records and seconds."""
+"""Reads from Kafka what the read model does not hold: results, leads that no worker has processed yet.
+
+The read model stores positions only, no personal data. A search for a lead has a limit of records and seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,71 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.client.answers import NO_ANSWER
+from stream_app.board.read_model.query import FoundResultAt
+from stream_app.client.answers import NO_ANSWER, FoundResult
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id
 from stream_app.domain.lead.lead import Unreadable, read_lead
+from stream_app.domain.messages import Result
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
-from stream_app.kafka.readers import Reader
+from stream_app.kafka.readers import Reader, TopicReader
+
+_RESULT_WITHIN_S: Final = 5.0
+_MOVED: Final = "a newer result has just replaced it: try again"
+
+_result: Final = msgspec.json.Decoder(Result)
+
+
+class ResultFetcher:
+    """Reads one result at a time with one consumer, which opens at the first use."""
+
+    def __init__(self, connection: KafkaConnection, topic: str, partitions: int) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._partitions = partitions
+        self._reader: TopicReader | None = None
+        self._turn = asyncio.Lock()
+
+    async def close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.__aexit__()
+
+    async def fill(self, found: FoundResultAt) -> FoundResult:
+        """Return the result with its data, or with a problem text. Never raises."""
+        here = found.result
+        try:
+            async with asyncio.timeout(_RESULT_WITHIN_S), self._turn:
+                raw = await self._value(found.partition, found.offset)
+        except (BrokerUnavailable, TimeoutError):
+            await self.close()
+            return msgspec.structs.replace(here, problem=NO_ANSWER)
+        except UnreadableBatch as batch:
+            return msgspec.structs.replace(here, problem=str(batch))
+        if raw is None:
+            return msgspec.structs.replace(here, problem=_MOVED)
+        try:
+            result = _result.decode(raw)
+        except msgspec.DecodeError:
+            return msgspec.structs.replace(here, problem="this version cannot read the result")
+        return msgspec.structs.replace(here, age_s=result.age_s, fields=result.fields)
+
+    async def _value(self, partition: int, offset: int) -> bytes | None:
+        if self._reader is None:
+            reader = TopicReader(self._connection, self._partitions)
+            self._reader = await reader.__aenter__()
+        value: bytes | None = None
+        async for records in self._reader.read(self._topic, {partition: (offset, offset + 1)}):
+            for record in records:
+                value = record.value
+        return value
+
 
 _MOST_RECORDS: Final = 200_000
 _MOST_AT_ONCE: Final = 1_000
-_WITHIN_S: Final = 5.0
+_SEARCH_WITHIN_S: Final = 5.0
 _BUSY_S: Final = 5.0
 
 
@@ -68,7 +124,7 @@ class WaitingLeads:
             search.problem = "another search is running: try again"
             return search
         try:
-            async with asyncio.timeout(2 * _WITHIN_S):
+            async with asyncio.timeout(2 * _SEARCH_WITHIN_S):
                 await self._search(search, _matcher(lead_id, person, workspace))
         except (BrokerUnavailable, KafkaRefused, TimeoutError):
             search.problem = NO_ANSWER
@@ -94,7 +150,7 @@ class WaitingLeads:
 
             spans = {log: (starts[log], ends[log]) for log in self._logs}
             with suppress(TimeoutError):
-                async with asyncio.timeout(_WITHIN_S):
+                async with asyncio.timeout(_SEARCH_WITHIN_S):
                     async for got in reader.scan(spans, most=_MOST_AT_ONCE, on_unreadable=note, progress=progress):
                         for log, records in got.items():
                             search.searched += len(records)

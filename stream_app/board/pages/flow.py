@@ -1,0 +1,283 @@
+"""The pages of what flows in: imports, what waits on Kafka, the books that add all up, the commands."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from stream_app.board.formats import leads_path, waiting_path
+from stream_app.board.lookup import waiting_lead
+from stream_app.board.read_model.board_query import Money, NotReadable, Order
+from stream_app.board.read_model.on_kafka import Search
+from stream_app.board.site import Moment, Site
+from stream_app.client.answers import FoundImport, WaitingLead
+from stream_app.domain.books.columns import COLUMNS, MEANING, MOVING, meaning_of
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane_messages import LaneView
+
+ROWS: Final = 50
+_COLOURS: Final = {
+    "enriched": "enriched",
+    "accepted_final": "enriched",
+    "served_from_cache": "cache",
+    "served_locally": "cache",
+    "rejected": "refused",
+    "duplicate": "nodata",
+    "parked": "failed",
+    "held": "held",
+    "under_way": "moving",
+    "waiting": "track",
+}
+"""CSS class of each column."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The leads of an import in one column. `x` and `width`: of its part of the bar, in percent."""
+
+    column: str
+    meaning: str
+    colour: str
+    leads: int
+    x: float
+    width: float
+
+
+class ImportRow(msgspec.Struct, frozen=True):
+    """An import. `at_rest`: leads that have ended or are parked; `share`: they in percent.
+
+    `groups`: the title, the id on the page, the number of leads and the parts of those at rest, and of the others.
+    """
+
+    found: FoundImport
+    parts: list[Part]
+    at_rest: int
+    share: int
+    groups: list[tuple[str, str, int, list[Part]]]
+
+
+class ImportsPage(msgspec.Struct, frozen=True):
+    """What the page shows. `after`: the last one of this page if there are more."""
+
+    rows: list[ImportRow]
+    workspace: str
+    after: tuple[int, int] | None
+
+
+class ImportPage(msgspec.Struct, frozen=True):
+    """What the page shows. `row`: None if no lead of the import is known."""
+
+    workspace: str
+    import_id: str
+    row: ImportRow | None
+
+
+def imports_of(
+    site: Site, moment: Moment, workspace: str, import_id: str, after: tuple[int, int] | None
+) -> tuple[str, Callable[[], ImportsPage | ImportPage]]:
+    """Return the template and what makes the page: of one import if both names are given, else of the list."""
+    if workspace and import_id:
+        return "import", partial(import_page, site, moment, workspace, import_id)
+    return "imports", partial(imports_page, site, moment, workspace, after)
+
+
+def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> ImportsPage:
+    """Return the list, of one workspace or ('') of all. `after`: the last one of the page before."""
+    found, more = site.queries.imports(workspace, "", after, ROWS)
+    return ImportsPage([row_of(each) for each in found], workspace, more)
+
+
+def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> ImportPage:
+    """Return the page of one import."""
+    found, _ = site.queries.imports(workspace, import_id, None, 1)
+    return ImportPage(workspace, import_id, row_of(found[0]) if found else None)
+
+
+def row_of(found: FoundImport) -> ImportRow:
+    """Return an import with its bar."""
+    parts: list[Part] = []
+    x = 0.0
+    for name in (*COLUMNS, *sorted(set(found.columns) - set(COLUMNS))):
+        if leads := found.columns.get(name, 0):
+            width = leads / found.leads * 100
+            meaning = meaning_of(name)
+            parts.append(Part(name, meaning, _COLOURS.get(name, "nodata"), leads, round(x, 2), round(width, 2)))
+            x += width
+    at_rest = found.leads - found.moving
+    resting = [part for part in parts if part.column not in MOVING]
+    moving = [part for part in parts if part.column in MOVING]
+    groups = [("At rest", "at-rest", at_rest, resting), ("Not at rest", "moving", found.moving, moving)]
+    return ImportRow(found, parts, at_rest, at_rest * 100 // found.leads if found.leads else 0, groups)
+
+
+BACKLOG_ROWS: Final = 100
+_MOST_NAMES: Final = 10
+
+
+class BacklogRow(msgspec.Struct, frozen=True):
+    """The records that wait in one partition of a topic. `workspaces`: the first in it; `more`: there are others."""
+
+    topic: str
+    partition: int
+    records: int
+    workspaces: list[str]
+    more: bool
+
+
+class BacklogPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        records: How many wait; None if Kafka does not answer.
+        after: Where the next page begins; 0 if this is the last one.
+    """
+
+    records: int | None
+    rows: list[BacklogRow]
+    topic: str
+    partition: int | None
+    after: int
+
+
+def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> BacklogPage:
+    """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
+    if moment.kafka is None:
+        return BacklogPage(None, [], topic, partition, 0)
+    found = [
+        (log, left)
+        for log, left in sorted(moment.kafka.waiting.items())
+        if left and topic in ("", log[0]) and partition in (None, log[1])
+    ]
+    rows: list[BacklogRow] = []
+    for (name, number), left in found[after : after + BACKLOG_ROWS]:
+        names = list(site.settings.plan.residents(number))
+        rows.append(BacklogRow(name, number, left, names[:_MOST_NAMES], len(names) > _MOST_NAMES))
+    more = after + BACKLOG_ROWS if len(found) > after + BACKLOG_ROWS else 0
+    return BacklogPage(sum(left for _, left in found), rows, topic, partition, more)
+
+
+def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
+    """Return the path of what waits behind a finding.
+
+    `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk leads.
+    """
+    if found.code in ("replay_paused", "no_replay"):
+        return leads_path(status="dead_lettered,deferred")
+    if not found.workspace:
+        return waiting_path()
+    return waiting_path("" if found.waiting == waiting else bulk, partition)
+
+
+class WaitingPage(msgspec.Struct, frozen=True):
+    """The search among the records that no worker has taken."""
+
+    leads: list[WaitingLead]
+    searched: int
+    left: int
+    problem: str
+
+
+def waiting_page(site: Site, moment: Moment, search: Search) -> WaitingPage:
+    """Return the result of a search, with what blocks each record."""
+    views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
+    leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
+    return WaitingPage(leads, search.searched, search.left, search.problem)
+
+
+class BookRow(msgspec.Struct, frozen=True):
+    """A workspace: leads by column."""
+
+    workspace: str
+    columns: dict[str, int]
+    total: int
+
+
+class BooksPage(msgspec.Struct, frozen=True):
+    """What the page shows.
+
+    Attributes:
+        columns: Name, meaning and number of leads; of `waiting` the records, None if unknown.
+        records: The sum of all columns; None if the waiting records are unknown.
+        waiting: Waiting records by topic; None if unknown.
+        rows: By workspace.
+        after: The last workspace of this page if there are more.
+        not_leads: Records that begin with a callback or a command, by status.
+        days: The days that are kept.
+    """
+
+    columns: list[tuple[str, str, int | None]]
+    records: int | None
+    waiting: dict[str, int] | None
+    rows: list[BookRow]
+    after: str
+    not_leads: list[tuple[str, int]]
+    days: list[Money]
+    unreadable: list[NotReadable]
+
+    @property
+    def saved(self) -> int:
+        """Credits that earlier results saved."""
+        return sum(day.saved for day in self.days)
+
+    @property
+    def resent(self) -> int:
+        """Leads that were sent again although they may have reached Clay."""
+        return sum(day.resent for day in self.days)
+
+
+def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
+    """Return the page. `after`: the last workspace of the page before."""
+    counts = site.queries.status_counts()
+    sums: Counter[str] = Counter()
+    not_leads: Counter[str] = Counter()
+    rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for each in counts:
+        if each.column:
+            sums[each.column] += each.records
+            rows[each.workspace][each.column] += each.records
+        else:
+            not_leads[each.status] += each.records
+    waiting: dict[str, int] | None = None
+    if moment.kafka is not None:
+        waiting = {}
+        for (topic, _), left in moment.kafka.waiting.items():
+            waiting[topic] = waiting.get(topic, 0) + left
+    on_kafka = None if waiting is None else sum(waiting.values())
+    columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
+    columns.append(("waiting", MEANING["waiting"], on_kafka))
+    if sums["unknown"]:
+        columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
+    names = [name for name in sorted(rows) if name > after or not after]
+    page = [BookRow(name, dict(rows[name]), rows[name].total()) for name in names[:ROWS]]
+    return BooksPage(
+        columns=columns,
+        records=None if on_kafka is None else sums.total() + on_kafka,
+        waiting=waiting,
+        rows=page,
+        after=page[-1].workspace if len(names) > ROWS else "",
+        not_leads=not_leads.most_common(),
+        days=site.queries.money(),
+        unreadable=site.queries.unreadable(),
+    )
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """What the page shows. `after`: the last one of this page if there are more."""
+
+    orders: list[Order]
+    workspace: str
+    id: str
+    after: tuple[int, int, int] | None
+
+
+def audit_page(
+    site: Site, moment: Moment, workspace: str, command: str, after: tuple[int, int, int] | None
+) -> AuditPage:
+    """Return the page: the commands of a workspace ('' for all) after one of them, or the one with this id."""
+    if command:
+        return AuditPage(site.queries.answers(command), "", command, None)
+    found = site.queries.audit(workspace, after, ROWS + 1)
+    return AuditPage(found[:ROWS], workspace, "", found[ROWS - 1].place if len(found) > ROWS else None)
