@@ -42,7 +42,7 @@ from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.topics import ExistingTopic
 from stream_app.kafka.groups import Consumption
-from stream_app.ops.garbage import collect_rarely
+from stream_app.ops.process import collect_rarely
 
 PARTITIONS: Final = 64
 MAX_P95_MS: Final = 100.0

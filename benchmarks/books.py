@@ -19,11 +19,11 @@ import psutil
 from rich.console import Console
 
 from stream_app.client.books import Books, BooksTerms
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lead.person import person_key
+from stream_app.domain.lead.identity import person_key
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import LANE_PER_S, configure, measure, publish
-from stream_app.clay.endpoints import Webhooks
+from stream_app.clay.client import Webhooks
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused

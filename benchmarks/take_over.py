@@ -33,14 +33,14 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lead.person import linked, person_key
+from stream_app.domain.lead.identity import linked, person_key
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.ops import logs as log
-from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import WorkerMetrics
+from stream_app.ops.process import SystemClock
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.owner import PartitionOwner
 

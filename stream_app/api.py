@@ -31,7 +31,7 @@ from stream_app.client.results import ResultFilter, results_of
 from stream_app.config import Settings, check_known
 from stream_app.config import load_settings as load
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
 from stream_app.domain.errors import (
     BoardUnavailable,
     BrokerUnavailable,

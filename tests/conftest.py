@@ -14,7 +14,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
-from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
+from stream_app.domain.lead.identity import Pseudonyms, current, use
 from tests.support.brokers import any_kafka, any_redis
 from tests.support.pace import BUSY
 from tests.support.shared_kafka import SharedKafka, kafka_at

@@ -36,12 +36,12 @@ from stream_app.client.answers import (
     WaitingAnswer,
     WaitingLead,
 )
-from stream_app.domain.books.columns import Totals
+from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
 from stream_app.ops import logs as log
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 from stream_app.version import __version__
 
 _REFUSALS: Final = {

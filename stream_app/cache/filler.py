@@ -7,8 +7,8 @@ empty cache (a new process, FLUSHALL) is filled again from the beginning. It rea
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,13 +16,27 @@ import msgspec
 
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.messages import Result
-from stream_app.domain.result.cache_entry import DAY_MS, CachePolicy, Entry, entry_of, of_company, person_slot, slots_of
-from stream_app.domain.result.tombstone import erased_by
+from stream_app.domain.result import (
+    DAY_MS,
+    CachePolicy,
+    Entry,
+    entry_of,
+    erased_by,
+    merged,
+    of_company,
+    person_slot,
+    slots_of,
+)
+from stream_app.domain.result import (
+    decode as decode_entry,
+)
 from stream_app.domain.untrusted import decode
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.partition.fallback import Cache
 
+MOST_ENTRIES: Final = 100_000
+MOST_BYTES: Final = 64 * 2**20
 MOST_RESULTS: Final = 200_000
 """Results per partition, counted from its end, that go into the cache. Older tombstones are always applied."""
 
@@ -31,6 +45,50 @@ _PAUSE_S: Final = 0.02  # at most 2,500 results a second
 _LOOK_EVERY_S: Final = 1.0
 _TRY_AGAIN_S: Final = 5.0
 _result: Final = msgspec.json.Decoder(Result)
+
+
+class MemoryCache:
+    """The cache port (`fallback.Cache`) for a worker without Redis. It evicts the least recently used entries."""
+
+    def __init__(self, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._values: OrderedDict[str, bytes] = OrderedDict()
+        self._filled_to: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    async def find(self, slots: Sequence[str]) -> list[Entry]:
+        for slot in slots:
+            if slot in self._values:
+                self._values.move_to_end(slot)
+        return [decode_entry(self._values.get(slot)) for slot in slots]
+
+    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+        for slot, value in merged({slot: self._values.get(slot) for slot, _ in changes}, changes).items():
+            self._drop(slot)
+            self._values[slot] = value
+            self._bytes += len(value)
+        while len(self._values) > self._most_entries or self._bytes > self._most_bytes:
+            self._drop(next(iter(self._values)))
+        return True
+
+    async def forget(self, slots: Sequence[str]) -> bool:
+        for slot in slots:
+            self._drop(slot)
+        return True
+
+    async def filled_to(self, partition: int) -> int | None:
+        return self._filled_to.get(partition, 0)
+
+    async def set_filled_to(self, partition: int, offset: int) -> bool:
+        self._filled_to[partition] = offset
+        return True
+
+    def _drop(self, slot: str) -> None:
+        self._bytes -= len(self._values.pop(slot, b""))
 
 
 @dataclass(eq=False)

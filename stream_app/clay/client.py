@@ -1,7 +1,7 @@
 """The Clay client: one POST, one outcome. A request counts as uncertain unless it is proved that nothing was sent.
 
 It sends through a transport of ours (docs/decisions/03-transport.md). This client never sends a request twice; a test
-counts the requests.
+counts the requests. Only `Webhooks` turns an alias and a webhook id into a URL and a token.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import aiohttp
 import msgspec
 import yarl
 
-from stream_app.clay.egress import Egress
+from stream_app.clay.egress import Egress, HostCheck
 from stream_app.clay.transport import (
     Answer,
     BrokenAnswer,
@@ -278,3 +279,41 @@ def _sent_values(target: Target, body: bytes) -> list[str]:
 
 def _since_ms(started: float) -> int:
     return round((asyncio.get_running_loop().time() - started) * 1000)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The URLs (by webhook id) and the token of one destination."""
+
+    urls: Mapping[str, str] = field(repr=False)
+    token: str | None = field(repr=False)
+    unavailable_is_refused: bool
+
+
+@dataclass(eq=False)
+class Webhooks:
+    """`ports.Clay` over HTTP. Calls `posted` with destination, outcome and trace id after each POST."""
+
+    client: ClayClient
+    endpoints: Mapping[str, Endpoint]
+    posted: Callable[[str, Outcome, str], None]
+    check: HostCheck
+
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        """Send one POST; see `ClayClient.send`."""
+        endpoint = self.endpoints[destination]
+        outcome = await self.client.send(
+            endpoint.urls[webhook_id],
+            endpoint.token,
+            body,
+            unavailable_is_refused=endpoint.unavailable_is_refused,
+        )
+        self.posted(destination, outcome, trace_id)
+        return outcome
+
+    async def host_answers(self, destination: str) -> bool:
+        """Ask whether the host of the destination's webhooks answers; see `HostCheck`."""
+        endpoint = self.endpoints.get(destination)
+        if endpoint is None:  # a reload has removed it
+            return True
+        return await self.check(next(iter(endpoint.urls.values())))

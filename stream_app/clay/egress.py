@@ -1,16 +1,22 @@
-"""Outgoing connections of the worker and of `doctor`: trusted certificate authorities and the proxy."""
+"""Outgoing connections of the worker and of `doctor`: how they leave, and which hosts answer."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from http import HTTPStatus
+from typing import Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import yarl
 
 from stream_app.domain.errors import SettingsError
+from stream_app.tasks import cancel
+
+_HOST_WITHIN_S: Final = 3.0
+_GATEWAY_WITHIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +65,71 @@ class Egress:
             return {}
         login = aiohttp.encode_basic_auth(unquote(parts.username), unquote(parts.password or ""))
         return {"proxy-authorization": login}
+
+
+class HostCheck:
+    """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host.
+
+    An answer does not prove that a webhook takes leads. But where the host does not answer, no webhook does.
+    """
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._running: dict[yarl.URL, asyncio.Task[bool]] = {}
+
+    async def __call__(self, webhook_url: str) -> bool:
+        """Return True if the host answers within 3 s with anything but a server error."""
+        host = yarl.URL(webhook_url).origin()
+        running = self._running.get(host)
+        if running is None:
+            running = self._running[host] = asyncio.create_task(self._answers(host))
+            running.add_done_callback(lambda _: self._running.pop(host, None))
+        return await asyncio.shield(running)
+
+    async def close(self) -> None:
+        """End the requests in flight."""
+        await cancel(list(self._running.values()))
+
+    async def _answers(self, host: yarl.URL) -> bool:
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S)) as session,
+                session.head(
+                    host,
+                    allow_redirects=False,
+                    ssl=self._egress.tls,
+                    proxy=self._egress.proxy,
+                    proxy_headers=self._egress.proxy_headers,
+                ) as answer,
+            ):
+                # A host may know no HEAD, and answers with 501 although it is well.
+                return answer.status < HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.NOT_IMPLEMENTED
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+
+class CallbackUrl:
+    """Probes `gateway.public_url`; implements `CallbackUrlProbe`. The URL is None if no table calls back."""
+
+    def __init__(self, public_url: str | None, egress: Egress) -> None:
+        self._egress = egress
+        self._url = f"{public_url.rstrip('/')}/healthz" if public_url else ""
+
+    async def __call__(self) -> str:
+        """Return '' if the gateway answers, else a description of the failure without the address."""
+        if not self._url:
+            return ""
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_GATEWAY_WITHIN_S)) as session,
+                session.get(
+                    self._url,
+                    allow_redirects=False,
+                    ssl=self._egress.tls,
+                    proxy=self._egress.proxy,
+                    proxy_headers=self._egress.proxy_headers,
+                ) as answer,
+            ):
+                return "" if answer.status == 200 else f"/healthz answers HTTP {answer.status}"
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return f"{type(error).__name__} within {_GATEWAY_WITHIN_S:g} s"

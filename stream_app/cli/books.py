@@ -8,8 +8,8 @@ from typing import Final
 from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.books import read_books
-from stream_app.domain.books.columns import COLUMNS, MEANING
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
+from stream_app.domain.books.records import COLUMNS, MEANING
 from stream_app.domain.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {

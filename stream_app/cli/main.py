@@ -43,7 +43,7 @@ from stream_app.domain.errors import (
     StreamAppError,
 )
 from stream_app.domain.text import wrapped
-from stream_app.ops.garbage import collect_rarely
+from stream_app.ops.process import collect_rarely
 from stream_app.version import __version__
 
 if TYPE_CHECKING:

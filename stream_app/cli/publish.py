@@ -37,12 +37,12 @@ from stream_app.client.send import PublishedLeads, wait_for_rest
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.lead.imports import is_shown
+from stream_app.domain.lead.lead import is_shown
 from stream_app.domain.messages import ImportSummary
 from stream_app.domain.quote import Quote
 from stream_app.domain.text import count
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 DEFAULT_WAIT_S: Final = 600.0
 _LONGEST_S: Final = 10_000_000

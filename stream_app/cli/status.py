@@ -24,7 +24,7 @@ from stream_app.client.answers import (
 )
 from stream_app.client.lookup import Found, find, find_imports
 from stream_app.config import Settings, check_known
-from stream_app.domain.books.columns import COLUMNS, meaning_of
+from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
 from stream_app.domain.text import count

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.books.columns import MOVING
+from stream_app.domain.books.records import MOVING
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Scalar

@@ -29,11 +29,22 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.accounts import Accounts, LaneAccount, OpenCost
-from stream_app.domain.books.audit import MOVING, Found, Row, Terms, audit
-from stream_app.domain.books.columns import NOT_LEADS, StatusCount, Totals
-from stream_app.domain.books.history import Event, RecordHistory, RecordNumbers, advance, decode_event
-from stream_app.domain.books.report import Problem, Report
+from stream_app.domain.books.money import Accounts, LaneAccount, OpenCost, Problem, Report
+from stream_app.domain.books.records import (
+    IN_MOTION,
+    NOT_LEADS,
+    Event,
+    Found,
+    RecordHistory,
+    RecordNumbers,
+    Row,
+    StatusCount,
+    Terms,
+    Totals,
+    advance,
+    audit,
+    decode_event,
+)
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.errors import StreamAppError, UnreadableBatch
@@ -46,7 +57,7 @@ from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
@@ -266,7 +277,7 @@ class Books:
             else:
                 report.outlived += found.gone and status != ""
             wrong = audit(history, found, terms)
-            if wrong == MOVING:
+            if wrong == IN_MOTION:
                 report.moving += 1
             elif wrong and number not in self._named:
                 lead_id = history.lead_id or (found.row.lead_id if found.row else "")

@@ -21,7 +21,7 @@ from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
 from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 SIMPLE: Final[dict[CommandKind, str]] = {
     "pause": "Send no more leads of a lane until `resume`. They wait in Kafka.",

@@ -53,8 +53,8 @@ from stream_app.kafka.connection import (
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.rights import allowed
 from stream_app.kafka.topics import check_topics
-from stream_app.ops.clock import SystemClock
-from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
+from stream_app.ops.process import SystemClock
+from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
 from stream_app.version import __version__
 
 _NO_LEAD: Final = "doctor"

@@ -20,7 +20,7 @@ from stream_app.domain.lane_messages import Actor, CommandAnswer, LaneView
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 _NAMED: Final = 5
 _SAMPLED_MS: Final = 15 * 60_000

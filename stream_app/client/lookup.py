@@ -26,7 +26,7 @@ from stream_app.domain.errors import BoardUnavailable, NotTheBoard, SettingsErro
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
-from stream_app.domain.lead.imports import LONGEST_ID, is_shown
+from stream_app.domain.lead.lead import LONGEST_ID, is_shown
 from stream_app.domain.messages import Lead
 
 NAME: Final = "stream-app board"

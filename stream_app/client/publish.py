@@ -26,13 +26,12 @@ from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
-from stream_app.domain.lead.imports import label, new_import_id
-from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, read_lead
+from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, label, new_import_id, read_lead
 from stream_app.domain.messages import ImportSummary, Lead
 from stream_app.domain.quote import Part, Quote, part, quote
 from stream_app.domain.text import count
 from stream_app.kafka.connection import silent
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 
 class PublishOptions(msgspec.Struct, frozen=True):

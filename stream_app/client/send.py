@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, Self, get_args
 
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.books.columns import MOVING, column
+from stream_app.domain.books.records import MOVING, column
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, silent

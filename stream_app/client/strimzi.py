@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any, Final
 
 from stream_app.config import Settings
-from stream_app.domain.rights import Rights, rights_of
+from stream_app.kafka.rights import Rights, rights_of
 
 _API: Final = "kafka.strimzi.io/v1"
 _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transactionalId"}

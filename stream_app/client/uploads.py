@@ -40,7 +40,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.lead.imports import label, new_import_id
+from stream_app.domain.lead.lead import label, new_import_id
 from stream_app.domain.quote import Quote
 from stream_app.domain.text import for_spreadsheet
 from stream_app.ops import logs as log

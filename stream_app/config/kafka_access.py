@@ -13,12 +13,11 @@ from aiokafka import TopicPartition
 from stream_app.config.model import OAuth, Security, Settings
 from stream_app.config.secret_files import Secrets
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.rights import rights_of
 from stream_app.domain.system import system_problem
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
 from stream_app.kafka.readers import Progress, Reader, TopicReader
-from stream_app.kafka.rights import check_access
+from stream_app.kafka.rights import check_access, rights_of
 
 _COMPARED: Final = frozenset(
     {

@@ -25,7 +25,7 @@ from stream_app.config.variables import (
     webhook_problems,
 )
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
+from stream_app.domain.lead.identity import pseudonyms_of, use
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.webhook import setup_id, webhook_id
 
@@ -37,7 +37,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     """Load the configuration.
 
     The default path is the file that STREAM_APP_CONFIG names, else stream_app.toml. From then on this process hashes
-    people and lead ids as the file says (domain/lead/pseudonyms.py).
+    people and lead ids as the file says (domain/lead/identity.py).
 
     The secrets of the parts in `needs` must be set. The token of the look-up API, this process's name and the headers
     of the OTLP receiver are kept wherever they are set.

@@ -18,7 +18,7 @@ from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.policy import DeliveryPolicy, Destination, Plan, Shares, Workspace
 from stream_app.domain.ranges import Range
-from stream_app.domain.result.cache_entry import CachePolicy
+from stream_app.domain.result import CachePolicy
 from stream_app.domain.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
 from stream_app.domain.trace import Sampling, headers_of
 from stream_app.version import __version__

@@ -15,11 +15,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.clay.endpoints import Endpoint
+from stream_app.clay.client import Endpoint
 from stream_app.config import Settings
 from stream_app.config.secret_files import stamp_of
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lead.pseudonyms import current, use
+from stream_app.domain.lead.identity import current, use
 from stream_app.domain.policy import Plan
 from stream_app.partition.command import CommandResult
 

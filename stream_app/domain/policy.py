@@ -20,7 +20,7 @@ from stream_app.domain.lane.webhook_quota import QuotaPolicy
 from stream_app.domain.lane_messages import Change
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.ranges import Range
-from stream_app.domain.result.cache_entry import CachePolicy
+from stream_app.domain.result import CachePolicy
 from stream_app.domain.topics import TopicNames
 
 MAX_PAYLOAD_BYTES: Final = 100_000

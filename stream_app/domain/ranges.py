@@ -1,9 +1,10 @@
-"""The range of a number, beside its field: `seconds: Annotated[float, Range(1, 60)] = 5.0`."""
+"""The bounds of numbers: `seconds: Annotated[float, Range(1, 60)] = 5.0`, waits, and exact shares."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import NamedTuple, get_type_hints
+from fractions import Fraction
+from functools import cache, lru_cache
+from typing import ClassVar, NamedTuple, get_type_hints
 
 import msgspec
 
@@ -32,3 +33,42 @@ def _ranges(kind: type[msgspec.Struct]) -> dict[str, Range]:
         for key, hint in hints.items()
     }
     return {key: ranges[0] for key, ranges in found.items() if ranges}
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Not now: ask again at `until_ms` (epoch ms), or earlier if the lane's state has changed."""
+
+    until_ms: int
+
+
+def no_later(until_ms: int, now_ms: int, longest_ms: int) -> int:
+    """Return `until_ms`, but at most `longest_ms` from now.
+
+    A later deadline was set before the clock stepped back.
+    """
+    latest_ms = now_ms + longest_ms
+    return until_ms if until_ms <= latest_ms else latest_ms
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A table of the configuration. `ORDERED`: (low, high), keys of which the first must not be above the second."""
+
+    ORDERED: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, one line per key."""
+        found = outside(self)
+        for low_key, high_key in self.ORDERED:
+            low, high = getattr(self, low_key), getattr(self, high_key)
+            if low is not None and high is not None and low > high:
+                found.append(f"{low_key} = {low!r}: must not be above {high_key} = {high!r}")
+        return found
+
+
+@lru_cache(maxsize=1_024)
+def exact(share: float) -> Fraction:
+    """Return the decimal that the operator wrote: 0.9 is nine tenths, not the nearest float.
+
+    A product with a float may miss a whole number: `10 * (1 - 0.9)` is below 1.
+    """
+    return Fraction(repr(share))

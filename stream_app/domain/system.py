@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lead.pseudonyms import current, fingerprint
+from stream_app.domain.lead.identity import current, fingerprint
 from stream_app.domain.topics import MORE_PARTITIONS
 
 SYSTEM_KEY: Final = b"n/system"

@@ -13,8 +13,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Policy
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range
 from stream_app.domain.text import count
 
 MAX_INPUT_BYTES: Final = 1_048_588

@@ -1,4 +1,4 @@
-"""Runs a Faust app in an existing event loop, without Faust's web server, stdout and logging."""
+"""Runs a Faust app in an existing event loop, without Faust's web server, and shows how its group fares."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from stream_app.faust_app.fixes.app import SafeApp
+from stream_app.domain.errors import UnreadableBatch
+from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.kafka.connection import wait_for_kafka
 from stream_app.tasks import cancel, died_of
 
@@ -85,3 +86,73 @@ async def _run(app: SafeApp, broker_wait_s: float) -> None:
     await wait_for_kafka(app.connection, broker_wait_s, log.warning)
     await app.start()
     await app.wait_until_stopped()
+
+
+def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
+    """Return for each assigned topic and partition whether records wait there or are in flight.
+
+    Reads state of the consumer's thread, so it may be slightly out of date.
+    """
+    fetched = {message.tp for message in tuple(app.consumer._unacked_messages)}
+    stopped = unreadable(app)
+    return {
+        (tp.topic, tp.partition): (
+            state.has_valid_position and (state.highwater or 0) > state.position and tp not in stopped
+        )
+        or tp in fetched
+        for tp, state in _states(app)
+    }
+
+
+def heartbeats(app: SafeApp) -> dict[str, int]:
+    """Return a token that changes with each heartbeat that the group accepts, by description."""
+    taken = app.consumer._thread.heartbeats_taken if app.started else None
+    return {} if taken is None else {"the group accepts no heartbeat of this process": taken}
+
+
+def membership(app: SafeApp) -> dict[str, int]:
+    """Return progress tokens of the group membership for the watchdog, by description.
+
+    - Heartbeats: only they show that an idle process has lost Kafka.
+    - The takeover after a rebalance, with its generation: until it ends, no records are fetched, so none seem to wait.
+    - Batches that cannot be read: they make no progress until an operator acts.
+    """
+    if not app.started:
+        return {}
+    found = heartbeats(app)
+    if app.tables.recovery.taking_over:
+        found["no records are consumed since the last rebalance"] = app.consumer_generation_id
+    return found | {str(batch): 0 for batch in unreadable(app).values()}
+
+
+def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
+    """Return the unreadable batch that has stopped a partition, by topic and partition."""
+    consumer = app.consumer._thread._consumer if app.started else None
+    return consumer.unreadable if consumer is not None else {}
+
+
+def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:
+    """Return the consumer lag by source and partition. `sources`: for each topic, its name in the metric.
+
+    The lag is the number of offsets from the committed one to the last known end. Transaction markers count too, unless
+    no record waits.
+    """
+    waits = {}
+    consumed = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()
+    for tp, state in _states(app):
+        offset = app.consumer._committed_offset.get(tp)
+        if offset is None and state.has_valid_position:
+            offset = state.position
+        if offset is None or tp.topic not in sources:
+            continue
+        passed_all = state.has_valid_position and state.position >= (state.highwater or 0) and tp not in consumed
+        waits[sources[tp.topic], tp.partition] = 0 if passed_all else max(0, (state.highwater or 0) - offset)
+    return waits
+
+
+def _states(app: SafeApp) -> Iterator[tuple[Any, Any]]:
+    """Yield each assigned partition of a topic that has an agent, with aiokafka's state of it."""
+    consumer = app.consumer._thread._consumer if app.started else None
+    assignment = consumer and consumer._subscription.subscription and consumer._subscription.subscription.assignment
+    if assignment:
+        yield from ((tp, assignment.state_value(tp)) for tp in assignment.tps if tp.topic in app.agents)

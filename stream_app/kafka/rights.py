@@ -1,24 +1,196 @@
-"""Compares the topics and rights that a program needs with those that Kafka has and allows."""
+"""The minimal rights (ACLs) on Kafka of each process and command, compared at its start with what Kafka allows.
+
+docs/kafka-rights.md has this table in words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
-from aiokafka.errors import (
-    GroupAuthorizationFailedError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-    for_code,
-)
+import msgspec
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError, for_code
 
 from stream_app.domain.errors import KafkaRefused, TopicsError
-from stream_app.domain.rights import BITS, Acl, Operation, Rights
-from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
+from stream_app.domain.topics import ExistingTopic, TopicNames, TopicPlan, differences
 from stream_app.kafka.protocol import DescribeGroups, Metadata
 
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
+Resource = Literal["Topic", "Group", "TransactionalId"]
+
+BITS: Final[dict[Operation, int]] = {
+    "Read": 3,
+    "Write": 4,
+    "Create": 5,
+    "Describe": 8,
+    "DescribeConfigs": 10,
+    "AlterConfigs": 11,
+}
+"""The bit of each operation in the `authorized_operations` that Kafka returns."""
 _UNKNOWN: Final = -(2**31)
 """Kafka's answer if it does not say which operations are allowed."""
+
+
+class Acl(NamedTuple):
+    """One right. `prefixed`: it covers all names that begin with `name`."""
+
+    operation: Operation
+    resource: Resource
+    name: str
+    prefixed: bool = False
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """What one process or command does on Kafka. Read and Write imply Describe.
+
+    Attributes:
+        describe: Topics whose metadata it reads.
+        configs: Topics whose configuration it reads.
+        alter: Topics whose configuration it sets.
+        join_groups: Consumer groups that it joins.
+        look_at_groups: Consumer groups whose offsets and members it reads.
+        transactional_id: The transactional id that it writes with; '' if none.
+        transactional_ids_begin: True: all ids that begin with `transactional_id`.
+    """
+
+    read: frozenset[str] = frozenset()
+    write: frozenset[str] = frozenset()
+    describe: frozenset[str] = frozenset()
+    configs: frozenset[str] = frozenset()
+    alter: frozenset[str] = frozenset()
+    create: frozenset[str] = frozenset()
+    join_groups: frozenset[str] = frozenset()
+    look_at_groups: frozenset[str] = frozenset()
+    transactional_id: str = ""
+    transactional_ids_begin: bool = False
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """All topics that must exist before it starts, unless it creates them."""
+        return self.read | self.write | self.describe | self.configs
+
+    @property
+    def acls(self) -> list[Acl]:
+        """Each right by itself, sorted, without those that another one implies."""
+        found = [Acl("Read", "Topic", name) for name in self.read]
+        found += [Acl("Write", "Topic", name) for name in self.write]
+        found += [Acl("Create", "Topic", name) for name in self.create]
+        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
+        found += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
+        found += [Acl("AlterConfigs", "Topic", name) for name in self.alter]
+        found += [Acl("Read", "Group", name) for name in self.join_groups]
+        found += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
+        if self.transactional_id:
+            found.append(Acl("Write", "TransactionalId", self.transactional_id, self.transactional_ids_begin))
+        return sorted(found, key=lambda acl: (acl.resource, acl.name, acl.operation))
+
+
+def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
+    """Return the rights of each process and command, by what is typed after `stream-app`."""
+    waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
+    leads = frozenset(names.lead_topics)
+    dead_letters = frozenset({names.dlq, names.parked, names.deferred})
+    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
+    every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
+    groups = frozenset({names.worker_app, names.replay_app})
+    skipped = {name: f"{name}-skipped" for name in groups}  # stream_app/kafka/consumer.py
+    operator = f"{names.replay_app}-operator"
+    look = Rights(
+        read=frozenset({names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred})
+        | leads
+        | waits,
+        configs=every,
+        look_at_groups=groups,
+    )
+    order = Rights(read=frozenset({names.audit}), write=frozenset({names.commands}))
+    change = msgspec.structs.replace(order, read=order.read | {names.state})
+    survey = dead_letters | {names.state, names.retry, names.replay_state}
+    select = Rights(read=survey, write=frozenset({names.replay_state}))
+    doctor = Rights(
+        write=frozenset({names.audit}),
+        configs=every,
+        look_at_groups=groups,
+        transactional_id=f"{names.worker_app}-doctor",
+    )
+    board = Rights(
+        read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit})
+        | leads
+        | {names.replay_state},
+        configs=every,
+        look_at_groups=groups,
+    )
+    count = Rights(read=dead_letters | {names.state})
+    pause = Rights(read=frozenset({names.replay_state}), write=frozenset({names.replay_state}))
+    return {
+        "worker": Rights(
+            read=every - {names.replay_state},
+            write=dead_letters | own | waits | {names.retry},
+            configs=every,
+            join_groups=frozenset({names.worker_app}),
+            look_at_groups=frozenset({skipped[names.worker_app]}),
+            transactional_id=f"{names.worker_app}-",
+            transactional_ids_begin=True,
+        ),
+        "replay": Rights(
+            read=waits | survey | {names.audit},
+            write=waits | {names.retry, names.replay_state, names.audit},
+            configs=every,
+            join_groups=frozenset({names.replay_app}),
+            look_at_groups=frozenset({skipped[names.replay_app]}),
+            transactional_id=operator,
+        ),
+        "gateway": Rights(write=frozenset({names.callbacks})),
+        "board": board,
+        "board with operator_token_env": msgspec.structs.replace(
+            board,
+            read=board.read | survey,
+            write=frozenset({names.commands, names.replay_state, names.leads, names.bulk}),
+        ),
+        "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
+        "topics": Rights(configs=every, create=every),
+        "topics --apply": Rights(configs=every, create=every, alter=every),
+        "doctor": doctor,
+        "doctor --round-trip": msgspec.structs.replace(
+            doctor,
+            read=frozenset({names.status, names.audit}),
+            write=doctor.write | {names.leads, names.commands},
+        ),
+        "publish": Rights(read=frozenset({names.lanes}), write=frozenset({names.leads})),
+        "publish --bulk": Rights(read=frozenset({names.lanes}), write=frozenset({names.bulk})),
+        "publish --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.leads})),
+        "publish --bulk --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.bulk})),
+        "publish()": Rights(write=frozenset({names.leads})),
+        "publish() bulk": Rights(write=frozenset({names.bulk})),
+        "follow_status()": Rights(read=frozenset({names.status})),
+        "results": Rights(read=frozenset({names.enriched})),
+        "results --join": Rights(read=frozenset({names.enriched, names.state})),
+        "books": Rights(
+            read=leads | waits | {names.dlq, names.deferred, names.state, names.status}, look_at_groups=groups
+        ),
+        "lanes": look,
+        "lanes log": Rights(read=frozenset({names.audit})),
+        "lanes ORDER": order,
+        "explain": look,
+        "suppress list": Rights(read=frozenset({names.state})),
+        "suppress add": change,
+        "suppress remove": change,
+        "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),
+        "dlq": count,
+        "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
+        "dlq export": count,
+        "replay plan": Rights(read=survey),
+        "replay select": select,
+        "replay redrive": select,
+        "replay rewind": Rights(read=frozenset({names.dlq, names.state}), join_groups=frozenset({names.replay_app})),
+        "replay pause": pause,
+        "replay resume": pause,
+        "replay stop": pause,
+        "replay list": Rights(read=frozenset({names.replay_state})),
+        "skip": Rights(
+            read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred},
+            join_groups=groups | {*skipped.values()},
+        ),
+    }
 
 
 async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[TopicPlan]) -> None:

@@ -15,10 +15,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import uvicorn
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.domain.errors import StreamAppError
+from stream_app.version import __version__
 
 LIMIT_CONCURRENCY: Final = 256
 """Connections that are served at once; uvicorn answers 503 above it."""
@@ -156,3 +158,13 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def process_registry() -> CollectorRegistry:
+    """Return a registry with the metrics of this process. On macOS there are none of CPU, memory and files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    Gauge("stream_app_build_info", "1, with the version that runs.", ("version",), registry=registry).labels(
+        __version__
+    ).set(1)
+    return registry

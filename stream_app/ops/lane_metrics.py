@@ -1,16 +1,24 @@
-"""Prometheus metrics of the lanes. Labels are few and bounded; a webhook is labelled by its id, never its URL."""
+"""Prometheus metrics of the lanes, with what waits for them. Labels are few and bounded.
+
+A webhook is labelled by its id, never by its URL.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.lane_messages import LaneView
-from stream_app.ops.bounded_labels import BoundedLabel
 
+MOST_NAMES: Final = 1_000
+OTHERS: Final = "(others)"
+"""The value for all names beyond the bound. No workspace or destination can have this name."""
 _BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 _MODES: Final = ("auto", "shadow", "closed", "open")
 _GOOD: Final = frozenset(
@@ -21,6 +29,21 @@ MOST_LANES: Final = 1_000
 """So many lanes of a process have series, about 30 each."""
 _IDLE_MS: Final = 10 * 60_000
 Labels = tuple[str, ...]
+
+
+class BoundedLabel:
+    """The first MOST_NAMES names of a process have series of their own, and all others share those of OTHERS."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        """Return the value of the label for this name."""
+        if name not in self._names:
+            if len(self._names) >= MOST_NAMES:
+                return OTHERS
+            self._names.add(name)
+        return name
 
 
 class LaneMetrics:
@@ -140,3 +163,47 @@ class LaneMetrics:
         yield from ((self._cost, (alias,), cost.credits) for alias, cost in view.estimates.items())
         yield from ((self._sent, (webhook_id,), hook.count) for webhook_id, hook in view.webhooks.items())
         yield from ((self._left, (alias,), left) for alias, left in view.submissions_left.items())
+
+
+class WaitingRecords(Collector):
+    """Shows how many records in Kafka wait for this process.
+
+    `look` returns the records that are not finished yet, by source and partition. It is called when metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_records_waiting",
+            "Records in Kafka that are not concluded yet, by right of way.",
+            labels=("source", "partition"),
+        )
+        for (source, partition), count in self._look().items():
+            family.add_metric((source, str(partition)), count)
+        yield family
+
+
+class ParkedLeads(Collector):
+    """Shows how many leads wait for a human.
+
+    `look` returns them by workspace, for each partition of this process. It is called when metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Iterable[Mapping[str, int]]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
+        )
+        parked: Counts[str] = Counts()
+        for partition in self._look():
+            parked.update(partition)
+        shown = (+parked).most_common(MOST_NAMES)  # without those that have none any more
+        for workspace, count in shown:
+            family.add_metric((workspace,), count)
+        if (rest := parked.total() - sum(count for _, count in shown)) > 0:
+            family.add_metric((OTHERS,), rest)
+        yield family

@@ -15,8 +15,7 @@ from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
-from stream_app.ops.bounded_labels import BoundedLabel
-from stream_app.ops.lane_metrics import LaneMetrics
+from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics
 from stream_app.ops.logs import Throttled
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -19,14 +19,13 @@ from stream_app.domain.lane.command import TO_ALL, command_row, encode_answered,
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
-from stream_app.domain.lead.identity import row_id
-from stream_app.domain.lead.person import person_key, person_of, unlinked
+from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.result.tombstone import tombstone
+from stream_app.domain.result import tombstone
 from stream_app.domain.text import count
 from stream_app.partition.conclude import is_concluded
 from stream_app.partition.in_flight import InFlight

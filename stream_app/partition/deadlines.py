@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final
 
-from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms
+from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lead_of
 from stream_app.domain.messages import Status

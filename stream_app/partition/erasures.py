@@ -13,7 +13,7 @@ from typing import Final
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.policy import Plan
-from stream_app.domain.result.tombstone import seal
+from stream_app.domain.result import seal
 from stream_app.domain.topics import ERASED_LAG_MS
 from stream_app.partition.ports import Clock
 from stream_app.partition.rows import Rows

@@ -21,13 +21,13 @@ import msgspec
 from stream_app.domain.callback.interpret import next_version
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.lead.person import identifiers
+from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.lead.suppression import suppression_reason
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
-from stream_app.domain.result.cache_entry import (
+from stream_app.domain.result import (
     NOTHING,
     Entry,
     Found,
@@ -46,7 +46,7 @@ _json: Final = msgspec.json.Encoder()
 
 
 class Cache(Protocol):
-    """The result cache: entries by key (`domain/result/cache_entry.py`).
+    """The result cache: entries by key (`domain/result.py`).
 
     Its methods do not raise and return soon. An entry may disappear at any time.
     """

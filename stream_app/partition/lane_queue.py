@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
-from stream_app.domain.lane.turns import LANE_BUSY, Horizon, postpone, sends_per_s
+from stream_app.domain.lane.lane import LANE_BUSY, Horizon, postpone, sends_per_s
 from stream_app.domain.policy import Plan, Workspace
 from stream_app.domain.text import count
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source

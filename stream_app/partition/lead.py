@@ -23,11 +23,11 @@ from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, R
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, WriteBatch, failure
 from stream_app.domain.delivery.state_machine import begin, classify_record, forced_key
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
+from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.settlement import Settlement
-from stream_app.domain.lane.turns import LANE_BUSY
 from stream_app.domain.lane.view import may_end_ms
+from stream_app.domain.lead.identity import linked, person_of, pointed
 from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.domain.lead.person import linked, person_of, pointed
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
 from stream_app.domain.messages import RESEND, Lead

@@ -28,7 +28,7 @@ from stream_app.domain.delivery.state_machine import (
 )
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
-from stream_app.domain.lead.person import rows_of
+from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.record import ConsumedRecord
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
-from stream_app.domain.callback.timeout import (
+from stream_app.domain.callback.interpret import (
     OVERDUE,
     WAITING,
     due_ms,

@@ -21,7 +21,7 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.untrusted import check_depth
 from stream_app.kafka.readers import Progress, TopicReader
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 from stream_app.replay.orders import consumed_records
 from stream_app.replay.plan import check_filter, topic_of
 

@@ -48,7 +48,7 @@ from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader, TopicReader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until

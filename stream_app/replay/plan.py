@@ -32,7 +32,7 @@ from stream_app.domain.lead.suppression import SuppressionList
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 LeadCheck = Callable[[Lead, str], str]
 """Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""

@@ -16,10 +16,9 @@ from stream_app.gateway.tables import tables_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
-from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
-from stream_app.ops.http import serve_http
-from stream_app.ops.process_metrics import process_registry
+from stream_app.ops.http import process_registry, serve_http
+from stream_app.ops.process import SystemClock
 from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
 from stream_app.tasks import cancel, run_until
 from stream_app.version import __version__

@@ -19,20 +19,18 @@ from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.lane.command import MAX_TEXT
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.app import build_app
-from stream_app.faust_app.assigned import assigned, membership
-from stream_app.faust_app.run import run_app
+from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.producers import kafka_publisher
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.http import process_registry
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
-from stream_app.ops.process_metrics import process_registry
-from stream_app.ops.watchdog import Watchdog
+from stream_app.ops.process import SystemClock
 from stream_app.replay.forward import Replay, define_agents
 from stream_app.replay.orders import OrderRunner
 from stream_app.replay.state import ReplayState
-from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
+from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
 from stream_app.version import __version__
 
 _BUFFERED: Final = 1_000

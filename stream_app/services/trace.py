@@ -20,12 +20,11 @@ from stream_app.domain.trace import clay_of
 from stream_app.kafka.readers import Reader
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
-from stream_app.ops.clock import SystemClock
-from stream_app.ops.process_metrics import process_registry
+from stream_app.ops.http import process_registry
+from stream_app.ops.process import SystemClock
 from stream_app.services.process import serve_ops, stop_signal
 from stream_app.tasks import run_until
-from stream_app.trace.exporter import Exporter, Placed
-from stream_app.trace.otlp import OtlpClient
+from stream_app.trace import Exporter, OtlpClient, Placed
 from stream_app.version import __version__
 
 _PAUSE_S: Final = 5.0

@@ -10,26 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
-from stream_app.cache.filler import CacheFiller
+from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
-from stream_app.cache.memory import MemoryCache
-from stream_app.clay.callback_url import CallbackUrl
-from stream_app.clay.client import ClayClient
-from stream_app.clay.egress import Egress
-from stream_app.clay.endpoints import Webhooks
-from stream_app.clay.host_check import HostCheck
+from stream_app.clay.client import ClayClient, Webhooks
+from stream_app.clay.egress import CallbackUrl, Egress, HostCheck
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.result.cache_entry import DAY_MS
+from stream_app.domain.result import DAY_MS
 from stream_app.domain.topics import MAX_CARRIED_BYTES
-from stream_app.faust_app.agents import define_agents, sources_of
 from stream_app.faust_app.app import build_app
-from stream_app.faust_app.assigned import assigned, heartbeats, membership, waiting
-from stream_app.faust_app.run import alarm_of, run_app
-from stream_app.faust_app.worker import Worker
+from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership, run_app, waiting
+from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.connection import KafkaConnection
@@ -37,19 +31,18 @@ from stream_app.kafka.lookups import KafkaArchive
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
-from stream_app.ops.backlog_metrics import ParkedLeads, WaitingRecords
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.http import process_registry
+from stream_app.ops.lane_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
-from stream_app.ops.process_metrics import process_registry
-from stream_app.ops.watchdog import Watchdog
+from stream_app.ops.process import SystemClock
 from stream_app.partition.fallback import Cache, Known
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeout import TimeoutSources
-from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
+from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
 from stream_app.version import __version__
 
 if TYPE_CHECKING:
-    from stream_app.cache.mirror import RedisMirror
+    from stream_app.cache.redis import RedisMirror
 
 _PAUSE_S: Final = 30.0
 
@@ -90,8 +83,11 @@ async def open_cache(
     if settings.redis.url_env is None:
         yield WorkerCache(MemoryCache(), None, settings)
         return
-    from stream_app.cache.mirror import RedisMirror  # 8 % of the imports of a worker that uses no Redis
-    from stream_app.cache.redis import RedisCache, redis_link
+    from stream_app.cache.redis import (
+        RedisCache,
+        RedisMirror,  # 8 % of the imports of a worker that uses no Redis
+        redis_link,
+    )
 
     calls = Counter(
         "stream_app_redis_calls",

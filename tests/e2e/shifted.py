@@ -4,7 +4,7 @@ import sys
 import time
 
 from stream_app.cli.main import main
-from stream_app.ops.clock import SystemClock
+from stream_app.ops.process import SystemClock
 
 
 def install(shift_ms: int) -> None:

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.client.books import read_books
 from stream_app.dev.kafka import Broker
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
 from tests.e2e.pipeline import Pipeline
 from tests.support.pace import BUSY
 

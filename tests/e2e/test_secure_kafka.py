@@ -20,10 +20,10 @@ from stream_app.cli.main import main
 from stream_app.client.doctor import ProbeFailed, strangers_may_not_write
 from stream_app.dev.process import StartError
 from stream_app.domain.record import Record
-from stream_app.domain.rights import rights_of
 from stream_app.domain.topics import Retention, TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.diagnosis import diagnose
+from stream_app.kafka.rights import rights_of
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel

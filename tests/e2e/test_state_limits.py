@@ -174,7 +174,7 @@ async def test_a_recreated_topic_stops_the_process(which: str, command: str, kaf
             for each in (
                 ("worker", "owner.LeadPipeline.process", "does not end"),
                 ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
-                ("worker", "consumer.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
+                ("worker", "safe_app.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
                 ("replay", "forward.Replay.deferred", "leads.deferred/0 do not move"),
                 ("replay", "producers.KafkaPublisher.publish", "leads.deferred/0 do not move"),
             )
@@ -186,7 +186,7 @@ async def test_a_stall_is_reported(command: str, patch: str, says: str, kafka: B
     owner, _, method = patch.rpartition(".")
     program = (
         "import asyncio, sys; from stream_app.cli.main import main\n"
-        "from stream_app.faust_app.fixes import consumer; from stream_app.kafka import producers\n"
+        "from stream_app.faust_app.fixes import safe_app; from stream_app.kafka import producers\n"
         "from stream_app.partition import owner; from stream_app.replay import forward\n"
         "async def hang(*_): await asyncio.Event().wait()\n"
         f"{owner}.{method} = hang\n"

@@ -6,7 +6,7 @@ import time
 from aiokafka import TopicPartition
 
 from stream_app.dev.kafka import Broker
-from stream_app.faust_app.assigned import assigned, membership, waiting
+from stream_app.faust_app.run import assigned, membership, waiting
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import create_topics, publish, publish_transactions, until
 from tests.support.pace import BUSY, slowness

@@ -15,13 +15,12 @@ import redis
 import trustme
 from redis.crc import key_slot
 
-from stream_app.cache.memory import MemoryCache
-from stream_app.cache.mirror import TTL_S
-from stream_app.cache.redis import RedisCache, redis_link
+from stream_app.cache.filler import MemoryCache
+from stream_app.cache.redis import TTL_S, RedisCache, redis_link
 from stream_app.client.doctor import ProbeFailed, redis_answers
 from stream_app.dev.process import free_port
-from stream_app.domain.lane.mirror import mirror_slot
-from stream_app.domain.result.cache_entry import NOTHING, Entry, Field, company_slot, person_slot
+from stream_app.domain.lane.view import mirror_slot
+from stream_app.domain.result import NOTHING, Entry, Field, company_slot, person_slot
 from stream_app.partition.fallback import Cache
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY, slowness

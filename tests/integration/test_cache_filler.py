@@ -16,20 +16,17 @@ from aiokafka import AIOKafkaProducer
 from prometheus_client import CollectorRegistry
 
 from stream_app.cache import filler as cache_filler
-from stream_app.cache.filler import CacheFiller
-from stream_app.cache.memory import MemoryCache
-from stream_app.cache.mirror import TTL_S, RedisMirror
-from stream_app.cache.redis import RedisCache, redis_link
+from stream_app.cache.filler import CacheFiller, MemoryCache
+from stream_app.cache.redis import TTL_S, RedisCache, RedisMirror, redis_link
 from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.lane.mirror import LaneMirror
+from stream_app.domain.lane.view import LaneMirror
 from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.domain.messages import Result
 from stream_app.domain.record import Record
-from stream_app.domain.result.cache_entry import NOTHING, CachePolicy, Field, company_slot, person_slot
-from stream_app.domain.result.tombstone import tombstone
+from stream_app.domain.result import NOTHING, CachePolicy, Field, company_slot, person_slot, tombstone
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.ops import logs as log

@@ -13,8 +13,8 @@ from stream_app.dev.demo.comparison import compare
 from stream_app.dev.demo.processes import APPS, WORKSPACES, running
 from stream_app.dev.demo.scenario import LEADS
 from stream_app.dev.kafka import Broker
-from stream_app.domain.books.columns import COLUMNS, StatusCount
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
+from stream_app.domain.books.records import COLUMNS, StatusCount
 
 
 def test_the_shipped_leads_are_of_invented_people() -> None:

@@ -13,7 +13,7 @@ from stream_app.client.doctor import trace_check
 from stream_app.client.messages import NotDelivered, Receiver
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import LOOPBACK
-from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable
+from stream_app.trace import OtlpClient, ReceiverUnavailable
 
 CA = trustme.CA()
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from stream_app.cache.memory import MemoryCache
+from stream_app.cache.filler import MemoryCache
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
@@ -19,7 +19,7 @@ from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import Callback, Result, Scalar, StatusEvent
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import Record
-from stream_app.domain.result.cache_entry import DAY_MS, Entry, Field, company_slot, person_slot
+from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition import fallback
 from stream_app.partition.fallback import Known
 from stream_app.partition.in_flight import Source

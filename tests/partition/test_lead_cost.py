@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
 from stream_app.domain.lane.lead_cost import cost_rows
 from stream_app.domain.lane_messages import Command, CommandAnswer

@@ -5,7 +5,7 @@ import pytest
 
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lane.command import command_row
-from stream_app.domain.lead.person import person_key
+from stream_app.domain.lead.identity import person_key
 from stream_app.domain.lead.suppression import Suppression, lead_row, person_row
 from stream_app.domain.messages import Status
 from stream_app.partition.rows import Rows, RowUnreadable

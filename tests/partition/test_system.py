@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.errors import Aborted, SettingsError
-from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
+from stream_app.domain.lead.identity import pseudonyms_of, use
 from stream_app.domain.record import Record
 from stream_app.domain.system import SYSTEM_KEY, SystemRow
 from tests.partition.test_commands import Bench

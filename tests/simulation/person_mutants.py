@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from unittest.mock import patch
 
 from stream_app.domain.lead import resolve as case
-from stream_app.domain.lead.person import identifiers
+from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.partition import lead as line_module
 from stream_app.partition.lead import LeadPipeline

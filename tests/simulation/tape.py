@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from stream_app.client.books import Books, BooksTerms
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord

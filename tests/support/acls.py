@@ -7,7 +7,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1
 from aiokafka.protocol.api import Request
 
-from stream_app.domain.rights import BITS, Acl
+from stream_app.kafka.rights import BITS, Acl
 from tests.support.secure import SecureKafka
 
 _RESOURCES: Final = {"Topic": 2, "Group": 3, "TransactionalId": 5}

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stream_app.faust_app.app import App, FaustOptions, build_app
+from stream_app.faust_app.app import App, FaustOptions, Owner, build_app
 from stream_app.faust_app.stream import Handler, serve
-from stream_app.faust_app.table import Owner
 
 
 def app_with(options: FaustOptions, handlers: Mapping[str, Handler], owner: Owner | None = None) -> App:

@@ -25,8 +25,7 @@ from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import read_command
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
-from stream_app.domain.lead.imports import import_of, label
-from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, read_lead
+from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, import_of, label, read_lead
 from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.lead.suppression import people_in
 from stream_app.domain.record import ConsumedRecord

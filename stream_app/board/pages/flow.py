@@ -15,7 +15,7 @@ from stream_app.board.read_model.board_query import Money, NotReadable, Order
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.site import Moment, Site
 from stream_app.client.answers import FoundImport, WaitingLead
-from stream_app.domain.books.columns import COLUMNS, MEANING, MOVING, meaning_of
+from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, meaning_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
 

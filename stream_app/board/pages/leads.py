@@ -13,7 +13,7 @@ from stream_app.board.read_model.query import FoundResultAt, Place
 from stream_app.board.site import Moment, Site
 from stream_app.client.answers import Event, FoundLead, FoundResult, RecordHistory, StatusCount
 from stream_app.client.lookup import names_of
-from stream_app.domain.books.columns import COLUMNS, meaning_of
+from stream_app.domain.books.records import COLUMNS, meaning_of
 
 ROWS: Final = 50
 _UNKNOWN: Final = -1

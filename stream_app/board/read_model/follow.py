@@ -23,8 +23,8 @@ from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppE
 from stream_app.domain.record import KafkaRecord
 from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
-from stream_app.ops.clock import SystemClock
 from stream_app.ops.logs import Logger, Throttled
+from stream_app.ops.process import SystemClock
 
 _MOST_RECORDS: Final = 5_000
 _FETCH_BYTES: Final = 1 * 2**20  # read ahead in memory, for one partition

@@ -14,8 +14,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.books.columns import COLUMN, MOVING
-from stream_app.domain.books.history import Event
+from stream_app.domain.books.records import COLUMN, MOVING, Event
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND
 from stream_app.domain.record import KafkaRecord

@@ -13,13 +13,13 @@ import msgspec
 
 from stream_app.board.read_model.history import History, Imports
 from stream_app.client.answers import Event as ShownEvent
-from stream_app.domain.books.history import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
+from stream_app.domain.books.records import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
 from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.lead.person import rows_of
+from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import TopicNames
 
@@ -160,7 +160,7 @@ class Projector:
         self._keep_last("replays", ("id",), found, columns, begin=len(PROGRESS))
 
     def _write_state(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the rows that map an identifier to the person's leads (domain/lead/person.py).
+        """Write the rows that map an identifier to the person's leads (domain/lead/identity.py).
 
         Other rows of the state are ignored.
         """

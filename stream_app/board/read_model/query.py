@@ -24,9 +24,9 @@ from stream_app.client.answers import (
     RecordHistory,
     StatusCount,
 )
-from stream_app.domain.books.columns import column
+from stream_app.domain.books.records import column
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.lead.person import MOST_IDENTIFIERS
+from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200

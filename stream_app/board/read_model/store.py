@@ -41,7 +41,7 @@ import msgspec
 from stream_app.board.read_model.project import DAY_MS, Projector
 from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.ops.file_lock import lock_for_writing
+from stream_app.ops.process import lock_for_writing
 
 TABLES: Final = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",

@@ -20,7 +20,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, compare
 from stream_app.dev.demo.processes import WORKSPACES, Processes, running
 from stream_app.dev.demo.state import DemoState, followed
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
 from stream_app.domain.errors import StreamAppError
 
 LEADS: Final = Path(__file__).with_name("leads.csv")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Container, Iterable
 from typing import Final
 
-from stream_app.domain.lead.pseudonyms import digest
+from stream_app.domain.lead.identity import digest
 
 MEANING: Final[dict[str, str]] = {
     "stream-app-origin": "topic/partition/offset of the input record",

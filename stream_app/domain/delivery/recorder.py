@@ -14,8 +14,7 @@ from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncerta
 from stream_app.domain.delivery.state_machine import CALLBACK, CONCLUDED, NEXT, Delivery, mark_key, step
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lead.imports import import_of
-from stream_app.domain.lead.lead import Unreadable
+from stream_app.domain.lead.lead import Unreadable, import_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, trace_of
 from stream_app.domain.messages import ImportSummary, Status, StatusEvent
 from stream_app.domain.policy import Destination, Plan

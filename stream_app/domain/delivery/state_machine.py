@@ -128,7 +128,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"n/", b"o/", b"p/", b"s/", b"x/"})
 """Prefixes of row keys.
 
-domain/lane/command.py has k/, domain/system.py has n/, domain/lead/person.py has p/, and domain/lead/suppression.py
+domain/lane/command.py has k/, domain/system.py has n/, domain/lead/identity.py has p/, and domain/lead/suppression.py
 has e/, s/ and x/.
 """
 

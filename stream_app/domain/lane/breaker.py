@@ -17,9 +17,8 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Policy, Wait, exact, no_later
 from stream_app.domain.lane.health import Totals
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range, Wait, exact, no_later
 from stream_app.domain.text import count
 
 Phase = Literal["closed", "open", "half_open"]

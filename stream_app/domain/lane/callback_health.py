@@ -12,9 +12,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Policy
 from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range
 from stream_app.domain.text import count
 
 REASON: Final = "no_callbacks"

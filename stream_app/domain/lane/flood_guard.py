@@ -8,9 +8,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Policy, exact
 from stream_app.domain.lane.health import Totals
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range, exact
 from stream_app.domain.text import count
 
 REASON: Final = "flood_guard"

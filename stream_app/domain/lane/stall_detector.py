@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.outcome import Outcome, Uncertain
-from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.concurrency import TOLERANCE, Concurrency, current
+from stream_app.domain.ranges import Wait
 from stream_app.domain.text import count
 
 REASON: Final = "no_answer"

@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.lane.bounds import Policy, Wait, no_later
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range, Wait, no_later
 
 
 class SuspensionPolicy(Policy, frozen=True):

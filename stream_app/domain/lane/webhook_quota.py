@@ -12,9 +12,8 @@ import msgspec
 
 from stream_app.domain import text as texts
 from stream_app.domain.lane import suspension
-from stream_app.domain.lane.bounds import Policy, Wait
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range, Wait
 
 LIFETIME: Final = 50_000
 """Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")."""

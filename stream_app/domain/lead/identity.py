@@ -1,21 +1,97 @@
-"""Who a lead is: its id, and hashes of its person and company. The rules are in docs/identity.md."""
+"""Who a lead is: its id, and hashes of its person and company. The rules are in docs/identity.md.
+
+The hashes are keyed by a pepper, as without one, anyone with a list of addresses can find out which hash belongs to
+which address. Each process sets its pepper once, when it loads its settings (`use`). A namespace has one pepper for
+good, because no hash that was made with another one is recognised.
+
+Each e-mail address and LinkedIn URL leads to all leads of the person: each identifier (a hash) has an alias row per
+destination. Its value names the rows of the person's leads that count, and the person's other identifiers. So one
+look-up of any identifier finds the whole person:
+
+    p/acme/people/<hash of an e-mail>  ->  d/acme/people/<lead id> <hash of a LinkedIn URL>
+
+A new lead first points each of its own identifiers to its row, so that it has no second lead while it waits. Only when
+it is sent does it link them to one another: a producer may name any two people in one lead, so a duplicate, which costs
+nothing, and a lead that is never sent do not make them one person. A name with a company's domain identifies only a
+lead that has neither an e-mail nor a LinkedIn URL. It is never linked to another identifier.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
 from itertools import chain
 from typing import Final
 
 import msgspec
 
 from stream_app.domain.lead.fields import clean_domain, clean_email, normalise
-from stream_app.domain.lead.pseudonyms import current, digest
 from stream_app.domain.messages import Lead, Scalar
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")
 _MADE_ID: Final = re.compile(rf"{_HASHED_ID.pattern}|record:.*", re.DOTALL)
+MOST_IDENTIFIERS: Final = 16
+"""More identifiers than this belong to a shared address and not to a person: they are not linked."""
+
+Alias = Callable[[bytes], bytes | None]
+"""Returns the value of an alias row by its key."""
+
+
+class Pseudonyms(msgspec.Struct, frozen=True):
+    """How hashes are made.
+
+    Attributes:
+        key: The key of the pepper; b"" means no pepper.
+        hash_lead_ids: True if every lead id is replaced by its hash.
+    """
+
+    key: bytes = b""
+    hash_lead_ids: bool = False
+
+
+def pseudonyms_of(pepper: str | None, hash_lead_ids: bool) -> Pseudonyms:
+    """Return how hashes are made with this pepper; None: with none."""
+    key = b"" if pepper is None else blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest()
+    return Pseudonyms(key, hash_lead_ids)
+
+
+class _Process:
+    """The setting of this process."""
+
+    current = Pseudonyms()
+
+
+def use(pseudonyms: Pseudonyms) -> None:
+    """Set how this process hashes from now on."""
+    _Process.current = pseudonyms
+
+
+def current() -> Pseudonyms:
+    """Return the setting of this process."""
+    return _Process.current
+
+
+def fingerprint() -> str | None:
+    """Return what tells the pepper of this process from another one, and does not reveal it; None without a pepper."""
+    return digest("fingerprint of the pepper") if _Process.current.key else None
+
+
+def digest(*parts: str) -> str:
+    """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the pepper."""
+    return _digest(_Process.current.key, parts)
+
+
+def plain_digest(*parts: str) -> str:
+    """Return the digest without a pepper, for parts that are hashes already or are visible elsewhere."""
+    return _digest(b"", parts)
+
+
+def _digest(key: bytes, parts: tuple[str, ...]) -> str:
+    raw = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+    return urlsafe_b64encode(raw)[:22].decode("ascii")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -166,3 +242,100 @@ def company(fields: Mapping[str, Scalar]) -> str:
 def is_plain_id(text: str) -> bool:
     """Return True if `identify` may have made this id: it is valid as a key and is no address or URL."""
     return _PLAIN_ID.fullmatch(text) is not None
+
+
+def strong(hashes: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `hashes` that are unique to a person: of the LinkedIn URL and of the e-mail."""
+    return tuple(filter(None, hashes[:2]))
+
+
+def identifiers(hashes: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `hashes` that link leads: the name only if there is no stronger one."""
+    return strong(hashes) or tuple(filter(None, hashes[2:]))
+
+
+def person_key(workspace: str, destination: str, identifier: str) -> bytes:
+    """Return the key of the alias row of an identifier (a hash)."""
+    return f"p/{workspace}/{destination}/{identifier}".encode()
+
+
+class Person(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a lead's person.
+
+    Attributes:
+        aliases: Keys of the alias rows of all identifiers, those of the lead itself first.
+        rows: Keys of the rows of the person's leads.
+    """
+
+    aliases: tuple[bytes, ...] = ()
+    rows: tuple[bytes, ...] = ()
+
+
+def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
+    """Return the person of a lead with these alias keys.
+
+    If there are more identifiers than `MOST_IDENTIFIERS`, not all are looked up.
+    """
+    aliases = list(own)
+    rows: dict[bytes, None] = {}
+    for key in aliases:  # grows meanwhile
+        if (value := alias(key)) is None:
+            continue
+        place = key.rpartition(b"/")[0]
+        for word in value.split():
+            if word.startswith(b"d/"):
+                rows[word] = None
+            elif (other := place + b"/" + word) not in aliases and len(aliases) <= MOST_IDENTIFIERS:
+                aliases.append(other)
+    return Person(tuple(aliases), tuple(rows))
+
+
+def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
+    """Return the alias rows to write with the first step of a new lead: its own identifiers lead to its row.
+
+    What each of them was linked to before stays linked.
+    """
+    return [
+        (key, b" ".join([row, *(word for word in (alias(key) or b"").split() if not word.startswith(b"d/"))]))
+        for key in own
+    ]
+
+
+def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
+    """Return the alias rows to write when a lead is sent: its person's identifiers lead to one another and to its row.
+
+    [] if they do already.
+    """
+    aliases = person_of(own, alias).aliases
+    if len(aliases) > MOST_IDENTIFIERS:
+        aliases = own
+    written = _written(aliases, row)
+    return written if any(alias(key) != value for key, value in written) else []
+
+
+def unlinked(value: bytes, row: bytes, hashes: Collection[str]) -> bytes | None:
+    """Return the value of an alias row without a lead's row and these identifiers; None if no lead is left in it."""
+    gone = {row, *(each.encode() for each in hashes)}
+    words = [word for word in value.split() if word not in gone]
+    return b" ".join(words) if any(word.startswith(b"d/") for word in words) else None
+
+
+def rows_of(value: bytes) -> list[bytes]:
+    """Return the row keys in the value of an alias row."""
+    return [word for word in value.split() if word.startswith(b"d/")]
+
+
+def identifiers_of(key: bytes, value: bytes) -> list[str]:
+    """Return all identifiers that an alias row names: its own and the others."""
+    return [hash_of(key), *(word.decode("utf-8", "replace") for word in value.split() if not word.startswith(b"d/"))]
+
+
+def hash_of(key: bytes) -> str:
+    """Return the identifier of an alias key."""
+    return key.rpartition(b"/")[2].decode("utf-8", "replace")
+
+
+def _written(aliases: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the rows in a fixed order, independent of the order of leads, so that equal values are equal bytes."""
+    hashes = sorted([key.rpartition(b"/")[2] for key in aliases])
+    return [(key, b" ".join([row, *[each for each in hashes if not key.endswith(each)]])) for key in aliases]

@@ -1,4 +1,4 @@
-"""Reads a lead from the bytes of a record, and builds the row for Clay.
+"""Reads a lead, with the import that it belongs to, from the bytes of a record, and builds the row for Clay.
 
 Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from stream_app.domain.lead.fields import has_too_many_marks, normalise
 from stream_app.domain.lead.identity import given_id, says_who
-from stream_app.domain.messages import Lead, Scalar
+from stream_app.domain.messages import ImportSummary, Lead, Scalar
 from stream_app.domain.record import murmur2
 from stream_app.domain.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
 
@@ -22,6 +23,11 @@ MAX_LEAD_BYTES: Final = 102_400
 
 MAX_CELL_BYTES: Final = 8_192
 """The largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")."""
+LONGEST_ID: Final = 200
+_LONGEST_WORD: Final = 80
+_EMAIL: Final = re.compile(r"\S*@\S*")
+_NUMBER: Final = re.compile(r"\+?\d{7,}")
+_NONE: Final = ("", None)
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -142,3 +148,29 @@ def clay_row(
     if not row:
         return Unreadable("nothing_to_send", "No field of the lead has a column at this destination")
     return {**row, **echo}
+
+
+def new_import_id(now_ms: int, suffix: str) -> str:
+    """Return the name of an import without one: its date (UTC), and a suffix that makes it unique."""
+    return f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d}-{suffix}"
+
+
+def is_shown(import_id: str) -> bool:
+    """True if events may hold this name. They hold no text that may be an e-mail address."""
+    return 0 < len(import_id) <= LONGEST_ID and "@" not in import_id
+
+
+def import_of(lead: Lead) -> tuple[str, ImportSummary | None]:
+    """Return the import of a lead, as its first event shows it: the name and what the publisher counted."""
+    if not lead.import_id or not is_shown(lead.import_id):
+        return _NONE
+    found = lead.import_summary
+    if found is None:
+        return lead.import_id, None
+    return lead.import_id, ImportSummary(found.rows, found.refused, found.leads, label(found.file), label(found.who))
+
+
+def label(text: str) -> str:
+    """Return a name for people, without what looks like an e-mail address or a phone number."""
+    line = " ".join(text[: 4 * _LONGEST_WORD].split())
+    return _NUMBER.sub("[number]", _EMAIL.sub("[email]", line))[:_LONGEST_WORD]

@@ -11,10 +11,17 @@ import msgspec
 from stream_app.domain.callback.token import sign
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
-from stream_app.domain.lead.identity import company, identify_cleaned, is_plain_id
+from stream_app.domain.lead.identity import (
+    Person,
+    company,
+    hash_of,
+    identifiers,
+    identify_cleaned,
+    is_plain_id,
+    person_key,
+    plain_digest,
+)
 from stream_app.domain.lead.lead import Unreadable, clay_row
-from stream_app.domain.lead.person import Person, hash_of, identifiers, person_key
-from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
 from stream_app.domain.record import ConsumedRecord

@@ -1,31 +1,36 @@
-"""Fix: the committed offset never passes a record that was delivered and not acked.
-
-Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one record in flight at the
-committed offset, and checks nothing before the first commit. A crash then loses that record. `_commit_offsets` also
-takes offsets for committed that the group has refused; this is not reported upstream.
-
-Tests: tests/upstream/test_stock_faust.py (test_606_commits_over_an_event_in_flight),
-tests/upstream/test_fixes.py (test_606_commit_stops_at_an_event_in_flight),
-tests/unit/faust_app/test_faust_bookkeeping.py.
-
-Remove it when the upstream test shows that stock Faust commits offset 10 and not 20.
-"""
+"""Fixes of offsets: none passes a record that was delivered and not acked, and none is forgotten."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from faust.transport.drivers.aiokafka import Consumer
+from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 from mode.utils.futures import notify
 
 from stream_app.domain.errors import UnreadableBatch
 
+log = logging.getLogger(__name__)
+_COMMIT_S = 5.0
+
 
 class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Commits only below the first offset in flight.
+    """Fix: the committed offset never passes a record that was delivered and not acked.
+
+    Commits only below the first offset in flight.
+
+    Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one record in flight at
+    the committed offset, and checks nothing before the first commit. A crash then loses that record. `_commit_offsets`
+    also takes offsets for committed that the group has refused; this is not reported upstream.
+
+    Tests: tests/upstream/test_stock_faust.py (test_606_commits_over_an_event_in_flight), tests/upstream/test_fixes.py
+    (test_606_commit_stops_at_an_event_in_flight), tests/unit/faust_app/test_faust_bookkeeping.py.
+
+    Remove it when the upstream test shows that stock Faust commits offset 10 and not 20.
 
     Attributes:
         in_flight: for each topic-partition, the delivered offsets that are not acked, in order of delivery. An offset
@@ -75,3 +80,85 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         """Stop waiting for an ack. The message is not committed; it comes again after the next rebalance or start."""
         self._unacked_messages.discard(message)
         notify(self._waiting_for_ack)
+
+
+class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no types
+    """Fix: a rebalance waits for the records in flight and commits all acks before Faust forgets them.
+
+    Finishes and commits before partitions are revoked. Needs `ExactOffsets` and `IdleFetcher`.
+
+    Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets that are not
+    committed, and skips its last commit while another commit runs. The records are delivered again.
+
+    Tests: tests/upstream/test_stock_faust.py (test_502_a_rebalance_forgets_pending_acks,
+    test_the_last_commit_before_a_rebalance_is_left_out), tests/upstream/test_fixes.py
+    (test_502_pending_acks_are_committed_before_a_rebalance,
+    test_a_revoke_waits_for_a_running_commit_and_commits_the_rest).
+
+    Remove it when stock Faust delivers none of the acked records again in both tests.
+
+    Attributes:
+        was_evicted: True if the group had evicted this process before the last rebalance. Another process may then
+            have owned the partitions in between.
+    """
+
+    was_evicted = False
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        self.was_evicted = self._thread._consumer._coordinator.generation == DEFAULT_GENERATION_ID
+        if not self.app.should_stop:
+            try:
+                await self.app.tables.recovery.interrupt()
+                self.stop_flow()
+                self.app.flow_control.suspend()
+                self.app.flow_control.clear()
+                await self.wait_empty()
+            except Exception as error:  # noqa: BLE001  # leads may be in flight, so any error stops the app
+                await self.app.crash(error)
+        await super().on_partitions_revoked(revoked)
+        self.in_flight.clear()
+        self.resume_at.clear()
+
+    async def wait_empty(self) -> None:
+        """Wait until each delivered record is acked or given up, and until a running commit has ended. Then commit.
+
+        After a crash it does neither, because the consumer's thread has ended.
+        """
+        while self._unacked_messages and not self.should_stop:
+            await self._wait_for_ack(timeout=1)
+            self._clean_unacked_messages()
+        if self.crashed:
+            return
+        try:
+            async with asyncio.timeout(_COMMIT_S):
+                while await self.maybe_wait_for_commit_to_finish():
+                    pass
+                await self.commit()
+        except TimeoutError:
+            log.warning(
+                "Kafka did not commit the offsets within %.0f s: some finished records will be delivered again",
+                _COMMIT_S,
+            )
+
+
+class SeekToFirst(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
+    """Fix: a partition without a committed offset resumes at its beginning.
+
+    Seeks to the beginning where no offset is committed.
+
+    Upstream (not reported): aiokafka's `seek_to_committed` does not move the position of a partition without a commit.
+    After a rebalance before the first commit, the records that Faust has dropped are passed over and lost.
+
+    Tests: tests/upstream/test_stock_faust.py (test_a_rebalance_before_the_first_commit_loses_fetched_events),
+    tests/upstream/test_fixes.py (test_fetched_events_come_again_after_a_rebalance_before_the_first_commit).
+
+    Remove it when stock Faust delivers all records in that test.
+    """
+
+    async def seek_to_committed(self) -> Any:
+        offsets = await super().seek_to_committed()
+        changelogs = self.app.tables.changelog_topics
+        fresh = [tp for tp, offset in offsets.items() if not offset and tp.topic not in changelogs]
+        if fresh:
+            await self.call_thread(self._consumer.seek_to_beginning, *fresh)
+        return offsets

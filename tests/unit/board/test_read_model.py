@@ -12,7 +12,7 @@ import pytest
 from stream_app.board.read_model.project import EVENT_COLUMNS
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.board.read_model.store import Position, ReadModel
-from stream_app.domain.books.history import Event
+from stream_app.domain.books.records import Event
 from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.messages import StatusEvent

@@ -8,9 +8,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from stream_app.clay.callback_url import CallbackUrl
-from stream_app.clay.egress import Egress
-from stream_app.clay.host_check import HostCheck
+from stream_app.clay.egress import CallbackUrl, Egress, HostCheck
 from stream_app.client.doctor import ProbeFailed, host_answers
 from stream_app.dev.process import free_port
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
@@ -205,6 +203,6 @@ async def test_a_closed_port_is_no_answer() -> None:
 
 
 async def test_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_app.clay.host_check._WITHIN_S", 0.2)
+    monkeypatch.setattr("stream_app.clay.egress._HOST_WITHIN_S", 0.2)
     async with serve(HANG) as server:
         assert not await HostCheck(Egress.of())(server.url)

@@ -20,9 +20,8 @@ from stream_app.cli.options import Audit
 from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead
-from stream_app.domain.books.accounts import LaneAccount, OpenCost
-from stream_app.domain.books.columns import COLUMNS, StatusCount
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import LaneAccount, OpenCost, Report
+from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import SettingsError, StreamAppError

@@ -9,9 +9,8 @@ from stream_app.cli.books import books_table, money_table
 from stream_app.cli.dlq import list_table, tally_table
 from stream_app.cli.lanes import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
-from stream_app.domain.books.accounts import LaneAccount
-from stream_app.domain.books.columns import COLUMNS, StatusCount
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import LaneAccount, Report
+from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Meter

@@ -16,8 +16,8 @@ from benchmarks import books
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.books import STATUSES
-from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, Totals, column
-from stream_app.domain.books.report import Report
+from stream_app.domain.books.money import Report
+from stream_app.domain.books.records import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, Totals, column
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import RESEND, Status

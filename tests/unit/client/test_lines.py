@@ -14,8 +14,7 @@ from stream_app.client.publish import PublishOptions
 from stream_app.client.results import OTHERS, Format, Lines, Matcher, ResultStore
 from stream_app.client.rows import Draft, Row
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.lead.identity import people
-from stream_app.domain.lead.person import person_key
+from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.messages import Result, Scalar
 from tests.integration.test_look import settings_of
 

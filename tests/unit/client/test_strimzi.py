@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.cli.main import main
 from stream_app.config import load_settings
-from stream_app.domain.rights import rights_of
+from stream_app.kafka.rights import rights_of
 
 CONFIG = 'kafka = { namespace = "Prod_EU.", partitions = 12 }\n'
 

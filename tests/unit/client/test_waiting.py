@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.client.send import PublishedLeads, wait_for_rest
-from stream_app.domain.books.columns import NOT_LEADS
+from stream_app.domain.books.records import NOT_LEADS
 from stream_app.domain.messages import Status, StatusEvent
 
 

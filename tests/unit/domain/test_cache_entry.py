@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.result.cache_entry import (
+from stream_app.domain.result import (
     DAY_MS,
     MOST_ENTRY_BYTES,
     MOST_FIELDS,

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.callback import body as callback_body
-from stream_app.domain.callback.body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body
-from stream_app.domain.callback.json_repair import repair
+from stream_app.domain.callback.body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body, repair
 from stream_app.domain.callback.token import Keys, Verified, problem_of, sign, verify
 from stream_app.domain.messages import Callback
 

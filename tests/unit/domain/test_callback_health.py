@@ -4,9 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.callback.interpret import book
-from stream_app.domain.callback.timeout import due_ms, evidence, suspend_destination
-from stream_app.domain.callback.timeout import overdue as overdue_lead
+from stream_app.domain.callback.interpret import book, due_ms, evidence, suspend_destination
+from stream_app.domain.callback.interpret import overdue as overdue_lead
 from stream_app.domain.delivery.outcome import Accepted, Denied
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.admission import Grant, Held, admit

@@ -15,10 +15,9 @@ from stream_app.domain.lane import health as window
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.concurrency import Concurrency
 from stream_app.domain.lane.health import LAST_MINUTE, Span, Totals, Window
-from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.lane import Horizon, Lane, postpone, sends_per_s
 from stream_app.domain.lane.rate import Rate, RatePolicy
 from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
-from stream_app.domain.lane.turns import Horizon, postpone, sends_per_s
 from stream_app.domain.policy import Workspace
 
 NOW_MS = 1_795_500_000_000

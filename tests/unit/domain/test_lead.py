@@ -11,11 +11,9 @@ from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_app.domain.lead.fields import clean_email, normalise
-from stream_app.domain.lead.free_mail import FREE_MAIL
-from stream_app.domain.lead.identity import Identity, company, identify, people
+from stream_app.domain.lead.fields import FREE_MAIL, clean_email, normalise
+from stream_app.domain.lead.identity import Identity, company, identify, people, pseudonyms_of, use
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, MAX_LEAD_BYTES, Unreadable, clay_row, home_partition, read_lead
-from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import murmur2
 

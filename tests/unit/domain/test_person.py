@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.lead.identity import identify, people
-from stream_app.domain.lead.person import (
+from stream_app.domain.lead.identity import (
     MOST_IDENTIFIERS,
     hash_of,
     identifiers,
     identifiers_of,
+    identify,
     linked,
+    people,
     person_key,
     person_of,
     pointed,

@@ -7,9 +7,18 @@ from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
 from stream_app.domain.lane.command import read_command
 from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.identity import Identity, hashes, identify, plain_id, row_id
-from stream_app.domain.lead.imports import label, new_import_id
-from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
+from stream_app.domain.lead.identity import (
+    Identity,
+    Pseudonyms,
+    current,
+    hashes,
+    identify,
+    plain_id,
+    pseudonyms_of,
+    row_id,
+    use,
+)
+from stream_app.domain.lead.lead import label, new_import_id
 from stream_app.domain.lead.suppression import people_in
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import ConsumedRecord

@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
+from stream_app.domain.ranges import Wait
 from stream_app.domain.webhook import WEBHOOK_PATH, token_problem, webhook_problem
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.clock_skew import in_words, skew_ms
-from stream_app.domain.lead.pseudonyms import Pseudonyms, fingerprint, pseudonyms_of, use
+from stream_app.domain.lead.identity import Pseudonyms, fingerprint, pseudonyms_of, use
 from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.kafka.clock import in_words, skew_ms
 
 ONE, OTHER = "pepper-of-this-namespace-0123456", "pepper-of-another-namespace-0123"
 

@@ -11,7 +11,6 @@ import pytest
 from stream_app.domain import policy
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.domain.rights import Acl, Rights, rights_of
 from stream_app.domain.topics import (
     MAX_CARRIED_BYTES,
     MAX_INPUT_BYTES,
@@ -23,6 +22,7 @@ from stream_app.domain.topics import (
     plan,
     shared_partitions,
 )
+from stream_app.kafka.rights import Acl, Rights, rights_of
 
 TIERS_S = (2, 60)
 

@@ -19,7 +19,7 @@ from opentelemetry.semconv.attributes import (
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.trace import Sampling, Span, clay_of, is_sampled, span_id, spans_of
-from stream_app.trace.otlp import OtlpClient
+from stream_app.trace import OtlpClient
 
 CLAY = {"people": clay_of(["api.clay.com"])}
 ORIGIN, TRACE_ID, CALLER = "leads/3/7", "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -20,10 +21,10 @@ from hypothesis import strategies as st
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.system import SYSTEM_KEY
 from stream_app.domain.topics import TopicNames
-from stream_app.faust_app import agents, fixes
+from stream_app.faust_app import fixes
+from stream_app.faust_app import worker as worker_agents
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
-from stream_app.faust_app.worker import Worker
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
 from stream_app.replay import forward as replay_agents
@@ -189,13 +190,24 @@ async def test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coor
 
 
 ROOT = Path(__file__).parents[3]
-COMBINING = {"app", "consumer", "consumer_thread"}
-FIXES = sorted({module.name for module in pkgutil.iter_modules(fixes.__path__)} - COMBINING)
+COMBINING = {"safe_app"}
+HELPERS = {"DaemonThread", "SafeTableManager"}
+MODULES = [
+    importlib.import_module(f"{fixes.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(fixes.__path__)
+    if module.name not in COMBINING
+]
+FIXES = {
+    name: member
+    for module in MODULES
+    for name, member in inspect.getmembers(module, inspect.isclass)
+    if member.__module__ == module.__name__ and name not in HELPERS
+}
 
 
 @pytest.mark.parametrize("name", FIXES)
 def test_a_fix_names_its_cause_its_tests_and_its_end(name: str) -> None:
-    text = importlib.import_module(f"{fixes.__name__}.{name}").__doc__ or ""
+    text = inspect.getdoc(FIXES[name]) or ""
     assert text.startswith("Fix: ")
     assert re.search(r"^Upstream(:| \(not reported\):)", text, re.MULTILINE)
     assert re.search(r"^Remove it", text, re.MULTILINE)
@@ -226,8 +238,8 @@ async def handlers_of(app: Any, module: Any, monkeypatch: pytest.MonkeyPatch) ->
 async def test_each_topic_of_the_worker_has_an_agent_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     app: Any = build_app(OPTIONS)
     worker: Any = SimpleNamespace(handler=lambda source: source)
-    agents.define_agents(app, TOPICS, worker)
-    assert await handlers_of(app, agents, monkeypatch) == agents.sources_of(TOPICS)
+    worker_agents.define_agents(app, TOPICS, worker)
+    assert await handlers_of(app, worker_agents, monkeypatch) == worker_agents.sources_of(TOPICS)
     for topic, agent in app.agents.items():
         assert tuple(agent.channel.topics) == (topic,)
         assert (agent.concurrency, agent.isolated_partitions) == (1, True)
@@ -283,7 +295,7 @@ def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns() -> No
         def build(number: int) -> PartitionOwner:
             return bench.partition
 
-        worker = Worker(build)
+        worker = worker_agents.Worker(build)
         table = build_app(OPTIONS, worker).tables[OPTIONS.state_topic]
         assert dict(table.items()) == {}
         await table.on_recovery_completed({TP("app.leads.state", 0)}, set())

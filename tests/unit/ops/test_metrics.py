@@ -15,9 +15,7 @@ from stream_app.domain.lane_messages import CommandAnswer, LaneChange, LaneView
 from stream_app.domain.messages import RESEND, StatusEvent
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
-from stream_app.ops.backlog_metrics import ParkedLeads
-from stream_app.ops.bounded_labels import MOST_NAMES, OTHERS
-from stream_app.ops.lane_metrics import LaneMetrics
+from stream_app.ops.lane_metrics import MOST_NAMES, OTHERS, LaneMetrics, ParkedLeads
 from stream_app.ops.metrics import WorkerMetrics
 
 DAY_MS = 86_400_000

@@ -17,8 +17,7 @@ from stream_app.cli.main import main
 from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.delivery.envelope import HEADERS, read_envelope
 from stream_app.domain.record import ConsumedRecord
-from stream_app.schemas import MESSAGES, documents, schema
-from stream_app.schemas.yaml import to_yaml
+from stream_app.schemas import MESSAGES, documents, schema, to_yaml
 
 TESTS = Path(__file__).parents[2]
 COMMITTED = TESTS.parent / "schemas"

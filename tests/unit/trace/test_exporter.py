@@ -16,8 +16,7 @@ from structlog.testing import capture_logs
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.trace import Sampling, Span, spans_of
 from stream_app.ops import logs
-from stream_app.trace.exporter import Exporter, Placed
-from stream_app.trace.otlp import OtlpClient, ReceiverUnavailable, SpansRefused
+from stream_app.trace import Exporter, OtlpClient, Placed, ReceiverUnavailable, SpansRefused
 from tests.support.raw_server import read_request
 from tests.unit.domain.test_trace import CLAY, REPLAYED
 
@@ -136,7 +135,7 @@ async def test_the_cost_of_a_batch_does_not_grow_with_open_leads(monkeypatch: py
         looked.append(event.origin)
         return False
 
-    monkeypatch.setattr("stream_app.trace.exporter.is_at_rest", is_at_rest)
+    monkeypatch.setattr("stream_app.trace.is_at_rest", is_at_rest)
     bench = Bench(Collector())
     many = [msgspec.structs.replace(REPLAYED[0], origin=f"leads/0/{number}") for number in range(1_000)]
     await bench.run(placed(many))
@@ -159,7 +158,7 @@ async def test_a_receiver_that_is_away_stops_the_exporter_and_loses_nothing(monk
     async def sleep(pause_s: float) -> None:
         pauses.append(pause_s)
 
-    monkeypatch.setattr("stream_app.trace.exporter.asyncio.sleep", sleep)
+    monkeypatch.setattr("stream_app.trace.asyncio.sleep", sleep)
     collector = Collector(*(ReceiverUnavailable("away") for _ in range(8)))
     bench = Bench(collector)
     with capture_logs() as said:
@@ -186,7 +185,7 @@ async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pyte
             origin = f"leads/0/{number}"
             yield placed([msgspec.structs.replace(event, origin=origin) for event in REPLAYED], number * 9)
 
-    monkeypatch.setattr("stream_app.trace.exporter.asyncio.sleep", sleep)
+    monkeypatch.setattr("stream_app.trace.asyncio.sleep", sleep)
     collector = Collector(*(ReceiverUnavailable("away") for _ in range(66)))
     bench = Bench(collector)
     with capture_logs():
@@ -235,7 +234,7 @@ def test_the_body_is_otlp() -> None:
 async def test_a_wrong_receiver_is_named_with_what_to_check(
     answer: bytes, within_s: float, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_app.trace.otlp._WITHIN_S", within_s)
+    monkeypatch.setattr("stream_app.trace._WITHIN_S", within_s)
     done = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Hashable
 
 from stream_app.faust_app.worker import Worker
-from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner
+from stream_app.services.process import Watchdog
 from tests.partition.test_owner import Bench, T
 from tests.partition.virtual import run
 from tests.simulation.client import NoAnswer

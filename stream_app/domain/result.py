@@ -1,7 +1,8 @@
 """Cached results: fields with origin and age, for a person and for a company.
 
 A person's entry answers for that person. A company's entry holds only what is the same for everyone at one domain, and
-completes a person's entry. Both are caches and may vanish at any time. Keys are hashes.
+completes a person's entry. Both are caches and may vanish at any time. Keys are hashes. A tombstone
+on `leads.enriched` deletes a result, and names its person in headers, as hashes.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from typing import Annotated, ClassVar, Final, Literal
 import msgspec
 
 from stream_app.domain import untrusted
-from stream_app.domain.lane.bounds import Policy
-from stream_app.domain.lead.identity import company, hashes
-from stream_app.domain.lead.person import strong
-from stream_app.domain.lead.pseudonyms import plain_digest
+from stream_app.domain.lead.identity import company, hashes, plain_digest, strong
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.ranges import Range
+from stream_app.domain.ranges import Policy, Range
+from stream_app.domain.record import Headers, Record
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
@@ -27,6 +26,7 @@ MOST_VALUE_BYTES: Final = 8_192
 MOST_ENTRY_BYTES: Final = 65_536
 
 Freshness = Literal["fresh", "stale", "none"]
+PEOPLE_HEADER: Final = "people"
 
 
 class CachePolicy(Policy, frozen=True):
@@ -241,3 +241,23 @@ def merged(values: Mapping[str, bytes | None], changes: Iterable[tuple[str, Entr
     for slot, entry in changes:
         after[slot] = merge(after.get(slot, NOTHING), entry)
     return {slot: encode(bounded(entry)) for slot, entry in after.items() if entry.fields}
+
+
+def tombstone(topic: str, workspace: str, destination: str, lead_id: str, people: Iterable[str]) -> Record:
+    """Return a record that deletes a lead's result. It names `people`, the hashes of its person, for the caches."""
+    headers = ((PEOPLE_HEADER, ",".join(people).encode()),)
+    return Record(topic, f"{workspace}/{destination}/{lead_id}".encode(), None, headers)
+
+
+def seal(topic: str, workspace: str) -> Record:
+    """Return a tombstone of no lead. It makes the broker start a new segment, so that earlier ones are compacted."""
+    return Record(topic, f"{workspace}//".encode(), None)
+
+
+def erased_by(key: bytes | None, headers: Headers) -> tuple[str, str, list[str]] | None:
+    """Return workspace, destination and people of a tombstone; None if it names no person."""
+    people = next((value for name, value in headers if name == PEOPLE_HEADER), b"").decode("utf-8", "replace")
+    parts = (key or b"").decode("utf-8", "replace").split("/", 2)
+    if len(parts) < 3 or not people:
+        return None
+    return parts[0], parts[1], people.split(",")

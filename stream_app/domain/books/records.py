@@ -1,0 +1,357 @@
+"""The history of each record in the books: what it counts as, and what is wrong with it.
+
+It is the same for `stream-app books` and for the board's read model, because both apply events with `advance`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, get_args
+
+import msgspec
+
+from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, SETTLED
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.messages import ImportSummary, Status
+
+Column = Literal[
+    "enriched",
+    "accepted_final",
+    "served_from_cache",
+    "served_locally",
+    "rejected",
+    "duplicate",
+    "parked",
+    "held",
+    "under_way",
+    "waiting",
+]
+
+COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
+"""in = the sum of these. `waiting`: the worker's group has not passed the record, and it has no event yet."""
+
+MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
+"""The columns of leads that are not at rest."""
+
+MEANING: Final[Mapping[str, str]] = {
+    "enriched": "Clay has answered, whatever it found",
+    "accepted_final": "Clay took it, and nothing ever comes back",
+    "served_from_cache": "answered with an earlier result",
+    "served_locally": "answered without Clay",
+    "rejected": "no lead, or not to be sent: it has ended",
+    "duplicate": "another record of the same lead counts",
+    "parked": "waits for a human",
+    "held": "waits for its lane: budget, pause or outage",
+    "under_way": "between two steps, at Clay, or on its way back",
+    "waiting": "on Kafka, not taken yet",
+}
+
+COLUMN: Final[dict[Status, Column]] = {
+    "received": "under_way",
+    "rejected_invalid": "rejected",
+    "suppressed": "rejected",
+    "duplicate": "duplicate",
+    "replaced": "duplicate",
+    "expired": "rejected",
+    "rerouted": "under_way",
+    "held_budget": "held",
+    "held_paused": "held",
+    "held_outage": "held",
+    "deferred": "held",
+    "sending": "under_way",
+    "refused": "under_way",
+    "send_uncertain": "under_way",
+    "accepted": "under_way",
+    "callback_overdue": "under_way",
+    "enriched": "enriched",
+    "partial": "enriched",
+    "no_data": "enriched",
+    "enrich_error": "enriched",
+    "credits_exhausted_suspected": "under_way",
+    "served_from_cache": "served_from_cache",
+    "served_locally": "served_locally",
+    "dead_lettered": "under_way",
+    "replayed": "under_way",
+    "parked": "parked",
+}
+
+NOT_LEADS: Final[frozenset[Status]] = frozenset(
+    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
+)
+"""Statuses of records that are callbacks or commands. No column counts them."""
+_NOT_A_LEAD: Final = "a callback or a command about the lead; the books do not count it"
+_LEGAL: Final = frozenset((before or "", after) for before, afters in NEXT.items() for after in afters)
+_OFFSET_BITS: Final = 44
+_MOST_LOGS: Final = 1 << 18
+
+Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""The integers that SQLite can store. A correction may be below 0."""
+_AT_WORK: Final[frozenset[str]] = RESUMABLE | {"sending"}
+"""A worker must hold the record, or the next owner must read it again."""
+
+_AWAY: Final[frozenset[str]] = frozenset({"rerouted", "deferred", "dead_lettered", "send_uncertain"})
+"""A copy of the record must be on its way back."""
+
+_ROWLESS: Final[frozenset[Status]] = frozenset(
+    {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "served_locally", "replaced"}
+)
+"""Ended without a row, or with a row that another record of the lead may have taken over."""
+
+IN_MOTION: Final = "moving"
+"""The history and its row were read while they were changing, so they cannot be compared."""
+
+
+def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
+    """Return the column of a record with this last status.
+
+    It is "" if the record is not a lead, and "unknown" if the status is of a newer version. `final`: the destination
+    has no callbacks, so that `accepted` is the end.
+    """
+    if status not in COLUMN:
+        return "" if status in NOT_LEADS else "unknown"
+    return "accepted_final" if final and status == "accepted" else COLUMN[status]
+
+
+def meaning_of(name: str) -> str:
+    """Return what it means that `column` returned this name."""
+    return MEANING.get(name, "a status of a newer version") if name else _NOT_A_LEAD
+
+
+class StatusCount(msgspec.Struct):
+    """Records with a status or in a column, and how many of them have a row with the same status."""
+
+    records: int = 0
+    rows: int = 0
+
+    def add(self, records: int, rows: int) -> None:
+        self.records += records
+        self.rows += rows
+
+
+class Totals:
+    """Adds records up by column. Input records = the sum of `columns`.
+
+    Attributes:
+        columns: By column. All columns are there, also those without a record.
+        not_leads: Callbacks that settled no lead, erasures and corrections, by status.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
+        self.not_leads: Counter[str] = Counter()
+
+    def add(self, status: str, records: int, rows: int = 0, *, final: bool) -> None:
+        """Add records with this last status, of which `rows` have a row with the same status."""
+        name = column(status, final=final)
+        if name:
+            self.columns.setdefault(name, StatusCount()).add(records, rows)
+        else:
+            self.not_leads[status] += records
+
+
+class Event(msgspec.Struct, gc=False):
+    """A StatusEvent as the books and the read model read it. `status` is any word: a newer worker may use new ones."""
+
+    lead_id: str
+    status: str
+    seq: Number
+    at_ms: Number
+    origin: str
+    workspace: str = ""
+    destination: str = ""
+    attempt: Number = 0
+    replay: Number = 0
+    epoch: Number = 0
+    reason: str = ""
+    text: str = ""
+    http_status: Number | None = None
+    due_at_ms: Number | None = None
+    credits: Number | None = None
+    actions: Number | None = None
+    day: str = ""
+    month: str = ""
+    saved: Number | None = None
+    trace_id: str = ""
+    import_id: str = ""
+    import_summary: ImportSummary | None = None
+
+
+decode_event: Final = msgspec.json.Decoder(Event).decode
+"""Raises msgspec.DecodeError, which is a ValueError."""
+
+
+class RecordHistory(msgspec.Struct, array_like=True, gc=False):
+    """What the events of one record say.
+
+    Attributes:
+        status: The last status; "" without an event.
+        seq: Sequence number of the last event; 0 without an event.
+        at_ms: Time of the last event, epoch ms.
+        rerouted: True if the first event is `rerouted`. It is in another partition than the rest, so it may come later.
+        headless: True if the first event that was read has a sequence number above 1.
+    """
+
+    lead_id: str = ""
+    workspace: str = ""
+    destination: str = ""
+    status: str = ""
+    seq: int = 0
+    at_ms: int = 0
+    rerouted: bool = False
+    headless: bool = False
+    trace_id: str = ""
+
+
+def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, str]:
+    """Apply the next event of a partition to its history, which is changed in place.
+
+    `kept`: no event of the partition has been deleted.
+
+    Returns:
+        Whether the event counts (a double does not), and what is wrong; "" if nothing is.
+    """
+    if event.status == "rerouted" and event.seq == 1:
+        if history.rerouted:
+            return False, "event 1 comes again: a double"
+        history.rerouted = True
+        if history.seq == 0:
+            _take(history, event)
+        return True, ""
+    problem = ""
+    if history.seq == 0 and event.seq > 1 and (event.seq == 2 or not kept):
+        history.headless = True
+        # Only a rerouted history may begin so: its first event is in another partition. The audit checks that.
+        if kept and ("rerouted", event.status) not in _LEGAL:
+            problem = "its first event is missing"
+    elif event.seq <= history.seq:
+        return False, f"event {event.seq} follows {history.seq}: a double"
+    elif event.seq > history.seq + 1:
+        problem = f"event {event.seq} follows {history.seq}: a gap"
+    elif (history.status, event.status) not in _LEGAL:
+        problem = f"{event.status} follows {history.status or 'nothing'}, which is no legal step"
+    _take(history, event)
+    return True, problem
+
+
+def _take(history: RecordHistory, event: Event) -> None:
+    history.lead_id, history.workspace, history.destination = event.lead_id, event.workspace, event.destination
+    history.status, history.seq, history.at_ms = event.status, event.seq, event.at_ms
+    history.trace_id = event.trace_id
+
+
+class RecordNumbers:
+    """Numbers records, so that SQLite can store them by an integer. A number grows with the record's offset.
+
+    Attributes:
+        logs: `topic/partition`, in the order in which they were first seen.
+    """
+
+    def __init__(self, logs: list[str] | None = None) -> None:
+        self.logs = logs or []
+        self._numbers = {name: number for number, name in enumerate(self.logs, 1)}
+
+    def number(self, record_id: str) -> int:
+        """Return the number of `topic/partition/offset`. Raises ValueError if it has another form."""
+        name, _, digits = record_id.rpartition("/")
+        offset = int(digits)
+        log = self._numbers.get(name) or len(self.logs) + 1
+        if not (name and 0 <= offset < 1 << _OFFSET_BITS and log <= _MOST_LOGS):
+            raise ValueError("not a record's position")
+        if log > len(self.logs):
+            self._numbers[name] = log
+            self.logs.append(name)
+        return log << _OFFSET_BITS | offset
+
+    def position(self, number: int) -> tuple[str, int]:
+        """Return the log and the offset of a number."""
+        return self.logs[(number >> _OFFSET_BITS) - 1], number & (1 << _OFFSET_BITS) - 1
+
+    def record_id(self, number: int) -> str:
+        """Return `topic/partition/offset` of a number."""
+        log, offset = self.position(number)
+        return f"{log}/{offset}"
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a delivery's row says. `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed."""
+
+    workspace: str
+    destination: str
+    lead_id: str
+    status: str
+    seq: int
+    reserved: Reservation | None
+    unconfirmed: Reservation | None
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """What was found of a record beside its events.
+
+    Attributes:
+        is_input: It is an input record on a lead topic.
+        passed: The worker group's committed offset is beyond it.
+        copy: A copy of it waits in a topic, and its group has not passed that copy.
+        row: The row that its history has.
+        gone: Retention has deleted it.
+        final: Its destination has no callbacks.
+    """
+
+    partition: int
+    is_input: bool
+    passed: bool
+    copy: bool
+    row: Row | None
+    gone: bool
+    final: bool
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What applies to all records.
+
+    Attributes:
+        stale_ms: The row of a lead that settled before this time may be deleted. Epoch ms.
+        trimmed: Retention has deleted events.
+        inexact: Partitions whose rows and events are not of the same moment.
+    """
+
+    stale_ms: int
+    trimmed: bool
+    inexact: frozenset[int]
+
+
+def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
+    """Return what does not add up; "" if everything does; IN_MOTION if that cannot be said."""
+    status, in_hand = history.status, found.copy or (found.is_input and not found.passed)
+    if not found.is_input and not found.gone:
+        if status:
+            return "a history without a record: its origin is no input record of a lead topic"
+        return "it has a row, but no record of a lead topic is there" if found.row else ""
+    if not status and found.is_input and found.passed:
+        hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
+        return f"lost: the worker's group has passed it, and it has no event{hint}"
+    if history.headless and not history.rerouted and not terms.trimmed:
+        return IN_MOTION if in_hand else "its first event is missing"
+    if status in _AT_WORK and not in_hand:
+        return f"left at {status}: its group has passed the record, and no worker continues it"
+    if status in _AWAY and not in_hand:
+        return f"left at {status}: no copy of it is on its way back"
+    wrong = _against_row(history, found, terms)
+    movable = found.partition in terms.inexact or (terms.inexact and history.rerouted)
+    return IN_MOTION if wrong and movable else wrong
+
+
+def _against_row(history: RecordHistory, found: Found, terms: Terms) -> str:
+    status, row = history.status, found.row
+    if row is not None:
+        if row.status == status and row.seq == history.seq:
+            return ""
+        events = f"{status} (event {history.seq})" if status else "nothing"
+        return f"its row says {row.status} (event {row.seq}), its events {events}"
+    if not status or status in _ROWLESS or (status == "parked" and history.rerouted and history.seq == 2):
+        return ""
+    if status in SETTLED and (status != "accepted" or found.final):
+        if history.at_ms < terms.stale_ms:
+            return ""
+        return f"{status}, and its row is gone before the freshness window: it could be paid twice"
+    return f"{status}, but it has no row"

@@ -1,1 +1,0 @@
-"""Results of leads: cached fields, and tombstones that delete a result."""

@@ -1,0 +1,141 @@
+"""Fixes of the membership in the group, from the first subscription to the stop of its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from aiokafka.errors import KafkaConnectionError, NoError, UnknownMemberIdError
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
+from faust.transport.conductor import Conductor
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from mode import Service
+from mode.threads import WorkerThread
+from mode.utils.futures import notify
+
+from stream_app.domain.errors import NameTaken
+from stream_app.kafka.connection import stop_consumer
+
+_FENCED: Final = 82  # FENCED_INSTANCE_ID
+_ACCEPTED: Final = (HeartbeatRequest, JoinGroupRequest, SyncGroupRequest)
+log = logging.getLogger(__name__)
+
+_STOP_S = 3.0
+_BROKER_AWAY_S = 1.0
+
+
+class EndsIfReplaced(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
+    """Fix: a static member (group.instance.id) whose name another process uses ends, and says so.
+
+    Crashes the app when another process has joined the group under its name, and asks Kafka nothing more.
+
+    Upstream (not reported): aiokafka 0.14 sends heartbeats without the instance id. When another process has replaced a
+    member, Kafka answers it "unknown member": it joins again and replaces the other one. This never ends.
+
+    Tests: tests/integration/test_faust_processes.py.
+
+    Remove it when aiokafka sends the instance id with each heartbeat and raises what Kafka answers.
+    """
+
+    def _watch_for_replacement(self) -> None:
+        conf, coordinator = self.app.conf, self._consumer._coordinator
+        if (name := conf.consumer_group_instance_id) is None:
+            return
+        ask, now, accepted_s = coordinator._send_req, asyncio.get_running_loop().time, -conf.broker_session_timeout
+
+        async def watched(request: Any) -> Any:
+            nonlocal accepted_s
+            answer = await ask(request)
+            code, beats = getattr(answer, "error_code", 0), isinstance(request, HeartbeatRequest)
+            # Kafka also forgets a member whose session has ended: that one may join again.
+            in_session = now() - accepted_s < conf.broker_session_timeout
+            if code == _FENCED or (beats and code == UnknownMemberIdError.errno and in_session):
+                error = NameTaken(
+                    f"another process has joined the group {conf.id} as {name}, the name that kafka.instance_env gives "
+                    "this one: give each process a name of its own"
+                )
+                asyncio.run_coroutine_threadsafe(self.app.crash(error), self.parent_loop)
+                await asyncio.Event().wait()  # until the consumer is stopped: a new request would replace the other one
+            if code == NoError.errno and isinstance(request, _ACCEPTED):
+                accepted_s = now()
+            return answer
+
+        coordinator._send_req = watched
+
+
+class DaemonThread(WorkerThread):  # type: ignore[misc]  # mode ships no types
+    """Does not keep the process alive."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.daemon = True
+
+
+class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
+    """Fix: the consumer's thread starts while Kafka is briefly away, and always stops.
+
+    Retries its start until Kafka answers, and bounds its stop.
+
+    Upstream (not reported): the app ends if the broker goes away between the first check and the start of the thread. A
+    stop waits forever if the broker is gone or a rebalance runs, and raises if the thread has already ended.
+
+    Tests: tests/integration/test_faust_processes.py (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
+    tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
+
+    Remove it when upstream retries the start and bounds the stop.
+    """
+
+    Worker = DaemonThread
+
+    async def on_start(self) -> None:
+        started = False
+        while not started and not self.should_stop:
+            try:
+                await super().on_start()
+                started = True
+            except KafkaConnectionError as error:
+                log.warning("cannot connect to Kafka: %s; next attempt in %.0f s", error, _BROKER_AWAY_S)
+                await stop_consumer(self._consumer)
+                await self.sleep(_BROKER_AWAY_S)
+
+    async def on_thread_stop(self) -> None:
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await super().on_thread_stop()
+        except (TimeoutError, asyncio.CancelledError):  # aiokafka lets out the CancelledError of a fetch it cancelled
+            log.warning(
+                "closed without a LeaveGroup request: Kafka or a rebalance did not answer within %.0f s", _STOP_S
+            )
+            if self._consumer is not None:
+                await self._consumer._client.close()
+
+    def _stopped_set(self) -> None:
+        try:
+            super()._stopped_set()
+        except RuntimeError:  # the thread has ended by itself and its loop is closed
+            self._stopped.set()
+
+
+class SubscribeOnce(Conductor):  # type: ignore[misc]  # faust ships no types
+    """Fix: subscribe to the topics once.
+
+    Subscribes when all agents and tables are registered, and never again.
+
+    Upstream (not reported): the conductor subscribes again 45 s after a partition was revoked, which causes one more
+    rebalance. If the app stops during that wait, the conductor calls a thread that has ended, and the stop hangs.
+
+    Tests: tests/integration/test_faust_processes.py stops processes after rebalances; `Conductor._subscriber` is pinned
+    in tests/unit/kafka/test_faust_pins.py.
+
+    Remove it when upstream subscribes again only if its topics have changed. Ours never change.
+    """
+
+    async def _run(self) -> None:
+        await self.app.agents.wait_until_agents_started()
+        await self.app.tables.wait_until_tables_registered()
+        if not self.should_stop:
+            await self.app.consumer.subscribe(await self._update_indices())
+            notify(self._subscription_done)
+
+    _subscriber = Service.task(_run)

@@ -1,1 +1,0 @@
-"""Exports traces of leads: `stream-app trace` follows `leads.status` and sends spans by OTLP."""
