@@ -23,7 +23,7 @@ from stream_app.board.pages.flow import behind_path
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of
-from stream_app.board.site import STALE_MS, Moment, Shared, Site, Tone
+from stream_app.board.site import STALE_MS, Moment, PageData, Shared, Site, Tone
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.lane.command import TO_ALL, outcome_text
 from stream_app.version import __version__
@@ -189,17 +189,20 @@ class Frame(msgspec.Struct, frozen=True):
     banner: str
 
 
+Make = Callable[[], PageData | msgspec.Struct | None]
+"""Returns what a template shows; None if the workspace is unknown."""
+
+
 class Job(msgspec.Struct, frozen=True):
     """A page to make.
 
     Attributes:
-        make: Returns what the template shows; None if the workspace is unknown.
         shared: Keeps the content for others; None: no one else asks for it.
     """
 
     frame: Frame
     template: str
-    make: Callable[[], msgspec.Struct | None]
+    make: Make
     shared: Shared | None
 
 
@@ -281,7 +284,7 @@ class PageMaker:
         moment: Moment,
         name: str,
         title: str,
-        make: Callable[[], msgspec.Struct | None],
+        make: Make,
         *,
         current: str = "",
         live: bool = True,

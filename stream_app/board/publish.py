@@ -14,9 +14,9 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from stream_app.board.access import PATH, Refused
 from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form
-from stream_app.board.site import Moment, Site
+from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.commands import CommandSender
-from stream_app.client.publish import PublishOptions, Refusal, column_lines, quote_lines
+from stream_app.client.publish import PublishOptions, column_lines, quote_lines
 from stream_app.client.rows import USUAL_FIELDS
 from stream_app.client.uploads import MOST_COLUMNS, CostChanged, State, TooManyUploads, Upload, Uploads
 from stream_app.domain.delivery.outcome import scrub
@@ -40,86 +40,42 @@ class ColumnRow(msgspec.Struct, frozen=True):
     chosen: str
 
 
-class PublishPage(msgspec.Struct, frozen=True):
-    """What the page shows before there is a file. `problem`: why the last one was refused."""
-
-    most_mb: int
-    problem: str = ""
-
-
-class UploadPage(msgspec.Struct, frozen=True):
-    """What the page shows of a file.
-
-    Attributes:
-        step: The index of the present step.
-        columns: The columns with what they are called; `fields`: what they may be called.
-        workspaces: The workspaces that may be chosen, and their destinations.
-        share: How much is checked or published, in percent.
-        lines: The cost in words, as `stream-app publish` prints it.
-        notes: How the columns are read, in words.
-        button: What the button that publishes says.
-        digest: What it carries: the publication that the page describes.
-    """
-
-    id: str
-    file: str
-    import_id: str
-    state: State
-    step: int
-    problem: str
-    columns: list[ColumnRow]
-    fields: tuple[str, ...]
-    workspaces: dict[str, list[str]]
-    workspace: str
-    destination: str
-    bulk: bool
-    share: int
-    rows: int
-    ready: int
-    refused: int
-    reasons: list[tuple[str, int]]
-    rejects: list[Refusal]
-    lines: list[str]
-    notes: list[str]
-    button: str
-    digest: str
-    published: int
-    going: list[str]
-
-
-def upload_page(site: Site, upload: Upload) -> UploadPage:
+def upload_page(site: Site, upload: Upload) -> PageData:
     """Return the page of a file. It has the titles of its columns and no cell."""
     settings, summary, state = site.settings, upload.summary, upload.state
     known = state not in ("columns", "checking")
     notes = list(column_lines(settings, upload.titles, upload.names, summary, "choose it above")) if known else []
     credits_ = sum(each.credits for each in upload.quotes)
     share = upload.published / summary.ready if known and summary.ready else upload.share
-    return UploadPage(
-        id=upload.id,
-        file=upload.file,
-        import_id=upload.import_id,
-        state=state,
-        step=_STEP.get(state, 3),
-        problem=upload.problem,
-        columns=[_row(title, name) for title, name in zip(upload.titles, upload.names, strict=True)],
-        fields=FIELDS,
-        workspaces={name: sorted(each.alias for each in _of(site, name)) for name in sorted(settings.workspaces)},
-        workspace=upload.options.workspace or "",
-        destination=upload.options.destination or "",
-        bulk=upload.options.bulk,
-        share=int(share * 100),
-        rows=summary.rows,
-        ready=summary.ready,
-        refused=summary.refused,
-        reasons=summary.reasons.most_common(),
-        rejects=list(upload.rejects) if known else [],
-        lines=list(quote_lines(upload.quotes)) if known else [],
-        notes=notes,
-        button=f"Publish {count(summary.ready, 'lead')} for about {count(credits_, 'credit')}",
-        digest=upload.digest if known else "",
-        published=upload.published,
-        going=sorted(summary.workspaces) if known else [],
-    )
+    return {
+        "id": upload.id,
+        "file": upload.file,
+        "import_id": upload.import_id,
+        "state": state,
+        "step": _STEP.get(state, 3),
+        "problem": upload.problem,
+        "columns": [_row(title, name) for title, name in zip(upload.titles, upload.names, strict=True)],
+        "fields": FIELDS,  # what a column may be called
+        # those that may be chosen, with their destinations
+        "workspaces": {name: sorted(each.alias for each in _of(site, name)) for name in sorted(settings.workspaces)},
+        "workspace": upload.options.workspace or "",
+        "destination": upload.options.destination or "",
+        "bulk": upload.options.bulk,
+        "share": int(share * 100),  # how much is checked or published, in percent
+        "rows": summary.rows,
+        "ready": summary.ready,
+        "refused": summary.refused,
+        "reasons": summary.reasons.most_common(),
+        "rejects": list(upload.rejects) if known else [],
+        # the cost in words, as `stream-app publish` prints it
+        "lines": list(quote_lines(upload.quotes)) if known else [],
+        "notes": notes,  # how the columns are read, in words
+        "button": f"Publish {count(summary.ready, 'lead')} for about {count(credits_, 'credit')}",
+        # the button carries it: the publication that the page describes
+        "digest": upload.digest if known else "",
+        "published": upload.published,
+        "going": sorted(summary.workspaces) if known else [],
+    }
 
 
 def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
@@ -207,9 +163,9 @@ class PublishActions:
         return _to(upload)
 
     async def _first(self, request: Request, moment: Moment, problem: str, status: int) -> Response:
-        return await self._maker.page(
-            request, moment, "publish", "Publish", lambda: PublishPage(_MOST_MB, problem), live=False, status=status
-        )
+        """Return the page that asks for a file. `problem`: why the last one was refused."""
+        page: PageData = {"most_mb": _MOST_MB, "problem": problem}
+        return await self._maker.page(request, moment, "publish", "Publish", lambda: page, live=False, status=status)
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         upload = self._upload(request, moment)

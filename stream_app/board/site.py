@@ -23,6 +23,8 @@ from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")
 Tone = Literal["ok", "warn", "bad", "idle"]
+PageData = Mapping[str, object]
+"""What a page hands to its template, by name."""
 
 HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a held lane."""

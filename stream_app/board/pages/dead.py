@@ -10,11 +10,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from stream_app.board.charts import Stack, spark, stack
+from stream_app.board.charts import spark, stack
 from stream_app.board.formats import CAUSE_WORDS
-from stream_app.board.read_model.board_query import DeadLetterRow
 from stream_app.board.read_model.query import Place
-from stream_app.board.site import HOUR_S, Moment, Site, Tone
+from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
 from stream_app.client.answers import Cause
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState
@@ -24,37 +23,23 @@ _SILENT_MS: Final = 60_000
 REPLAY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class ReplayPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        found: The progress; None if no replay process has answered.
-        share: Percent of its dead letters that were sent or refused.
-        command: The command line that selects the same.
-        waits: A command was sent from this page and is not applied yet.
-        silent: It runs, and nothing has changed for a minute.
-        life_min: How long its plan may be carried out, in minutes.
-    """
-
-    id: str
-    found: ReplayProgress | None
-    tone: Tone
-    share: float
-    command: str
-    waits: bool
-    silent: bool
-    life_min: int = PLAN_LIFE_MS // 60_000
-
-
-def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> ReplayPage:
+def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> PageData:
     """Return the page. `asked`: the id of a command that was sent from it; '' if none."""
-    found = site.queries.replay(replay)
-    if found is None:
-        return ReplayPage(replay, None, "idle", 0.0, "", waits=True, silent=False)
-    options = options_of(found.plan.source, found.plan.filter)
-    waits = bool(asked) and asked not in found.commands and found.state in ("running", "stopped")
-    silent = found.state == "running" and moment.now_ms - found.updated_at_ms > _SILENT_MS
-    return ReplayPage(replay, found, tone_of(found), share_of(found), f"stream-app dlq list {options}", waits, silent)
+    progress = site.queries.replay(replay)
+    if progress is None:  # no replay process has answered
+        return {"id": replay, "progress": None, "life_min": PLAN_LIFE_MS // 60_000}
+    running = progress.state == "running"
+    return {
+        "id": replay,
+        "progress": progress,
+        "tone": tone_of(progress),
+        "share": share_of(progress),
+        # the command line that selects the same
+        "command": f"stream-app dlq list {options_of(progress.plan.source, progress.plan.filter)}",
+        # a command was sent from this page and is not applied yet
+        "waits": bool(asked) and asked not in progress.commands and progress.state in ("running", "stopped"),
+        "silent": running and moment.now_ms - progress.updated_at_ms > _SILENT_MS,
+    }
 
 
 def tone_of(replay: ReplayProgress) -> Tone:
@@ -118,33 +103,7 @@ class ReplayRow(msgspec.Struct, frozen=True):
     tone: Tone
 
 
-class DeadPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        dead_letters: Those of `which`; `others`: those of the other topic.
-        rows: The most frequent causes; `causes`: how many there are.
-        after: How many causes this page and those before it have, if there are more; else 0.
-        hours: Those of the last day by cause, of this page.
-        deferred: Leads that return by themselves.
-        kept_days: How long Kafka keeps those of `which`.
-        replays: What operators have sent back, the newest first.
-    """
-
-    which: Which
-    dead_letters: int
-    others: int
-    rows: list[CauseRow]
-    causes: int
-    after: int
-    hours: Stack
-    workspace: str
-    deferred: int
-    replays: list[ReplayRow]
-    kept_days: int
-
-
-def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> DeadPage:
+def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> PageData:
     """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
     queries, names = site.queries, site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
@@ -167,10 +126,21 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
     deferred = sum(each.records for each in queries.status_sums(workspace or None) if each.status == "deferred")
     others = queries.dead_letters(other, workspace or None).dead_letters
     replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
-    more = after + ROWS if causes > after + ROWS else 0
     kept = site.settings.topics
-    days = kept.dlq_days if which == "dlq" else kept.parked_days
-    return DeadPage(which, dead_letters, others, rows, causes, more, hours_chart, workspace, deferred, replays, days)
+    return {
+        "which": which,
+        "dead_letters": dead_letters,
+        "others": others,  # dead letters of the other topic
+        "rows": rows,
+        "causes": causes,
+        # how many causes this page and those before it have, if there are more
+        "after": after + ROWS if causes > after + ROWS else 0,
+        "hours": hours_chart,
+        "workspace": workspace,
+        "deferred": deferred,
+        "replays": replays,
+        "kept_days": kept.dlq_days if which == "dlq" else kept.parked_days,
+    }
 
 
 def day_begin_s(now_ms: int) -> int:
@@ -201,30 +171,9 @@ def price_command(cause: Cause, which: Which) -> str:
     return shlex.join(words)
 
 
-class CausePage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        cause: The cause; without dead letters if none is kept.
-        dead_letters: How many the list has.
-        last_day: Only those of the last day.
-        after: Where the next page begins.
-        command: As of a `CauseRow`, as `plan`.
-    """
-
-    which: Which
-    cause: Cause
-    dead_letters: int
-    rows: list[DeadLetterRow]
-    last_day: bool
-    after: Place | None
-    command: str
-    plan: str
-
-
 def cause_page(
     site: Site, moment: Moment, which: Which, cause: Cause, after: Place | None, *, last_day: bool
-) -> CausePage:
+) -> PageData:
     """Return the page, with all dead letters that are kept or only with those of the last day."""
     queries, names = site.queries, site.settings.names
     topic = names.dlq if which == "dlq" else names.parked
@@ -235,9 +184,16 @@ def cause_page(
         (hours,) = queries.dead_letter_hours(topic, [cause], since_s)
         many = sum(dead_letters for _, dead_letters in hours)
     rows = queries.dead_letters_of(topic, cause, since_s * 1000, after, ROWS + 1)
-    more = rows[ROWS - 1].place if len(rows) > ROWS else None
-    command, plan = price_command(cause, which), plan_query(site, cause, which)
-    return CausePage(which, cause, many, rows[:ROWS], last_day, more, command, plan)
+    return {
+        "which": which,
+        "cause": cause,
+        "dead_letters": many,
+        "rows": rows[:ROWS],
+        "last_day": last_day,
+        "after": rows[ROWS - 1].place if len(rows) > ROWS else None,
+        "command": price_command(cause, which),
+        "plan": plan_query(site, cause, which),
+    }
 
 
 def cause_of(words: dict[str, str]) -> Cause:

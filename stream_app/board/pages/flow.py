@@ -11,10 +11,9 @@ import msgspec
 
 from stream_app.board.formats import leads_path, waiting_path
 from stream_app.board.lookup import waiting_lead
-from stream_app.board.read_model.board_query import Money, NotReadable, Order
 from stream_app.board.read_model.on_kafka import Search
-from stream_app.board.site import Moment, Site
-from stream_app.client.answers import FoundImport, WaitingLead
+from stream_app.board.site import Moment, PageData, Site
+from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, meaning_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
@@ -59,41 +58,25 @@ class ImportRow(msgspec.Struct, frozen=True):
     groups: list[tuple[str, str, int, list[Part]]]
 
 
-class ImportsPage(msgspec.Struct, frozen=True):
-    """What the page shows. `after`: the last one of this page if there are more."""
-
-    rows: list[ImportRow]
-    workspace: str
-    after: tuple[int, int] | None
-
-
-class ImportPage(msgspec.Struct, frozen=True):
-    """What the page shows. `row`: None if no lead of the import is known."""
-
-    workspace: str
-    import_id: str
-    row: ImportRow | None
-
-
 def imports_of(
     site: Site, moment: Moment, workspace: str, import_id: str, after: tuple[int, int] | None
-) -> tuple[str, Callable[[], ImportsPage | ImportPage]]:
+) -> tuple[str, Callable[[], PageData]]:
     """Return the template and what makes the page: of one import if both names are given, else of the list."""
     if workspace and import_id:
         return "import", partial(import_page, site, moment, workspace, import_id)
     return "imports", partial(imports_page, site, moment, workspace, after)
 
 
-def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> ImportsPage:
+def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> PageData:
     """Return the list, of one workspace or ('') of all. `after`: the last one of the page before."""
     found, more = site.queries.imports(workspace, "", after, ROWS)
-    return ImportsPage([row_of(each) for each in found], workspace, more)
+    return {"rows": [row_of(each) for each in found], "workspace": workspace, "after": more}
 
 
-def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> ImportPage:
+def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> PageData:
     """Return the page of one import."""
     found, _ = site.queries.imports(workspace, import_id, None, 1)
-    return ImportPage(workspace, import_id, row_of(found[0]) if found else None)
+    return {"workspace": workspace, "import_id": import_id, "row": row_of(found[0]) if found else None}
 
 
 def row_of(found: FoundImport) -> ImportRow:
@@ -127,25 +110,10 @@ class BacklogRow(msgspec.Struct, frozen=True):
     more: bool
 
 
-class BacklogPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        records: How many wait; None if Kafka does not answer.
-        after: Where the next page begins; 0 if this is the last one.
-    """
-
-    records: int | None
-    rows: list[BacklogRow]
-    topic: str
-    partition: int | None
-    after: int
-
-
-def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> BacklogPage:
+def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> PageData:
     """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
     if moment.kafka is None:
-        return BacklogPage(None, [], topic, partition, 0)
+        return {"records": None, "rows": [], "topic": topic, "partition": partition, "after": 0}
     found = [
         (log, left)
         for log, left in sorted(moment.kafka.waiting.items())
@@ -156,7 +124,8 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
         names = list(site.settings.plan.residents(number))
         rows.append(BacklogRow(name, number, left, names[:_MOST_NAMES], len(names) > _MOST_NAMES))
     more = after + BACKLOG_ROWS if len(found) > after + BACKLOG_ROWS else 0
-    return BacklogPage(sum(left for _, left in found), rows, topic, partition, more)
+    records = sum(left for _, left in found)
+    return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more}
 
 
 def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
@@ -171,20 +140,11 @@ def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0)
     return waiting_path("" if found.waiting == waiting else bulk, partition)
 
 
-class WaitingPage(msgspec.Struct, frozen=True):
-    """The search among the records that no worker has taken."""
-
-    leads: list[WaitingLead]
-    searched: int
-    left: int
-    problem: str
-
-
-def waiting_page(site: Site, moment: Moment, search: Search) -> WaitingPage:
+def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
     views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
     leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
-    return WaitingPage(leads, search.searched, search.left, search.problem)
+    return {"leads": leads, "searched": search.searched, "left": search.left, "problem": search.problem}
 
 
 class BookRow(msgspec.Struct, frozen=True):
@@ -195,40 +155,7 @@ class BookRow(msgspec.Struct, frozen=True):
     total: int
 
 
-class BooksPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        columns: Name, meaning and number of leads; of `waiting` the records, None if unknown.
-        records: The sum of all columns; None if the waiting records are unknown.
-        waiting: Waiting records by topic; None if unknown.
-        rows: By workspace.
-        after: The last workspace of this page if there are more.
-        not_leads: Records that begin with a callback or a command, by status.
-        days: The days that are kept.
-    """
-
-    columns: list[tuple[str, str, int | None]]
-    records: int | None
-    waiting: dict[str, int] | None
-    rows: list[BookRow]
-    after: str
-    not_leads: list[tuple[str, int]]
-    days: list[Money]
-    unreadable: list[NotReadable]
-
-    @property
-    def saved(self) -> int:
-        """Credits that earlier results saved."""
-        return sum(day.saved for day in self.days)
-
-    @property
-    def resent(self) -> int:
-        """Leads that were sent again although they may have reached Clay."""
-        return sum(day.resent for day in self.days)
-
-
-def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
+def books_page(site: Site, moment: Moment, after: str) -> PageData:
     """Return the page. `after`: the last workspace of the page before."""
     counts = site.queries.status_counts()
     sums: Counter[str] = Counter()
@@ -252,32 +179,27 @@ def books_page(site: Site, moment: Moment, after: str) -> BooksPage:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
     page = [BookRow(name, dict(rows[name]), rows[name].total()) for name in names[:ROWS]]
-    return BooksPage(
-        columns=columns,
-        records=None if on_kafka is None else sums.total() + on_kafka,
-        waiting=waiting,
-        rows=page,
-        after=page[-1].workspace if len(names) > ROWS else "",
-        not_leads=not_leads.most_common(),
-        days=site.queries.money(),
-        unreadable=site.queries.unreadable(),
-    )
-
-
-class AuditPage(msgspec.Struct, frozen=True):
-    """What the page shows. `after`: the last one of this page if there are more."""
-
-    orders: list[Order]
-    workspace: str
-    id: str
-    after: tuple[int, int, int] | None
+    days = site.queries.money()
+    return {
+        "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
+        "records": None if on_kafka is None else sums.total() + on_kafka,
+        "waiting": waiting,  # by topic; None if unknown
+        "rows": page,
+        "after": page[-1].workspace if len(names) > ROWS else "",
+        "not_leads": not_leads.most_common(),  # records that begin with a callback or a command, by status
+        "days": days,
+        "saved": sum(day.saved for day in days),  # credits that earlier results saved
+        "resent": sum(day.resent for day in days),  # leads sent again although they may have reached Clay
+        "unreadable": site.queries.unreadable(),
+    }
 
 
 def audit_page(
     site: Site, moment: Moment, workspace: str, command: str, after: tuple[int, int, int] | None
-) -> AuditPage:
+) -> PageData:
     """Return the page: the commands of a workspace ('' for all) after one of them, or the one with this id."""
     if command:
-        return AuditPage(site.queries.answers(command), "", command, None)
-    found = site.queries.audit(workspace, after, ROWS + 1)
-    return AuditPage(found[:ROWS], workspace, "", found[ROWS - 1].place if len(found) > ROWS else None)
+        return {"orders": site.queries.answers(command), "workspace": "", "id": command, "after": None}
+    orders = site.queries.audit(workspace, after, ROWS + 1)
+    more = orders[ROWS - 1].place if len(orders) > ROWS else None
+    return {"orders": orders[:ROWS], "workspace": workspace, "id": "", "after": more}

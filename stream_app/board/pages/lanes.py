@@ -20,6 +20,7 @@ from stream_app.board.site import (
     Lane,
     Moment,
     Overview,
+    PageData,
     Site,
     Tone,
     bars_of,
@@ -28,13 +29,10 @@ from stream_app.board.site import (
     one_lane,
     overview,
 )
-from stream_app.client.answers import Cause, StatusCount
 from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.lane import calendar
 from stream_app.domain.lane.budget import MeterName
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.policy import Workspace
 
 Span = Literal["hour", "day"]
@@ -57,45 +55,7 @@ SERIES: Final = (
 _SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for status in statuses}
 
 
-class NowPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        heading: The answer to "does it work?": texts, and counts with what they link to.
-        tone: Of the heading.
-        is_new: No lead has come yet.
-        everywhere: What concerns all lanes.
-        held: The held lanes, at most as many as `MOST_LANES`.
-        ended_day: Leads that ended in the last day, by series.
-        credits: The day's credits of the lanes with a limit; of all lanes if none has one.
-        credits_without_limit: Those of the other lanes.
-        waiting: Records on Kafka that no worker has taken; None if unknown.
-        dead_letters: Dead letters; `top_cause`: the most frequent cause of them.
-    """
-
-    heading: list[str | tuple[int, str]]
-    tone: Tone
-    is_new: bool
-    everywhere: list[Finding]
-    held: list[Lane]
-    held_count: int
-    lanes: list[Lane]
-    lane_count: int
-    chart: Stack
-    span: Span
-    ended_day: int
-    credits: Bar
-    credits_without_limit: int
-    saved: int
-    waiting: int | None
-    held_leads: int
-    under_way: int
-    parked: int
-    dead_letters: int
-    top_cause: Cause | None
-
-
-def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
+def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
     """Return the page. `span`: what the chart covers; None: the day, or the hour if nothing is older."""
     seen = overview(site, moment)
     queries, names = site.queries, site.settings.names
@@ -107,28 +67,29 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> NowPage:
     )
     heading, tone = _heading(seen)
     credits_, without_limit = _credits(seen, moment.now_ms)
-    return NowPage(
-        heading=heading,
-        tone=tone,
-        is_new=bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
-        everywhere=seen.everywhere,
-        held=held[:MOST_LANES],
-        held_count=len(held),
-        lanes=lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
-        lane_count=len(seen.lanes),
-        chart=chart,
-        span=span,
-        ended_day=ended,
-        credits=credits_,
-        credits_without_limit=without_limit,
-        saved=sum(day.saved for day in queries.money()),
-        waiting=None if moment.kafka is None else sum(moment.kafka.waiting.values()),
-        held_leads=seen.in_columns("held"),
-        under_way=seen.in_columns("under_way"),
-        parked=seen.in_columns("parked"),
-        dead_letters=dead.dead_letters,
-        top_cause=dead.causes[0] if dead.causes else None,
-    )
+    return {
+        "heading": heading,
+        "tone": tone,
+        "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
+        "everywhere": seen.everywhere,
+        "held": held[:MOST_LANES],
+        "held_count": len(held),
+        "lanes": lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
+        "lane_count": len(seen.lanes),
+        "chart": chart,
+        "span": span,
+        "ended_day": ended,
+        "credits": credits_,
+        "credits_without_limit": without_limit,
+        "saved": sum(day.saved for day in queries.money()),
+        # records on Kafka that no worker has taken
+        "waiting": None if moment.kafka is None else sum(moment.kafka.waiting.values()),
+        "held_leads": seen.in_columns("held"),
+        "under_way": seen.in_columns("under_way"),
+        "parked": seen.in_columns("parked"),
+        "dead_letters": dead.dead_letters,
+        "top_cause": dead.causes[0] if dead.causes else None,
+    }
 
 
 def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tuple[Stack, Span, int]:
@@ -156,6 +117,7 @@ def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
 
 
 def _heading(seen: Overview) -> tuple[list[str | tuple[int, str]], Tone]:
+    """Return the answer to "does it work?": texts, and counts with what they link to."""
     lanes, held = len(seen.lanes), len(seen.held)
     all_lanes = (lanes, lanes_path())
     if any(finding.code == "no_worker" for finding in seen.everywhere):
@@ -171,7 +133,10 @@ def _heading(seen: Overview) -> tuple[list[str | tuple[int, str]], Tone]:
 
 
 def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
-    """Return the day's credits of the lanes with a limit, and those of the others. Without a limit the bar is empty."""
+    """Return the day's credits of the lanes with a limit, and those of the others.
+
+    If no lane has a limit, the bar is empty and has the credits of all lanes.
+    """
     views = [lane.view for lane in seen.lanes if lane.view is not None]
     meters = [meter.at(now_ms) for view in views if (meter := view.meters.get("credits_day")) is not None]
     capped = [meter for meter in meters if meter.cap is not None]
@@ -199,23 +164,7 @@ STATES: Final = ("held", "moves", "idle", "unreadable")
 """The filters."""
 
 
-class LanesPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        counts: Lanes whose names begin with `begins`, by state.
-        after: The last name of this page if there are more.
-    """
-
-    lanes: list[Lane]
-    counts: dict[str, int]
-    state: str
-    begins: str
-    matches: int
-    after: str
-
-
-def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> LanesPage:
+def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> PageData:
     """Return the page: lanes in a state (one of `STATES`, or '' for all) whose names begin with `begins`."""
     seen = overview(site, moment)
     named = [lane for lane in seen.lanes if lane.workspace.lower().startswith(begins.lower())]
@@ -225,8 +174,14 @@ def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) 
     matching = [lane for lane in named if state in ("", _filter_of(lane))]
     rest = [lane for lane in matching if lane.workspace > after]
     page = lane_rows(site, moment, rest[:ROWS])
-    more = page[-1].workspace if len(rest) > ROWS else ""
-    return LanesPage(page, counts, state, begins, len(matching), more)
+    return {
+        "lanes": page,
+        "counts": counts,
+        "state": state,
+        "begins": begins,
+        "matches": len(matching),
+        "after": page[-1].workspace if len(rest) > ROWS else "",
+    }
 
 
 def _filter_of(lane: Lane) -> str:
@@ -247,41 +202,7 @@ class Burn(msgspec.Struct, frozen=True):
     line: Line
 
 
-class LanePage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        burns: Of the day and of the month.
-        breaker: The last day's circuit breaker as spans; `holds`: the same for holds.
-        health: Health over the last day as a polyline, `latency` the p95.
-        worst: The lowest health and the highest p95 of that time.
-        hours: The same of each hour: its begin (epoch ms), health, p95.
-        statuses: Records by status.
-        dead_letters: Of this workspace.
-        zone: The time zone of its budget.
-        kinds: The commands that an operator can give.
-    """
-
-    lane: Lane
-    chart: Stack
-    span: Span
-    bars: list[Bar]
-    burns: list[Burn]
-    breaker: list[Band]
-    holds: list[Band]
-    health: str
-    latency: str
-    worst: tuple[float, int] | None
-    hours: list[tuple[int, float, int]]
-    times_ms: list[int]
-    changes: list[DatedChange]
-    statuses: list[StatusCount]
-    dead_letters: int
-    zone: str
-    kinds: tuple[CommandKind, ...]
-
-
-def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> LanePage | None:
+def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> PageData | None:
     """Return the page; None if there is no such workspace."""
     lane = one_lane(site, moment, workspace)
     if lane is None:
@@ -315,28 +236,29 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     for mark in marks:
         hours.setdefault(mark.at_s // HOUR_S * HOUR_S, []).append(mark)
     slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
-    return LanePage(
-        lane=lane,
-        chart=chart,
-        span=span,
-        bars=bars,
-        burns=burns,
-        breaker=_bands(changes, _BREAKER, begin_ms, now_ms),
-        holds=_bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
-        health=trend(scores, slot_times),
-        latency=trend(latencies, slot_times),
-        worst=(min(scores.values()), max(latencies.values())) if marks else None,
-        hours=[
-            (at_s * 1000, min(mark.score for mark in found), max(mark.p95_ms for mark in found))
-            for at_s, found in hours.items()
+    return {
+        "lane": lane,
+        "chart": chart,
+        "span": span,
+        "bars": bars,
+        "burns": burns,
+        "breaker": _bands(changes, _BREAKER, begin_ms, now_ms),
+        "holds": _bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
+        "health": trend(scores, slot_times),
+        "latency": trend(latencies, slot_times),
+        # the lowest health and the highest p95 of the last day, and below of each of its hours
+        "worst": (min(scores.values()), max(latencies.values())) if marks else None,
+        "hours": [
+            (at_s * 1000, min(mark.score for mark in of_hour), max(mark.p95_ms for mark in of_hour))
+            for at_s, of_hour in hours.items()
         ],
-        times_ms=[begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
-        changes=changes[:MOST_CHANGES],
-        statuses=queries.status_sums(workspace),
-        dead_letters=queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
-        zone=policy.time_zone if policy else "UTC",
-        kinds=LANE_KINDS if policy else (),
-    )
+        "times_ms": [begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
+        "changes": changes[:MOST_CHANGES],
+        "statuses": queries.status_sums(workspace),
+        "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
+        "zone": policy.time_zone if policy else "UTC",
+        "kinds": LANE_KINDS if policy else (),  # the commands that an operator can give
+    }
 
 
 def _begin_ms(name: MeterName, meter: Meter, policy: Workspace | None) -> int:

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.board.formats import day_of, lead_path, leads_path, tone
 from stream_app.board.read_model.board_query import RecordRow
 from stream_app.board.read_model.query import FoundResultAt, Place
-from stream_app.board.site import Moment, Site
+from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.answers import Event, FoundLead, FoundResult, RecordHistory, StatusCount
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
@@ -46,34 +46,21 @@ class Filter(msgspec.Struct, frozen=True):
         return "" if self.unnamed else self.workspace or None
 
 
-class LeadsPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        rows: The records.
-        filter: As the URL has it.
-        columns: The columns of the books with their meaning and how many records they count.
-        matches: How many records match.
-        all: How many are in a column.
-        after: Where the next page begins.
-    """
-
-    rows: list[RecordRow]
-    filter: Filter
-    columns: list[tuple[str, str, int]]
-    matches: int
-    all: int
-    after: Place | None
-
-
-def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) -> LeadsPage:
+def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) -> PageData:
     """Return the page. `after`: the last record of the page before."""
     if chosen.person:
-        found = site.queries.records_of_person(chosen.person)
-        return LeadsPage(found, chosen, [], len(found), 0, None)
+        rows = site.queries.records_of_person(chosen.person)
+        return {"rows": rows, "filter": chosen, "columns": [], "matches": len(rows), "all": 0, "after": None}
     if chosen.lead_id or chosen.resent:
-        matches, found = _records_of(site, chosen, after)
-        return LeadsPage(found[:ROWS], chosen, [], matches, 0, _after(found))
+        matches, rows = _records_of(site, chosen, after)
+        return {
+            "rows": rows[:ROWS],
+            "filter": chosen,
+            "columns": [],
+            "matches": matches,
+            "all": 0,
+            "after": _after(rows),
+        }
     imported = 0
     if chosen.import_id:
         imported, counts = site.queries.import_counts(chosen.workspace, chosen.import_id)
@@ -87,12 +74,18 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
     wanted = [each for each in counts if _matches(each, chosen)]
     matches = sum(each.records for each in wanted)
     final = chosen.column == "accepted_final" if chosen.column else None
-    rows: list[RecordRow] = []
+    rows = []
     if matches:
         statuses = {each.status for each in wanted}
         rows = site.queries.records(chosen.of, statuses, after, ROWS + 1, final=final, imported=imported)
-    known: list[tuple[str, str, int]] = [(name, meaning_of(name), columns[name]) for name in _FILTERED]
-    return LeadsPage(rows[:ROWS], chosen, known, matches, columns.total() - columns[""], _after(rows))
+    return {
+        "rows": rows[:ROWS],
+        "filter": chosen,
+        "columns": [(name, meaning_of(name), columns[name]) for name in _FILTERED],
+        "matches": matches,
+        "all": columns.total() - columns[""],  # records that are in a column
+        "after": _after(rows),
+    }
 
 
 def _matches(counted: StatusCount, chosen: Filter) -> bool:

@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from stream_app.board.read_model.board_query import NotReadable
-from stream_app.board.site import Moment, Site, Tone
+from stream_app.board.site import Moment, PageData, Site, Tone
 from stream_app.domain.text import count
 from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
 from stream_app.version import __version__
@@ -34,48 +33,26 @@ class TopicRow(msgspec.Struct, frozen=True):
     differs: list[str]
 
 
-class SystemPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        topics: The planned topics, those that differ first; None if Kafka does not answer.
-        as_of_ms: The model holds everything until then, epoch ms; None: it has never been complete.
-        lag: Records that it has still to read.
-        config: Table -> key and value.
-        destinations: Alias and workspace.
-    """
-
-    checks: list[Check]
-    topics: list[TopicRow] | None
-    versions: list[tuple[str, str]]
-    as_of_ms: int | None
-    size_bytes: int
-    lag: int
-    unreadable: list[NotReadable]
-    config: list[tuple[str, list[tuple[str, str]]]]
-    workspaces: list[str]
-    destinations: list[tuple[str, str]]
-
-
-def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> SystemPage:
+def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> PageData:
     """Return the page. `topics`: the planned topics that exist; None if Kafka does not answer."""
     versions = [("stream-app", __version__), ("Python", platform.python_version()), ("SQLite", sqlite3.sqlite_version)]
     settings = site.settings
-    return SystemPage(
-        checks=list(_checks(moment)),
-        topics=None if topics is None else _topics(settings.topic_plan(), topics),
-        versions=versions,
-        as_of_ms=moment.lag.as_of_ms,
-        size_bytes=site.queries.size_bytes(),
-        lag=moment.lag.lag,
-        unreadable=site.queries.unreadable(),
-        config=list(_config(settings)),
-        workspaces=sorted(settings.workspaces),
-        destinations=sorted((each.alias, each.workspace) for each in settings.destinations.values()),
-    )
+    return {
+        "checks": list(_checks(moment)),
+        "topics": None if topics is None else _topics(settings.topic_plan(), topics),
+        "versions": versions,
+        "as_of_ms": moment.lag.as_of_ms,
+        "size_bytes": site.queries.size_bytes(),
+        "lag": moment.lag.lag,
+        "unreadable": site.queries.unreadable(),
+        "config": list(_config(settings)),
+        "workspaces": sorted(settings.workspaces),
+        "destinations": sorted((each.alias, each.workspace) for each in settings.destinations.values()),
+    }
 
 
 def _topics(plan: list[TopicPlan], there: Mapping[str, ExistingTopic]) -> list[TopicRow]:
+    """Return the planned topics, those that differ first."""
     rows = []
     for topic in plan:
         found = there.get(topic.name)
