@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import msgspec
 import redis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from stream_app.domain.lane.view import mirror_of, mirror_slot
-from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.result import NOTHING, Entry, decode, merged
 
 T = TypeVar("T")
@@ -31,9 +28,6 @@ _LONGEST_PAUSE_S: Final = 30.0
 
 CallObserver = Callable[[str], None]
 """Called with the outcome of each call: `ok`, `failed`, or `skipped` because previous calls failed."""
-TTL_S: Final = 30
-REFRESH_S: Final = 10.0
-_json: Final = msgspec.json.Encoder()
 
 
 class RedisLink:
@@ -184,45 +178,3 @@ class RedisCache:
 
     def _mark(self, partition: int) -> str:
         return f"{self.prefix}filled:{partition}"
-
-
-class RedisMirror:
-    """Writes a lane when it changes, and all lanes every `refresh_s`. Entries expire 30 s after the worker stops."""
-
-    def __init__(self, link: RedisLink, prefix: str, refresh_s: float = REFRESH_S) -> None:
-        self._link = link
-        self._prefix = prefix
-        self._refresh_s = refresh_s
-        self._views: dict[str, LaneView] = {}
-        self._changed: set[str] = set()
-        self._has_changes = asyncio.Event()
-
-    def lane(self, view: LaneView) -> None:
-        """Note the published state of a lane."""
-        self._views[view.workspace] = view
-        self._changed.add(view.workspace)
-        self._has_changes.set()
-
-    def lane_gone(self, workspace: str) -> None:
-        """Stop mirroring a lane that another process took over. The entry expires if no process writes it."""
-        self._views.pop(workspace, None)
-        self._changed.discard(workspace)
-
-    async def run(self) -> None:
-        """Write changes until cancelled."""
-        now_s = asyncio.get_running_loop().time
-        refresh_at_s = now_s() + self._refresh_s
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(refresh_at_s):
-                    await self._has_changes.wait()
-            self._has_changes.clear()
-            names, self._changed = self._changed, set()
-            if now_s() >= refresh_at_s:
-                names, refresh_at_s = set(self._views), now_s() + self._refresh_s
-            values = {
-                self._prefix + mirror_slot(name): _json.encode(mirror_of(self._views[name]))
-                for name in sorted(names)
-                if name in self._views
-            }
-            await self._link.write(values, TTL_S)

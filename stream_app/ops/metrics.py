@@ -6,7 +6,7 @@ import collections
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
@@ -26,14 +26,6 @@ _TRACE_ID_DIGITS: Final = 32  # the client library refuses a long exemplar
 _WORTH_A_LINE: Final = frozenset[Status](
     {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
 )
-
-
-class Mirror(Protocol):
-    """Shows lanes' states elsewhere."""
-
-    def lane(self, view: LaneView) -> None: ...
-
-    def lane_gone(self, workspace: str) -> None: ...
 
 
 class StallGauge:
@@ -81,7 +73,6 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
-        self._mirror: Mirror | None = None
         self._workspace, self._destination = BoundedLabel(), BoundedLabel()
         # `labels()` takes a lock for each call, so the children that each lead uses are kept.
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
@@ -152,10 +143,6 @@ class WorkerMetrics:
         self._answers = collections.deque[tuple[str, str]](maxlen=_LAST_ANSWERS)
         self._recovered = Throttled(lambda because, **at: log.warning("partition_recovered", because=because, **at))
 
-    def mirror_lanes(self, mirror: Mirror) -> None:
-        """Show the states of lanes in `mirror` too."""
-        self._mirror = mirror
-
     def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
         """Set the functions that return the POSTs in flight and the rows in memory when metrics are read."""
         self._in_flight.set_function(in_flight)
@@ -221,8 +208,6 @@ class WorkerMetrics:
     def lane(self, view: LaneView) -> None:
         """Report the published state of a lane."""
         self._lanes.show(view)
-        if self._mirror is not None:
-            self._mirror.lane(view)
 
     def answered(self, answer: CommandAnswer) -> None:
         """Report a command that was applied or refused. Many commands go to every partition, and get one line."""
@@ -243,8 +228,6 @@ class WorkerMetrics:
     def lane_gone(self, workspace: str) -> None:
         """Report that this process no longer owns a lane."""
         self._lanes.gone(workspace)
-        if self._mirror is not None:
-            self._mirror.lane_gone(workspace)
 
     def recovering(self, partition: int, error: Exception) -> None:
         """Report a partition that is taken over again. A cause that all partitions share is one line a minute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter
@@ -41,17 +41,13 @@ from stream_app.partition.timeout import TimeoutSources
 from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
 from stream_app.version import __version__
 
-if TYPE_CHECKING:
-    from stream_app.cache.redis import RedisMirror
-
 _PAUSE_S: Final = 30.0
 
 
 class WorkerCache(msgspec.Struct, frozen=True):
-    """The cache of a worker. With Redis, also the mirror of its lanes."""
+    """The cache of a worker."""
 
     cache: Cache
-    mirror: RedisMirror | None
     settings: Settings
 
     def tasks(
@@ -61,8 +57,7 @@ class WorkerCache(msgspec.Struct, frozen=True):
         settings = self.settings
         topic, partitions = settings.names.enriched, settings.kafka.partitions
         filler = CacheFiller(connection, topic, partitions, self.cache, settings.cache, owned, now_ms)
-        runs = [filler.run, *([self.mirror.run] if self.mirror else [])]
-        return [_restarted(run) for run in runs]
+        return [_restarted(filler.run)]
 
 
 async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -76,18 +71,12 @@ async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @asynccontextmanager
-async def open_cache(
-    settings: Settings, registry: CollectorRegistry, metrics: WorkerMetrics
-) -> AsyncIterator[WorkerCache]:
+async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[WorkerCache]:
     """Open the cache of one worker. Redis may be unavailable at any time."""
     if settings.redis.url_env is None:
-        yield WorkerCache(MemoryCache(), None, settings)
+        yield WorkerCache(MemoryCache(), settings)
         return
-    from stream_app.cache.redis import (
-        RedisCache,
-        RedisMirror,  # 8 % of the imports of a worker that uses no Redis
-        redis_link,
-    )
+    from stream_app.cache.redis import RedisCache, redis_link  # 8 % of the imports of a worker that uses no Redis
 
     calls = Counter(
         "stream_app_redis_calls",
@@ -105,10 +94,8 @@ async def open_cache(
                 lambda outcome: calls.labels(outcome).inc(),
             )
         )
-        mirror = RedisMirror(link, prefix)
-        metrics.mirror_lanes(mirror)
         ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
-        yield WorkerCache(RedisCache(link, prefix, ttl_s), mirror, settings)
+        yield WorkerCache(RedisCache(link, prefix, ttl_s), settings)
 
 
 _SILENT_S = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
@@ -137,7 +124,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
-        worker_cache = await stack.enter_async_context(open_cache(settings, registry, metrics))
+        worker_cache = await stack.enter_async_context(open_cache(settings, registry))
         known = Known(worker_cache.cache, local_facts)
         timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
         own, previous = _own_topics(settings), dict[str, Lane]()
