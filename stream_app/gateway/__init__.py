@@ -1,4 +1,4 @@
 """The gateway: receives Clay's callbacks over HTTP.
 
-`receiver` shows the whole way, `callback_answers` has the texts, `asgi` is the application.
+`receiver` shows the whole way and builds the application, `callback_answers` has the texts.
 """

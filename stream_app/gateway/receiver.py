@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
 from stream_app.domain.callback.token import Verified, problem_of, verify
@@ -26,7 +28,7 @@ from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
-from stream_app.gateway.tables import Table, Tables, is_secret_of
+from stream_app.gateway.tables import PREFIX, Table, Tables, is_secret_of
 
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
@@ -200,3 +202,35 @@ def _label_of(table: Table | None) -> str:
 def _is_json(content_type: str) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
     return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:
+    """Build the gateway's public app: callbacks, and whether it lives. `on_response` gets the status of each response.
+
+    It reveals no customer's name, nor anything about a lead: metrics and /readyz are on the operations port.
+    """
+
+    async def healthz(request: Request) -> Response:
+        options = {option.strip() for option in request.headers.get("connection", "").split(",")}
+        return PlainTextResponse(
+            "ok\n", headers={answers.UNPROXIED_HEADER: "1"} if answers.UNPROXIED in options else None
+        )
+
+    async def crashed(_: Request, __: Exception) -> Response:
+        return PlainTextResponse(f"{answers.CRASHED.text}\n", answers.CRASHED.status, answers.CRASHED.headers)
+
+    app = Starlette(
+        routes=[Route(f"{PREFIX}{{address:path}}", receiver), Route("/healthz", healthz)],
+        exception_handlers={Exception: crashed},
+    )
+    app.router.redirect_slashes = False
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def seen(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                on_response(message["status"])
+            await send(message)
+
+        await app(scope, receive, seen)
+
+    return counted

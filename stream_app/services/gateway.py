@@ -10,8 +10,7 @@ from typing import Final
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.config.reload import FileWatch
-from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.receiver import Limits, Receiver
+from stream_app.gateway.receiver import Limits, Receiver, build_asgi
 from stream_app.gateway.tables import tables_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topic_watch import watch_partitions

@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry
 from stream_app.domain.callback.token import Keys, sign
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import Record
-from stream_app.gateway.asgi import build_asgi
-from stream_app.gateway.receiver import Limits, Receiver
+from stream_app.gateway.receiver import Limits, Receiver, build_asgi
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
