@@ -20,6 +20,10 @@ from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.lane_messages import LaneChange, LaneView
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
+_ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
+"""The columns of an `Order`."""
+_replay: Final = msgspec.json.Decoder(ReplayProgress)
+_lane: Final = msgspec.json.Decoder(LaneView)
 
 
 class RecordRow(msgspec.Struct, frozen=True):
@@ -34,7 +38,82 @@ class RecordRow(msgspec.Struct, frozen=True):
     origin: str
 
 
-class RecordQueries(Queries):
+class DeadLetterRow(msgspec.Struct, frozen=True):
+    """One dead letter in the list of its cause.
+
+    Attributes:
+        place: Its position in the list.
+        record: Its position on Kafka.
+        origin: The position of the record that it came from; '' if it is unknown.
+        lead_id: The lead of that record; '' if none is known, as `status`, the record's last status.
+    """
+
+    place: Place
+    record: str
+    origin: str
+    lead_id: str
+    status: str
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """The events of one status in one slot of time. `at_s`: its begin."""
+
+    at_s: int
+    status: str
+    events: int
+    credits: int
+
+
+class Money(msgspec.Struct, frozen=True):
+    """A day that begins at `at_s`: credits saved, and leads sent again although they may have reached Clay."""
+
+    at_s: int
+    saved: int
+    resent: int
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The worst health and latency of a lane in five minutes."""
+
+    at_s: int
+    score: float
+    p95_ms: int
+
+
+class DatedChange(msgspec.Struct, frozen=True):
+    """A change of a lane and when it was published."""
+
+    at_ms: int
+    change: LaneChange
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A command and its answer. `place`: its position in the list."""
+
+    place: tuple[int, int, int]
+    at_ms: int
+    id: str
+    kind: str
+    workspace: str
+    who: str
+    why: str
+    applied: bool
+    reason: str
+    text: str
+    asked_at_ms: int
+    under_way: int
+
+
+class NotReadable(msgspec.Struct, frozen=True):
+    """Records of a topic that this version could not read. `last`: the position of the last one, at `last_ms`."""
+
+    topic: str
+    records: int
+    last: str
+    last_ms: int
+
+
+class BoardQueries(Queries):
     """Runs the queries. Every method may raise sqlite3.Error."""
 
     def records(
@@ -171,39 +250,6 @@ class RecordQueries(Queries):
             ).fetchall()
             return _rows(db, found)
 
-
-def _place(after: Place | None) -> tuple[int, int]:
-    return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
-
-
-def _rows(db: sqlite3.Connection, found: list[tuple[int, int, str, str, str, str]]) -> list[RecordRow]:
-    numbers = record_numbers(db)
-    return [
-        RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
-        for when, number, lead_id, name, alias, status in found
-    ]
-
-
-class DeadLetterRow(msgspec.Struct, frozen=True):
-    """One dead letter in the list of its cause.
-
-    Attributes:
-        place: Its position in the list.
-        record: Its position on Kafka.
-        origin: The position of the record that it came from; '' if it is unknown.
-        lead_id: The lead of that record; '' if none is known, as `status`, the record's last status.
-    """
-
-    place: Place
-    record: str
-    origin: str
-    lead_id: str
-    status: str
-
-
-class DeadLetterQueries(Queries):
-    """Runs the queries. Every method may raise sqlite3.Error."""
-
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
         sql = f"SELECT hour * 3600, count FROM dead_letter_hours WHERE {SAME_CAUSE} AND hour = ?"
@@ -243,78 +289,6 @@ class DeadLetterQueries(Queries):
             )
             for when, number, origin, *rest in rows
         ]
-
-
-def _words(topic: str, cause: Cause) -> tuple[str, ...]:
-    return topic, cause.kind, cause.workspace, cause.reason, cause.http_status, cause.destination
-
-
-_ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
-"""The columns of an `Order`."""
-_replay: Final = msgspec.json.Decoder(ReplayProgress)
-_lane: Final = msgspec.json.Decoder(LaneView)
-
-
-class Slot(msgspec.Struct, frozen=True):
-    """The events of one status in one slot of time. `at_s`: its begin."""
-
-    at_s: int
-    status: str
-    events: int
-    credits: int
-
-
-class Money(msgspec.Struct, frozen=True):
-    """A day that begins at `at_s`: credits saved, and leads sent again although they may have reached Clay."""
-
-    at_s: int
-    saved: int
-    resent: int
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """The worst health and latency of a lane in five minutes."""
-
-    at_s: int
-    score: float
-    p95_ms: int
-
-
-class DatedChange(msgspec.Struct, frozen=True):
-    """A change of a lane and when it was published."""
-
-    at_ms: int
-    change: LaneChange
-
-
-class Order(msgspec.Struct, frozen=True):
-    """A command and its answer. `place`: its position in the list."""
-
-    place: tuple[int, int, int]
-    at_ms: int
-    id: str
-    kind: str
-    workspace: str
-    who: str
-    why: str
-    applied: bool
-    reason: str
-    text: str
-    asked_at_ms: int
-    under_way: int
-
-
-class NotReadable(msgspec.Struct, frozen=True):
-    """Records of a topic that this version could not read. `last`: the position of the last one, at `last_ms`."""
-
-    topic: str
-    records: int
-    last: str
-    last_ms: int
-
-
-class BoardQueries(RecordQueries, DeadLetterQueries):
-    """Runs the queries. Every method may raise sqlite3.Error."""
 
     def lane(self, workspace: str) -> LaneView | None:
         """Return one lane; None if it never published anything that this version can read."""
@@ -430,3 +404,19 @@ class BoardQueries(RecordQueries, DeadLetterQueries):
 
 def _orders(rows: Iterable[tuple[Any, ...]]) -> list[Order]:
     return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
+
+
+def _place(after: Place | None) -> tuple[int, int]:
+    return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
+
+
+def _rows(db: sqlite3.Connection, found: list[tuple[int, int, str, str, str, str]]) -> list[RecordRow]:
+    numbers = record_numbers(db)
+    return [
+        RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
+        for when, number, lead_id, name, alias, status in found
+    ]
+
+
+def _words(topic: str, cause: Cause) -> tuple[str, ...]:
+    return topic, cause.kind, cause.workspace, cause.reason, cause.http_status, cause.destination
