@@ -57,6 +57,7 @@ async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[st
 async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, callbacks=True, script=SCRIPT) as line:
         line.start("gateway")
+        line.start("board")
         line.start("worker")
         status = line.settings.names.status
 

@@ -18,6 +18,7 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.record import Record
+from stream_app.domain.system import SYSTEM_KEY, system_row
 from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_topic
@@ -60,6 +61,7 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
         state = line.settings.names.state
         # All in the partition of the bad row: a POST of another one may be under way when its worker stops.
         await line.publish([line.lead(number, "w0") for number in range(10)])
+        await line.publish([Record(state, SYSTEM_KEY, system_row(2), (), 0)])
         for key, value, says in BAD_ROWS:
             await line.publish([Record(state, key, value, (), 0)])
             stopped = line.join()

@@ -22,7 +22,6 @@ EXCUSED = {
     "pre-commit": "a tool of its own",
     "printf": "writes a file of the example",
     "pytest": "this run",
-    "redis-cli": "a tool of its own",
     "sleep": "waits",
     "$lock": "is uv, as the line before it says",
 }
