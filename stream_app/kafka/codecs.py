@@ -29,6 +29,7 @@ MOST_BYTES: Final = 16 * MAX_INPUT_BYTES
 
 _FIRST_TRY: Final = 65_536
 _GROWTH: Final = 8
+_FIRST_PIECE: Final = 512
 _GZIP: Final = b"\x1f\x8b\x08"
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_BYTES: Final = 16
@@ -69,17 +70,30 @@ class _Output:
 
 def gzip_decode(payload: Any) -> bytes:
     """Decompress gzip. What follows its end is ignored unless it is gzip too, as Java's GZIPInputStream does."""
-    output, rest = _Output(), bytes(payload)
+    output, raw, at = _Output(), bytes(payload), 0
     while True:
-        codec = zlib.decompressobj(31)
-        output.add(codec.decompress(rest, output.room + 1))
-        if not codec.eof:
-            if codec.unconsumed_tail:
-                raise BatchTooLarge
-            raise BrokenBatch("gzip ends too early")
-        rest = codec.unused_data
-        if not rest.startswith(_GZIP):
+        at = _gunzip(raw, at, output)
+        if not raw.startswith(_GZIP, at):
             return bytes(output.data)
+
+
+def _gunzip(raw: bytes, at: int, output: _Output) -> int:
+    """Decompress the member of gzip that begins at `at`, and return where it ends.
+
+    It is given to zlib in pieces that double in size, because zlib copies what follows the end of a member: with all
+    of the rest as one piece, a batch of many small members would take quadratic time.
+    """
+    codec, size = zlib.decompressobj(31), _FIRST_PIECE
+    while not codec.eof:
+        piece = raw[at : at + size]
+        if not piece:
+            raise BrokenBatch("gzip ends too early")
+        output.add(codec.decompress(piece, output.room + 1))
+        if codec.unconsumed_tail:
+            raise BatchTooLarge
+        at += len(piece)
+        size *= 2
+    return at - len(codec.unused_data)
 
 
 def snappy_decode(payload: Any) -> bytes:

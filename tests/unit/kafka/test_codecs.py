@@ -17,9 +17,11 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.kafka import codecs
 from stream_app.kafka.codecs import MOST_BYTES, BatchTooLarge, BrokenBatch
 from stream_app.kafka.consumer import Consumer  # noqa: F401 - it installs them
+from tests.support.cpu import exponent
 from tests.support.odd_batches import ODD
 
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -136,3 +138,9 @@ def test_aiokafkas_batches_decompress_with_the_bound(codec: str, kind: Any) -> N
         else:
             assert [len(record.value) for record in kind(raw)] == [size]
     assert in_c.zstd_decode is codecs.zstd_decode, "in C, too"
+
+
+def test_many_small_members_of_gzip_cost_no_more_than_a_large_one() -> None:
+    member = gzip.compress(b"", mtime=0)
+    grows, _ = exponent(codecs.gzip_decode, lambda size: member * (size // len(member)), MAX_INPUT_BYTES, 1.2)
+    assert grows <= 1.2
