@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -208,6 +209,16 @@ read_model_path = "{self.directory}/model.sqlite"
                 return str(answer.read().decode())
 
         return await asyncio.to_thread(ask)
+
+    async def ready(self, *processes: subprocess.Popen[bytes]) -> None:
+        """Wait until these are ready: a worker or replay process is when it has its partitions."""
+        async with asyncio.timeout(60 * BUSY):
+            for process in processes:
+                while True:
+                    with suppress(OSError):
+                        await self.get(process, "/readyz")
+                        break
+                    await asyncio.sleep(0.2)
 
     async def run(self, *argv: str) -> tuple[int, str]:
         """Run a command of the CLI. Return its exit code and its output."""

@@ -27,6 +27,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
         async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10 * BUSY) as client:
             await until_ready(client)
+            await line.ready(processes[0], processes[2])  # before, doctor rightly says that none runs
             code, said = await line.run("doctor", "--round-trip", "w0-crm", "--yes", "--within", "60")
             assert code == 0, said
             assert "round trip of doctor-" in said

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +57,6 @@ class Systems(Pipeline):
         await cancel([self._follower])
         self.histories.clear()
         self._follower = asyncio.create_task(self._follow())
-
-    async def ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until a worker has its partitions."""
-        async with asyncio.timeout(60 * BUSY):
-            while True:
-                with suppress(OSError):
-                    await self.get(process, "/readyz")
-                    return
-                await asyncio.sleep(0.2)
 
     def at_rest(self) -> int:
         """How many leads are answered, or will never be sent."""
