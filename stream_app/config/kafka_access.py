@@ -22,6 +22,7 @@ from stream_app.kafka.rights import check_access, rights_of
 _COMPARED: Final = frozenset(
     {
         "worker",
+        "replay",
         "board",
         "board with operator_token_env",
         "suppress add",

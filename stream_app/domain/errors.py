@@ -6,6 +6,7 @@ StreamAppError
 ├── BrokerUnavailable    Kafka did not answer in time
 ├── KafkaRefused         Kafka refuses us: credentials, certificate, protocol or rights
 ├── BoardUnavailable     the board did not answer
+├── UnknownFormat        a record of ours on Kafka has a format that this version does not read
 ├── UnreadableBatch      records on Kafka cannot be decoded; their partition stops before them
 └── StateStoreError      a step could not be committed
     ├── Fenced           another worker owns the partition: stop and never write again
@@ -53,6 +54,10 @@ class BoardUnavailable(StreamAppError):
 
 class NotTheBoard(BoardUnavailable):
     """Another server answered at the board's address."""
+
+
+class UnknownFormat(StreamAppError):
+    """A record that another version of this program wrote, in a format that this version does not read."""
 
 
 class UnreadableBatch(StreamAppError):

@@ -5,6 +5,8 @@ these the same lead would have another row, so it would be sent and paid for aga
 people whom nothing matches. So the first step of each partition writes a row with all, before anything else that it
 writes. It is never written again: its key has one record, which compaction keeps at its place. So it stays the
 first record of its partition, and a process finds out at its start what the namespace began with.
+
+The row has a version, so that a program refuses a namespace of a build that it does not know, instead of misreading it.
 """
 
 from __future__ import annotations
@@ -19,24 +21,39 @@ from stream_app.domain.topics import MORE_PARTITIONS
 SYSTEM_KEY: Final = b"n/system"
 """The key of the row."""
 
+SYSTEM_VERSION: Final = 1
+"""The version of the row. A row without one is of a build before the first release that had it."""
+
+_EARLIER: Final = (
+    "it has rows that were written by an earlier build, which this one cannot continue: drain it with that "
+    "build, or take a new kafka.namespace (docs/sizing.md, More partitions)"
+)
 _PEPPER: Final = "or take a new kafka.namespace: no hash that was made with another pepper is recognised"
 
 
 class SystemRow(msgspec.Struct, frozen=True):
     """The value of the row. `pepper`: the fingerprint of the pepper; None: there is none."""
 
+    version: int
     partitions: int
     pepper: str | None = None
     hash_lead_ids: bool = False
 
 
+class _Versioned(msgspec.Struct):
+    """The field that is read before all others, because a later version may have changed those."""
+
+    version: int = 0
+
+
 _encode: Final = msgspec.json.Encoder().encode
+_decode_version: Final = msgspec.json.Decoder(_Versioned).decode
 _decode: Final = msgspec.json.Decoder(SystemRow).decode
 
 
 def system_row(partitions: int) -> bytes:
     """Return the row that a namespace gets which begins with the settings of this process."""
-    return _encode(SystemRow(partitions, fingerprint(), current().hash_lead_ids))
+    return _encode(SystemRow(SYSTEM_VERSION, partitions, fingerprint(), current().hash_lead_ids))
 
 
 def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> str:
@@ -46,11 +63,15 @@ def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> s
         What differs and what to do, in one line; '' if nothing differs.
     """
     if key != SYSTEM_KEY or value is None:
-        return (
-            "it has rows that were written by an earlier build, which this one cannot continue: drain it with that "
-            "build, or take a new kafka.namespace (docs/sizing.md, More partitions)"
-        )
+        return _EARLIER
     try:
+        if (version := _decode_version(value).version) > SYSTEM_VERSION:
+            return (
+                f"its row {SYSTEM_KEY.decode()} has version {version}, and this program reads up to {SYSTEM_VERSION}: "
+                "run the later version that began this namespace, or take a new kafka.namespace"
+            )
+        if version < 1:
+            return _EARLIER
         began = _decode(value)
     except msgspec.DecodeError as error:
         return f"its row {SYSTEM_KEY.decode()} cannot be read: {error}; restore it"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -33,6 +33,7 @@ from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.record import ConsumedRecord
 
 T = TypeVar("T")
+V = TypeVar("V", Delivery, Lane)
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
@@ -52,6 +53,22 @@ class _Dated(msgspec.Struct):
 
 _dated: Final = msgspec.json.Decoder(_Dated)
 _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
+
+
+class _RowVersion(msgspec.Struct, array_like=True):
+    """The first field of a lead's row, of whatever version."""
+
+    version: int
+
+
+class _LaneVersion(msgspec.Struct):
+    """The version of a lane's row, of whatever version."""
+
+    version: int
+
+
+_row_version: Final = msgspec.json.Decoder(_RowVersion)
+_lane_version: Final = msgspec.json.Decoder(_LaneVersion)
 
 
 class RowUnreadable(StreamAppError):
@@ -206,22 +223,30 @@ def _name(key: bytes) -> str:
 
 def read_delivery(key: bytes, raw: bytes) -> Delivery:
     """A delivery row from its bytes. Raises RowUnreadable."""
-    row = _read(_row_decoder, key, raw)
-    if row.version > ROW_VERSION:
-        raise RowUnreadable(
-            f"the row {_name(key)} has version {row.version}, this program reads up to {ROW_VERSION}: update it"
-        )
-    return row
+    return _read_versioned(_row_decoder, _row_version, ROW_VERSION, key, raw)
 
 
 def read_lane(key: bytes, raw: bytes) -> Lane:
     """A lane's row from its bytes. Raises RowUnreadable."""
-    lane = _read(_lane_decoder, key, raw)
-    if lane.version > LANE_VERSION:
-        raise RowUnreadable(
-            f"the row {_name(key)} has version {lane.version}, this program reads up to {LANE_VERSION}: update it"
-        )
-    return lane
+    return _read_versioned(_lane_decoder, _lane_version, LANE_VERSION, key, raw)
+
+
+def _read_versioned(
+    decoder: msgspec.json.Decoder[V], versions: msgspec.json.Decoder[Any], known: int, key: bytes, raw: bytes
+) -> V:
+    """Decode a row with a version. One of a later version is never called broken, whatever that has changed in it."""
+    try:
+        row = decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        _check_version(_read(versions, key, raw).version, known, key)
+        raise unreadable(key, str(error)) from None
+    _check_version(row.version, known, key)
+    return row
+
+
+def _check_version(version: int, known: int, key: bytes) -> None:
+    if version > known:
+        raise RowUnreadable(f"the row {_name(key)} has version {version}, this program reads up to {known}: update it")
 
 
 class ProcessedMarkers:

@@ -19,7 +19,7 @@ from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
-from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.delivery.envelope import HEADERS, check_format
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.budget import Cost
@@ -144,6 +144,7 @@ async def survey(
 
     Raises:
         SettingsError: The filter is wrong.
+        UnknownFormat: Another version wrote one of the dead letters, in a format that this version does not read.
         BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
@@ -218,6 +219,7 @@ async def _dead_letters(
     async for records in reader.read(topic, ranges):
         for record in records:
             headers, key = headers_of(record.headers), keys.restore(record.key)
+            check_format(headers, f"{topic}/{record.partition}/{record.offset}")
             if not wanted.matches(headers, key, record.timestamp):
                 continue
             workspace, alias = _address(settings, *addressed_to(headers, key, record.value))

@@ -64,6 +64,7 @@ async def test_a_failed_one_that_was_replayed() -> None:
         "stream-app-returns": b"1",
         "stream-app-trace-id": headers_of(first)["stream-app-trace-id"],
         "stream-app-app-version": b"simulation",
+        "stream-app-format": b"1",
     }
     before, now = read_envelope(first), read_envelope(dead_letter)
     assert began_ms + 100 <= before.first_failure_ms < before.last_failure_ms < began_ms + 30_000
@@ -93,6 +94,7 @@ async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: st
         "stream-app-reason-text": emitted,
         "stream-app-http-status": b"422",
         "stream-app-app-version": b"simulation",
+        "stream-app-format": b"1",
     }
     envelope = read_envelope(dead_letter)
     assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms

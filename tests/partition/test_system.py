@@ -10,7 +10,7 @@ import pytest
 from stream_app.domain.errors import Aborted, SettingsError
 from stream_app.domain.lead.identity import pseudonyms_of, use
 from stream_app.domain.record import Record
-from stream_app.domain.system import SYSTEM_KEY, SystemRow
+from stream_app.domain.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
 from tests.partition.test_commands import Bench
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryLedger
@@ -52,7 +52,7 @@ async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
     await asyncio.sleep(1.0)
     first, *others = bench.kafka.log(bench.plan.topics.state, 0).committed()
     assert first.key == SYSTEM_KEY
-    assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(bench.plan.partitions)
+    assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(SYSTEM_VERSION, bench.plan.partitions)
     assert SYSTEM_KEY not in [each.key for each in others]
     await bench.kill()
 

@@ -36,6 +36,7 @@ MEANING: Final[dict[str, str]] = {
     "stream-app-dead-letter": "topic/partition/offset of the dead letter that the input record was before",
     "stream-app-trace-id": "W3C trace id",
     "stream-app-app-version": "the version that wrote it",
+    "stream-app-format": "format of these headers; a process that does not know it stops instead of reading it wrong",
 }
 """Header -> its meaning. A test keeps it complete."""
 

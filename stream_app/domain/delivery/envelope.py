@@ -6,17 +6,21 @@ W3C `traceparent` gives its trace id.
 
 The names of our headers begin with `stream-app-`. We read them only on topics that only our own processes write to. On
 `leads` and `leads.bulk` every header belongs to the producer and has no effect.
+
+One header is the format of the others. A record of a later format, and one of 0.1.0, whose names had no prefix, is
+refused: without its headers it would count as a new input, and its lead would end as a duplicate.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, cast, get_args
 
 import msgspec
 
 from stream_app.domain.dead_letter.headers import parse_record_id, read_number
+from stream_app.domain.errors import UnknownFormat
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.record import ConsumedRecord, Headers
 
@@ -31,6 +35,9 @@ RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", 
 
 Disposition = Literal["", "poison", "failed", "policy"]
 """poison: not replayed automatically. failed: replayed. policy: refused by configuration, waits for a person."""
+
+FORMAT: Final = 1
+"""The format of the headers. A change that an earlier program would misread has a new one; a new header has not."""
 
 PREFIX: Final = "stream-app-"
 """The prefix of all our headers."""
@@ -62,10 +69,13 @@ HEADERS: Final[dict[str, str]] = {
         ("dead_letter", "dead-letter"),
         ("trace_id", "trace-id"),
         ("app", "app-version"),
+        ("format", "format"),
     )
 }
 """Field of `Envelope` -> header name on the wire. domain/dead_letter/headers.py has the meaning of each."""
 
+_ORIGIN_OF_0_1_0: Final = "origin"
+_VERSION_OF_0_1_0: Final = "app-version"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED: Final = 1
 _MAX_TEXT = 400
@@ -106,6 +116,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         dead_letter: The dead letter that an input was copied from. Its own history has ended, or it had none.
         trace_id: The W3C trace id.
         app: The version that wrote the record.
+        format: The format of the headers: always `FORMAT`, because others are not read.
         parent_id: The caller's span, from `traceparent`. Only of an input record: it is in no header of ours.
         sampled: True if the caller has sampled its span. As `parent_id`.
     """
@@ -134,6 +145,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     dead_letter: str = ""
     trace_id: str = ""
     app: str = ""
+    format: int = FORMAT
     parent_id: str = ""
     sampled: bool = False
 
@@ -174,10 +186,14 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of a record on a topic that only our own processes write to.
 
     A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts.
+
+    Raises:
+        UnknownFormat: As `check_format`.
     """
+    check_format(dict(consumed.headers), consumed.record_id)
     values: dict[str, object] = {}
     for name, value in consumed.headers:
-        if (field := _FIELDS.get(name)) is None or not isinstance(value, bytes):
+        if (field := _FIELDS.get(name)) is None or field == "format" or not isinstance(value, bytes):
             continue
         text = value.decode("utf-8", "replace")
         if field not in _FIT or _FIT[field](text):
@@ -191,11 +207,34 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
     return msgspec.convert(values, Envelope)
 
 
+def check_format(headers: Mapping[str, bytes | None], record_id: str) -> None:
+    """Raise UnknownFormat if a version of this program wrote the record in a format that this one does not read.
+
+    A record of another program has no format, and neither has one of a build before the first release with formats.
+    """
+    later = read_number((headers.get(HEADERS["format"]) or b"").decode("utf-8", "replace"))
+    if later > FORMAT:
+        raise UnknownFormat(
+            f"{record_id} has format {later}, and this program reads up to {FORMAT}: run the later version that wrote "
+            "it"
+        )
+    if later or HEADERS["origin"] in headers or _ORIGIN_OF_0_1_0 not in headers:
+        return
+    if (version := (headers.get(_VERSION_OF_0_1_0) or b"").decode("utf-8", "replace")) and is_plain_id(version):
+        raise UnknownFormat(
+            f"{record_id} was written by version {version}, whose records this program does not read: drain "
+            "its dead letters with that version first, or take a new kafka.namespace (docs/compatibility.md)"
+        )
+
+
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
 
     Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a
     dead letter that another program copied with its headers.
+
+    Raises:
+        UnknownFormat: As `check_format`.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)

@@ -4,13 +4,22 @@ import re
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.dead_letter.replay import as_input, redriven, returning
-from stream_app.domain.delivery.envelope import HEADERS, PREFIX, Envelope, input_envelope, lead_envelope, read_envelope
+from stream_app.domain.delivery.envelope import (
+    FORMAT,
+    HEADERS,
+    PREFIX,
+    Envelope,
+    input_envelope,
+    lead_envelope,
+    read_envelope,
+)
 from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, strayed
+from stream_app.domain.errors import UnknownFormat
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
@@ -75,7 +84,8 @@ def test_headers_of_our_processes_on_retry_are_trusted() -> None:
 @given(foreign)
 @example([(HEADERS["origin"], b"t.leads/0/1"), (HEADERS["dead_letter"], b"t.leads/0/1")])
 def test_on_retry_only_a_record_with_a_way_is_ours(headers: list[tuple[str, bytes]]) -> None:
-    said = [each for each in headers if each[0] not in (HEADERS["way"], HEADERS["redriven_from"])]
+    ours = (HEADERS["way"], HEADERS["redriven_from"], HEADERS["format"])
+    said = [each for each in headers if each[0] not in ours]
     consumed = record(NAMES.retry, tuple(said))
     assert lead_envelope(consumed, NAMES.inputs) == input_envelope(msgspec.structs.replace(consumed, headers=()))
 
@@ -91,6 +101,68 @@ def test_of_repeated_headers_the_last_one_with_a_value_counts() -> None:
     nothing: list[tuple[str, bytes | None]] = [(HEADERS["lead_id"], None), ("traceparent", None)]
     consumed = msgspec.structs.replace(record(NAMES.retry, ()), headers=(*BACK.to_headers(), *nothing))
     assert lead_envelope(consumed, NAMES.inputs) == BACK
+
+
+FORMAT_HEADER = HEADERS["format"]
+
+
+def test_each_record_of_ours_says_its_format() -> None:
+    for envelope in (DEAD, BACK, as_input("t.leads.dlq/0/3"), Envelope()):
+        assert dict(envelope.to_headers())[FORMAT_HEADER] == str(FORMAT).encode()
+
+
+@pytest.mark.parametrize("later", [FORMAT + 1, 123_456])
+def test_a_record_of_a_later_format_is_refused_whatever_else_its_headers_say(later: int) -> None:
+    others = dict(DEAD.to_headers()) | {HEADERS["origin"]: b"later:0:3", HEADERS["seq"]: b"four"}
+    for headers in (others, {}):
+        dead_letter = record(NAMES.dlq, tuple((headers | {FORMAT_HEADER: str(later).encode()}).items()))
+        with pytest.raises(UnknownFormat) as refused:
+            read_envelope(dead_letter)
+        assert str(refused.value) == (
+            f"t.leads.dlq/0/9 has format {later}, and this program reads up to {FORMAT}: run the later version that "
+            "wrote it"
+        )
+
+
+@given(foreign, st.one_of(values, st.sampled_from([b"0", b"-1", b"2\n", "٢".encode(), b"9" * 5_000])))
+def test_a_format_that_is_no_later_one_changes_nothing(headers: list[tuple[str, bytes]], value: bytes) -> None:
+    assume(not value.isdigit() or len(value) > 15 or int(value) <= FORMAT)
+    others = tuple(each for each in headers if each[0] != FORMAT_HEADER)
+    dead_letter = record(NAMES.dlq, others)
+    assert read_envelope(record(NAMES.dlq, (*others, (FORMAT_HEADER, value)))) == read_envelope(dead_letter)
+
+
+# As 0.1.0 wrote them: its names had no prefix.
+OF_0_1_0: Headers = (
+    ("origin", b"t.leads/0/3"),
+    ("origin-seq", b"4"),
+    ("lead-id", b"lead-1"),
+    ("disposition", b"failed"),
+    ("reason", b"http_503"),
+    ("replay-count", b"1"),
+    ("app-version", b"0.1.0"),
+)
+
+
+@pytest.mark.parametrize("topic", [NAMES.dlq, NAMES.deferred, NAMES.parked])
+def test_a_dead_letter_of_0_1_0_is_refused_and_is_not_an_input(topic: str) -> None:
+    with pytest.raises(UnknownFormat) as refused:
+        read_envelope(record(topic, OF_0_1_0))
+    assert str(refused.value) == (
+        f"{topic}/0/9 was written by version 0.1.0, whose records this program does not read: drain its dead letters "
+        "with that version first, or take a new kafka.namespace (docs/compatibility.md)"
+    )
+
+
+def test_a_record_of_0_1_0_on_retry_is_refused() -> None:
+    with pytest.raises(UnknownFormat, match=r"^t\.leads\.retry/0/9 was written by version 0\.1\.0"):
+        lead_envelope(record(NAMES.retry, (*OF_0_1_0, ("way", b"replayed"))), NAMES.inputs)
+
+
+@pytest.mark.parametrize("topic", sorted(NAMES.inputs))
+def test_a_producer_cannot_refuse_a_record_by_a_format(topic: str) -> None:
+    for headers in (((FORMAT_HEADER, b"7"),), OF_0_1_0):
+        assert lead_envelope(record(topic, headers), NAMES.inputs) == Envelope(origin=f"{topic}/0/9", origin_ms=5)
 
 
 PLAN = plan_of(Setup())
@@ -116,7 +188,7 @@ def test_written_headers_are_read_back() -> None:
     assert read_envelope(consumed(DEAD_LETTER.to_headers())) == DEAD_LETTER
 
 
-hostile_names = st.sampled_from([*HEADERS.values(), "traceparent", "x"])
+hostile_names = st.sampled_from([*(name for name in HEADERS.values() if name != HEADERS["format"]), "traceparent", "x"])
 hostile_values = st.one_of(
     st.binary(max_size=500), st.text(max_size=500).map(lambda text: text.encode("utf-8", "replace"))
 )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lead.identity import Pseudonyms, fingerprint, pseudonyms_of, use
-from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.domain.system import SYSTEM_KEY, SYSTEM_VERSION, system_problem, system_row
 from stream_app.kafka.clock import in_words, skew_ms
 
 ONE, OTHER = "pepper-of-this-namespace-0123456", "pepper-of-another-namespace-0123"
@@ -63,6 +63,26 @@ def test_rows_without_the_row_of_the_system_are_of_an_earlier_build(key: bytes |
 
 def test_a_row_that_cannot_be_read_is_named() -> None:
     assert system_problem(SYSTEM_KEY, b"{", 8).startswith("its row n/system cannot be read")
+
+
+def test_a_row_without_a_version_is_of_an_earlier_build() -> None:
+    problem = system_problem(SYSTEM_KEY, b'{"partitions":8,"pepper":null,"hash_lead_ids":false}', 8)
+    assert "written by an earlier build" in problem
+
+
+@pytest.mark.parametrize("more", ["", ',"partitions":"eight","pepper":{"now":1}'])
+def test_a_row_of_a_later_build_is_refused_by_its_version(more: str) -> None:
+    """Whatever else that build has changed in the row."""
+    problem = system_problem(SYSTEM_KEY, b'{"version":%d%s}' % (SYSTEM_VERSION + 1, more.encode()), 8)
+    assert problem == (
+        f"its row n/system has version {SYSTEM_VERSION + 1}, and this program reads up to {SYSTEM_VERSION}: "
+        "run the later version that began this namespace, or take a new kafka.namespace"
+    )
+
+
+def test_fields_that_a_later_build_adds_to_the_row_are_ignored() -> None:
+    later = begin(None)[:-1] + b',"later":1}'
+    assert system_problem(SYSTEM_KEY, later, 8) == ""
 
 
 def test_every_problem_is_one_line_and_names_no_pepper() -> None:

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 
+import pytest
+
 from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.record import ConsumedRecord, Headers, Record
 from stream_app.domain.topics import TopicNames
 from stream_app.replay.forward import Replay
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
@@ -97,9 +99,31 @@ async def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
     assert bench.stream.acked == [4, 5, 6]
     records = [record for _, record in bench.memory.published]
     assert [(record.key, record.value, record.headers) for record in records] == [
-        (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"),)),
-        (b"", None, (("stream-app-redriven-from", b"leads.dlq/0/6"),)),
+        (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"), ("stream-app-format", b"1"))),
+        (b"", None, (("stream-app-redriven-from", b"leads.dlq/0/6"), ("stream-app-format", b"1"))),
     ]
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        (
+            (("origin", b"leads/0/1"), ("disposition", b"failed"), ("app-version", b"0.1.0")),
+            "was written by version 0.1.0",
+        ),
+        ((*FAILED.to_headers(), ("stream-app-format", b"2")), "has format 2, and this program reads up to 1"),
+    ],
+)
+async def test_a_dead_letter_of_a_version_that_is_not_read_ends_the_process(headers: Headers, why: str) -> None:
+    other = ConsumedRecord(NAMES.dlq, 0, 1, b"acme", b"{}", headers, 1)
+    bench = Bench([dead_letter(0), other, dead_letter(2)])
+    serving = await bench.serve()
+    with pytest.raises(ExceptionGroup) as ended:
+        await serving
+    assert "leads.dlq/0/1 " + why in str(ended.value.exceptions)
+    assert bench.memory.topics == ["leads.retry"]
+    assert 1 not in bench.stream.acked
 
 
 @virtual_time
