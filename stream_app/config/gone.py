@@ -19,6 +19,7 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
                 "topics.wait_days",
                 "workspaces.*.breaker.healthy_s",
                 "workspaces.*.breaker.jitter",
+                "workspaces.*.breaker.open_factor",
                 "workspaces.*.breaker.open_share",
                 "workspaces.*.breaker.probes",
                 "workspaces.*.breaker.slow_rate",
@@ -45,10 +46,14 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
         "gateway.user_header_secret_env": "it is board.user_header_secret_env now",
         "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
         "kafka.hashed_partitions": "remove it: a system keeps the number of partitions that it began with",
+        "line": "the table is delivery now",
         "notify.gateways": _NO_METRICS,
         "notify.replays": _NO_METRICS,
         "notify.state_path": "remove it: what was sent is kept in the state folder of the service or user",
         "notify.workers": _NO_METRICS,
+        "workspaces.*.flood": "the table is flood_guard now",
+        "workspaces.*.silence": "the table is callback_health now",
+        "workspaces.*.stop": "the table is suspension now",
     }
 )
 """Place of a key or table, `*` for the name of a workspace or destination -> what to do."""
