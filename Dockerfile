@@ -1,5 +1,6 @@
 # One image for every process: `docker run stream-app worker`. Built in two stages, so that neither pip's cache nor a
-# package installer of ours is in it. 3.11 is the Python that the tests run on.
+# package installer of ours is in it. 3.11 is the Python that the tests run on. requirements.txt has the extra `msk`, too:
+# whoever runs the image cannot install it.
 ARG BASE=python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 
 FROM ${BASE} AS build

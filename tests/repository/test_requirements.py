@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FOR_USERS = {"msk"}
-"""Extras that neither the image nor the tests install."""
-FILES = {"requirements.txt": (), "requirements-dev.txt": tuple(EXTRAS.keys() - FOR_USERS)}
+NOT_IN_THE_IMAGE = {"dev", "local"}
+"""Extras for a developer's machine: the tests, and a Kafka of its own. A process in a container needs every other one."""
+FILES = {"requirements.txt": tuple(EXTRAS.keys() - NOT_IN_THE_IMAGE), "requirements-dev.txt": tuple(EXTRAS)}
 PLACES = [
     {"python_version": version, "python_full_version": f"{version}.9", "sys_platform": system, "platform_system": name}
     for version in ("3.11", "3.12", "3.13")

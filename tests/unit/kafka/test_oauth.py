@@ -1,6 +1,7 @@
 """Tokens for Kafka: when they are fetched, shared and renewed, and what is said when there is none."""
 
 import asyncio
+import base64
 import sys
 import time
 from types import ModuleType
@@ -128,3 +129,14 @@ def test_amazons_signer_gives_tokens_for_msk(monkeypatch: pytest.MonkeyPatch) ->
     assert 800 < token.lasts_s <= 900
     with pytest.raises(TokenRefused, match="check the AWS credentials"):
         aws_msk("nowhere")()
+
+
+def test_amazons_own_signer_signs_with_the_credentials_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    token = aws_msk("eu-central-1")()
+    text = base64.urlsafe_b64decode(token.text + "==").decode()
+    assert text.startswith("https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&")
+    assert "X-Amz-Credential=AKIDEXAMPLE" in text
+    assert "s3cret" not in text
+    assert 800 < token.lasts_s <= 900
