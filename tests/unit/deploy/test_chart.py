@@ -5,11 +5,9 @@ Helm as a library has a wheel for Linux only. CI runs on Linux.
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,64 +18,11 @@ import yaml
 from helm_python import Chart
 from helm_python.errors import HelmRenderError, HelmValuesError
 
-from stream_app.config import Settings, load_settings
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
+from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
 
-ROOT = Path(__file__).parents[3]
-CHART = ROOT / "deploy" / "chart"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
-
-
-@pytest.fixture(scope="module")
-def chart() -> Iterator[Chart]:
-    with Chart.load(CHART) as loaded:
-        yield loaded
-
-
-def objects(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects that a release of these values consists of."""
-    return copy.deepcopy(_objects(chart, json.dumps(values)))
-
-
-@functools.cache
-def _objects(chart: Chart, values: str) -> list[dict[str, Any]]:
-    rendered = chart.render(json.loads(values), name="leads", namespace="sales")
-    return [
-        each
-        for path, text in rendered.items()
-        if not path.endswith("NOTES.txt")
-        for each in yaml.safe_load_all(text)
-        if each
-    ]
-
-
-def find(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (each,) = [each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, f"leads-stream-app{name}")]
-    return each
-
-
-def processes(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The pod template of each process, by its command."""
-    templates = [each["spec"]["template"] for each in found if each["kind"] == "Deployment"]
-    return {template["spec"]["containers"][0]["args"][0]: template for template in templates}
-
-
-def pods(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each["spec"]["template"]["spec"] for each in found if "template" in each.get("spec", {})]
-
-
-def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Settings:
-    """The settings that a pod loads from its ConfigMap and its Secret."""
-    text = find(found, "ConfigMap", kind)["data"]["stream_app.toml"].replace("/run/secrets/stream-app", str(tmp_path))
-    (tmp_path / "stream_app.toml").write_text(text)
-    for name, value in {
-        "CALLBACK_KEY": secrets.token_hex(32),
-        "BOARD_TOKEN": secrets.token_hex(32),
-        "WEBHOOK": "https://api.clay.com/v3/sources/webhook/acme--people",
-    }.items():
-        (tmp_path / name).write_text(value)
-    return load_settings(tmp_path / "stream_app.toml", {}, ("clay", "gateway", "board"))
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
