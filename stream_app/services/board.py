@@ -202,7 +202,7 @@ async def messages(settings: Settings, findings: Findings, registry: CollectorRe
             post=receiver.post,
             form=notify.format,
             interval_s=notify.interval_s,
-            path=model_path(settings, os.environ).with_suffix(".messages.json"),
+            path=messages_path(model_path(settings, os.environ)),
             registry=registry,
         )
         sending = asyncio.create_task(sender.run())
@@ -229,3 +229,8 @@ def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     if settings.board.read_model_path is not None:
         return Path(settings.board.read_model_path)
     return state_folder(environ) / f"{settings.kafka.namespace}board-{settings.http.board_port}.sqlite"
+
+
+def messages_path(model: Path) -> Path:
+    """Return the file of what was sent to people. It lies beside the read model, so that one volume keeps both."""
+    return model.with_suffix(".messages.json")

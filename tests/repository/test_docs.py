@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 CODE = ROOT / "stream_app"
-DOCUMENTS = [README, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
+CHART = ROOT / "deploy" / "chart" / "README.md"
+DOCUMENTS = [README, CHART, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 IMAGES = sorted((DOCS / "images").glob("*.svg"))
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 NOT_IN_THE_IMAGE = {"dev", "local"}
-"""Extras for a developer's machine: the tests, and a Kafka of its own. A process in a container needs every other one."""
+"""Extras for a developer's machine: the tests, and a Kafka of its own. The image has every other one."""
 FILES = {"requirements.txt": tuple(EXTRAS.keys() - NOT_IN_THE_IMAGE), "requirements-dev.txt": tuple(EXTRAS)}
 PLACES = [
     {"python_version": version, "python_full_version": f"{version}.9", "sys_platform": system, "platform_system": name}

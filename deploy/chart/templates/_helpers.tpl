@@ -23,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}
-{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{ .repository }}:{{ .tag | default (printf "v%s" $.Chart.AppVersion) }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -46,7 +46,37 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if regexMatch "(?m)^ *(http\\.)?(worker|replay|gateway|gateway_ops|trace|board|board_ops)_port" $config -}}
 {{- fail "config: remove the ports from [http]: the chart's probes and Service name the default ports 9101 to 9108" -}}
 {{- end -}}
+{{- $path := regexFind "(?m)^[^#\n]*\\bread_model_path *= *[\"'][^\"']*" $config -}}
+{{- if and $path (not (regexMatch "[\"']/var/lib/stream-app/" $path)) -}}
+{{- fail "config: remove board.read_model_path: the chart keeps the read model, and what was sent to people, under /var/lib/stream-app" -}}
+{{- end -}}
 {{- $config -}}
+{{- end -}}
+
+{{- /* Refuses a grace that ends before a worker may have finished its last request. */ -}}
+{{- define "stream-app.workerGrace" -}}
+{{- $config := include "stream-app.config" . -}}
+{{- $needed := 10.0 -}}
+{{- range $key, $default := dict "max_request_start_age_s" "10" "request_timeout_s" "30" "commit_timeout_s" "15" -}}
+{{- $set := regexFind (printf "(?m)^[^#\n]*\\b%s *= *[0-9][0-9_.]*" $key) $config | regexFind "[0-9][0-9_.]*$" | replace "_" "" -}}
+{{- $needed = addf $needed (float64 ($set | default $default)) -}}
+{{- end -}}
+{{- $grace := .Values.worker.terminationGracePeriodSeconds -}}
+{{- if le (float64 $grace) $needed -}}
+{{- fail (printf "worker.terminationGracePeriodSeconds: must be more than %g: max_request_start_age_s, request_timeout_s and commit_timeout_s of [delivery] in `config`, and 10 s" $needed) -}}
+{{- end -}}
+{{- $grace -}}
+{{- end -}}
+
+{{- /* The name of a pod's ServiceAccount. Arguments: root, suffix (of the one that a hook makes for itself, or ""). */ -}}
+{{- define "stream-app.serviceAccount" -}}
+{{- with .root.Values.serviceAccount -}}
+{{- if .create -}}
+{{ .name | default (include "stream-app.fullname" $.root) }}{{ $.suffix }}
+{{- else -}}
+{{ .name | default "default" }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "stream-app.containerSecurity" -}}
@@ -63,22 +93,80 @@ fsGroup: 10001
 seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
-{{- /* The mounts of a pod. Argument: state, as for the volumes. */ -}}
+{{- /* The labels of a pod. Arguments: root, name, values. */ -}}
+{{- define "stream-app.podLabels" -}}
+{{ include "stream-app.labels" .root }}
+app.kubernetes.io/component: {{ .name }}
+{{- with .values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* What the spec of every pod begins with. Arguments: root, values, suffix (as for the ServiceAccount). */ -}}
+{{- define "stream-app.podSpec" -}}
+serviceAccountName: {{ include "stream-app.serviceAccount" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+shareProcessNamespace: true # process 1 is the pause container: as process 1, Python would not hear SIGTERM before it has handlers
+securityContext:
+  {{- include "stream-app.podSecurity" .root | nindent 2 }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* The environment of a container. Argument: the values of its process. */ -}}
+{{- define "stream-app.env" -}}
+- { name: STREAM_APP_CONFIG, value: /etc/stream-app/stream_app.toml }
+{{- with .extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* The mounts of a container. Arguments: values, state (as for the volumes). */ -}}
 {{- define "stream-app.mounts" -}}
 - { name: config, mountPath: /etc/stream-app, readOnly: true }
 - { name: secrets, mountPath: /run/secrets/stream-app, readOnly: true }
-{{- if . }}
+{{- if .state }}
 - { name: state, mountPath: /var/lib/stream-app }
 {{- end }}
 - { name: tmp, mountPath: /tmp }
+{{- with .values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
-{{- /* The volumes of a pod. Arguments: root, secret, config (the name of the ConfigMap), state ("": none; a claim; or emptyDir). */ -}}
+{{- /* The volumes of a pod. Arguments: values, secrets (names, or ""), config (the name of the ConfigMap), state ("": none; a claim; or emptyDir). */ -}}
 {{- define "stream-app.volumes" -}}
 - name: config
   configMap: { name: {{ .config }} }
+{{- $secrets := without .secrets "" | uniq }}
+{{- if not $secrets }}
+{{- fail "existingSecret: name the Secret that has the variables of your stream_app.toml" }}
+{{- end }}
 - name: secrets
-  secret: { secretName: {{ required "existingSecret: name the Secret that has the variables of your stream_app.toml" .secret }}, defaultMode: 0440 }
+{{- if eq (len $secrets) 1 }}
+  secret: { secretName: {{ first $secrets }}, defaultMode: 0440 }
+{{- else }}
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range $secrets }}
+      - secret: { name: {{ . }} }
+      {{- end }}
+{{- end }}
 {{- if .state }}
 - name: state
   {{- if eq .state "emptyDir" }}
@@ -89,6 +177,9 @@ seccompProfile: { type: RuntimeDefault }
 {{- end }}
 - name: tmp
   emptyDir: {}
+{{- with .values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- /* The pod template of a process. Arguments: root, name, values, http (the port of a Service), port (of metrics and probes), state. */ -}}
@@ -96,49 +187,32 @@ seccompProfile: { type: RuntimeDefault }
 {{- $root := .root -}}
 metadata:
   labels:
-    {{- include "stream-app.labels" $root | nindent 4 }}
-    app.kubernetes.io/component: {{ .name }}
+    {{- include "stream-app.podLabels" . | nindent 4 }}
   annotations:
     checksum/config: {{ include "stream-app.config" $root | sha256sum }}
     {{- with .values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  automountServiceAccountToken: false
-  enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ .values.terminationGracePeriodSeconds }}
-  securityContext:
-    {{- include "stream-app.podSecurity" $root | nindent 4 }}
-  {{- with $root.Values.imagePullSecrets }}
-  imagePullSecrets: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .values.priorityClassName }}
-  priorityClassName: {{ . }}
-  {{- end }}
-  {{- with .values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .values.affinity }}
-  affinity: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  topologySpreadConstraints:
+  {{- include "stream-app.podSpec" . | nindent 2 }}
+  terminationGracePeriodSeconds: {{ if eq .name "worker" }}{{ include "stream-app.workerGrace" $root }}{{ else }}{{ .values.terminationGracePeriodSeconds }}{{ end }}
+  topologySpreadConstraints: # a wish: where one zone or node is all that is left, all pods run there
+    {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
     - maxSkew: 1
-      topologyKey: kubernetes.io/hostname
+      topologyKey: {{ . }}
       whenUnsatisfiable: ScheduleAnyway
       labelSelector:
         matchLabels:
           {{- include "stream-app.selector" $root | nindent 10 }}
-          app.kubernetes.io/component: {{ .name }}
+          app.kubernetes.io/component: {{ $.name }}
+    {{- end }}
   containers:
     - name: {{ .name }}
       image: {{ include "stream-app.image" $root }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args: [{{ .name }}]
       env:
-        - { name: STREAM_APP_CONFIG, value: /etc/stream-app/stream_app.toml }
+        {{- include "stream-app.env" .values | nindent 8 }}
       ports:
         {{- with .http }}
         - { name: http, containerPort: {{ . }} }
@@ -170,8 +244,8 @@ spec:
       securityContext:
         {{- include "stream-app.containerSecurity" $root | nindent 8 }}
       volumeMounts:
-        {{- include "stream-app.mounts" .state | nindent 8 }}
+        {{- include "stream-app.mounts" (dict "values" .values "state" .state) | nindent 8 }}
   volumes:
     {{- $secret := .values.existingSecret | default $root.Values.existingSecret }}
-    {{- include "stream-app.volumes" (dict "config" (include "stream-app.fullname" $root) "secret" $secret "state" .state) | nindent 4 }}
+    {{- include "stream-app.volumes" (dict "values" .values "config" (include "stream-app.fullname" $root) "secrets" (list $secret) "state" .state) | nindent 4 }}
 {{- end -}}

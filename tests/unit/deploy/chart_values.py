@@ -1,4 +1,4 @@
-"""Six sets of values for the chart, as users would write them."""
+"""Seven sets of values for the chart, as users would write them."""
 
 from typing import Any
 
@@ -31,6 +31,17 @@ workspace = "acme"
 webhooks_env = ["WEBHOOK"]
 """
 SMALLEST = {"config": CONFIG, "existingSecret": "leads"}
+EVERYWHERE: dict[str, Any] = {
+    "podLabels": {"azure.workload.identity/use": "true"},
+    "podAnnotations": {"team": "sales"},
+    "extraEnv": [
+        {"name": "AWS_REGION", "value": "eu-central-1"},
+        {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+    ],
+    "extraVolumes": [{"name": "authority", "configMap": {"name": "authority"}}],
+    "extraVolumeMounts": [{"name": "authority", "mountPath": "/etc/authority", "readOnly": True}],
+}
+"""What a platform may ask of each process."""
 INGRESS = {"enabled": True, "className": "nginx", "annotations": {"a/b": "c"}, "tlsSecretName": "tls"}
 SETS: dict[str, dict[str, Any]] = {
     "smallest": SMALLEST,
@@ -57,6 +68,16 @@ SETS: dict[str, dict[str, Any]] = {
             "tolerations": [{"key": "leads", "operator": "Exists", "effect": "NoSchedule"}],
             "affinity": {"nodeAffinity": {}},
             "priorityClassName": "high",
+        },
+    },
+    # Each process has a Secret of its own, and there is none for all of them.
+    "cloud": {
+        "config": CONFIG,
+        "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/leads"}},
+        "topics": {"job": {"podLabels": EVERYWHERE["podLabels"]}},
+        **{
+            name: EVERYWHERE | {"existingSecret": f"leads-{name}"}
+            for name in ("worker", "replay", "gateway", "board", "trace")
         },
     },
     "watched": SMALLEST

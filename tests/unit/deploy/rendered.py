@@ -47,7 +47,10 @@ def processes(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def pods(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each["spec"]["template"]["spec"] for each in found if "template" in each.get("spec", {})]
+    """The spec of each pod: of the processes, and of what Helm runs around them."""
+    specs = [each["spec"] for each in found if "spec" in each]
+    inner = [spec["template"]["spec"] if "template" in spec else spec for spec in specs]
+    return [spec for spec in inner if "containers" in spec]
 
 
 def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Settings:
@@ -58,6 +61,7 @@ def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Set
         "CALLBACK_KEY": secrets.token_hex(32),
         "BOARD_TOKEN": secrets.token_hex(32),
         "WEBHOOK": "https://api.clay.com/v3/sources/webhook/acme--people",
+        "NOTIFY_URL": "https://hooks.example.com/leads",
     }.items():
         (tmp_path / name).write_text(value)
     return load_settings(tmp_path / "stream_app.toml", {}, ("clay", "gateway", "board"))

@@ -1,0 +1,246 @@
+"""What the chart gives its pods: identity, image, Secrets, room to spread, time to stop, a disk for what is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import Chart
+
+from stream_app.services import board, gateway
+from stream_app.version import __version__
+from tests.unit.deploy.chart_values import CONFIG, EVERYWHERE, SETS, SMALLEST
+from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
+
+RELEASE: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]
+PROCESSES = ("worker", "replay", "gateway", "board", "trace")
+PRE_STOP_S = 5
+
+
+def by_command(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {pod["containers"][0]["args"][0]: pod for pod in pods(found)}
+
+
+def secrets_of(pod: dict[str, Any]) -> list[str]:
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "secrets"]
+    if "secret" in volume:
+        return [volume["secret"]["secretName"]]
+    return [source["secret"]["name"] for source in volume["projected"]["sources"]]
+
+
+# -------------------------------------------------------------------------------------------------- identity and image
+
+
+def test_pods_have_the_role_that_the_account_is_annotated_with(chart: Chart) -> None:
+    found = objects(chart, SETS["cloud"])
+    ours, of_the_job = find(found, "ServiceAccount", ""), find(found, "ServiceAccount", "-topics")
+    role = SETS["cloud"]["serviceAccount"]["annotations"]
+    assert ours["metadata"]["annotations"] == role
+    assert role.items() <= of_the_job["metadata"]["annotations"].items()
+    config = find(found, "ConfigMap", "-topics")["metadata"]["annotations"]
+    assert config.items() <= of_the_job["metadata"]["annotations"].items(), "as its ConfigMap"
+    for command, pod in by_command(found).items():
+        account = of_the_job if command == "topics" else ours
+        assert pod["serviceAccountName"] == account["metadata"]["name"]
+        assert pod["automountServiceAccountToken"] is account["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(("values", "name"), [({"name": "leads"}, "leads"), ({}, "default")])
+def test_the_account_may_be_one_that_exists(chart: Chart, values: dict[str, Any], name: str) -> None:
+    found = objects(chart, SMALLEST | {"serviceAccount": {"create": False} | values})
+    assert not [each for each in found if each["kind"] == "ServiceAccount"]
+    assert {pod["serviceAccountName"] for pod in pods(found)} == {name}
+
+
+def test_the_image_is_the_one_that_the_release_pushes(chart: Chart) -> None:
+    steps = RELEASE["jobs"]["image"]["steps"]
+    (pushed,) = [step["with"]["tags"] for step in steps if "tags" in step.get("with", {})]
+    (checked,) = [step["run"] for step in RELEASE["jobs"]["build"]["steps"] if "GITHUB_REF_NAME" in str(step)]
+    assert re.fullmatch(r'test "v\$\(python -c .*__version__.*\)" = "\$GITHUB_REF_NAME"', checked)
+    source = yaml.safe_load((CHART / "Chart.yaml").read_text())["sources"][0].removeprefix("https://github.com/")
+    names = {"${{ github.repository }}": source, "${{ github.ref_name }}": f"v{__version__}"}
+    for name, value in names.items():
+        pushed = pushed.replace(name, value)
+    assert {pod["containers"][0]["image"] for pod in pods(objects(chart, SMALLEST))} == {pushed}
+    own = objects(chart, SMALLEST | {"image": {"repository": "registry.example.com/leads", "tag": "today"}})
+    assert {pod["containers"][0]["image"] for pod in pods(own)} == {"registry.example.com/leads:today"}
+
+
+def test_python_is_not_process_1(chart: Chart) -> None:
+    """Process 1 gets no SIGTERM that it has no handler for; Python needs a moment until it has one."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert all(service["init"] is True for service in services.values() if "build" in service)
+    for values in SETS.values():
+        assert all(pod["shareProcessNamespace"] is True for pod in pods(objects(chart, values)))
+
+
+# ---------------------------------------------------------------------------------------------------- what is added
+
+
+def test_each_process_takes_what_a_platform_asks(chart: Chart) -> None:
+    found = objects(chart, SETS["cloud"] | {"trace": SETS["cloud"]["trace"] | {"enabled": True}})
+    templates = processes(found)
+    assert tuple(sorted(templates)) == tuple(sorted(PROCESSES))
+    for template in templates.values():
+        (container,) = template["spec"]["containers"]
+        assert EVERYWHERE["podLabels"].items() <= template["metadata"]["labels"].items()
+        assert EVERYWHERE["podAnnotations"].items() <= template["metadata"]["annotations"].items()
+        assert container["env"][1:] == EVERYWHERE["extraEnv"]
+        assert container["volumeMounts"][-1:] == EVERYWHERE["extraVolumeMounts"]
+        assert template["spec"]["volumes"][-1:] == EVERYWHERE["extraVolumes"]
+    job = objects(chart, SMALLEST | {"topics": {"job": EVERYWHERE | {"nodeSelector": {"disk": "ssd"}}}})
+    template = find(job, "Job", "-topics")["spec"]["template"]
+    assert EVERYWHERE["podLabels"].items() <= template["metadata"]["labels"].items()
+    assert template["metadata"]["annotations"] == EVERYWHERE["podAnnotations"]
+    assert template["spec"]["containers"][0]["env"][1:] == EVERYWHERE["extraEnv"]
+    assert template["spec"]["volumes"][-1:] == EVERYWHERE["extraVolumes"]
+    assert template["spec"]["nodeSelector"] == {"disk": "ssd"}
+
+
+def test_every_process_has_the_same_values_of_its_pod() -> None:
+    of_pods = {*EVERYWHERE, "nodeSelector", "tolerations", "affinity", "priorityClassName", "existingSecret"}
+    assert of_pods <= SCHEMA["topics"]["properties"]["job"]["properties"].keys()
+    for name in PROCESSES:
+        assert of_pods | {"resources", "terminationGracePeriodSeconds"} <= SCHEMA[name]["properties"].keys()
+
+
+# ---------------------------------------------------------------------------------------------------------- Secrets
+
+
+def test_the_job_of_the_topics_works_where_each_process_has_its_own_secret(chart: Chart) -> None:
+    cloud = SETS["cloud"]
+    assert "existingSecret" not in cloud
+    pods_of = by_command(objects(chart, cloud))
+    assert secrets_of(pods_of["topics"]) == ["leads-worker"]
+    named = cloud | {"topics": {"job": {"existingSecret": "leads-topics"}}}
+    assert secrets_of(by_command(objects(chart, named))["topics"]) == ["leads-topics"]
+    assert secrets_of(by_command(objects(chart, SETS["private"]))["topics"]) == ["leads"]
+    for name in ("worker", "replay", "gateway", "board"):
+        assert secrets_of(pods_of[name]) == [f"leads-{name}"]
+
+
+def test_helm_test_runs_doctor_with_what_each_process_needs(chart: Chart) -> None:
+    found = objects(chart, SETS["cloud"])
+    pod = find(found, "Pod", "-doctor")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["containers"][0]["args"] == ["doctor"]
+    assert secrets_of(pod["spec"]) == ["leads-worker", "leads-gateway", "leads-board"]
+    assert secrets_of(find(objects(chart, SMALLEST), "Pod", "-doctor")["spec"]) == ["leads"]
+    labels = pod["metadata"]["labels"].items()
+    assert find(found, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels, "it reaches Kafka"
+    for each in found:
+        if each["kind"] in ("Service", "Deployment", "PodDisruptionBudget"):
+            selector = each["spec"]["selector"]
+            assert not selector.get("matchLabels", selector).items() <= labels, each["metadata"]["name"]
+
+
+# ------------------------------------------------------------------------------------------------- nodes and updates
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_pods_spread_over_zones_and_nodes_if_they_can(chart: Chart, values: dict[str, Any]) -> None:
+    for template in processes(objects(chart, values)).values():
+        spread = template["spec"]["topologySpreadConstraints"]
+        assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        for each in spread:
+            assert (each["whenUnsatisfiable"], each["maxSkew"]) == ("ScheduleAnyway", 1)
+            assert each["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_a_pod_that_is_not_ready_does_not_stop_the_drain_of_its_node(chart: Chart) -> None:
+    budgets = [each for each in objects(chart, SMALLEST) if each["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == 3
+    assert {budget["spec"]["unhealthyPodEvictionPolicy"] for budget in budgets} == {"AlwaysAllow"}
+
+
+def test_an_update_waits_until_a_new_pod_has_stayed_ready(chart: Chart) -> None:
+    found = objects(chart, SMALLEST)
+    waits = {name: find(found, "Deployment", f"-{name}")["spec"].get("minReadySeconds", 0) for name in processes(found)}
+    assert waits == {"worker": 10, "replay": 10, "gateway": 10, "board": 0}, "nothing waits for the board"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[delivery]\nrequest_timeout_s = 60\nuncertain_grace_s = 300\n",
+        "[delivery]\nmax_request_start_age_s=5.5\ncommit_timeout_s = 1_0 # request_timeout_s = 600\n",
+        "[delivery]\n# request_timeout_s = 600\n",
+        "delivery = { request_timeout_s = 45, commit_timeout_s = 5 }\n",
+    ],
+)
+def test_a_worker_has_the_time_to_stop_that_its_configuration_needs(chart: Chart, tmp_path: Path, text: str) -> None:
+    config = CONFIG + text if text.startswith("[") else text + CONFIG
+    patient = {"worker": {"terminationGracePeriodSeconds": 2000}}
+    delivery = settings(objects(chart, SMALLEST | patient | {"config": config}), tmp_path).delivery
+    longest_s = delivery.longest_s + delivery.commit_timeout_s + 10
+    values = SMALLEST | {"config": config}
+    enough = int(longest_s) + 1
+    if enough >= SCHEMA["worker"]["properties"]["terminationGracePeriodSeconds"]["minimum"]:
+        with pytest.raises(Exception, match=f"must be more than {longest_s:g}|minimum"):
+            chart.render(values | {"worker": {"terminationGracePeriodSeconds": enough - 1}})
+    found = objects(chart, values | {"worker": {"terminationGracePeriodSeconds": max(enough, 66)}})
+    assert processes(found)["worker"]["spec"]["terminationGracePeriodSeconds"] == max(enough, 66)
+
+
+def test_the_others_have_the_time_to_stop_that_their_code_takes(chart: Chart) -> None:
+    for name, module in (("gateway", gateway), ("board", board)):
+        least = SCHEMA[name]["properties"]["terminationGracePeriodSeconds"]["minimum"]
+        assert least > PRE_STOP_S + module._GRACE_S
+        container = processes(objects(chart, SMALLEST))[name]["spec"]["containers"][0]
+        assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": PRE_STOP_S}}}
+
+
+# ----------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_what_was_sent_to_people_survives_an_upgrade(chart: Chart, tmp_path: Path) -> None:
+    """The file lies on the volume of the claim, which an upgrade leaves alone, under a name that stays the same."""
+    notify = CONFIG + '\n[notify]\nurl_env = "NOTIFY_URL"\n'
+    found = objects(chart, SETS["volumes"] | {"config": notify})
+    (pod,) = [pod for pod in pods(found) if pod["containers"][0]["args"] == ["board"]]
+    home = re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert home is not None
+    assert "STATE_DIRECTORY" not in {each["name"] for each in pod["containers"][0]["env"]}
+    model = board.model_path(settings(found, tmp_path), {"XDG_STATE_HOME": str(tmp_path)})
+    place = Path(home[1]) / board.messages_path(model).relative_to(tmp_path)
+    (mounted,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "state"]
+    assert place.is_relative_to(mounted["mountPath"])
+    (state,) = [volume for volume in pod["volumes"] if volume["name"] == "state"]
+    claim = find(found, "PersistentVolumeClaim", "-board")
+    assert state["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "Helm would make it anew"
+
+
+# ----------------------------------------------------------------------------------------------------------- README
+
+
+def leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Each value by its path. Tables whose keys are the user's own are values."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        at = f"{path}{name}"
+        if isinstance(value, dict) and value and name not in ("annotations", "labels", "requests", "limits"):
+            found |= leaves(value, f"{at}.")
+        else:
+            found[at] = value
+    return found
+
+
+def test_the_readme_has_each_value_and_its_default(chart: Chart) -> None:
+    text = (CHART / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w<>.]+)` \| `(.*?)` \| (.+) \|$", text, re.MULTILINE)
+    shown: dict[str, Any] = {}
+    for path, default, _ in rows:
+        for name in PROCESSES if path.startswith("<process>.") else ("",):
+            shown[path.replace("<process>", name)] = json.loads(default)
+    assert shown == leaves(chart.values)
+
+
+def test_the_chart_takes_its_readme_along() -> None:
+    assert "*.md" not in (CHART / ".helmignore").read_text().split()
