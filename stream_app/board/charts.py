@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, zip_longest
 from typing import Final
 
 import msgspec
 
 _TICKS: Final = 4
+_FILLED: Final = 0.86  # of a column's width; the rest is the gap to the next one
 
 
 class Area(msgspec.Struct, frozen=True):
-    """One series of a stacked chart. `points`: its polygon; `key` is also its CSS class."""
+    """One series of a stacked chart. `path`: its columns as an SVG path; `key` is also its CSS class."""
 
     key: str
     label: str
-    points: str
+    path: str
     total: int
 
 
@@ -53,7 +55,7 @@ class Stack(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line that rises over time, with a limit and a forecast.
+    """A sum that rises in steps over time, with a limit and a forecast.
 
     Attributes:
         forecast: The polyline of the forecast; '' if there is none.
@@ -90,8 +92,7 @@ def stack(
     for index, (key, label) in enumerate(series):
         above = [under + row[index] for under, row in zip(below, table, strict=True)]
         if any(row[index] for row in table):
-            points = _steps(above, top) + list(reversed(_steps(below, top)))
-            areas.append(Area(key, label, " ".join(points), sum(row[index] for row in table)))
+            areas.append(Area(key, label, _columns(below, above, top), sum(row[index] for row in table)))
         below = above
     shown = [index for index, (key, _) in enumerate(series) if any(area.key == key for area in areas)]
     rows = [((begin_s + n * step_s) * 1000, [row[index] for index in shown]) for n, row in enumerate(table)]
@@ -101,10 +102,10 @@ def stack(
 def line(
     rows: Sequence[tuple[int, int]], begin_s: int, end_s: int, limit: int | None, until: tuple[int, int] | None
 ) -> Line:
-    """Return a rising line from `begin_s` to `end_s`.
+    """Return a line that rises in steps, on an axis from `begin_s` to `end_s`. It begins with the first row.
 
-    `rows` are (epoch ms, value), oldest first. `limit` is a value to mark, `until` is where the forecast ends: (epoch
-    ms, value).
+    `rows` are (epoch ms, value), oldest first; a value lasts until the next row. `limit` is a value to mark, `until` is
+    where the forecast ends: (epoch ms, value).
     """
     top = nice(max([value for _, value in rows] + [limit or 0, until[1] if until else 0]))
 
@@ -113,7 +114,8 @@ def line(
         return f"{min(100, max(0, x)):.2f},{100 - value / top * 100:.2f}"
 
     foreseen = f"{point(*rows[-1])} {point(*until)}" if rows and until else ""
-    points = " ".join(point(at_ms, value) for at_ms, value in rows)
+    steps = [(at_ms, before) for (_, before), (at_ms, _) in pairwise(rows)]
+    points = " ".join(point(*each) for pair in zip_longest(rows, steps) for each in pair if each is not None)
     limit_y = None if limit is None else 100 - limit / top * 100
     return Line(points, foreseen, limit_y, _ticks(top), times(begin_s, end_s - begin_s, 5), list(rows))
 
@@ -129,12 +131,15 @@ def spark(values: Sequence[float]) -> str:
 
 def trend(values: Mapping[int, float], slots: Sequence[int]) -> str:
     """Return a polyline over the slots: from the first value on, each value lasts until the next. '' without values."""
-    top, points = max(values.values(), default=0) or 1, []
+    top, points = max(values.values(), default=0) or 1, list[str]()
     last: float | None = None
     for n, slot in enumerate(slots):
+        x = n * 100 / (len(slots) - 1)
+        for value in (last, values.get(slot, last)):
+            point = "" if value is None else f"{x:.1f},{96 - value / top * 92:.1f}"
+            if point and point not in points[-1:]:
+                points.append(point)
         last = values.get(slot, last)
-        if last is not None:
-            points.append(f"{n * 100 / (len(slots) - 1):.1f},{96 - last / top * 92:.1f}")
     return " ".join(points)
 
 
@@ -159,10 +164,11 @@ def _ticks(top: int) -> list[int]:
     return [top - top * n // (_TICKS - 1) for n in range(_TICKS)]
 
 
-def _steps(values: Sequence[int], top: int) -> list[str]:
-    """Return the outline of one column a slot."""
-    width, found = 100 / len(values), []
-    for n, value in enumerate(values):
-        y = 100 - value / top * 100
-        found += [f"{n * width:.2f},{y:.2f}", f"{(n + 1) * width:.2f},{y:.2f}"]
-    return found
+def _columns(below: Sequence[int], above: Sequence[int], top: int) -> str:
+    """Return one rectangle for each slot, narrower than the slot, so that equal neighbours can be told apart."""
+    width, found = 100 / len(below), []
+    for n, (low, high) in enumerate(zip(below, above, strict=True)):
+        if high > low:
+            y, height = 100 - high / top * 100, (high - low) / top * 100
+            found.append(f"M{n * width:.2f} {y:.2f}h{width * _FILLED:.2f}v{height:.2f}h-{width * _FILLED:.2f}z")
+    return "".join(found)

@@ -16,8 +16,8 @@ from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import METERS
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
-from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
+from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
+from stream_app.domain.lane.meters import Forecast, Sample, forecast
 from stream_app.domain.lane_messages import LaneView
 from stream_app.kafka.groups import Consumption
 
@@ -99,9 +99,9 @@ class Bar(msgspec.Struct, frozen=True):
 
     Attributes:
         spent_share: In percent of the cap, as `reserved_share`.
-        says: The forecast in words.
+        seen: What becomes of it; None if nothing is known.
         per_hour: What is used in an hour; 0 if unknown.
-        empty_at_ms: When it is used up at this pace, epoch ms; None if the day or month ends first, at `ends_ms`.
+        ends_ms: When its day or month ends, epoch ms.
     """
 
     name: str
@@ -112,9 +112,8 @@ class Bar(msgspec.Struct, frozen=True):
     spent_share: float
     reserved_share: float
     tone: Tone
-    says: str = ""
+    seen: Outlook | None = None
     per_hour: float = 0.0
-    empty_at_ms: int | None = None
     ends_ms: int = 0
 
 
@@ -268,8 +267,10 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
         spent = meter.booked / cap * 100 if cap else 0.0
         reserved = meter.reserved / cap * 100 if cap else 0.0
         share = spent + reserved
-        tone: Tone = "bad" if meter.cap is not None and share >= 100 else "warn" if share >= 80 else "ok"
         foreseen = forecasts.get(name)
+        seen = outlook(view, name, foreseen, now_ms)
+        is_full = seen is not None and seen.is_full
+        tone: Tone = "bad" if is_full else "warn" if share >= 80 else "ok"
         found.append(
             Bar(
                 name=name,
@@ -280,31 +281,26 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
                 spent_share=round(min(100.0, spent), 2),
                 reserved_share=round(min(100.0, reserved), 2),
                 tone=tone,
-                says=_forecast_words(foreseen, meter),
+                seen=seen,
                 per_hour=foreseen.per_hour if foreseen else 0.0,
-                empty_at_ms=foreseen.empty_at_ms if foreseen else None,
                 ends_ms=meter.ends_ms,
             )
         )
     return found
 
 
-def _forecast_words(foreseen: Forecast | None, meter: Meter) -> str:
-    if meter.cap is not None and meter.left == 0:
-        return "used up"
-    return f"{foreseen.per_hour:,.0f} an hour" if foreseen is not None and foreseen.per_hour else ""
-
-
-def forecasts_of(view: LaneView, minutes: Iterable[Slot], now_ms: int) -> dict[str, Forecast]:
-    """Forecast the credits of a lane from what was booked in the last hour."""
+def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict[str, Forecast]:
+    """Forecast the credits of a lane. `minutes`: what was booked in the last hour."""
     found: dict[str, Forecast] = {}
-    booked = sum(slot.credits for slot in minutes if slot.at_s * 1000 > now_ms - HOUR_S * 1000)
+    hour_ms = now_ms - HOUR_S * 1000
     for name in ("credits_day", "credits_month"):
         meter = view.meters.get(name)
         if meter is None:
             continue
+        since_ms = max(hour_ms, meter.begins_ms)
+        booked = sum(slot.credits for slot in minutes if slot.at_s * 1000 >= since_ms)
         before = msgspec.structs.replace(meter, spent=meter.spent - booked)
-        foreseen = forecast([Sample(now_ms - HOUR_S * 1000, before), Sample(now_ms, meter)], now_ms)
+        foreseen = forecast([Sample(since_ms, before), Sample(now_ms, meter)], now_ms)
         if foreseen is not None:
             found[name] = foreseen
     return found

@@ -34,8 +34,8 @@ from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.command import TO_ALL, outcome_text
-from stream_app.domain.lane.explain import LaneFacts
-from stream_app.domain.lane.meters import Forecast, Meter
+from stream_app.domain.lane.explain import LaneFacts, outlook
+from stream_app.domain.lane.meters import Forecast
 from stream_app.domain.lane_messages import CommandAnswer, CommandKind, LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.text import count
@@ -142,20 +142,9 @@ def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zon
         meter = view.meters.get(name)
         if meter is None or meter.cap is None:
             continue
-        used = meter.at(now_ms).used
-        foreseen = _foreseen(meter.at(now_ms), forecasts.get(name), now_ms, zone)
-        yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), foreseen]
-
-
-def _foreseen(meter: Meter, forecast: Forecast | None, now_ms: int, zone: str) -> str:
-    if meter.left == 0:
-        return "used up"
-    if forecast is None or not forecast.per_hour:
-        return ""
-    rate = f"{forecast.per_hour:,.0f} an hour"
-    if forecast.empty_at_ms is not None:
-        return f"{rate}: end {clock(forecast.empty_at_ms, now_ms, zone)}"
-    return f"{rate}: last until {clock(meter.ends_ms, now_ms, zone)}"
+        used, seen = meter.at(now_ms).used, outlook(view, name, forecasts.get(name), now_ms)
+        words_of_it = f"{seen.says} {clock(seen.at_ms, now_ms, zone)}" if seen else ""
+        yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), words_of_it]
 
 
 def _value(value: float | bool | None) -> str:

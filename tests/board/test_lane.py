@@ -2,8 +2,8 @@
 
 import re
 import shlex
-from datetime import UTC, datetime
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -11,33 +11,18 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import _ticks, nice, trend
+from stream_app.board.charts import Stack, _ticks, nice, stack, trend
 from stream_app.board.formats import words
-from stream_app.board.pages.lanes import Burn, _begin_ms, lane_page
+from stream_app.board.pages.lanes import Burn, lane_page
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.site import Moment, Site
-from stream_app.domain.lane import calendar
 from stream_app.domain.lane.meters import Meter
 from tests.board.client import OWN, Client, plain
-from tests.board.clock import HOUR_MS, NOW_MS
+from tests.board.clock import HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, event, lane, take
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, TOKEN, Outbox, board_of, settings_of
-
-
-@pytest.mark.parametrize(
-    ("date", "hours", "days"),
-    [("2026-10-25", 25, 31), ("2026-03-29", 23, 31), ("2026-09-21", 24, 30), ("2026-02-10", 24, 28)],
-)
-def test_a_burn_down_begins_with_its_day_and_month(tmp_path: Path, date: str, hours: int, days: int) -> None:
-    policy = settings_of(tmp_path).workspaces["acme"]
-    noon_ms = int(datetime.fromisoformat(f"{date}T12:00:00").replace(tzinfo=UTC).timestamp() * 1000)
-    now = calendar.at(policy.time_zone, 1, noon_ms)
-    day, month = Meter(now.day, now.day_end_ms, 10), Meter(now.month, now.month_end_ms, 10)
-    assert now.day_end_ms - _begin_ms("credits_day", day, policy) == hours * HOUR_MS
-    lasts_ms = now.month_end_ms - _begin_ms("credits_month", month, policy)
-    assert round(lasts_ms / 24 / HOUR_MS) == days
 
 
 def model(tmp_path: Path, *records: Made) -> Path:
@@ -52,8 +37,8 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     settings = settings_of(tmp_path)
     names, ends_ms = settings.names, NOW_MS + 7 * HOUR_MS
     meters = {
-        "credits_day": Meter("2026-09-21", ends_ms, None, 30),
-        "credits_month": Meter("2026-09", ends_ms, 900, 70),
+        "credits_day": Meter("2026-09-21", ends_ms, None, 30, begins_ms=NOW_MS - 17 * HOUR_MS),
+        "credits_month": Meter("2026-09", ends_ms, 900, 70, begins_ms=NOW_MS - 500 * HOUR_MS),
     }
     where = {"workspace": "acme", "destination": "acme-people"}
     spent = [
@@ -69,6 +54,9 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     assert day.limit_y is None, "no cap, no limit"
     assert day.rows[-1] == (NOW_MS, 30)
     assert [value for _, value in month.rows] == [40, 70], "40 credits are older than the history"
+    assert month.rows[0][0] > NOW_MS - 24 * HOUR_MS, "when those were booked is not known: the line begins later"
+    points = [[float(part) for part in point.split(",")] for point in day.points.split()]
+    assert all(x == left or y == up for (left, up), (x, y) in pairwise(points)), "it rises in steps"
     assert month.limit_y is not None
 
 
@@ -87,8 +75,27 @@ async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tm
 
 def test_a_trend_begins_with_its_first_value() -> None:
     assert trend({}, range(5)) == ""
-    assert trend({2: 50, 3: 100}, range(5)) == "50.0,50.0 75.0,4.0 100.0,4.0"
+    assert trend({2: 50, 3: 100}, range(5)) == "50.0,50.0 75.0,50.0 75.0,4.0 100.0,4.0", "it rises in steps"
     assert trend({1: 0}, range(2)) == "100.0,96.0"
+
+
+def test_equal_neighbours_in_a_bar_chart_have_a_gap() -> None:
+    (area,) = stack([("a", "A")], {0: {"a": 2}, 10: {"a": 2}, 30: {"a": 3}}, 0, 10, 4, 3).areas
+    columns = [(float(x), float(width)) for x, width in re.findall(r"M([\d.]+) [\d.]+h([\d.]+)", area.path)]
+    assert [x for x, _ in columns] == [0, 25, 75], "one a slot that has a value"
+    assert all(20 < width < 24 for _, width in columns)
+
+
+def test_a_young_lane_shows_the_span_it_has(tmp_path: Path) -> None:
+    settings, names = settings_of(tmp_path), settings_of(tmp_path).names
+    where = {"workspace": "acme", "destination": "acme-people"}
+    old = event(names, "crm-1", "enriched", 1, 1, at_ms=NOW_MS - 150 * MINUTE_MS, **where)
+    path = model(tmp_path, lane(names, "acme", at_ms=NOW_MS - 150 * MINUTE_MS, calls=60, score=90), old)
+    moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
+    page = lane_page(Site(settings, BoardQueries(path, set())), moment, "acme", "day")
+    assert page is not None
+    assert page["hours_n"] == 3
+    assert len(cast("Stack", page["chart"]).rows) == 12, "quarters of an hour"
 
 
 @pytest.mark.parametrize(

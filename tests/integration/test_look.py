@@ -52,7 +52,8 @@ beside = {{ workspace = "beside", webhooks_env = ["C"], callbacks = false }}
 
 
 def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:
-    meter = Meter("2026-11-24", at_ms + 600 * MINUTE_MS, 6_000, spent)
+    begins_ms = at_ms - 840 * MINUTE_MS
+    meter = Meter("2026-11-24", at_ms + 600 * MINUTE_MS, 6_000, spent, begins_ms=begins_ms)
     meters = {"credits_day": meter}
     return msgspec.json.encode(
         LaneView(name, partition, at_ms, "closed", "healthy", 100.0, 8.0, meters=meters)  # type: ignore[arg-type]  # a meter's name
@@ -214,5 +215,5 @@ def test_the_tables_are_readable(capsys: pytest.CaptureFixture[str], monkeypatch
     assert f"acme {now} closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
     assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
     assert "new nothing sent yet" in lines
-    assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: end 18:28" in lines
+    assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: used up about 18:28" in lines
     assert "acme budget.credits_per_day = 6000 jane 15:13 topped up" in lines

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
 
-from stream_app.board.charts import Band, Line, Stack, line, stack, trend
+from stream_app.board.charts import Band, Line, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
@@ -30,10 +31,8 @@ from stream_app.board.site import (
     overview,
 )
 from stream_app.client.commands import LANE_KINDS
-from stream_app.domain.lane import calendar
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.policy import Workspace
 
 Span = Literal["hour", "day"]
 
@@ -102,7 +101,9 @@ def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tu
         oldest_s = min((slot.at_s for slot in quarters), default=0)
         span = "hour" if oldest_s > now_s - 3_600 else "day"
     if span == "day":
-        return stack(SERIES, _by_slot(quarters), day_s, QUARTER_S, 96, 9), span, ended
+        known = _hours_known([slot.at_s for slot in quarters], now_s) * 4 if quarters else 96
+        begin_s = day_s + (96 - known) * QUARTER_S
+        return stack(SERIES, _by_slot(quarters), begin_s, QUARTER_S, known, 9 if known == 96 else 5), span, ended
     begin_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
     minutes = site.queries.history([workspace], MINUTE_S, begin_s)[workspace]
     return stack(SERIES, _by_slot(minutes), begin_s, MINUTE_S, 60, 7), span, ended
@@ -225,12 +226,13 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
             meter = lane.view.meters.get(name)
             bar = next((bar for bar in bars if bar.name == name), None)
             if meter is not None and bar is not None and now_ms < meter.ends_ms:
-                begin_ms = _begin_ms(name, meter, policy)
-                burns.append(Burn(bar, _burn(slots, step_s, meter, bar, begin_ms, now_ms)))
+                burns.append(Burn(bar, _burn(slots, step_s, meter, bar, now_ms)))
     changes = queries.lane_changes(workspace)
-    begin_ms = now_ms - _HOURS * HOUR_S * 1000
-    marks = [mark for mark in queries.marks(workspace) if mark.at_s * 1000 >= begin_ms]
-    begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, _HOURS * HOUR_S // MARK_S
+    marks = queries.marks(workspace)
+    hours_n = _hours_known([*(mark.at_s for mark in marks), *(each.at_ms // 1000 for each in changes)], now_s)
+    begin_ms = now_ms - hours_n * HOUR_S * 1000
+    marks = [mark for mark in marks if mark.at_s * 1000 >= begin_ms]
+    begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, hours_n * HOUR_S // MARK_S
     scores, latencies = {mark.at_s: mark.score for mark in marks}, {mark.at_s: mark.p95_ms for mark in marks}
     hours: dict[int, list[Mark]] = {}
     for mark in marks:
@@ -252,7 +254,8 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
             (at_s * 1000, min(mark.score for mark in of_hour), max(mark.p95_ms for mark in of_hour))
             for at_s, of_hour in hours.items()
         ],
-        "times_ms": [begin_ms + n * 6 * HOUR_S * 1000 for n in range(5)],
+        "hours_n": hours_n,
+        "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
         "changes": changes[:MOST_CHANGES],
         "statuses": queries.status_sums(workspace),
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
@@ -261,32 +264,34 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     }
 
 
-def _begin_ms(name: MeterName, meter: Meter, policy: Workspace | None) -> int:
-    """Return when the meter's day or month began. A day has 23 or 25 hours where clocks change."""
-    zone, billing_day = (policy.time_zone, policy.budget.billing_day) if policy else ("UTC", 1)
-    periods = calendar.at(zone, billing_day, meter.ends_ms - 1)
-    return periods.day_start_ms if name == "credits_day" else periods.month_start_ms
+def _hours_known(times_s: Collection[int], now_s: int) -> int:
+    """Return how many hours the charts show: those that are known, one at least and a day at most."""
+    return max(1, min(_HOURS, math.ceil((now_s - min(times_s, default=now_s)) / HOUR_S)))
 
 
-def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, begin_ms: int, now_ms: int) -> Line:
-    """Return the credits booked since the period began. The last point is the lane's own sum."""
-    begin_s, end_s = begin_ms // 1000, meter.ends_ms // 1000
+def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: int) -> Line:
+    """Return the credits booked since the period began. The last point is the lane's own sum.
+
+    What the history lacks (an opening balance, a correction, or what is older than it) was booked at an unknown time,
+    so that the line begins with the history.
+    """
+    begin_s, end_s = meter.begins_ms // 1000, meter.ends_ms // 1000
     booked: Counter[int] = Counter()
     for slot in slots:
         if begin_s <= slot.at_s:
             booked[slot.at_s] += slot.credits
-    rows, total = [(begin_s * 1000, 0)], 0
+    used, first_s = meter.booked, min(booked, default=now_ms // 1000)
+    missing = max(0, used - booked.total())
+    rows, total = [((first_s if missing else begin_s) * 1000, missing)], missing
     for at_s, credits_ in sorted(booked.items()):
         total += credits_
-        rows.append((min((at_s + step_s) * 1000, now_ms), total))
-    used = meter.booked
-    missing = used - total  # an opening balance, a correction, or what is older than the history
-    rows = [(at_ms, min(used, value + max(0, missing))) for at_ms, value in rows if at_ms < now_ms]
+        rows.append((min((at_s + step_s) * 1000, now_ms), min(used, total)))
+    rows = [row for row in rows if row[0] < now_ms]
     rows.append((now_ms, used))
     until = None
-    if bar.empty_at_ms is not None and meter.cap is not None and bar.empty_at_ms > now_ms:
-        until = (bar.empty_at_ms, meter.cap)
-    elif bar.per_hour and bar.empty_at_ms is None:
+    if bar.seen is not None and not bar.seen.is_full and meter.cap is not None and bar.seen.is_short:
+        until = (bar.seen.at_ms, meter.cap)
+    elif bar.per_hour and (bar.seen is None or not bar.seen.is_full):
         until = (meter.ends_ms, used + int(bar.per_hour * (meter.ends_ms - now_ms) / 3_600_000))
     return line(rows, begin_s, end_s, meter.cap, until)
 

@@ -49,14 +49,12 @@
     // Each series is drawn on top of those below it, from the back to the front.
     const sums = [];
     values.forEach((series, n) => sums.push(series.map((value, i) => value + (n ? sums[n - 1][i] : 0))));
-    // A column ends where the next one begins, so the last one needs an end, too.
-    const ends = [...times, 2 * times[times.length - 1] - times[times.length - 2]];
-    for (const each of sums) each.push(each[each.length - 1]);
+    const end = 2 * times[times.length - 1] - times[times.length - 2];
     const order = heads.map((_, n) => n).reverse();
     const soft = getComputedStyle(figure.querySelector("figcaption")).color;
     const line = getComputedStyle(figure.querySelector(".grid")).stroke;
     const axis = { stroke: soft, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11.5px system-ui" };
-    const stepped = uPlot.paths.stepped({ align: 1 });
+    const columns = uPlot.paths.bars({ align: 1, size: [0.86, Infinity] });
     const options = {
       width: plot.clientWidth,
       height: HEIGHT,
@@ -65,7 +63,7 @@
       legend: { show: false },
       hooks: { setCursor: [(chart) => say(figure, times, values, chart.cursor.idx)] },
       axes: [{ ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => clock(tick, times)) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
-      scales: { y: { range: (_, __, max) => [0, Math.max(3, max)] } },
+      scales: { x: { range: (_, min, max) => [min, max === times[times.length - 1] ? end : max] }, y: { range: (_, __, max) => [0, Math.max(3, max)] } },
       series: [
         { label: "From" },
         ...order.map((n) => ({
@@ -73,13 +71,13 @@
           stroke: computed(heads[n].dataset.key),
           fill: computed(heads[n].dataset.key),
           width: 0,
-          paths: stepped,
+          paths: columns,
           points: { show: false },
         })),
       ],
     };
     plot.classList.add("drawn");
-    const chart = new uPlot(options, [ends, ...order.map((n) => sums[n])], plot);
+    const chart = new uPlot(options, [times, ...order.map((n) => sums[n])], plot);
     chart.root.setAttribute("aria-hidden", "true");
     drawn.set(figure.id, chart);
   }

@@ -202,7 +202,10 @@ def _no_room(
 ) -> Held:
     cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
     hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, now_ms), budget.Refused)
-    text = f"the budget {name} has no room for a lead of {cost.credits} credits"
+    amount = f"{cost.actions} Actions" if name.startswith("actions") else f"{cost.credits} credits"
+    text = f"the next lead may cost {amount}, and the budget {name} has less left"
+    if name == "clock":
+        text = "this machine's clock is behind the books of the budget"
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
     return Held(f"budget_{name}", text, refused.until_ms, "held_budget", False, bool(hot_goes), refused.back_ms)

@@ -9,7 +9,9 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.breaker import outage_text
+from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.lane import WEBHOOK_GONE
+from stream_app.domain.lane.meters import Forecast
 from stream_app.domain.lane.view import lifts
 from stream_app.domain.lane_messages import Actor, LaneView, PartHold
 from stream_app.domain.text import count
@@ -19,6 +21,23 @@ _OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _START_WORKER: Final = "stream-app worker"
 _BULK: Final = TopicNames().bulk
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What becomes of a budget.
+
+    Attributes:
+        says: In words, followed by the time `at_ms`.
+        at_ms: Epoch ms.
+        is_short: It does not last until its day or month ends.
+        is_full: Nothing more is sent now, at least of some leads; `why` is what admission says to them.
+    """
+
+    says: str
+    at_ms: int
+    is_short: bool = True
+    is_full: bool = False
+    why: str = ""
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -154,6 +173,27 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if lane.shared_with:
         what += f"; shares partition {lane.partition} with {lane.neighbours}"
     yield Finding("moves" if works else "would_move", what, lane.workspace, holds=False, waiting=waiting)
+
+
+def outlook(view: LaneView, name: MeterName, foreseen: Forecast | None, now_ms: int) -> Outlook | None:
+    """Return what becomes of a budget: what admission decided, else the forecast. None if nothing is known."""
+    meter = view.meters[name].at(now_ms)
+    freed = f" callbacks free some of the {meter.reserved:,} reserved, or" if meter.reserved else ""
+    if view.holds == f"budget_{name}" and not _is_over(view, now_ms):
+        return Outlook(f"nothing more until{freed}", view.until_ms, is_full=True, why=view.text)
+    for part in _parts(view, now_ms):
+        if part.holds == f"budget_{name}":
+            leads = "bulk of " if part.bulk else ""
+            says = f"nothing more to {leads}{', '.join(part.destinations)} until{freed}"
+            return Outlook(says, part.until_ms, is_full=True, why=part.text)
+    if meter.left == 0:
+        return Outlook("used up until", meter.ends_ms, is_full=True)
+    if meter.left is None or foreseen is None or not foreseen.per_hour:
+        return None
+    pace = f"{foreseen.per_hour:,.0f} an hour"
+    if foreseen.empty_at_ms is not None:
+        return Outlook(f"{pace}: used up about", foreseen.empty_at_ms)
+    return Outlook(f"{pace}: lasts until", meter.ends_ms, is_short=False)
 
 
 def _time_left(leads: int, view: LaneView, now_ms: int) -> str:

@@ -11,7 +11,9 @@ from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, MeterName,
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
+_HOUR_MS = 3_600_000  # so much of a day or month has passed before its pace says anything
 _LEAST_MS = 60_000  # a shorter time says nothing: reservations come and go
+_LONGEST_DAY_MS = 26 * _HOUR_MS
 
 
 class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,6 +27,7 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
         reserved: Reserved for leads that may still cost something.
         elsewhere: The opening balance and corrections.
         warned: The highest soft limit reached, in percent.
+        begins_ms: When the day or month began, epoch ms.
     """
 
     period: str
@@ -34,6 +37,7 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
     reserved: int = 0
     elsewhere: int = 0
     warned: int = 0
+    begins_ms: int = 0
 
     def at(self, now_ms: int) -> Meter:
         """Return the meter at this time: nothing is used when its day or month has ended."""
@@ -63,7 +67,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The present use of a meter.
+    """The pace of a meter: of a day, that of its last minutes or hour; of a month, the mean since it began.
 
     Attributes:
         per_hour: Units booked and reserved in an hour.
@@ -92,28 +96,44 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month
     opening_credits, opening_actions = (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
+    today, this_month = (now.day_start_ms, now.day_end_ms), (now.month_start_ms, now.month_end_ms)
     return {
-        "credits_day": _credits(day, now.day_end_ms, policy.credits_per_day),
-        "actions_day": _actions(day, now.day_end_ms, policy.actions_per_day),
-        "credits_month": _credits(month, now.month_end_ms, policy.credits_per_month, opening_credits),
-        "actions_month": _actions(month, now.month_end_ms, policy.actions_per_month, opening_actions),
+        "credits_day": _credits(day, today, policy.credits_per_day),
+        "actions_day": _actions(day, today, policy.actions_per_day),
+        "credits_month": _credits(month, this_month, policy.credits_per_month, opening_credits),
+        "actions_month": _actions(month, this_month, policy.actions_per_month, opening_actions),
     }
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
-    """Return the forecast of one meter from its samples, oldest first; None if its day or month has too few."""
+    """Return the forecast of one meter.
+
+    Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
+    hour of it has passed: the first leads of a morning would use up any budget.
+
+    Args:
+        samples: What was seen of the meter lately, oldest first; of a month, only the last one counts.
+        now_ms: The time, epoch ms.
+
+    Returns:
+        The forecast; None if the day or month is too young, or if too little of it was seen.
+    """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
     last = samples[-1].meter
-    first = next(sample for sample in samples if sample.meter.period == last.period)
-    if now_ms - first.at_ms < _LEAST_MS or first is samples[-1]:
+    if now_ms - last.begins_ms < _HOUR_MS:
         return None
-    used = last.spent + last.reserved - first.meter.spent - first.meter.reserved
-    per_hour = max(0, used) * 3_600_000 / (now_ms - first.at_ms)
+    since_ms, used = last.begins_ms, 0
+    if last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS:
+        first = next(sample for sample in samples if sample.meter.period == last.period)
+        since_ms, used = first.at_ms, first.meter.spent + first.meter.reserved
+    if now_ms - since_ms < _LEAST_MS:
+        return None
+    per_hour = max(0, last.spent + last.reserved - used) * _HOUR_MS / (now_ms - since_ms)
     left = last.left
     if left is None or not per_hour:
         return Forecast(per_hour, now_ms if left == 0 else None)
-    empty_at_ms = now_ms + int(left / per_hour * 3_600_000)
+    empty_at_ms = now_ms + int(left / per_hour * _HOUR_MS)
     return Forecast(per_hour, empty_at_ms if empty_at_ms < last.ends_ms else None)
 
 
@@ -130,15 +150,13 @@ def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
     return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)
 
 
-def _credits(period: Period, ends_ms: int, cap: int | None, opening: int = 0) -> Meter:
-    elsewhere = period.credits_elsewhere + opening
-    return Meter(
-        period.id, ends_ms, cap, period.credits_spent, period.credits_reserved, elsewhere, period.credits_warned
-    )
+def _credits(period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0) -> Meter:
+    spent, reserved, warned = period.credits_spent, period.credits_reserved, period.credits_warned
+    begins_ms, ends_ms = lasts_ms
+    return Meter(period.id, ends_ms, cap, spent, reserved, period.credits_elsewhere + opening, warned, begins_ms)
 
 
-def _actions(period: Period, ends_ms: int, cap: int | None, opening: int = 0) -> Meter:
-    elsewhere = period.actions_elsewhere + opening
-    return Meter(
-        period.id, ends_ms, cap, period.actions_spent, period.actions_reserved, elsewhere, period.actions_warned
-    )
+def _actions(period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0) -> Meter:
+    spent, reserved, warned = period.actions_spent, period.actions_reserved, period.actions_warned
+    begins_ms, ends_ms = lasts_ms
+    return Meter(period.id, ends_ms, cap, spent, reserved, period.actions_elsewhere + opening, warned, begins_ms)

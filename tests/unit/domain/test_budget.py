@@ -312,6 +312,24 @@ def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes() -> None:
     assert forecast(samples, NOON_MS) == Forecast(600.0, NOON_MS + 8 * HOUR_MS)
 
 
+def test_the_first_hour_of_a_day_or_month_has_no_forecast() -> None:
+    """40 leads in its first minutes would be said to use up any month."""
+    for hours, length in ((24, "day"), (720, "month")):
+        young = msgspec.structs.replace(meter(900), begins_ms=NOON_MS - HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
+        samples = [Sample(NOON_MS - 10 * MINUTE_MS, msgspec.structs.replace(young, spent=0)), Sample(NOON_MS, young)]
+        assert forecast(samples, NOON_MS - 1) is None, length
+        assert forecast(samples, NOON_MS) is not None, length
+
+
+def test_the_pace_of_a_month_is_its_mean_however_fast_the_last_minutes_were() -> None:
+    begins_ms, now_ms = 0, 300 * HOUR_MS
+    month = Meter("2026-11", 720 * HOUR_MS, 9_000, 2_000, 1_000, elsewhere=500, begins_ms=begins_ms)
+    quiet = msgspec.structs.replace(month, spent=0, reserved=0)
+    assert forecast([Sample(now_ms - HOUR_MS, quiet), Sample(now_ms, month)], now_ms) == Forecast(10.0)
+    fuller = msgspec.structs.replace(month, spent=5_000)
+    assert forecast([Sample(now_ms, fuller)], now_ms) == Forecast(20.0, now_ms + 125 * HOUR_MS)
+
+
 def test_where_the_day_ends_first_or_nothing_is_capped_it_lasts() -> None:
     earlier = NOON_MS - 10 * MINUTE_MS
     assert forecast([Sample(earlier, meter(0)), Sample(NOON_MS, meter(10))], NOON_MS) == Forecast(60.0)
@@ -343,6 +361,19 @@ def test_another_day_or_too_short_a_time_says_nothing() -> None:
     assert forecast([yesterday, Sample(NOON_MS, meter(10))], NOON_MS) is None
     assert forecast([Sample(NOON_MS - 30_000, meter(0)), Sample(NOON_MS, meter(10))], NOON_MS) is None
     assert forecast([Sample(0, meter(0)), Sample(NOON_MS, meter(10))], 24 * HOUR_MS) is None
+
+
+@pytest.mark.parametrize(
+    ("date", "hours", "days"),
+    [("2026-10-25", 25, 31), ("2026-03-29", 23, 31), ("2026-09-21", 24, 30), ("2026-02-10", 24, 28)],
+)
+def test_a_meter_says_when_its_day_and_month_began(date: str, hours: int, days: int) -> None:
+    """A day has 23 or 25 hours where clocks change."""
+    shown = meters(BudgetPolicy(tz="Europe/Berlin"), Budget(), _ms(f"{date}T12:00"))
+    for day in (shown["credits_day"], shown["actions_day"]):
+        assert day.ends_ms - day.begins_ms == hours * HOUR_MS
+    for month in (shown["credits_month"], shown["actions_month"]):
+        assert round((month.ends_ms - month.begins_ms) / 24 / HOUR_MS) == days
 
 
 def test_a_meter_is_empty_once_its_day_has_ended() -> None:
