@@ -1,5 +1,5 @@
 """Overrides of Faust 0.15.3, one class a fix.
 
 Each class says what upstream does wrong, which test shows it, and when the fix can go. `safe_app.py` combines them.
-`tests/unit/kafka/test_faust_pins.py` pins the source of every function that the fixes override or rely on.
+`tests/unit/kafka/test_faust_pins.py` pins the source of every function that the fixes write anew.
 """
