@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.dev.simulator import HELP, Script, ScriptError, load_script, parse_script
+from stream_app.dev.simulator import HELP, ScriptError, load_script, parse_script
 from stream_app.dev.simulator.script import FAULTS, Fault
 
 DEADLINE_S = 60.0
@@ -90,21 +90,11 @@ def test_a_bad_port_is_one_line_and_exit_2(option: str, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == f"{option.replace('=', ' ')}: must be from 1 to 65535, or 0 for any free one\n"
 
 
-def test_a_script_that_is_not_there_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = tmp_path / "none.toml"
-    assert main(["sim", "--script", str(script)]) == 2
-    assert capsys.readouterr().err == f"{script}: cannot be read: No such file or directory\n"
-
-
 def test_help_documents_control_and_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sim", "--help"]) == 0
     out = capsys.readouterr().out
     for part in ("/control/faults", "[[fault]]", "status_after", "/ledger/summary", "Exit codes"):
         assert part in out
-
-
-def test_no_line_of_the_help_is_wider_than_a_terminal() -> None:
-    assert [line for line in HELP.splitlines() if len(line) > 80] == []
 
 
 BAD = """
@@ -160,15 +150,6 @@ def test_not_toml_and_not_there(tmp_path: Path) -> None:
         parse_script("seed = ")
     with pytest.raises(ScriptError, match="cannot be read"):
         load_script(tmp_path / "missing.toml")
-
-
-def test_an_empty_script_is_the_facts() -> None:
-    script = parse_script("")
-    assert script == Script()
-    assert (script.limits.rate_per_s, script.limits.burst) == (10, 20)
-    assert (script.limits.lifetime, script.limits.lifetime_status) == (50_000, 200)
-    assert sum(column.credits for column in script.table.columns) == 6
-    assert script.table.callback.timeout_s == 100
 
 
 def test_a_webhook_inherits_the_table() -> None:
