@@ -10,6 +10,8 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord
 from tests.simulation.tape import Tape
 
+Damage = Callable[[Tape], str]
+
 _row: Final = msgspec.json.Decoder(Delivery)
 
 
@@ -53,32 +55,25 @@ def lose_the_history(tape: Tape) -> str:
     return origin
 
 
-def lose_an_event(tape: Tape) -> str:
-    origin = one(tape)
-    log, i, _ = of(tape, origin)[1]
+def _change_an_event(number: int, change: Callable[[list[ConsumedRecord], int, StatusEvent], None]) -> Damage:
+    def damage(tape: Tape) -> str:
+        origin = one(tape)
+        change(*of(tape, origin)[number])
+        return origin
+
+    return damage
+
+
+def _remove(log: list[ConsumedRecord], i: int, _: object) -> None:
     del log[i]
-    return origin
 
 
-def lose_the_first_event(tape: Tape) -> str:
-    origin = one(tape)
-    log, i, _ = of(tape, origin)[0]
-    del log[i]
-    return origin
-
-
-def double_an_event(tape: Tape) -> str:
-    origin = one(tape)
-    log, i, _ = of(tape, origin)[1]
+def _double(log: list[ConsumedRecord], i: int, _: object) -> None:
     log.insert(i, log[i])
-    return origin
 
 
-def make_a_step_illegal(tape: Tape) -> str:
-    origin = one(tape)
-    log, i, event = of(tape, origin)[-1]
+def _defer(log: list[ConsumedRecord], i: int, event: StatusEvent) -> None:
     log[i] = with_value(log[i], msgspec.structs.replace(event, status="deferred"))
-    return origin
 
 
 def stop_in_the_middle(tape: Tape) -> str:
@@ -121,12 +116,12 @@ def two_rows(tape: Tape) -> str:
     return origin
 
 
-DAMAGES: Final[list[tuple[Callable[[Tape], str], str]]] = [
+DAMAGES: Final[list[tuple[Damage, str]]] = [
     (lose_the_history, "lost"),
-    (lose_an_event, "a gap"),
-    (lose_the_first_event, "first event is missing"),
-    (double_an_event, "a double"),
-    (make_a_step_illegal, "no legal step"),
+    (_change_an_event(1, _remove), "a gap"),
+    (_change_an_event(0, _remove), "first event is missing"),
+    (_change_an_event(1, _double), "a double"),
+    (_change_an_event(-1, _defer), "no legal step"),
     (stop_in_the_middle, "left at sending"),
     (lose_the_row, "no row"),
     (lag_the_row, "its row says"),

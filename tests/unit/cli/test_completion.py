@@ -19,8 +19,6 @@ CASES = [
     ("stream-app lanes pau", "pause"),
     ("stream-app --config x lanes pau", "pause"),
     ("stream-app lanes pause acme --wh", "--why"),
-    ("stream-app lanes --conf", "--config"),
-    ("stream-app completion ba", "bash"),
     ("stream-app dlq export x --dispo", "--disposition"),
 ]
 
@@ -70,15 +68,6 @@ def test_a_file_is_completed(tmp_path: Path) -> None:
     leads.touch()
     path = str(script("bash", tmp_path))
     assert str(leads) in answer("bash", "-c", ASK_BASH, "bash", path, f"stream-app publish {tmp_path}/lea")
-
-
-@needs("fish")
-@pytest.mark.parametrize(("typed", "completed"), CASES)
-def test_fish(typed: str, completed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    path = script("fish", tmp_path)
-    found = answer("fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", str(path), typed)
-    assert completed in [line.partition("\t")[0] for line in found]
 
 
 @pytest.mark.parametrize("shell", [pytest.param(shell, marks=needs(shell)) for shell in SHELLS])

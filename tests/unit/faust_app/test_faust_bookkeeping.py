@@ -30,7 +30,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.replay import forward as replay_agents
 from stream_app.tasks import cancel
 from tests.partition.test_owner import Bench
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 
 LEADS = TP("leads", 0)
 
@@ -288,26 +288,24 @@ async def test_the_table_reads_the_rows_of_its_owner_and_refuses_writes() -> Non
     assert table.changelog_topic.get_topic_name() == OPTIONS.state_topic
 
 
-def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns() -> None:
-    async def main() -> None:
-        bench = Bench()
+@virtual_time
+async def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns() -> None:
+    bench = Bench()
 
-        def build(number: int) -> PartitionOwner:
-            return bench.partition
+    def build(number: int) -> PartitionOwner:
+        return bench.partition
 
-        worker = worker_agents.Worker(build)
-        table = build_app(OPTIONS, worker).tables[OPTIONS.state_topic]
-        assert dict(table.items()) == {}
-        await table.on_recovery_completed({TP("app.leads.state", 0)}, set())
-        bench.publish("id0", "p0")
-        serving = asyncio.create_task(bench.partition.serve(bench.inlet, "hot"))
-        await asyncio.sleep(60)
-        committed = {each.key: each.value for each in bench.kafka.log(bench.plan.topics.state, 0).committed()}
-        assert {b"d/", b"l/"} <= {key[:2] for key in table}
-        assert committed.pop(SYSTEM_KEY), "every partition has it, so that it is no row of the table"
-        assert dict(table.items()) == {key: value for key, value in committed.items() if value is not None}
-        serving.cancel()
-        await worker.revoked({0})
-        assert len(table) == 0
-
-    run(main())
+    worker = worker_agents.Worker(build)
+    table = build_app(OPTIONS, worker).tables[OPTIONS.state_topic]
+    assert dict(table.items()) == {}
+    await table.on_recovery_completed({TP("app.leads.state", 0)}, set())
+    bench.publish("id0", "p0")
+    serving = asyncio.create_task(bench.partition.serve(bench.inlet, "hot"))
+    await asyncio.sleep(60)
+    committed = {each.key: each.value for each in bench.kafka.log(bench.plan.topics.state, 0).committed()}
+    assert {b"d/", b"l/"} <= {key[:2] for key in table}
+    assert committed.pop(SYSTEM_KEY), "every partition has it, so that it is no row of the table"
+    assert dict(table.items()) == {key: value for key, value in committed.items() if value is not None}
+    serving.cancel()
+    await worker.revoked({0})
+    assert len(table) == 0

@@ -109,33 +109,6 @@ async def test_chunked_without_end() -> None:
         assert server.gateway.counted() == {"too_slow": 1, "too_large": 1}
 
 
-async def test_ten_megabytes() -> None:
-    async with serving(Limits(65_536, 10)) as server:
-        status, answer, _ = await server.say(request(b" " * 10_000_000))
-        assert status == 413
-        assert b"too large" in answer
-        assert (await server.say(request(length=10**12)))[0] == 413, "what is announced need not be read"
-        assert (await server.say(request(length=10**30)))[0] in (400, 413)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"hello\r\n\r\n",
-        request(GOOD).replace(b"content-length", b"content-length: 3\r\ncontent-length"),
-        request(GOOD, transfer_encoding="chunked").replace(b"host", b"content-length: 5\r\nhost"),
-        request(transfer_encoding="chunked") + b"zz\r\n",
-    ],
-)
-async def test_bytes_that_are_no_http(words: bytes) -> None:
-    async with serving() as server:
-        status, _, _ = await server.say(words)
-        assert status in (400, 408, 413, 0)
-        assert not server.gateway.shelf.records
-        assert (await server.say(request(GOOD)))[0] == 200
-
-
 async def test_a_peer_that_hangs_up_in_the_middle_is_counted() -> None:
     async with serving() as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -145,30 +118,13 @@ async def test_a_peer_that_hangs_up_in_the_middle_is_counted() -> None:
         await until(lambda: server.gateway.counted() == {"gone": 1})
 
 
-async def test_requests_under_way_end_before_the_server_does() -> None:
-    gateway = Gateway(limits=Limits(65_536, 5))
-    async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=5) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request(length=len(GOOD), expect="100-continue"))
-        assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
-        asyncio.get_running_loop().call_later(0.3, writer.write, GOOD)
-    answer = await reader.read()
-    writer.close()
-    assert b"200 OK" in answer
-    assert gateway.counted() == {"enriched": 1}
-    with pytest.raises(OSError, match=r"refused|Connect call failed"):
-        await asyncio.open_connection("127.0.0.1", port)
-
-
 @pytest.mark.parametrize(
     "test",
     [
         test_a_callback_whole_in_pieces_and_in_chunks,
         test_slow_loris_in_the_body,
         test_chunked_without_end,
-        test_ten_megabytes,
         test_a_peer_that_hangs_up_in_the_middle_is_counted,
-        test_requests_under_way_end_before_the_server_does,
     ],
 )
 def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:

@@ -118,12 +118,6 @@ def test_incompatible_changes_are_found(change: Any, expected: str) -> None:
     assert any(line.startswith(expected) for line in broken(schema("status-event.v1"), new))
 
 
-def test_a_new_field_with_a_default_is_compatible() -> None:
-    new = schema("lead.v1")
-    _object(new)["properties"]["colour"] = {"type": "string", "default": ""}
-    assert broken(schema("lead.v1"), new) == []
-
-
 def test_the_asyncapi_document_is_yaml_whose_references_exist() -> None:
     document = yaml.safe_load(documents()["asyncapi.yaml"])
     assert document["asyncapi"] == "3.0.0"

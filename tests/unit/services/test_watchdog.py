@@ -8,7 +8,7 @@ from stream_app.faust_app.worker import Worker
 from stream_app.partition.owner import PartitionOwner
 from stream_app.services.process import Watchdog
 from tests.partition.test_owner import Bench, T
-from tests.partition.virtual import run
+from tests.partition.virtual import virtual_time
 from tests.simulation.client import NoAnswer
 
 LEADS = ("leads", 0)
@@ -38,105 +38,94 @@ def _worker(bench: Bench) -> Worker:
     return worker
 
 
-def test_an_idle_worker_and_one_that_works_show_nothing_for_long() -> None:
-    async def main() -> None:
-        bench = Bench()
-        worker = _worker(bench)
-        await bench.serve()
-        assert worker.under_way({LEADS: False}) == {}
-        tokens = []
-        for number in range(20):
-            bench.publish(f"id{number}", f"p{number}")
-            await asyncio.sleep(0.5)
-            tokens.append(worker.under_way({LEADS: True}))
-        assert all(before.items().isdisjoint(after.items()) for before, after in zip(tokens, tokens[5:], strict=False))
-
-    run(main())
-
-
-def test_a_lead_that_never_ends_is_named() -> None:
-    async def main() -> None:
-        bench = Bench(clay_takes_s=1e6)
-        worker = _worker(bench)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        await asyncio.sleep(60)
-        seen = worker.under_way({LEADS: False})
-        assert list(seen) == ["the lead at leads/0/0 does not end"]
-        bench.publish("id1", "p1")
-        await asyncio.sleep(60)
-        assert worker.under_way({LEADS: False}) == seen, "others pass, and it is still the same"
-
-    run(main())
-
-
-def test_leads_that_wait_for_their_lane_are_no_alarm() -> None:
-    async def main() -> None:
-        bench = Bench()
-        worker = _worker(bench)
-        serving = await bench.serve()
-        for number in range(5):
-            bench.publish(f"id{number}", "same")
+@virtual_time
+async def test_an_idle_worker_and_one_that_works_show_nothing_for_long() -> None:
+    bench = Bench()
+    worker = _worker(bench)
+    await bench.serve()
+    assert worker.under_way({LEADS: False}) == {}
+    tokens = []
+    for number in range(20):
+        bench.publish(f"id{number}", f"p{number}")
         await asyncio.sleep(0.5)
-        assert list(worker.under_way({LEADS: True})) == ["the lead at leads/0/0 does not end"], "not its copies"
-        serving.cancel()
-
-    run(main())
+        tokens.append(worker.under_way({LEADS: True}))
+    assert all(before.items().isdisjoint(after.items()) for before, after in zip(tokens, tokens[5:], strict=False))
 
 
-def test_a_topic_without_a_reader_is_named() -> None:
-    async def main() -> None:
-        bench = Bench()
-        worker = _worker(bench)
-        await bench.partition.take_over()  # and it is not served
-        assert worker.under_way({LEADS: False}) == {}
-        assert worker.under_way({LEADS: True, ("leads", 1): False}) == {
-            "the records of leads/0 are not consumed": 0,
-            "partition 1 is assigned and not taken over": None,
-        }
-
-    run(main())
-
-
-def test_a_recovery_without_end_and_a_dead_committer_are_named() -> None:
-    async def main() -> None:
-        bench = Bench()
-        worker = _worker(bench)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        assert bench.partition._committing is not None
-        bench.partition._committing.cancel()
-        await asyncio.sleep(1)
-        assert list(worker.under_way({LEADS: False})) == ["partition 0 commits nothing"]
-        bench.partition._ready.clear()
-        assert list(worker.under_way({LEADS: False})) == ["partition 0 is being taken over again"]
-
-    run(main())
+@virtual_time
+async def test_a_lead_that_never_ends_is_named() -> None:
+    bench = Bench(clay_takes_s=1e6)
+    worker = _worker(bench)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(60)
+    seen = worker.under_way({LEADS: False})
+    assert list(seen) == ["the lead at leads/0/0 does not end"]
+    bench.publish("id1", "p1")
+    await asyncio.sleep(60)
+    assert worker.under_way({LEADS: False}) == seen, "others pass, and it is still the same"
 
 
-def test_a_partition_whose_transactions_fail_says_so_until_one_succeeds() -> None:
-    class Refusing:
-        refuses = True
+@virtual_time
+async def test_leads_that_wait_for_their_lane_are_no_alarm() -> None:
+    bench = Bench()
+    worker = _worker(bench)
+    serving = await bench.serve()
+    for number in range(5):
+        bench.publish(f"id{number}", "same")
+    await asyncio.sleep(0.5)
+    assert list(worker.under_way({LEADS: True})) == ["the lead at leads/0/0 does not end"], "not its copies"
+    serving.cancel()
 
-        async def ask(self, what: str, request: Callable[[], T]) -> T:
-            await asyncio.sleep(0)
-            if what == "send" and self.refuses:
-                raise NoAnswer(what)
-            return request()
 
-    async def main() -> None:
-        link = Refusing()
-        bench = Bench(link=link)
-        worker = _worker(bench)
-        bench.publish("id0", "p0")
-        await bench.serve()
-        assert worker.failing == []
-        await asyncio.sleep(5)
-        (text,) = worker.failing
-        assert re.fullmatch(r"partition 0 commits nothing: [2-9] transactions failed", text)
-        link.refuses = False
-        await asyncio.sleep(20)
-        assert worker.failing == []
-        assert "accepted" in bench.states()
+@virtual_time
+async def test_a_topic_without_a_reader_is_named() -> None:
+    bench = Bench()
+    worker = _worker(bench)
+    await bench.partition.take_over()  # and it is not served
+    assert worker.under_way({LEADS: False}) == {}
+    assert worker.under_way({LEADS: True, ("leads", 1): False}) == {
+        "the records of leads/0 are not consumed": 0,
+        "partition 1 is assigned and not taken over": None,
+    }
 
-    run(main())
+
+@virtual_time
+async def test_a_recovery_without_end_and_a_dead_committer_are_named() -> None:
+    bench = Bench()
+    worker = _worker(bench)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    assert bench.partition._committing is not None
+    bench.partition._committing.cancel()
+    await asyncio.sleep(1)
+    assert list(worker.under_way({LEADS: False})) == ["partition 0 commits nothing"]
+    bench.partition._ready.clear()
+    assert list(worker.under_way({LEADS: False})) == ["partition 0 is being taken over again"]
+
+
+class Refusing:
+    refuses = True
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if what == "send" and self.refuses:
+            raise NoAnswer(what)
+        return request()
+
+
+@virtual_time
+async def test_a_partition_whose_transactions_fail_says_so_until_one_succeeds() -> None:
+    link = Refusing()
+    bench = Bench(link=link)
+    worker = _worker(bench)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    assert worker.failing == []
+    await asyncio.sleep(5)
+    (text,) = worker.failing
+    assert re.fullmatch(r"partition 0 commits nothing: [2-9] transactions failed", text)
+    link.refuses = False
+    await asyncio.sleep(20)
+    assert worker.failing == []
+    assert "accepted" in bench.states()
