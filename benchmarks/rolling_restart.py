@@ -78,7 +78,7 @@ async def measure(bootstrap: str, rounds: int, names: bool, progress: Callable[[
 def join(line: Fleet, slot: int) -> Member:
     """Start the worker of this name."""
     os.environ[NAME_ENV] = f"worker-{slot}"
-    return line.join()
+    return line.join(program=("-m", "stream_app"))  # its start counts
 
 
 def longest(requests: Iterable[Request], lanes: Iterable[str], after_ms: int) -> dict[str, float]:

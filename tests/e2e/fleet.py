@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from stream_app.dev.process import LOOPBACK, freeze
+from stream_app.dev.process import LOOPBACK
 from tests.e2e.pipeline import OVER, Pipeline
 from tests.support.pace import BUSY
 
@@ -64,7 +64,9 @@ class Member:
         self.process.wait(10 * BUSY)
 
     def freeze(self) -> None:
-        freeze(self.process)
+        self.process.send_signal(signal.SIGSTOP)
+        while self.alive and not self.frozen:  # a busy process stops some time after the signal
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -123,7 +125,7 @@ class Fleet(Pipeline):
         self._requests: list[Request] = []
         self._ledger_read = 0
 
-    def join(self, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")) -> Member:
+    def join(self, *, bootstrap: str = "", program: Sequence[str] = ()) -> Member:
         """Start another worker."""
         self.members.append(self.member(self.start("worker", bootstrap=bootstrap, program=program)))
         return self.members[-1]

@@ -27,7 +27,7 @@ from stream_app.domain.record import Record
 from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
-from tests.support.commands import run_command
+from tests.support.commands import fork_process, run_command
 from tests.support.legal import follows
 from tests.support.pace import BUSY
 
@@ -138,9 +138,9 @@ read_model_path = "{self.directory}/model.sqlite"
         try:
             script = self.directory / "sim.toml"
             script.write_text(FAST_SIM.format(seed=1) + self._script)
-            argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
+            argv = ["sim", "--port", "0", "--script", str(script), "--ledger", str(self.directory / "ledger.jsonl")]
             log = self._log("sim")
-            self.children.spawn([*argv, "--ledger", str(self.directory / "ledger.jsonl")], log=log)
+            fork_process(self.children, argv, log)
             ready = await self._first_json(log)
             self._control = ready["control_url"]
             self.environment = {
@@ -172,12 +172,10 @@ read_model_path = "{self.directory}/model.sqlite"
         finally:
             await asyncio.to_thread(self.children.close)
 
-    def start(
-        self, command: str, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")
-    ) -> subprocess.Popen[bytes]:
+    def start(self, command: str, *, bootstrap: str = "", program: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start `stream-app worker`, `replay`, `gateway` or `board` as a process with ports of its own.
 
-        bootstrap: another address of the same broker. program: another program that takes the same arguments.
+        bootstrap: another address of the same broker. program: a program of its own that takes the same arguments.
         """
         number = len(self._logs)
         config = self.directory / f"{command}-{number}.toml"
@@ -190,9 +188,12 @@ read_model_path = "{self.directory}/model.sqlite"
         public = {"gateway_port": self.gateway_port, "board_port": self.board_port}
         ports = "\n".join(f"{name} = {value}" for name, value in (free | public).items())
         config.write_text(f"{toml}\n[http]\n{ports}\n")
-        argv = [sys.executable, *program, command, "--config", str(config)]
+        argv = [command, "--config", str(config)]
         log = self._log(f"{command}-{number}")
-        process = self.children.spawn(argv, log=log)
+        if program:
+            process = self.children.spawn([sys.executable, *program, *argv], log=log)
+        else:
+            process = fork_process(self.children, argv, log)
         self.logs[process.pid], self.ports[process.pid] = log, port
         return process
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from tests.e2e.pipeline import CALLBACK, Pipeline
+from tests.support.commands import fork_process, run_command
 from tests.support.every import on_its_own
 from tests.support.pace import BUSY
 from tests.support.secure import SecureKafka
@@ -63,21 +63,12 @@ endpoint = "http://127.0.0.1:1/v1/traces"
     def process(self, name: str, program: str = "", *, operators: bool = False) -> subprocess.Popen[bytes]:
         """Start a process, as the user of `program` if it is given."""
         config = self.config_of(program or name, operators=operators)
-        argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
         log = self._log(program or name)
-        started = self.children.spawn(argv, log=log)
+        started = fork_process(self.children, [name, "--config", str(config)], log)
         self.logs[started.pid] = log
         return started
 
     async def command(self, program: str, argv: list[str], namespace: str = "") -> tuple[int, str]:
         """Run it. Return its exit code and its output."""
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "stream_app", *on_its_own(argv, self.config_of(program, namespace))],
-            capture_output=True,
-            text=True,
-            timeout=100 * BUSY,
-            check=False,
-            cwd=self.directory,
-        )
-        return ran.returncode, ran.stdout + ran.stderr
+        words = on_its_own(argv, self.config_of(program, namespace))
+        return await asyncio.to_thread(run_command, words, self.directory, 100 * BUSY)

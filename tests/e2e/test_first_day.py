@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sys
 import urllib.request
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK, ChildProcesses, free_port, last_words
+from tests.support.commands import fork_process
 from tests.support.kafka import until
 from tests.unit.config.files import EXAMPLE
 
@@ -42,13 +42,12 @@ async def test_the_example_starts_every_process(
     monkeypatch.setenv("CLAY_WEBHOOK_PEOPLE", "https://api.clay.com/v3/sources/webhook/pull-in-data-of-a-first-day")
     monkeypatch.setenv("CLAY_TOKEN_PEOPLE", os.urandom(16).hex())
     monkeypatch.setenv("CALLBACK_KEY", os.urandom(32).hex())
-    command = [sys.executable, "-m", "stream_app"]
     children = ChildProcesses("first-day")
     try:
-        topics = children.spawn([*command, "topics"], log=tmp_path / "topics.log")
+        topics = fork_process(children, ["topics"], tmp_path / "topics.log")
         assert await asyncio.to_thread(topics.wait, 60) == 0, last_words(tmp_path / "topics.log")
         for name in PROCESSES:
-            children.spawn([*command, name], log=tmp_path / f"{name}.log")
+            fork_process(children, [name], tmp_path / f"{name}.log")
         for name, key in PROCESSES.items():
             await until(partial(_ready, ports[key]), 60, f"the {name} being ready")
     finally:

@@ -5,8 +5,6 @@ import logging
 import os
 import re
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +29,7 @@ from tests.board.client import digest_on
 from tests.e2e.on_board import OWN, acted, shown
 from tests.e2e.secured import PASSWORD, Secured, user_of
 from tests.support.acls import grant
+from tests.support.commands import run_command
 from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
 from tests.support.pace import BUSY
@@ -184,10 +183,7 @@ def test_each_process_and_command_reports_a_refusal_at_once(
         monkeypatch.setenv(name, value)
     argv = on_its_own(typed(program, tmp_path) if program in COMMANDS else [program], config)
     if program in PROCESSES:  # they set up signals and logs
-        ran = subprocess.run(
-            [sys.executable, "-m", "stream_app", *argv], capture_output=True, text=True, timeout=60 * BUSY, check=False
-        )
-        code, text = ran.returncode, ran.stderr
+        code, text = run_command(argv, tmp_path, 60 * BUSY)
     else:
         code = main(argv)
         text = "".join(capsys.readouterr())

@@ -248,7 +248,7 @@ async def test_a_worker_whose_clock_is_far_ahead_is_not_ready_while_kafka_refuse
         worker.kill()
 
 
-def member(line: Fleet, command: str, program: Sequence[str] = ("-m", "stream_app")) -> Member:
+def member(line: Fleet, command: str, program: Sequence[str] = ()) -> Member:
     """A worker or a replay process."""
     process = line.start(command, program=program)
     return Member(process, line.ports[process.pid], line.logs[process.pid])

@@ -1,8 +1,6 @@
 """Processes that refuse to start: topics that differ from the plan, and a missing Kafka."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -16,6 +14,7 @@ from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.kafka import connection
 from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics
+from tests.support.commands import run_command
 from tests.support.pace import BUSY
 
 CONFIG = """
@@ -50,12 +49,11 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
     assert differs.startswith(f"{plan[0].name}: has 3 partitions, the config says 2; a system keeps the number")
     assert missing == f"{plan[1].name}: there is no such topic; create it with: stream-app topics"
 
-    def start(name: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    def start(name: str) -> tuple[int, str]:
+        return run_command([name, "--config", str(config)], tmp_path, 60 * BUSY)
 
     for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "board"))):
-        assert (ran.returncode, ran.stderr) == (1, f"{refused.value}\n"), ran.args
+        assert ran == (1, f"{refused.value}\n")
 
 
 async def test_a_missing_kafka_is_retried_less_and_less_often_and_then_given_up(

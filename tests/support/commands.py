@@ -1,19 +1,25 @@
-"""Commands of `stream-app` in processes that are forked from one that has imported all of it.
+"""Commands and processes of `stream-app` that are forked from one process that has imported all of it.
 
-So a command begins at once: for most of them, the imports take ten times as long as the work.
+So each begins at once: for most commands, the imports take ten times as long as the work.
 """
 
 import multiprocessing
 import os
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from functools import cache
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import stream_app
 from stream_app.cli.main import main
+from stream_app.dev.process import ChildProcesses
+
+_POLL_S = 0.02
 
 
 @cache
@@ -21,7 +27,7 @@ def _forks() -> ForkServerContext:
     root = Path(stream_app.__file__).parent
     files = (path.relative_to(root.parent).with_suffix("") for path in root.rglob("*.py") if path.name[0] != "_")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([".".join(file.parts) for file in files if "dev" not in file.parts])
+    context.set_forkserver_preload([".".join(file.parts) for file in files])
     return context
 
 
@@ -39,10 +45,49 @@ def run_command(argv: list[str], folder: Path, timeout_s: float) -> tuple[int, s
         return process.exitcode, "".join(text.read_text(encoding="utf-8") for text in texts)
 
 
-def _run(argv: list[str], folder: Path, environ: Mapping[str, str], texts: list[Path]) -> None:
+class Forked(subprocess.Popen[bytes]):
+    """A process that is no child of this one, so that it is asked by other means than those of `Popen`."""
+
+    def __init__(self, process: ForkServerProcess, argv: Sequence[str]) -> None:
+        assert process.pid is not None
+        self.args, self.pid, self.returncode = argv, process.pid, None
+        self.stdin = self.stdout = self.stderr = None
+        self._process = process
+        self._lock = threading.Lock()  # only one thread may read how it ended
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = self._process.exitcode
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        until_s = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > until_s:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            time.sleep(_POLL_S)
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+
+def fork_process(children: ChildProcesses, argv: Sequence[str], log: Path) -> Forked:
+    """Start `stream-app` with these arguments, as `children.spawn` starts a program."""
+    context = (children.directory, dict(os.environ), [log, log], children._watchdog.pid)
+    process = _forks().Process(target=_run, args=(argv, *context))
+    process.start()
+    return Forked(process, argv)
+
+
+def _run(argv: list[str], folder: Path, environ: Mapping[str, str], texts: list[Path], group: int = 0) -> None:
+    if group:
+        os.setpgid(0, group)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
     for stream, text in enumerate(texts, 1):
-        os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     sys.exit(main(argv))
