@@ -54,6 +54,8 @@ _encode: Final = msgspec.json.Encoder().encode
 class Elsewhere:
     """Everything that the board asks Kafka for."""
 
+    is_first = False
+
     async def look(self, within_s: float) -> Consumption | None:
         waiting = {("leads", number): 10 * number for number in range(PARTITIONS)}
         return Consumption(Group("Stable", 4), Group("Stable", 1), waiting)

@@ -251,6 +251,9 @@ SHARED_S: Final = 1.0
 class Consumers(Protocol):
     """Asks Kafka who consumes and how much waits."""
 
+    is_first: bool
+    """The first question is not answered yet."""
+
     async def look(self, within_s: float) -> Consumption | None:
         """Return what is known; None if Kafka does not answer."""
 
@@ -329,7 +332,8 @@ class Board:
         if new or now_s - began_s >= self._shared_s:
             # Read the lag before the query: the model may be newer than the page says, never older.
             lag = self._maker.lag()
-            moment = Moment(0, lag, await self._consumers.look(KAFKA_WITHIN_S), STRANGER)
+            kafka = await self._consumers.look(KAFKA_WITHIN_S)
+            moment = Moment(0, lag, kafka, STRANGER, is_asking=kafka is None and self._consumers.is_first)
             self._seen = now_s, moment
         return msgspec.structs.replace(moment, now_ms=self._maker.now_ms(), visitor=visitor)
 

@@ -23,6 +23,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.client.answers import (
+    NOT_READ_YET,
     UNKNOWN_LEAD,
     BooksAnswer,
     DeadLettersAnswer,
@@ -50,9 +51,10 @@ _REFUSALS: Final = {
     403: "No token is configured, and the request did not come from the board's own machine.",
     404: "Not found.",
     405: "The API is read only.",
-    503: "The read model cannot be read now.",
+    503: "The read model cannot be read now, or does not hold yet what is on Kafka.",
 }
 _ALWAYS: Final = (401, 403, 405, 503)
+_HEADERS: Final = {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}, 503: {"retry-after": "5"}}
 
 _LEAD_ID: Final = {
     "name": "lead_id",
@@ -192,6 +194,7 @@ class Lookup:
     dlq: str
     parked: str
     waiting: Waiting
+    now_ms: Callable[[], int] = field(default=SystemClock().now_ms)
     log: log.Logger = field(default_factory=lambda: log.get("board"))
 
     def routes(self) -> list[Route]:
@@ -221,10 +224,10 @@ class Lookup:
             status = refused.status
             hidden = ProjectionLag() if status in (401, 403) else lag
             found = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
-            headers |= {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}}.get(status, {})
+            headers |= _HEADERS.get(status, {})
         except sqlite3.Error as error:
             status, text = 503, f"The read model cannot be read: {error}. {lag.trouble}"
-            headers["retry-after"] = "5"
+            headers |= _HEADERS[status]
             found = Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
         raw = found if isinstance(found, bytes) else msgspec.json.encode(found)
         return Response(raw, status, headers, "application/json")
@@ -233,6 +236,7 @@ class Lookup:
         lead_id = _id(str(request.path_params["lead_id"]))
         lead = await self._found(lead_id)
         if lead is None:
+            self._check_read(lag)
             behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
             raise Refused(404, UNKNOWN_LEAD, f"No lead with this id is known{behind}")
         return LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
@@ -240,8 +244,16 @@ class Lookup:
     async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:
         person = _person(request.query_params.get("person", ""))
         ids = await asyncio.to_thread(self.queries.leads_of, person)
-        found = [await self._found(lead_id) for lead_id in ids]
-        return LeadsAnswer(**msgspec.structs.asdict(lag), leads=[lead for lead in found if lead is not None])
+        found = [lead for lead_id in ids if (lead := await self._found(lead_id)) is not None]
+        if not found:
+            self._check_read(lag)
+        return LeadsAnswer(**msgspec.structs.asdict(lag), leads=found)
+
+    def _check_read(self, lag: ProjectionLag) -> None:
+        """Refuse to say that something is unknown before Kafka has been read."""
+        if not lag.is_read(self.now_ms()):
+            left = f"{count(lag.lag, 'record is', 'records are')} still to be read"
+            raise Refused(503, NOT_READ_YET, f"The board has not read Kafka yet, {left}: ask again soon")
 
     async def _found(self, lead_id: str) -> FoundLead | None:
         lead = await asyncio.to_thread(self.queries.lead, lead_id)

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter
 from stream_app.board.access import STRANGER
 from stream_app.board.app import Consumers
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.site import KAFKA_WITHIN_S, STALE_MS, Moment, Site, overview
+from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
 from stream_app.client.messages import Alert, Change, Format, Key, NotDelivered, body_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.ops import logs as log
@@ -135,7 +135,7 @@ async def board_findings(
     trouble = [Finding("read_model", "", holds=False)]
     if lag.trouble:
         return trouble, False
-    if moment.kafka is None or lag.as_of_ms is None or now_ms - lag.as_of_ms > STALE_MS:
+    if moment.kafka is None or not lag.is_read(now_ms):
         return [], False
     try:
         seen = await asyncio.to_thread(overview, site, moment)

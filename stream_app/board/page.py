@@ -23,7 +23,7 @@ from stream_app.board.pages.flow import behind_path
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of
-from stream_app.board.site import STALE_MS, Moment, PageData, Shared, Site, Tone
+from stream_app.board.site import Moment, PageData, Shared, Site, Tone
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.lane.command import TO_ALL, outcome_text
 from stream_app.version import __version__
@@ -163,6 +163,8 @@ class Frame(msgspec.Struct, frozen=True):
     Attributes:
         url: The address of the page, without the host.
         age_ms: None if the model was never complete.
+        is_asking: Kafka was asked for the first time, and may still answer.
+        is_read: The model holds what is on Kafka now.
         live: The page refreshes itself.
         operator: The page is shown to an operator.
         may_log_in: A login would allow more.
@@ -180,6 +182,8 @@ class Frame(msgspec.Struct, frozen=True):
     trouble: str
     stale: bool
     kafka_known: bool
+    is_asking: bool
+    is_read: bool
     who: str
     live: bool
     operator: bool
@@ -233,6 +237,8 @@ class Pages:
             "now_ms": frame.now_ms,
             "lag": frame.lag,
             "kafka_known": frame.kafka_known,
+            "is_asking": frame.is_asking,
+            "is_read": frame.is_read,
             "clock": partial(clock, now_ms=frame.now_ms),
             "behind_path": partial(behind_path, self._site.settings.names.bulk),
         }
@@ -334,8 +340,10 @@ class PageMaker:
             age_ms=age_ms,
             lag=lag.lag,
             trouble=lag.trouble,
-            stale=age_ms is None or age_ms > STALE_MS or bool(lag.trouble),
+            stale=not lag.is_read(moment.now_ms) or bool(lag.trouble),
             kafka_known=moment.kafka is not None,
+            is_asking=moment.is_asking,
+            is_read=lag.is_read(moment.now_ms),
             who=visitor.who,
             live=live,
             operator=is_operator,

@@ -30,7 +30,6 @@ HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a held lane."""
 UNREADABLE: Final = "not readable"
 """The state of a lane that a newer version published."""
-STALE_MS: Final = 30_000
 KAFKA_WITHIN_S: Final = 0.3
 """How long a page waits for an answer of Kafka; then it shows what was known before."""
 HOUR_S: Final = 3_600
@@ -82,7 +81,7 @@ class Moment(msgspec.Struct, frozen=True):
     """What a request sees. Requests of the same second see the same.
 
     Attributes:
-        kafka: What Kafka says beside the topics; None if it does not answer.
+        kafka: What Kafka says beside the topics; None if it does not answer, or has not done so yet (`is_asking`).
         visitor: Who asks, and in which role.
         shared: What was read and made for others. Nothing in it may depend on who asks, only on the role.
     """
@@ -91,6 +90,7 @@ class Moment(msgspec.Struct, frozen=True):
     lag: ProjectionLag
     kafka: Consumption | None
     visitor: Visitor
+    is_asking: bool = False
     shared: Shared = msgspec.field(default_factory=Shared)
 
 

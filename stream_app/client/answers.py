@@ -246,6 +246,7 @@ class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
 
 
 UNKNOWN_LEAD: Final = "unknown_lead"
+NOT_READ_YET: Final = "not_read_yet"
 """The `error` of a refusal: no record of this lead was processed."""
 
 

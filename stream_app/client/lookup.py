@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from stream_app.client.answers import (
+    NOT_READ_YET,
     UNKNOWN_LEAD,
     Answer,
     FoundLead,
@@ -165,7 +166,7 @@ def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
     """Return the board's answer as the first of these types, or, if the lead is unknown, as the last.
 
     Raises:
-        BoardUnavailable: There is no answer, or not one of a board of this version.
+        BoardUnavailable: There is no answer, or not one of a board of this version, or the board still reads Kafka.
         StreamAppError: The board rejected the request.
     """
     url = str(client.base_url).rstrip("/")
@@ -178,6 +179,8 @@ def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
         raise board_away(url, error) from error
     except msgspec.DecodeError as error:
         raise not_the_board(url, answer.status_code) from error
+    if refusal.error == NOT_READ_YET:
+        raise BoardUnavailable(f"not read yet: {refusal.text} ({url})")
     if answer.status_code != 404:
         raise StreamAppError(f"the board at {url} rejected the request: {refusal.text}")
     if refusal.error != UNKNOWN_LEAD or not isinstance(refusal, kinds):

@@ -28,6 +28,8 @@ class Background(ABC, Generic[T]):
         self._asking: asyncio.Task[None] | None = None
         self._known: T | None = None
         self._known_s = -fresh_s
+        self.is_first = True
+        """Kafka was not asked yet, or the first question is still open."""
 
     @abstractmethod
     async def _ask(self) -> T:
@@ -53,4 +55,4 @@ class Background(ABC, Generic[T]):
         except (BrokerUnavailable, KafkaRefused, TimeoutError):
             self._known = None
         finally:
-            self._known_s, self._asking = time.monotonic(), None
+            self._known_s, self._asking, self.is_first = time.monotonic(), None, False

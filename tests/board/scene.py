@@ -96,6 +96,8 @@ def settings_of(
 class Consumers:
     """`app.Consumers` in memory."""
 
+    is_first = False
+
     def __init__(self) -> None:
         waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310}
         counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
@@ -173,6 +175,7 @@ def board_of(
     outbox: Outbox | None = None,
     survey: Survey | None = None,
     topics: Topics | None = None,
+    lag: ProjectionLag | None = None,
 ) -> Board:
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
@@ -182,7 +185,7 @@ def board_of(
     return Board(
         site,
         access_of(settings, lambda: now_s),
-        lambda: ProjectionLag(NOW_MS - 2_000, 0),
+        lambda: lag or ProjectionLag(NOW_MS - 2_000, 0),
         consumers or Consumers(),
         topics or Topics(settings),
         Results(),

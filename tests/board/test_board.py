@@ -1,6 +1,7 @@
 """The board without a browser: what its pages say, and what no page ever does."""
 
 import re
+from contextlib import closing
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from stream_app.board.pages import flow
 from stream_app.board.pages.system import _flat
+from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.answers import StatusCount
 from stream_app.domain.lane.explain import Group
@@ -99,11 +101,37 @@ async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
     board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
     text = (await Client(board).get("/board")).text
     assert "Nothing is sent: no worker runs" in text
+    cards = re.findall(r'<div class="notice[^>]*>.*?</a></div>', text, re.DOTALL)
+    assert ["no worker runs" in card for card in cards] == [True, False, False], "one card says so"
+    assert all('class="facts"' in card for card in cards), "and none is empty"
     consumers.now = None
     text = (await Client(board).get("/board")).text
     assert "2 of 6 lanes are held" in plain(text), "nothing is claimed of workers when Kafka does not answer"
     assert "Kafka does not answer" in text
     board.close()
+
+
+async def test_before_kafka_has_answered_nothing_is_said_of_it(folder: Path) -> None:
+    """A newcomer's first screen: the first answer takes longer than a page waits for it."""
+    consumers = Consumers()
+    consumers.now, consumers.is_first = None, True
+    with closing(board_of(settings_of(folder), folder / "model.sqlite", consumers)) as board:
+        for page in ("", "/books", "/waiting", "/system"):
+            text = plain((await Client(board).get(f"/board{page}")).text).lower()
+            assert "does not answer" not in text, page
+            assert "asking kafka" in text or "is asked" in text, page
+
+
+async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(folder: Path) -> None:
+    for lag in (ProjectionLag(None, 1_200), ProjectionLag(NOW_MS - STALE_MS - 1, 1_200)):
+        with closing(board_of(settings_of(folder), folder / "model.sqlite", lag=lag)) as board:
+            client = Client(board)
+            assert "Not read yet. 1,200 records of Kafka are still to be read" in plain(
+                (await client.get("/board")).text
+            )
+            lead = plain((await client.get("/board/leads/unheard-of")).text)
+            assert "Not read yet: the board still reads Kafka" in lead
+            assert "Nothing is known" not in lead
 
 
 @pytest.mark.parametrize(

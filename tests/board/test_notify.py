@@ -15,8 +15,8 @@ from hatchling.builders.wheel import WheelBuilder
 from stream_app.board.access import STRANGER
 from stream_app.board.notify import alert_of, board_findings
 from stream_app.board.read_model.board_query import BoardQueries
-from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.site import STALE_MS, Moment, Site, overview
+from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
+from stream_app.board.site import Moment, Site, overview
 from stream_app.domain.lane.explain import Finding, Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client

@@ -14,7 +14,6 @@ from stream_app.board.formats import lanes_path
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 from stream_app.board.site import (
-    HELD,
     HOUR_S,
     UNREADABLE,
     Bar,
@@ -60,11 +59,9 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
     queries, names = site.queries, site.settings.names
     chart, span, ended = throughput(site, "", moment.now_ms, span)
     dead = queries.dead_letters(names.dlq)
-    held = seen.held
-    moving = sorted(
-        (lane for lane in seen.lanes if lane.tone not in HELD), key=lambda lane: (-lane.waiting, lane.workspace)
-    )
-    heading, tone = _heading(seen)
+    held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
+    moving = sorted((lane for lane in seen.lanes if lane not in held), key=lambda lane: (-lane.waiting, lane.workspace))
+    heading, tone = _heading(seen, is_asking=moment.is_asking)
     credits_, without_limit = _credits(seen, moment.now_ms)
     return {
         "heading": heading,
@@ -117,12 +114,14 @@ def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
     return found
 
 
-def _heading(seen: Overview) -> tuple[list[str | tuple[int, str]], Tone]:
+def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, str]], Tone]:
     """Return the answer to "does it work?": texts, and counts with what they link to."""
     lanes, held = len(seen.lanes), len(seen.held)
     all_lanes = (lanes, lanes_path())
     if any(finding.code == "no_worker" for finding in seen.everywhere):
         return ["Nothing is sent: no worker runs"], "bad"
+    if is_asking:
+        return ["Asking Kafka"], "idle"
     if not lanes:
         return ["No workspace is configured"], "idle"
     if held:

@@ -64,7 +64,8 @@ def _topics(plan: list[TopicPlan], there: Mapping[str, ExistingTopic]) -> list[T
 def _checks(moment: Moment) -> Iterator[Check]:
     kafka = moment.kafka
     if kafka is None:
-        yield Check("Kafka", "bad", "does not answer", "What waits and who consumes is not known.")
+        says = "is asked" if moment.is_asking else "does not answer"
+        yield Check("Kafka", "idle" if moment.is_asking else "bad", says, "What waits and who consumes is not known.")
     else:
         yield Check("Kafka", "ok", "answers", "")
         for name, group, without in (

@@ -32,6 +32,8 @@ _FETCH_ALL_BYTES: Final = 16 * 2**20  # for all partitions
 _LOOK_EVERY_S: Final = 1.0
 _ANSWER_WITHIN_S: Final = 10.0
 _AGAIN_S: Final = 2.0
+STALE_MS: Final = 30_000
+"""A model that is older does not hold what is on Kafka now."""
 
 T = TypeVar("T")
 
@@ -48,6 +50,10 @@ class ProjectionLag(msgspec.Struct, frozen=True):
     as_of_ms: int | None = None
     lag: int = 0
     trouble: str = ""
+
+    def is_read(self, now_ms: int) -> bool:
+        """True if the model holds what is on Kafka now, so that what it does not know does not exist."""
+        return self.as_of_ms is not None and now_ms - self.as_of_ms <= STALE_MS
 
 
 class _Replaced(Exception):

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from stream_app.board.access import Access
 from stream_app.board.lookup import Lookup
-from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.read_model.store import ReadModel
@@ -73,7 +73,17 @@ class Api:
             return self.waiting
 
         queries, access = Queries(self.path, {"firms"}), Access(token)
-        lookup = Lookup(queries, lambda: self.lag, Results(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
+        lookup = Lookup(
+            queries,
+            lambda: self.lag,
+            Results(),
+            backlog,
+            access,
+            NAMES.dlq,
+            NAMES.parked,
+            self.records,
+            lambda: NOW_MS,
+        )
         base_url = more.pop("base_url", "http://127.0.0.1:9107")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
@@ -237,6 +247,18 @@ async def test_an_unknown_lead(api: Api) -> None:
     assert "7 records are still to be read" in answer.json()["text"]
     api.lag = ProjectionLag(NOW_MS, 0)
     assert "still to be read" not in (await api.get("/leads/crm-99")).json()["text"]
+
+
+@pytest.mark.parametrize("lag", [ProjectionLag(None, 7), ProjectionLag(NOW_MS - STALE_MS - 1, 7)])
+async def test_no_lead_is_unknown_before_kafka_has_been_read(api: Api, lag: ProjectionLag) -> None:
+    api.lag = lag
+    for url in ("/leads/crm-99", f"/leads?person={'y' * 22}"):
+        answer = await api.get(url)
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"] == "not_read_yet"
+        assert "7 records are still to be read" in answer.json()["text"]
+        assert answer.headers["retry-after"]
+    assert (await api.get("/leads/crm-1")).status_code == 200, "what is read is answered"
 
 
 async def test_an_address_is_no_id(api: Api) -> None:

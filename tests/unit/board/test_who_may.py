@@ -121,7 +121,15 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
     queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
     access = Access(TOKEN if has_token else None)
     lookup = Lookup(
-        queries, lambda: ProjectionLag(NOW_MS, 0), Results(), backlog, access, names.dlq, names.parked, Waiting()
+        queries,
+        lambda: ProjectionLag(NOW_MS, 0),
+        Results(),
+        backlog,
+        access,
+        names.dlq,
+        names.parked,
+        Waiting(),
+        lambda: NOW_MS,
     )
     board = board_of(settings, model, shared_s=600)
     with closing(board):

@@ -69,6 +69,18 @@ def test_an_answer_of_another_server_is_never_an_unknown_lead(
         assert capsys.readouterr().err.startswith("this is not the board")
 
 
+def test_before_the_board_has_read_kafka_no_lead_is_unknown(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = {**_LAG, "error": "not_read_yet", "text": "The board has not read Kafka yet: ask again soon"}
+    monkeypatch.setattr(_Server, "status", 503)
+    monkeypatch.setattr(_Server, "body", json.dumps(refusal).encode())
+    with pytest.raises(BoardUnavailable, match="not read yet: The board has not read Kafka yet: ask again soon"):
+        find(settings, "crm-17")
+    assert main(["status", "crm-17"]) == 5
+    assert capsys.readouterr().err.startswith("not read yet: ")
+
+
 def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Server, "status", 401)
     refusal = {**_LAG, "error": "no_token", "text": "Send the header Authorization"}
