@@ -172,18 +172,3 @@ def test_it_looks_again_until_ctrl_c(
 def test_a_watch_is_no_json_document() -> None:
     with pytest.raises(SettingsError, match="leave out --watch"):
         View(watch=True, json=True).repeat(lambda: 0)
-
-
-@pytest.mark.parametrize(
-    ("typed", "says"),
-    [
-        ("budget acme --credits-per-day many", "'many' is not a whole number, none or configured"),
-        ("rate acme --per-second fast", "'fast' is not a number or configured"),
-        ("rate acme --burst 1.5", "'1.5' is not a whole number or configured"),
-    ],
-)
-def test_a_value_that_is_no_number_is_named_in_words(typed: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["lanes", *typed.split(), "--why", "x"]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert "_" not in said.splitlines()[-1]

@@ -150,13 +150,6 @@ def test_every_table_shows_whole_words(width: int | None) -> None:
         assert all(width is None or len(line) <= width for line in lines), "\n".join(lines)
 
 
-@pytest.mark.parametrize("width", [40, 80, 120, None])
-def test_reason_codes_are_whole_at_every_width(width: int | None) -> None:
-    for table in (tally(), listed()):
-        text = "\n".join(lines_of(table, width)[0])
-        assert all(reason in text for reason in REASONS)
-
-
 def test_a_list_gives_the_place_that_show_takes_and_in_a_pipe_a_row_is_a_line() -> None:
     for width in (40, 80, 120):
         text = "\n".join(lines_of(listed(), width)[0])

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from stream_app.dev import process as module
@@ -19,7 +18,6 @@ from stream_app.dev.process import (
     end,
     free_port,
     freeze,
-    last_words,
     port_is_free,
     wait_for_answer,
 )
@@ -103,32 +101,6 @@ def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, gr
     assert process.returncode == code
 
 
-def test_freeze_returns_when_every_thread_has_stopped() -> None:
-    busy = (
-        "import hashlib, threading\n"
-        "def run():\n"
-        "    while True: hashlib.sha256(bytes(1 << 22))\n"
-        "for _ in range(8): threading.Thread(target=run, daemon=True).start()\n"
-        "print('up', flush=True); run()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            for _ in range(10):
-                freeze(process)
-                states = {thread.status() for thread in threads_of(process.pid)}
-                assert states == {psutil.STATUS_STOPPED}
-                process.send_signal(signal.SIGCONT)
-        finally:
-            process.kill()
-    freeze(process)  # it has exited
-
-
-def threads_of(pid: int) -> list[psutil.Process]:
-    return [psutil.Process(thread.id) for thread in psutil.Process(pid).threads()]
-
-
 def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("INFO starting\nERROR no memory\n\tat Frame.of(Trace:1)\n")
@@ -137,12 +109,6 @@ def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> Non
     with pytest.raises(StartError, match=r"^Thing exited during its start \(code 3\): ERROR no memory$"):
         wait_for_answer("Thing", process, lambda: False, log=log, timeout_s=20)
     children.close()
-
-
-def test_last_words_without_errors_are_the_last_lines(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("one\ntwo\ntwo\n\n  indented\nthree\nfour\n")
-    assert last_words(log) == "two | three | four"
 
 
 def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:

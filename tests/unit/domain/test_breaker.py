@@ -175,6 +175,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def _finish(self, permit: Permit, verdict: breaker.Verdict, rand: float) -> None:
         before = self.state
         late = permit.epoch != self.opened
+        assert breaker.is_late(before, permit) == late
         self.state = breaker.on_result(POLICY, before, permit, verdict, QUIET, self.now_ms, rand, self.mode)
         if late or self.mode in ("open", "closed"):
             assert self.state is before
@@ -294,17 +295,6 @@ def test_an_operator_ends_an_outage_and_so_does_a_row_that_does_not_know_its_beg
     long_after_ms = NOW_MS + 500_000
     for state in (breaker.forced(_fail(Breaker()), "closed", long_after_ms), Breaker(since_ms=long_after_ms)):
         assert _fail(state, long_after_ms + 1_000).until_ms == long_after_ms + 6_000
-
-
-def test_late_results_change_nothing_even_after_it_closed() -> None:
-    before = Permit(0)
-    state = _fail(Breaker())
-    assert breaker.on_result(POLICY, state, before, "ok", QUIET, NOW_MS, 0.0) is state
-    state = _closed_again(state, state.until_ms)
-    for _ in range(10):
-        state = breaker.on_result(POLICY, state, before, "failure", partial(Totals, failure=99), NOW_MS, 0.0)
-    assert state.phase == "closed"
-    assert breaker.is_late(state, before)
 
 
 def test_verdict_and_rows_of_a_later_version() -> None:
