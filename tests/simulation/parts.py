@@ -5,6 +5,9 @@ from typing import Final, TypeVar
 
 import pytest
 
+from tests.simulation.campaign import explain, run
+from tests.simulation.schedule import Schedule
+
 T = TypeVar("T")
 A_TENTH: Final = "a tenth"
 THE_REST: Final = "the rest"
@@ -15,3 +18,17 @@ each_part = pytest.mark.parametrize("part", [A_TENTH, pytest.param(THE_REST, mar
 def of_part(part: str, whole: Iterable[T]) -> list[T]:
     """Return every tenth of them, or all the others."""
     return [each for number, each in enumerate(whole) if (number % 10 == 0) == (part == A_TENTH)]
+
+
+def assert_whole(schedules: Iterable[Schedule]) -> None:
+    """Run these schedules. If one breaks a promise, fail and tell line by line what happened in the first."""
+    if failures := run(list(schedules)):
+        name, problem = failures[0]
+        pytest.fail(f"{len(failures)} failed; the first: {name}: {problem}\n{_told(name)}", pytrace=False)
+
+
+def _told(name: str) -> str:
+    try:
+        return explain(name)
+    except LookupError:  # of a family that has no names to ask for
+        return ""

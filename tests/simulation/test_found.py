@@ -13,8 +13,6 @@ from dataclasses import replace
 
 import pytest
 
-from tests.simulation.campaign import counted, run
-from tests.simulation.parts import each_part, of_part
 from tests.simulation.schedule import Arrival, Schedule, Setup
 from tests.simulation.world import simulate
 
@@ -68,12 +66,3 @@ SMALLEST = [
 def test_found(schedule: Schedule) -> None:
     outcome = simulate(schedule, trace=True)
     assert not outcome.problems, "\n".join(outcome.trace)
-
-
-@each_part
-@pytest.mark.parametrize(("base", "kind"), [("replaced", "freeze"), ("outlived", "rebalance")])
-def test_found_where_a_row_is_taken_over(base: str, kind: str, part: str) -> None:
-    """A redelivered record of an ended history, whose row the next one had taken, got a history of its own."""
-    schedules = [schedule for schedule in counted(base) if f"/{kind}@" in schedule.name]
-    assert len(schedules) > 50
-    assert run(of_part(part, schedules)) == []

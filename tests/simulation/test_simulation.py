@@ -10,7 +10,7 @@ import pytest
 
 from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.bases import bases
-from tests.simulation.campaign import counted, explain, run, run_all
+from tests.simulation.campaign import counted, explain, run_all
 from tests.simulation.mutant import caught
 from tests.simulation.parts import A_TENTH, THE_REST, each_part, of_part
 from tests.simulation.schedule import Schedule, drawn
@@ -91,25 +91,6 @@ def test_without_a_fault_all_is_well(base: Schedule) -> None:
     outcome = simulate(base, trace=True)
     assert not outcome.problems, "\n".join(outcome.trace)
     assert outcome.posts > 0
-
-
-@each_part
-def test_commands_are_obeyed_wherever_a_process_crashes(part: str) -> None:
-    failures = run(of_part(part, list(counted("ordered"))[::3]))
-    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
-
-
-@each_part
-def test_costs_are_corrected_once_wherever_a_process_crashes(part: str) -> None:
-    failures = run(of_part(part, list(counted("corrected"))[::7]))
-    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
-
-
-@each_part
-@pytest.mark.parametrize("base", ["mixed", "linked", "apart", "grown", "merged"])
-def test_no_person_is_paid_for_twice_wherever_a_process_crashes(base: str, part: str) -> None:
-    failures = run(of_part(part, list(counted(base))[::5]))
-    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
 
 @pytest.mark.parametrize("seed", [3, 14, 202])

@@ -1,0 +1,157 @@
+"""Families of schedules: budgets that bind, shared partitions, missed ends of transactions, dead letters that return.
+
+Some of those that `python -m tests.simulation` runs.
+"""
+
+from collections.abc import Callable, Iterable
+from operator import methodcaller
+from typing import Final
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+from stream_app.domain.lane import budget
+from stream_app.domain.lane.budget import BudgetPolicy
+from tests.simulation.campaign import counted, run
+from tests.simulation.money import budgeted
+from tests.simulation.neighbours import crowded, troubled
+from tests.simulation.parts import assert_whole, each_part, of_part
+from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
+from tests.simulation.republished import perhaps_at_clay, republished, sent_back
+from tests.simulation.schedule import BREAKS, Schedule
+from tests.simulation.world import World, simulate
+
+BUDGETS: Final = 1_500
+NEIGHBOURS: Final = 120
+Family = Callable[[], Iterable[Schedule]]
+
+
+# ------------------------------------------------------------------------------------------------ a budget that binds
+
+
+@each_part
+def test_no_interleaving_overspends_or_wastes_a_budget(part: str) -> None:
+    assert_whole([budgeted(number) for number in of_part(part, range(BUDGETS))])
+
+
+@pytest.mark.slow
+def test_in_most_of_them_the_budget_binds() -> None:
+    worlds = [World(budgeted(number)) for number in range(200)]
+    assert all(not world.run().problems for world in worlds)
+    assert sum(world.checker.money.bound > 0 for world in worlds) > 100
+
+
+def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
+    real = budget.reserve
+
+    def generous(policy: BudgetPolicy, *rest: object) -> object:
+        return real(msgspec.structs.replace(policy, credits_per_day=(policy.credits_per_day or 0) + 20), *rest)  # type: ignore[arg-type]  # passed on
+
+    def wasteful(policy: BudgetPolicy, *rest: object) -> object:
+        return real(msgspec.structs.replace(policy, credits_per_day=20), *rest)  # type: ignore[arg-type]  # passed on
+
+    for broken, says in ((generous, "are allowed"), (wasteful, "were used")):
+        with patch.object(budget, "reserve", broken):
+            found = run([budgeted(number) for number in range(200)], until=methodcaller("__contains__", says))
+        assert any(says in problem for _, problem in found), says
+
+
+# ------------------------------------------------------------------------------------- several lanes in one partition
+
+
+@each_part
+def test_lanes_that_share_a_partition_lose_nothing_and_send_nothing_twice(part: str) -> None:
+    assert_whole([crowded(seed) for seed in of_part(part, range(NEIGHBOURS))])
+
+
+def test_a_healthy_lane_is_not_affected_by_its_neighbours() -> None:
+    assert_whole([troubled(number) for number in range(60)])
+
+
+def test_in_most_of_them_leads_are_deferred() -> None:
+    worlds = [World(troubled(number)) for number in range(40)]
+    assert all(not world.run().problems for world in worlds)
+    deferred = [
+        any(event.status == "deferred" for history in world.checker.histories.values() for event in history.events)
+        for world in worlds
+    ]
+    assert sum(deferred) > 20
+
+
+# --------------------------------------------------- Kafka misses the end of a transaction, and take-overs break, too
+
+
+@pytest.mark.parametrize("base", [*missed_once(), *aborted()[::4]], ids=lambda base: base.name)
+def test_a_transaction_without_markers_keeps_its_outcome(base: Schedule) -> None:
+    outcome = simulate(base, trace=True)
+    assert not outcome.problems, "\n".join(outcome.trace)
+    assert outcome.recovery_requests > 0
+
+
+@each_part
+def test_each_request_of_a_recovery_is_broken_once_and_three_times_in_a_row(part: str) -> None:
+    schedules = [*interrupted(missed_once()[::4]), *interrupted(aborted()[::25])]
+    assert {how for schedule in schedules for _, how in schedule.recovery} == set(BREAKS)
+    assert len(schedules) > 500
+    assert_whole(of_part(part, schedules))
+
+
+@each_part
+def test_drawn_schedules_with_missed_markers_and_broken_recoveries(part: str) -> None:
+    assert_whole([recovered(seed) for seed in of_part(part, range(300))])
+
+
+# ----------------------------------------- a dead-lettered lead is published again: POSTed once more at most, ends once
+
+
+@pytest.mark.parametrize("family", [republished, sent_back, perhaps_at_clay])
+def test_no_time_of_the_publication_breaks_a_promise(family: Family) -> None:
+    assert_whole(family())
+
+
+def end_of(schedule: Schedule) -> str:
+    """What became of the dead letter and of the publication."""
+    text = "\n".join(simulate(schedule, trace=True).trace)
+    return next((reason for reason in ("published_again", "may_be_at_clay", "same_lead_id") if reason in text), "")
+
+
+@pytest.mark.parametrize(
+    ("family", "ends"),
+    [
+        (republished, {"published_again", "same_lead_id"}),
+        (sent_back, {"published_again", "same_lead_id", "may_be_at_clay"}),
+        (perhaps_at_clay, {"may_be_at_clay"}),
+    ],
+)
+def test_the_schedules_reach_each_end(family: Family, ends: set[str]) -> None:
+    assert {end_of(schedule) for schedule in list(family())[::4]} >= ends
+
+
+# ------------------------------------------------------------------------------------------ every await around a fault
+
+
+@each_part
+@pytest.mark.parametrize(
+    ("base", "every"),
+    [("ordered", 3), ("corrected", 7), *((name, 5) for name in ("mixed", "linked", "apart", "grown", "merged"))],
+)
+def test_orders_costs_and_persons_are_right_wherever_a_process_crashes(base: str, every: int, part: str) -> None:
+    """Commands are obeyed, costs are corrected once, and no person is paid for twice."""
+    assert_whole(of_part(part, list(counted(base))[::every]))
+
+
+@each_part
+def test_each_await_around_a_replaced_dead_letter_is_broken_once(part: str) -> None:
+    schedules = list(counted("republished"))
+    assert len(schedules) > 500
+    assert_whole(of_part(part, schedules))
+
+
+@each_part
+@pytest.mark.parametrize(("base", "kind"), [("replaced", "freeze"), ("outlived", "rebalance")])
+def test_a_row_that_is_taken_over_ends_its_history(base: str, kind: str, part: str) -> None:
+    """A redelivered record of an ended history, whose row the next one had taken, got a history of its own."""
+    schedules = [schedule for schedule in counted(base) if f"/{kind}@" in schedule.name]
+    assert len(schedules) > 50
+    assert_whole(of_part(part, schedules))
