@@ -4,39 +4,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from tests.simulation.orders import Order
 from tests.simulation.schedule import LOSSES, Arrival, Fault, Schedule, Setup
 
+
+def _acme(lead_id: str, person: str, at_s: float = 0.0, **more: Any) -> Arrival:
+    """A lead of acme."""
+    return Arrival(at_s, "acme", lead_id, person, **more)
+
+
 _BASES: Final = (
     Schedule(
         "fine",
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.0, "acme", "b", "p2"),
-            Arrival(0.0, "beta", "c", "p3"),
-        ),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2"), Arrival(0.0, "beta", "c", "p3")),
     ),
     Schedule(
         "twice",
         setup=Setup(callbacks=False),
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.0, "acme", "other", "p1", away=True),
-        ),
+        arrivals=(_acme("a", "p1"), _acme("a", "p1"), _acme("other", "p1", away=True)),
     ),
     Schedule(
         "refused",
         setup=Setup(callbacks=False, max_attempts=2, max_replays=1),
-        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2")),
         fates=("busy", "limited", "unreachable", "busy", "busy", "busy"),
     ),
     Schedule(
         "unsure",
         setup=Setup(uncertain="resend"),
-        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "beta", "b", "p2")),
+        arrivals=(_acme("a", "p1"), Arrival(0.0, "beta", "b", "p2")),
         fates=("lost_after", "hang", "lost_before"),
         answers=("lost", "lost", "lost"),
         replay_again=1.0,
@@ -44,41 +42,37 @@ _BASES: Final = (
     Schedule(
         "bad",
         setup=Setup(callbacks=False, credits_per_day=20, webhooks=1),
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1", how="junk"),
-            Arrival(0.0, "acme", "b", "p2", not_after_s=30.0),
-            Arrival(0.0, "acme", "c", "p3"),
-        ),
+        arrivals=(_acme("a", "p1", how="junk"), _acme("b", "p2", not_after_s=30.0), _acme("c", "p3")),
         fates=("poison",),
     ),
     Schedule(
         "held",
         setup=Setup(hold="degrade", shared=True, trips_after=1),
         arrivals=(
-            Arrival(0.0, "acme", "z", "p0"),
-            Arrival(0.4, "acme", "a", "p1"),
+            _acme("z", "p0"),
+            _acme("a", "p1", 0.4),
             Arrival(0.4, "gamma", "other", "p1"),
-            Arrival(0.6, "acme", "other", "p1"),
+            _acme("other", "p1", 0.6),
         ),
         fates=("busy", "lost_before"),
     ),
     Schedule(
         "crowd",
         setup=Setup(callbacks=False, max_in_flight=1),
-        arrivals=tuple(Arrival(0.5, "acme", "a", "p1") for _ in range(5)),
+        arrivals=tuple(_acme("a", "p1", 0.5) for _ in range(5)),
         fates=("slow",),
         losses=tuple((number, "lost") for number in range(12, 18)),
     ),
     Schedule(
         "late",
-        arrivals=(Arrival(0.5, "acme", "a", "p1"), Arrival(0.5, "acme", "a", "p1")),
+        arrivals=(_acme("a", "p1", 0.5), _acme("a", "p1", 0.5)),
         answers=("lost",),
         losses=((12, "refused"),),
     ),
     Schedule(
         # The first callback is there before its POST has ended, the second comes twice.
         "answered",
-        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2")),
         fates=("hang",),
         answers=("early", "doubled"),
     ),
@@ -86,7 +80,7 @@ _BASES: Final = (
         # A lead is to be sent again and waits for its stopped lane, when the callback of the first POST comes.
         "news",
         setup=Setup(uncertain="resend"),
-        arrivals=(Arrival(0.0, "acme", "a", "p1"),),
+        arrivals=(_acme("a", "p1"),),
         fates=("lost_after", "denied", "denied"),
         answers=("late",),
     ),
@@ -94,12 +88,7 @@ _BASES: Final = (
         # No callback comes for the first two: the lane is suspended, and resumes once a probe is answered.
         "silent",
         setup=Setup(silent_after=2),
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.0, "acme", "b", "p2"),
-            Arrival(55.0, "acme", "c", "p3"),
-            Arrival(56.0, "acme", "d", "p4"),
-        ),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2"), _acme("c", "p3", 55.0), _acme("d", "p4", 56.0)),
         answers=("lost", "late", "lost"),
     ),
 )
@@ -111,13 +100,13 @@ _RARE: Final = (
         "mixed",
         setup=Setup(callbacks=False),
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", known_by="el"),
-            Arrival(0.0, "acme", "b", "p1", known_by="e"),
-            Arrival(0.0, "acme", "c", "p1", known_by="em"),
-            Arrival(0.0, "acme", "d", "p1", known_by="m"),
-            Arrival(0.0, "acme", "e", "p1", known_by="fl"),
-            Arrival(0.5, "acme", "f", "p1", known_by="f"),
-            Arrival(0.5, "acme", "g", "p2"),
+            _acme("a", "p1", known_by="el"),
+            _acme("b", "p1", known_by="e"),
+            _acme("c", "p1", known_by="em"),
+            _acme("d", "p1", known_by="m"),
+            _acme("e", "p1", known_by="fl"),
+            _acme("f", "p1", 0.5, known_by="f"),
+            _acme("g", "p2", 0.5),
         ),
     ),
     Schedule(
@@ -125,10 +114,10 @@ _RARE: Final = (
         "linked",
         setup=Setup(callbacks=False),
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", known_by="el"),
-            Arrival(0.3, "acme", "b", "p1", known_by="e", not_after_s=-1.0),
-            Arrival(0.5, "acme", "c", "p1", known_by="l"),
-            Arrival(0.5, "acme", "d", "p1", known_by="e"),
+            _acme("a", "p1", known_by="el"),
+            _acme("b", "p1", 0.3, known_by="e", not_after_s=-1.0),
+            _acme("c", "p1", 0.5, known_by="l"),
+            _acme("d", "p1", 0.5, known_by="e"),
         ),
         fates=("poison", "limited", "lost_before"),
     ),
@@ -137,10 +126,10 @@ _RARE: Final = (
         "apart",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", known_by="el"),
-            Arrival(1.4, "acme", "z", "p2"),
-            Arrival(1.5, "acme", "b", "p1", topic="bulk", known_by="e"),
-            Arrival(1.6, "acme", "c", "p1", known_by="l"),
+            _acme("a", "p1", known_by="el"),
+            _acme("z", "p2", 1.4),
+            _acme("b", "p1", 1.5, topic="bulk", known_by="e"),
+            _acme("c", "p1", 1.6, known_by="l"),
         ),
         fates=("poison",),
     ),
@@ -149,10 +138,10 @@ _RARE: Final = (
         "grown",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
         arrivals=(
-            Arrival(0.4, "acme", "z", "p2"),
-            Arrival(0.5, "acme", "a", "p1", topic="bulk", known_by="el"),
-            Arrival(0.6, "acme", "b", "p1", known_by="e"),
-            Arrival(0.7, "acme", "c", "p1", known_by="l"),
+            _acme("z", "p2", 0.4),
+            _acme("a", "p1", 0.5, topic="bulk", known_by="el"),
+            _acme("b", "p1", 0.6, known_by="e"),
+            _acme("c", "p1", 0.7, known_by="l"),
         ),
         fates=("accepted", "poison"),
     ),
@@ -161,11 +150,11 @@ _RARE: Final = (
         "merged",
         setup=Setup(callbacks=False),
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", known_by="e"),
-            Arrival(0.0, "acme", "b", "p1", known_by="l"),
-            Arrival(0.5, "acme", "c", "p1", known_by="el"),
-            Arrival(1.0, "acme", "d", "p1", known_by="em"),
-            Arrival(1.5, "acme", "e", "p1", known_by="m"),
+            _acme("a", "p1", known_by="e"),
+            _acme("b", "p1", known_by="l"),
+            _acme("c", "p1", 0.5, known_by="el"),
+            _acme("d", "p1", 1.0, known_by="em"),
+            _acme("e", "p1", 1.5, known_by="m"),
         ),
         fates=("poison",),
     ),
@@ -173,28 +162,20 @@ _RARE: Final = (
         # The second waits for the first; the third shares only its id with the second.
         "overtaken",
         setup=Setup(callbacks=False),
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.0, "acme", "b", "p1"),
-            Arrival(0.0, "acme", "b", "p2"),
-        ),
+        arrivals=(_acme("a", "p1"), _acme("b", "p1"), _acme("b", "p2")),
     ),
     Schedule(
         # More leads than there are places, of different persons: none of them steps aside for another.
         "queue",
         setup=Setup(callbacks=False, max_in_flight=1),
-        arrivals=tuple(Arrival(0.5, "acme", f"a{number}", f"p{number}") for number in range(5)),
+        arrivals=tuple(_acme(f"a{number}", f"p{number}", 0.5) for number in range(5)),
         fates=("slow",),
         losses=tuple((number, "lost") for number in range(12, 18)),
     ),
     Schedule(
         "ordered",
         setup=Setup(callbacks=False, partitions=1),
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.5, "acme", "b", "p2"),
-            Arrival(0.5, "beta", "c", "p3"),
-        ),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2", 0.5), Arrival(0.5, "beta", "c", "p3")),
         orders=(
             Order(0.0, "acme", "correct", "1", 2),
             Order(0.4, "acme", "pause"),
@@ -206,10 +187,10 @@ _RARE: Final = (
         # Parked, and then its callback comes; the second lead comes back in two parts, and is bought again.
         "parked",
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(0.0, "acme", "b", "p2"),
-            Arrival(20.0, "acme", "b", "p2", force=True),
-            Arrival(40.0, "acme", "b", "p2", force=True),
+            _acme("a", "p1"),
+            _acme("b", "p2"),
+            _acme("b", "p2", 20.0, force=True),
+            _acme("b", "p2", 40.0, force=True),
         ),
         fates=("lost_after",),
         answers=("late", "partial"),
@@ -218,7 +199,7 @@ _RARE: Final = (
         # No callback comes for the first lead; an operator corrects its cost twice. The second is answered late.
         "corrected",
         setup=Setup(partitions=1),
-        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2")),
         fates=("lost_after",),
         answers=("lost", "late"),
         orders=(
@@ -231,20 +212,16 @@ _RARE: Final = (
         # Two histories end and their rows are taken by the next one, while their records are not acked yet.
         "replaced",
         arrivals=(
-            Arrival(0.0, "acme", "a", "p1", away=True, not_after_s=0.01),
-            Arrival(0.1, "acme", "a", "p1", not_after_s=-1.0),
-            Arrival(0.2, "acme", "a", "p1"),
+            _acme("a", "p1", away=True, not_after_s=0.01),
+            _acme("a", "p1", 0.1, not_after_s=-1.0),
+            _acme("a", "p1", 0.2),
         ),
     ),
     Schedule(
         # A dead letter is replaced by a publication of its lead while its replay waits; both copies of it come back.
         "republished",
         setup=Setup(callbacks=False, max_attempts=1),
-        arrivals=(
-            Arrival(0.0, "acme", "a", "p1"),
-            Arrival(2.0, "acme", "a", "p1"),
-            Arrival(6.0, "acme", "a", "p1"),
-        ),
+        arrivals=(_acme("a", "p1"), _acme("a", "p1", 2.0), _acme("a", "p1", 6.0)),
         fates=("busy", "lost_after"),
         orders=(Order(0.0, "acme", "shadow"),),
         replay_again=1.0,
@@ -253,9 +230,9 @@ _RARE: Final = (
         # An ended history's record comes again and has to wait, for the very lead that takes its row meanwhile.
         "outlived",
         arrivals=(
-            Arrival(0.0, "acme", "x", "p2", topic="bulk", not_after_s=20.0),
-            Arrival(0.1, "acme", "a", "p1", topic="bulk", not_after_s=-1.0),
-            Arrival(4.5, "acme", "a", "p1"),
+            _acme("x", "p2", topic="bulk", not_after_s=20.0),
+            _acme("a", "p1", 0.1, topic="bulk", not_after_s=-1.0),
+            _acme("a", "p1", 4.5),
         ),
         fates=("limited", "limited", "limited"),
     ),

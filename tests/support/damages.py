@@ -8,7 +8,9 @@ import msgspec
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord
-from tests.simulation.tape import Tape
+from tests.simulation.schedule import Schedule
+from tests.simulation.tape import Tape, tape_of
+from tests.simulation.world import World
 
 Damage = Callable[[Tape], str]
 
@@ -128,3 +130,13 @@ DAMAGES: Final[list[tuple[Damage, str]]] = [
     (lose_the_record, "a history without a record"),
     (two_rows, "two rows"),
 ]
+
+
+def taped(world: World) -> Tape:
+    return tape_of(world.plan, world.kafka, world.now_ms())
+
+
+def simulated(schedule: Schedule) -> Tape:
+    world = World(schedule)
+    assert not world.run().problems
+    return taped(world)

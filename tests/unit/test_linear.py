@@ -211,29 +211,23 @@ def test_a_lead_with_a_hostile_name(name: str, text: str) -> None:
     check(_process_lead, shape, MAX_LEAD_BYTES, f"{name}: {text}")
 
 
+def _read_dead_letter(value: bytes) -> None:
+    people_in(value)
+    addressed_to({}, b"acme", value)
+    lead_id_of({}, value)
+
+
 @pytest.mark.parametrize("text", _a_tenth(TEXTS))
 def test_a_dead_letter_with_a_hostile_value(text: str) -> None:
     """Other programs write dead letters, too, so a plan may read values that no worker would accept."""
-
-    def read(value: bytes) -> None:
-        people_in(value)
-        addressed_to({}, b"acme", value)
-        lead_id_of({}, value)
-
     for name in ("email", "domain", "linkedin_url"):
-        check(read, _in_field(name, TEXTS[text]), MAX_CARRIED_BYTES, f"{name}: {text}")
+        check(_read_dead_letter, _in_field(name, TEXTS[text]), MAX_CARRIED_BYTES, f"{name}: {text}")
 
 
 @pytest.mark.parametrize("shape", _a_tenth(_structures()))
 def test_a_dead_letter_with_a_hostile_structure(shape: str) -> None:
-    def read(value: bytes) -> None:
-        people_in(value)
-        addressed_to({}, b"acme", value)
-        lead_id_of({}, value)
-
     for before in ("", '{"fields":{"a":', '{"lead_id":'):
-        work = _structures(before, "}")[shape]
-        check(read, work, MAX_CARRIED_BYTES, f"{before}: {shape}")
+        check(_read_dead_letter, _structures(before, "}")[shape], MAX_CARRIED_BYTES, f"{before}: {shape}")
 
 
 def _read_headers(consumed: ConsumedRecord) -> None:

@@ -27,8 +27,7 @@ from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape
 from tests.simulation.world import World
-from tests.support.damages import DAMAGES, lag_the_row, one, rows, with_value
-from tests.support.tape import simulated, taped
+from tests.support.damages import DAMAGES, lag_the_row, one, rows, simulated, taped, with_value
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)

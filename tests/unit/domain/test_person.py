@@ -1,29 +1,18 @@
 """The person of a lead: whatever identifiers leads come with, each finds all leads of its person in one look-up."""
 
-from itertools import permutations
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lead.identity import (
     MOST_IDENTIFIERS,
     hash_of,
-    identifiers,
     identifiers_of,
-    identify,
     linked,
-    people,
     person_key,
     person_of,
     pointed,
     rows_of,
 )
-from stream_app.domain.messages import Lead, Scalar
-
-EMAIL: dict[str, Scalar] = {"email": "ada@example.com"}
-LINKEDIN: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
-NAME: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
 
 
 class Rows:
@@ -52,44 +41,6 @@ class Rows:
         return {
             hash_of(key): (set(rows_of(value)), set(identifiers_of(key, value))) for key, value in self.aliases.items()
         }
-
-
-def test_the_name_identifies_a_lead_that_has_nothing_better() -> None:
-    assert identifiers(people_of(EMAIL, LINKEDIN, NAME)) == (*people(LINKEDIN), *people(EMAIL))
-    assert identifiers(people_of(EMAIL, NAME)) == people(EMAIL)
-    assert identifiers(people_of(NAME)) == people(NAME)
-    assert identifiers(people_of()) == ()
-
-
-def people_of(*some: dict[str, Scalar]) -> tuple[str, ...]:
-    who = identify(Lead({"any": "thing", **{name: value for each in some for name, value in each.items()}}, "1"))
-    assert who is not None
-    return who.people
-
-
-@pytest.mark.parametrize("order", list(permutations((("A", "L"), ("A",), ("L",), ("A", "M"), ("M",), ("B", "L")))))
-def test_an_identifier_is_new_once_in_any_order(order: tuple[tuple[str, ...], ...]) -> None:
-    rows, bought = Rows(), list[tuple[str, ...]]()
-    for number, names in enumerate(order):
-        if rows.take(str(number), names):
-            bought.append(names)
-    sold = [name for names in bought for name in names]
-    assert len(sold) == len(set(sold))
-    found = rows.persons()
-    for names in bought:
-        assert all(found[name] == found[names[0]] for name in names), "each finds the lead, and its other identifiers"
-        assert found[names[0]][1] == set(names), "and nothing that only a duplicate named"
-
-
-def test_a_duplicate_links_nothing() -> None:
-    """It costs nothing: a producer may name any two people in one."""
-    rows = Rows()
-    rows.take("1", ("A", "L"))
-    before = dict(rows.aliases)
-    assert not rows.take("2", ("A",))
-    assert not rows.take("3", ("A", "M"))
-    assert rows.aliases == before
-    assert rows.take("4", ("M",))
 
 
 def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:

@@ -137,14 +137,6 @@ def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
     assert state.webhooks["a1"] == Webhook(8, "it belongs to another table")
 
 
-def test_by_default_a_webhook_is_warned_of_at_40_000_and_left_at_45_000_before_clay_stops_it() -> None:
-    rules = QuotaPolicy()
-    assert (rules.warn_at, rules.rotate_at, quota.LIFETIME) == (40_000, 45_000, 50_000)
-    last = quota.set_count(Quota(), "a1", 44_999)
-    assert pick(rules, last, POOL) == "a1"
-    assert pick(rules, quota.count(last, "a1"), POOL) == "b2"
-
-
 @pytest.mark.parametrize("order", [("a1", "b2", "c3"), ("c3", "b2", "a1"), ("b2", "a1", "c3")])
 def test_a_lead_waits_for_the_first_of_the_probes(order: tuple[str, ...]) -> None:
     state = Quota()

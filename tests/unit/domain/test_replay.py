@@ -92,22 +92,15 @@ def test_the_envelope_of_a_redriven_dead_letter() -> None:
     ]
 
 
-def test_the_pace_allows_one_second_in_advance() -> None:
+def test_the_pace_allows_one_second_in_advance_and_is_a_share_of_the_rate() -> None:
     pace = Pace({"acme": 4.0})
     turns = [pace.turn_ms("acme", 10_000) for _ in range(9)]
     assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]
     assert pace.turn_ms("acme", 60_000) == 59_000
     assert pace.turn_ms("who", 60_000) == 59_000, "an unknown workspace has its own turn"
-
-
-def test_a_dead_letter_of_an_unknown_workspace_gets_the_lowest_rate() -> None:
-    pace = Pace({"acme": 4.0, "beta": 2.0})
-    assert [pace.turn_ms("", 10_000) for _ in range(3)] == [9000, 9500, 10_000]
-
-
-def test_the_pace_is_a_share_of_the_rate() -> None:
-    pace = Pace({"acme": 8.0}, share=0.5)
-    assert [pace.turn_ms("acme", 10_000) for _ in range(3)] == [9000, 9250, 9500]
+    for rates, share, workspace, every_ms in (({"acme": 4.0, "beta": 2.0}, 1.0, "", 500), ({"a": 8.0}, 0.5, "a", 250)):
+        pace = Pace(rates, share=share)  # without a workspace: the lowest rate
+        assert [pace.turn_ms(workspace, 10_000) for _ in range(3)] == [9000 + every_ms * turn for turn in range(3)]
 
 
 def test_the_next_tier_is_the_longest_that_makes_it_late_by_less_than_the_shortest() -> None:

@@ -37,7 +37,7 @@ class Sender:
             "query_string": b"",
             "root_path": "",
             "scheme": "http",
-            "headers": [(name.encode(), value.encode()) for name, value in lines.items()],
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in lines.items()],
             "client": ("192.0.2.1", 1),
             "server": ("gateway", 80),
         }
@@ -71,22 +71,30 @@ BODY = json.dumps(good()).encode()
 
 
 @pytest.mark.parametrize(
-    ("url", "headers", "status"),
+    ("url", "headers", "status", "code"),
     [
-        ("/callbacks/acme/none/", {}, 404),
-        (URL, {"content_type": "text/plain"}, 415),
-        (URL, {"content_encoding": "gzip"}, 415),
-        (URL, {"content_length": "5001"}, 413),
-        (URL, {"content_length": "9" * 30}, 413),
-        (URL, {"x_callback_token": "x"}, 403),
-        (URL, {"x_callback_token": sign(Keys([GONE_KEY]), "acme", "people", "crm-17")}, 403),
-        (URL, {"x_callback_token": "{{callback_token}}"}, 400),
+        ("/callbacks/acme/none/", {}, 404, "not_here"),
+        (URL, {"content_type": "text/plain"}, 415, "wrong_type"),
+        (URL, {"content_type": "application/x-www-form-urlencoded"}, 415, "wrong_type"),
+        (URL, {"content_encoding": "gzip"}, 415, "encoded"),
+        (URL, {"content_encoding": "br"}, 415, "encoded"),
+        (URL, {"content_length": "5001"}, 413, "too_large"),
+        (URL, {"content_length": "9" * 30}, 413, "too_large"),
+        (URL, {"x_callback_token": "x"}, 403, "malformed_token"),
+        (URL, {"x_callback_token": "\xff\xfe"}, 403, "malformed_token"),
+        (URL, {"x_callback_token": sign(Keys([GONE_KEY]), "acme", "people", "crm-17")}, 403, "unknown_key"),
+        (URL, {"x_callback_token": "{{callback_token}}"}, 400, "template"),
     ],
 )
-async def test_a_bad_head_is_answered_before_the_body_is_read(url: str, headers: dict[str, str], status: int) -> None:
-    sender = Sender(small(), url, **headers)
+async def test_a_bad_head_is_answered_before_the_body_is_read(
+    url: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    gateway = small()
+    sender = Sender(gateway, url, **headers)
     assert await sender.answer() == status
     assert sender.asked == 0
+    assert gateway.counted() == {code: 1}
+    assert not gateway.shelf.records
 
 
 @pytest.mark.parametrize(("secret", "status"), [({}, 401), ({"x_callback_secret": "wrong"}, 403)])

@@ -1,5 +1,6 @@
 """The composition root builds what the settings allow."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.errors import SettingsError
 from stream_app.services import replay
 from stream_app.services.worker import clay_client
+from stream_app.tasks import run_until
 from tests.unit.config.files import load
 
 
@@ -81,3 +83,25 @@ async def test_the_reason_of_a_pause_has_no_personal_data(tmp_path: Path, monkey
     await replay.set_replay_pause(settings, "jane", "ada@example.com asked, +49 170 1234567", 7)
     await replay.set_replay_pause(settings, None, "", 0)
     assert kept == [Pause("jane", "[email] asked, +[number]", 7), None]
+
+
+async def test_work_is_cancelled_when_the_process_is_to_stop() -> None:
+    stop, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    asyncio.get_running_loop().call_soon(stop.set)
+    await run_until(stop, work())
+    assert ended.is_set()
+
+
+async def test_the_error_of_the_work_ends_the_process() -> None:
+    async def work() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await run_until(asyncio.Event(), work())
