@@ -148,7 +148,7 @@ def test_ids_are_those_that_the_worker_will_make() -> None:
     assert (answer.lead_id, answer.given, answer.is_changed) == (who.lead_id, "", False)
 
 
-ACME = ImportSummary(rows=3, refused=1, leads=2, file="leads.csv", who="jane")
+OF_ACME = ImportSummary(rows=3, refused=1, leads=2, file="leads.csv", who="jane")
 
 
 def lead_of(workspace: str, note: str = "") -> Ready:
@@ -163,15 +163,15 @@ def summaries(leads: list[Ready]) -> list[ImportSummary | None]:
 def test_the_first_lead_of_each_workspace_has_the_summary() -> None:
     globex = ImportSummary(rows=3, refused=1, leads=1)
     leads = [lead_of("acme"), lead_of("globex"), lead_of("acme"), lead_of("globex")]
-    found = list(announced(leads, {"acme": ACME, "globex": globex}))
-    assert summaries(found) == [ACME, globex, None, None]
+    found = list(announced(leads, {"acme": OF_ACME, "globex": globex}))
+    assert summaries(found) == [OF_ACME, globex, None, None]
     assert found[2:] == leads[2:], "all others are as they were"
 
 
 def test_a_lead_without_room_leaves_the_summary_to_the_next() -> None:
     bare = len(lead_of("acme").value)
-    found = list(announced([lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")], {"acme": ACME}))
-    assert summaries(found) == [None, ACME]
+    found = list(announced([lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")], {"acme": OF_ACME}))
+    assert summaries(found) == [None, OF_ACME]
     assert all(isinstance(read_lead(lead.value, None), Lead) for lead in found)
 
 
