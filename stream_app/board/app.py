@@ -27,6 +27,7 @@ from stream_app.board.pages.lanes import STATES, lane_page, lanes_page, now_page
 from stream_app.board.pages.leads import Filter, find, lead_and_places, lead_page, leads_page
 from stream_app.board.pages.system import system_page
 from stream_app.board.publish import PublishActions, Publishing
+from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import (
     LONGEST_WORD,
@@ -235,8 +236,8 @@ class Views:
         return await self._maker.page(request, moment, "books", "Books", make)
 
     async def _audit(self, request: Request, moment: Moment) -> Response:
-        after = cast("tuple[int, int, int] | None", numbers(request, 3))
-        make = partial(audit_page, self._site, moment, word(request, "workspace"), word(request, "id"), after)
+        asked = CommandFilter(**{name: word(request, name) for name in CommandFilter.__struct_fields__})
+        make = partial(audit_page, self._site, asked, word(request, "id"), word(request, "after"))
         return await self._maker.page(request, moment, "audit", "Audit", make)
 
     async def _system(self, request: Request, moment: Moment) -> Response:

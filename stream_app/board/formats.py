@@ -20,6 +20,7 @@ from starlette.responses import Response
 from stream_app.board.access import PATH
 from stream_app.board.read_model.query import Place
 from stream_app.client.answers import Cause
+from stream_app.domain.lane.explain import Finding
 from stream_app.domain.messages import Status
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -140,6 +141,18 @@ def waiting_path(topic: str = "", partition: int | None = None, after: int = 0) 
     return _path("/waiting", {"topic": topic, "partition": number, "after": str(after or "")})
 
 
+def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
+    """Return the path of what waits behind a finding.
+
+    `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk leads.
+    """
+    if found.code in ("replay_paused", "no_replay"):
+        return leads_path(status="dead_lettered,deferred")
+    if not found.workspace:
+        return waiting_path()
+    return waiting_path("" if found.waiting == waiting else bulk, partition)
+
+
 def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:
     """Return the path of the causes of dead letters, or of parked leads."""
     source = "" if which == "dlq" else which
@@ -158,7 +171,7 @@ def replay_path(replay: str) -> str:
 
 
 def audit_path(**words: str) -> str:
-    """Return the path of the commands. `words`: workspace, id, after."""
+    """Return the path of the commands. `words`: workspace, who, kind, day, id, after."""
     return _path("/audit", words)
 
 

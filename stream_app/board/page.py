@@ -18,8 +18,7 @@ from starlette.responses import HTMLResponse, Response
 
 from stream_app.board import formats
 from stream_app.board.access import PATH, STRANGER, BoardAccess, Refused, Visitor
-from stream_app.board.formats import FOR_TEMPLATES, Assets, clock
-from stream_app.board.pages.flow import behind_path
+from stream_app.board.formats import FOR_TEMPLATES, Assets, behind_path, clock
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of
@@ -134,10 +133,11 @@ def command_ids(request: Request) -> list[str]:
 
 def follow(site: Site, ids: Iterable[str]) -> list[Followed]:
     """Return what is known of these commands."""
-    return [_followed(site, each, site.queries.answers(each)) for each in ids]
+    return [outcome_of(site, each, site.queries.answers(each)) for each in ids]
 
 
-def _followed(site: Site, command: str, answers: list[Order]) -> Followed:
+def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
+    """Return what became of a command: a command to every partition is refused if one of them refused it."""
     first = [each for each in answers if each.reason != "repeated"] or answers
     if not first:
         return Followed(command, "queued", "idle", "", "", QUEUED_TEXT)

@@ -14,7 +14,7 @@ from stream_app.client import commands as orders
 from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import CommandAnswer
-from tests.board.client import OWN, Client
+from tests.board.client import OWN, Client, plain
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
 from tests.board.scene import (
@@ -240,6 +240,27 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     page = (await send(client, "/board/act/reload", **_WHY)).headers["location"]
     answered(1_003, partition=2, text="the configuration is as before")
     assert "by 1 of 6 partitions" in (await client.get(page)).text
+    every = outbox.commands[-1].id
+    for partition in (0, 4):
+        answered(1_004 + partition, partition=partition, text="the configuration is as before")
+    audit = (await client.get("/board/audit")).text
+    assert audit.count(every) == 2, "one row a command, whose short id has the whole one as its title and its link"
+    assert f"<code>{every[:10]}</code>" in audit
+    assert "the configuration is as before (by 3 of 6 partitions)" in plain(audit)
+    assert len(re.findall("<tr><th", (await client.get(f"/board/audit?id={every}")).text)) == 1 + 3
+    for words, commands in (
+        ({"kind": "reload"}, 1),
+        ({"kind": "reload", "who": "nobody"}, 0),
+        ({"who": outbox.commands[-1].who, "workspace": "acme"}, 2),
+        ({"day": "2026-09-21"}, 3),
+        ({"day": "2026-09-20"}, 0),
+        ({"day": "x"}, 3),
+        ({"after": f"{NOW_MS}.{every}"}, 2),
+        ({"after": "x.y"}, 3),
+    ):
+        listed = (await client.get("/board/audit", params=words)).text
+        mine = [each for each in {command.id for command in outbox.commands} if f">{each[:10]}<" in listed]
+        assert len(mine) == commands, words
     for command in ("c-1", HOSTILE, "c-" + "0" * 32):
         assert (await client.get("/board", params={"command": command})).status_code == 200
     client.board.close()

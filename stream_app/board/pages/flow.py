@@ -9,13 +9,13 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.formats import leads_path, waiting_path
 from stream_app.board.lookup import waiting_lead
+from stream_app.board.page import outcome_of
+from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, meaning_of
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
 
 ROWS: Final = 50
@@ -128,18 +128,6 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
     return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more}
 
 
-def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
-    """Return the path of what waits behind a finding.
-
-    `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk leads.
-    """
-    if found.code in ("replay_paused", "no_replay"):
-        return leads_path(status="dead_lettered,deferred")
-    if not found.workspace:
-        return waiting_path()
-    return waiting_path("" if found.waiting == waiting else bulk, partition)
-
-
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
     views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
@@ -194,12 +182,20 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     }
 
 
-def audit_page(
-    site: Site, moment: Moment, workspace: str, command: str, after: tuple[int, int, int] | None
-) -> PageData:
-    """Return the page: the commands of a workspace ('' for all) after one of them, or the one with this id."""
+def audit_page(site: Site, asked: CommandFilter, command: str, after: str) -> PageData:
+    """Return the page: the commands that match, after one of them (time and id), or all answers to one command."""
+    queries = site.queries
     if command:
-        return {"orders": site.queries.answers(command), "workspace": "", "id": command, "after": None}
-    orders = site.queries.audit(workspace, after, ROWS + 1)
-    more = orders[ROWS - 1].place if len(orders) > ROWS else None
-    return {"orders": orders[:ROWS], "workspace": workspace, "id": "", "after": more}
+        return {"orders": queries.answers(command), "id": command}
+    at_ms, _, last = after.partition(".")
+    begins = (int(at_ms), last) if at_ms.isdecimal() and len(at_ms) < 16 else (1 << 62, "")
+    found = queries.commands(asked, begins, ROWS + 1)
+    answers = {each: queries.answers(each) for _, each in found[:ROWS]}
+    return {
+        "id": "",
+        "filter": asked,
+        "kinds": queries.words_of_commands("kind"),
+        "people": queries.words_of_commands("who"),
+        "rows": [(orders[-1], outcome_of(site, each, orders)) for each, orders in answers.items()],
+        "after": f"{found[ROWS - 1][0]}.{found[ROWS - 1][1]}" if len(found) > ROWS else "",
+    }

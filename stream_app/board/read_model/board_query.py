@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -102,6 +103,23 @@ class Order(msgspec.Struct, frozen=True):
     text: str
     asked_at_ms: int
     under_way: int
+
+
+class CommandFilter(msgspec.Struct, frozen=True):
+    """Which commands to list: '' for any. `day`: as 2026-11-29, in UTC; a text that is no day counts as ''."""
+
+    workspace: str = ""
+    who: str = ""
+    kind: str = ""
+    day: str = ""
+
+    @property
+    def begin_ms(self) -> int | None:
+        """When the day begins, epoch ms."""
+        try:
+            return int(datetime.strptime(self.day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
+        except ValueError:
+            return None
 
 
 class NotReadable(msgspec.Struct, frozen=True):
@@ -359,17 +377,23 @@ class BoardQueries(Queries):
                 for alias, status, records in rows
             ]
 
-    def audit(self, workspace: str, after: tuple[int, int, int] | None, limit: int) -> list[Order]:
-        """Return the answers to commands, newest first. `workspace`: '' for all; `after`: the last one before."""
-        at_ms, partition, offset = after or (1 << 62, 0, 0)
-        mine, values = ("workspace = ? AND ", [workspace]) if workspace else ("", [])
+    def commands(self, asked: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+        """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""
+        begin_ms = asked.begin_ms or 0
+        where, values = "at_ms >= ? AND at_ms < ?", [begin_ms, (begin_ms + DAY_S * 1000) if begin_ms else 1 << 62]
+        for name in ("workspace", "who", "kind"):
+            if word := getattr(asked, name):
+                where, values = f"{where} AND {name} = ?", [*values, word]
+        sql = f"""SELECT max(at_ms) AS last, id FROM audit WHERE {where}
+                  GROUP BY id HAVING (last, id) < (?, ?) ORDER BY last DESC, id DESC LIMIT ?"""
         with self._reading() as db:
-            rows = db.execute(
-                f"""SELECT {_ORDER} FROM audit WHERE {mine}(at_ms, partition, offset) < (?, ?, ?)
-                    ORDER BY at_ms DESC, partition DESC, offset DESC LIMIT ?""",
-                (*values, at_ms, partition, offset, limit),
-            )
-            return _orders(rows)
+            return db.execute(sql, (*values, *after, limit)).fetchall()
+
+    def words_of_commands(self, name: Literal["kind", "who"]) -> list[str]:
+        """Return the kinds of the kept commands, or the people who gave them; the first 100."""
+        with self._reading() as db:
+            found = db.execute(f"SELECT DISTINCT {name} FROM audit WHERE {name} <> '' ORDER BY 1 LIMIT 100")
+            return [word for (word,) in found]
 
     def answers(self, command_id: str) -> list[Order]:
         """Return the answers to one command, oldest first. A command to every partition has several."""
