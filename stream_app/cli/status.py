@@ -14,13 +14,14 @@ from stream_app.cli.tables import Column, Table, show_table
 from stream_app.client import lanes as reader
 from stream_app.client.answers import (
     Answer,
-    Event,
     FoundImport,
     FoundLead,
     FoundResult,
     RecordHistory,
+    Step,
     WaitingAnswer,
     WaitingLead,
+    steps,
 )
 from stream_app.client.lookup import Found, find, find_imports
 from stream_app.config import Settings, check_known
@@ -113,15 +114,13 @@ def _show(lead: FoundLead, *, result: bool) -> None:
 def _show_history(history: RecordHistory) -> None:
     where = f"{history.workspace}/{history.destination}" if history.workspace else "no workspace named"
     show(f"  {where}, came as {history.origin}, trace {history.trace_id}")
-    before_ms: int | None = None
-    for event in history.events:
-        show(f"    {_step(event, before_ms)}")
-        before_ms = event.at_ms
+    for step in steps(history.events):
+        show(f"    {_step(step)}")
     show(f"    status {history.status}: {meaning_of(history.column)}")
 
 
-def _step(event: Event, before_ms: int | None) -> str:
-    after = "" if before_ms is None else f"+{(event.at_ms - before_ms) / 1000:.1f} s"
+def _step(step: Step) -> str:
+    event, after = step.event, "" if step.gap_ms is None else f"+{step.gap_ms / 1000:.1f} s"
     line = f"{iso(event.at_ms)} {after:>10}  {event.status}"
     if event.reason or event.text:
         line += f": {event.text or event.reason}" + (f" ({event.reason})" if event.text and event.reason else "")
@@ -129,7 +128,9 @@ def _step(event: Event, before_ms: int | None) -> str:
         line += f", replay {event.replay}"
     if event.credits is not None:
         line += f", {count(event.credits, 'credit')}"
-    return line + (f", goes on {iso(event.due_at_ms)}" if event.due_at_ms else "")
+    if event.due_at_ms:
+        line += f", goes on {iso(event.due_at_ms)}"
+    return line + (f" ({step.times} times since {iso(step.since_ms)})" if step.times > 1 else "")
 
 
 def _show_result(found: FoundResult, *, result: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -42,6 +43,55 @@ class Event(msgspec.Struct, frozen=True):
     epoch: int
     due_at_ms: int | None
     credits: int | None
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One event of a history as people read it.
+
+    Attributes:
+        gap_ms: Since the event before; None for the first one.
+        times: How often it occurred in turn with the steps beside it that have the same number. The event is the last.
+        since_ms: When it occurred first, epoch ms.
+    """
+
+    event: Event
+    gap_ms: int | None
+    times: int = 1
+    since_ms: int = 0
+
+
+_LONGEST_CYCLE: Final = 3
+
+
+def steps(events: Sequence[Event]) -> list[Step]:
+    """Return the events of a history. Up to three that repeat in turn are shown once, with their number."""
+    found: list[Step] = []
+    n = 0
+    while n < len(events):
+        length, times = max(
+            ((size, _repeats(events, n, size)) for size in range(1, _LONGEST_CYCLE + 1)),
+            key=lambda cycle: (cycle[0] * cycle[1] if cycle[1] > 1 else 1, -cycle[0]),
+        )
+        last = n + length * (times - 1)
+        for at in range(last, last + length):
+            event, gap_ms = events[at], events[at].at_ms - events[at - 1].at_ms if at else None
+            found.append(Step(event, gap_ms, times, events[at - length * (times - 1)].at_ms))
+        n = last + length
+    return found
+
+
+def _repeats(events: Sequence[Event], begin: int, length: int) -> int:
+    """Return how often the events from `begin` on occur in turn: the same status for the same reason."""
+
+    def alike(one: Event, other: Event) -> bool:
+        return (one.status, one.reason) == (other.status, other.reason)
+
+    times = 1
+    while begin + (times + 1) * length <= len(events) and all(
+        alike(events[begin + at], events[begin + times * length + at]) for at in range(length)
+    ):
+        times += 1
+    return times
 
 
 class RecordHistory(msgspec.Struct, frozen=True):

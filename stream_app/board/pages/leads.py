@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.formats import day_of, lead_path, leads_path, tone
+from stream_app.board.formats import day_of, lead_path, leads_path
 from stream_app.board.read_model.board_query import RecordRow
 from stream_app.board.read_model.query import FoundResultAt, Place
 from stream_app.board.site import Moment, PageData, Site
-from stream_app.client.answers import Event, FoundLead, FoundResult, RecordHistory, StatusCount
+from stream_app.client.answers import FoundLead, FoundResult, RecordHistory, StatusCount, Step, steps
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 
@@ -132,19 +132,11 @@ def find(site: Site, text: str) -> str:
 _MOST_OTHERS: Final = 20
 
 
-class StepRow(msgspec.Struct, frozen=True):
-    """One event. `gap_ms`: since the one before; None for the first."""
-
-    event: Event
-    gap_ms: int | None
-    tone: str
-
-
 class Timeline(msgspec.Struct, frozen=True):
     """One record of the lead. `meaning`: of its column in the books; `credits`: what was booked in all."""
 
     history: RecordHistory
-    steps: list[StepRow]
+    steps: list[Step]
     meaning: str
     credits: int
     length_ms: int
@@ -210,12 +202,6 @@ def _same_person(site: Site, lead_id: str) -> SamePerson | None:
 
 
 def _timeline(history: RecordHistory) -> Timeline:
-    steps: list[StepRow] = []
-    before_ms: int | None = None
-    for event in history.events:
-        gap_ms = None if before_ms is None else event.at_ms - before_ms
-        steps.append(StepRow(event, gap_ms, tone(event.status)))
-        before_ms = event.at_ms
     length_ms = history.events[-1].at_ms - history.events[0].at_ms if history.events else 0
     booked = sum(event.credits or 0 for event in history.events)
-    return Timeline(history, steps, meaning_of(history.column), booked, length_ms)
+    return Timeline(history, steps(history.events), meaning_of(history.column), booked, length_ms)

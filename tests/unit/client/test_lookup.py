@@ -9,8 +9,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_app.cli.main import main
+from stream_app.client.answers import Event, steps
 from stream_app.client.lookup import find
 from stream_app.config import Settings, load_settings
 from stream_app.domain.errors import BoardUnavailable, StreamAppError
@@ -79,6 +82,33 @@ def test_before_the_board_has_read_kafka_no_lead_is_unknown(
         find(settings, "crm-17")
     assert main(["status", "crm-17"]) == 5
     assert capsys.readouterr().err.startswith("not read yet: ")
+
+
+def _events(*statuses: str) -> list[Event]:
+    return [Event(n, 1_000 * n, name, "", "", None, 0, 0, 0, None, None) for n, name in enumerate(statuses)]
+
+
+def test_what_repeats_in_turn_is_shown_once_with_its_number() -> None:
+    wall = steps(_events("received", *["held_outage", "deferred", "replayed"] * 6, "sending", "accepted"))
+    assert [(step.event.status, step.times) for step in wall] == [
+        ("received", 1),
+        ("held_outage", 6),
+        ("deferred", 6),
+        ("replayed", 6),
+        ("sending", 1),
+        ("accepted", 1),
+    ]
+    held = wall[1]
+    assert (held.since_ms, held.event.at_ms, held.gap_ms) == (1_000, 16_000, 1_000), "the last one, since the first"
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30))
+def test_every_event_is_counted_in_one_step(statuses: list[str]) -> None:
+    events = _events(*statuses)
+    shown = steps(events)
+    assert sum(step.times for step in shown) == len(events)
+    assert [step.event.at_ms for step in shown] == sorted(step.event.at_ms for step in shown)
+    assert not events or shown[-1].event is events[-1], "the status of now is the last one shown"
 
 
 def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
