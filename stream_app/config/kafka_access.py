@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from stream_app.config.model import OAuth, Security, Settings
 from stream_app.config.secret_files import Secrets
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.errors import SettingsError, TopicsError
 from stream_app.domain.system import system_problem
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
@@ -33,6 +33,10 @@ _COMPARED: Final = frozenset(
 )
 """The programs that read rows, or write hashes of people: they compare their settings with those of the namespace."""
 
+_ROWS_ARE_LOST: Final = (
+    "the rows of its leads are lost, and a lead that comes again would be sent and paid for again: take a new "
+    "kafka.namespace (docs/backup.md, stream-app-state is gone)"
+)
 _FIRST_BYTES: Final = 4_096  # of each partition; Kafka sends one batch at least
 
 
@@ -80,7 +84,7 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
 
     Raises:
         KafkaRefused: Kafka rejects our credentials or certificate, or rights are missing. Raised at once.
-        TopicsError: Topics are missing, or have another number of partitions.
+        TopicsError: Topics are missing, have another number of partitions, or the state was lost.
         SettingsError: The settings are not those that the namespace began with, and the program depends on them.
         BrokerUnavailable: Kafka does not respond.
     """
@@ -89,17 +93,26 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
     async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
         await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)
     if program in _COMPARED:
-        await _check_system(settings)
+        await _check_system(settings, sends=program == "worker")
 
 
-async def _check_system(settings: Settings) -> None:
-    """Compare the settings with the first record of each partition of the state."""
-    state, partitions = settings.names.state, settings.kafka.partitions
+async def _check_system(settings: Settings, *, sends: bool) -> None:
+    """Compare the settings with the first record of each partition of the state.
+
+    A program that sends leads compares the state with the lanes, too. Both are written in the same transactions, so if
+    only the lanes have records, the state was lost.
+    """
+    names, partitions = settings.names, settings.kafka.partitions
     async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
-        firsts = await reader.firsts([TopicPartition(state, number) for number in range(partitions)])
+        firsts = await reader.firsts([TopicPartition(names.state, number) for number in range(partitions)])
+        empty = set(range(partitions)) - {place.partition for place in firsts} if sends else ()
+        lanes = await reader.firsts([TopicPartition(names.lanes, number) for number in empty]) if empty else {}
     for place, record in sorted(firsts.items()):
         if problem := system_problem(record.key, record.value, partitions):
             raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])
+    if lanes:
+        number = min(place.partition for place in lanes)
+        raise TopicsError([f"{names.state}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"])
 
 
 def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:

@@ -167,6 +167,27 @@ async def test_a_recreated_topic_stops_the_process(which: str, command: str, kaf
         assert not line.posted_again()
 
 
+async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Broker, namespace: str) -> None:
+    """No process ran while the topic was lost, so that no id is known. Leads that come again are not sent again."""
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
+        names = line.settings.names
+        await line.publish(line.leads(3))
+        worker = line.join()
+        await line.until_over(3, 30)
+        assert await line.stop(worker.process) == 0
+        await delete_topic(kafka.bootstrap, names.state)
+        assert (await line.run("topics"))[0] == 0
+        await line.publish(line.leads(3))
+        worker = line.join()
+        assert await worker.ended(40) == 1
+        (words,) = worker.last_words()
+        assert words.startswith(
+            f"{names.state}/0: it is empty, and {names.lanes}/0 is not: the rows of its leads are lost"
+        )
+        assert "docs/backup.md" in words
+        assert not line.posted_again()
+
+
 @pytest.mark.parametrize(
     ("command", "patch", "says"),
     [

@@ -20,6 +20,7 @@ EXCUSED = {
     "kubectl": "needs a cluster",
     "pip": "CI installs the package the same way",
     "pre-commit": "a tool of its own",
+    "rm": "deletes a file of the example",
     "printf": "writes a file of the example",
     "pytest": "this run",
     "sleep": "waits",
