@@ -7,13 +7,12 @@ systems change nothing there: each returns what it has found, or raises ProbeFai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 import redis.asyncio
 from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
@@ -21,24 +20,22 @@ from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
 from stream_app.cache.redis import tls_options
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
+from stream_app.client.gateways import ProbeFailed, callbacks_come_in, gateway_answers
 from stream_app.client.lookup import check_board
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
-from stream_app.domain.callback.token import sign
 from stream_app.domain.errors import (
     BoardUnavailable,
     BrokerUnavailable,
     KafkaRefused,
     NotTheBoard,
-    StreamAppError,
     TopicsError,
 )
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.text import count
 from stream_app.domain.topics import shared_partitions
-from stream_app.gateway.callback_answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN, UNPROXIED, UNPROXIED_HEADER
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,
@@ -56,12 +53,6 @@ from stream_app.kafka.topics import check_topics
 from stream_app.ops.process import SystemClock
 from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
 from stream_app.version import __version__
-
-_NO_LEAD: Final = "doctor"
-
-
-class ProbeFailed(StreamAppError):
-    """A probe failed. The text is one line with the remedy."""
 
 
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
@@ -201,67 +192,6 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
 def _name(error: BaseException) -> str:
     """Return only the error's type: its text may hold a secret."""
     return type(error).__name__
-
-
-async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> bool:
-    """Check that the gateway is behind the public URL. Returns whether a proxy is in front of it. Raises ProbeFailed.
-
-    A proxy takes the header Connection for itself, and most name themselves; the gateway does neither.
-    """
-    base = (settings.gateway.public_url or "").rstrip("/")
-    async with _client(egress, within_s) as client:
-        health = await _ask(client, "GET", f"{base}/healthz", headers={"connection": f"close, {UNPROXIED}"})
-    if health.status_code != 200 or health.text.strip() != "ok":
-        raise ProbeFailed(
-            f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
-            "it, and does the proxy forward /healthz and /callbacks/ ?"
-        )
-    return UNPROXIED_HEADER not in health.headers or "server" in health.headers or "via" in health.headers
-
-
-async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
-    """Check that the gateway knows this destination and has the same first key. Nothing is written.
-
-    Sends a callback for one lead with the token of another. Only a gateway with our key can detect the mismatch.
-
-    Raises:
-        ProbeFailed: The gateway answers otherwise, or not at all.
-    """
-    url = settings.callback_url(alias)
-    async with _client(egress, within_s) as client:
-        answer = await _ask(client, "POST", url, json={"lead_id": _NO_LEAD, "callback_token": _token(settings, alias)})
-    if answer.status_code == 404:
-        raise ProbeFailed(
-            f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
-        )
-    text = answer.text.strip()
-    if text in {each.text for each in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
-        raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
-    if text != (REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else NO_SECRET).text:
-        raise ProbeFailed(f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it")
-    return f"{url} answers, and refuses a forged callback"
-
-
-def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False)
-
-
-def _token(settings: Settings, alias: str) -> str:
-    if not settings.gateway.token_keys_env:
-        return ""
-    return sign(settings.callback_keys, settings.destinations[alias].workspace, alias, f"not-{_NO_LEAD}")
-
-
-async def _ask(
-    client: httpx.AsyncClient, method: str, url: str, *, json: object = None, headers: Mapping[str, str] | None = None
-) -> httpx.Response:
-    try:
-        return await client.request(method, url, json=json, headers=headers)
-    except httpx.HTTPError as error:
-        raise ProbeFailed(
-            f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "
-            "gateway run, and are [egress]'s proxy and authority right?"
-        ) from error
 
 
 _WITHIN_S: Final = 10.0

@@ -15,7 +15,8 @@ import pytest
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
-from stream_app.client.doctor import ProbeFailed, strangers_may_not_write
+from stream_app.client.doctor import strangers_may_not_write
+from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import StartError
 from stream_app.domain.record import Record
 from stream_app.domain.topics import Retention, TopicNames

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.client.doctor import gateway_answers
+from stream_app.client.gateways import gateway_answers
 from stream_app.config.egress import egress_of
 from stream_app.dev.process import free_port
 from stream_app.gateway.receiver import Limits

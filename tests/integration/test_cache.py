@@ -17,7 +17,8 @@ from redis.crc import key_slot
 
 from stream_app.cache.filler import MemoryCache
 from stream_app.cache.redis import RedisCache, redis_link
-from stream_app.client.doctor import ProbeFailed, redis_answers
+from stream_app.client.doctor import redis_answers
+from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.result import NOTHING, Entry, Field, company_slot, person_slot
 from stream_app.partition.fallback import Cache

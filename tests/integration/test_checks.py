@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app.clay.egress import Egress
 from stream_app.cli.main import main
-from stream_app.client.doctor import Check, ProbeFailed, clocks_agree, examine, host_answers, may_join, may_transact
+from stream_app.client.doctor import Check, clocks_agree, examine, host_answers, may_join, may_transact
+from stream_app.client.gateways import ProbeFailed
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka

@@ -9,7 +9,8 @@ import uvloop
 from aiohttp import web
 
 from stream_app.clay.egress import CallbackUrl, Egress, HostCheck
-from stream_app.client.doctor import ProbeFailed, host_answers
+from stream_app.client.doctor import host_answers
+from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
 from stream_app.domain.webhook import WEBHOOK_PATH
