@@ -304,24 +304,3 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
-
-
-def test_lanes_reload_names_the_secrets_that_gateways_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "stream_app.toml"
-    path.write_text(
-        f"""
-[kafka]
-bootstrap = "127.0.0.1:{free_port()}"
-broker_wait_s = 1
-[gateway]
-public_url = "https://leads.example.com"
-[workspaces.acme]
-[destinations.people]
-workspace = "acme"
-webhooks_env = ["WEBHOOK"]
-callback_secrets_env = ["SECRET", "OLD_SECRET"]
-"""
-    )
-    assert main(["lanes", "reload", "--why", "a new table", "--config", str(path)]) == 4
-    said = capsys.readouterr().err
-    assert "a gateway refuses callbacks of people (SECRET, OLD_SECRET) until it has these secrets: " in said

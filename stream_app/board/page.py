@@ -24,7 +24,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of
 from stream_app.board.site import Moment, PageData, Shared, Site, Tone
 from stream_app.client.commands import QUEUED_TEXT
-from stream_app.domain.lane.command import TO_ALL, outcome_text
+from stream_app.domain.lane.command import REPLAY_RELOAD, TO_ALL, outcome_text
 from stream_app.version import __version__
 
 T = TypeVar("T")
@@ -139,7 +139,8 @@ def follow(site: Site, ids: Iterable[str]) -> list[Followed]:
 def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
     """Return what became of a command: a command to every partition is refused if one of them refused it."""
     first = [each for each in answers if each.reason != "repeated"] or answers
-    if not first:
+    workers = [each for each in first if each.kind != REPLAY_RELOAD]
+    if not workers:
         return Followed(command, "queued", "idle", "", "", QUEUED_TEXT)
     worst = min(first, key=lambda each: each.applied)
     text = outcome_text(worst.text or worst.reason, worst.under_way)
@@ -151,8 +152,8 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
         worst.workspace or "all",
         text,
     )
-    here, every = len({each.place[1] for each in first}), site.settings.kafka.partitions
-    if worst.kind in TO_ALL and here < every:
+    here, every = len({each.place[1] for each in workers}), site.settings.kafka.partitions
+    if workers[0].kind in TO_ALL and here < every:
         return msgspec.structs.replace(found, partly=f"by {here} of {every} partitions")
     return found
 

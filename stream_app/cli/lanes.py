@@ -29,11 +29,12 @@ from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspac
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.client import lanes as reader
 from stream_app.client.commands import QUEUED_TEXT, SIMPLE, SentCommand, submit
+from stream_app.client.gateways import table_secrets
 from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.budget import METERS
-from stream_app.domain.lane.command import TO_ALL, outcome_text
+from stream_app.domain.lane.command import REPLAY_RELOAD, TO_ALL, outcome_text
 from stream_app.domain.lane.explain import LaneFacts, outlook
 from stream_app.domain.lane.meters import Forecast
 from stream_app.domain.lane_messages import CommandAnswer, CommandKind, LaneView
@@ -172,20 +173,25 @@ def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[
     """Send a command to a lane, show the answers, and return the exit code."""
     settings = audit.settings()
     command = asyncio.run(sent(settings, audit, kind, workspace, arguments or {}))
+    _show_sent(settings, audit, command, {})
+    return exit_code([command])
+
+
+def _show_sent(settings: Settings, audit: Audit, command: SentCommand, more: Mapping[str, Any]) -> None:
+    """Print the answers to a command. `more` goes into the JSON document."""
     answers = command.received
     if audit.json:
-        show_json({"id": command.command.id, "queued": command.is_queued, "answers": answers})
-    else:
-        for text in dict.fromkeys(map(result_text, answers)):
-            show(text)
-        for answer in answers:
-            if answer.lane is not None:
-                facts = LaneFacts(answer.workspace, answer.partition, answer.lane, {})
-                show_lanes([facts], {}, zones(settings), answer.at_ms)
-        if command.is_queued:
-            show(f"queued {command.command.id}")
-            say(QUEUED_TEXT)
-    return exit_code([command])
+        show_json({"id": command.command.id, "queued": command.is_queued, "answers": answers, **more})
+        return
+    for text in dict.fromkeys(map(result_text, answers)):
+        show(text)
+    for answer in answers:
+        if answer.lane is not None:
+            facts = LaneFacts(answer.workspace, answer.partition, answer.lane, {})
+            show_lanes([facts], {}, zones(settings), answer.at_ms)
+    if command.is_queued:
+        show(f"queued {command.command.id}")
+        say(QUEUED_TEXT)
 
 
 def exit_code(command: list[SentCommand]) -> int:
@@ -197,7 +203,7 @@ def exit_code(command: list[SentCommand]) -> int:
 
 def result_text(answer: CommandAnswer) -> str:
     """Describe an answer in one line."""
-    where = answer.workspace or "all"
+    where = answer.workspace or ("replay" if answer.kind == REPLAY_RELOAD else "all")
     return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{outcome_text(answer.text, answer.under_way)}"
 
 
@@ -404,22 +410,34 @@ def cancel(
 
 @app.command(sort_key=6)
 def reload(*, audit: Audit) -> int:
-    """Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces.
+    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces.
 
-    It waits until all workers have answered. Replay and gateway adopt a changed file by themselves, within seconds.
+    It waits until every worker and replay process has answered. Gateways adopt a changed file by themselves. Where a
+    table has callback_secrets_env, this tries its secrets at gateway.public_url and names each one that a gateway
+    lacks. A gateway that the proxy in front does not choose is not asked.
 
     example:
       stream-app lanes reload --why "a third webhook for people"
     """
-    named = audit.settings().destinations.values()
-    if secrets := [
-        f"{each.alias} ({', '.join(each.callback_secrets_env)})" for each in named if each.callback_secrets_env
-    ]:
+    settings = audit.settings()
+    command = asyncio.run(sent(settings, audit, "reload", "", {}))
+    secrets = asyncio.run(table_secrets(settings, _WAIT_S))
+    _show_sent(settings, audit, command, {"gateways": secrets})
+    if absent := command.without_replay:
         say(
-            f"a gateway refuses callbacks of {', '.join(secrets)} until it has these secrets: all have them when "
-            "stream_app_gateway_tables_info shows one digest"
+            f"no replay process has answered for {absent} of {count(len(command.replay), 'partition')} within "
+            f"{_WAIT_S:g} s. It reads the configuration when it starts: stream-app replay"
         )
-    return order(audit, "reload")
+    for secret in secrets:
+        say(secret.text)
+    if any(secret.state != "missing" for secret in secrets):
+        say(
+            "a gateway that the proxy did not choose was not asked: all are alike when the metric "
+            "stream_app_gateway_tables_info has one digest"
+        )
+    if any(secret.state == "missing" for secret in secrets):
+        return NO
+    return exit_code([command]) or (QUEUED if absent else OK)
 
 
 @app.command(sort_key=7)
@@ -443,7 +461,11 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
         answer = alike[0]
         why = f" ({answer.why})" if answer.why else ""
         number, all_of_them = len({each.partition for each in alike}), settings.kafka.partitions
-        where = f" (by {number} of {all_of_them} partitions)" if answer.kind in TO_ALL and number < all_of_them else ""
+        where = (
+            f" (by {number} of {all_of_them} partitions)"
+            if answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < all_of_them
+            else ""
+        )
         show(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {result_text(answer)}{where}")
     if not found:
         show("no commands in the kept audit log")

@@ -16,7 +16,7 @@ from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.command import MAX_TEXT, TO_ALL
+from stream_app.domain.lane.command import MAX_TEXT, REPLAY_RELOAD, TO_ALL
 from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
 from stream_app.kafka.producers import send_command
@@ -46,7 +46,7 @@ ERASE: Final = (
     "Erase a lead, or all leads of a person, from results, cache and look-up. The person is never sent again, not even "
     "from a dead letter. Clay's rows cannot be deleted from here; the command lists them."
 )
-RELOAD: Final = "Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces."
+RELOAD: Final = "Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces."
 
 
 Put = Callable[[Record], Awaitable[None]]
@@ -58,20 +58,29 @@ _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress":
 
 
 class SentCommand(msgspec.Struct, frozen=True):
-    """A command on Kafka, and its answers by partition. None: no answer in time; the command stays queued."""
+    """A command on Kafka, and its answers by partition. None: no answer in time; the command stays queued.
+
+    `replay`: the answers of the replay processes, which get reloads only.
+    """
 
     command: Command
     answers: dict[int, CommandAnswer | None]
+    replay: dict[int, CommandAnswer | None] = {}
 
     @property
     def received(self) -> list[CommandAnswer]:
         """The answers that came in time."""
-        return [answer for answer in self.answers.values() if answer is not None]
+        return [answer for answer in (*self.answers.values(), *self.replay.values()) if answer is not None]
 
     @property
     def is_queued(self) -> bool:
-        """True if a partition has not answered in time."""
+        """True if a partition's worker has not answered in time."""
         return None in self.answers.values()
+
+    @property
+    def without_replay(self) -> int:
+        """For how many partitions no replay process has answered in time."""
+        return list(self.replay.values()).count(None)
 
 
 async def submit(
@@ -102,7 +111,7 @@ async def submit(
         places = [TopicPartition(names.audit, number) for number in _partitions(settings, command)]
         ends = await reader.ends(places)
         await send_command(connection, _records(settings, command), "stream-app lanes log")
-        return SentCommand(command, await _answers(reader, ends, command.id, wait_s))
+        return await _answered(reader, ends, command, wait_s)
 
 
 def _command(
@@ -178,18 +187,20 @@ class CommandSender:
         await put_command(self._put, _records(self._settings, command))
 
 
-async def _answers(
-    reader: Reader, starts: Mapping[TopicPartition, int], command: str, wait_s: float
-) -> dict[int, CommandAnswer | None]:
-    """Return the answers to a command that arrive in time, by partition."""
-    found: dict[int, CommandAnswer | None] = {place.partition: None for place in starts}
+async def _answered(
+    reader: Reader, starts: Mapping[TopicPartition, int], command: Command, wait_s: float
+) -> SentCommand:
+    """Return the command with the answers that arrive in time."""
+    workers: dict[int, CommandAnswer | None] = {place.partition: None for place in starts}
+    replay = dict(workers) if command.kind == "reload" else {}
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
             async for got in reader.follow(starts):
                 for record in chain.from_iterable(got.values()):
                     answer = _answer.decode(record.value)
-                    if answer.id == command and found[record.partition] is None:
-                        found[record.partition] = answer
-                if None not in found.values():
+                    answers = replay if answer.kind == REPLAY_RELOAD else workers
+                    if answer.id == command.id and answers[record.partition] is None:
+                        answers[record.partition] = answer
+                if None not in (*workers.values(), *replay.values()):
                     break
-    return found
+    return SentCommand(command, workers, replay)

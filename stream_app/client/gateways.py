@@ -5,18 +5,37 @@ No one outside can reach a gateway but through the proxy in front of all of them
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import httpx
+import msgspec
 
 from stream_app.clay.egress import Egress
 from stream_app.config import Settings
+from stream_app.config.egress import egress_of
+from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
 from stream_app.domain.callback.token import sign
 from stream_app.domain.errors import StreamAppError
-from stream_app.gateway.callback_answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN, UNPROXIED, UNPROXIED_HEADER
+from stream_app.gateway.callback_answers import (
+    BAD_SECRET,
+    NO_SECRET,
+    NO_TOKEN,
+    NOT_HERE,
+    REFUSED_TOKEN,
+    UNPROXIED,
+    UNPROXIED_HEADER,
+    refused,
+)
 
 _NO_LEAD: Final = "doctor"
+_ASKED: Final = 8
+"""Connections for each secret. A proxy usually takes its gateways in turn."""
+_WITHIN_S: Final = 5.0
+_AGAIN_S: Final = 0.5
 
 
 class ProbeFailed(StreamAppError):
@@ -63,7 +82,11 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
 
 
 def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False)
+    """Return a client with a connection for each request."""
+    anew = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(
+        timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False, limits=anew
+    )
 
 
 def _token(settings: Settings, alias: str) -> str:
@@ -73,7 +96,12 @@ def _token(settings: Settings, alias: str) -> str:
 
 
 async def _ask(
-    client: httpx.AsyncClient, method: str, url: str, *, json: object = None, headers: Mapping[str, str] | None = None
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    json: object = None,
+    headers: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
 ) -> httpx.Response:
     try:
         return await client.request(method, url, json=json, headers=headers)
@@ -82,3 +110,102 @@ async def _ask(
             f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "
             "gateway run, and are [egress]'s proxy and authority right?"
         ) from error
+
+
+class TableSecret(msgspec.Struct, frozen=True):
+    """Whether the gateways have a secret of a table (`callback_secrets_env`).
+
+    Attributes:
+        destination: The table's alias.
+        variable: The environment variable or file that has the secret.
+        state: `missing`: at least one gateway refuses it. `unknown`: it could not be tried.
+        text: The finding, with what to do about it.
+    """
+
+    destination: str
+    variable: str
+    state: Literal["there", "missing", "unknown"]
+    text: str
+
+
+async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecret]:
+    """Ask the gateways which secrets of tables they have.
+
+    A gateway looks for changed files every 2 seconds, so one that lacks a secret is asked again for `patience_s`. A
+    secret that this process has is tried. Of one that it lacks, a wrong one shows at least whether the table has a
+    secret there.
+
+    Raises:
+        SettingsError: As `egress_of`.
+    """
+    wanted = [
+        (alias, variable)
+        for alias, destination in settings.destinations.items()
+        if destination.callbacks
+        for variable in destination.callback_secrets_env
+    ]
+    proxy = settings.egress.proxy_env
+    if proxy is not None and proxy not in settings.secrets:
+        return [_not_tried(*each, f"{proxy}, the URL of the proxy, is not set here") for each in wanted]
+    if not wanted:
+        return []
+    found: dict[tuple[str, str], TableSecret] = {}
+    ends_s = time.monotonic() + patience_s
+    async with _client(egress_of(settings), _WITHIN_S) as client:
+        while wanted:
+            try:
+                for alias, variable in wanted:
+                    found[alias, variable] = await _table_secret(settings, alias, variable, client)
+            except ProbeFailed as error:  # all are behind one proxy
+                found |= {each: _not_tried(*each, str(error)) for each in wanted}
+            wanted = [each for each in wanted if found[each].state == "missing" and time.monotonic() < ends_s]
+            await asyncio.sleep(_AGAIN_S if wanted else 0)
+    return list(found.values())
+
+
+def _not_tried(alias: str, variable: str, why: str) -> TableSecret:
+    return TableSecret(alias, variable, "unknown", f"{alias}: {variable} was not tried: {why}")
+
+
+async def _table_secret(settings: Settings, alias: str, variable: str, client: httpx.AsyncClient) -> TableSecret:
+    """Call back with the secret, over several connections because a proxy has several gateways behind it.
+
+    The body names another workspace than the URL, which a gateway refuses after it has verified the secret.
+
+    Raises:
+        ProbeFailed: No gateway can be reached.
+    """
+    url, workspace = settings.callback_url(alias), settings.destinations[alias].workspace
+    is_known = variable in settings.secrets
+    secret = settings.secrets[variable] if is_known else f"not-{secrets.token_hex(16)}"
+    document = {"lead_id": _NO_LEAD, "workspace": f"not-{workspace}"}
+    verified = _answer_to(document, workspace, alias)
+    good = verified if is_known else BAD_SECRET.text
+    lacks = {NOT_HERE.text, NO_TOKEN.text, *([BAD_SECRET.text] if is_known else [])}
+
+    async def ask() -> str:
+        answer = await _ask(client, "POST", url, json=document, headers={b"x-callback-secret": secret.encode()})
+        return answer.text.strip()
+
+    answers = await asyncio.gather(*(ask() for _ in range(_ASKED)))
+    missing = sum(answer in lacks for answer in answers)
+    if missing:
+        text = (
+            f"{alias}: a gateway lacks {variable} and refuses this table's callbacks ({missing} of {_ASKED} answers at "
+            f"{url}): give each gateway the configuration and its file in secrets_dir, or the variable and a restart"
+        )
+        return TableSecret(alias, variable, "missing", text)
+    if any(answer != good for answer in answers):
+        return _not_tried(alias, variable, f"{url} answers unlike our gateway: check the proxy before it")
+    if is_known:
+        return TableSecret(alias, variable, "there", f"{alias}: {_ASKED} answers at {url} accept {variable}")
+    text = f"{alias}: the gateways have a secret of this table; {variable} is not set here, so it was not tried"
+    return TableSecret(alias, variable, "unknown", text)
+
+
+def _answer_to(document: Mapping[str, str], workspace: str, alias: str) -> str:
+    """Return the text with which a gateway refuses a body whose sender it has verified."""
+    body = read_body(msgspec.json.encode(document))
+    bad = callback_of(body, workspace, alias, 0) if isinstance(body, Body) else body
+    assert isinstance(bad, BadBody)
+    return refused(bad).text

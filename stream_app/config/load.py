@@ -39,8 +39,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     The default path is the file that STREAM_APP_CONFIG names, else stream_app.toml. From then on this process hashes
     people and lead ids as the file says (domain/lead/identity.py).
 
-    The secrets of the parts in `needs` must be set. The token of the look-up API, this process's name and the headers
-    of the OTLP receiver are kept wherever they are set.
+    The secrets of the parts in `needs` must be set. Those that a command can do without are kept wherever they are set.
 
     Raises:
         SettingsError: Lists every error of the file and of the environment.

@@ -1,6 +1,6 @@
 """The configuration of a running process: it adopts an operator's changes where that is safe.
 
-A worker does so at a command; gateway and replay, which get none, when a file has changed (`FileWatch`).
+A worker does so at a command, a gateway when a file has changed, and replay at both (`FileWatch`).
 
 Workspaces and destinations (webhooks, tokens, policies) are looked up for each lead, so their entries in the plan are
 replaced in place. What the process was built from (Kafka, topics, the pipeline, the home of a workspace) stays, and so
@@ -21,6 +21,7 @@ from stream_app.config.secret_files import stamp_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import current, use
 from stream_app.domain.policy import Plan
+from stream_app.domain.text import count
 from stream_app.partition.command import CommandResult
 
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
@@ -60,8 +61,7 @@ class Configuration:
         try:
             settings = self._read()
         except SettingsError as error:
-            text = f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}"
-            return CommandResult(text, False, "bad_configuration")
+            return CommandResult(_invalid(error), False, "bad_configuration")
         finally:
             differs = current() != hashing
             use(hashing)  # another pepper takes effect at a restart
@@ -143,16 +143,37 @@ class FileWatch:
         path = self._settings.path
         if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
             return
-        self._stamp, hashing = stamp, current()
+        self._stamp = stamp
+        if problem := self._read_again():
+            self._report(problem)
+
+    def reload(self) -> CommandResult:
+        """Read the configuration for a command, and adopt it. An invalid one changes nothing."""
+        before = self._stamp
+        if problem := self._read_again():
+            return CommandResult(problem, False, "bad_configuration")
+        if self._stamp == before:
+            return NOTHING_NEW
+        workspaces, destinations = len(self._settings.workspaces), len(self._settings.destinations)
+        return CommandResult(f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}")
+
+    def _read_again(self) -> str:
+        """Read and adopt the configuration. Return why that cannot be, or ''."""
+        hashing = current()
         try:
             self._settings = self._read()
         except SettingsError as error:
-            self._report(f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}")
-            return
+            return _invalid(error)
         finally:
             use(hashing)  # another pepper takes effect at a restart
         self._stamp = self._settings.stamp
         self._adopt(self._settings)
+        return ""
+
+
+def _invalid(error: SettingsError) -> str:
+    """Describe a configuration that a running process does not adopt."""
+    return f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}"
 
 
 def endpoints_of(settings: Settings) -> dict[str, Endpoint]:

@@ -29,6 +29,7 @@ from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.ops.process import SystemClock
 from stream_app.replay.forward import Replay, define_agents
 from stream_app.replay.orders import OrderRunner
+from stream_app.replay.reload import Reloads
 from stream_app.replay.state import ReplayState
 from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
 from stream_app.version import __version__
@@ -40,7 +41,8 @@ _BUFFERED: Final = 1_000
 async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
 
-    `read` returns the settings that the files have now: workspaces and destinations are adopted from them.
+    `read` returns the settings that the files have now. Workspaces and destinations are adopted from them, at a change
+    or at `stream-app lanes reload`.
     """
     logger = log.get("replay")
     topics, policy, connection = settings.names, settings.replay, connection_of(settings)
@@ -83,6 +85,11 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             logger.info("configuration", workspaces=len(now.workspaces), destinations=len(now.destinations))
 
         changes = FileWatch(settings, read, adopt, lambda text: logger.warning("configuration", text=text))
+
+        def served() -> list[int]:
+            return [number for topic, number in assigned(app) if topic == topics.dlq]
+
+        reloads = Reloads(connection, topics, changes.reload, served, publisher.publish)
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),
@@ -103,7 +110,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         await run_app(
             app,
             broker_wait_s=settings.kafka.broker_wait_s,
-            beside=(watchdog.run(), watch.run(), runner.run(), changes.run()),
+            beside=(watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()),
         )
         await state.record_last()
         logger.info("replay_stopped")

@@ -213,9 +213,9 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
 
     def answered(number: int, partition: int = 0, **more: Any) -> None:
         command = outbox.commands[-1]
-        values: dict[str, Any] = {"applied": True, "text": "paused", **more}
+        values: dict[str, Any] = {"kind": command.kind, "applied": True, "text": "paused", **more}
         answer = CommandAnswer(
-            command.id, at_ms=NOW_MS, partition=partition, kind=command.kind, workspace=command.workspace,
+            command.id, at_ms=NOW_MS + number, partition=partition, workspace=command.workspace,
             who=command.who, why=command.why, **values,
         )  # fmt: skip
         model = model_of(path, settings)
@@ -255,12 +255,16 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
         ({"day": "2026-09-21"}, 3),
         ({"day": "2026-09-20"}, 0),
         ({"day": "x"}, 3),
-        ({"after": f"{NOW_MS}.{every}"}, 2),
+        ({"after": f"{NOW_MS + 1_008}.{every}"}, 2),
         ({"after": "x.y"}, 3),
     ):
         listed = (await client.get("/board/audit", params=words)).text
         mine = [each for each in {command.id for command in outbox.commands} if f">{each[:10]}<" in listed]
         assert len(mine) == commands, words
+    answered(1_010, partition=3, kind="replay reload", text="the configuration has no changes")
+    assert "by 3 of 6 partitions" in (await client.get(page)).text, "a replay process is no worker"
+    answered(1_011, partition=3, kind="replay reload", applied=False, reason="bad_configuration", text="no such key")
+    assert re.search(r'pill bad">refused</span>.*no such key', (await client.get(page)).text)
     for command in ("c-1", HOSTILE, "c-" + "0" * 32):
         assert (await client.get("/board", params={"command": command})).status_code == 200
     client.board.close()

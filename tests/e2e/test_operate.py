@@ -212,3 +212,62 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         assert line.last() == {"accepted": 5}
         assert [await line.stop(each) for each in (worker, replay)] == [0, 0]
         assert url not in "".join(log.read_text(errors="replace") for log in line.logs.values())
+
+
+async def test_a_reload_waits_for_replay_and_names_what_a_gateway_lacks(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    config = f'secrets_dir = "{tmp_path}"'
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2, callbacks=True) as line:
+        running = [line.start("worker"), line.start("gateway")]
+        await line.ready(*running)
+        (tmp_path / "TABLE").write_text("a secret of a table, only for this test")
+        (tmp_path / "OTHER").write_text(line.environment["WEBHOOK_0"].replace("w0--crm", "new--crm"))
+        new = """
+[workspaces.new]
+[destinations.new]
+workspace = "new"
+webhooks_env = ["OTHER"]
+callback_secrets_env = ["TABLE"]
+allowed_hosts = ["127.0.0.1"]
+"""
+
+        def append(pattern: str, text: str = new) -> None:
+            for path in line.directory.glob(pattern):
+                path.write_text(path.read_text() + text)
+
+        append("stream_app.toml")
+        append("worker-*.toml")
+        began = time.monotonic()
+        code, said = await line.run("lanes", "reload", "--why", "a new table")
+        assert time.monotonic() - began < 40 * slowness(), "replay is absent, and the wait is bounded"
+        assert code == 1, said
+        assert "all: adopted: workspace new (new), destination new (new)" in said
+        assert "no replay process has answered for 2 of 2 partitions within 5 s" in said
+        assert "new: a gateway lacks TABLE" in said
+
+        replays = [line.start("replay"), line.start("replay")]
+        await line.ready(*replays)
+        append("replay-*.toml")
+        append("gateway-*.toml")
+        code, said = await line.run("lanes", "reload", "--why", "the gateway has it")
+        assert code == 0, said
+        assert "replay: " in said
+        assert "new: 8 answers at http://127.0.0.1" in said
+        assert "accept TABLE" in said
+        assert not [word for word in ("lacks", "no replay process", "NOT APPLIED") if word in said], said
+
+        append("replay-*.toml", "[no_such_table]\n")
+        code, said = await line.run("lanes", "reload", "--why", "a typing error", "--json")
+        assert code == 1, said
+        answers = json.JSONDecoder().raw_decode(said)[0]["answers"]  # lines for people follow
+        assert [(each["kind"], each["applied"], each["partition"]) for each in answers] == [
+            ("reload", True, 0),
+            ("reload", True, 1),
+            ("replay reload", False, 0),
+            ("replay reload", False, 1),
+        ]
+        assert "no_such_table" in answers[2]["text"]
+        code, said = await line.run("lanes", "log")
+        assert " replay reload (a typing error)  replay: NOT APPLIED, the configuration is invalid" in said
+        assert [await line.stop(each) for each in (*running, *replays)] == [0, 0, 0, 0]

@@ -11,11 +11,12 @@ import msgspec
 
 from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
-from stream_app.board.read_model.board_query import CommandFilter
+from stream_app.board.read_model.board_query import CommandFilter, Order
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, meaning_of
+from stream_app.domain.lane.command import REPLAY_RELOAD
 from stream_app.domain.lane_messages import LaneView
 
 ROWS: Final = 50
@@ -196,6 +197,11 @@ def audit_page(site: Site, asked: CommandFilter, command: str, after: str) -> Pa
         "filter": asked,
         "kinds": queries.words_of_commands("kind"),
         "people": queries.words_of_commands("who"),
-        "rows": [(orders[-1], outcome_of(site, each, orders)) for each, orders in answers.items()],
+        "rows": [(_last(orders), outcome_of(site, each, orders)) for each, orders in answers.items()],
         "after": f"{found[ROWS - 1][0]}.{found[ROWS - 1][1]}" if len(found) > ROWS else "",
     }
+
+
+def _last(orders: list[Order]) -> Order:
+    """Return the last answer of a worker, which has the kind of the command."""
+    return max(orders, key=lambda order: (order.kind != REPLAY_RELOAD, order.place))

@@ -15,6 +15,9 @@ from stream_app.domain.untrusted import decode
 TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""
 
+REPLAY_RELOAD: Final = "replay reload"
+"""The kind of the replay processes' answers to `reload`: one for each partition, as the workers' are."""
+
 _MAX_AGE_MS: Final = 24 * 3_600_000
 _MAX_ID: Final = 128
 MAX_TEXT: Final = 400

@@ -91,7 +91,9 @@ def test_a_close_does_not_wait_long_for_a_large_directory(monkeypatch: pytest.Mo
     ("on_term", "grace_s", "code"), [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 1, -signal.SIGKILL)]
 )
 def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, grace_s: float, code: int) -> None:
-    script = f"import signal, time; signal.signal(15, {on_term}); print('up', flush=True); time.sleep(60)"
+    # A signal just before a long sleep is handled after it.
+    sleep = "while True: time.sleep(0.1)"
+    script = f"import signal, time\nsignal.signal(15, {on_term}); print('up', flush=True)\n{sleep}"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

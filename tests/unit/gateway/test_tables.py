@@ -121,3 +121,19 @@ def test_equal_fingerprints_mean_the_same_tables_secrets_and_keys(watched: Watch
     found.add(digest())
     assert len(found) == 5
     assert all(len(each) == 12 for each in found)
+
+
+def test_a_command_reads_the_files_at_once_and_says_what_was_adopted(watched: Watched) -> None:
+    assert watched.watch.reload().text == "the configuration has no changes"
+    with watched.file.open("a") as file:
+        file.write(MORE)
+    adopted = watched.watch.reload()
+    assert (adopted.applied, adopted.text) == (True, "adopted: 2 workspaces and 2 destinations")
+    assert len(watched.tables[-1]) == 2
+    number = len(watched.tables)
+    watched.file.write_text(f"no_such_key = 1\n{watched.file.read_text()}")
+    for _ in range(2):
+        refused = watched.watch.reload()
+        assert (refused.applied, refused.reason) == (False, "bad_configuration")
+        assert "no_such_key" in refused.text
+    assert len(watched.tables) == number

@@ -1,0 +1,168 @@
+"""Which secrets of tables gateways have, as seen from outside: real gateways over HTTP, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from stream_app.client.gateways import TableSecret, table_secrets
+from stream_app.config import Settings, load_settings
+from stream_app.dev.process import free_port
+from stream_app.domain.callback.token import Keys
+from stream_app.gateway.tables import Table, Tables
+from stream_app.ops.http import serve_http
+from tests.gateway.support import KEYS, NEW_KEY, Gateway
+from tests.support.pace import BUSY
+
+OLD, NEW = "the old secret of a table, 32 characters", "the new secret of a table, 32 characters"
+
+
+def gateway_with(*secrets: str, keys: Keys | None = KEYS, alias: str = "people") -> Gateway:
+    gateway = Gateway(keys=keys)
+    gateway.receiver.tables = tables_with(*secrets, keys=keys, alias=alias)
+    return gateway
+
+
+def tables_with(*secrets: str, keys: Keys | None = KEYS, alias: str = "people") -> Tables:
+    return Tables([Table("acme", alias, 0, tuple(secret.encode() for secret in secrets))], keys, 4)
+
+
+def in_turn(*gateways: Gateway) -> ASGIApp:
+    """A proxy that takes the gateways in turn."""
+    turns = cycle(gateways)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await next(turns).app(scope, receive, send)
+
+    return app
+
+
+@asynccontextmanager
+async def seen_from_outside(
+    tmp_path: Path, app: ASGIApp, environ: Mapping[str, str] = {"OLD": OLD, "NEW": NEW}, more: str = ""
+) -> AsyncIterator[Settings]:
+    async with serve_http(app, "127.0.0.1", 0, grace_s=1) as port:
+        yield settings_for(tmp_path, port, environ, more)
+
+
+def settings_for(tmp_path: Path, port: int, environ: Mapping[str, str], more: str = "") -> Settings:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(
+        f"""
+[gateway]
+public_url = "http://127.0.0.1:{port}"
+token_keys_env = ["KEY"]
+{more}
+[workspaces.acme]
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["WEBHOOK"]
+callback_secrets_env = ["OLD", "NEW"]
+[destinations.firms]
+workspace = "acme"
+webhooks_env = ["FIRMS"]
+"""
+    )
+    return load_settings(path, {"KEY": NEW_KEY, **environ}, ())
+
+
+def states(found: list[TableSecret]) -> dict[str, str]:
+    assert {secret.destination for secret in found} == {"people"}, "the other table has none"
+    assert OLD not in str(found)
+    assert NEW not in str(found)
+    return {secret.variable: secret.state for secret in found}
+
+
+async def asked(settings: Settings, patience_s: float = 0) -> list[TableSecret]:
+    return await table_secrets(settings, patience_s)
+
+
+@pytest.mark.parametrize("keys", [KEYS, None])
+async def test_each_secret_that_the_gateway_has_is_there_and_nothing_is_written(
+    keys: Keys | None, tmp_path: Path
+) -> None:
+    gateway = gateway_with(OLD, NEW, keys=keys)
+    async with seen_from_outside(tmp_path, gateway.app) as settings:
+        assert states(await asked(settings)) == {"OLD": "there", "NEW": "there"}
+    assert not gateway.shelf.records
+    assert gateway.counted() == {"other_address": 16}
+
+
+@pytest.mark.parametrize("keys", [KEYS, None])
+@pytest.mark.parametrize(
+    ("secrets", "alias", "missing"),
+    [((OLD,), "people", {"NEW"}), ((), "people", {"OLD", "NEW"}), ((OLD, NEW), "another", {"OLD", "NEW"})],
+)
+async def test_a_secret_that_the_gateway_lacks_is_named(
+    secrets: tuple[str, ...], alias: str, missing: set[str], keys: Keys | None, tmp_path: Path
+) -> None:
+    gateway = gateway_with(*secrets, keys=keys, alias=alias)
+    async with seen_from_outside(tmp_path, gateway.app) as settings:
+        found = await asked(settings)
+    assert {name for name, state in states(found).items() if state == "missing"} == missing
+    (text, *_) = [secret.text for secret in found if secret.state == "missing"]
+    assert text.startswith(f"people: a gateway lacks {min(missing, key=['OLD', 'NEW'].index)} and refuses")
+    assert "(8 of 8 answers at http://127.0.0.1" in text
+    assert not gateway.shelf.records
+
+
+async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:
+    app = in_turn(gateway_with(OLD, NEW), gateway_with(OLD, NEW), gateway_with(OLD), gateway_with(OLD, NEW))
+    async with seen_from_outside(tmp_path, app) as settings:
+        found = await asked(settings)
+    assert states(found) == {"OLD": "there", "NEW": "missing"}
+    assert "(2 of 8 answers at" in found[1].text
+
+
+async def test_a_gateway_that_gets_the_secret_meanwhile_has_it(tmp_path: Path) -> None:
+    gateway = gateway_with(OLD)
+    async with seen_from_outside(tmp_path, gateway.app) as settings:
+        asking = asyncio.create_task(asked(settings, patience_s=10 * BUSY))
+        async with asyncio.timeout(10 * BUSY):
+            while not gateway.counted().get("bad_secret"):  # noqa: ASYNC110 - a counter is no event
+                await asyncio.sleep(0.01)
+        gateway.receiver.tables = tables_with(OLD, NEW)
+        assert states(await asking) == {"OLD": "there", "NEW": "there"}
+
+
+async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> None:
+    async with seen_from_outside(tmp_path, gateway_with(OLD).app, {"OLD": OLD}) as settings:
+        found = await asked(settings)
+        assert states(found) == {"OLD": "there", "NEW": "unknown"}
+        assert found[1].text == (
+            "people: the gateways have a secret of this table; NEW is not set here, so it was not tried"
+        )
+    async with seen_from_outside(tmp_path, gateway_with().app, {}) as settings:
+        assert states(await asked(settings)) == {"OLD": "missing", "NEW": "missing"}, "it has no secret at all"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        ("", "cannot be reached from here"),
+        ('[egress]\nproxy_env = "PROXY"\n', "NEW was not tried: PROXY, the URL of the proxy, is not set here"),
+    ],
+)
+async def test_gateways_out_of_reach_were_not_asked(proxy: str, says: str, tmp_path: Path) -> None:
+    found = await asked(settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy))
+    assert states(found) == {"OLD": "unknown", "NEW": "unknown"}
+    assert says in found[1].text
+
+
+async def test_another_server_is_no_gateway(tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers: list[Any] = [(b"content-length", b"3")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok\n"})
+
+    async with seen_from_outside(tmp_path, app) as settings:
+        found = await asked(settings)
+    assert states(found) == {"OLD": "unknown", "NEW": "unknown"}
+    assert "answers unlike our gateway" in found[0].text
