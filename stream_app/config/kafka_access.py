@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -99,20 +99,34 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
 async def _check_system(settings: Settings, *, sends: bool) -> None:
     """Compare the settings with the first record of each partition of the state.
 
-    A program that sends leads compares the state with the lanes, too. Both are written in the same transactions, so if
-    only the lanes have records, the state was lost.
+    A program that sends leads compares the state with the lanes, too (`_check_lanes`).
     """
-    names, partitions = settings.names, settings.kafka.partitions
+    state, partitions = settings.names.state, settings.kafka.partitions
     async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
-        firsts = await reader.firsts([TopicPartition(names.state, number) for number in range(partitions)])
-        empty = set(range(partitions)) - {place.partition for place in firsts} if sends else ()
-        lanes = await reader.firsts([TopicPartition(names.lanes, number) for number in empty]) if empty else {}
+        firsts = await reader.firsts([TopicPartition(state, number) for number in range(partitions)])
     for place, record in sorted(firsts.items()):
         if problem := system_problem(record.key, record.value, partitions):
             raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])
-    if lanes:
-        number = min(place.partition for place in lanes)
-        raise TopicsError([f"{names.state}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"])
+    if sends and (unread := set(range(partitions)) - {place.partition for place in firsts}):
+        await _check_lanes(settings, unread)
+
+
+async def _check_lanes(settings: Settings, unread: Collection[int]) -> None:
+    """Raise TopicsError if the state was lost: some of these partitions are empty, and their lanes have records.
+
+    Both are written in the same transactions. A state that has records which cannot be read yet is not lost: the
+    take-over ends their transaction.
+    """
+    names = settings.names
+    async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
+        lanes = await reader.firsts([TopicPartition(names.lanes, number) for number in unread])
+    if not lanes:
+        return
+    states = [TopicPartition(names.state, place.partition) for place in sorted(lanes)]
+    async with Reader(connection_of(settings), isolation_level="read_uncommitted") as reader:
+        begins, ends = await reader.begins(states), await reader.ends(states)
+    for topic, number in (place for place in states if begins[place] == ends[place]):
+        raise TopicsError([f"{topic}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"])
 
 
 def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:

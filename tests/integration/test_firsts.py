@@ -1,14 +1,20 @@
 """The first committed record of each partition, on a real Kafka: it says what the namespace began with."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from stream_app.config import load_settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.dev.kafka import Broker
+from stream_app.domain.errors import TopicsError
 from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
+from stream_app.kafka.topics import create_topics as make_topics
 from tests.support.kafka import create_topics
 
 COMPACTED = {
@@ -75,3 +81,40 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
     key, value, offset = (await firsts(kafka, topic, 1))[0]
     assert (system_problem(key, value, 4), offset) == ("", 0)
     assert offsets[1] > 1, "a later row is compacted away"
+
+
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 1
+replication = 1
+"""
+
+
+async def test_a_state_is_lost_if_its_log_is_empty_and_not_if_it_is_only_not_readable_yet(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    """A first transaction that committed the lanes may have to be ended in the state: the take-over does that."""
+    config = tmp_path / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
+    settings = load_settings(config, {}, ())
+    connection, names = connection_of(settings), settings.names
+    await make_topics(connection, settings.topic_plan(), 30, lambda _: None)
+    await kafka_ready(settings, "worker")  # nothing was sent: it may begin
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        await producer.send_and_wait(names.lanes, b"{}", b"w0")
+    with pytest.raises(TopicsError, match=f"^{re.escape(names.state)}/0: it is empty, and {re.escape(names.lanes)}/0"):
+        await kafka_ready(settings, "worker")
+    await kafka_ready(settings, "board")  # it shows what was, and sends nothing
+
+    owner = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace)
+    await owner.start()
+    try:
+        await owner.begin_transaction()
+        await owner.send_and_wait(names.state, system_row(1), SYSTEM_KEY)
+        await kafka_ready(settings, "worker")
+        await owner.commit_transaction()
+        await kafka_ready(settings, "worker")
+    finally:
+        await owner.stop()
