@@ -160,15 +160,12 @@ async def test_the_probe_of_the_callback_url_explains_each_status(status: int, s
     assert bool(says) == bool(reported)
 
 
-async def test_nothing_answers() -> None:
+async def test_a_url_that_nothing_answers_at_is_reported_without_its_port() -> None:
     port = free_port()
     reported = await CallbackUrl(f"http://127.0.0.1:{port}", Egress.of())()
     assert reported
     assert str(port) not in reported
-
-
-async def test_no_table_calls_back() -> None:
-    assert await CallbackUrl(None, Egress.of())() == ""
+    assert await CallbackUrl(None, Egress.of())() == "", "no table calls back"
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -199,11 +196,8 @@ async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
     assert seen == [("HEAD", "/")], "one request, without the webhook's secret path"
 
 
-async def test_a_closed_port_is_no_answer() -> None:
+async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not await HostCheck(Egress.of())(f"http://127.0.0.1:{free_port()}{WEBHOOK}")
-
-
-async def test_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream_app.clay.egress._HOST_WITHIN_S", 0.2)
     async with serve(HANG) as server:
         assert not await HostCheck(Egress.of())(server.url)

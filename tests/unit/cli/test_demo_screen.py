@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from stream_app.cli import demo
-from stream_app.cli.demo import Screen, _shown
+from stream_app.cli.demo import Screen
 from stream_app.dev.demo.state import DemoState
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Status, StatusEvent
@@ -78,20 +78,3 @@ def test_elsewhere_it_is_a_plain_line_a_second(monkeypatch: pytest.MonkeyPatch) 
         "2 of 6 enriched, 1 at Clay, 1 not taken yet; alder: breaker half_open, too few calls to say, 4.5/s, "
         "12 credits; birch: breaker closed, healthy (99.5), 8/s, 20 credits; dead letters 1, replays 1"
     )
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_no_line_breaks_within_a_word(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = console(monkeypatch, terminal=True, width=width)
-    said = (
-        "Clay goes down for 15 s. A few leads fail and become dead letters; then the breaker opens, and the rest waits "
-        "in Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
-    )
-    with Screen() as shown:
-        shown.say(said)
-    lines = screen.export_text().splitlines()
-    assert said in " ".join(" ".join(lines).split()), lines
-    lines += [line for text in _shown(state(), width) for line in text.plain.split("\n")]
-    assert all(len(line) <= width for line in lines), lines
-    words = {word for line in lines for word in line.split()}
-    assert {"alder", "half", "breaker", "enriched", "human"} <= words

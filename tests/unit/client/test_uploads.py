@@ -76,10 +76,9 @@ async def test_the_columns_are_guessed_as_the_command_does(kept: Uploads) -> Non
     assert upload.titles == ["E-Mail", "Vorname", "Notes"]
     assert upload.names == open_csv(io.BytesIO(ADA), {}).names == ["email", "first_name", "Notes"]
     assert (upload.import_id, upload.file, upload.state) == ("2026-09-21-kfdwzp", "leads.csv", "columns")
-
-
-async def test_of_two_columns_with_one_name_the_second_is_left_out(kept: Uploads) -> None:
-    assert (await add(kept, b"email,E-Mail,email\n")).names == ["email", "", ""]
+    assert (await add(kept, b"email,E-Mail,email\n")).names == ["email", "", ""], "of one name the second is left out"
+    upload = await checked(kept, await add(kept, "\ufeffE-Mail;Name\r\nada@example.com;Ada, L\r\n".encode()))
+    assert (upload.names, upload.summary.ready) == (["email", "full_name"], 1), "semicolons of a spreadsheet"
 
 
 async def test_the_leads_are_those_that_the_command_makes(kept: Uploads, settings: Settings) -> None:
@@ -142,11 +141,6 @@ async def test_a_file_that_is_no_csv_is_refused_in_words(kept: Uploads, raw: byt
     with pytest.raises(ValueError, match=text):
         await add(kept, raw)
     kept.make_room()
-
-
-async def test_semicolons_of_a_spreadsheet_are_read(kept: Uploads) -> None:
-    upload = await checked(kept, await add(kept, "\ufeffE-Mail;Name\r\nada@example.com;Ada, L\r\n".encode()))
-    assert (upload.names, upload.summary.ready) == (["email", "full_name"], 1)
 
 
 async def test_no_other_operator_sees_a_file(kept: Uploads) -> None:

@@ -49,14 +49,10 @@ def test_processes_that_sign_or_verify_need_the_keys(tmp_path: Path) -> None:
     load(tmp_path, text, {}, ())
 
 
-def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
-    (line,) = problems(tmp_path, GATEWAY + CALLED_BACK, {**SECRETS, "CALLBACK_KEY": "s3cret"})
-    assert line.startswith("environment variable CALLBACK_KEY: must have at least 32 characters; make one with")
-
-
 @pytest.mark.parametrize(
     ("name", "secret", "problem"),
     [
+        ("CALLBACK_KEY", "s3cret", "must have at least 32 characters; make one with"),
         ("CALLBACK_KEY", "a" * 32, "is easy to guess"),
         ("BOARD_TOKEN", "ab1-" * 10, "is easy to guess"),
         ("HEADER", "abcdefghijklmnopqrstuvwxyz0123456789", "is easy to guess"),

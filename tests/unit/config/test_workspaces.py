@@ -65,15 +65,12 @@ def test_a_misspelt_workspace_does_not_switch_its_budget_off(tmp_path: Path) -> 
     assert problems(tmp_path, text) == [line]
 
 
-def test_a_workspace_that_a_destination_names_has_its_table(tmp_path: Path) -> None:
+def test_each_workspace_has_a_table_and_each_table_a_destination(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", ""))
     assert line == "destinations.people.workspace = acme: there is no [workspaces.acme]; add it, an empty one will do"
     more = '[workspaces.beta]\n[destinations.more]\nworkspace = "bta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
     (line,) = problems(tmp_path, PEOPLE + more, {**SECRETS, "B": URL + "2"})
     assert line == "destinations.more.workspace = bta: there is no [workspaces.bta]; did you mean beta?"
-
-
-def test_a_table_that_no_destination_names_is_refused(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, PEOPLE + "[workspaces.acm.budget]\ncredits_per_day = 100")
     assert line.startswith("workspaces.acm: no destination names this workspace, so the table has no effect; did you")
     (line,) = problems(tmp_path, PEOPLE + "[workspaces.other]")
