@@ -23,6 +23,8 @@ from tests.support.shared_kafka import SharedKafka, kafka_at
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+gc.disable()  # while the tests are collected: of thousands of objects that stay, it looks at all again and again
+
 # A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.
 hypothesis.settings.register_profile("here", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
@@ -75,8 +77,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of tests and their modules stay to the end: the garbage collector looks at them once."""
+    """Thousands of tests and their modules stay to the end: the garbage collector never looks at them."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

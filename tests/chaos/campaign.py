@@ -1,7 +1,6 @@
 """One campaign: the whole system under load while the schedule breaks it, then time to settle, and the verdict."""
 
 import asyncio
-import json
 import platform
 import shutil
 import time
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -161,7 +160,7 @@ async def run_campaign(
         checker = Checker(await read_evidence(line, dict(load.kinds), caps, resend=resend))
         verdict = checker.verdict()
         stops = await read_stops(line, team.brokers.windows) if team.brokers is not None else []
-        code, said = await line.run("books", "--json")
+        code, books = await line.ask("books")
         return Result(
             seed=seed,
             policy="resend" if resend else "park",
@@ -182,7 +181,7 @@ async def run_campaign(
             resent=verdict.resent,
             held_by_budget=verdict.held,
             ends=dict(team.ends),
-            books=said[-2_000:] if code else _books(said, verdict.resent),
+            books=str(books)[-2_000:] if code else _books(books, verdict.resent),
             findings=verdict.findings,
             untidy=team.untidy + unsettled + too_long(stops),
             reported={finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]},
@@ -248,9 +247,9 @@ async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
         await asyncio.sleep(0.2)
 
 
-def _books(said: str, resent: int) -> str:
+def _books(books: dict[str, Any], resent: int) -> str:
     """Check that the books balance and count what was sent again."""
-    reported = sum(json.loads(said[: said.rindex("}") + 1])["possible_doubles"].values())
+    reported = sum(books["possible_doubles"].values())
     return "balance" if reported == resent else f"{reported} possible doubles in the books, {resent} in the events"
 
 

@@ -56,9 +56,8 @@ async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says
                 tells(member)
         reported = [because for member in line.members for because in recoveries(member)]
         assert any(re.search(says, because) for because in reported) or not says, reported
-        code, said = await line.run("books", "--json")
-        assert code == 0, said
-        for account in json.loads(said[: said.rindex("}") + 1])["accounts"]:
+        books = await line.books_balance()
+        for account in books["accounts"]:
             assert account["reserved"] == 0, account
             assert account["spent"] == account["spent_by_events"], account
 

@@ -141,7 +141,7 @@ class Outage:
     upgraded: int = 0
     wrong: list[str] = field(default_factory=list)
     last: Counter[str] = field(default_factory=Counter)
-    books: str = ""
+    books: dict[str, Any] = field(default_factory=dict)
 
     def percentile_s(self, share: float) -> float:
         return sorted(self.times_s)[min(len(self.times_s) - 1, int(len(self.times_s) * share))]
@@ -213,9 +213,9 @@ async def _checked(line: Pipeline, thirds: list[list[int]]) -> Outage:
     posted = line.summary()["leads"]
     seen.wrong += [f"{lead_id} has {rows} rows at Clay" for lead_id, rows in posted.items() if rows > 1]
     seen.last = line.last()
-    code, seen.books = await line.run("books", "--json")
+    code, seen.books = await line.ask("books")
     if code:
-        seen.wrong.append(f"the books do not balance: {seen.books[:2000]}")
+        seen.wrong.append(f"the books do not balance: {str(seen.books)[:2000]}")
     return seen
 
 

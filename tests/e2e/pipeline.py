@@ -226,6 +226,18 @@ read_model_path = "{self.directory}/model.sqlite"
         words = [argv[0], "--config", str(self._config), *argv[1:]]
         return await asyncio.to_thread(run_command, words, self.directory, 110 * BUSY)
 
+    async def ask(self, *argv: str) -> tuple[int, Any]:
+        """Run a command with --json. Return its exit code and its document. Its progress may stand around that."""
+        code, said = await self.run(*argv, "--json")
+        assert "{" in said, said
+        return code, json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
+
+    async def books_balance(self) -> dict[str, Any]:
+        """Check that the books balance, and return them."""
+        code, books = await self.ask("books")
+        assert code == 0, books
+        return dict(books)
+
     # --------------------------------------------------------------------------------------------- in and out
 
     async def publish(self, records: Iterable[Record]) -> None:

@@ -12,7 +12,6 @@ from stream_app.dev.kafka import Broker
 from tests.e2e.commands import answer, command
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
-from tests.e2e.test_replay_by_hand import ask
 from tests.support.pace import slowness
 from tests.support.replaying import replaying
 
@@ -30,16 +29,16 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
         await line.until(lambda: line.last() == {"deferred": 10, "accepted": 10}, 40, "w0 deferred, w1 accepted")
         await suppress(line, 0, 2)
 
-        code, counted = await ask(line, "dlq", "--from", "deferred")
+        code, counted = await line.ask("dlq", "--from", "deferred")
         assert (code, counted["dead_letters"], counted["suppressed"]) == (0, 10, 2)
         assert [(each["kind"], each["reason"]) for each in counted["causes"]] == [("deferred", "paused")]
         code, said = await line.run("dlq", "--from", "deferred", "--disposition", "poison")
         assert (code, "--from deferred has only the disposition deferred" in said) == (2, True)
-        code, plan = await ask(line, "replay", "plan", "--from", "deferred", "--limit", "7")
+        code, plan = await line.ask("replay", "plan", "--from", "deferred", "--limit", "7")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 7, "over_limit": 1})
 
         file = line.directory / "dead-letters.jsonl"
-        code, exported = await ask(line, "dlq", "export", str(file), "--from", "deferred")
+        code, exported = await line.ask("dlq", "export", str(file), "--from", "deferred")
         assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 8, 2)
         lines = [json.loads(each) for each in file.read_text().splitlines()]
         assert not {each["lead"]["lead_id"] for each in lines} & {"lead-0", "lead-2"}
@@ -50,17 +49,16 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
         assert (await answer(line, "c2")).applied
         with replaying(line.settings):
             select = ("replay", "select", "--from", "deferred", "--yes")
-            code, sent = await ask(line, *select)
+            code, sent = await line.ask(*select)
             assert (code, sent) == (0, {"sent": 8, "refused": {}})
             await line.until(lambda: line.last()["accepted"] == 18, 60, "all that may go")
-            code, sent = await ask(line, *select)
+            code, sent = await line.ask(*select)
             assert (code, sent["sent"]) == (1, 0), "not twice"
         await line.stop(worker)
         line.check_histories()
         assert line.last() == {"accepted": 18, "deferred": 2}
         assert set(line.summary()["leads"].values()) == {1}
-        code, said = await line.run("books", "--json")
-        assert code == 0, said
+        await line.books_balance()
 
 
 @pytest.mark.slow
@@ -73,13 +71,13 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         await suppress(line, 1)
         code, said = await line.run("erase", "lead-6", "--why", "asked for it", "--yes")
         assert code == 0, said
-        code, plan = await ask(line, "replay", "plan")
+        code, plan = await line.ask("replay", "plan")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 5})
-        code, exported = await ask(line, "dlq", "export", str(line.directory / "dead-letters.jsonl"))
+        code, exported = await line.ask("dlq", "export", str(line.directory / "dead-letters.jsonl"))
         assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 5, 2)
         (erased,) = [each for each in await line.read(line.settings.names.dlq) if b"Unknown person" in each.value]
-        code, dead_letter = await ask(
-            line, "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value"
+        code, dead_letter = await line.ask(
+            "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value"
         )
         assert (code, dead_letter["suppressed"], "value" in dead_letter) == (0, True, False)
         await shown(line, line.settings.names.dlq, 1)
@@ -90,9 +88,9 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         assert await line.stop(replay) == 0
         assert 'stream_app_parked_leads{workspace="w0"} 5.0' in await line.get(worker, "/metrics")
         await suppress(line, 3)
-        code, plan = await ask(line, "replay", "plan", "--from", "parked")
+        code, plan = await line.ask("replay", "plan", "--from", "parked")
         assert (code, plan["fates"]) == (0, {"suppressed": 1, "goes": 4})
-        code, answered = await ask(line, "replay", "rewind", "--to-earliest", "--dry-run")
+        code, answered = await line.ask("replay", "rewind", "--to-earliest", "--dry-run")
         assert (code, answered["plan"]["fates"]) == (
             0,
             {"ended": 2, "suppressed": 1, "goes": 4, "same_lead": 5},
@@ -100,7 +98,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
 
         line.control("DELETE", "/control/faults")
         with replaying(line.settings):
-            code, sent = await ask(line, "replay", "redrive", "--yes")
+            code, sent = await line.ask("replay", "redrive", "--yes")
         assert (code, sent["sent"]) == (0, 4)
         await line.until(lambda: line.last()["accepted"] == 4, 60, "the others")
         assert 'stream_app_parked_leads{workspace="w0"} 1.0' in await line.get(worker, "/metrics")
@@ -108,8 +106,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         line.check_histories()
         assert line.last() == {"accepted": 4, "suppressed": 2, "parked": 1, "erased": 1}
         assert line.summary()["leads"] == dict.fromkeys(("lead-0", "lead-2", "lead-4", "lead-5"), 1)
-        code, said = await line.run("books", "--json")
-        assert code == 0, said
+        await line.books_balance()
 
 
 async def suppress(line: Pipeline, *numbers: int) -> None:
@@ -125,7 +122,7 @@ async def shown(line: Pipeline, topic: str, suppressed: int) -> None:
     for number, is_suppressed in ((suppressed, True), (4, False)):
         dead_letter = next(each for each in records if f"person{number}@".encode() in each.value)
         place = f"{topic}/{dead_letter.partition}/{dead_letter.offset}"
-        code, document = await ask(line, "dlq", "show", place, "--value")
+        code, document = await line.ask("dlq", "show", place, "--value")
         assert (code, document["suppressed"], "value" in document) == (0, is_suppressed, not is_suppressed)
         assert ("@example.com" in json.dumps(document)) is not is_suppressed
 

@@ -1,7 +1,6 @@
 """Imports with real processes: followed from the file to the last lead, and cancelled on the board."""
 
 import asyncio
-import json
 import re
 from collections import Counter
 from typing import Any
@@ -44,8 +43,8 @@ async def _until(line: Pipeline, columns: dict[str, int]) -> list[Any]:
     """Return the two imports as soon as both have these leads."""
     async with asyncio.timeout(120 * BUSY):
         while True:
-            code, said = await line.run("imports", "march", "--json")
-            found = json.loads(said[said.index("{") : said.rindex("}") + 1])["imports"] if code == 0 else []
+            code, said = await line.ask("imports", "march")
+            found = said["imports"] if code == 0 else []
             if len(found) == 2 and all(each["columns"] == columns for each in found):
                 return list(found)
             await asyncio.sleep(0.5)
@@ -96,8 +95,7 @@ async def test_what_is_not_at_clay_ends_as_suppressed_and_the_page_counts_it(
             assert "Cancel the import" not in text, "nothing is left to cancel"
         code, said = await line.run("lanes", "log")
         assert (code, "the wrong list" in said) == (0, True), said
-        code, said = await line.run("books", "--json")
-        assert code == 0, said
+        await line.books_balance()
         line.check_histories()
         for process in (board, worker):
             assert await line.stop(process) == 0

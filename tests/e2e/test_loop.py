@@ -106,11 +106,6 @@ class Loop(Fleet):
 
         await self.until(rests, within_s, "Clay has nothing more to say")
 
-    async def books_balance(self) -> None:
-        code, said = await self.run("books")
-        assert code == 0, said
-        assert "The books balance" in said
-
 
 @pytest.mark.slow
 async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(

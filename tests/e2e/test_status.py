@@ -1,7 +1,6 @@
 """Where is my lead? Asked at the command line and over HTTP, with a board and a worker on a real Kafka."""
 
 import asyncio
-import json
 import time
 
 import httpx
@@ -61,8 +60,8 @@ async def at_the_command_line(line: Pipeline) -> None:
     assert code == 0, said
     assert said.startswith("lead-0\n")
     assert "Title: Countess" in said
-    code, said = await line.run("status", "other-id", "--json")
-    (lead,) = json.loads(said)["leads"]
+    code, said = await line.ask("status", "other-id")
+    (lead,) = said["leads"]
     assert lead["histories"][0]["status"] == "duplicate"
     for argv in (["unknown"], ["unknown@example.com"], ["lead-0", "--workspace", "w1"]):
         code, said = await line.run("status", *argv)
@@ -98,9 +97,9 @@ async def test_status_finds_a_waiting_lead_and_its_hold(kafka: Broker, namespace
         assert code == 3, said
         line.start("worker")
         await line.until(lambda: "held_paused" in line.last(), 30, "a lead that is held")
-        code, said = await line.run("status", "PERSON29@example.com", "--json")
+        code, said = await line.ask("status", "PERSON29@example.com")
         assert code == 0, said
-        (lead,) = json.loads(said)["waiting"]["leads"]
+        (lead,) = said["waiting"]["leads"]
         assert (lead["lead_id"], lead["origin"]) == ("lead-29", f"{namespace}leads/{home}/29")
         assert [(each["code"], each["workspace"]) for each in lead["findings"]] == [("paused", "w0")]
         assert "table is rebuilt" in lead["findings"][0]["what"]

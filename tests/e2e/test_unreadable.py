@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -57,8 +56,8 @@ async def test_a_damaged_batch_stops_only_its_partition_until_it_is_skipped(name
         await eventually(missing, 20)  # `explain` looks at the record behind the committed offset
         await line.stop(worker)
 
-        code, said = await line.run("books", "--json")
-        books = json.loads(said)
+        code, said = await line.ask("books")
+        books = said
         assert (code, books["records"], books["columns"]["waiting"]["records"]) == (1, 12, 2)
         assert [(problem["where"], "cannot be read" in problem["what"]) for problem in books["problems"]] == [
             (place, True)
