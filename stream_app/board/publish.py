@@ -16,7 +16,7 @@ from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.commands import CommandSender
-from stream_app.client.publish import PublishOptions, column_lines, quote_lines
+from stream_app.client.publish import PublishOptions, column_lines, no_workspace, quote_lines
 from stream_app.client.rows import USUAL_FIELDS
 from stream_app.client.uploads import MOST_COLUMNS, CostChanged, State, TooManyUploads, Upload, Uploads
 from stream_app.domain.delivery.outcome import scrub
@@ -34,14 +34,15 @@ _STEP: Final[dict[State, int]] = {"columns": 1, "checking": 1, "checked": 2}
 
 
 class ColumnRow(msgspec.Struct, frozen=True):
-    """A column of the file. `chosen`: one of `FIELDS`, `KEEP`, or '' if it is left out."""
+    """A column of the file. `chosen`: one of `FIELDS`, `KEEP`, or '' if it is left out; `samples`: its first cells."""
 
     title: str
     chosen: str
+    samples: list[str]
 
 
 def upload_page(site: Site, upload: Upload) -> PageData:
-    """Return the page of a file. It has the titles of its columns and no cell."""
+    """Return the page of a file. Only who uploaded it sees it, as it has cells of the first rows beside each column."""
     settings, summary, state = site.settings, upload.summary, upload.state
     known = state not in ("columns", "checking")
     notes = list(column_lines(settings, upload.titles, upload.names, summary, "choose it above")) if known else []
@@ -54,11 +55,15 @@ def upload_page(site: Site, upload: Upload) -> PageData:
         "state": state,
         "step": _STEP.get(state, 3),
         "problem": upload.problem,
-        "columns": [_row(title, name) for title, name in zip(upload.titles, upload.names, strict=True)],
+        "columns": [
+            ColumnRow(title, name if name in FIELDS or not name else KEEP, samples)
+            for title, name, samples in zip(upload.titles, upload.names, upload.samples, strict=True)
+        ],
         "fields": FIELDS,  # what a column may be called
         # those that may be chosen, with their destinations
         "workspaces": {name: sorted(each.alias for each in _of(site, name)) for name in sorted(settings.workspaces)},
         "workspace": upload.options.workspace or "",
+        "names_workspace": "workspace" in upload.names,
         "destination": upload.options.destination or "",
         "bulk": upload.options.bulk,
         "share": int(share * 100),  # how much is checked or published, in percent
@@ -94,10 +99,6 @@ def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
     return names
 
 
-def _row(title: str, name: str) -> ColumnRow:
-    return ColumnRow(title, name if name in FIELDS or not name else KEEP)
-
-
 def _of(site: Site, workspace: str) -> list[Destination]:
     return [each for each in site.settings.destinations.values() if each.workspace == workspace]
 
@@ -105,6 +106,8 @@ def _of(site: Site, workspace: str) -> list[Destination]:
 _MOST_MB: Final = MAX_FILE_BYTES // 2**20
 _FORM_BYTES: Final = 65_536
 _LONGEST_WHY: Final = 200
+_AT_ONCE_S: Final = 1.0
+"""How long a request waits for work that is usually done at once, so that its page needs no refresh."""
 
 
 class Publishing(msgspec.Struct, frozen=True):
@@ -189,7 +192,10 @@ class PublishActions:
             names = names_of(upload, form)
         except ValueError as error:
             raise Refused(422, "bad_column", str(error)) from None
+        if no_workspace(settings, names, workspace):
+            raise Refused(422, "no_workspace", "No column names the workspace of a row: choose one for all rows")
         self._uploads.check(upload, names, options)
+        await self._uploads.settled(upload, _AT_ONCE_S)
         return _to(upload)
 
     async def _send(self, request: Request, moment: Moment) -> Response:
@@ -201,6 +207,7 @@ class PublishActions:
         except CostChanged as error:
             raise Refused(409, "cost_changed", str(error)) from None
         if begun:
+            await self._uploads.settled(upload, _AT_ONCE_S)
             self._log.info(
                 "import_published",
                 who=moment.visitor.who,

@@ -116,9 +116,12 @@ class Rejects:
             self._file.write(msgspec.json.encode(refusal).decode() + "\n")
 
     def show(self) -> None:
-        """Print the refused rows that a dry run has kept."""
+        """Print the refused rows that a dry run has kept, those of one cause on one line."""
+        alike: dict[tuple[str, str], list[str]] = {}
         for refusal in self._kept:
-            say(f"line {refusal.line}: {refusal.reason}: {refusal.text}")
+            alike.setdefault((refusal.reason, refusal.text), []).append(str(refusal.line))
+        for (reason, text), lines in alike.items():
+            say(f"{'line' if len(lines) == 1 else 'lines'} {', '.join(lines)}: {reason}: {text}")
         if self._dry_run and self._count > len(self._kept):
             say(f"and {self._count - len(self._kept)} more")
 

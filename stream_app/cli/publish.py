@@ -27,6 +27,7 @@ from stream_app.client.publish import (
     any_import_id,
     check_rows,
     column_lines,
+    no_workspace,
     quote_lines,
     quotes_of,
     send_batch,
@@ -195,9 +196,9 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     sheet, summary, rejects = _check(file, options, chosen, settings, batch)
     rejects.show()
     quotes = []
+    for line in column_lines(settings, sheet.titles, sheet.names, summary, "use --map"):
+        say(line)
     if summary.ready:
-        for line in column_lines(settings, sheet.titles, sheet.names, summary, "use --map"):
-            say(line)
         views = {} if options.dry_run else asyncio.run(last_views(settings))
         quotes = quotes_of(settings, summary, views, SystemClock().now_ms())
         for line in () if options.json else quote_lines(quotes):
@@ -258,6 +259,8 @@ def _check(
             sheet = _sheet(file, options, source)
         except ValueError as exc:
             raise SettingsError([f"{file}: {exc}"]) from None
+        if sheet.titles and (missing := no_workspace(settings, sheet.names, options.workspace)):
+            raise SettingsError([f"{file}: {missing}"])
         checker = Checker(settings, chosen, ids=options.out is not None)
         work = check_rows(sheet.rows, checker, on_ready, on_refused=rejects.add, on_progress=on_progress)
         summary = asyncio.run(work)

@@ -21,6 +21,7 @@ from stream_app.cache.redis import tls_options
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.client.gateways import ProbeFailed, callbacks_come_in, gateway_answers
+from stream_app.client.lanes import last_views
 from stream_app.client.lookup import check_board
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.config import Settings
@@ -31,9 +32,11 @@ from stream_app.domain.errors import (
     BrokerUnavailable,
     KafkaRefused,
     NotTheBoard,
+    StreamAppError,
     TopicsError,
 )
 from stream_app.domain.hosts import is_loopback_url
+from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.text import count
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
@@ -232,6 +235,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
             yield await _probe("clock", agree)
         else:
             yield Check("clock", "skipped", "it needs the topics")
+        yield await _lanes(settings) if there else Check("lanes", "skipped", "it needs the topics")
         for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
             opened = await _probe("group", may_join(connection, group, _WITHIN_S))
             yield opened
@@ -240,7 +244,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
             else:
                 yield Check(name, "skipped", f"it needs to see the group {group}")
     else:
-        for name in ("topics", "strangers", "transactions", "clock", "group", "worker", "replay"):
+        for name in ("topics", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"):
             yield Check(name, "skipped", "it needs Kafka")
     if not settings.privacy.pepper_env:
         yield Check("privacy", "advice", _NO_PEPPER)
@@ -267,6 +271,21 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
         return Check(name, "ok", await asked)
     except ProbeFailed as error:
         return Check(name, "failed", str(error))
+
+
+async def _lanes(settings: Settings) -> Check:
+    """Give advice where lanes are held: the set-up is right, and still nothing of theirs is sent."""
+    try:
+        views, now_ms = await last_views(settings), SystemClock().now_ms()
+    except StreamAppError as error:
+        return Check("lanes", "failed", str(error))
+    known = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
+    running = Group("Stable", 1)
+    findings = explain(Facts(now_ms, running, running, known))
+    if held := {finding.workspace for finding in findings if finding.holds}:
+        some = f"{len(held)} of {count(len(settings.workspaces), 'lane')} {'is' if len(held) == 1 else 'are'} held"
+        return Check("lanes", "advice", f"{some}: `stream-app explain` says why, and what lifts it")
+    return Check("lanes", "ok", "no lane is held")
 
 
 async def _board(settings: Settings) -> Check:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import re
 import secrets
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
-from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, label, new_import_id, read_lead
+from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead
 from stream_app.domain.messages import ImportSummary, Lead
 from stream_app.domain.quote import Part, Quote, part, quote
 from stream_app.domain.text import count
@@ -142,6 +144,9 @@ class Checker:
         if destination is None:
             text = "The workspace has no such destination, or it has several and no default_destination"
             return Unreadable("unknown_destination", text)
+        row = clay_row(lead.fields, self._settings.destinations[destination].columns, {})
+        if isinstance(row, Unreadable):
+            return row
         given = lead.lead_id if lead.lead_id and lead.lead_id.strip() else ""
         lead_id = plain_id(given.strip()) if given else ""
         if (is_made_id(given.strip()) if given else self._ids) and (who := identify_cleaned(lead)) is not None:
@@ -210,6 +215,7 @@ def no_room(error: OSError) -> str:
     return f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
 
 
+_SHOWN_NAMES: Final = 10
 _ALPHABET: Final = "bcdfghjkmnpqrstvwxz"  # no words
 
 
@@ -239,6 +245,8 @@ def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) ->
 
 _ROWS_A_TURN: Final = 500
 _MOST_FIELDS: Final = 200
+_SAMPLED_ROWS: Final = 200
+_ADDRESS: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}")
 _DEFAULTS: Final = PublishOptions()
 _NO_SUMMARIES: Final[Mapping[str, ImportSummary]] = {}
 
@@ -251,6 +259,7 @@ class Summary(msgspec.Struct):
         reasons: Refused rows by reason.
         going: Leads by workspace and destination.
         fields: The names of the leads' fields, the first 200.
+        addresses: How many rows have an e-mail address under a name, valid rows and refused ones.
         own_imports: Leads whose row names another import than the publisher.
     """
 
@@ -262,6 +271,7 @@ class Summary(msgspec.Struct):
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
     going: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
     fields: dict[str, None] = msgspec.field(default_factory=dict)
+    addresses: Counter[str] = msgspec.field(default_factory=Counter)
     own_imports: int = 0
 
     def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
@@ -325,6 +335,8 @@ async def check_rows(
     """Check all rows. `on_progress` gets the same growing Summary every few hundred rows."""
     summary = Summary()
     for row in rows:
+        if summary.rows < _SAMPLED_ROWS and not isinstance(row.draft, Unreadable):
+            summary.addresses.update(_named_addresses(row.draft))
         answer = checker.check(row)
         summary.rows += 1
         if isinstance(answer, Refusal):
@@ -410,6 +422,27 @@ def quote_lines(quotes: Sequence[Quote]) -> Iterator[str]:
             yield f"{each.workspace}: its lane is held now: {each.holds}"
 
 
+def _named_addresses(draft: Draft) -> list[str]:
+    """Return the names under which a row has something like an e-mail address."""
+    fields = draft.get("fields")
+    if not isinstance(fields, dict) or len(fields) > _MOST_FIELDS:
+        return []
+    return [
+        name
+        for name, value in fields.items()
+        if isinstance(value, str) and len(value) < 320 and _ADDRESS.fullmatch(value.strip())
+    ]
+
+
+def no_workspace(settings: Settings, names: Sequence[str], workspace: str | None) -> str:
+    """Return what to add if no row of a CSV with these columns can name its workspace; '' if nothing is missing."""
+    if workspace or "workspace" in names or len(settings.workspaces) < 2:
+        return ""
+    known = sorted(settings.workspaces)
+    shown = ", ".join(known[:_SHOWN_NAMES]) + (f" and {len(known) - _SHOWN_NAMES} more" if known[_SHOWN_NAMES:] else "")
+    return f"no row names its workspace: pass --workspace, one of {shown}"
+
+
 def column_lines(
     settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary, correct: str
 ) -> Iterator[str]:
@@ -423,6 +456,11 @@ def column_lines(
     if left_out := [number for number, name in enumerate(names, 1) if not name]:
         yield f"left out, since the header has no title there: column {', '.join(map(str, left_out))}"
     known = set(USUAL_FIELDS.values())
+    if "email" not in names and "email" not in summary.fields:
+        sampled = min(summary.rows, _SAMPLED_ROWS)
+        for name in [name for name, rows in summary.addresses.most_common(1) if 2 * rows > sampled]:
+            how = f"add --map email={shlex.quote(name)}" if "--map" in correct else correct
+            yield f"the column {name} holds e-mail addresses: {how}"
     for name in [each for each in summary.fields if each not in known | LEAD_LEVEL]:
         near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, n=1, cutoff=0.8)
         hint = f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}" if near else ""

@@ -23,7 +23,7 @@ from typing import IO, Final, Literal
 
 import msgspec
 
-from stream_app.client.publish import Checker, PublishOptions
+from stream_app.client.publish import Checker, PublishOptions, no_workspace
 from stream_app.client.rows import Row, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
@@ -293,13 +293,15 @@ async def export(
     with a line while Kafka does not respond. `raw`: do not escape CSV cells that a spreadsheet would run as formulas.
 
     Raises:
-        SettingsError: The file's header is invalid.
+        SettingsError: The file's header is invalid, or no row of it can name its workspace.
         TopicsError: A topic is missing.
         BrokerUnavailable: Kafka does not respond.
         StreamAppError: The temporary folder is full.
     """
     if join is not None:
-        join.open()  # report errors of the header before reading Kafka
+        names = join.open().names  # report errors of the header before reading Kafka
+        if missing := no_workspace(settings, names, wanted.workspace):
+            raise SettingsError([f"{join.name}: {missing}"])
     await kafka_ready(settings, "results" if join is None else "results --join", say)
     with closing(ResultStore()) as store:
         await _read(settings, wanted, store, stage, people=join is not None)

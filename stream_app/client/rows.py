@@ -10,6 +10,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import IO, Any, Final
 
 import msgspec
@@ -25,17 +26,18 @@ LEAD_LEVEL: Final = frozenset(Lead.__struct_fields__) - {"fields"}
 """Names that belong to the lead itself. Every other name is one of its fields."""
 
 _SPELLINGS: Final = {
-    "email": "e mail, email address, e mail address, mail, work email, business email, contact email",
+    "email": "e mail, email address, e mail address, mail, work email, business email, contact email, "
+    "e mail adresse, email adresse, mailadresse",
     "first_name": "firstname, first, given name, forename, vorname",
     "last_name": "lastname, last, surname, family name, nachname",
     "full_name": "fullname, name, contact name",
     "company_name": "company, companyname, organization, organisation, account name, firma",
-    "domain": "website, web site, company domain, company website, company url, homepage",
+    "domain": "website, web site, company domain, company website, company url, homepage, website url, webseite",
     "linkedin_url": "linkedin, linkedin profile, linkedin profile url, person linkedin url, linkedinurl",
     "title": "job title, jobtitle, position, role",
-    "phone": "phone number, telephone, mobile, mobile phone, telefon",
+    "phone": "phone number, telephone, tel, mobile, mobile phone, telefon, telefonnummer",
     "country": "country name, land",
-    "lead_id": "leadid, lead",
+    "lead_id": "leadid, lead, crm id, crmid",
 }
 
 _USUAL: Final = {spelling: field for field, spellings in _SPELLINGS.items() for spelling in spellings.split(", ")} | {
@@ -76,12 +78,18 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
     consumed = {*mapping, *titles}
     names = []
     for title in titles:
-        usual = _USUAL.get(re.sub(r"[\W_]+", " ", title).strip().lower(), title)
+        # what stands in brackets, as in "E-mail (work)", does not change what the column is
+        usual = _usual_name(title) or _usual_name(title.partition("(")[0]) or title
         name = asked.get(title) or (title if usual in consumed else usual)
         consumed.add(name)
         names.append(name)
     check_unique(names, "rename one, or use --map")
     return names
+
+
+def _usual_name(title: str) -> str | None:
+    """Return the field that a title means; None if it is no common spelling."""
+    return _USUAL.get(re.sub(r"[\W_]+", " ", title).strip().lower())
 
 
 def check_unique(names: Sequence[str], correct: str) -> None:
@@ -176,9 +184,14 @@ def open_named_csv(source: IO[bytes], names: Sequence[str]) -> Sheet:
     return _open(source, naming)
 
 
-def read_titles(source: IO[bytes]) -> list[str]:
-    """Return the titles of the columns of a CSV. Raises ValueError if the header is invalid."""
-    return _open(source, list).titles
+def read_titles(source: IO[bytes], samples: int = 0) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the columns of a CSV, and the cells of each column in the first rows that have some.
+
+    Raises ValueError if the header is invalid.
+    """
+    sheet = _open(source, list)
+    rows = [row.cells for row in islice(sheet.rows, samples)]
+    return sheet.titles, [[row[n].strip() for row in rows if n < len(row)] for n in range(len(sheet.titles))]
 
 
 def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:

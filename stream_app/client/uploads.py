@@ -49,6 +49,8 @@ KEPT_S: Final = 1_800.0
 MOST_UPLOADS: Final = 8
 MOST_COLUMNS: Final = 200
 SHOWN_REJECTS: Final = 20
+_SAMPLES: Final = 3
+_SHOWN_CELL: Final = 40
 _ITEMS_A_TURN: Final = 50
 _REST_S: Final = 0.0005
 _CHUNK_BYTES: Final = 65_536
@@ -70,6 +72,7 @@ class Upload:
         who: Who uploaded it; no other operator sees it.
         state: `columns`: the columns may be corrected; `checked`: the cost is known; `failed`: it can be published
             again.
+        samples: The first cells of each column, shortened.
         names: The name of each column's cells; '' for a column that is left out.
         problem: Why it failed, or why the columns cannot be used.
         share: How much of the rows is checked, from 0 to 1.
@@ -77,12 +80,21 @@ class Upload:
         published: Leads that are safe on Kafka.
     """
 
-    def __init__(self, source: IO[bytes], titles: list[str], file: str, size: int, import_id: str, who: str) -> None:
+    def __init__(
+        self,
+        source: IO[bytes],
+        titles: list[str],
+        samples: list[list[str]],
+        file: str,
+        size: int,
+        import_id: str,
+        who: str,
+    ) -> None:
         self.id = secrets.token_urlsafe(24)
         self.who, self.file, self.size = who, label(file), size
         self.options = PublishOptions(import_id=import_id)
         self.state: State = "columns"
-        self.titles = titles
+        self.titles, self.samples = titles, samples
         self.names = guess_columns(titles)
         self.problem, self.share = "", 0.0
         self.summary = Summary()
@@ -223,9 +235,9 @@ class Uploads:
             TooManyUploads: There are too many files already.
         """
         self.make_room()
-        titles = await asyncio.to_thread(_titles, source)
+        titles, samples = await asyncio.to_thread(_begin_of, source)
         self.make_room()  # other files may have come meanwhile
-        upload = Upload(source, titles, file, size, new_import_id(self._now_ms(), digest), who)
+        upload = Upload(source, titles, samples, file, size, new_import_id(self._now_ms(), digest), who)
         self._uploads[upload.id] = upload
         asyncio.get_running_loop().call_later(KEPT_S + 1, self._sweep)
         return upload
@@ -268,6 +280,11 @@ class Uploads:
         upload.problem, upload.state = "", "sending"
         self._start(upload, lambda: upload.send(self._settings), "failed")
         return True
+
+    async def settled(self, upload: Upload, within_s: float) -> None:
+        """Wait until the work on a file is done, or the time is over."""
+        if (work := self._work.get(upload.id)) is not None:
+            await asyncio.wait([asyncio.wrap_future(work)], timeout=within_s)
 
     async def stop(self, upload: Upload) -> None:
         """Stop the publication, and wait until it has stopped."""
@@ -329,9 +346,10 @@ def _slowly(items: Iterable[T]) -> Iterator[T]:
             time.sleep(_REST_S)
 
 
-def _titles(source: IO[bytes]) -> list[str]:
+def _begin_of(source: IO[bytes]) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the columns, and the first cells of each. Raises ValueError."""
     source.seek(0)
-    titles = read_titles(source)
+    titles, samples = read_titles(source, _SAMPLES)
     if not titles:
         raise ValueError("the file is empty")
     if titles[0].lstrip().startswith(("{", "[")):
@@ -340,4 +358,4 @@ def _titles(source: IO[bytes]) -> list[str]:
         raise ValueError(
             f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use `stream-app publish`"
         )
-    return titles
+    return titles, [[cell[:_SHOWN_CELL] for cell in cells if cell] for cells in samples]

@@ -107,6 +107,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     survey = dead_letters | {names.state, names.retry, names.replay_state}
     select = Rights(read=survey, write=frozenset({names.replay_state}))
     doctor = Rights(
+        read=frozenset({names.lanes}),
         write=frozenset({names.audit}),
         configs=every,
         look_at_groups=groups,
@@ -152,7 +153,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
             doctor,
-            read=frozenset({names.status, names.audit}),
+            read=doctor.read | {names.status, names.audit},
             write=doctor.write | {names.leads, names.commands},
         ),
         "publish": Rights(read=frozenset({names.lanes}), write=frozenset({names.leads})),

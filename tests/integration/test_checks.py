@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.clay.egress import Egress
 from stream_app.cli.main import main
@@ -20,6 +22,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
 from stream_app.domain.callback.token import Keys
+from stream_app.domain.lane_messages import LaneView
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
@@ -63,8 +66,15 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
         )
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
         idle = await found(settings)
+        view = LaneView("acme", 2, time.time_ns() // 1_000_000, "closed", "healthy", 100.0, 8.0, "paused", "by jane")
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+            await producer.send_and_wait(settings.names.lanes, msgspec.json.encode(view), b"acme", 2)
         async with in_groups(settings):
             lines = await found(settings)
+    assert idle["lanes"] == [("ok", "no lane is held")]
+    assert lines["lanes"] == [
+        ("advice", "1 of 1 lane is held: `stream-app explain` says why, and what lifts it"),
+    ]
     names = settings.names
     assert idle["worker"] == [
         ("failed", f"no worker process runs (group {names.worker_app}): start one with `stream-app worker`")
@@ -79,6 +89,7 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
         "strangers": ["advice"],
         "transactions": ["ok"],
         "clock": ["ok"],
+        "lanes": ["advice"],
         "group": ["ok", "ok"],
         "worker": ["ok"],
         "replay": ["ok"],
@@ -131,6 +142,7 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
         "strangers": "skipped",
         "transactions": "skipped",
         "clock": "skipped",
+        "lanes": "skipped",
         "group": "skipped",
         "worker": "skipped",
         "replay": "skipped",

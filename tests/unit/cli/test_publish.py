@@ -78,8 +78,31 @@ def test_a_dry_run_changes_nothing_and_says_what_it_refuses(folder: Path, publis
 
 
 def test_of_many_refused_rows_it_says_the_first_ones(publish: Publish) -> None:
-    said = publish(b'{"notes":"x"}\n' * 23).stderr.splitlines()
-    assert [line[:8] for line in said] == [*(f"line {n}: "[:8].encode() for n in range(1, 21)), b"and 3 mo"]
+    said = publish(b'{"notes":"x"}\n' * 23 + b"{").stderr.decode().splitlines()
+    lines = ", ".join(map(str, range(1, 21)))
+    assert said[0].startswith(f"lines {lines}: no_identity: No identity"), "one line for what is alike"
+    assert said[1:] == ["and 4 more"]
+
+
+def test_a_csv_whose_rows_cannot_name_their_workspace_is_one_line(folder: Path, publish: Publish) -> None:
+    assert publish(b"email\na@acme.example\n", "--format", "csv").returncode == 0, "there is only one"
+    with (folder / "stream_app.toml").open("a") as config:
+        config.write('[workspaces.globex]\n[destinations.q]\nworkspace = "globex"\n')
+        config.write('webhooks_env = ["X"]\ncallbacks = false\n')
+    done = publish(b"email\n" + b"a@acme.example\n" * 30, "--format", "csv")
+    assert done.returncode == 2
+    assert done.stderr == b"-: no row names its workspace: pass --workspace, one of acme, globex\n"
+    assert publish(b"email\na@acme.example\n", "--format", "csv", "--workspace", "acme").returncode == 0
+    assert publish(b"email,workspace\na@acme.example,acme\n", "--format", "csv").returncode == 0
+
+
+def test_a_column_full_of_addresses_with_an_unknown_name_is_hinted_at(publish: Publish) -> None:
+    """Without it all rows are refused, as nothing says who they are."""
+    rows = b"Kontakt Mail,Notes\n" + b"a@acme.example,x@y\nb@acme.example,\nnone,\n"
+    done = publish(rows, "--format", "csv")
+    assert b"the column Kontakt Mail holds e-mail addresses: add --map email='Kontakt Mail'\n" in done.stderr
+    mapped = publish(rows, "--format", "csv", "--map", "email=Kontakt Mail")
+    assert b"holds e-mail addresses" not in mapped.stderr
 
 
 @pytest.mark.parametrize(("lines", "hinted"), [(b"email\na@acme.example\n", True), (b"no\n{}\n", False), (b"", False)])

@@ -84,6 +84,8 @@ def test_reasons() -> None:
     assert reason({"fields": {"email": "caf\udce9@b.example"}}) == "not_utf8"
     assert reason({"fields": {"email": "a@b.example", "x": object()}}) == "not_json"
     assert reason({"fields": {"email": "a@b.example", "x": 2**70}}) == "number_out_of_range"
+    assert reason({"fields": {"email": "a@b.example", "x": "y" * 8_193}}) == "cell_oversize", "as the worker says"
+    assert isinstance(check({"fields": {"email": "a@b.example", "x": "y" * 8_192}}), Ready)
     assert reason({**email(), "workspace": "unknown"}) == "unknown_workspace"
     assert reason({**email(), "destination": "beta-people"}) == "unknown_destination"
 

@@ -149,6 +149,8 @@ def test_memory_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
         ("E-Mail,First_Name,WEBSITE,Lead ID", {}, "email,first_name,domain,lead_id"),
         ("not_after_ms,Odd One,,", {}, "not_after_ms,Odd One,,"),
         ("E-Mail,Work Email", {}, "email,Work Email"),
+        ("E-Mail Adresse (work),CRM-ID,Website/URL,Tel.", {}, "email,lead_id,domain,phone"),
+        ("Notes (e-mail),(work)", {}, "Notes (e-mail),(work)"),
         ("E-Mail,email", {}, "E-Mail,email"),
         ("E-Mail,Private", {"email": "Private"}, "E-Mail,email"),
     ],
