@@ -128,4 +128,5 @@ async def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> Non
     envelope = read_envelope(dead_letter)
     assert (envelope.disposition, envelope.reason, envelope.hops) == ("policy", "wrong_partition", 2)
     assert "lives in partition 1" in envelope.text
+    assert (dead_letter.value, bench.kafka.log("leads.retry", 1).committed(), bench.clay.bodies) == (beta, [onward], [])
     assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms

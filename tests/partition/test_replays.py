@@ -209,26 +209,6 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
 
 
 @virtual_time
-async def test_a_lead_that_is_rerouted_twice_is_parked() -> None:
-    """Its pins are wrong somewhere: it must not go round for ever."""
-    bench = LeadBench()
-    value = _lead(workspace="beta")
-    sent_here = Envelope(origin="leads/1/7", seq=1, way="rerouted", hops=1).to_headers()
-    bench.kafka.produce(0, Record(bench.plan.topics.retry, b"beta", value, sent_here))
-    await bench.serve()
-    bench.serve_retry()
-    await asyncio.sleep(1.0)
-    assert bench.states() == ["parked"]
-    [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
-    envelope = read_envelope(dead_letter)
-    assert (envelope.reason, envelope.disposition, envelope.origin) == ("wrong_partition", "policy", "leads/1/7")
-    assert dead_letter.value == value
-    assert bench.kafka.log(bench.plan.topics.retry, 1).committed() == []
-    assert bench.clay.bodies == []
-    assert bench.alarms == []
-
-
-@virtual_time
 async def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
     bench = Bench(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))

@@ -160,14 +160,6 @@ def test_commands_in_the_text_exist(document: Path) -> None:
     assert named <= set(COMMANDS), named - set(COMMANDS)
 
 
-@pytest.mark.parametrize("line", ["lanes stop acme", "books --limits 3", "demos"])
-def test_a_wrong_command_is_found(line: str) -> None:
-    with pytest.raises(CommandError):
-        parse(shlex.split(line))
-    with pytest.raises(CommandError):
-        parse(shlex.split(line), complete=False)
-
-
 # Configuration
 
 

@@ -85,6 +85,8 @@ def test_each_excuse_is_used() -> None:
     "line",
     [
         "stream-app publish leads.csv --workspaec acme",
+        "stream-app lanes stop acme",
+        "stream-app demos",
         "cat x | stream-app lanes --wacth",
         "for name in a b; do stream-app topics --strimzzi x; done",
         "python -m benchmarks.line --lead 5",

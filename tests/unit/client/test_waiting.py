@@ -36,26 +36,19 @@ class Fake:
             await asyncio.sleep(0)
 
 
+AT_REST = (
+    *("enriched", "partial", "no_data", "enrich_error", "served_from_cache", "rejected_invalid", "suppressed"),
+    *("duplicate", "expired", "parked"),
+)
+UNDER_WAY = ("accepted", "held_budget", "deferred", "send_uncertain", "dead_lettered", "callback_overdue")
+
+
 @pytest.mark.parametrize(
     ("status", "destination", "rests"),
     [
-        ("accepted", "people", False),
         ("accepted", "one-way", True),
-        ("enriched", "people", True),
-        ("partial", "people", True),
-        ("no_data", "people", True),
-        ("enrich_error", "people", True),
-        ("served_from_cache", "people", True),
-        ("rejected_invalid", "", True),
-        ("suppressed", "people", True),
-        ("duplicate", "people", True),
-        ("expired", "people", True),
-        ("parked", "people", True),
-        ("held_budget", "people", False),
-        ("deferred", "people", False),
-        ("send_uncertain", "people", False),
-        ("dead_lettered", "people", False),
-        ("callback_overdue", "people", False),
+        *((status, "people", True) for status in AT_REST),
+        *((status, "people", False) for status in UNDER_WAY),
     ],
 )
 def test_where_a_lead_is_at_rest(status: Status, destination: str, rests: bool) -> None:
