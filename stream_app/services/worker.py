@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
 from stream_app.cache.filler import CacheFiller, MemoryCache
@@ -26,7 +25,6 @@ from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership,
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.cluster_view import ClusterView
-from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.lookups import KafkaArchive
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
@@ -44,22 +42,6 @@ from stream_app.version import __version__
 _PAUSE_S: Final = 30.0
 
 
-class WorkerCache(msgspec.Struct, frozen=True):
-    """The cache of a worker."""
-
-    cache: Cache
-    settings: Settings
-
-    def tasks(
-        self, connection: KafkaConnection, owned: Callable[[], Collection[int]], now_ms: Callable[[], int]
-    ) -> list[Coroutine[Any, Any, None]]:
-        """Return the background tasks. `owned` returns the partitions that this worker owns now."""
-        settings = self.settings
-        topic, partitions = settings.names.enriched, settings.kafka.partitions
-        filler = CacheFiller(connection, topic, partitions, self.cache, settings.cache, owned, now_ms)
-        return [_restarted(filler.run)]
-
-
 async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run until cancelled. An error of the cache affects no lead: it is logged, and the task restarts."""
     while True:
@@ -71,10 +53,10 @@ async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @asynccontextmanager
-async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[WorkerCache]:
+async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Cache]:
     """Open the cache of one worker. Redis may be unavailable at any time."""
     if settings.redis.url_env is None:
-        yield WorkerCache(MemoryCache(), settings)
+        yield MemoryCache()
         return
     from stream_app.cache.redis import RedisCache, redis_link  # 8 % of the imports of a worker that uses no Redis
 
@@ -95,7 +77,7 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
             )
         )
         ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
-        yield WorkerCache(RedisCache(link, prefix, ttl_s), settings)
+        yield RedisCache(link, prefix, ttl_s)
 
 
 _SILENT_S = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
@@ -124,8 +106,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
-        worker_cache = await stack.enter_async_context(open_cache(settings, registry))
-        known = Known(worker_cache.cache, local_facts)
+        cache = await stack.enter_async_context(open_cache(settings, registry))
+        known = Known(cache, local_facts)
         timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
         own, previous = _own_topics(settings), dict[str, Lane]()
 
@@ -182,6 +164,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
 
         http = settings.http
         port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))
+        filler = CacheFiller(
+            connection, names.enriched, plan.partitions, cache, settings.cache, lambda: list(owned), clock.now_ms
+        )
 
         # Run until a signal, or until one of these tasks fails.
         background = (
@@ -189,7 +174,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             kafka_answers.run(),
             TopicWatch(connection, topics, [*sources, names.state], plan.partitions).run(),
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
-            *worker_cache.tasks(connection, lambda: list(owned), clock.now_ms),
+            _restarted(filler.run),
         )
         logger.info("worker_started", version=__version__, metrics_port=port, group=names.worker_app)
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
