@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from stream_app.client.publish import PublishOptions
-from stream_app.client.results import OTHERS, Format, Lines, Matcher, ResultStore
+from stream_app.client.results import OTHERS, Format, Joined, Lines, Matcher, ResultStore
 from stream_app.client.rows import Draft, Row
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.messages import Result, Scalar
 from tests.integration.test_look import settings_of
@@ -200,3 +200,13 @@ def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, 
     for each in people(fields):
         store.put_people([(person_key("busy", "busy", each), [b"busy/busy/1"])])
     assert matcher.match(row) > 0
+
+
+def test_a_joined_file_with_two_columns_of_one_name_is_refused() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Joined("leads.csv", io.BytesIO(b"id,E-Mail,email, email\n7,a@example.com,b@example.com,c@example.com\n")).open()
+    (problem,) = refused.value.problems
+    assert problem == "leads.csv: two columns would have the name email; rename one, or use --map"
+    mapped = Joined("leads.csv", io.BytesIO(b"id,E-Mail,email\n7,a@example.com,b@example.com\n"), {"email": "E-Mail"})
+    with pytest.raises(SettingsError, match="two columns would have the name email"):
+        mapped.open()
