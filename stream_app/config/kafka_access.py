@@ -33,9 +33,12 @@ _COMPARED: Final = frozenset(
 )
 """The programs that read rows, or write hashes of people: they compare their settings with those of the namespace."""
 
+_NEED_ROWS: Final = frozenset({"worker", "suppress list"})
+"""The programs that would do harm on a state that was lost: send leads again, or say that nobody is suppressed."""
+
 _ROWS_ARE_LOST: Final = (
-    "the rows of its leads are lost, and a lead that comes again would be sent and paid for again: take a new "
-    "kafka.namespace (docs/backup.md, stream-app-state is gone)"
+    "the rows of its leads and the suppression list are lost, and a lead that comes again would be paid for again: "
+    "take a new kafka.namespace (docs/backup.md, stream-app-state is gone)"
 )
 _FIRST_BYTES: Final = 4_096  # of each partition; Kafka sends one batch at least
 
@@ -93,13 +96,13 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
     async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
         await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)
     if program in _COMPARED:
-        await _check_system(settings, sends=program == "worker")
+        await _check_system(settings, needs_rows=program in _NEED_ROWS)
 
 
-async def _check_system(settings: Settings, *, sends: bool) -> None:
+async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
     """Compare the settings with the first record of each partition of the state.
 
-    A program that sends leads compares the state with the lanes, too (`_check_lanes`).
+    With `needs_rows` it is compared with the lanes, too (`_check_lanes`).
     """
     state, partitions = settings.names.state, settings.kafka.partitions
     async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
@@ -107,7 +110,7 @@ async def _check_system(settings: Settings, *, sends: bool) -> None:
     for place, record in sorted(firsts.items()):
         if problem := system_problem(record.key, record.value, partitions):
             raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])
-    if sends and (unread := set(range(partitions)) - {place.partition for place in firsts}):
+    if needs_rows and (unread := set(range(partitions)) - {place.partition for place in firsts}):
         await _check_lanes(settings, unread)
 
 

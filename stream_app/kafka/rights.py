@@ -172,7 +172,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "lanes log": Rights(read=frozenset({names.audit})),
         "lanes ORDER": order,
         "explain": look,
-        "suppress list": Rights(read=frozenset({names.state})),
+        "suppress list": Rights(read=frozenset({names.lanes, names.state})),
         "suppress add": change,
         "suppress remove": change,
         "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),

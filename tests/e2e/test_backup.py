@@ -124,6 +124,9 @@ async def test_the_state_is_gone(kafka: Broker, namespace: str) -> None:
         worker = line.start("worker")
         assert await asyncio.to_thread(worker.wait, 60) == 1
         assert f"{state}/0: it is empty, and {line.settings.names.lanes}/0 is not" in line.logs[worker.pid].read_text()
+        code, text = await line.run("suppress", "list")
+        assert code == 1
+        assert f"{state}/0: it is empty" in text
         await line.python(sent)
         assert (line.directory / "sent.csv").read_text().split() == ["lead_id", "lead-0", "lead-1", "lead-3"]
 

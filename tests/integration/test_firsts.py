@@ -106,6 +106,8 @@ async def test_a_state_is_lost_if_its_log_is_empty_and_not_if_it_is_only_not_rea
         await producer.send_and_wait(names.lanes, b"{}", b"w0")
     with pytest.raises(TopicsError, match=f"^{re.escape(names.state)}/0: it is empty, and {re.escape(names.lanes)}/0"):
         await kafka_ready(settings, "worker")
+    with pytest.raises(TopicsError, match="it is empty"):
+        await kafka_ready(settings, "suppress list")  # or a copy that is made each day would have nobody any more
     await kafka_ready(settings, "board")  # it shows what was, and sends nothing
 
     owner = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace)
