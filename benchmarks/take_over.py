@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.whole_worker import LIMITS as WHOLE_LIMITS
 from benchmarks.whole_worker import TakeOver, take_over_all
+from stream_app.clock import Clock
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
@@ -40,9 +41,9 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
-from stream_app.ops.process import SystemClock
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.state import WorkerParts
 
 LIMITS = {"seconds": 5.0, "rss_mb": 400.0}
 CLOCK_LIMITS = {"clock_mb": 40.0, "look_us": 100.0}
@@ -89,6 +90,9 @@ class _NoClay:
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         raise AssertionError("nothing is sent here")
 
+    async def host_answers(self, destination: str) -> bool:
+        raise AssertionError("nothing is asked here")
+
 
 async def _member() -> float:
     return 60.0
@@ -104,7 +108,8 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     ledger = TransactionalState(KafkaConnection(bootstrap), f"{topic}-0", topic, 0)
     plan = Plan(TopicNames(), 1, {"acme": Workspace("acme", "people")}, {"people": Destination("people", "acme", ())})
     observer = WorkerMetrics(CollectorRegistry(), log.get("none"))
-    partition = PartitionOwner(0, plan, ledger, _NoClay(), SystemClock(), observer, _bug, _member)
+    parts = WorkerParts(plan=plan, clay=_NoClay(), clock=Clock(), observer=observer, alarm=_bug, still_member=_member)
+    partition = PartitionOwner(0, ledger, parts)
     started = time.perf_counter()
     await partition.take_over()
     seconds = time.perf_counter() - started

@@ -37,12 +37,12 @@ from stream_app.client.answers import (
     WaitingAnswer,
     WaitingLead,
 )
+from stream_app.clock import Clock
 from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
 from stream_app.ops import logs as log
-from stream_app.ops.process import SystemClock
 from stream_app.version import __version__
 
 _REFUSALS: Final = {
@@ -194,7 +194,7 @@ class Lookup:
     dlq: str
     parked: str
     waiting: Waiting
-    now_ms: Callable[[], int] = field(default=SystemClock().now_ms)
+    now_ms: Callable[[], int] = field(default=Clock().now_ms)
     log: log.Logger = field(default_factory=lambda: log.get("board"))
 
     def routes(self) -> list[Route]:
@@ -269,7 +269,7 @@ class Lookup:
         person = "" if lead_id else _person(asked.get("person", ""))
         search = await self.waiting.find(lead_id, person, asked.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self.queries.lanes)
-        views, now_ms = {view.workspace: view for view in lanes}, SystemClock().now_ms()
+        views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
         return WaitingAnswer(
             **msgspec.structs.asdict(lag),
             leads=[waiting_lead(search, each, views.get(each.workspace), now_ms) for each in search.found],

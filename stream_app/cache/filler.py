@@ -33,7 +33,7 @@ from stream_app.domain.result import (
 from stream_app.domain.untrusted import decode
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
-from stream_app.partition.fallback import Cache
+from stream_app.partition.ports import Cache
 
 MOST_ENTRIES: Final = 100_000
 MOST_BYTES: Final = 64 * 2**20

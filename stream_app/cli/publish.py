@@ -35,6 +35,7 @@ from stream_app.client.publish import (
 )
 from stream_app.client.rows import Sheet, open_csv, read_jsonl
 from stream_app.client.send import PublishedLeads, wait_for_rest
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import SettingsError, StreamAppError
@@ -43,7 +44,6 @@ from stream_app.domain.messages import ImportSummary
 from stream_app.domain.quote import Quote
 from stream_app.domain.text import count
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.ops.process import SystemClock
 
 DEFAULT_WAIT_S: Final = 600.0
 _LONGEST_S: Final = 10_000_000
@@ -200,7 +200,7 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
         say(line)
     if summary.ready:
         views = {} if options.dry_run else asyncio.run(last_views(settings))
-        quotes = quotes_of(settings, summary, views, SystemClock().now_ms())
+        quotes = quotes_of(settings, summary, views, Clock().now_ms())
         for line in () if options.json else quote_lines(quotes):
             show(line)
     leads = None

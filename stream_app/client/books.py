@@ -27,6 +27,7 @@ from typing import Any, Final, get_args
 import msgspec
 from aiokafka import TopicPartition
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.money import Accounts, LaneAccount, OpenCost, Problem, Report
@@ -57,7 +58,6 @@ from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader
-from stream_app.ops.process import SystemClock
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
@@ -366,7 +366,7 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
     """
     await kafka_ready(settings, "books", say)
     try:
-        return await _BooksReader(settings, progress).read(Books(terms_of(settings), limit=limit), SystemClock().now_ms)
+        return await _BooksReader(settings, progress).read(Books(terms_of(settings), limit=limit), Clock().now_ms)
     except sqlite3.OperationalError as error:
         raise StreamAppError(
             f"the temporary file of the books cannot be written ({error}): set TMPDIR to a directory with 300 MB free "

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
+from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.delivery.outcome import scrub
@@ -21,7 +22,6 @@ from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
 from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
-from stream_app.ops.process import SystemClock
 
 SIMPLE: Final[dict[CommandKind, str]] = {
     "pause": "Send no more leads of a lane until `resume`. They wait in Kafka.",
@@ -128,7 +128,7 @@ def _command(
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
     why = scrub(why, MAX_TEXT, known)
-    return Command(command_id, kind, workspace, SystemClock().now_ms(), who, why, dict(args))
+    return Command(command_id, kind, workspace, Clock().now_ms(), who, why, dict(args))
 
 
 def _partitions(settings: Settings, command: Command) -> Sequence[int]:

@@ -24,6 +24,7 @@ from stream_app.client.gateways import ProbeFailed, callbacks_come_in, gateway_a
 from stream_app.client.lanes import last_views
 from stream_app.client.lookup import check_board
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
@@ -53,7 +54,6 @@ from stream_app.kafka.connection import (
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.rights import allowed
 from stream_app.kafka.topics import check_topics
-from stream_app.ops.process import SystemClock
 from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
 from stream_app.version import __version__
 
@@ -276,7 +276,7 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
 async def _lanes(settings: Settings) -> Check:
     """Give advice where lanes are held: the set-up is right, and still nothing of theirs is sent."""
     try:
-        views, now_ms = await last_views(settings), SystemClock().now_ms()
+        views, now_ms = await last_views(settings), Clock().now_ms()
     except StreamAppError as error:
         return Check("lanes", "failed", str(error))
     known = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
@@ -352,7 +352,7 @@ async def _test_message(settings: Settings, egress: Egress) -> str:
         raise ProbeFailed(NO_URL)
     async with Receiver(settings.secrets[name], egress) as receiver:
         try:
-            await receiver.post(trial_body(settings.notify.format, SystemClock().now_ms()))
+            await receiver.post(trial_body(settings.notify.format, Clock().now_ms()))
         except NotDelivered as error:
             raise ProbeFailed(str(error)) from error
         return f"{receiver.host} took a test message"

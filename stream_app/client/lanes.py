@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
 from stream_app.domain.dead_letter.orders import PAUSE, Pause
@@ -20,7 +21,6 @@ from stream_app.domain.lane_messages import Actor, CommandAnswer, LaneView
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
-from stream_app.ops.process import SystemClock
 
 _NAMED: Final = 5
 _SAMPLED_MS: Final = 15 * 60_000
@@ -43,7 +43,7 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     wrong = await _wrong_topics(settings, say)
     groups = await look_at(connection, (names.worker_app, names.replay_app))
     (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
-    now_ms = SystemClock().now_ms()
+    now_ms = Clock().now_ms()
     async with topic_reader(settings) as reader:
         views = await _views(reader, settings, now_ms)
         waiting = await reader.count(names.lead_topics, consumed)
@@ -77,7 +77,7 @@ def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
 async def last_views(settings: Settings) -> dict[str, LaneView]:
     """Return the last published view of each lane that has one, by workspace. Raises BrokerUnavailable."""
     async with topic_reader(settings) as reader:
-        found = await _views(reader, settings, SystemClock().now_ms())
+        found = await _views(reader, settings, Clock().now_ms())
     return {name: views[-1] for name, views in found.items()}
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from stream_app.client.rows import LEAD_LEVEL, USUAL_FIELDS, Draft, Row, draft_of
 from stream_app.client.send import OnAcknowledged, Sender
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import StreamAppError
@@ -33,7 +34,6 @@ from stream_app.domain.messages import ImportSummary, Lead
 from stream_app.domain.quote import Part, Quote, part, quote
 from stream_app.domain.text import count
 from stream_app.kafka.connection import silent
-from stream_app.ops.process import SystemClock
 
 
 class PublishOptions(msgspec.Struct, frozen=True):
@@ -221,7 +221,7 @@ _ALPHABET: Final = "bcdfghjkmnpqrstvwxz"  # no words
 
 def any_import_id() -> str:
     """Return a new name for an import."""
-    return new_import_id(SystemClock().now_ms(), "".join(secrets.choice(_ALPHABET) for _ in range(6)))
+    return new_import_id(Clock().now_ms(), "".join(secrets.choice(_ALPHABET) for _ in range(6)))
 
 
 def summaries_of(leads: Mapping[str, int], rows: int, refused: int, file: str, who: str) -> dict[str, ImportSummary]:

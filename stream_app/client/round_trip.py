@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.client.commands import submit
 from stream_app.client.publish import publish
+from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamAppError
@@ -17,7 +18,6 @@ from stream_app.domain.messages import Lead, Status, StatusEvent
 from stream_app.domain.text import count
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.ops.process import SystemClock
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """The callback was received and matched, with or without data."""
@@ -98,7 +98,7 @@ async def round_trip(
         TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be published or followed.
     """
     workspace = settings.destinations[alias].workspace
-    lead = probe_lead(alias, workspace, number, SystemClock().now_ms() + int((within_s + _MARGIN_S) * 1000))
+    lead = probe_lead(alias, workspace, number, Clock().now_ms() + int((within_s + _MARGIN_S) * 1000))
     trip = _Trip(lead.lead_id or "", on_event)
     async with StatusFollower(connection_of(settings), settings.names.status, [settings.home(workspace)]) as follower:
         try:

@@ -20,39 +20,33 @@ _ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest 
 _RETRY_S: Final = 0.5
 
 
-class KafkaArchive:
-    """`partition.ports.Archive`. It connects for each call: calls are rare, and each is for many records."""
+async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
+    """Fetch records by their ids ("topic/partition/offset"). Connects for each call: calls are rare.
 
-    def __init__(self, connection: KafkaConnection) -> None:
-        self._connection = connection
+    Returns:
+        The records by id. Those that are not committed, not readable or not kept are missing.
 
-    async def fetch(self, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
-        """Fetch records by their ids ("topic/partition/offset").
-
-        Returns:
-            The records by id. Those that are not committed, not readable or not kept are missing.
-
-        Raises:
-            BrokerUnavailable: Kafka did not answer in time.
-        """
-        wanted: dict[TopicPartition, list[int]] = {}
-        for record_id in record_ids:
-            if (at := parse_record_id(record_id)) is not None:
-                wanted.setdefault(TopicPartition(*at[:2]), []).append(at[2])
-        if not wanted:
-            return {}
-        try:
-            async with (
-                asyncio.timeout(_ARCHIVE_WITHIN_S),
-                Reader(self._connection, max_partition_fetch_bytes=_ARCHIVE_BYTES) as reader,
-            ):
-                found = [consumed(record) for record in await reader.fetch(wanted)]
-        except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
-            raise BrokerUnavailable(
-                f"Kafka at {self._connection.bootstrap} did not give {count(len(record_ids), 'record')} again: "
-                f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
-            ) from error
-        return {record.record_id: record for record in found}
+    Raises:
+        BrokerUnavailable: Kafka did not answer in time.
+    """
+    wanted: dict[TopicPartition, list[int]] = {}
+    for record_id in record_ids:
+        if (at := parse_record_id(record_id)) is not None:
+            wanted.setdefault(TopicPartition(*at[:2]), []).append(at[2])
+    if not wanted:
+        return {}
+    try:
+        async with (
+            asyncio.timeout(_ARCHIVE_WITHIN_S),
+            Reader(connection, max_partition_fetch_bytes=_ARCHIVE_BYTES) as reader,
+        ):
+            found = [consumed(record) for record in await reader.fetch(wanted)]
+    except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not give {count(len(record_ids), 'record')} again: "
+            f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
+        ) from error
+    return {record.record_id: record for record in found}
 
 
 async def waiting(

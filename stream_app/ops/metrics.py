@@ -17,6 +17,7 @@ from stream_app.domain.lane_messages import CommandAnswer, LaneView
 from stream_app.domain.messages import RESEND, Status, StatusEvent
 from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics
 from stream_app.ops.logs import Throttled
+from stream_app.partition.ports import Observer
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LONG_SECONDS: Final = (1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400, 259_200, 604_800)
@@ -68,8 +69,8 @@ class ExpiredRecords:
         )
 
 
-class WorkerMetrics:
-    """The worker's observer (`partition.ports.Observer`)."""
+class WorkerMetrics(Observer):
+    """The worker's observer."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log

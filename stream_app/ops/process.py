@@ -1,31 +1,14 @@
-"""What the operating system gives a process: its clock, its memory, a lock on its files."""
+"""What the operating system gives a process: its memory, a lock on its files."""
 
 from __future__ import annotations
 
 import atexit
 import fcntl
 import gc
-import random
-import time
 from pathlib import Path
 from typing import IO
 
 from stream_app.domain.errors import StreamAppError
-
-_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # includes suspend where supported
-
-
-class SystemClock:
-    """Implements `partition.ports.Clock`."""
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def boot_ms(self) -> int:
-        return time.clock_gettime_ns(_BOOT) // 1_000_000
-
-    def rand(self) -> float:
-        return random.random()
 
 
 def collect_rarely() -> None:

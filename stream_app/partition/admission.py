@@ -20,7 +20,8 @@ from contextlib import nullcontext
 from operator import attrgetter
 from typing import Final
 
-from stream_app.domain.delivery.outcome import Outcome
+from stream_app.clock import Clock
+from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane import concurrency, stall_detector
 from stream_app.domain.lane.admission import (
@@ -33,7 +34,9 @@ from stream_app.domain.lane.admission import (
     at_limit,
     is_held,
 )
+from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.policy import Destination, Plan
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import MAX_WAITING_BYTES, GiveUp, InFlight, Recalled
 from stream_app.partition.lane_queue import (
     Admitted,
@@ -49,8 +52,8 @@ from stream_app.partition.lane_queue import (
     kind_of,
     reason_of,
 )
-from stream_app.partition.lanes import Lanes
-from stream_app.partition.ports import Alarm, Clock
+from stream_app.partition.lanes import HostWatch, Lanes
+from stream_app.partition.ports import Alarm
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
@@ -64,17 +67,18 @@ class AdmissionQueue:
 
     def __init__(
         self,
-        number: int,
         plan: Plan,
         lanes: Lanes,
+        hosts: HostWatch,
+        commits: Commits,
         clock: Clock,
-        submit: Callable[[WriteBatch], asyncio.Future[None]],
         alarm: Alarm,
     ) -> None:
         self._plan = plan
         self._lanes = lanes
+        self._hosts = hosts
+        self._commits = commits
         self._clock = clock
-        self._submit = submit
         self._alarm = alarm
         self._patience = Patience(plan, lanes)
         self._waiters: dict[InFlight, Waiter] = {}
@@ -85,7 +89,6 @@ class AdmissionQueue:
         self._arrivals = 0
         self._open = True
         self._ended = False
-        self.on_breaker_open: Callable[[Destination], None] = lambda _: None
 
     def waits_for(self, workspace: str) -> bool:
         """True if a lead waits for this lane."""
@@ -129,7 +132,7 @@ class AdmissionQueue:
     async def admit(
         self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
-        """Wait until the lane admits this lead; see `UnitOfWork.admit`.
+        """Wait until the lane admits this lead. The lane's change and `write_ahead` are then one committed step.
 
         Raises:
             GiveUp: The stream is suspended.
@@ -139,12 +142,13 @@ class AdmissionQueue:
             raise GiveUp
         if in_flight.recalled:
             raise Recalled
-        entered = self._enter(in_flight, request, write_ahead)
-        answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
-        if isinstance(answer, Held):
-            return answer
-        grant, committed = answer
-        await committed
+        with in_flight.waiting():  # for the commit too: the watchdog names a commit that hangs, not each of its leads
+            entered = self._enter(in_flight, request, write_ahead)
+            answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
+            if isinstance(answer, Held):
+                return answer
+            grant, committed = answer
+            await committed
         if not request.as_dead_letter:
             stalls, name = self._lanes.stalls, request.destination.workspace
             stalls[name] = stall_detector.begun(stalls[name], self._clock.now_ms())
@@ -201,15 +205,27 @@ class AdmissionQueue:
             self._bound_window()
         return waiter
 
-    def leave(self, grant: Grant, outcome: Outcome | None, now_ms: int) -> None:
-        """Free the slot of a POST that has ended."""
-        name, stalls = grant.destination.workspace, self._lanes.stalls
-        queue = self._queues[name]
-        queue.in_flight -= 1
-        stalls[name] = stall_detector.ended(stalls[name], outcome, queue.in_flight, now_ms)
+    def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
+        """Apply the outcome of a POST to its lane, and free its slot.
+
+        Args:
+            grant: What the lead was admitted with.
+            outcome: None if the POST was not started.
+            has_slot: True if the partition was not taken over again since the lead was admitted.
+        """
+        name = grant.destination.workspace
+        others_wait = isinstance(outcome, Refused) and self.waits_for(name)
+        settlement = self._lanes.apply_outcome(grant, outcome, self.in_flight_of(name), others_wait)
+        if has_slot:
+            queue, stalls = self._queues[name], self._lanes.stalls
+            queue.in_flight -= 1
+            stalls[name] = stall_detector.ended(stalls[name], outcome, queue.in_flight, self._clock.now_ms())
+        if self.waits_for(name):
+            self.pump_soon(name)
+        return settlement
 
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
-        """True if such a lead would be held now; see `UnitOfWork.is_held`."""
+        """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
         return is_held(policy, lane, destination, now_ms, not bulk, stall)
@@ -248,6 +264,10 @@ class AdmissionQueue:
             for waiter in queue:
                 self._set_wake(queue, waiter, now_ms, boot_ms)
             self.pump_lane(name)
+
+    def pump_soon(self, name: str) -> None:
+        """Admit leads of a lane after the caller has submitted its own step: their steps then come later."""
+        asyncio.get_running_loop().call_soon(self.pump_lane, name)
 
     def pump_lane(self, name: str) -> None:
         """Admit each lead of a lane that may go now, and set a timer for the next one. Called on every change."""
@@ -312,7 +332,7 @@ class AdmissionQueue:
             self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, not request.bulk, stall)
         if isinstance(answer, Held):
             if answer.reason == "breaker_open":
-                self.on_breaker_open(destination)
+                self._hosts.note(destination)
             if answer.reason == stall_detector.REASON:
                 return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
             return answer
@@ -320,7 +340,7 @@ class AdmissionQueue:
             queue.in_flight += 1
             queue.count_share(in_flight.source, self._patience.shares)
         in_flight.waits_since_ms = None
-        committed = self._submit(write_ahead(answer))
+        committed = self._commits.submit(write_ahead(answer))
         in_flight.release_next()
         return answer, committed
 

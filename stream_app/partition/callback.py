@@ -26,11 +26,9 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
-from stream_app.domain.policy import Plan
-from stream_app.partition.conclude import is_concluded
+from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import Clock
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.state import PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
 _AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
@@ -43,10 +41,15 @@ _ANSWERED: Final = Reason("answered", "an earlier callback has settled its lead"
 class CallbackPipeline:
     """Matches the callbacks of one partition with their leads. Many callbacks are under way at the same time."""
 
-    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._clock = clock
+    def __init__(self, state: PartitionState) -> None:
+        self._plan = state.plan
+        self._clock = state.clock
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._locks = state.locks
+        self._admission = state.admission
+        self._commits = state.commits
+        self._conclusions = Conclusions(state)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
@@ -56,11 +59,11 @@ class CallbackPipeline:
             await self._conclude_unmatched(in_flight, "callback_unmatched", callback)
             return
         key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
-        row = self._partition.find(key)
+        row = self._rows.delivery(key)
         # Checked before the lock too: a callback that settles nothing must not wait for a lead or recall it.
         if row is not None and match_callback(row, callback.outcome) == "settles":
-            async with self._partition.lock(in_flight, lambda: (key,)):
-                row = self._partition.find(key)
+            async with self._locks.lock(in_flight, lambda: (key,)):
+                row = self._rows.delivery(key)
                 if row is not None and match_callback(row, callback.outcome) == "settles":
                     await self._settle(in_flight, callback, key, row)
                     return
@@ -69,21 +72,22 @@ class CallbackPipeline:
     async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
         """Commit the step that settles the lead."""
         now_ms, lead = self._clock.now_ms(), (callback.workspace, callback.destination, callback.lead_id)
-        version = next_version(lead, row, self._partition.find, self._partition.row)
+        version = next_version(lead, row, self._rows.delivery, self._rows.get)
         result = result_of(self._plan, callback, row, version, now_ms)
         if isinstance(result, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
             return
-        if await is_concluded(self._partition, in_flight):
+        if await self._conclusions.is_concluded(in_flight):
             return
         destination = self._plan.destinations[callback.destination]
         subject = LeadRef(in_flight.consumed, Envelope(origin=row.origin), callback.lead_id, destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
-        booking = self._partition.book(row, destination, callback)
+        booking = self._lanes.book(row, destination, callback)
+        self._admission.pump_soon(destination.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
-        erased = self._partition.suppression(erased_row(callback.workspace, callback.lead_id))
+        erased = self._rows.suppression(erased_row(callback.workspace, callback.lead_id))
         is_published = callback.outcome in _PUBLISHED and not is_erased(erased, row.first_at_ms)
         recorder.go(
             callback.outcome,
@@ -99,7 +103,7 @@ class CallbackPipeline:
         step.rows.append((mark_key(in_flight.consumed.record_id), CONCLUDED))
         if callback.forced_origin:
             step.rows.append((forced_key(destination.workspace, destination.alias, callback.lead_id), key))
-        await self._partition.conclude(in_flight, step)
+        await self._commits.commit_last(in_flight, step)
 
     # ----------------------------------------------------------------------------- callbacks that settle nothing
 
@@ -112,7 +116,7 @@ class CallbackPipeline:
         row: Delivery | None = None,
     ) -> None:
         """Commit one event for a callback that settles nothing. Its origin is the callback's own record."""
-        if await is_concluded(self._partition, in_flight):
+        if await self._conclusions.is_concluded(in_flight):
             return
         envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
         lead_id, destination = (
@@ -120,7 +124,7 @@ class CallbackPipeline:
         )
         now_ms = self._clock.now_ms()
         step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, there=destination)
-        await self._partition.conclude(in_flight, step)
+        await self._commits.commit_last(in_flight, step)
 
 
 def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Reason]:

@@ -8,14 +8,13 @@ are applied one after the other. When `CommandPipeline.process` returns, the com
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, delivery_key, mark_key
-from stream_app.domain.lane.command import TO_ALL, command_row, encode_answered, is_stale, read_command
+from stream_app.domain.lane.command import TO_ALL, CommandResult, command_row, encode_answered, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
@@ -23,14 +22,12 @@ from stream_app.domain.lead.identity import person_key, person_of, row_id, unlin
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
 from stream_app.domain.messages import StatusEvent
-from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result import tombstone
 from stream_app.domain.text import count
-from stream_app.partition.conclude import is_concluded
+from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import Clock
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.state import PartitionState, WorkerParts
 
 MOST_PEOPLE: Final = 500
 """The most people in one suppress command: its step is one transaction."""
@@ -38,38 +35,29 @@ MOST_PEOPLE: Final = 500
 _json: Final = msgspec.json.Encoder()
 
 
-class CommandResult(msgspec.Struct, frozen=True):
-    """What a command did (`text`, one line) and what it writes. If it is not `applied`, `reason` says why."""
-
-    text: str
-    applied: bool = True
-    reason: str = ""
-    rows: Rows = []
-    records: list[Record] = []
-    events: list[StatusEvent] = []
-    people: int = 0
-
-
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
 _NOTHING: Final = CommandResult("", False)
-
-Reload = Callable[[str], CommandResult]
-"""Reads the configuration again, and applies what can change while the worker runs."""
 
 
 class CommandPipeline:
     """Applies the commands of one partition."""
 
-    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock, reload: Reload) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._clock = clock
-        self._reload = reload
+    def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
+        self._plan = state.plan
+        self._clock = state.clock
+        self._observer = state.observer
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._admission = state.admission
+        self._locks = state.locks
+        self._commits = state.commits
+        self._conclusions = Conclusions(state)
+        self._reload = parts.reload
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        if await is_concluded(self._partition, in_flight):
+        if await self._conclusions.is_concluded(in_flight):
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
@@ -82,9 +70,11 @@ class CommandPipeline:
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
         rows: Rows = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
         if answer.kind in _FORBIDS:  # now: a lead that is admitted before the commit would still be sent
-            self._partition.reconsider_waiting()
-        await self._partition.conclude(in_flight, WriteBatch(rows, [record, *result.records], result.events, workspace))
-        self._partition.command_committed(answer)
+            self._admission.ask_again()
+        step = WriteBatch(rows, [record, *result.records], result.events, workspace)
+        await self._commits.commit_last(in_flight, step)
+        self._observer.answered(answer)
+        self._admission.ask_again()  # what it changed, it changed for the leads that wait, too
 
     def _decide(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> tuple[CommandAnswer, CommandResult]:
         row = command_row(command.id)
@@ -92,9 +82,7 @@ class CommandPipeline:
         if result.reason != "repeated":
             rows: Rows = [*result.rows, (row, encode_answered(result.applied, now_ms))]
             result = msgspec.structs.replace(result, rows=rows)
-        here = (
-            command.workspace in self._plan.workspaces and self._plan.home_of(command.workspace) == consumed.partition
-        )
+        here = command.workspace in self._plan.workspaces and self._lanes.is_home(command.workspace)
         answer = CommandAnswer(
             id=command.id,
             applied=result.applied,
@@ -107,8 +95,8 @@ class CommandPipeline:
             asked_at_ms=command.at_ms,
             reason=result.reason,
             text=result.text,
-            under_way=self._partition.posts_in_flight(command.workspace),
-            lane=self._partition.lane_view(command.workspace) if here else None,
+            under_way=self._admission.in_flight_of(command.workspace),
+            lane=self._lanes.view(command.workspace) if here else None,
             people=result.people,
         )
         return answer, result
@@ -116,7 +104,7 @@ class CommandPipeline:
     # ------------------------------------------------------------------------------ refuse
 
     def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
-        if self._partition.row(command_row(command.id)) is not None:
+        if self._rows.get(command_row(command.id)) is not None:
             return CommandResult("command was answered before: nothing was done again", False, "repeated")
         if is_stale(command, consumed, now_ms):
             return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
@@ -130,7 +118,7 @@ class CommandPipeline:
             return CommandResult(
                 f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
             )
-        if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
+        if not self._locks.is_free(cost_rows(self._plan, self._rows.get, command)):
             return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
 
@@ -140,7 +128,9 @@ class CommandPipeline:
         try:
             match command.kind:
                 case "reload":
-                    return self._reload(command.id)
+                    result = self._reload(command.id)
+                    self._lanes.reconfigured()
+                    return result
                 case "suppress" | "unsuppress":
                     return self._change_suppressions(command, msgspec.convert(command.args, _People).people, now_ms)
                 case "cancel_lead":
@@ -161,22 +151,22 @@ class CommandPipeline:
     def _change_lane(self, command: Command, now_ms: int) -> CommandResult:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
         name = command.workspace
-        policy, lane = self._plan.workspaces[name], self._partition.lane(name)
+        policy, lane = self._plan.workspaces[name], self._lanes[name]
         pools = (each.webhook_ids for each in self._plan.destinations_of(name))
         by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
-        self._partition.set_lane(answer.lane)
+        self._lanes[name] = answer.lane
         return CommandResult(answer.text)
 
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]
         if command.kind == "unsuppress":
-            found = [row for row in rows if self._partition.row(row) is not None]
+            found = [row for row in rows if self._rows.get(row) is not None]
             text = f"{count(len(found), 'person is', 'people are')} off the suppression list"
             return CommandResult(text, rows=[(row, None) for row in found], people=len(found))
-        new = [row for row in rows if self._partition.row(row) is None]
+        new = [row for row in rows if self._rows.get(row) is None]
         value = _json.encode(Suppression("suppressed", now_ms, command.id, command.who))
         text = f"{count(len(new), 'person is', 'people are')} on the suppression list now"
         text += f", {count(len(rows) - len(new), 'was', 'were')} already"
@@ -197,8 +187,8 @@ class CommandPipeline:
         for alias in destinations:
             own = tuple(person_key(name, alias, each) for each in erasure.people)
             lead = delivery_key(name, alias, lead_id)
-            for key in person_of(own, self._partition.row).aliases:
-                if (linked := self._partition.row(key)) is not None:  # what the command does not name may be another's
+            for key in person_of(own, self._rows.get).aliases:
+                if (linked := self._rows.get(key)) is not None:  # what the command does not name may be another's
                     rows.append((key, None if key in own else unlinked(linked, lead, erasure.people)))
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, erasure.people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
@@ -223,11 +213,11 @@ class CommandPipeline:
     def _correct_cost(self, command: Command, what: LeadCost, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         """Book what one lead did cost, as an operator says."""
         name = command.workspace
-        policy, lane = self._plan.workspaces[name], self._partition.lane(name)
-        answer = settle_lead(self._plan, policy, lane, self._partition.row, command, what, consumed, now_ms)
+        policy, lane = self._plan.workspaces[name], self._lanes[name]
+        answer = settle_lead(self._plan, policy, lane, self._rows.get, command, what, consumed, now_ms)
         if isinstance(answer, str):
             return CommandResult(answer, False, "refused")
-        self._partition.set_lane(answer.lane)
+        self._lanes[name] = answer.lane
         return CommandResult(
             answer.text, rows=[answer.row], records=[event_record(self._plan, answer.event)], events=[answer.event]
         )

@@ -1,8 +1,10 @@
 """Group commit: all steps that were submitted during a transaction are committed by the next one.
 
-The first transaction of a partition begins with the row that says what its namespace began with (domain/system.py).
-A step is never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are
-collected. If a transaction fails, none of it is committed, and every step in it and behind it fails.
+A step applies to memory at once and is written by the next transaction, in the order of submission. The first
+transaction of a partition begins with the row that says what its namespace began with (domain/system.py). A step is
+never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are collected. If a
+transaction fails, none of it is committed, and every step in it and behind it fails. Memory is then ahead of Kafka,
+until `PartitionState.load` replaces it.
 """
 
 from __future__ import annotations
@@ -11,24 +13,33 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.errors import StateStoreError
 from stream_app.domain.record import Record
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.ports import Observer, StateStore
+from stream_app.partition.ports import Observer, PartitionStream, StateStore
+from stream_app.partition.rows import Rows
 
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
 
 
-class Committer:
+class Commits:
     """The only writer of one partition.
 
     `spacing_s` is the shortest time from the end of a transaction to the start of the next one. `failed` is called
     after a failed transaction.
 
+    A change of a lane belongs to the step of its workspace that is submitted next: both are written by the same
+    transaction, if no await lies between them.
+
     Attributes:
+        failures: How many transactions have failed since the last one that succeeded.
         opening: The record that the partition begins with, until it is committed.
+        streams: The streams of the partition by topic. The markers that their offsets have passed are deleted.
     """
 
     def __init__(
@@ -36,29 +47,57 @@ class Committer:
         store: StateStore,
         state_topic: str,
         spacing_s: float,
+        rows: Rows,
         lanes: Lanes,
+        deadlines: DeadlineQueue,
+        clock: Clock,
         observer: Observer,
         failed: Callable[[StateStoreError], None],
     ) -> None:
         self._store = store
         self._state_topic = state_topic
         self._spacing_s = spacing_s
+        self._rows = rows
         self._lanes = lanes
+        self._deadlines = deadlines
+        self._clock = clock
         self._observer = observer
         self._failed = failed
         self._waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = []
         self._submitted = asyncio.Event()
+        self.streams: dict[str, PartitionStream] = {}
         self.opening: Record | None = None
-        self.failures = 0  # since the last transaction that succeeded
+        self.failures = 0
         self._batches = 0
         self._busy = False
 
     def submit(self, step: WriteBatch) -> asyncio.Future[None]:
-        """Return a future that is done when the step is committed. Steps are committed in the order of these calls."""
+        """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.
+
+        Steps are committed in the order of these calls.
+        """
+        step.rows.extend(self._rows.drop_passed(self._group_offset))
+        self._rows.apply(step.rows)
+        step.rows.extend(self._rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
+        if step.events:
+            self._deadlines.note(step)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((step, future))
         self._submitted.set()
         return future
+
+    async def commit_last(self, in_flight: InFlight, step: WriteBatch) -> None:
+        """Commit the last step of a record. Its lock is released as soon as the step is in memory.
+
+        A copy of the lead then decides by the new rows. Its step is committed with this one or after it, or neither is.
+        """
+        committed = self.submit(step)
+        in_flight.unlock()
+        await committed
+
+    async def commit_unchanged(self, in_flight: InFlight, key: bytes) -> None:
+        """Commit this row unchanged. The commit proves that this process owns the partition; then the ack is safe."""
+        await self.commit_last(in_flight, WriteBatch([(key, self._rows.get(key))], [], []))
 
     def forget(self) -> None:
         """Drop the steps that were submitted since a failure: their records start again from the rows."""
@@ -102,6 +141,11 @@ class Committer:
                 if not future.done():
                     future.set_result(None)
             self._observer.committed([step for step, _ in batch], len(records), ended - began)
+
+    def _group_offset(self, topic: str) -> int | None:
+        """The group's committed offset of a topic, if known."""
+        stream = self.streams.get(topic)
+        return stream.committed() if stream else None
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
         """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""

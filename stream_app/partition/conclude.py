@@ -27,28 +27,24 @@ from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
-from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.policy import Destination
 from stream_app.domain.record import Record
-from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import Clock
-from stream_app.partition.state import UnitOfWork
-
-
-async def is_concluded(partition: UnitOfWork, in_flight: InFlight) -> bool:
-    """True if a callback or a command is concluded. Check it right before a step, after any await."""
-    mark = partition.find_marker(in_flight.consumed.record_id)
-    if mark is not None:
-        await partition.conclude_unchanged(in_flight, mark)
-    return mark is not None or partition.is_passed(in_flight.consumed)  # passed since it was read at the take-over
+from stream_app.partition.in_flight import PRIORITY, InFlight
+from stream_app.partition.state import PartitionState
 
 
 class Conclusions:
     """Commits the last step of a record under way."""
 
-    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._clock = clock
+    def __init__(self, state: PartitionState) -> None:
+        self._plan = state.plan
+        self._clock = state.clock
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._admission = state.admission
+        self._commits = state.commits
+
+    # --------------------------------------------------------------------------------------------- with a row
 
     async def conclude(
         self,
@@ -66,7 +62,7 @@ class Conclusions:
         now_ms = self._clock.now_ms()
         recorder.go(state, now_ms, why, spent, final=final, **(recorder.freed(spent) if final else {}))
         copies = [recorder.copy(self._plan.topics.dlq, now_ms, why, disposition=dead_letter)] if dead_letter else []
-        await self._partition.conclude(in_flight, recorder.step(*copies))
+        await self._commits.commit_last(in_flight, recorder.step(*copies))
 
     async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
         """Commit that the lead may be at Clay.
@@ -86,7 +82,7 @@ class Conclusions:
             await self.park(in_flight, recorder, why)
             return
         topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
-        await self._partition.conclude(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
+        await self._commits.commit_last(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
 
     async def dead_letter(
         self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason, **changes: object
@@ -101,7 +97,7 @@ class Conclusions:
             why = msgspec.structs.replace(why, due_at_ms=due_ms)
         recorder.go(state, now_ms, why, **recorder.freed(), **changes)
         dead_letter = recorder.copy(topic, now_ms, why, disposition="failed")
-        await self._partition.conclude(in_flight, recorder.step(dead_letter))
+        await self._commits.commit_last(in_flight, recorder.step(dead_letter))
 
     async def park(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
         """Conclude as parked: an operator has to decide. What is still reserved is booked as spent."""
@@ -110,7 +106,7 @@ class Conclusions:
         spent = self.charge(recorder)
         recorder.go("parked", now_ms, why, spent, **(recorder.freed(spent) if spent else {}))
         dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
-        await self._partition.conclude(in_flight, recorder.step(dead_letter))
+        await self._commits.commit_last(in_flight, recorder.step(dead_letter))
 
     def charge(self, recorder: DeliveryRecorder) -> Reservation | None:
         """Book what is still reserved for the lead as spent.
@@ -121,17 +117,19 @@ class Conclusions:
         held, workspace = recorder.row.reservation, recorder.resolved.destination.workspace
         if held is None or workspace not in self._plan.workspaces:
             return None
-        self._partition.charge(workspace, held)
+        self._lanes.charge(workspace, held)
         return held
 
+    # ------------------------------------------------------------------------------------------- without a row
 
-class Rejects:
-    """Concludes the records of one partition that get no row."""
-
-    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._clock = clock
+    async def is_concluded(self, in_flight: InFlight, origin: str = "") -> bool:
+        """True if a marker says that this record is concluded. Check it right before a step, after any await."""
+        marker = self._rows.marker(in_flight.consumed.record_id, origin)
+        if marker is not None:
+            await self._commits.commit_unchanged(in_flight, marker)
+            return True
+        # A take-over reads callbacks and commands, too: the group's offset may have passed such a record since then.
+        return in_flight.source not in PRIORITY and self._rows.is_passed(in_flight.consumed)
 
     async def reject(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
         """Conclude a record that is no valid lead with a dead letter. `lead` is what could be read of it.
@@ -142,40 +140,41 @@ class Rejects:
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
         if name not in self._plan.residents(consumed.partition):  # no lane of this partition to count it in
             in_flight.release_next()
-            await self._partition.conclude(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
+            await self._commits.commit_last(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
             return
         request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
 
         def write_ahead(grant: Grant) -> WriteBatch:
             return self._rejection(in_flight, envelope, lead, bad, grant)
 
-        while await self._partition.admit(in_flight, request, write_ahead) is ASK_AGAIN:
+        while await self._admission.admit(in_flight, request, write_ahead) is ASK_AGAIN:
             pass
 
     def _rejection(
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None
     ) -> WriteBatch:
         consumed, now_ms = in_flight.consumed, self._clock.now_ms()
-        if (mark := self._partition.find_marker(consumed.record_id, envelope.origin)) is not None:
-            return WriteBatch([(mark, CONCLUDED)], [], [])
+        if (marker := self._rows.marker(consumed.record_id, envelope.origin)) is not None:
+            return WriteBatch([(marker, CONCLUDED)], [], [])
         dead_letter = rejected(self._plan, consumed, envelope, bad, now_ms)
         why = Reason(bad.reason, bad.text)
         step = brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter)
         if grant is None:
             return step
-        self._partition.record_dead_letter(grant, bad.reason)
+        self._lanes.count_dead_letter(grant, bad.reason)
         return msgspec.structs.replace(step, workspace=grant.destination.workspace)
 
-    async def reroute(self, in_flight: InFlight, lead: LeadRef, home: int) -> None:
+    async def reroute(self, in_flight: InFlight, lead: LeadRef) -> None:
         """Publish a lead to the home partition of its workspace. A second miss parks it."""
+        home = self._plan.home_of(lead.destination.workspace)
         lost = lead.envelope.hops > 0
         why = Reason(
             "wrong_partition", f"its workspace lives in partition {home}: check the pins and the key of the producer"
         )
         onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
-        await self.conclude_with_event(in_flight, lead, "parked" if lost else "rerouted", why, onward)
+        await self.without_row(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 
-    async def conclude_with_event(
+    async def without_row(
         self,
         in_flight: InFlight,
         lead: LeadRef,
@@ -185,19 +184,12 @@ class Rejects:
     ) -> None:
         """Commit one event for the lead, with these records, unless the record is concluded already."""
         in_flight.release_next()
-        if await self.is_concluded(in_flight, lead.envelope):
+        if await self.is_concluded(in_flight, lead.envelope.origin):
             return
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
         step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead)
-        await self._partition.conclude(in_flight, step)
-
-    async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:
-        """True if a marker says that this record is concluded. Check it right before a step, after any await."""
-        mark = self._partition.find_marker(in_flight.consumed.record_id, envelope.origin)
-        if mark is not None:
-            await self._partition.conclude_unchanged(in_flight, mark)
-        return mark is not None
+        await self._commits.commit_last(in_flight, step)
 
 
 def _id_of(lead: Lead | Unreadable) -> str:

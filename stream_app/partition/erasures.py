@@ -8,15 +8,12 @@ appended. It starts a new segment, and the one with the tombstone is compacted: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.policy import Plan
 from stream_app.domain.result import seal
 from stream_app.domain.topics import ERASED_LAG_MS
-from stream_app.partition.ports import Clock
-from stream_app.partition.rows import Rows
+from stream_app.partition.state import PartitionState
 
 _LOOK_EVERY_S: Final = 600.0
 _SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000
@@ -27,13 +24,11 @@ _FORGET_AFTER_MS: Final = 7 * 86_400_000
 class Erasures:
     """Writes the seals of one partition. A new owner of the partition may write one again."""
 
-    def __init__(
-        self, plan: Plan, rows: Rows, clock: Clock, submit: Callable[[WriteBatch], asyncio.Future[None]]
-    ) -> None:
-        self._plan = plan
-        self._rows = rows
-        self._clock = clock
-        self._submit = submit
+    def __init__(self, state: PartitionState) -> None:
+        self._plan = state.plan
+        self._rows = state.rows
+        self._clock = state.clock
+        self._commits = state.commits
         self._sealed_until_ms = 0
 
     async def run(self) -> None:
@@ -47,5 +42,5 @@ class Erasures:
         since_ms = max(self._sealed_until_ms, now_ms - _FORGET_AFTER_MS)
         workspaces = {name for name, erased_ms in self._rows.erasures() if since_ms < erased_ms <= due_ms}
         if workspaces:
-            self._submit(WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []))
+            self._commits.submit(WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []))
         self._sealed_until_ms = due_ms

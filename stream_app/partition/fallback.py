@@ -13,8 +13,7 @@ never served.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import msgspec
 
@@ -23,9 +22,7 @@ from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.lead.suppression import suppression_reason
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
 from stream_app.domain.result import (
     NOTHING,
@@ -39,56 +36,22 @@ from stream_app.domain.result import (
     shown,
 )
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import Clock
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.state import PartitionState, WorkerParts
 
 _json: Final = msgspec.json.Encoder()
-
-
-class Cache(Protocol):
-    """The result cache: entries by key (`domain/result.py`).
-
-    Its methods do not raise and return soon. An entry may disappear at any time.
-    """
-
-    async def find(self, slots: Sequence[str]) -> list[Entry]:
-        """Return one entry for each key. It is empty if nothing is known, or the cache did not answer in time."""
-
-    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
-        """Merge entries into those that are stored. False: not all of them were stored."""
-
-    async def forget(self, slots: Sequence[str]) -> bool:
-        """Delete entries. False: some may still be stored."""
-
-    async def filled_to(self, partition: int) -> int | None:
-        """The offset of `leads.enriched` up to which the cache is filled. 0: it is empty. None: it cannot be read."""
-
-    async def set_filled_to(self, partition: int, offset: int) -> bool:
-        """Store that offset. False: it was not stored."""
-
-
-Local = Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
-"""Derives fields from a lead's own fields: by name the value, and the name of the field it is from."""
-
-
-class Known(msgspec.Struct, frozen=True):
-    """The sources of the fallback."""
-
-    cache: Cache | None = None
-    local: Local = lambda _: {}
-
-
-NOTHING_KNOWN: Final = Known()
 
 
 class Fallback:
     """Serves the leads of one partition. The caller holds the lock of the lead, so its row does not change."""
 
-    def __init__(self, plan: Plan, partition: UnitOfWork, clock: Clock, known: Known) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._clock = clock
-        self._known = known
+    def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
+        self._plan = state.plan
+        self._clock = state.clock
+        self._rows = state.rows
+        self._admission = state.admission
+        self._commits = state.commits
+        self._cache = parts.cache
+        self._local = parts.local
 
     async def serve_cached_first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
         """Serve a fresh result before the lane is asked, for a destination with `cache_first`.
@@ -115,7 +78,7 @@ class Fallback:
         """
         destination = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[destination.workspace]
-        degrades = workspace.hold == "degrade" and self._partition.is_held(destination, bulk=resolved.bulk)
+        degrades = workspace.hold == "degrade" and self._admission.is_held(destination, bulk=resolved.bulk)
         if not (destination.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())
@@ -150,7 +113,7 @@ class Fallback:
             return []  # it has a result already, or would never get a better one
         now_ms = self._clock.now_ms()
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
-        for name, (value, source) in self._known.local(resolved.lead.fields).items():
+        for name, (value, source) in self._local(resolved.lead.fields).items():
             if name not in fields:
                 fields[name], provenance[name] = value, FieldOrigin(source, now_ms)
         if not fields:
@@ -170,19 +133,17 @@ class Fallback:
         """
         if resolved.lead.force or row.webhook_id or self._is_unwanted(resolved):
             return False
-        return self._partition.find_marker(resolved.consumed.record_id, resolved.envelope.origin) is None
+        return self._rows.marker(resolved.consumed.record_id, resolved.envelope.origin) is None
 
     def _is_unwanted(self, resolved: ResolvedLead) -> bool:
         """True if the lead is suppressed or expired. The lead pipeline then concludes it."""
         if resolved.lead.not_after_ms is not None and self._clock.now_ms() > resolved.lead.not_after_ms:
             return True
-        return (
-            self._partition.has_suppressions and suppression_reason(resolved, self._partition.suppression) is not None
-        )
+        return self._rows.why_not_sent(resolved) is not None
 
     async def _look_up(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
         """Return what may be served, the entry of the person and the entry of the company."""
-        if self._known.cache is None:
+        if self._cache is None:
             return None, NOTHING, NOTHING
         scope = resolved.destination.workspace, resolved.destination.alias
         names = dict.fromkeys([*identifiers(resolved.people), *resolved.also]) or filter(None, [resolved.identity])
@@ -191,7 +152,7 @@ class Fallback:
             slots.append(company_slot(scope[0], resolved.company))
         if not slots:
             return None, NOTHING, NOTHING
-        entries = await self._known.cache.find(slots)
+        entries = await self._cache.find(slots)
         company = entries.pop() if resolved.company else NOTHING
         person = NOTHING
         for entry in entries:
@@ -211,13 +172,12 @@ class Fallback:
         )
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
         result = self._result(resolved, recorder.row, found.source, found.age_s, found.fields, found.provenance)
-        await self._partition.conclude(in_flight, recorder.step(self._record(result)))
+        await self._commits.commit_last(in_flight, recorder.step(self._record(result)))
 
     def _version(self, resolved: ResolvedLead, row: Delivery) -> int:
         destination = resolved.destination
-        return next_version(
-            (destination.workspace, destination.alias, resolved.lead_id), row, self._partition.find, self._partition.row
-        )
+        place = destination.workspace, destination.alias, resolved.lead_id
+        return next_version(place, row, self._rows.delivery, self._rows.get)
 
     def _result(
         self,

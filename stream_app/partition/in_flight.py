@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -25,6 +25,10 @@ class Recalled(Exception):
     """A callback waits for the lock of this lead, which is not sent yet: the lead starts again behind the callback."""
 
 
+def nothing_to_unlock() -> None:
+    """Do nothing: the record has no lock."""
+
+
 class InFlight:
     """A consumed record that is being processed. It survives a recovery of the partition.
 
@@ -40,11 +44,12 @@ class InFlight:
         waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
         recalled: True if a callback waits for its lock.
         posted: What is known of its last POST, from the write-ahead on, except while the POST is under way.
+        unlock: Releases its lock before the `async with` of it ends. Does nothing while it has none.
     """
 
     __slots__ = (
         *("arrival", "begun", "consumed", "finished", "limiter", "passed", "posted", "recalled"),
-        *("source", "suspended", "task", "ticket", "turns", "waits", "waits_since_ms"),
+        *("source", "suspended", "task", "ticket", "turns", "unlock", "waits", "waits_since_ms"),
     )
 
     def __init__(self, consumed: ConsumedRecord, source: Source, suspended: asyncio.Event, limiter: Limiter) -> None:
@@ -62,6 +67,7 @@ class InFlight:
         self.waits_since_ms: int | None = None
         self.recalled = False
         self.posted: Posted | None = None
+        self.unlock: Callable[[], None] = nothing_to_unlock
         self.task: asyncio.Task[None] | None = None
 
     def waiting(self) -> _Waiting:

@@ -11,6 +11,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY, Horizon, postpone, sends_per_s
@@ -18,7 +19,6 @@ from stream_app.domain.policy import Plan, Workspace
 from stream_app.domain.text import count
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.ports import Clock
 
 K = TypeVar("K", int, str)
 

@@ -14,16 +14,23 @@ from typing import Final
 
 import msgspec
 
+from stream_app.clock import Clock
+from stream_app.domain.callback.interpret import Booking, book
+from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import lane_key
+from stream_app.domain.delivery.state_machine import Delivery, lane_key
+from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.callback_health import record_owner
 from stream_app.domain.lane.lane import Lane, host_checked, reconfigured, take_over
+from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
 from stream_app.domain.lane.stall_detector import StallDetector
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import Record
-from stream_app.partition.ports import Clock, HostAnswers, Observer
+from stream_app.partition.ports import HostAnswers, Observer
 from stream_app.partition.rows import RowUnreadable, read_lane
 
 _json: Final = msgspec.json.Encoder()
@@ -61,6 +68,10 @@ class Lanes:
             lane = self._lanes[workspace] = take_over(Lane(workspace, self._number), self._clock.now_ms())
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
+
+    def is_home(self, workspace: str) -> bool:
+        """True if the workspace lives in this partition."""
+        return self._plan.home_of(workspace) == self._number
 
     @property
     def shared(self) -> bool:
@@ -112,6 +123,33 @@ class Lanes:
             if (policy := self._plan.workspaces.get(name)) is not None:
                 self._lanes[name] = reconfigured(policy, lane, self._plan.destinations_of(name), now_ms)
         self._changed.set()
+
+    # ------------------------------------------------------------- what changes a lane, beside operators and admission
+
+    def apply_outcome(self, grant: Grant, outcome: Outcome | None, in_flight: int, others_wait: bool) -> Settlement:
+        """Apply the outcome of a POST, which is None if it was not started; see `settle` of the domain."""
+        name = grant.destination.workspace
+        policy, now_ms, rand = self._plan.workspaces[name], self._clock.now_ms(), self._clock.rand()
+        self._lanes[name], settlement = settle(policy, self[name], grant, outcome, now_ms, rand, in_flight, others_wait)
+        return settlement
+
+    def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
+        """Book what a lead did cost, as its callback says."""
+        name = destination.workspace
+        booking = book(self._plan.workspaces[name], self[name], row, destination, callback, self._clock.now_ms())
+        self._lanes[name] = booking.lane
+        return booking
+
+    def charge(self, workspace: str, reservation: Reservation) -> None:
+        """Book a reservation as spent."""
+        self._lanes[workspace] = charge(self[workspace], reservation)
+
+    def count_dead_letter(self, grant: Grant, reason: str) -> None:
+        """Count a dead letter of this lane."""
+        name, now_ms = grant.destination.workspace, self._clock.now_ms()
+        self._lanes[name] = record_dead_letter(self._plan.workspaces[name], self[name], grant, reason, now_ms)
+
+    # ------------------------------------------------------------------------------------------ rows and views
 
     def records(self, workspaces: set[str]) -> list[Record]:
         """The rows of these lanes as they are now, and the views that have changed."""
@@ -187,17 +225,14 @@ class HostWatch:
 
     It holds the lanes of one partition whose breaker holds leads. A healthy partition does no work here.
 
-    `host_answers` asks the host of a destination. `pump` is called with a workspace whose probe may have become due.
+    `host_answers` asks the host of a destination.
     """
 
-    def __init__(
-        self, plan: Plan, lanes: Lanes, clock: Clock, host_answers: HostAnswers, pump: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Plan, lanes: Lanes, clock: Clock, host_answers: HostAnswers) -> None:
         self._plan = plan
         self._lanes = lanes
         self._clock = clock
         self._host_answers = host_answers
-        self._pump = pump
         self._held: dict[str, str] = {}
         self._found = asyncio.Event()
 
@@ -206,8 +241,11 @@ class HostWatch:
         self._held[destination.workspace] = destination.alias
         self._found.set()
 
-    async def run(self) -> None:
-        """Check the hosts of the held lanes every second. Until cancelled."""
+    async def run(self, pump: Callable[[str], None]) -> None:
+        """Check the hosts of the held lanes every second. Until cancelled.
+
+        `pump` is called with a workspace whose probe may have become due.
+        """
         while True:
             await self._found.wait()
             now_ms = self._clock.now_ms()
@@ -221,5 +259,5 @@ class HostWatch:
             for name, answer in zip(asked, answers, strict=True):
                 if (policy := self._plan.workspaces.get(name)) is not None:  # else a reload has removed it
                     self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
-                    self._pump(name)
+                    pump(name)
             await asyncio.sleep(_EVERY_S)

@@ -29,15 +29,13 @@ from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.identity import linked, person_of, pointed
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
-from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
+from stream_app.domain.lead.suppression import is_unwanted
 from stream_app.domain.messages import RESEND, Lead
-from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
-from stream_app.partition.conclude import Conclusions, Rejects
-from stream_app.partition.fallback import NOTHING_KNOWN, Fallback, Known
+from stream_app.partition.conclude import Conclusions
+from stream_app.partition.fallback import Fallback
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import Clay, Clock
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.state import PartitionState, WorkerParts
 
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
@@ -45,18 +43,19 @@ _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-
 class LeadPipeline:
     """Delivers the leads of one partition to Clay. Many records are under way at the same time."""
 
-    def __init__(
-        self, plan: Plan, partition: UnitOfWork, clay: Clay, clock: Clock, known: Known = NOTHING_KNOWN
-    ) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._clay = clay
-        self._clock = clock
-        self._fallback = Fallback(plan, partition, clock, known)
-        self._rejects = Rejects(plan, partition, clock)
-        self._conclusions = Conclusions(plan, partition, clock)
-        self._inputs = plan.topics.inputs
-        self._freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
+    def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
+        self._plan = state.plan
+        self._clay = parts.clay
+        self._clock = state.clock
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._locks = state.locks
+        self._admission = state.admission
+        self._commits = state.commits
+        self._conclusions = Conclusions(state)
+        self._fallback = Fallback(state, parts)
+        self._inputs = state.plan.topics.inputs
+        self._freshness_ms = int(state.plan.delivery.freshness_days * 86_400_000)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one record. Returns when everything about it is committed."""
@@ -66,38 +65,38 @@ class LeadPipeline:
         resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
         if isinstance(resolved, Unreadable):
             await self._process_unsendable(in_flight, envelope, lead, resolved)
-        elif (home := self._plan.home_of(resolved.destination.workspace)) != consumed.partition:
-            await self._rejects.reroute(in_flight, resolved, home)
+        elif not self._lanes.is_home(resolved.destination.workspace):
+            await self._conclusions.reroute(in_flight, resolved)
         else:
-            async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
+            async with self._locks.lock(in_flight, partial(self._lock_keys, resolved)):
                 await self._process_locked(in_flight, resolved)
 
     def _lock_keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
         """The keys of all rows that decide about this lead: its own row, and the aliases of its person."""
-        return (resolved.key, *person_of(resolved.aliases, self._partition.row).aliases)
+        return (resolved.key, *person_of(resolved.aliases, self._rows.get).aliases)
 
     async def _process_locked(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
         """Find out what the rows say about this lead, and deliver it if it is to be sent."""
-        if await self._rejects.is_concluded(in_flight, resolved.envelope):
+        if await self._conclusions.is_concluded(in_flight, resolved.envelope.origin):
             return
         now_ms = self._clock.now_ms()
-        person = person_of(resolved.aliases, self._partition.row)
-        row, verdict, why = dedup(resolved, person.rows, self._partition.find, now_ms, self._freshness_ms)
+        person = person_of(resolved.aliases, self._rows.get)
+        row, verdict, why = dedup(resolved, person.rows, self._rows.delivery, now_ms, self._freshness_ms)
         resolved = resolved.of(person)
         if verdict == "done":
             in_flight.release_next()
-            await self._partition.conclude_unchanged(in_flight, resolved.key)
+            await self._commits.commit_unchanged(in_flight, resolved.key)
             return
         if verdict == "duplicate":
-            if (unwanted := self._why_not_sent(resolved)) is not None and unwanted.reason == "suppressed":
-                await self._rejects.conclude_with_event(in_flight, resolved, "suppressed", unwanted)
+            if (unwanted := self._rows.why_not_sent(resolved)) is not None and unwanted.reason == "suppressed":
+                await self._conclusions.without_row(in_flight, resolved, "suppressed", unwanted)
                 return
             if why.reason == "same_person" and await self._fallback.serve_same_person(in_flight, resolved, row):
                 return
-            await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why)
+            await self._conclusions.without_row(in_flight, resolved, "duplicate", why)
             return
         if row is None or verdict == "fresh":
-            aliases = [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._partition.row)
+            aliases = [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._rows.get)
             recorder = DeliveryRecorder(self._plan, resolved, resolved.begin(now_ms), replaced=row, aliases=aliases)
             if verdict == "fresh":
                 recorder.emit()
@@ -151,7 +150,7 @@ class LeadPipeline:
         spent = self._conclusions.charge(recorder)
         why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
-        await self._partition.submit(recorder.step())
+        await self._commits.submit(recorder.step())
         return True
 
     async def _return_from_replay(self, recorder: DeliveryRecorder, envelope: Envelope, now_ms: int) -> None:
@@ -159,7 +158,7 @@ class LeadPipeline:
         spent = self._conclusions.charge(recorder)
         recorder.come_back(envelope, now_ms, spent)
         if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
-            await self._partition.submit(recorder.step())
+            await self._commits.submit(recorder.step())
 
     # ------------------------------------------------------------------------------------------ leads without a row
 
@@ -167,25 +166,25 @@ class LeadPipeline:
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
     ) -> None:
         """Reject a record that cannot be sent. If it belongs to a lead that has a row, park that lead."""
-        lead_ref = find_lead_ref(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
+        lead_ref = find_lead_ref(self._plan, in_flight.consumed, envelope, lead, self._rows.delivery)
         if lead_ref is None:
-            await self._rejects.reject(in_flight, envelope, lead, bad)
+            await self._conclusions.reject(in_flight, envelope, lead, bad)
             return
-        async with self._partition.lock(in_flight, lambda: (lead_ref.key,)):
+        async with self._locks.lock(in_flight, lambda: (lead_ref.key,)):
             await self._park_unsendable(in_flight, lead_ref, bad)
 
     async def _park_unsendable(self, in_flight: InFlight, lead_ref: LeadRef, bad: Unreadable) -> None:
         """Park a known lead that would be sent now and cannot be."""
-        if await self._rejects.is_concluded(in_flight, lead_ref.envelope):
+        if await self._conclusions.is_concluded(in_flight, lead_ref.envelope.origin):
             return
-        now_ms, row = self._clock.now_ms(), self._partition.find(lead_ref.key)
+        now_ms, row = self._clock.now_ms(), self._rows.delivery(lead_ref.key)
         verdict = classify_record(row, lead_ref.envelope, now_ms, self._freshness_ms)
         if verdict == "done":
-            await self._partition.conclude_unchanged(in_flight, lead_ref.key)
+            await self._commits.commit_unchanged(in_flight, lead_ref.key)
             return
         row = row or begin(lead_ref.envelope, now_ms)
-        if self._partition.has_suppressions and is_unwanted(
-            lead_ref, row.first_at_ms, self._partition.suppression, self._partition.row
+        if self._rows.suppressing and is_unwanted(
+            lead_ref, row.first_at_ms, self._rows.suppression, self._rows.get
         ):  # the dead letter must not carry the fields of an erased person
             lead_ref = msgspec.structs.replace(
                 lead_ref, consumed=msgspec.structs.replace(lead_ref.consumed, value=None)
@@ -216,13 +215,13 @@ class LeadPipeline:
             return
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.
-            if (why := self._why_not_sent(resolved)) is not None:
+            if (why := self._rows.why_not_sent(resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
             patient = recorder.row.state.startswith("held_")
             destination = self._plan.destinations[resolved.destination.alias]  # read again: webhooks are added live
             request = AdmissionRequest(destination, not_before_ms, resolved.lead.not_after_ms, patient, resolved.bulk)
-            answer = await self._partition.admit(
+            answer = await self._admission.admit(
                 in_flight, request, partial(self._write_ahead, in_flight, resolved, recorder)
             )
             if isinstance(answer, Held):
@@ -235,12 +234,6 @@ class LeadPipeline:
                 return
             not_before_ms = retry_ms
 
-    def _why_not_sent(self, resolved: ResolvedLead) -> Reason | None:
-        """Return why an operator does not let the lead be sent; None if nothing speaks against it."""
-        if not self._partition.has_suppressions:
-            return None
-        return suppression_reason(resolved, self._partition.suppression)
-
     def _write_ahead(
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, grant: Grant
     ) -> WriteBatch:
@@ -249,10 +242,10 @@ class LeadPipeline:
         if resolved.lead.force:
             # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
             place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id
-            results = next_version(place, recorder.row, self._partition.find, self._partition.row) - 1
+            results = next_version(place, recorder.row, self._rows.delivery, self._rows.get) - 1
             recorder.write_once([(forced_key(*place), resolved.key)])
         else:
-            recorder.write_once(linked(resolved.aliases, resolved.key, self._partition.row))
+            recorder.write_once(linked(resolved.aliases, resolved.key, self._rows.get))
         recorder.go(
             "sending",
             self._clock.now_ms(),
@@ -290,7 +283,7 @@ class LeadPipeline:
             The earliest time of another attempt (epoch ms), or None if the lead is concluded.
         """
         grant, outcome = posted.entry, posted.outcome
-        settlement = self._partition.settle(grant, outcome, has_slot=has_slot)
+        settlement = self._admission.settle(grant, outcome, has_slot=has_slot)
         wait_until_ms = settlement.wait_until_ms
         match outcome:
             case Accepted():
@@ -324,7 +317,7 @@ class LeadPipeline:
         attempt = settlement.attempts(recorder.row.attempt)
         first_ms = recorder.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
-            self._partition.record_dead_letter(grant, outcome.reason)
+            self._lanes.count_dead_letter(grant, outcome.reason)
             await self._conclusions.dead_letter(
                 in_flight, recorder, failure(outcome), attempt=attempt, failed_at_ms=first_ms
             )
@@ -337,7 +330,7 @@ class LeadPipeline:
     async def _record_refusal(self, recorder: DeliveryRecorder, why: Reason, due_ms: int, **changes: object) -> int:
         """Commit that Clay did not take the lead, before any wait: after a crash the row proves it."""
         recorder.go("refused", self._clock.now_ms(), why, **recorder.freed(), **changes)
-        await self._partition.submit(recorder.step())
+        await self._commits.submit(recorder.step())
         return due_ms
 
     # ----------------------------------------------------------------------------------------------------- held
@@ -358,7 +351,7 @@ class LeadPipeline:
             recorder.go(
                 held.status or "held_paused", now_ms, Reason(held.reason, held.text, due_at_ms=may_end_ms(held) or None)
             )
-            await self._partition.submit(recorder.step())
+            await self._commits.submit(recorder.step())
             return True
         in_flight.release_next()
         provisional: list[Record] | None = []
@@ -371,5 +364,5 @@ class LeadPipeline:
         why = Reason(held.reason, held.text, due_at_ms=due_ms)
         recorder.go("deferred", now_ms, why)
         copy = recorder.copy(self._plan.topics.deferred, now_ms, why, way="deferred")
-        await self._partition.conclude(in_flight, recorder.step(copy, *provisional))
+        await self._commits.commit_last(in_flight, recorder.step(copy, *provisional))
         return False

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
-from stream_app.partition.in_flight import InFlight
+from stream_app.partition.in_flight import InFlight, nothing_to_unlock
 
 Keys = Callable[[], tuple[bytes, ...]]
 """Returns the keys that a record needs, each once, by the rows in memory."""
@@ -28,25 +29,21 @@ class KeyLocks:
         self.recall = recall
         self._holders: dict[bytes, KeyLock] = {}
         self._queues: dict[bytes, deque[KeyLock]] = {}
-        self._requests: dict[object, KeyLock] = {}
         self._tickets = 0
 
-    def of(self, in_flight: InFlight, keys: Keys) -> KeyLock:
-        """Return a lock for `async with`. Entering it may raise GiveUp."""
+    def lock(self, in_flight: InFlight, keys: Keys) -> KeyLock:
+        """Return an exclusive lock on these keys, for `async with`. Entering it may raise GiveUp.
+
+        `keys` is called again after a wait, and may then return more keys. `in_flight.unlock` releases it early.
+        """
         if not in_flight.ticket:
             self._tickets += 1
             in_flight.ticket = self._tickets
-        lock = self._requests[in_flight] = KeyLock(self, in_flight, keys)
-        return lock
+        return KeyLock(self, in_flight, keys)
 
     def is_free(self, keys: tuple[bytes, ...]) -> bool:
-        """True if no record holds any of these keys."""
+        """True if no record holds any of these keys. The next step of a holder would undo a change."""
         return self._holders.keys().isdisjoint(keys)
-
-    def release(self, in_flight: object) -> None:
-        """Release the keys of a record before its `async with` ends."""
-        if (lock := self._requests.get(in_flight)) is not None:
-            self.leave(lock)
 
     def acquire(self, lock: KeyLock) -> bool:
         """Acquire the keys, or queue for them. Keys that the lock held before are released. True: they are acquired."""
@@ -69,7 +66,7 @@ class KeyLocks:
 
     def leave(self, lock: KeyLock) -> None:
         """Release the keys, or leave their queues."""
-        self._requests.pop(lock.in_flight, None)
+        lock.in_flight.unlock = nothing_to_unlock
         keys, lock.keys = lock.keys, ()
         for key in keys:
             if lock.holds:
@@ -144,7 +141,8 @@ class KeyLock:
                 key_locks.leave(self)
                 raise
             if set(self.needs()) <= set(self.keys):  # else the rows of the earlier holder showed that it needs more
-                return
+                break
+        in_flight.unlock = partial(key_locks.leave, self)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -17,30 +17,17 @@ from functools import partial
 from typing import Any, Final
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
-from stream_app.domain.lane.lane import Lane
-from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
 from stream_app.partition.callback import CallbackPipeline
-from stream_app.partition.command import CommandPipeline, CommandResult, Reload
+from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from stream_app.partition.erasures import Erasures
-from stream_app.partition.fallback import NOTHING_KNOWN, Known
 from stream_app.partition.in_flight import PRIORITY, AckTracker, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
-from stream_app.partition.lanes import HostWatch
 from stream_app.partition.lead import LeadPipeline
-from stream_app.partition.ports import (
-    Alarm,
-    Clay,
-    Clock,
-    HostAnswers,
-    Membership,
-    Observer,
-    PartitionStream,
-    StateStore,
-)
-from stream_app.partition.rows import ProcessedMarkers
-from stream_app.partition.state import PartitionTable, UnitOfWork
-from stream_app.partition.timeout import NO_SOURCES, TimeoutScheduler, TimeoutSources
+from stream_app.partition.ports import PartitionStream, StateStore
+from stream_app.partition.rows import Rows
+from stream_app.partition.state import PartitionTable, WorkerParts, build_state
+from stream_app.partition.timeout import TimeoutScheduler
 from stream_app.tasks import cancel, died_of
 
 Process = Callable[[InFlight], Coroutine[Any, Any, None]]
@@ -49,16 +36,6 @@ Process = Callable[[InFlight], Coroutine[Any, Any, None]]
 _READ: Final = 2_000  # records at a time, so that memory is bounded
 _PARALLEL: Final[dict[Source, int]] = {"command": 1, "callback": 200}
 _PAUSE_S: Final = 1.0
-
-
-def _no_reload(_: str) -> CommandResult:
-    return CommandResult("this program cannot reload its configuration: restart it", False, "refused")
-
-
-async def _always_answers(_: str) -> bool:
-    return True
-
-
 _UNFINISHED: Final = 4  # records for each slot in flight: those that wait for a commit or a lock are bounded too
 
 
@@ -67,63 +44,32 @@ class PartitionOwner:
 
     Args:
         number: The partition.
-        plan: The configuration. `reload` changes it in place.
         store: The partition's transactional producer and its rows in Kafka.
-        clay: Sends leads.
-        clock: The time.
-        observer: Gets what was committed: metrics and log.
-        alarm: Ends the process after a bug, or when another worker owns the partition.
-        still_member: Asks the group whether this process is still a member.
-        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
-        reload: Reads the configuration again for the command with this id.
-        known: The sources of the fallback.
-        previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.
-        sources: What a callback timeout needs from outside.
-        host_answers: Asks the host of a destination.
+        parts: What it shares with the other partitions of the worker.
     """
 
-    def __init__(
-        self,
-        number: int,
-        plan: Plan,
-        store: StateStore,
-        clay: Clay,
-        clock: Clock,
-        observer: Observer,
-        alarm: Alarm,
-        still_member: Membership,
-        spacing_s: float = 0.05,
-        reload: Reload = _no_reload,
-        known: Known = NOTHING_KNOWN,
-        previous: dict[str, Lane] | None = None,
-        sources: TimeoutSources = NO_SOURCES,
-        host_answers: HostAnswers = _always_answers,
-    ) -> None:
-        self.number, self._plan = number, plan
-        self._store, self._observer, self._alarm, self._still_member = store, observer, alarm, still_member
-        self._reload = reload
+    def __init__(self, number: int, store: StateStore, parts: WorkerParts) -> None:
+        self.number = number
+        self._plan, self._observer, self._alarm = parts.plan, parts.observer, parts.alarm
+        self._store, self._still_member = store, parts.still_member
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
-        leads, others = (Limiter(plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
-        self.state = state = UnitOfWork(
-            number, plan, store, clock, observer, alarm, spacing_s, previous, self._commit_failed
-        )
-        self.table = PartitionTable(state.rows, state.lanes)
-        self._hosts = HostWatch(plan, state.lanes, clock, host_answers, state.admission.pump_lane)
-        state.admission.on_breaker_open = self._hosts.note
-        unavailable = partial(observer.recovering, number)
-        lead = LeadPipeline(plan, state, clay, clock, known).process
+        leads, others = (Limiter(parts.plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
+        self.state = state = build_state(number, store, parts, self._commit_failed)
+        self.table = PartitionTable(state)
+        lead = LeadPipeline(state, parts).process
         self._pipelines: dict[Source, Process] = {
             "hot": lead,
             "retry": lead,
             "bulk": lead,
-            "callback": CallbackPipeline(plan, state, clock).process,
-            "command": CommandPipeline(plan, state, clock, self._reload_settings).process,
+            "callback": CallbackPipeline(state).process,
+            "command": CommandPipeline(state, parts).process,
         }
         self._limiters = {source: leads if source in PRIORITY else others for source in self._pipelines}
-        self._ahead = {source: TakenAhead(plan.delivery) for source in self._pipelines}
-        self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
-        self._erasures = Erasures(plan, state.rows, clock, state.submit)
-        self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, others, unavailable)
+        self._ahead = {source: TakenAhead(parts.plan.delivery) for source in self._pipelines}
+        self._timeouts = TimeoutScheduler(state, store, parts)
+        self._erasures = Erasures(state)
+        unavailable = partial(parts.observer.recovering, number)
+        self._bootstrap = Bootstrap(parts.plan.topics, store, state.rows, self._pipelines, others, unavailable)
         self._unfinished: dict[InFlight, AckTracker] = {}
         self._taken: dict[str, int] = {}
         self._committing: asyncio.Task[None] | None = None
@@ -145,8 +91,8 @@ class PartitionOwner:
             SettingsError: The settings of this process are not those that the namespace began with.
         """
         self.state.load(await self._store.take_over(fence_within_s))
-        self.state.committer.forget()
-        self._committing = asyncio.create_task(self.state.committer.run(), name=f"committer-{self.number}")
+        self.state.commits.forget()
+        self._committing = asyncio.create_task(self.state.commits.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
         self._take_overs += 1
         self.state.admission.shut()
@@ -160,9 +106,9 @@ class PartitionOwner:
             self.state.admission.open()
             await asyncio.gather(
                 self._timeouts.run(),
-                self.state.lanes.keep_shown(self.state.submit),
+                self.state.lanes.keep_shown(self.state.commits.submit),
                 self._erasures.run(),
-                self._hosts.run(),
+                self.state.hosts.run(self.state.admission.pump_lane),
             )
 
     async def serve(self, stream: PartitionStream, source: Source) -> None:
@@ -173,13 +119,13 @@ class PartitionOwner:
         """
         acks, limiter, began = AckTracker(stream), self._limiters[source], self._take_overs
         ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()
-        self.state.streams[stream.topic] = stream
-        stream.expect(self.state.markers.passed(stream.topic))
+        self.state.commits.streams[stream.topic] = stream
+        stream.expect(self.state.rows.passed(stream.topic))
         suspension = asyncio.create_task(self._when_suspended(stream))
         try:
             async for consumed in stream:
                 # A worker that was cut off before a recovery may hold records that another worker has concluded.
-                if began != self._take_overs and self.state.markers.is_passed(consumed):
+                if began != self._take_overs and self.state.rows.is_passed(consumed):
                     stream.give_up(consumed)
                     continue
                 self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
@@ -216,21 +162,6 @@ class PartitionOwner:
         await self._store.close()
 
     @property
-    def posts_under_way(self) -> int:
-        """How many POSTs are under way."""
-        return self.state.admission.in_flight
-
-    @property
-    def rows(self) -> int:
-        """The number of rows in memory."""
-        return len(self.state.rows)
-
-    @property
-    def parked(self) -> Mapping[str, int]:
-        """The number of parked leads, by workspace."""
-        return self.state.rows.parked
-
-    @property
     def unfinished(self) -> int:
         """The number of records under way."""
         return len(self._unfinished)
@@ -246,7 +177,7 @@ class PartitionOwner:
     @property
     def failing(self) -> str:
         """Why nothing of this partition can be committed now; '' if it can. One failed transaction is repeated."""
-        failures = self.state.committer.failures
+        failures = self.state.commits.failures
         return f"partition {self.number} commits nothing: {failures} transactions failed" if failures > 1 else ""
 
     def under_way(self) -> dict[str, Hashable]:
@@ -254,7 +185,7 @@ class PartitionOwner:
         if not self._ready.is_set():
             return {f"partition {self.number} is being taken over again": self._take_overs}
         seen: dict[str, Hashable] = {}
-        if (committed := self.state.committer.under_way) is not None:
+        if (committed := self.state.commits.under_way) is not None:
             seen[f"partition {self.number} commits nothing"] = committed
         oldest = next((in_flight for in_flight in self._unfinished if not in_flight.waits), None)
         if oldest is not None:
@@ -342,11 +273,6 @@ class PartitionOwner:
         in_flight.release_next()
         self._leave(in_flight).give_up(in_flight)
 
-    def _reload_settings(self, command_id: str) -> CommandResult:
-        result = self._reload(command_id)
-        self.state.lanes.reconfigured()
-        return result
-
     # ---------------------------------------------------------------------------------------------------- recovery
 
     def _commit_failed(self, error: StateStoreError) -> None:
@@ -363,7 +289,7 @@ class PartitionOwner:
         self.state.admission.clear()
         self._give_up_idle()
         self._observer.recovering(self.number, error)
-        await asyncio.sleep(self.state.committer.pause_s)
+        await asyncio.sleep(self.state.commits.pause_s)
         delay_s = FIRST_PAUSE_S
         while True:
             try:
@@ -377,7 +303,7 @@ class PartitionOwner:
         self._give_up_idle()
         previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
         for in_flight, acks in list(self._unfinished.items()):
-            if self.state.markers.is_passed(in_flight.consumed):
+            if self.state.rows.is_passed(in_flight.consumed):
                 self._drop(in_flight)
             else:
                 line = acks, self._line_of(in_flight)
@@ -399,14 +325,14 @@ class Bootstrap:
         self,
         topics: TopicNames,
         store: StateStore,
-        markers: ProcessedMarkers,
+        rows: Rows,
         pipelines: Mapping[Source, Process],
         limiter: Limiter,
         unavailable: Callable[[Exception], None],
     ) -> None:
         self._topics = topics
         self._store = store
-        self._markers = markers
+        self._rows = rows
         self._pipelines = pipelines
         self._limiter = limiter
         self._unavailable = unavailable
@@ -428,7 +354,7 @@ class Bootstrap:
 
     async def _each(self, topic: str, source: Source) -> None:
         """Process the records of one topic. `serve` gets them too: the first of the two concludes a record."""
-        offset, more = self._markers.passed(topic), True
+        offset, more = self._rows.passed(topic), True
         while more:
             try:
                 found = await self._store.waiting(topic, offset, _READ)
@@ -439,7 +365,7 @@ class Bootstrap:
             for first in range(0, len(found), _PARALLEL[source]):
                 async with asyncio.TaskGroup() as group:
                     for consumed in found[first : first + _PARALLEL[source]]:
-                        if not self._markers.is_passed(consumed):
+                        if not self._rows.is_passed(consumed):
                             in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
                             group.create_task(self._pipelines[source](in_flight))
             more = len(found) == _READ

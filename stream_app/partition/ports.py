@@ -9,11 +9,33 @@ from typing import Protocol
 
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.lane.command import CommandResult
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.result import Entry
 
 HostAnswers = Callable[[str], Awaitable[bool]]
 """Asks whether the host of a destination answers at all. The request submits nothing."""
+
+Membership = Callable[[], Awaitable[float]]
+"""Waits until the group confirms that this process is still a member.
+
+Returns for how many seconds the group will not reassign our partitions. It does not return after an eviction: a
+rebalance follows and closes the partition.
+"""
+
+Alarm = Callable[[BaseException], None]
+"""Ends the process after a bug, or when another worker owns this partition."""
+
+CallbackUrlProbe = Callable[[], Awaitable[str]]
+"""Returns '' if the callback URL answers from here, else what came instead. Takes a few seconds at most."""
+
+Reload = Callable[[str], CommandResult]
+"""Reads the configuration again for the command with this id, and applies what can change while the worker runs."""
+
+Local = Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
+"""Derives fields from a lead's own fields: by name the value, and the name of the field it is from."""
 
 
 class StateStore(Protocol):
@@ -42,6 +64,16 @@ class StateStore(Protocol):
         Raises:
             Fenced: Another process owns the partition.
             Aborted: The transaction failed.
+        """
+
+    async def fetch(self, record_ids: Sequence[str]) -> Mapping[str, ConsumedRecord]:
+        """Read single records again, of any partition: those that Kafka still has.
+
+        Args:
+            record_ids: As `topic/partition/offset`.
+
+        Raises:
+            BrokerUnavailable: Kafka cannot be read now.
         """
 
     async def close(self) -> None: ...
@@ -78,79 +110,55 @@ class PartitionStream(Protocol):
         """The group's committed offset, if this process knows it."""
 
 
-class Observer(Protocol):
-    """Gets what happened, once it is committed: metrics and log."""
+class Observer:
+    """Gets what happened, once it is committed: metrics and log. This one ignores it."""
 
     def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
         """These steps were committed together, as so many records. It took `seconds`."""
 
-    def lane(self, view: LaneView) -> None: ...
+    def lane(self, view: LaneView) -> None:
+        """A lane's view was published."""
 
-    def answered(self, answer: CommandAnswer) -> None: ...
+    def answered(self, answer: CommandAnswer) -> None:
+        """A command was answered."""
 
     def lane_gone(self, workspace: str) -> None:
         """This process no longer owns the lane."""
 
-    def recovering(self, partition: int, error: Exception) -> None: ...
+    def recovering(self, partition: int, error: Exception) -> None:
+        """Kafka cannot be used for the partition now. It is tried again."""
 
     def unknown_rows(self, partition: int, count: int) -> None:
         """The partition has `count` rows of kinds that this version does not know. They are kept."""
 
 
-class Membership(Protocol):
-    """Asks the group whether this process is still a member."""
-
-    async def __call__(self) -> float:
-        """Wait until the group confirms the membership.
-
-        Does not return after an eviction: a rebalance follows and closes the partition.
-
-        Returns:
-            For how many seconds the group will not reassign our partitions.
-        """
-
-
-class Alarm(Protocol):
-    """Ends the process after a bug, or when another worker owns this partition."""
-
-    def __call__(self, error: BaseException, /) -> None: ...
-
-
 class Clay(Protocol):
-    """Sends one row to a destination's webhook. A network failure is an outcome, not an exception."""
+    """The webhooks of all destinations."""
 
-    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome: ...
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        """Send one row. A network failure is an outcome, not an exception."""
 
-
-class Archive(Protocol):
-    """Reads single records again."""
-
-    async def fetch(self, record_ids: Sequence[str]) -> Mapping[str, ConsumedRecord]:
-        """Read the records that Kafka still has.
-
-        Args:
-            record_ids: As `topic/partition/offset`.
-
-        Raises:
-            BrokerUnavailable: Kafka cannot be read now.
-        """
+    async def host_answers(self, destination: str) -> bool:
+        """Ask whether the host of a destination answers at all. The request submits nothing."""
 
 
-class CallbackUrlProbe(Protocol):
-    """Checks that Clay could reach the callback URL."""
+class Cache(Protocol):
+    """The result cache: entries by key (`domain/result.py`).
 
-    async def __call__(self) -> str:
-        """Return '' if the callback URL answers from here, else what came instead. Takes a few seconds at most."""
+    Its methods do not raise and return soon. An entry may disappear at any time.
+    """
 
+    async def find(self, slots: Sequence[str]) -> list[Entry]:
+        """Return one entry for each key. It is empty if nothing is known, or the cache did not answer in time."""
 
-class Clock(Protocol):
-    """Time and randomness."""
+    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+        """Merge entries into those that are stored. False: not all of them were stored."""
 
-    def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+    async def forget(self, slots: Sequence[str]) -> bool:
+        """Delete entries. False: some may still be stored."""
 
-    def boot_ms(self) -> int:
-        """Milliseconds of a clock that never steps and runs on while the machine or process is suspended."""
+    async def filled_to(self, partition: int) -> int | None:
+        """The offset of `leads.enriched` up to which the cache is filled. 0: it is empty. None: it cannot be read."""
 
-    def rand(self) -> float:
-        """A random number from 0 to 1."""
+    async def set_filled_to(self, partition: int, offset: int) -> bool:
+        """Store that offset. False: it was not stored."""

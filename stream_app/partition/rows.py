@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.recorder import Rows as Changes
 from stream_app.domain.delivery.state_machine import (
     ROW_VERSION,
@@ -29,7 +30,8 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
-from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.lead.resolve import ResolvedLead
+from stream_app.domain.lead.suppression import Suppression, suppression_reason
 from stream_app.domain.record import ConsumedRecord
 
 T = TypeVar("T")
@@ -79,6 +81,7 @@ class Rows:
     """The rows of one partition, by key.
 
     Args:
+        number: The partition.
         freshness_ms: How long a final delivery row is kept.
 
     Attributes:
@@ -86,7 +89,10 @@ class Rows:
         parked: The number of parked leads, by workspace.
     """
 
-    def __init__(self, freshness_ms: int) -> None:
+    def __init__(self, number: int, freshness_ms: int) -> None:
+        self._number = number
+        self._marked: dict[str, deque[int]] = {}  # by topic, in the order in which the markers were set
+        self._passed: dict[str, int] = {}
         self.suppressing = 0
         self.parked: Counter[str] = Counter()
         self._erased: set[bytes] = set()
@@ -96,7 +102,22 @@ class Rows:
         self._look_again_ms = 0
 
     def load(self, values: dict[bytes, bytes]) -> None:
-        """Replace the rows by these, oldest first."""
+        """Replace the rows by these, oldest first.
+
+        Raises:
+            RowUnreadable: A row does not decode.
+        """
+        self._marked.clear()
+        self._passed.clear()
+        key = b""
+        try:
+            for key in values:
+                self._note_marker(key)
+            for key in [key for key in values if key.startswith(b"c/")]:
+                topic, offset = passed_offset(key, values.pop(key))
+                self._passed[topic] = offset
+        except ValueError:
+            raise unreadable(key, "it does not name the place of a record") from None
         self._values = values
         self._aging = deque(key for key in values if key[:2] in _AGING)
         self._look_again_ms = 0
@@ -117,6 +138,10 @@ class Rows:
         """The row's bytes."""
         return self._values.get(key)
 
+    def why_not_sent(self, resolved: ResolvedLead) -> Reason | None:
+        """Why an operator does not let this lead be sent; None if nothing speaks against it."""
+        return suppression_reason(resolved, self.suppression) if self.suppressing else None
+
     def leads(self) -> list[bytes]:
         """The keys of all rows of leads."""
         return [key for key in self._values if key[:2] == b"d/"]
@@ -136,9 +161,9 @@ class Rows:
         for key in self._erased:
             yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
 
-    def apply(self, changes: Changes) -> list[bytes]:
-        """Apply the changes of a step. Returns the keys of new rows."""
-        values, new = self._values, list[bytes]()
+    def apply(self, changes: Changes) -> None:
+        """Apply the changes of a step."""
+        values = self._values
         for key, value in changes:
             kind, before = key[:2], values.get(key)
             if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
@@ -148,16 +173,15 @@ class Rows:
             else:
                 values[key] = value
                 if before is None:
-                    new.append(key)
                     if kind in _AGING:
                         self._aging.append(key)
+                    self._note_marker(key)
             if kind == b"e/":
                 self._erased -= {key}
                 if value is not None:
                     self._erased.add(key)
             if kind in _SUPPRESSING:
                 self.suppressing += (value is not None) - (before is not None)
-        return new
 
     def expire(self, now_ms: int) -> Changes:
         """Delete rows that have expired, a few at most, from the head of the queue. Returns what is to be written."""
@@ -195,6 +219,48 @@ class Rows:
                     return None
                 since_ms = max(since_ms, row.at_ms)
         return since_ms
+
+    # ---------------------------------------------------------------------------------------------------- markers
+
+    def marker(self, *record_ids: str) -> bytes | None:
+        """The key of the marker that says that one of these records is concluded.
+
+        Args:
+            *record_ids: Records without a delivery row, as `topic/partition/offset`.
+        """
+        return next((key for key in map(mark_key, record_ids) if key in self._values), None)
+
+    def passed(self, topic: str) -> int:
+        """The group's offset when markers were last deleted: every record before it is concluded."""
+        return self._passed.get(topic, 0)
+
+    def is_passed(self, consumed: ConsumedRecord) -> bool:
+        """True if this record is concluded and its marker may be deleted."""
+        return consumed.offset < self.passed(consumed.topic)
+
+    def drop_passed(self, committed: Callable[[str], int | None]) -> Changes:
+        """The rows to write now: deletions of markers, and the passed offsets.
+
+        `committed` returns the group's committed offset of a topic.
+        """
+        rows: Changes = []
+        for topic, offsets in list(self._marked.items()):
+            end = committed(topic) or 0
+            if offsets[0] >= end:
+                continue
+            while offsets and offsets[0] < end:
+                rows.append((mark_key(f"{topic}/{self._number}/{offsets.popleft()}"), None))
+            if not offsets:
+                del self._marked[topic]
+            self._passed[topic] = end
+            rows.append((passed_key(topic), str(end).encode()))
+        return rows
+
+    def _note_marker(self, key: bytes) -> None:
+        """Remember a new row if it is a marker of this partition. The offsets of other partitions are unknown here."""
+        record_id = marked_record(key)
+        if record_id is not None and record_id[1] == self._number:
+            self._marked.setdefault(record_id[0], deque()).append(record_id[2])
 
 
 def _is_parked(key: bytes, value: bytes | None) -> bool:
@@ -247,62 +313,3 @@ def _read_versioned(
 def _check_version(version: int, known: int, key: bytes) -> None:
     if version > known:
         raise RowUnreadable(f"the row {_name(key)} has version {version}, this program reads up to {known}: update it")
-
-
-class ProcessedMarkers:
-    """The markers of one partition, by topic, in the order in which they were set."""
-
-    def __init__(self, partition: int) -> None:
-        self._partition = partition
-        self._offsets: dict[str, deque[int]] = {}
-        self._passed: dict[str, int] = {}
-
-    def load(self, rows: dict[bytes, bytes]) -> None:
-        """Replace the markers by those in `rows`, and remove the passed offsets from `rows`.
-
-        Raises:
-            RowUnreadable: A row does not decode.
-        """
-        self._offsets.clear()
-        self._passed.clear()
-        key = b""
-        try:
-            for key in rows:
-                self.note(key)
-            for key in [key for key in rows if key.startswith(b"c/")]:
-                topic, offset = passed_offset(key, rows.pop(key))
-                self._passed[topic] = offset
-        except ValueError:
-            raise unreadable(key, "it does not name the place of a record") from None
-
-    def note(self, key: bytes) -> None:
-        """Remember a new row if it is a marker of this partition. The offsets of other partitions are unknown here."""
-        record_id = marked_record(key)
-        if record_id is not None and record_id[1] == self._partition:
-            self._offsets.setdefault(record_id[0], deque()).append(record_id[2])
-
-    def drop_passed(self, committed: Callable[[str], int | None]) -> Changes:
-        """The rows to write now: deletions of markers, and the passed offsets.
-
-        `committed` returns the group's committed offset of a topic.
-        """
-        rows: Changes = []
-        for topic, offsets in list(self._offsets.items()):
-            end = committed(topic) or 0
-            if offsets[0] >= end:
-                continue
-            while offsets and offsets[0] < end:
-                rows.append((mark_key(f"{topic}/{self._partition}/{offsets.popleft()}"), None))
-            if not offsets:
-                del self._offsets[topic]
-            self._passed[topic] = end
-            rows.append((passed_key(topic), str(end).encode()))
-        return rows
-
-    def passed(self, topic: str) -> int:
-        """The group's offset when markers were last deleted: every record before it is concluded."""
-        return self._passed.get(topic, 0)
-
-    def is_passed(self, consumed: ConsumedRecord) -> bool:
-        """True if this record is concluded and its marker may be deleted."""
-        return consumed.offset < self.passed(consumed.topic)

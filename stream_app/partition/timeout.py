@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from stream_app.domain.callback.interpret import (
     OVERDUE,
@@ -34,10 +34,10 @@ from stream_app.domain.lane.callback_health import causes
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Status
-from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.policy import Destination
 from stream_app.domain.record import ConsumedRecord
-from stream_app.partition.ports import Archive, CallbackUrlProbe, Clock
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.ports import StateStore
+from stream_app.partition.state import PartitionState, WorkerParts
 
 _BATCH: Final = 200  # leads that are moved on together
 _LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
@@ -48,14 +48,14 @@ _RETRY_AFTER_S: Final = 5.0
 class TimeoutPipeline:
     """Moves leads on after their deadline, many in one call. Leads that were settled meanwhile are skipped."""
 
-    def __init__(
-        self, plan: Plan, partition: UnitOfWork, archive: Archive, probe: CallbackUrlProbe, clock: Clock
-    ) -> None:
-        self._plan = plan
-        self._partition = partition
-        self._archive = archive
-        self._probe = probe
-        self._clock = clock
+    def __init__(self, state: PartitionState, store: StateStore, parts: WorkerParts) -> None:
+        self._plan = state.plan
+        self._clock = state.clock
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._commits = state.commits
+        self._store = store
+        self._probe = parts.probe
 
     async def mark_overdue(self, keys: Sequence[bytes]) -> None:
         """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
@@ -67,7 +67,7 @@ class TimeoutPipeline:
         await asyncio.gather(*(self._mark_overdue(key, row, there, url_problem) for key, row, there in due))
 
     def _may_suspend(self, workspace: str, destination: str, more: int) -> bool:
-        return may_suspend(self._plan.workspaces[workspace], self._partition.lane(workspace), destination, more)
+        return may_suspend(self._plan.workspaces[workspace], self._lanes[workspace], destination, more)
 
     def _mark_overdue(self, key: bytes, row: Delivery, there: Destination, url_problem: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
@@ -77,17 +77,17 @@ class TimeoutPipeline:
         recorder.go(
             "callback_overdue", now_ms, Reason("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s))
         )
-        lane, is_silent = overdue(policy, self._partition.lane(there.workspace), there.alias, row.at_ms)
+        lane, is_silent = overdue(policy, self._lanes[there.workspace], there.alias, row.at_ms)
         if is_silent:
             why = causes(evidence(policy, lane, there, url_problem, now_ms))
             lane = suspend_destination(policy, lane, there, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
-        self._partition.set_lane(lane)
-        return self._partition.submit(recorder.step())
+        self._lanes[there.workspace] = lane
+        return self._commits.submit(recorder.step())
 
     async def park(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
-        found = await self._archive.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
+        found = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
         due = self._still_due(keys, OVERDUE)
         await asyncio.gather(*(self._park(key, row, there, found.get(row.origin)) for key, row, there in due))
 
@@ -97,7 +97,7 @@ class TimeoutPipeline:
         now_ms = self._clock.now_ms()
         text = f"Clay accepted the lead and did not call back within {there.callback_grace_s:g} s after its deadline"
         lead_id = lead_of(key)[2]
-        if is_erased(self._partition.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
+        if is_erased(self._rows.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
             consumed, text = None, f"{text}; the lead was erased"
         elif consumed is None:
             text = f"{text}; its record is no longer in Kafka: publish the lead again"
@@ -109,9 +109,9 @@ class TimeoutPipeline:
         )
         held = row.reservation
         if held is not None:
-            self._partition.charge(there.workspace, held)
+            self._lanes.charge(there.workspace, held)
         recorder.go("parked", now_ms, why, held, **recorder.freed(held), sends=row.sends + 1)
-        return self._partition.submit(
+        return self._commits.submit(
             recorder.step(recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed"))
         )
 
@@ -122,10 +122,10 @@ class TimeoutPipeline:
         now_ms = self._clock.now_ms()
         found: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
-            row, there = self._partition.find(key), self._plan.destination(*lead_of(key)[:2])
+            row, there = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
             if row is None or row.final or there is None or row.state not in states:
                 continue
-            if due_ms(row, there, self._partition.lane(there.workspace)) <= now_ms:
+            if due_ms(row, there, self._lanes[there.workspace]) <= now_ms:
                 found.append((key, row, there))
         return found
 
@@ -140,51 +140,21 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-class TimeoutSources(NamedTuple):
-    """What a callback timeout needs from outside the partition."""
-
-    archive: Archive
-    probe: CallbackUrlProbe
-
-
-class _EmptyArchive:
-    """An archive without records."""
-
-    async def fetch(self, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
-        return {}
-
-
-async def _no_probe() -> str:
-    return ""
-
-
-NO_SOURCES: Final = TimeoutSources(_EmptyArchive(), _no_probe)
-"""No record can be read again, and the callback URL is not tried."""
-
-
 class TimeoutScheduler:
-    """Calls `TimeoutPipeline` when leads are due, for as long as this process owns the partition.
+    """Calls `TimeoutPipeline` when leads are due, for as long as this process owns the partition."""
 
-    `unavailable` is called when Kafka cannot be read. The leads are then tried again.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        state: UnitOfWork,
-        sources: TimeoutSources,
-        clock: Clock,
-        unavailable: Callable[[Exception], None],
-    ) -> None:
-        self._state = state
-        self._clock = clock
-        self._unavailable = unavailable
-        self._pipeline = TimeoutPipeline(plan, state, sources.archive, sources.probe, clock)
+    def __init__(self, state: PartitionState, store: StateStore, parts: WorkerParts) -> None:
+        self._number = state.number
+        self._clock = state.clock
+        self._observer = state.observer
+        self._deadlines = state.deadlines
+        self._commits = state.commits
+        self._pipeline = TimeoutPipeline(state, store, parts)
         self._listened_ms = 0
 
     async def run(self) -> None:
         """Move leads on at their deadlines. Returns when a commit fails; `PartitionOwner` runs it again."""
-        deadlines = self._state.deadlines
+        deadlines = self._deadlines
         try:
             await deadlines.load()
             while True:
@@ -203,13 +173,13 @@ class TimeoutScheduler:
             await self._pipeline.mark_overdue(keys)
             await self._pipeline.park(keys)
         except BrokerUnavailable as error:
-            self._unavailable(error)
+            self._observer.recovering(self._number, error)
             await asyncio.sleep(_RETRY_AFTER_S)
-        self._state.deadlines.put_back(keys, self._clock.now_ms())  # those whose record could not be read
+        self._deadlines.put_back(keys, self._clock.now_ms())  # those whose record could not be read
 
     def _record_listening(self, now_ms: int) -> None:
         """Write from time to time that a worker listens: a successor does not count the time in which none did."""
         if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
             self._listened_ms = now_ms
-            for name in self._state.deadlines.workspaces():
-                self._state.submit(WriteBatch([], [], [], name))
+            for name in self._deadlines.workspaces():
+                self._commits.submit(WriteBatch([], [], [], name))

@@ -17,13 +17,14 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, M
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, returning, tier_s
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
 from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import serve
-from stream_app.partition.ports import Clock, PartitionStream
+from stream_app.partition.ports import PartitionStream
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
 

@@ -10,6 +10,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, text
@@ -21,7 +22,6 @@ from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.untrusted import check_depth
 from stream_app.kafka.readers import Progress, TopicReader
-from stream_app.ops.process import SystemClock
 from stream_app.replay.orders import consumed_records
 from stream_app.replay.plan import check_filter, topic_of
 
@@ -63,7 +63,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
     Raises SettingsError as `check_filter`, and BrokerUnavailable.
     """
     check_filter(settings, source, wanted)
-    tally = Tally(SystemClock().now_ms())
+    tally = Tally(Clock().now_ms())
     matches = None if wanted == Filter() else wanted.matches
     keys = WorkspaceKeys(settings.workspaces)
     async with topic_reader(settings, progress) as reader:

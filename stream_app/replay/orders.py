@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 from aiokafka import TopicPartition
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.domain.dead_letter.causes import addressed_to
@@ -48,7 +49,6 @@ from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader, TopicReader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs
-from stream_app.ops.process import SystemClock
 from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
@@ -63,7 +63,7 @@ def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = 
         SettingsError: It is too large for Kafka.
     """
     replay = replay or f"r-{uuid.uuid4().hex[:12]}"
-    command = ReplayCommand(replay, "start", replay, SystemClock().now_ms(), who, why, plan)
+    command = ReplayCommand(replay, "start", replay, Clock().now_ms(), who, why, plan)
     if len(command_row(command)[1]) > _MOST_BYTES:
         raise SettingsError([f"the filter is larger than {_MOST_BYTES:,} bytes: name fewer leads"])
     return command
@@ -71,7 +71,7 @@ def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = 
 
 def change_command(kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> ReplayCommand:
     """Return a command that stops or resumes a replay."""
-    return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, SystemClock().now_ms(), who, why)
+    return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, Clock().now_ms(), who, why)
 
 
 def command_record(settings: Settings, command: ReplayCommand) -> Record:
@@ -160,7 +160,7 @@ class Redriver:
         # Kafka deletes whole segments, which may keep a record for a day longer.
         self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
         self._outlived = list[Record]()
-        self._clock = SystemClock()
+        self._clock = Clock()
         self.orders = ReplayOrders()
         self.sent = 0
 
@@ -307,7 +307,7 @@ class _Session:
         self._owns = owns
         self._orders = redriver.orders
         self._seen = set(self._orders.commands)
-        self._clock = SystemClock()
+        self._clock = Clock()
 
     async def work(self) -> None:
         """Apply all commands and carry out the replay that runs, until nothing is left to do."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from stream_app.clock import Clock
 from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
@@ -32,7 +33,6 @@ from stream_app.domain.lead.suppression import SuppressionList
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
-from stream_app.ops.process import SystemClock
 
 LeadCheck = Callable[[Lead, str], str]
 """Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""
@@ -214,7 +214,7 @@ async def _dead_letters(
     ranges: Mapping[int, tuple[int, int]] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
-    check_lead, now_ms = sendable(settings), SystemClock().now_ms()
+    check_lead, now_ms = sendable(settings), Clock().now_ms()
     topic, keys = topic_of(settings, source), WorkspaceKeys(settings.workspaces)
     async for records in reader.read(topic, ranges):
         for record in records:
@@ -333,7 +333,7 @@ def _priced(
     settings: Settings, going: Mapping[tuple[str, str], int], lanes: Mapping[str, Lane], rate_per_s: float | None
 ) -> tuple[list[Price], dict[str, float]]:
     """Price the leads by workspace and destination, and return the rates of all workspaces."""
-    now_ms, paces, prices = SystemClock().now_ms(), dict[str, float](), list[Price]()
+    now_ms, paces, prices = Clock().now_ms(), dict[str, float](), list[Price]()
     policies = settings.workspaces
     for name, policy in policies.items():
         paces[name] = pace(policy, lanes.get(name) or Lane(name, 0), settings.replay.rate_share, rate_per_s)

@@ -15,16 +15,15 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.clock import Clock
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.lane.command import REPLAY_RELOAD, is_stale, read_command
+from stream_app.domain.lane.command import REPLAY_RELOAD, CommandResult, is_stale, read_command
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import Record
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, consumed
 from stream_app.ops import logs
-from stream_app.ops.process import SystemClock
-from stream_app.partition.command import CommandResult
 
 log = logs.get("replay")
 
@@ -52,7 +51,7 @@ class Reloads:
         self._reload = reload
         self._served = served
         self._publish = publish
-        self._clock = SystemClock()
+        self._clock = Clock()
         self._next: int | None = None
         self._last = ""
 

@@ -37,6 +37,7 @@ from stream_app.client.commands import CommandSender
 from stream_app.client.lookup import NAME
 from stream_app.client.messages import Receiver
 from stream_app.client.uploads import Uploads
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
@@ -49,7 +50,6 @@ from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.kafka.topics import TopicsThere
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
-from stream_app.ops.process import SystemClock
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
 from stream_app.tasks import cancel, run_until
 from stream_app.version import __version__
@@ -150,7 +150,7 @@ async def serving(
         parked=names.parked,
         waiting=waiting,
     )
-    clock = SystemClock()
+    clock = Clock()
     site = Site(settings, queries)
     sender = CommandSender(settings, put) if put else None
     planner = Planner(settings, put, clock.now_ms) if put else None

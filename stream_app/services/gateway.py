@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.config.reload import FileWatch
@@ -17,7 +18,6 @@ from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.http import process_registry, serve_http
-from stream_app.ops.process import SystemClock
 from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
 from stream_app.tasks import cancel, run_until
 from stream_app.version import __version__
@@ -44,7 +44,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 tables,
                 settings.names.callbacks,
                 callbacks,
-                SystemClock().now_ms,
+                Clock().now_ms,
                 Limits(gateway.max_body_bytes, gateway.read_timeout_s),
                 metrics,
             )

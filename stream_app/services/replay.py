@@ -9,6 +9,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import FileWatch
@@ -26,7 +27,6 @@ from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
-from stream_app.ops.process import SystemClock
 from stream_app.replay.forward import Replay, define_agents
 from stream_app.replay.orders import OrderRunner
 from stream_app.replay.reload import Reloads
@@ -73,7 +73,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
         await stack.enter_async_context(state)
         rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()}
-        replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), on_moved, on_begin)
+        replay = Replay(topics, policy, rates_per_s, publisher, state, Clock(), on_moved, on_begin)
         options = faust_options(settings, connection, topics.replay_app, None)
         app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)

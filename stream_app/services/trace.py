@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from prometheus_client import Counter
 from structlog.typing import FilteringBoundLogger
 
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import BrokerUnavailable, SettingsError
@@ -21,7 +22,6 @@ from stream_app.kafka.readers import Reader
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
-from stream_app.ops.process import SystemClock
 from stream_app.services.process import serve_ops, stop_signal
 from stream_app.tasks import run_until
 from stream_app.trace import Exporter, OtlpClient, Placed
@@ -85,7 +85,7 @@ async def _export(
 
         clay = {alias: clay_of(there.allowed_hosts) for alias, there in settings.destinations.items()}
         settle_ms = int(trace.settle_s * 1000)
-        exporter = Exporter(trace, clay, settle_ms, client, commit, count, SystemClock().now_ms, logger)
+        exporter = Exporter(trace, clay, settle_ms, client, commit, count, Clock().now_ms, logger)
         starts = await reader.begins(places) | await reader.committed(places)
         await exporter.run(_batches(reader, starts, logger))
 

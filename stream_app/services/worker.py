@@ -13,6 +13,7 @@ from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay.client import ClayClient, Webhooks
 from stream_app.clay.egress import CallbackUrl, Egress, HostCheck
+from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
@@ -25,17 +26,15 @@ from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership,
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.cluster_view import ClusterView
-from stream_app.kafka.lookups import KafkaArchive
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
 from stream_app.ops.lane_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
-from stream_app.ops.process import SystemClock
-from stream_app.partition.fallback import Cache, Known
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.timeout import TimeoutSources
+from stream_app.partition.ports import Cache
+from stream_app.partition.state import WorkerParts
 from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
 from stream_app.version import __version__
 
@@ -101,14 +100,13 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         await check_kafka(settings, "worker", logger)
         topics, view = KnownTopics(plan.partitions), ClusterView(connection)
         stack.push_async_callback(view.close)
-        clock, kafka_clock = SystemClock(), KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+        clock, kafka_clock = Clock(), KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         client = await stack.enter_async_context(clay_client(settings, egress))
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         cache = await stack.enter_async_context(open_cache(settings, registry))
-        known = Known(cache, local_facts)
-        timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
+        probe = CallbackUrl(settings.gateway.public_url, egress)
         own, previous = _own_topics(settings), dict[str, Lane]()
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
@@ -121,14 +119,20 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 clock=kafka_clock,
                 view=view,
             )
-            return PartitionOwner(
-                *(number, plan, state, clay, clock, metrics, alarm_of(app), app.consumer.still_member),
+            parts = WorkerParts(
+                plan=plan,
+                clay=clay,
+                clock=clock,
+                observer=metrics,
+                alarm=alarm_of(app),
+                still_member=app.consumer.still_member,
                 reload=configuration.reload,
-                known=known,
+                cache=cache,
+                local=local_facts,
+                probe=probe,
                 previous=previous,
-                sources=timeout_sources,
-                host_answers=clay.host_answers,
             )
+            return PartitionOwner(number, state, parts)
 
         def refresh() -> None:
             if (reloaded := configuration.refresh()) is not NOTHING_NEW:
@@ -145,11 +149,11 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
 
         # Metrics and readiness.
         metrics.observe(
-            lambda: sum(one.posts_under_way for one in list(owned.values())),
-            lambda: sum(one.rows for one in list(owned.values())),
+            lambda: sum(one.state.admission.in_flight for one in list(owned.values())),
+            lambda: sum(len(one.state.rows) for one in list(owned.values())),
         )
         registry.register(WaitingRecords(lambda: waiting(app, sources)))
-        registry.register(ParkedLeads(lambda: [one.parked for one in list(owned.values())]))
+        registry.register(ParkedLeads(lambda: [one.state.rows.parked for one in list(owned.values())]))
         watchdog = Watchdog(
             longest_step_s(settings),
             lambda: membership(app) | worker.under_way(assigned(app)),

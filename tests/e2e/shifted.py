@@ -4,16 +4,16 @@ import sys
 import time
 
 from stream_app.cli.main import main
-from stream_app.ops.process import SystemClock
+from stream_app.clock import Clock
 
 
 def install(shift_ms: int) -> None:
     """Shift the clock that the worker reads."""
 
-    def now_ms(self: SystemClock) -> int:
+    def now_ms(self: Clock) -> int:
         return time.time_ns() // 1_000_000 + shift_ms
 
-    SystemClock.now_ms = now_ms  # type: ignore[method-assign]  # that is the point
+    Clock.now_ms = now_ms  # type: ignore[method-assign]  # that is the point
 
 
 if __name__ == "__main__":

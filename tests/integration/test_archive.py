@@ -9,7 +9,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.lookups import KafkaArchive
+from stream_app.kafka.lookups import fetch
 
 
 async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str) -> None:
@@ -31,11 +31,11 @@ async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str
         await producer.abort_transaction()
     await admin.delete_records({TopicPartition(topic, 1): RecordsToDelete(before_offset=10)})
     await admin.close()
-    archive = KafkaArchive(KafkaConnection(kafka.bootstrap))
+    connection = KafkaConnection(kafka.bootstrap)
     asked = [9, 10, 11, 400, 1_000, 1_202, 1_203, 9_999]  # 1203 was aborted
     places = [f"{topic}/1/{offset}" for offset in asked]
     places += [f"{topic}/0/0", f"{namespace}nothing/0/0", "no place"]
-    found = await archive.fetch(places)
+    found = await fetch(connection, places)
     assert {place: consumed.value for place, consumed in found.items()} == {
         f"{topic}/1/10": b"10",
         f"{topic}/1/11": b"11",
@@ -44,10 +44,10 @@ async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str
     one = found[f"{topic}/1/10"]
     assert (one.key, one.headers, one.record_id) == (b"k", (("h", b"1"),), f"{topic}/1/10")
     assert one.timestamp_ms > 1_600_000_000_000
-    assert await archive.fetch([]) == {}
+    assert await fetch(connection, []) == {}
 
 
 async def test_an_unavailable_broker_is_reported() -> None:
-    archive = KafkaArchive(KafkaConnection(f"127.0.0.1:{free_port()}"))
+    connection = KafkaConnection(f"127.0.0.1:{free_port()}")
     with pytest.raises(BrokerUnavailable, match="did not give 1 record again"):
-        await archive.fetch(["leads/0/1"])
+        await fetch(connection, ["leads/0/1"])

@@ -21,7 +21,7 @@ from stream_app.client.doctor import redis_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.result import NOTHING, Entry, Field, company_slot, person_slot
-from stream_app.partition.fallback import Cache
+from stream_app.partition.ports import Cache
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import Proxy

@@ -19,7 +19,7 @@ from stream_app.domain.record import Record
 from stream_app.domain.result import NOTHING, CachePolicy, Field, company_slot, person_slot, tombstone
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
-from stream_app.partition.fallback import Cache
+from stream_app.partition.ports import Cache
 from tests.support.kafka import create_topics
 
 NOW_MS = int(time.time() * 1000)

@@ -12,7 +12,7 @@ from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka import consumer as module
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.lookups import KafkaArchive, waiting
+from stream_app.kafka.lookups import fetch, waiting
 from stream_app.kafka.readers import Reader, TopicReader
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
@@ -217,7 +217,7 @@ async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_re
     with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
         found = await waiting(connection, topic, 0, 0, 100, 15)
         assert [consumed.value for consumed in found] == [b"0", b"1", b"2"]
-        kept = await KafkaArchive(connection).fetch([f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
+        kept = await fetch(connection, [f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
     assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
 
 

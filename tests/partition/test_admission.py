@@ -21,10 +21,11 @@ from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Source
 from stream_app.partition.lane_queue import LaneQueue, Waiter
-from stream_app.partition.lanes import Lanes
-from tests.partition.virtual import VirtualClock, in_flight, now_ms, virtual_time
+from stream_app.partition.lanes import HostWatch, Lanes
+from stream_app.partition.ports import Observer
+from tests.partition.test_committer import NoClay
+from tests.partition.virtual import CommitsAtOnce, VirtualClock, fail, in_flight, now_ms, virtual_time
 from tests.simulation.schedule import Setup, plan_of
-from tests.simulation.worker import Observer
 
 
 class Bench:
@@ -35,10 +36,12 @@ class Bench:
         if budget is not None:
             acme = msgspec.structs.replace(self.plan.workspaces["acme"], budget=budget)
             self.plan = msgspec.structs.replace(self.plan, workspaces={**self.plan.workspaces, "acme": acme})
-        self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
+        clock = VirtualClock()
+        self.lanes = Lanes(0, self.plan, clock, Observer())
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
-        self.queue = AdmissionQueue(0, self.plan, self.lanes, VirtualClock(), self._submit, self._bug)
+        hosts = HostWatch(self.plan, self.lanes, clock, NoClay().host_answers)
+        self.queue = AdmissionQueue(self.plan, self.lanes, hosts, CommitsAtOnce(), clock, fail)
         self._now: InFlight | None = None
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
@@ -47,14 +50,6 @@ class Bench:
             return WriteBatch([], [], [])
 
         return await self.queue.admit(one, ask or AdmissionRequest(self.plan.destinations["acme-main"]), write_ahead)
-
-    def _submit(self, step: WriteBatch) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    def _bug(self, error: BaseException, /) -> None:
-        raise AssertionError("a bug in admission") from error
 
     def sources(self) -> list[Source]:
         return [one.source for one in self.gone]
@@ -76,7 +71,7 @@ async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
         for offset in range(200):
             entry = await bench.send(in_flight(offset, source))
             assert isinstance(entry, Grant)
-            bench.queue.leave(entry, Accepted(200, 1), now_ms())
+            bench.queue.settle(entry, Accepted(200, 1), has_slot=True)
 
     streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
     await streams[0]
@@ -96,7 +91,7 @@ async def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
     second = asyncio.create_task(bench.send(in_flight(1)))
     await asyncio.sleep(1.9)  # after 2 s without an answer Clay counts as stalled
     assert not second.done()
-    bench.queue.leave(first, Accepted(200, 1), now_ms())
+    bench.queue.settle(first, Accepted(200, 1), has_slot=True)
     bench.queue.pump()
     assert isinstance(await second, Grant)
 
@@ -114,7 +109,7 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     for done in 5, 6:
         entry = await sending[0]
         assert isinstance(entry, Grant)
-        bench.queue.leave(entry, Accepted(200, 1), now_ms())
+        bench.queue.settle(entry, Accepted(200, 1), has_slot=True)
         bench.queue.pump()
         await asyncio.sleep(100.0)
         assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)

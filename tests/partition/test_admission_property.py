@@ -16,11 +16,12 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane_messages import Actor
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
-from stream_app.partition.lanes import Lanes
-from tests.partition.virtual import VirtualClock, in_flight, now_ms
+from stream_app.partition.lanes import HostWatch, Lanes
+from stream_app.partition.ports import Observer
+from tests.partition.test_committer import NoClay
+from tests.partition.virtual import CommitsAtOnce, VirtualClock, in_flight, now_ms
 from tests.simulation.loop import SimLoop
 from tests.simulation.schedule import Setup, plan_of
-from tests.simulation.worker import Observer
 
 WINDOW: Final = 4
 PATIENCE_S: Final = 2.0
@@ -78,19 +79,16 @@ class Admissions(RuleBasedStateMachine):
         self.run(self._begin())
 
     async def _begin(self) -> None:
-        self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(lambda _: None))
+        clock = VirtualClock()
+        self.lanes = Lanes(0, self.plan, clock, Observer())
         for name in (*LANES, WELL):
             assert self.lanes[name]
         await asyncio.sleep(1.0)  # the buckets fill
-        self.queue = AdmissionQueue(0, self.plan, self.lanes, VirtualClock(), self._submit, self.bugs.append)
+        hosts = HostWatch(self.plan, self.lanes, clock, NoClay().host_answers)
+        self.queue = AdmissionQueue(self.plan, self.lanes, hosts, CommitsAtOnce(), clock, self.bugs.append)
 
     def run(self, main: object) -> None:
         self.loop.run_until_complete(main)  # type: ignore[arg-type]  # a coroutine
-
-    def _submit(self, _: WriteBatch) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = self.loop.create_future()
-        done.set_result(None)
-        return done
 
     async def _ask(self, lead: Lead, request: AdmissionRequest) -> None:
         def write_ahead(grant: Grant) -> WriteBatch:
@@ -155,7 +153,7 @@ class Admissions(RuleBasedStateMachine):
             self.finish(lead)
 
     async def _again(self, lead: Lead, grant: Grant) -> None:
-        self.queue.leave(grant, Refused("http_503", 1, 503), now_ms())
+        self.queue.settle(grant, Refused("http_503", 1, 503), has_slot=True)
         await self._start(lead, self.request(lead.workspace, not_before_ms=now_ms() + 700))
         self.queue.pump_lane(lead.workspace)
 
@@ -165,7 +163,7 @@ class Admissions(RuleBasedStateMachine):
         self.leads.remove(lead)
 
         async def main() -> None:
-            self.queue.leave(grant, Accepted(200, 1), now_ms())
+            self.queue.settle(grant, Accepted(200, 1), has_slot=True)
             self.queue.pump_lane(lead.workspace)
 
         self.run(main())

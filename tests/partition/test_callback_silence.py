@@ -52,10 +52,10 @@ async def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_i
 class TwoTables(Bench):
     """A second destination in the same workspace: firms."""
 
-    def owner(self) -> PartitionOwner:
+    def owner(self, **others: Any) -> PartitionOwner:
         firms = msgspec.structs.replace(self.plan.destinations["acme-main"], alias="firms", webhook_ids=("firms-0",))
         self.plan = msgspec.structs.replace(self.plan, destinations={**self.plan.destinations, "firms": firms})
-        return super().owner()
+        return super().owner(**others)
 
     def publish_firm(self, name: str) -> None:
         lead = {"lead_id": name, "destination": "firms", "fields": {"email": f"{name}@example.com"}}

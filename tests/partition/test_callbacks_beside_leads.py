@@ -8,7 +8,6 @@ import pytest
 
 from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.record import Record
-from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_callbacks import Bench, settled
 from tests.partition.virtual import virtual_time
 from tests.simulation.client import MemoryInlet
@@ -67,17 +66,7 @@ async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
     await asyncio.sleep(0.2)  # committed; the offsets are only every half second
     assert bench.callbacks.committed() is None
     await bench.partition.close()
-    again = PartitionOwner(
-        0,
-        bench.plan,
-        bench.ledger,
-        bench.clay,
-        bench.partition.state._clock,
-        bench.partition._observer,
-        bench.alarms.append,
-        bench.partition._still_member,
-        0.005,
-    )
+    again = bench.owner()
     await again.take_over()
     inlet = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.callbacks, 0)
     serving = asyncio.create_task(again.serve(inlet, "callback"))
@@ -98,19 +87,9 @@ async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> 
     there = msgspec.structs.replace(
         bench.plan.destinations["acme-main"], callback_url="https://example.com/callbacks/acme/acme-main"
     )
-    plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
+    bench.plan = plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
     assert "thirty-two" not in repr(plan)
-    bench.partition = PartitionOwner(
-        0,
-        plan,
-        bench.ledger,
-        bench.clay,
-        bench.partition.state._clock,
-        bench.partition._observer,
-        bench.alarms.append,
-        bench.partition._still_member,
-        0.005,
-    )
+    bench.partition = bench.owner()
     lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}
     bench.kafka.produce(0, Record(plan.topics.leads, b"acme", json.dumps(lead).encode()))
     await bench.serve()

@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.domain.lane.command import CommandResult
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition.command import MOST_PEOPLE, CommandResult
+from stream_app.partition.command import MOST_PEOPLE
 from stream_app.partition.in_flight import InFlight, Limiter
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import VirtualClock, now_ms, run, virtual_time
+from tests.partition.virtual import now_ms, parts, run, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -49,18 +50,8 @@ class Bench:
         topics = self.plan.topics
         self._generation = self.kafka.next_generation("g")
         self.ledger = MemoryLedger(self.kafka, "t-0", topics.state, 0)
-        self.partition = PartitionOwner(
-            0,
-            self.plan,
-            self.ledger,
-            self.clay,
-            VirtualClock(),
-            self.observer,
-            self.alarms.append,
-            _member,
-            0.005,
-            self._reload,
-        )
+        given = {"observer": self.observer, "alarm": self.alarms.append, "reload": self._reload}
+        self.partition = PartitionOwner(0, self.ledger, parts(self.plan, self.clay, **given))
         await self.partition.take_over()
         for topic, source in ((topics.leads, "hot"), (topics.retry, "retry"), (topics.commands, "command")):
             inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
@@ -106,10 +97,6 @@ class Bench:
     def lane(self) -> Lane:
         rows = [each for each in self.kafka.log(self.plan.topics.state, 0).committed() if each.key == b"l/acme"]
         return msgspec.json.decode(rows[-1].value or b"", type=Lane)
-
-
-async def _member() -> float:
-    return 5.0
 
 
 @virtual_time
@@ -171,7 +158,7 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     await asyncio.sleep(5.0)  # its offset is committed
     bench.command("resume", "c2")
     await asyncio.sleep(1.0)
-    assert bench.partition.state.find_marker(first.record_id) is None
+    assert bench.partition.state.rows.marker(first.record_id) is None
     await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
     await asyncio.sleep(1.0)
     assert [answer.id for answer in bench.answers()] == ["c1", "c2"]

@@ -2,31 +2,34 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
+import msgspec
 import pytest
 
+from stream_app.domain.delivery.outcome import Accepted, Outcome
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
+from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.errors import Aborted, StateStoreError
-from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition.commits import Committer
-from stream_app.partition.lanes import Lanes
-from tests.partition.virtual import virtual_time
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane_messages import Actor
+from stream_app.domain.record import Record
+from stream_app.partition.ports import Observer
+from stream_app.partition.state import build_state
+from tests.partition.virtual import parts, virtual_time
+from tests.simulation.client import MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.schedule import Setup, plan_of
 
 
-class SlowLedger:
-    """`ports.StateStore` whose transactions take a second; the ones in `fails` (by number) are aborted."""
+class SlowLedger(MemoryLedger):
+    """Transactions take a second; the ones in `fails` (by number) are aborted."""
 
     def __init__(self, fails: Sequence[int] = ()) -> None:
+        super().__init__(MemoryKafka(), "t-0", "state", 0)
         self.committed: list[list[Record]] = []
         self.begun = 0
         self._fails = fails
-
-    async def take_over(self, fence_within_s: float = 0.0) -> dict[bytes, bytes]:
-        return {}
-
-    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        return []
 
     async def transact(self, records: Sequence[Record]) -> None:
         self.begun += 1
@@ -35,61 +38,74 @@ class SlowLedger:
             raise Aborted("no")
         self.committed.append(list(records))
 
-    async def close(self) -> None: ...
 
+class Silent(Observer):
+    """Keeps how long leads took."""
 
-class Silent:
     def __init__(self) -> None:
         self.durations: list[Duration] = []
 
     def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
         self.durations += [duration for step in steps for duration in step.durations]
 
-    def lane(self, view: LaneView) -> None: ...
-    def answered(self, answer: CommandAnswer) -> None: ...
-    def lane_gone(self, workspace: str) -> None: ...
-
-    def recovering(self, partition: int, error: Exception) -> None: ...
-
-    def unknown_rows(self, partition: int, count: int) -> None: ...
-
 
 def _step(name: str, workspace: str = "acme") -> WriteBatch:
     return WriteBatch([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
 
 
-class Numbers(Lanes):
-    """Lanes that are a number each."""
+class NoClay:
+    """Is asked for nothing."""
 
-    def __init__(self, state: dict[str, int]) -> None:
-        self.state = state
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        return Accepted(200, 1)
 
-    def records(self, workspaces: set[str]) -> list[Record]:
-        return [Record("state", name.encode(), str(self.state[name]).encode()) for name in sorted(workspaces)]
-
-    def committed(self) -> None: ...
+    async def host_answers(self, destination: str) -> bool:
+        return True
 
 
-def _committer(
-    ledger: SlowLedger, failed: list[StateStoreError], state: dict[str, int], spacing_s: float = 0.005
-) -> Committer:
-    return Committer(ledger, "state", spacing_s, Numbers(state), Silent(), failed.append)
+class Bench:
+    """The commits of a partition, on a Kafka whose transactions take a second."""
+
+    def __init__(self, ledger: SlowLedger, spacing_s: float = 0.005) -> None:
+        self.failed: list[StateStoreError] = []
+        state = build_state(
+            0, ledger, replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s), self.failed.append
+        )
+        state.commits.opening = None
+        self.commits, self.lanes = state.commits, state.lanes
+
+    def pause(self, number: int) -> None:
+        """Change the lane: its row has this number from now on."""
+        self.lanes["acme"] = msgspec.structs.replace(self.lanes["acme"], pause=Actor("operator", "", number))
+
+
+def lane_in(records: Sequence[Record]) -> int:
+    """The number in the row of the lane."""
+    [row] = [record.value or b"" for record in records if record.key == lane_key("acme")]
+    pause = msgspec.json.decode(row, type=Lane).pause
+    assert pause is not None
+    return pause.at_ms
+
+
+def steps_in(records: Sequence[Record]) -> list[bytes | None]:
+    return [record.key for record in records if record.topic == "events"]
 
 
 @virtual_time
 async def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
-    ledger, state = SlowLedger(), {"acme": 1}
-    committer = _committer(ledger, [], state)
+    ledger = SlowLedger()
+    bench = Bench(ledger)
+    committer = bench.commits
+    bench.pause(1)
     running = asyncio.create_task(committer.run())
     first, second = committer.submit(_step("a")), committer.submit(_step("b"))
-    state["acme"] = 2
+    bench.pause(2)
     await asyncio.sleep(0.5)  # the first transaction is on its way
-    state["acme"] = 3
+    bench.pause(3)
     third = committer.submit(_step("c"))
     await asyncio.gather(first, second, third)
-    keys = [[record.key for record in records] for records in ledger.committed]
-    assert keys == [[b"a", b"a", b"b", b"b", b"acme"], [b"c", b"c", b"acme"]]
-    assert [records[-1].value for records in ledger.committed] == [b"2", b"3"]
+    assert [steps_in(records) for records in ledger.committed] == [[b"a", b"b"], [b"c"]]
+    assert [lane_in(records) for records in ledger.committed] == [2, 3]
     running.cancel()
 
 
@@ -98,7 +114,7 @@ async def test_steps_that_are_submitted_together_share_a_transaction_with_the_la
 async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     """The watchdog ends a process whose transaction hangs: it must see one that has taken all steps."""
     ledger = SlowLedger(fails=[2] if fails else [])
-    committer = _committer(ledger, [], {"acme": 1})
+    committer = Bench(ledger).commits
     running = asyncio.create_task(committer.run())
 
     def under_way() -> int | None:
@@ -121,8 +137,9 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
 
 @virtual_time
 async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
-    ledger, failed = SlowLedger(fails=[2]), list[StateStoreError]()
-    committer = _committer(ledger, failed, {"acme": 1})
+    ledger = SlowLedger(fails=[2])
+    bench = Bench(ledger)
+    committer, failed = bench.commits, bench.failed
     running = asyncio.create_task(committer.run())
     first = committer.submit(_step("a"))
     await first
@@ -140,19 +157,22 @@ async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> N
 @virtual_time
 async def test_a_cancelled_step_does_not_affect_others() -> None:
     ledger = SlowLedger()
-    committer = _committer(ledger, [], {"acme": 1})
+    committer = Bench(ledger).commits
     running = asyncio.create_task(committer.run())
     gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
     gone.cancel()
     await kept
-    assert len(ledger.committed[0]) == 5  # what was submitted is committed, even if no task waits for it
+    assert steps_in(ledger.committed[0]) == [
+        b"a",
+        b"b",
+    ]  # what was submitted is committed, even if no task waits for it
     running.cancel()
 
 
 @virtual_time
 async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
     ledger = SlowLedger()
-    committer = _committer(ledger, [], {"acme": 1}, spacing_s=0.5)
+    committer = Bench(ledger, spacing_s=0.5).commits
     running = asyncio.create_task(committer.run())
     await committer.submit(_step("a"))
     second = committer.submit(_step("b"))

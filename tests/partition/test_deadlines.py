@@ -5,7 +5,7 @@ import msgspec
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, mark_key
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.rows import ProcessedMarkers, Rows
+from stream_app.partition.rows import Rows
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import VirtualClock, consumed, virtual_time
 from tests.simulation.schedule import Setup, plan_of
@@ -38,7 +38,7 @@ def values() -> dict[bytes, bytes]:
 @virtual_time
 async def test_only_the_heads_of_the_queues_are_read() -> None:
     plan = plan_of(Setup())
-    rows = Looks(10**12)
+    rows = Looks(0, 10**12)
     rows.load(values())
     awaiting = DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Silent()))
     await awaiting.load()
@@ -55,9 +55,9 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
 
 
 def test_only_passed_markers_are_deleted_and_the_offset_is_written_with_them() -> None:
-    marks = ProcessedMarkers(0)
+    marks = Rows(0, 10**12)
     for offset in (3, 1, 7):
-        marks.note(mark_key(f"leads/0/{offset}"))
+        marks.apply([(mark_key(f"leads/0/{offset}"), b"1")])
     assert marks.drop_passed(lambda topic: None) == []
     assert marks.drop_passed(lambda topic: 3) == []  # the first in order of time is not passed: no search behind it
     rows = marks.drop_passed(lambda topic: 5)
@@ -67,22 +67,22 @@ def test_only_passed_markers_are_deleted_and_the_offset_is_written_with_them() -
 
 
 def test_a_topic_without_a_stream_delays_no_other() -> None:
-    marks = ProcessedMarkers(0)
-    marks.note(mark_key("leads.bulk/0/1"))
-    marks.note(mark_key("leads/0/1"))
+    marks = Rows(0, 10**12)
+    marks.apply([(mark_key("leads.bulk/0/1"), b"1")])
+    marks.apply([(mark_key("leads/0/1"), b"1")])
     rows = marks.drop_passed({"leads": 2}.get)
     assert (b"o/leads/0/1", None) in rows
     assert (b"o/leads.bulk/0/1", None) not in rows
 
 
 def test_the_marker_of_another_partition_stays() -> None:
-    marks = ProcessedMarkers(0)
-    marks.note(mark_key("leads/1/1"))
+    marks = Rows(0, 10**12)
+    marks.apply([(mark_key("leads/1/1"), b"1")])
     assert marks.drop_passed(lambda topic: 100) == []
 
 
 def test_a_take_over_reads_markers_and_offsets() -> None:
-    marks = ProcessedMarkers(0)
+    marks = Rows(0, 10**12)
     rows = {b"o/leads/0/8": b"1", b"c/leads": b"6", b"d/acme/main/a": b"..."}
     marks.load(rows)
     assert rows.keys() == {b"o/leads/0/8", b"d/acme/main/a"}

@@ -45,7 +45,7 @@ async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_pers
     assert bench.history("1")[-1] == "erased"
     event = bench.events()[-1]
     assert "delete its row in Clay by hand, in the tables of acme-main" in event.text
-    assert bench.partition.state.row(f"p/acme/acme-main/{PERSON}".encode()) is None
+    assert bench.partition.state.rows.get(f"p/acme/acme-main/{PERSON}".encode()) is None
     again = await erase(bench, "1")
     assert (again.applied, again.reason) == (False, "repeated")
     assert [each.value is None for each in enriched(bench)].count(True) == 1
@@ -60,11 +60,11 @@ async def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once
     keys = [f"p/acme/acme-main/{each}".encode() for each in (linkedin, email)]
     await bench.lead("1", ADA, fields=fields)
     others = [f"d/acme/acme-main/1 {each}".encode() for each in (email, linkedin)]
-    assert [bench.partition.state.row(key) for key in keys] == others
+    assert [bench.partition.state.rows.get(key) for key in keys] == others
     await bench.lead("2", ADA)
     assert bench.clay.sent == ["1"], "the e-mail alone is of the same person"
     assert (await erase(bench, "1", persons=[linkedin, email])).applied
-    assert [bench.partition.state.row(key) for key in keys] == [None, None]
+    assert [bench.partition.state.rows.get(key) for key in keys] == [None, None]
 
 
 @pytest.mark.parametrize("fields", [{"title": "CEO"}, {}], ids=["as_it_came", "without_its_fields"])

@@ -21,12 +21,9 @@ from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import Record
 from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition import fallback
-from stream_app.partition.fallback import Known
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_committer import Silent
-from tests.partition.test_owner import _member
-from tests.partition.virtual import VirtualClock, now_ms, virtual_time
+from tests.partition.virtual import now_ms, parts, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -50,6 +47,9 @@ class Clay:
         if self.first:
             return self.first.pop(0)
         return Refused("connect_error", 1) if self.refuses else Accepted(200, 1)
+
+    async def host_answers(self, destination: str) -> bool:
+        return True
 
 
 class SlowCache(MemoryCache):
@@ -78,11 +78,8 @@ class Bench:
         self.kafka, self.clay = MemoryKafka(now_ms), Clay()
         begin_system(self.kafka, self.plan)
         self.cache = MemoryCache() if cache is None else cache
-        self.partition = PartitionOwner(
-            *(0, self.plan, MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0), self.clay, VirtualClock()),
-            *(Silent(), _raise, _member, 0.005),
-            known=Known(self.cache, facts),
-        )
+        ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
+        self.partition = PartitionOwner(0, ledger, parts(self.plan, self.clay, cache=self.cache, local=facts))
 
     def change(self, **changes: Any) -> None:
         workspace: Workspace = msgspec.structs.replace(self.plan.workspaces["acme"], **changes)
@@ -138,10 +135,6 @@ class Bench:
         callback = Callback(lead_id, "acme", "acme-main", now_ms(), "enriched", fields)
         self.kafka.produce(0, Record(self.plan.topics.callbacks, b"acme", msgspec.json.encode(callback)))
         await asyncio.sleep(5)
-
-
-def _raise(error: BaseException) -> None:
-    raise error
 
 
 @virtual_time

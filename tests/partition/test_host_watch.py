@@ -8,10 +8,8 @@ import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
 from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_committer import Silent
-from tests.partition.test_owner import Bench, SlowClay, _member
-from tests.partition.virtual import VirtualClock, virtual_time
+from tests.partition.test_owner import Bench, SlowClay
+from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
 
 
@@ -40,10 +38,7 @@ async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> Non
     bench = Bench(Setup(rate_per_s=8.0, burst=10, max_in_flight=100, callbacks=False))
     bench.clay = clay = IllClay()
     clay.host_answers_meanwhile = host_answers
-    bench.partition = PartitionOwner(
-        *(0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005),
-        host_answers=clay.host_answers,
-    )
+    bench.partition = bench.owner()
     name, here = next(iter(bench.plan.workspaces.items()))
     bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=BreakerPolicy())
     for number in range(900):

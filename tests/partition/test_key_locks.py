@@ -141,10 +141,10 @@ async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_h
     first = in_flight(0)
 
     async def work(name: str, each: InFlight) -> None:
-        async with turns.of(each, lambda: keys("a")):
+        async with turns.lock(each, lambda: keys("a")):
             order.append(name)
 
-    async with turns.of(first, lambda: keys("a")):
+    async with turns.lock(first, lambda: keys("a")):
         copy = asyncio.create_task(work("copy", in_flight(1)))
         await asyncio.sleep(1.0)
         callback = asyncio.create_task(work("callback", in_flight(2, "callback")))
@@ -160,18 +160,18 @@ async def test_a_suspended_wait_gives_up_and_leaves_the_queue() -> None:
     turns, suspended, held = locks(), asyncio.Event(), asyncio.Event()
 
     async def wait(*names: str) -> None:
-        async with turns.of(in_flight(1, suspended=suspended), lambda: keys(*names)):
+        async with turns.lock(in_flight(1, suspended=suspended), lambda: keys(*names)):
             held.set()
 
-    async with turns.of(in_flight(0), lambda: keys("a")):
+    async with turns.lock(in_flight(0), lambda: keys("a")):
         waiting = asyncio.create_task(wait("a", "b"))
         await asyncio.sleep(1.0)
         suspended.set()
         with pytest.raises(GiveUp):
             await waiting
-        async with turns.of(in_flight(2), lambda: keys("b")):
+        async with turns.lock(in_flight(2), lambda: keys("b")):
             pass
-    async with turns.of(in_flight(3), lambda: keys("a", "b")):
+    async with turns.lock(in_flight(3), lambda: keys("a", "b")):
         assert not held.is_set()
 
 
@@ -180,7 +180,7 @@ async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> Non
     turns, order, wanted = locks(), list[str](), keys("a")
 
     async def work(name: str, offset: int, *names: str) -> None:
-        async with turns.of(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
+        async with turns.lock(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
             order.append(name)
             await asyncio.sleep(1.0)
 
@@ -204,7 +204,7 @@ async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple
     turns, inside, entered = locks(), set[str](), list[int]()
 
     async def work(number: int, names: set[str], takes_s: int) -> None:
-        async with turns.of(in_flight(number), lambda: keys(*sorted(names))):
+        async with turns.lock(in_flight(number), lambda: keys(*sorted(names))):
             assert inside.isdisjoint(names)
             inside.update(names)
             entered.append(number)
@@ -223,4 +223,4 @@ async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple
     for name in "abcd":
         of_it = [number for number in entered if name in asked[number][0]]
         assert all(before < after for before, after in pairwise(of_it))
-    assert (turns._holders, turns._queues, turns._requests) == ({}, {}, {})
+    assert (turns._holders, turns._queues) == ({}, {})

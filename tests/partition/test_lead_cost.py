@@ -157,7 +157,7 @@ async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     """Its next step would write the row as it was before the correction, and book the difference twice."""
     bench = Bench()
     await bench.park()
-    holders: dict[bytes, object] = bench.partition.state.key_locks._holders  # type: ignore[assignment]  # any holder will do
+    holders: dict[bytes, object] = bench.partition.state.locks._holders  # type: ignore[assignment]  # any holder will do
     key = delivery_key("acme", "acme-main", "id0")
     holders[key] = object()
     answer = await bench.correct("c1", credits=4)

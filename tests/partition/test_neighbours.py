@@ -121,8 +121,8 @@ def _ill(bench: Bench) -> None:
 
 
 def _paused(bench: Bench) -> None:
-    admission = bench.partition.state
-    admission.set_lane(msgspec.structs.replace(admission.lane("acme"), pause=Actor("operator", "a test", 1)))
+    lanes = bench.partition.state.lanes
+    lanes["acme"] = msgspec.structs.replace(lanes["acme"], pause=Actor("operator", "a test", 1))
 
 
 def _out_of_budget(bench: Bench) -> None:

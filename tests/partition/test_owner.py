@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -17,17 +17,16 @@ from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import RecordingStream, VirtualClock, consumed, now_ms, virtual_time
+from tests.partition.virtual import RecordingStream, consumed, now_ms, parts, virtual_time
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
 
 T = TypeVar("T")
-MEMBER_S: Final = 5.0
 
 
 class SlowClay:
-    """`ports.Clay`: takes everything, after a while, once it has given the `first` answers."""
+    """Takes everything, after a while, once it has given the `first` answers."""
 
     def __init__(self, takes_s: float = 1.0) -> None:
         self.bodies: list[bytes] = []
@@ -38,6 +37,9 @@ class SlowClay:
         self.bodies.append(body)
         await asyncio.sleep(self._takes_s)
         return self.first.pop(0) if self.first else Accepted(200, round(self._takes_s * 1000))
+
+    async def host_answers(self, destination: str) -> bool:
+        return True
 
 
 class Bench:
@@ -63,11 +65,14 @@ class Bench:
     def start_over(self) -> None:
         """Another worker, which has nothing but what is on Kafka."""
         self.observer = Silent()
-        self.partition = PartitionOwner(
-            0, self.plan, self.ledger, self.clay, VirtualClock(), self.observer, self.alarms.append, _member, 0.005
-        )
+        self.partition = self.owner(observer=self.observer)
         self.inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.leads, 0)
         self.retrying: asyncio.Task[None] | None = None
+
+    def owner(self, **others: Any) -> PartitionOwner:
+        """One more owner of the partition, in this process."""
+        given = {"alarm": self.alarms.append, **others}
+        return PartitionOwner(0, self.ledger, parts(self.plan, self.clay, **given))
 
     def publish(self, lead_id: str, person: str) -> None:
         value = json.dumps({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}}).encode()
@@ -94,10 +99,6 @@ class Bench:
     async def serve(self) -> asyncio.Task[None]:
         await self.partition.take_over()
         return asyncio.create_task(self.partition.serve(self.inlet, "hot"))
-
-
-async def _member() -> float:
-    return MEMBER_S
 
 
 def _row(**changes: object) -> bytes:

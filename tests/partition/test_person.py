@@ -103,11 +103,11 @@ async def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers(
     assert (await lead(bench, "1", BOTH))[-1] == "deferred"
     assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
     assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
-    assert [bench.partition.state.row(key) for key in keys] == [b"d/acme/acme-main/1"] * 2
+    assert [bench.partition.state.rows.get(key) for key in keys] == [b"d/acme/acme-main/1"] * 2
     await bench.open_and_return()
     assert bench.history("1")[-2:] == ["sending", "accepted"]
     linked = [f"d/acme/acme-main/1 {other}".encode() for other in (email, linkedin)]
-    assert [bench.partition.state.row(key) for key in keys] == linked
+    assert [bench.partition.state.rows.get(key) for key in keys] == linked
     assert bench.clay.sent == ["1"]
 
 
@@ -200,7 +200,7 @@ async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
     bench.kafka.on_commit([late])
     leads.changed()
     await asyncio.sleep(5)
-    assert bench.partition.state.row(lead_row("acme", "1")) is not None
+    assert bench.partition.state.rows.get(lead_row("acme", "1")) is not None
     assert bench.history("1") == [*SENT, "duplicate"]
 
 
@@ -225,7 +225,8 @@ async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them
     (linkedin, email), (other,) = people(BOTH), people(OTHER)
 
     def aliases() -> list[bytes | None]:
-        return [bench.partition.state.row(person_key("acme", "acme-main", each)) for each in (linkedin, email, other)]
+        rows = bench.partition.state.rows
+        return [rows.get(person_key("acme", "acme-main", each)) for each in (linkedin, email, other)]
 
     lead_1, everybody = "d/acme/acme-main/1", (linkedin, email, other)
     linked = [sorted(name for name in everybody if name != each) for each in everybody]

@@ -118,12 +118,12 @@ async def test_of_a_replay_and_a_publication_that_come_at_once_one_is_sent(first
 @virtual_time
 async def test_a_parked_lead_that_clay_never_had_can_be_published_again() -> None:
     bench = await dead_lettered(BUSY, max_replays=0)
-    assert bench.partition.parked == {"acme": 1}
+    assert bench.partition.state.rows.parked == {"acme": 1}
     bench.publish("id0", "corrected")
     await asyncio.sleep(5)
     assert histories(bench)[EARLIER][-2:] == ["parked", "replaced"]
     assert histories(bench)[LATER][-1] == "accepted"
-    assert bench.partition.parked["acme"] == 0
+    assert bench.partition.state.rows.parked["acme"] == 0
 
 
 @virtual_time

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.record import Record
-from tests.partition.test_owner import MEMBER_S, Bench, SlowClay, T
-from tests.partition.virtual import run, virtual_time
+from tests.partition.test_owner import Bench, SlowClay, T
+from tests.partition.virtual import MEMBER_S, run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup
 

@@ -16,10 +16,8 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.rate import Rate
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_committer import Silent
 from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.test_owner import _member
-from tests.partition.virtual import VirtualClock, now_ms, virtual_time
+from tests.partition.virtual import now_ms, parts, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -34,6 +32,9 @@ class NeverClay:
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         self.sent += 1
         return Refused("connect_error", 1)
+
+    async def host_answers(self, destination: str) -> bool:
+        return True
 
 
 class Bench:
@@ -53,17 +54,8 @@ class Bench:
         self.kafka = MemoryKafka()
         begin_system(self.kafka, self.plan)
         self.clay = NeverClay()
-        self.partition = PartitionOwner(
-            0,
-            self.plan,
-            MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0),
-            self.clay,
-            VirtualClock(),
-            Silent(),
-            _raise,
-            _member,
-            0.005,
-        )
+        ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
+        self.partition = PartitionOwner(0, ledger, parts(self.plan, self.clay))
 
     async def begin(self) -> None:
         await self.partition.take_over()
@@ -86,10 +78,6 @@ class Bench:
 
     def states(self) -> list[str]:
         return [json.loads(event.value or b"")["status"] for event in self.dead_letters("leads.status")]
-
-
-def _raise(error: BaseException) -> None:
-    raise error
 
 
 @virtual_time

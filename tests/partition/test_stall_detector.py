@@ -8,10 +8,8 @@ import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Uncertain
 from stream_app.domain.messages import StatusEvent
-from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_committer import Silent
-from tests.partition.test_owner import Bench, SlowClay, _member
-from tests.partition.virtual import VirtualClock, virtual_time
+from tests.partition.test_owner import Bench, SlowClay
+from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
 
 TRIPS_AFTER, PROBES = 5, 2
@@ -41,9 +39,7 @@ def events(bench: Bench) -> list[StatusEvent]:
 async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None:
     bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
     bench.clay = clay = Hanging()
-    bench.partition = PartitionOwner(
-        0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005
-    )
+    bench.partition = bench.owner()
     for number in range(200):
         bench.publish(f"id{number}", f"p{number}")
     await bench.serve()

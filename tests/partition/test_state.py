@@ -31,7 +31,7 @@ def work_off(rows: Rows, now_ms: int, steps: int) -> list[bytes]:
 
 
 def test_a_final_row_goes_after_the_freshness_window_with_its_alias_and_an_open_one_never() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     alias = person_key("acme", "crm", "hash")
     rows.apply(
         [(key(1), row(0)), (alias, key(1)), (key(2), row(0, final=False, state="parked")), (key(3), row(DAY_MS))]
@@ -44,7 +44,7 @@ def test_a_final_row_goes_after_the_freshness_window_with_its_alias_and_an_open_
 
 
 def test_a_row_that_became_final_again_counts_from_then() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     rows.apply([(key(1), row(0, final=False, state="sending"))])
     assert work_off(rows, 2 * FRESH_MS, 3) == []
     rows.apply([(key(1), row(2 * FRESH_MS))])
@@ -53,20 +53,20 @@ def test_a_row_that_became_final_again_counts_from_then() -> None:
 
 
 def test_a_step_reads_only_a_few_rows() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     rows.load({key(number): row(0) for number in range(10_000)})
     assert len(work_off(rows, 2 * FRESH_MS, 1)) == 4
     assert len(work_off(rows, 2 * FRESH_MS, 2_499)) == 9_996
 
 
 def test_an_alias_without_its_row_goes() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     rows.load({person_key("acme", "crm", "hash"): key(9)})
     assert work_off(rows, 0, 1) == [person_key("acme", "crm", "hash")]
 
 
 def test_an_alias_of_several_rows_stays_as_long_as_any_of_them() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     alias = person_key("acme", "crm", "hash")
     rows.apply([(key(1), row(0)), (key(2), row(DAY_MS)), (alias, key(1) + b" " + key(2) + b" other")])
     assert work_off(rows, FRESH_MS + 1, 10) == [key(1)]
@@ -78,7 +78,7 @@ def test_an_alias_of_several_rows_stays_as_long_as_any_of_them() -> None:
 
 
 def test_a_row_of_a_newer_version_or_of_no_sense_is_refused() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     newer = msgspec.json.encode(msgspec.structs.replace(msgspec.json.decode(row(0), type=Delivery), version=9))
     rows.load({key(1): newer, key(2): b"[1"})
     for number, says in ((1, "version 9"), (2, "cannot be read")):
@@ -87,7 +87,7 @@ def test_a_row_of_a_newer_version_or_of_no_sense_is_refused() -> None:
 
 
 def test_answered_commands_and_cancellations_go_by_age_and_suppressed_people_stay() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     suppression = msgspec.json.encode(Suppression("suppressed", 0, "c", "jane"))
     cancelled = lead_row("acme", "lead-1")
     rows.load({command_row("c"): b'{"at_ms": 0, "applied": true}', person_row("x" * 22): suppression})
@@ -101,7 +101,7 @@ def test_answered_commands_and_cancellations_go_by_age_and_suppressed_people_sta
 
 
 def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
-    rows = Rows(FRESH_MS)
+    rows = Rows(0, FRESH_MS)
     parked = row(0, final=False, state="parked")
     other = delivery_key("beta", "parked", "lead-1")
     rows.load({key(1): parked, key(2): row(0), person_key("acme", "crm", "parked"): key(1)})

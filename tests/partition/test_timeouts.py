@@ -19,11 +19,10 @@ from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.timeout import TimeoutSources
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryArchive
+from tests.simulation.client import MemoryLedger
 from tests.simulation.schedule import Setup
 
 
@@ -34,26 +33,11 @@ class Bench(CallbackBench):
         super().__init__(setup, clay_takes_s=0.1)
         self.url_says = ""
         self.asked = 0
-        self.archive = Moody(self.kafka)
+        self.ledger = self.archive = Moody(self.kafka, "t-0", self.plan.topics.state, 0)
         self.partition = self.owner()
 
-    def owner(self) -> PartitionOwner:
-        """One more owner of the partition."""
-        old = self.partition
-        return PartitionOwner(
-            *(
-                0,
-                self.plan,
-                self.ledger,
-                self.clay,
-                old.state._clock,
-                old._observer,
-                self.alarms.append,
-                old._still_member,
-            ),
-            spacing_s=0.005,
-            sources=TimeoutSources(self.archive, self._reach),
-        )
+    def owner(self, **others: Any) -> PartitionOwner:
+        return super().owner(probe=self._reach, **others)
 
     async def _reach(self) -> str:
         self.asked += 1
@@ -63,7 +47,7 @@ class Bench(CallbackBench):
         return self.dead_letters(self.plan.topics.parked)
 
 
-class Moody(MemoryArchive):
+class Moody(MemoryLedger):
     """Away so many times, and then there."""
 
     away = 0
@@ -118,7 +102,7 @@ async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_p
     assert len(bench.clay.bodies) == sent + 1
     assert bench.states()[-1] == "parked"
     [parked] = map(read_envelope, bench.parked())
-    row = bench.partition.state.find(bench.key)
+    row = bench.partition.state.rows.delivery(bench.key)
     for rewind in (False, True):
         assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
     # Only who names it sends it again.
@@ -152,7 +136,7 @@ async def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
     await asyncio.sleep(10.0)
     erased = Suppression("erased", now_ms(), "c1", "jane")
     step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
-    await bench.partition.state.submit(step)
+    await bench.partition.state.commits.submit(step)
     await asyncio.sleep(200.0)
     [dead_letter] = bench.parked()
     assert dead_letter.value is None

@@ -84,7 +84,7 @@ async def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> No
     bench, dead_letter = await _failed()
     reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
     said = Suppression(reason, now_ms(), "c1", "jane")
-    await bench.partition.state.submit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
+    await bench.partition.state.commits.submit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
     del bench.plan.destinations["acme-main"]
     await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     assert _waits(bench, "unknown_destination").value is None

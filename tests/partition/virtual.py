@@ -4,10 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
 from random import Random
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
+from stream_app.clock import Clock
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight, Limiter, Source
+from stream_app.partition.ports import Clay, Observer
+from stream_app.partition.state import WorkerParts
 from tests.simulation.loop import SimLoop
 
 P = ParamSpec("P")
@@ -39,8 +45,8 @@ def now_ms() -> int:
     return 1_796_083_140_000 + round(asyncio.get_running_loop().time() * 1000)
 
 
-class VirtualClock:
-    """`ports.Clock` on the loop's time."""
+class VirtualClock(Clock):
+    """The loop's time."""
 
     def now_ms(self) -> int:
         return now_ms()
@@ -50,6 +56,35 @@ class VirtualClock:
 
     def rand(self) -> float:
         return 0.5
+
+
+MEMBER_S: Final = 5.0
+
+
+async def still_member() -> float:
+    return MEMBER_S
+
+
+def fail(error: BaseException) -> None:
+    raise AssertionError("a bug in the partition") from error
+
+
+def parts(plan: Plan, clay: Clay, **others: Any) -> WorkerParts:
+    """What a worker gives to its partitions, on virtual time. A bug fails the test, unless an alarm is given."""
+    given = {"clock": VirtualClock(), "observer": Observer(), "alarm": fail, "still_member": still_member, **others}
+    return WorkerParts(plan=plan, clay=clay, spacing_s=0.005, **given)
+
+
+class CommitsAtOnce(Commits):
+    """Every step is committed as soon as it is submitted."""
+
+    def __init__(self) -> None:
+        pass
+
+    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
 
 def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> ConsumedRecord:

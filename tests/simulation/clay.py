@@ -173,6 +173,9 @@ class ProcessClay:
         self._loop = loop
         self._process = process
 
+    async def host_answers(self, destination: str) -> bool:
+        return True
+
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         post = self._clay.start(self._process, destination, webhook_id, body)
         self._loop.outside(_ON_THE_WAY_S, self._clay.arrive, post, self._process)

@@ -174,8 +174,23 @@ class MemoryLedger:
             if not done:
                 self._epoch = None
 
+    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
+        if not places:
+            return {}
+        try:
+            return await self._link.ask("fetch", lambda: dict(self._found(places)))
+        except NoAnswer:
+            raise BrokerUnavailable("records were not read again in time") from None
+
     async def close(self) -> None:
         self._epoch = None
+
+    def _found(self, places: Sequence[str]) -> Iterator[tuple[str, ConsumedRecord]]:
+        for place in places:
+            topic, partition, offset = place.rsplit("/", 2)
+            consumed = self._kafka.log(topic, int(partition)).read(int(offset))
+            if consumed is not None and consumed.record_id == place:
+                yield place, consumed
 
     async def _fence(self) -> int:
         transactions = MemoryTransactions(self._kafka, self.transactional_id, self._link)
@@ -195,29 +210,6 @@ class MemoryLedger:
             else:
                 rows[consumed.key] = consumed.value
         return rows
-
-
-class MemoryArchive:
-    """`partition.ports.Archive` in memory: the twin of `kafka.lookups.KafkaArchive`."""
-
-    def __init__(self, kafka: MemoryKafka, link: Link | None = None) -> None:
-        self._kafka = kafka
-        self._link: Link = link or PlainLink()
-
-    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
-        if not places:
-            return {}
-        try:
-            return await self._link.ask("fetch", lambda: dict(self._found(places)))
-        except NoAnswer:
-            raise BrokerUnavailable("records were not read again in time") from None
-
-    def _found(self, places: Sequence[str]) -> Iterator[tuple[str, ConsumedRecord]]:
-        for place in places:
-            topic, partition, offset = place.rsplit("/", 2)
-            consumed = self._kafka.log(topic, int(partition)).read(int(offset))
-            if consumed is not None and consumed.record_id == place:
-                yield place, consumed
 
 
 class MemoryInlet:

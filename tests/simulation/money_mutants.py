@@ -15,7 +15,6 @@ from stream_app.domain.record import Record
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.state import UnitOfWork
 from tests.simulation.mutant import Patch, crowd_at_a_rebalance, mutant
 
 
@@ -32,12 +31,12 @@ def refund_twice() -> Patch:
             settled = msgspec.structs.replace(settled, budget=refunded)
         return settled, report
 
-    return patch("stream_app.partition.state.settle", settle)
+    return patch("stream_app.partition.lanes.settle", settle)
 
 
 @mutant("4")
 def parked_costs_nothing() -> Patch:
-    return patch.object(UnitOfWork, "charge", lambda self, workspace, reservation: None)
+    return patch.object(Lanes, "charge", lambda self, workspace, reservation: None)
 
 
 @mutant("4")

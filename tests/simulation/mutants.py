@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -20,20 +21,20 @@ from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lane.admission import Grant, Held
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
 from stream_app.partition import conclude as conclude_module
 from stream_app.partition import lead as line_module
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.commits import Committer
-from stream_app.partition.conclude import Rejects
+from stream_app.partition.commits import Commits
+from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import AckTracker, InFlight
 from stream_app.partition.lead import LeadPipeline
-from stream_app.partition.locks import Keys
+from stream_app.partition.locks import KeyLocks, Keys
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.rows import ProcessedMarkers
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.rows import Rows
+from stream_app.partition.state import PartitionState
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded
@@ -44,23 +45,23 @@ from tests.simulation.neighbours import crowded
 
 @mutant("begin")
 def a_partition_ends_its_first_step_with_its_system() -> Patch:
-    take = Committer._take
+    take = Commits._take
 
-    def last(self: Committer) -> Any:
+    def last(self: Commits) -> Any:
         batch, (first, *others) = take(self)
         return batch, [*others, first]
 
-    return patch.object(Committer, "_take", last)
+    return patch.object(Commits, "_take", last)
 
 
 @mutant("begin")
 def a_partition_forgets_that_it_has_begun() -> Patch:
-    real = UnitOfWork._opening
+    real = PartitionState._opening
 
-    def opening(self: UnitOfWork, rows: dict[bytes, bytes]) -> Record | None:
+    def opening(self: PartitionState, rows: dict[bytes, bytes]) -> Record | None:
         return real(self, rows) or real(self, {})
 
-    return patch.object(UnitOfWork, "_opening", opening)
+    return patch.object(PartitionState, "_opening", opening)
 
 
 @mutant("2", "6")
@@ -70,10 +71,10 @@ def headers_of_producers_are_believed() -> Patch:
 
 @mutant("2")
 def ack_before_the_commit() -> Patch:
-    async def conclude(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
+    async def commit_last(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
         self.submit(step)
 
-    return patch.object(UnitOfWork, "conclude", conclude)
+    return patch.object(Commits, "commit_last", commit_last)
 
 
 @mutant("3", "4")
@@ -90,20 +91,18 @@ def no_write_ahead() -> Patch:
 
 @mutant("3")
 def post_before_the_commit() -> Patch:
-    real = AdmissionQueue.admit
+    real = AdmissionQueue._try_admit
 
-    async def admit(self: AdmissionQueue, in_flight: InFlight, ask: Any, write_ahead: Any) -> Any:
-        submit = self._submit
+    def try_admit(self: AdmissionQueue, *asked: Any) -> Any:
+        answer = real(self, *asked)
+        if isinstance(answer, Held):
+            return answer
+        grant, committed = answer
+        done = committed.get_loop().create_future()
+        done.set_result(None)
+        return grant, done
 
-        def at_once(step: WriteBatch) -> Any:
-            done = submit(step).get_loop().create_future()
-            done.set_result(None)
-            return done
-
-        with patch.object(self, "_submit", at_once):
-            return await real(self, in_flight, ask, write_ahead)
-
-    return patch.object(AdmissionQueue, "admit", admit)
+    return patch.object(AdmissionQueue, "_try_admit", try_admit)
 
 
 @mutant("2")
@@ -166,27 +165,27 @@ def read_before_fence() -> Patch:
 @mutant("3", "6")
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
-    async def lock(self: UnitOfWork, in_flight: InFlight, keys: Keys) -> Any:
+    async def lock(self: KeyLocks, in_flight: InFlight, keys: Keys) -> Any:
         yield
 
-    return patch.object(UnitOfWork, "lock", lock)
+    return patch.object(KeyLocks, "lock", lock)
 
 
 @mutant("2", "6")
 def memory_kept_after_an_aborted_commit() -> Patch:
-    def load(self: UnitOfWork, rows: dict[bytes, bytes]) -> None:
+    def load(self: PartitionState, rows: dict[bytes, bytes]) -> None:
         if not self.rows:
             real(self, rows)
 
-    real = UnitOfWork.load
-    return patch.object(UnitOfWork, "load", load)
+    real = PartitionState.load
+    return patch.object(PartitionState, "load", load)
 
 
 @mutant("2", hunt=family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
-    async def conclude(self: UnitOfWork, in_flight: InFlight, key: bytes) -> None: ...
+    async def commit_unchanged(self: Commits, in_flight: InFlight, key: bytes) -> None: ...
 
-    return patch.object(UnitOfWork, "conclude_unchanged", conclude)
+    return patch.object(Commits, "commit_unchanged", commit_unchanged)
 
 
 @mutant("3")
@@ -246,8 +245,9 @@ def any_copy_of_a_dead_letter_counts() -> Patch:
 def replay_count_not_checked() -> Patch:
     real = LeadPipeline.__init__
 
-    def init(self: LeadPipeline, plan: Any, *others: Any) -> None:
-        real(self, msgspec.structs.replace(plan, replay=ReplayPolicy(max_replays=99)), *others)
+    def init(self: LeadPipeline, state: PartitionState, *others: Any) -> None:
+        generous = msgspec.structs.replace(state.plan, replay=ReplayPolicy(max_replays=99))
+        real(self, replace(state, plan=generous), *others)
 
     return patch.object(LeadPipeline, "__init__", init)
 
@@ -273,7 +273,7 @@ def mark_of_a_replaced_history_missing() -> Patch:
 
 @mutant("6")
 def marks_are_dropped_too_early() -> Patch:
-    return patch.object(UnitOfWork, "_committed", lambda self, topic: 1_000_000)
+    return patch.object(Commits, "_group_offset", lambda self, topic: 1_000_000)
 
 
 @mutant("6", hunt=family("outlived", "rebalance"))
@@ -282,32 +282,36 @@ def marks_are_asked_for_before_waiting() -> Patch:
     real = LeadPipeline.process
 
     async def process(self: LeadPipeline, in_flight: InFlight) -> None:
-        early[in_flight.consumed.record_id] = self._partition.find_marker(
+        early[in_flight.consumed.record_id] = self._rows.marker(
             in_flight.consumed.record_id, read_envelope(in_flight.consumed).origin
         )
         await real(self, in_flight)
 
-    async def is_concluded(self: Rejects, in_flight: InFlight, envelope: Envelope) -> bool:
+    asked_now = Conclusions.is_concluded
+
+    async def is_concluded(self: Conclusions, in_flight: InFlight, origin: str = "") -> bool:
+        if in_flight.consumed.record_id not in early:  # a callback or a command
+            return await asked_now(self, in_flight, origin)
         mark = early[in_flight.consumed.record_id]
         if mark is not None:
-            await self._partition.conclude_unchanged(in_flight, mark)
+            await self._commits.commit_unchanged(in_flight, mark)
         return mark is not None
 
     stack = ExitStack()
     stack.enter_context(patch.object(LeadPipeline, "process", process))
-    stack.enter_context(patch.object(Rejects, "is_concluded", is_concluded))
+    stack.enter_context(patch.object(Conclusions, "is_concluded", is_concluded))
     return stack
 
 
 @mutant("6", hunt=family("late", "freeze"))
 def dropped_marks_are_asked_for_again() -> Patch:
-    return patch.object(ProcessedMarkers, "is_passed", lambda self, consumed: False)
+    return patch.object(Rows, "is_passed", lambda self, consumed: False)
 
 
 @mutant("3")
 def person_not_looked_up() -> Patch:
-    row = UnitOfWork.row
-    return patch.object(UnitOfWork, "row", lambda self, key: None if key[:2] in (b"f/", b"p/") else row(self, key))
+    get = Rows.get
+    return patch.object(Rows, "get", lambda self, key: None if key[:2] in (b"f/", b"p/") else get(self, key))
 
 
 @mutant("3", hunt=bases)

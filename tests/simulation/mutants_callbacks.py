@@ -19,11 +19,12 @@ from stream_app.partition import deadlines as awaiting
 from stream_app.partition import timeout as overdue
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.callback import CallbackPipeline
+from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import InFlight, Source
-from stream_app.partition.locks import Keys
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.locks import KeyLocks, Keys
 from stream_app.partition.owner import Bootstrap
-from stream_app.partition.state import UnitOfWork
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
 from tests.simulation.schedule import Schedule
@@ -31,17 +32,17 @@ from tests.simulation.schedule import Schedule
 
 @mutant("6")
 def callback_beside_its_lead() -> Patch:
-    real = UnitOfWork.lock
+    real = KeyLocks.lock
 
     @asynccontextmanager
-    async def lock(self: UnitOfWork, in_flight: InFlight, keys: Keys) -> Any:
+    async def lock(self: KeyLocks, in_flight: InFlight, keys: Keys) -> Any:
         if in_flight.source == "callback":
             yield
         else:
             async with real(self, in_flight, keys):
                 yield
 
-    return patch.object(UnitOfWork, "lock", lock)
+    return patch.object(KeyLocks, "lock", lock)
 
 
 @mutant("3", hunt=bases)
@@ -51,13 +52,13 @@ def lead_at_the_gate_not_called_back() -> Patch:
 
 @mutant("6", hunt=family("answered", "crash"))
 def callback_leaves_no_mark() -> Patch:
-    real = UnitOfWork.conclude
+    real = Commits.commit_last
 
-    async def conclude(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
+    async def commit_last(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
         kept = [(key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")]
         await real(self, in_flight, WriteBatch(kept, step.records, step.events, step.workspace))
 
-    return patch.object(UnitOfWork, "conclude", conclude)
+    return patch.object(Commits, "commit_last", commit_last)
 
 
 @mutant("6")
@@ -143,4 +144,4 @@ def deadlines_pass_at_once() -> Patch:
 
 @mutant("4", hunt=family("silent", "freeze"))
 def parked_without_its_charge() -> Patch:
-    return patch.object(UnitOfWork, "charge", lambda self, workspace, reservation: None)
+    return patch.object(Lanes, "charge", lambda self, workspace, reservation: None)

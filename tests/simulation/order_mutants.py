@@ -8,8 +8,9 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import UnitOfWork
+from stream_app.partition.rows import Rows
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup
@@ -28,31 +29,31 @@ def suppressed_while_it_waits() -> Iterable[Schedule]:
 
 @mutant("8", hunt=family("ordered", "crash"))
 def no_memory_of_commands() -> Patch:
-    row = UnitOfWork.row
-    return patch.object(UnitOfWork, "row", lambda self, key: None if key.startswith(b"k/") else row(self, key))
+    get = Rows.get
+    return patch.object(Rows, "get", lambda self, key: None if key.startswith(b"k/") else get(self, key))
 
 
 @mutant("2", hunt=family("ordered", "crash"))
 def answered_in_a_step_of_its_own() -> Patch:
-    conclude = UnitOfWork.conclude
+    commit_last = Commits.commit_last
 
-    async def in_two(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
+    async def in_two(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
         if _answers(step):
             await self.submit(WriteBatch(step.rows, [], [], step.workspace))
             step = WriteBatch([], step.records, [], "")
-        await conclude(self, in_flight, step)
+        await commit_last(self, in_flight, step)
 
-    return patch.object(UnitOfWork, "conclude", in_two)
+    return patch.object(Commits, "commit_last", in_two)
 
 
 @mutant("8", hunt=family("ordered", "crash"))
 def answered_before_the_lane_is_written() -> Patch:
-    conclude = UnitOfWork.conclude
+    commit_last = Commits.commit_last
 
-    async def without(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
-        await conclude(self, in_flight, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
+    async def without(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
+        await commit_last(self, in_flight, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
 
-    return patch.object(UnitOfWork, "conclude", without)
+    return patch.object(Commits, "commit_last", without)
 
 
 @mutant("8", hunt=suppressed_while_it_waits)

@@ -25,7 +25,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
         fewer = msgspec.structs.replace(settled.quota, webhooks={**hooks, entry.webhook_id: less})
         return msgspec.structs.replace(settled, quota=fewer), report
 
-    return patch("stream_app.partition.state.settle", settle)
+    return patch("stream_app.partition.lanes.settle", settle)
 
 
 @mutant("4")

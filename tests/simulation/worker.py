@@ -6,21 +6,22 @@ What `stream-app worker` does through Faust, with the same objects of the line a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Protocol, TypeVar
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.clock import Clock
 from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.timeout import TimeoutSources
+from stream_app.partition.ports import Observer
+from stream_app.partition.state import WorkerParts
 from tests.simulation.clay import FakeClay
-from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer, Repair
+from tests.simulation.client import MemoryInlet, MemoryLedger, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
@@ -112,35 +113,34 @@ def _fail(answer: asyncio.Future[T], error: Exception) -> None:
         answer.set_exception(error)
 
 
-class SimClock:
-    """`ports.Clock` on virtual time; chance is the schedule's."""
+class SimClock(Clock):
+    """Virtual time; chance is the schedule's."""
 
     def __init__(self, now_ms: Callable[[], int], rng: Random) -> None:
-        self.now_ms = now_ms
-        self.boot_ms = now_ms
-        self.rand = rng.random
+        self._now_ms = now_ms
+        self._rng = rng
+
+    def now_ms(self) -> int:
+        return self._now_ms()
+
+    def boot_ms(self) -> int:
+        return self._now_ms()
+
+    def rand(self) -> float:
+        return self._rng.random()
 
 
-class Observer:
-    """Nothing: the simulation checks from outside only."""
+class Said(Observer):
+    """For the trace: the simulation checks from outside only."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
-    def lane(self, view: LaneView) -> None: ...
-
-    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None: ...
-
     def answered(self, answer: CommandAnswer) -> None:
         self._say(f"command {answer.id} is answered: {answer.text}")
 
-    def lane_gone(self, workspace: str) -> None:
-        pass
-
     def recovering(self, partition: int, error: Exception) -> None:
         self._say(f"partition {partition} recovers: {error}")
-
-    def unknown_rows(self, partition: int, count: int) -> None: ...
 
 
 class Worker:
@@ -236,16 +236,17 @@ class Worker:
         world, names = self._world, self._world.plan.topics
         partition = PartitionOwner(
             number,
-            world.plan,
             MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
-            world.clay.client(self.process),
-            SimClock(world.now_ms, self._rng),
-            Observer(lambda text: world.say(self.process, text)),
-            self._alarm,
-            self._still_member,
-            world.spacing_s,
-            previous=self._previous,
-            sources=TimeoutSources(MemoryArchive(world.kafka, self._link), _reached),
+            WorkerParts(
+                plan=world.plan,
+                clay=world.clay.client(self.process),
+                clock=SimClock(world.now_ms, self._rng),
+                observer=Said(lambda text: world.say(self.process, text)),
+                alarm=self._alarm,
+                still_member=self._still_member,
+                previous=self._previous,
+                spacing_s=world.spacing_s,
+            ),
         )
         while True:
             try:
@@ -298,10 +299,6 @@ class Worker:
             is_refusal = isinstance(error, StateStoreError)
             self._world.problem(f"refused: {error}" if is_refusal else f"{self.member}: alarm {error!r}")
         self._world.ended(self, error)
-
-
-async def _reached() -> str:
-    return ""
 
 
 def sources(names: TopicNames) -> dict[str, Source]:

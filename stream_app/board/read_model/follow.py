@@ -19,12 +19,12 @@ import msgspec
 from aiokafka import TopicPartition
 
 from stream_app.board.read_model.store import Log, Position, ReadModel, Sources, discard, mark
+from stream_app.clock import Clock
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.record import KafkaRecord
 from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Logger, Throttled
-from stream_app.ops.process import SystemClock
 
 _MOST_RECORDS: Final = 5_000
 _FETCH_BYTES: Final = 1 * 2**20  # read ahead in memory, for one partition
@@ -70,7 +70,7 @@ class Projection:
         self._path = path
         self._log = log
         self._say = Throttled(lambda trouble: self._log.warning("projection_stalled", because=trouble))
-        self._clock = SystemClock()
+        self._clock = Clock()
         self._logs = [TopicPartition(topic, number) for topic in sources.topics for number in range(sources.partitions)]
 
     async def run(self) -> None:

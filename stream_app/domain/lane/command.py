@@ -1,4 +1,4 @@
-"""Reads a command from the bytes of its record, and builds the refusal of an invalid one."""
+"""A command from the bytes of its record to what it did."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.outcome import scrub
+from stream_app.domain.delivery.recorder import Rows
 from stream_app.domain.lane_messages import Command, CommandAnswer
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.text import count
 from stream_app.domain.untrusted import decode
 
@@ -22,6 +24,18 @@ _MAX_AGE_MS: Final = 24 * 3_600_000
 _MAX_ID: Final = 128
 MAX_TEXT: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
+
+
+class CommandResult(msgspec.Struct, frozen=True):
+    """What a command did (`text`, one line) and what it writes. If it is not `applied`, `reason` says why."""
+
+    text: str
+    applied: bool = True
+    reason: str = ""
+    rows: Rows = []
+    records: list[Record] = []
+    events: list[StatusEvent] = []
+    people: int = 0
 
 
 class Answered(msgspec.Struct, frozen=True):
