@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.domain.delivery.outcome import Accepted
-from stream_app.domain.lane.admission import Grant, admit
+from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import ChangeBudget, obey
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.settlement import book_callback, settle
+from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
@@ -69,13 +69,13 @@ class _Busy:
 
     def admit(self) -> None:
         self.now_ms += 5
-        self.lane, entry = admit(self.policy, self.lane, self.destinations[0], self.now_ms, 0)
+        self.lane, entry = decide(self.policy, self.lane, self.destinations[0], self.now_ms, 0)
         assert isinstance(entry, Grant), entry
         self.entries.append(entry)
 
     def settle(self) -> Grant:
         entry = self.entries.popleft()
-        self.lane, _ = settle(self.policy, self.lane, entry, Accepted(200, 250), self.now_ms, 0.5, UNDER_WAY)
+        self.lane, _ = settled(self.policy, self.lane, entry, Accepted(200, 250), self.now_ms, 0.5, UNDER_WAY)
         return entry
 
     def lead(self, _: int) -> None:

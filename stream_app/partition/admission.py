@@ -29,10 +29,10 @@ from stream_app.domain.lane.admission import (
     AdmissionRequest,
     Grant,
     Held,
-    admit,
-    admit_dead_letter,
     at_limit,
-    is_held,
+    decide,
+    decide_dead_letter,
+    would_hold,
 )
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.policy import Destination, Plan
@@ -224,11 +224,11 @@ class AdmissionQueue:
             self.pump_soon(name)
         return settlement
 
-    def is_held(self, destination: Destination, *, bulk: bool) -> bool:
+    def would_hold(self, destination: Destination, *, bulk: bool) -> bool:
         """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
-        return is_held(policy, lane, destination, now_ms, not bulk, stall)
+        return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
         """Have each waiting lead check again whether it may be sent: an operator has changed something."""
@@ -325,11 +325,11 @@ class AdmissionQueue:
         if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self._lanes.shared and policy.hold == "pause"
-            self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
+            self._lanes[name], answer = decide_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         elif queue.in_flight >= slots:
             answer = at_limit(policy, lane, stall, now_ms)
         else:
-            self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, not request.bulk, stall)
+            self._lanes[name], answer = decide(policy, lane, destination, now_ms, boot_ms, not request.bulk, stall)
         if isinstance(answer, Held):
             if answer.reason == "breaker_open":
                 self._hosts.note(destination)

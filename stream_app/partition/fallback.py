@@ -78,7 +78,7 @@ class Fallback:
         """
         destination = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[destination.workspace]
-        degrades = workspace.hold == "degrade" and self._admission.is_held(destination, bulk=resolved.bulk)
+        degrades = workspace.hold == "degrade" and self._admission.would_hold(destination, bulk=resolved.bulk)
         if not (destination.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())

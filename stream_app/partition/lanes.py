@@ -15,15 +15,15 @@ from typing import Final
 import msgspec
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import Booking, book
+from stream_app.domain.callback.interpret import Booking, booked
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lane_key
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.callback_health import record_owner
-from stream_app.domain.lane.lane import Lane, host_checked, reconfigured, take_over
-from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
+from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, reconfigured
+from stream_app.domain.lane.settlement import Settlement, charged, dead_letter_counted, settled
 from stream_app.domain.lane.stall_detector import StallDetector
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import LaneView
@@ -65,7 +65,7 @@ class Lanes:
         """The lane of a workspace. A new workspace gets a new lane."""
         lane = self._lanes.get(workspace)
         if lane is None:
-            lane = self._lanes[workspace] = take_over(Lane(workspace, self._number), self._clock.now_ms())
+            lane = self._lanes[workspace] = for_new_owner(Lane(workspace, self._number), self._clock.now_ms())
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
 
@@ -111,7 +111,7 @@ class Lanes:
             if lane.workspace in self._plan.workspaces:
                 at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)  # of its last commit
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
-            self._lanes[lane.workspace] = take_over(lane, now_ms, self._previous.get(lane.workspace))
+            self._lanes[lane.workspace] = for_new_owner(lane, now_ms, self._previous.get(lane.workspace))
         self.reconfigured()
         for name in self._shown:
             self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # its changes come later
@@ -127,27 +127,28 @@ class Lanes:
     # ------------------------------------------------------------- what changes a lane, beside operators and admission
 
     def apply_outcome(self, grant: Grant, outcome: Outcome | None, in_flight: int, others_wait: bool) -> Settlement:
-        """Apply the outcome of a POST, which is None if it was not started; see `settle` of the domain."""
+        """Apply the outcome of a POST, which is None if it was not started; see `settled` of the domain."""
         name = grant.destination.workspace
-        policy, now_ms, rand = self._plan.workspaces[name], self._clock.now_ms(), self._clock.rand()
-        self._lanes[name], settlement = settle(policy, self[name], grant, outcome, now_ms, rand, in_flight, others_wait)
+        policy, lane = self._plan.workspaces[name], self[name]
+        now_ms, rand = self._clock.now_ms(), self._clock.rand()
+        self._lanes[name], settlement = settled(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
         return settlement
 
     def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
         """Book what a lead did cost, as its callback says."""
         name = destination.workspace
-        booking = book(self._plan.workspaces[name], self[name], row, destination, callback, self._clock.now_ms())
+        booking = booked(self._plan.workspaces[name], self[name], row, destination, callback, self._clock.now_ms())
         self._lanes[name] = booking.lane
         return booking
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
         """Book a reservation as spent."""
-        self._lanes[workspace] = charge(self[workspace], reservation)
+        self._lanes[workspace] = charged(self[workspace], reservation)
 
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
         """Count a dead letter of this lane."""
         name, now_ms = grant.destination.workspace, self._clock.now_ms()
-        self._lanes[name] = record_dead_letter(self._plan.workspaces[name], self[name], grant, reason, now_ms)
+        self._lanes[name] = dead_letter_counted(self._plan.workspaces[name], self[name], grant, reason, now_ms)
 
     # ------------------------------------------------------------------------------------------ rows and views
 

@@ -85,13 +85,13 @@ class TimeoutPipeline:
         self._lanes[there.workspace] = lane
         return self._commits.submit(recorder.step())
 
-    async def park(self, keys: Sequence[bytes]) -> None:
+    async def park_overdue(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
         found = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
         due = self._still_due(keys, OVERDUE)
-        await asyncio.gather(*(self._park(key, row, there, found.get(row.origin)) for key, row, there in due))
+        await asyncio.gather(*(self._park_one(key, row, there, found.get(row.origin)) for key, row, there in due))
 
-    def _park(
+    def _park_one(
         self, key: bytes, row: Delivery, there: Destination, consumed: ConsumedRecord | None
     ) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
@@ -171,7 +171,7 @@ class TimeoutScheduler:
     async def _move(self, keys: list[bytes]) -> None:
         try:
             await self._pipeline.mark_overdue(keys)
-            await self._pipeline.park(keys)
+            await self._pipeline.park_overdue(keys)
         except BrokerUnavailable as error:
             self._observer.recovering(self._number, error)
             await asyncio.sleep(_RETRY_AFTER_S)

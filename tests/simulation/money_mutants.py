@@ -20,18 +20,18 @@ from tests.simulation.mutant import Patch, crowd_at_a_rebalance, mutant
 
 @mutant("4")
 def refund_twice() -> Patch:
-    real = settlement.settle
+    real = settlement.settled
 
-    def settle(
+    def settled(
         policy: Any, state: Any, entry: Grant, outcome: PostOutcome | None, *rest: Any
     ) -> tuple[Any, Settlement]:
-        settled, report = real(policy, state, entry, outcome, *rest)
+        after, report = real(policy, state, entry, outcome, *rest)
         if isinstance(outcome, Refused):
-            refunded = budget.refund(settled.budget, entry.reservation)
-            settled = msgspec.structs.replace(settled, budget=refunded)
-        return settled, report
+            refunded = budget.refund(after.budget, entry.reservation)
+            after = msgspec.structs.replace(after, budget=refunded)
+        return after, report
 
-    return patch("stream_app.partition.lanes.settle", settle)
+    return patch("stream_app.partition.lanes.settled", settled)
 
 
 @mutant("4")

@@ -11,7 +11,7 @@ import msgspec
 
 from stream_app.domain import stranded
 from stream_app.domain.delivery.recorder import Posted
-from stream_app.domain.lane.lane import take_over
+from stream_app.domain.lane.lane import for_new_owner
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.stranded import LastTransaction, NextStep, Stranded
 from stream_app.partition.in_flight import InFlight
@@ -55,7 +55,9 @@ def heard_and_given_up() -> Iterable[Schedule]:
 
 @mutant("5", hunt=heard_and_given_up)
 def retry_after_forgotten_with_memory() -> Patch:
-    return patch("stream_app.partition.lanes.take_over", lambda state, now_ms, previous=None: take_over(state, now_ms))
+    return patch(
+        "stream_app.partition.lanes.for_new_owner", lambda state, now_ms, previous=None: for_new_owner(state, now_ms)
+    )
 
 
 # ------------------------------------------------------------------------------------------- stranded transactions

@@ -61,20 +61,22 @@ class Booking(msgspec.Struct, frozen=True):
     spent: Reservation | None
 
 
-def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callback: Callback, now_ms: int) -> Booking:
-    """Settle the lane's reservation for the lead, or correct what was booked before its cost was known."""
+def booked(
+    policy: Workspace, lane: Lane, row: Delivery, destination: Destination, callback: Callback, now_ms: int
+) -> Booking:
+    """Return the lane with its reservation for the lead settled, or with what was booked for it before corrected."""
     held, before = row.reservation, row.booked
     windows = held or before
-    cost = _cost(callback, there.estimate)
+    cost = _cost(callback, destination.estimate)
     if windows is None:
-        return Booking(_called_back(lane, row, cost, there, policy, now_ms), None, None)
-    booked = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
+        return Booking(_called_back(lane, row, cost, destination, policy, now_ms), None, None)
+    now = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
     if held is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
-    lane = book_callback(policy, lane, there, held or windows, cost, now_ms)
-    return Booking(_called_back(lane, row, cost, there, policy, now_ms), booked, spent)
+    lane = book_callback(policy, lane, destination, held or windows, cost, now_ms)
+    return Booking(_called_back(lane, row, cost, destination, policy, now_ms), now, spent)
 
 
 def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:

@@ -25,7 +25,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that asks to be sent, within a period of time (epoch ms).
 
     `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
-    `as_dead_letter`: it becomes a dead letter without being sent (`admit_dead_letter`).
+    `as_dead_letter`: it becomes a dead letter without being sent (`decide_dead_letter`).
     """
 
     destination: Destination
@@ -71,7 +71,7 @@ ASK_AGAIN: Final = Held("asked_again", "", 0)
 """The answer to a waiting lead when an operator has changed what it asked for."""
 
 
-def admit(
+def decide(
     policy: Workspace,
     lane: Lane,
     destination: Destination,
@@ -133,11 +133,11 @@ def admit(
     return consumed, Grant(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
 
 
-def is_held(
+def would_hold(
     policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, stall: StallDetector
 ) -> bool:
     """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
-    _, answer = admit(policy, lane, destination, now_ms, 0, hot, stall)
+    _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer.status is not None
     return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
@@ -150,7 +150,7 @@ def at_limit(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -
     return _stalled(policy, lane, stall, now_ms) or Held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
 
 
-def admit_dead_letter(
+def decide_dead_letter(
     policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, waits: bool
 ) -> tuple[Lane, Grant | Held]:
     """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.

@@ -1,7 +1,7 @@
 """A lane: breaker, window, rate, budget, quota and suspension of one workspace.
 
-Its row is committed in the same transaction as the leads that changed it. `admission.admit` decides whether a lead may
-be sent now, `settlement.settle` records the end of a POST.
+Its row is committed in the same transaction as the leads that changed it. `admission.decide` decides whether a lead may
+be sent now, `settlement.settled` records the end of a POST.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def host_checked(policy: Workspace, lane: Lane, answers: bool, now_ms: int) -> L
     return lane if after is lane.breaker else msgspec.structs.replace(lane, breaker=after)
 
 
-def take_over(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
+def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
     """Return the lane for its new owner: no tokens, because the previous owner may have spent them just now.
 
     `previous` is the lane as this process last knew it, not fully committed. A Retry-After in it still holds.

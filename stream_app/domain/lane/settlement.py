@@ -53,7 +53,7 @@ class Settlement(msgspec.Struct, frozen=True):
         return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
 
 
-def settle(
+def settled(
     policy: Workspace,
     lane: Lane,
     grant: Grant,
@@ -83,9 +83,9 @@ def settle(
             if grant.destination.callbacks:
                 return lane, Settlement(True, now_ms)
             cost = grant.destination.estimate
-            settled = budget.settle(lane.budget, grant.reservation, cost)
+            settled_budget = budget.settle(lane.budget, grant.reservation, cost)
             spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
-            return msgspec.structs.replace(lane, budget=settled), Settlement(True, now_ms, spent=spent)
+            return msgspec.structs.replace(lane, budget=settled_budget), Settlement(True, now_ms, spent=spent)
         case Uncertain():
             lane = _with_latency(policy, lane, outcome.latency_ms, in_flight)
             lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
@@ -111,13 +111,13 @@ def settle(
             return lane, Settlement(False, now_ms, text)
         case Poison():
             lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
-            lane = record_dead_letter(policy, lane, grant, outcome.reason, now_ms)
+            lane = dead_letter_counted(policy, lane, grant, outcome.reason, now_ms)
             return _with_probe_released(lane, grant, now_ms), Settlement(False, now_ms)
         case None:
             return _without_verdict(lane, grant, now_ms), Settlement(False, now_ms)
 
 
-def record_dead_letter(policy: Workspace, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
+def dead_letter_counted(policy: Workspace, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
     seen = window.record_dead_letter(window.LAST_MINUTE, lane.window, now_ms)
@@ -131,7 +131,7 @@ def record_dead_letter(policy: Workspace, lane: Lane, grant: Grant, cause: str, 
     return _suspended(policy, lane, grant, flood_guard.REASON, text, now_ms)
 
 
-def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
+def charged(lane: Lane, reservation: budget.Reservation) -> Lane:
     """Book a reservation as spent in full: nothing can show any more that it cost less."""
     cost = budget.Cost(reservation.credits, reservation.actions)
     return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost))

@@ -11,7 +11,7 @@ import msgspec
 from stream_app.domain.lane import concurrency, rate
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.admission import Grant, Held, admit, why_open, without_webhook
+from stream_app.domain.lane.admission import Grant, Held, decide, why_open, without_webhook
 from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
 from stream_app.domain.lane.meters import first_estimate, meters
@@ -105,7 +105,7 @@ def _answer(
     policy: Workspace, lane: Lane, destination: Destination, now_ms: int, stall: StallDetector, hot: bool = True
 ) -> Held | None:
     """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
-    _, answer = admit(policy, lane, destination, now_ms, 0, hot, stall)
+    _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if (
         isinstance(answer, Grant)
         and answer.webhook_probe is not None

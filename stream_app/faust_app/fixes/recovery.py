@@ -47,7 +47,7 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
         self._idle.set()
         super().__init__(*args, **kwargs)
 
-    async def park(self) -> None:
+    async def stop_fetching(self) -> None:
         """Suspend the flow and return when the fetcher is idle and holds no record."""
         self.stop_flow()
         self.app.flow_control.suspend()
@@ -131,7 +131,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     async def _take_over(self, generation: int) -> None:
         consumer = self.app.consumer
-        parking = asyncio.create_task(consumer.park())  # takes up to 0.25 s, and is needed for the seek only
+        parking = asyncio.create_task(consumer.stop_fetching())  # takes up to 0.25 s, and is needed for the seek only
         try:
             for table in self.tables.values():
                 await table.on_recovery_completed(self.actives_for_table[table], self.standbys_for_table[table])

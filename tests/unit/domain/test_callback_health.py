@@ -4,11 +4,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.callback.interpret import book, due_ms, evidence, suspend_destination
+from stream_app.domain.callback.interpret import booked, due_ms, evidence, suspend_destination
 from stream_app.domain.callback.interpret import overdue as overdue_lead
 from stream_app.domain.delivery.outcome import Accepted, Denied
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
-from stream_app.domain.lane.admission import Grant, Held, admit
+from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.callback_health import (
     CallbackHealth,
     CallbackHealthPolicy,
@@ -23,9 +23,9 @@ from stream_app.domain.lane.callback_health import (
     taken_over,
     unowned_ms,
 )
-from stream_app.domain.lane.lane import Lane, lifted, take_over
+from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.settlement import settle
+from stream_app.domain.lane.settlement import settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane.webhook_quota import Quota, Webhook
 from stream_app.domain.messages import Callback
@@ -96,7 +96,7 @@ def test_callbacks_are_missing_if_and_only_if_enough_leads_since_the_last_one_ar
 
 def test_time_without_an_owner_is_no_waiting() -> None:
     lane = Lane("acme", 0, callback_health=record_owner(CallbackHealth(), 100_000))
-    lane = take_over(lane, 400_000)
+    lane = for_new_owner(lane, 400_000)
     assert lane.callback_health.gaps == ((100_000, 400_000),)
     row = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 90_000, 1, "t")
     assert due_ms(row, THERE, lane) == 90_000 + 60_000 + 300_000
@@ -173,9 +173,9 @@ def test_the_lane_is_suspended_and_counts_from_zero_when_it_resumes() -> None:
 
 def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() -> None:
     lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
-    lane, entry = admit(ACME, lane, OTHER, 20, 0)
+    lane, entry = decide(ACME, lane, OTHER, 20, 0)
     assert isinstance(entry, Grant), "firms goes on"
-    _, held = admit(ACME, lane, THERE, 20, 0)
+    _, held = decide(ACME, lane, THERE, 20, 0)
     assert isinstance(held, Held)
     assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("no_callbacks", "no_callbacks")
     for accepted_ms in (30, 31):
@@ -185,7 +185,7 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
     assert news
     lane = suspend_destination(ACME, lane, OTHER, "both", 40)
     for there in (THERE, OTHER):
-        _, held = admit(ACME, lane, there, 50, 0)
+        _, held = decide(ACME, lane, there, 50, 0)
         assert isinstance(held, Held)
         assert held.text == "both"
     lane = lifted(lane)
@@ -212,10 +212,10 @@ def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
     assert lane.suspension is not None
     now_ms = lane.suspension.probe_at_ms
     before = _goes(lane, now_ms)
-    lane, entry = admit(ACME, lane, there, now_ms, 0)
+    lane, entry = decide(ACME, lane, there, now_ms, 0)
     assert isinstance(entry, Grant)
     assert entry.probe is not None
-    lane, _ = settle(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
+    lane, _ = settled(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
     if not called_back:
         return lane
     assert _goes(lane, now_ms + 15) == before, "the 2xx proves nothing"
@@ -225,13 +225,13 @@ def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
         probe=entry.probe.since_ms,
     )
     said = Callback("id0", "acme", there.alias, now_ms + 20, "enriched", {})
-    return book(ACME, lane, row, there, said, now_ms + 20).lane
+    return booked(ACME, lane, row, there, said, now_ms + 20).lane
 
 
 def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
     """The destinations of which any number of leads go."""
     tables = (THERE, OTHER, THIRD, MUTE)
-    answers = {there.alias: admit(ACME, lane, there, now_ms, 0)[1] for there in tables}
+    answers = {there.alias: decide(ACME, lane, there, now_ms, 0)[1] for there in tables}
     return {name for name, answer in answers.items() if isinstance(answer, Grant) and answer.probe is None}
 
 
@@ -276,9 +276,9 @@ def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_m
 
 def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
-    lane, entry = admit(ACME, lane, OTHER, 20, 0)
+    lane, entry = decide(ACME, lane, OTHER, 20, 0)
     assert isinstance(entry, Grant)
-    lane, _ = settle(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
+    lane, _ = settled(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
     assert lane.suspension is not None
     assert (lane.suspension.reason, lane.suspension.destination, lane.suspension.one_destination) == (
         "http_401",

@@ -7,12 +7,12 @@ from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Refuse
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.admission import Grant, Held, admit
+from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Answer, Order, obey
 from stream_app.domain.lane.rate import Rate, on_429
-from stream_app.domain.lane.settlement import book_callback, settle
+from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import Actor
 from stream_app.domain.policy import Destination, Workspace
@@ -26,7 +26,7 @@ REFUSED = Refused("connect", 5)
 
 
 def _ask(lane: Lane, policy: Workspace = POLICY) -> Grant | Held:
-    return admit(policy, lane, PEOPLE, NOW_MS, 0)[1]
+    return decide(policy, lane, PEOPLE, NOW_MS, 0)[1]
 
 
 def _granted(lane: Lane) -> Grant:
@@ -36,9 +36,9 @@ def _granted(lane: Lane) -> Grant:
 
 
 def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
-    lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+    lane, entry = decide(policy, lane, PEOPLE, NOW_MS, 0)
     assert isinstance(entry, Grant)
-    return settle(policy, lane, entry, outcome, NOW_MS, 0.5)[0]
+    return settled(policy, lane, entry, outcome, NOW_MS, 0.5)[0]
 
 
 def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
@@ -79,7 +79,7 @@ def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
 
 def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     forced = _done(LANE, controls.Trip())
-    _, held = admit(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)
+    _, held = decide(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)
     assert isinstance(held, Held)
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
     answer = obey(POLICY, forced, controls.Auto(), BY)
@@ -253,6 +253,6 @@ def test_a_soft_limit_crossed_by_a_new_configuration_is_reported() -> None:
 
 
 def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_reported() -> None:
-    lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
+    lane, entry = decide(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
     assert isinstance(entry, Grant)
     assert _news(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

@@ -8,12 +8,12 @@ import pytest
 from stream_app.domain.delivery.outcome import Refused
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.admission import Grant, admit
+from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, Forecast, Meter
-from stream_app.domain.lane.settlement import settle
+from stream_app.domain.lane.settlement import settled
 from stream_app.domain.lane.view import view as view_of
 from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
@@ -105,9 +105,9 @@ def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
     there = Destination("people", "acme", ("hook",))
     for number in range(calls):
         now_ms = NOW_MS + number * 1_000
-        lane, entry = admit(policy, lane, there, now_ms, 0)
+        lane, entry = decide(policy, lane, there, now_ms, 0)
         assert isinstance(entry, Grant)
-        lane, _ = settle(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
+        lane, _ = settled(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
     return policy, lane
 
 

@@ -8,14 +8,14 @@ import pytest
 from benchmarks import lane as lane_benchmark
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.admission import Grant, Held, admit
+from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.breaker import SUCCESSES_TO_CLOSE, BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.meters import Estimate
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.settlement import book_callback, charge, settle
+from stream_app.domain.lane.settlement import book_callback, charged, settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.policy import Destination, Workspace
@@ -36,7 +36,7 @@ BAD = Poison(422, 50, "no such column")
 
 
 def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Grant]:
-    lane, entry = admit(policy, lane, PEOPLE, now_ms, 0)
+    lane, entry = decide(policy, lane, PEOPLE, now_ms, 0)
     assert isinstance(entry, Grant), entry
     return lane, entry
 
@@ -44,12 +44,12 @@ def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tupl
 def _call(lane: Lane, *outcomes: Outcome, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Lane:
     for outcome in outcomes:
         lane, entry = _entry(lane, policy, now_ms)
-        lane, _ = settle(policy, lane, entry, outcome, now_ms, 0.5, in_flight=1)
+        lane, _ = settled(policy, lane, entry, outcome, now_ms, 0.5, in_flight=1)
     return lane
 
 
 def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
-    _, held = admit(policy, lane, PEOPLE, now_ms, 0)
+    _, held = decide(policy, lane, PEOPLE, now_ms, 0)
     assert isinstance(held, Held)
     return held
 
@@ -114,7 +114,7 @@ def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
     lane = reconfigured(POLICY, lane, [renewed], NOW_MS + 5)
     lane, entry = _entry(lane, now_ms=NOW_MS + 5)
     assert isinstance(_held(lane, now_ms=NOW_MS + 5), Held), "one probe, not a flood of them"
-    lane, _ = settle(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
+    lane, _ = settled(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
     assert lane.suspension is None
 
 
@@ -146,23 +146,23 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
     probe_s = POLICY.suspension.probe_s
     lane, entry = _entry(lane)
     assert (entry.webhook_id, entry.webhook_probe) == ("hook2", None), "the next of the pool takes its leads"
-    lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
+    lane, _ = settled(POLICY, lane, entry, OK, NOW_MS, 0.5)
 
     due_ms = NOW_MS + int(probe_s * 1_000)
     lane, probe = _entry(lane, now_ms=due_ms)
     assert (probe.webhook_id, probe.webhook_probe is not None) == ("hook1", True)
     lane, other = _entry(lane, now_ms=due_ms)
     assert other.webhook_id == "hook2", "one probe at a time"
-    lane, report = settle(POLICY, lane, probe, GONE, due_ms, 0.5)
+    lane, report = settled(POLICY, lane, probe, GONE, due_ms, 0.5)
     assert "hook1 of people is gone (404)" in report.text
     assert _entry(lane, now_ms=due_ms + int(probe_s * 1_000))[1].webhook_id == "hook2", "the next after twice the time"
 
     due_ms += int(2 * probe_s * 1_000)
     lane, probe = _entry(lane, now_ms=due_ms)
-    lane, _ = settle(POLICY, lane, probe, Refused("dns", 5), due_ms, 0.5)
+    lane, _ = settled(POLICY, lane, probe, Refused("dns", 5), due_ms, 0.5)
     assert quota.suspended(lane.quota), "that proved nothing"
     lane, probe = _entry(lane, now_ms=due_ms + int(2 * probe_s * 1_000))
-    lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
+    lane, _ = settled(POLICY, lane, probe, OK, due_ms, 0.5)
     assert not quota.suspended(lane.quota)
     assert [_entry(lane, now_ms=due_ms)[1].webhook_id for _ in range(2)] == ["hook1", "hook1"]
     assert lane.suspension is None
@@ -182,7 +182,7 @@ def test_a_destination_whose_webhooks_all_give_404_waits_for_a_probe_and_says_so
     late = view(POLICY, lane, [PEOPLE], due_ms + 5)
     assert late.holds == "webhook_gone", "the next lead goes, and only as a probe"
     lane, probe = _entry(lane, now_ms=due_ms)
-    lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
+    lane, _ = settled(POLICY, lane, probe, OK, due_ms, 0.5)
     after = view(POLICY, lane, [PEOPLE], due_ms, seen)
     assert after.holds == ""
     assert "webhook_back" in [news.kind for news in after.news]
@@ -199,7 +199,7 @@ def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
     lane = _call(_call(LANE, GONE), GONE)
     due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
     poor = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=19))
-    lane, answer = admit(poor, lane, PEOPLE, due_ms, 0)
+    lane, answer = decide(poor, lane, PEOPLE, due_ms, 0)
     assert isinstance(answer, Held)
     assert answer.reason == "budget_credits_day"
     assert _entry(lane, now_ms=due_ms)[1].webhook_probe is not None
@@ -219,7 +219,7 @@ def test_a_probe_that_says_nothing_of_the_cause_ends_and_the_next_one_goes_after
     assert grant.probe is not None
     assert lane.suspension is not None
     assert lane.suspension.lease_until_ms > probe_ms
-    lane, _ = settle(POLICY, lane, grant, outcome, probe_ms + 50, 0.5, in_flight=1)
+    lane, _ = settled(POLICY, lane, grant, outcome, probe_ms + 50, 0.5, in_flight=1)
     assert lane.suspension is not None
     assert (lane.suspension.lease_until_ms, lane.suspension.probe_at_ms) == (0, probe_ms + 50 + after_ms)
     assert _held(lane, now_ms=probe_ms + 50 + after_ms - 1).until_ms == probe_ms + 50 + after_ms
@@ -230,7 +230,7 @@ def test_a_probe_that_says_nothing_of_the_cause_ends_and_the_next_one_goes_after
 def test_the_hot_share_is_kept_from_bulk() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=100, hot_share=0.5))
     lane = _call(LANE, OK, OK, policy=policy)
-    _, bulk = admit(policy, lane, PEOPLE, NOW_MS, 0, hot=False)
+    _, bulk = decide(policy, lane, PEOPLE, NOW_MS, 0, hot=False)
     assert isinstance(bulk, Held)
     assert bulk.reason == "budget_credits_day"
     lane = _call(lane, OK, OK, OK, policy=policy)
@@ -244,10 +244,10 @@ def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -
     held = _held(lane, policy, noon_ms)
     assert held.until_ms == NOW_MS + 60_000, "a waiting lead gets the next day as its time"
     assert held.back_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
-    _, without = admit(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
+    _, without = decide(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
     assert isinstance(without, Held)
     assert without.back_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
-    lane = charge(lane, entry.reservation)
+    lane = charged(lane, entry.reservation)
     spent = _held(lane, policy, noon_ms)
     assert (spent.until_ms, spent.back_ms) == (NOW_MS + 60_000, 0)
 
@@ -262,11 +262,11 @@ def test_soft_limits_are_reported_once_each_and_again_only_after_a_real_fall() -
         before = view(policy, lane, [PEOPLE], NOW_MS, before)
         reported += [news.kind for news in before.news if news.kind.startswith("budget_")]
     assert reported == ["budget_50", "budget_80", "budget_95"]
-    lane, _ = settle(policy, lane, entries.pop(), BAD, NOW_MS, 0.5)
+    lane, _ = settled(policy, lane, entries.pop(), BAD, NOW_MS, 0.5)
     lane, _ = _entry(lane, policy)
     assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 95
     for entry in entries[:4]:
-        lane, _ = settle(policy, lane, entry, Gone(404, 5), NOW_MS, 0.5)
+        lane, _ = settled(policy, lane, entry, Gone(404, 5), NOW_MS, 0.5)
     lane = msgspec.structs.replace(lane, quota=LANE.quota)
     lane, _ = _entry(lane, policy)
     assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 50
@@ -277,7 +277,7 @@ def test_estimates_learn_from_callbacks_within_bounds_and_reserve_nothing_less()
     assert view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"] == Estimate(6.0, 1.0)
     for cost in [Cost(12, 1)] * 200:
         lane, entry = _entry(lane)
-        lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
+        lane, _ = settled(POLICY, lane, entry, OK, NOW_MS, 0.5)
         lane = book_callback(POLICY, lane, PEOPLE, entry.reservation, cost, NOW_MS)
     learned = view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"]
     assert 11.5 < learned.credits < 12.0
@@ -338,7 +338,7 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
     reports = []
     for _ in range(3):
         lane, entry = _entry(lane)
-        lane, report = settle(POLICY, lane, entry, refused, NOW_MS, 0.5)
+        lane, report = settled(POLICY, lane, entry, refused, NOW_MS, 0.5)
         reports.append(report)
     assert [report.run for report in reports] == [1, 2, 3]
     alone, beside = 0, 0
@@ -356,7 +356,7 @@ def test_a_run_of_a_leads_own_failures_is_one_attempt_while_others_are_there_to_
     lane, attempts = LANE, list[int]()
     for outcome in (refused, refused, OK, refused):
         lane, entry = _entry(lane)
-        lane, report = settle(POLICY, lane, entry, outcome, NOW_MS, 0.5, **others)
+        lane, report = settled(POLICY, lane, entry, outcome, NOW_MS, 0.5, **others)
         if outcome is refused:
             attempts.append(report.attempts(attempts[-1] if attempts else 0))
     assert attempts == [1, 1, 2]
@@ -365,9 +365,9 @@ def test_a_run_of_a_leads_own_failures_is_one_attempt_while_others_are_there_to_
 def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
     lane = LANE
     for _ in range(10):
-        lane, entry = admit(POLICY, lane, PEOPLE, NOW_MS, 0)
+        lane, entry = decide(POLICY, lane, PEOPLE, NOW_MS, 0)
         assert isinstance(entry, Grant)
-        lane, report = settle(POLICY, lane, entry, RateLimited(429, 5, "1"), NOW_MS, 0.5)
+        lane, report = settled(POLICY, lane, entry, RateLimited(429, 5, "1"), NOW_MS, 0.5)
         assert (report.counts, report.wait_until_ms >= NOW_MS + 1_000) == (False, True)
         lane = msgspec.structs.replace(lane, rate=LANE.rate)
     assert (lane.breaker, lane.window) == (LANE.breaker, LANE.window)
@@ -381,7 +381,7 @@ def test_health_covers_five_minutes_and_survives_a_reset_of_the_breaker() -> Non
     after_ms = NOW_MS + int(policy.breaker.open_cap_s * 1_000)
     for _ in range(SUCCESSES_TO_CLOSE):
         lane, probe = _entry(lane, policy, after_ms)
-        lane, _ = settle(policy, lane, probe, OK, after_ms, 0.5)
+        lane, _ = settled(policy, lane, probe, OK, after_ms, 0.5)
     assert (lane.breaker.phase, lane.window.buckets) == ("closed", ())
     seen = view(policy, lane, [PEOPLE], after_ms)
     assert (seen.calls, seen.health, seen.score) == (33, "unhealthy", 9.1)
@@ -394,7 +394,7 @@ def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:
     lane, late = _entry(LANE, policy)
     lane = _call(lane, *[Refused("dns", 40)] * 5, policy=policy)
     before = lane
-    lane, _ = settle(policy, lane, late, Refused("dns", 40), NOW_MS, 0.5)
+    lane, _ = settled(policy, lane, late, Refused("dns", 40), NOW_MS, 0.5)
     assert (lane.breaker, lane.window) == (before.breaker, before.window)
     assert view(policy, lane, [PEOPLE], NOW_MS).calls == 6
 
@@ -403,18 +403,18 @@ def test_the_latency_of_the_window_and_a_turn_of_its_health_are_reported() -> No
     policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(mode="shadow"))  # it would forget the window
     before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE
     for number in range(100):
-        lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+        lane, entry = decide(policy, lane, PEOPLE, NOW_MS, 0)
         assert isinstance(entry, Grant)
-        lane, _ = settle(policy, lane, entry, Accepted(200, 40 if number < 94 else 900), NOW_MS, 0.5)
+        lane, _ = settled(policy, lane, entry, Accepted(200, 40 if number < 94 else 900), NOW_MS, 0.5)
     well = view(policy, lane, [PEOPLE], NOW_MS, before)
     assert [(news.kind, news.text) for news in well.news] == [
         ("health_healthy", f"100 calls, score 100, p95 {well.p95_ms} ms")
     ]
     assert well.p50_ms < 100 < 500 < well.p95_ms <= well.p99_ms
     for _ in range(30):
-        lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+        lane, entry = decide(policy, lane, PEOPLE, NOW_MS, 0)
         assert isinstance(entry, Grant)
-        lane, _ = settle(policy, lane, entry, Refused("http_503", 5), NOW_MS, 0.5)
+        lane, _ = settled(policy, lane, entry, Refused("http_503", 5), NOW_MS, 0.5)
     ill = view(policy, lane, [PEOPLE], NOW_MS, well)
     assert [news.kind for news in ill.news if news.kind.startswith("health")] == ["health_unhealthy"]
 

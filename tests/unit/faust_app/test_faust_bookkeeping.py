@@ -142,7 +142,7 @@ async def test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_h
         consumer.stop_flow()
         await asyncio.sleep(0.001)
         async with asyncio.timeout(10):
-            await consumer.park()
+            await consumer.stop_fetching()
     await cancel([fetching])
 
 
