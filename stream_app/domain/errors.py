@@ -8,6 +8,7 @@ StreamAppError
 ├── BoardUnavailable     the board did not answer
 ├── UnknownFormat        a record of ours on Kafka has a format that this version does not read
 ├── UnreadableBatch      records on Kafka cannot be decoded; their partition stops before them
+├── RowUnreadable        a row of the state topic cannot be decoded; its partition processes nothing
 └── StateStoreError      a step could not be committed
     ├── Fenced           another worker owns the partition: stop and never write again
     └── Aborted          the transaction failed and changed nothing: reload the state and continue
@@ -76,6 +77,10 @@ class UnreadableBatch(StreamAppError):
             f"{topic}/{partition} cannot be read at {where}: {cause}. Restore an intact copy of its log, or lose these "
             f"records: stream-app skip {topic}/{partition}/{first}"
         )
+
+
+class RowUnreadable(StreamAppError):
+    """A row of the state topic cannot be used. The partition then processes nothing."""
 
 
 class StateStoreError(StreamAppError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_app.domain.callback.interpret import next_version, read_callback, result_of
+from stream_app.domain.callback.interpret import read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, brief
@@ -22,6 +22,7 @@ from stream_app.domain.delivery.state_machine import (
     forced_key,
     mark_key,
     match_callback,
+    next_version,
 )
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased

@@ -17,9 +17,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.callback.interpret import next_version
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
-from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.delivery.state_machine import Delivery, next_version
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.messages import FieldOrigin, Result, Scalar

@@ -19,6 +19,7 @@ from stream_app.domain.callback.interpret import Booking, booked
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lane_key
+from stream_app.domain.errors import RowUnreadable
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.callback_health import record_owner
@@ -31,7 +32,7 @@ from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import Record
 from stream_app.partition.ports import HostAnswers, Observer
-from stream_app.partition.rows import RowUnreadable, read_lane
+from stream_app.partition.rows import read_lane
 
 _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000

@@ -16,12 +16,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.callback.interpret import next_version
 from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, WriteBatch, failure
-from stream_app.domain.delivery.state_machine import begin, classify_record, forced_key
+from stream_app.domain.delivery.state_machine import begin, classify_record, forced_key, next_version
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.settlement import Settlement

@@ -12,30 +12,29 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.recorder import Rows as Changes
 from stream_app.domain.delivery.state_machine import (
-    ROW_VERSION,
     Delivery,
     lead_of,
     mark_key,
     marked_record,
     passed_key,
     passed_offset,
+    read_delivery,
+    read_row,
+    read_versioned,
+    unreadable,
 )
-from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.lead.suppression import Suppression, suppression_reason
 from stream_app.domain.record import ConsumedRecord
-
-T = TypeVar("T")
-V = TypeVar("V", Delivery, Lane)
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
@@ -43,7 +42,6 @@ _ALIASES: Final = (b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
 _SUPPRESSING: Final = (b"e/", b"s/", b"x/")
-_row_decoder: Final = msgspec.json.Decoder(Delivery)
 _lane_decoder: Final = msgspec.json.Decoder(Lane)
 
 
@@ -57,24 +55,13 @@ _dated: Final = msgspec.json.Decoder(_Dated)
 _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
 
 
-class _RowVersion(msgspec.Struct, array_like=True):
-    """The first field of a lead's row, of whatever version."""
-
-    version: int
-
-
 class _LaneVersion(msgspec.Struct):
     """The version of a lane's row, of whatever version."""
 
     version: int
 
 
-_row_version: Final = msgspec.json.Decoder(_RowVersion)
 _lane_version: Final = msgspec.json.Decoder(_LaneVersion)
-
-
-class RowUnreadable(StreamAppError):
-    """A row of the state topic cannot be used. The partition then processes nothing."""
 
 
 class Rows:
@@ -154,12 +141,12 @@ class Rows:
     def suppression(self, key: bytes) -> Suppression | None:
         """A suppression row. Raises RowUnreadable."""
         raw = self._values.get(key)
-        return None if raw is None else _read(_suppression_decoder, key, raw)
+        return None if raw is None else read_row(_suppression_decoder, key, raw)
 
     def erasures(self) -> Iterator[tuple[str, int]]:
         """Workspace and time (epoch ms) of each erased lead."""
         for key in self._erased:
-            yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
+            yield key.split(b"/", 2)[1].decode(), read_row(_dated, key, self._values[key]).at_ms
 
     def apply(self, changes: Changes) -> None:
         """Apply the changes of a step."""
@@ -211,7 +198,7 @@ class Rows:
     def _final_since_ms(self, key: bytes) -> int | None:
         """Since when (epoch ms) the row of an expiring key is final; None while it is open."""
         if key[:2] in (b"k/", b"x/"):
-            return _read(_dated, key, self._values[key]).at_ms
+            return read_row(_dated, key, self._values[key]).at_ms
         since_ms = _LONG_AGO_MS
         for each in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
             if (row := self.delivery(each)) is not None:
@@ -268,48 +255,6 @@ def _is_parked(key: bytes, value: bytes | None) -> bool:
     return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
 
 
-def unreadable(key: bytes, why: str) -> RowUnreadable:
-    """The error to raise for a row that does not decode."""
-    return RowUnreadable(
-        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
-        "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
-    )
-
-
-def _read(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
-    try:
-        return decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise unreadable(key, str(error)) from None
-
-
-def _name(key: bytes) -> str:
-    return key.decode("utf-8", "replace")
-
-
-def read_delivery(key: bytes, raw: bytes) -> Delivery:
-    """A delivery row from its bytes. Raises RowUnreadable."""
-    return _read_versioned(_row_decoder, _row_version, ROW_VERSION, key, raw)
-
-
 def read_lane(key: bytes, raw: bytes) -> Lane:
     """A lane's row from its bytes. Raises RowUnreadable."""
-    return _read_versioned(_lane_decoder, _lane_version, LANE_VERSION, key, raw)
-
-
-def _read_versioned(
-    decoder: msgspec.json.Decoder[V], versions: msgspec.json.Decoder[Any], known: int, key: bytes, raw: bytes
-) -> V:
-    """Decode a row with a version. One of a later version is never called broken, whatever that has changed in it."""
-    try:
-        row = decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        _check_version(_read(versions, key, raw).version, known, key)
-        raise unreadable(key, str(error)) from None
-    _check_version(row.version, known, key)
-    return row
-
-
-def _check_version(version: int, known: int, key: bytes) -> None:
-    if version > known:
-        raise RowUnreadable(f"the row {_name(key)} has version {version}, this program reads up to {known}: update it")
+    return read_versioned(_lane_decoder, _lane_version, LANE_VERSION, key, raw)

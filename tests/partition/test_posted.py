@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
-from stream_app.domain.delivery.state_machine import lane_key
+from stream_app.domain.delivery.state_machine import lane_key, read_delivery
 from stream_app.domain.lane.budget import Period
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
-from stream_app.partition.rows import read_delivery, read_lane
+from stream_app.partition.rows import read_lane
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer

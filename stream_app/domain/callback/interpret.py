@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from stream_app.domain.delivery.recorder import Reason
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
+from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane import budget, callback_health, suspension
 from stream_app.domain.lane.budget import Cost, Reservation
 from stream_app.domain.lane.callback_health import Evidence
@@ -98,24 +97,6 @@ def _cost(callback: Callback, estimated: Cost) -> Cost:
 
 def _bounded(said: int | None, estimated: int) -> int:
     return estimated if said is None else min(max(0, said), _MOST_COST)
-
-
-def next_version(
-    lead: tuple[str, str, str],
-    row: Delivery,
-    find: Callable[[bytes], Delivery | None],
-    alias: Callable[[bytes], bytes | None],
-) -> int:
-    """Return the version of the next result: one more than the last of this lead over all its deliveries.
-
-    Args:
-        lead: Workspace, destination and id.
-        row: The row of the delivery that the result is for.
-        find: Returns the row of a key.
-        alias: Returns the key that an alias row leads to.
-    """
-    others = (find(other) for other in (delivery_key(*lead), alias(forced_key(*lead))) if other is not None)
-    return 1 + max([row.results, *(other.results for other in others if other is not None)])
 
 
 def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Reason:

@@ -9,11 +9,13 @@ States only move forward along `NEXT`. A row holds no personal data.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope, Way
+from stream_app.domain.errors import RowUnreadable
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.messages import Status
 
@@ -124,6 +126,18 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     accepted_at_ms: int = 0
     sampled: bool = False
 
+
+class _Version(msgspec.Struct, array_like=True):
+    """The first field of a row, of whatever version."""
+
+    version: int
+
+
+T = TypeVar("T")
+V = TypeVar("V", bound=Any)
+"""A row with a field `version`."""
+_decoder: Final = msgspec.json.Decoder(Delivery)
+_versions: Final = msgspec.json.Decoder(_Version)
 
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"n/", b"o/", b"p/", b"s/", b"x/"})
 """Prefixes of row keys.
@@ -308,3 +322,64 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
         # Only the copy that was written with this step: the grace of an earlier copy has nothing to do with it.
         return "decide" if envelope.way == "uncertain" and envelope.seq == row.seq else "done"
     return "resume" if row.state in RESUMABLE else "done"
+
+
+def next_version(
+    lead: tuple[str, str, str],
+    row: Delivery,
+    find: Callable[[bytes], Delivery | None],
+    alias: Callable[[bytes], bytes | None],
+) -> int:
+    """Return the version of the next result: one more than the last of this lead over all its deliveries.
+
+    Args:
+        lead: Workspace, destination and id.
+        row: The row of the delivery that the result is for.
+        find: Returns the row of a key.
+        alias: Returns the key that an alias row leads to.
+    """
+    others = (find(other) for other in (delivery_key(*lead), alias(forced_key(*lead))) if other is not None)
+    return 1 + max([row.results, *(other.results for other in others if other is not None)])
+
+
+def read_delivery(key: bytes, raw: bytes) -> Delivery:
+    """Return a delivery row from its bytes. Raises RowUnreadable."""
+    return read_versioned(_decoder, _versions, ROW_VERSION, key, raw)
+
+
+def read_versioned(
+    decoder: msgspec.json.Decoder[V], versions: msgspec.json.Decoder[Any], known: int, key: bytes, raw: bytes
+) -> V:
+    """Decode a row with a version. One of a later version is never called broken, whatever that has changed in it."""
+    try:
+        row = decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        _check_version(read_row(versions, key, raw).version, known, key)
+        raise unreadable(key, str(error)) from None
+    _check_version(row.version, known, key)
+    return row
+
+
+def _check_version(version: int, known: int, key: bytes) -> None:
+    if version > known:
+        raise RowUnreadable(f"the row {_name(key)} has version {version}, this program reads up to {known}: update it")
+
+
+def read_row(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
+    """Decode a row. Raises RowUnreadable."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise unreadable(key, str(error)) from None
+
+
+def unreadable(key: bytes, why: str) -> RowUnreadable:
+    """The error to raise for a row that does not decode."""
+    return RowUnreadable(
+        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
+        "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
+    )
+
+
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
