@@ -8,21 +8,20 @@ records behind it. Such leads stand in a window of the partition, and none waits
 lead whose turn comes later is deferred until about then. If the window is full, the lane with the longest line gives up
 its last lead. So a lane that cannot keep up never takes the place of another one.
 
-An admitted lead changes its lane and writes its row ahead without an await between the two. So no transaction can
-contain one without the other.
+A lead that is admitted changes its lane and writes its row ahead in one turn of the event loop: decide, write ahead,
+submit, without an await. So no transaction can contain one without the other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import nullcontext
 from operator import attrgetter
 from typing import Final
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.outcome import Outcome, Refused
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import Applicant, Attempt, Rejection
 from stream_app.domain.lane import concurrency, stall_detector
 from stream_app.domain.lane.admission import (
     ASK_AGAIN,
@@ -54,6 +53,7 @@ from stream_app.partition.lane_queue import (
 )
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Alarm
+from stream_app.partition.rows import Rows
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
@@ -68,6 +68,7 @@ class AdmissionQueue:
     def __init__(
         self,
         plan: Plan,
+        rows: Rows,
         lanes: Lanes,
         hosts: HostWatch,
         commits: Commits,
@@ -75,6 +76,7 @@ class AdmissionQueue:
         alarm: Alarm,
     ) -> None:
         self._plan = plan
+        self._rows = rows
         self._lanes = lanes
         self._hosts = hosts
         self._commits = commits
@@ -129,10 +131,8 @@ class AdmissionQueue:
 
     # -------------------------------------------------------------------------------------------------- one lead
 
-    async def admit(
-        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Grant | Held:
-        """Wait until the lane admits this lead. The lane's change and `write_ahead` are then one committed step.
+    async def admit(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest) -> Attempt | Held:
+        """Wait until the lane admits this lead, and write ahead. Returns when that step is committed.
 
         Raises:
             GiveUp: The stream is suspended.
@@ -143,16 +143,16 @@ class AdmissionQueue:
         if in_flight.recalled:
             raise Recalled
         with in_flight.waiting():  # for the commit too: the watchdog names a commit that hangs, not each of its leads
-            entered = self._enter(in_flight, request, write_ahead)
+            entered = self._enter(in_flight, applicant, request)
             answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
             if isinstance(answer, Held):
                 return answer
-            grant, committed = answer
+            attempt, committed = answer
             await committed
         if not request.as_dead_letter:
             stalls, name = self._lanes.stalls, request.destination.workspace
             stalls[name] = stall_detector.begun(stalls[name], self._clock.now_ms())
-        return grant
+        return attempt
 
     async def _wait(self, waiter: Waiter) -> Admitted | Held:
         """Wait for the answer to a lead in the queue of its lane."""
@@ -173,9 +173,7 @@ class AdmissionQueue:
         with waiter.in_flight.limiter.outside() if self._lanes.shared else nullcontext():
             return await waiter.answered
 
-    def _enter(
-        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Admitted | Waiter:
+    def _enter(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest) -> Admitted | Waiter:
         """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it may be deferred."""
         name, now_ms, boot_ms = request.destination.workspace, self._clock.now_ms(), self._clock.boot_ms()
         if not in_flight.arrival:
@@ -186,13 +184,13 @@ class AdmissionQueue:
             queue = self._queues[name] = LaneQueue()
         held: dict[Kind, Held] = {}
         if self._open and not queue and request.not_before_ms <= now_ms and not _is_too_old(request, now_ms):
-            answer = self._try_admit(queue, in_flight, request, write_ahead, now_ms, boot_ms)
+            answer = self._try_admit(queue, in_flight, applicant, request, now_ms, boot_ms)
             if not isinstance(answer, Held):
                 return answer  # the way of most leads of a lane that keeps up
             held[kind_of(request)] = answer
         if in_flight.waits_since_ms is None:
             in_flight.waits_since_ms = boot_ms + max(0, request.not_before_ms - now_ms)
-        waiter = Waiter(in_flight, request, write_ahead, in_flight.waits_since_ms)
+        waiter = Waiter(in_flight, applicant, request, in_flight.waits_since_ms)
         self._waiters[in_flight] = waiter
         self._waiting_bytes += waiter.size
         queue.add(waiter)
@@ -301,7 +299,7 @@ class AdmissionQueue:
             if waiter.answered.done() or _is_too_old(waiter.request, now_ms):  # done: its task was cancelled
                 self._answer(waiter, _TOO_OLD)
                 continue
-            answer = self._try_admit(queue, waiter.in_flight, waiter.request, waiter.write_ahead, now_ms, boot_ms)
+            answer = self._try_admit(queue, waiter.in_flight, waiter.applicant, waiter.request, now_ms, boot_ms)
             if isinstance(answer, Held):
                 held[waiter.kind] = answer
             else:
@@ -312,12 +310,12 @@ class AdmissionQueue:
         self,
         queue: LaneQueue,
         in_flight: InFlight,
+        applicant: Applicant,
         request: AdmissionRequest,
-        write_ahead: Callable[[Grant], WriteBatch],
         now_ms: int,
         boot_ms: int,
     ) -> Admitted | Held:
-        """Admit the lead, or say why its lane holds it. Changes memory without an await."""
+        """Admit the lead and write ahead, or say why its lane holds it. No await may lie in between."""
         destination = request.destination
         name = destination.workspace
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
@@ -336,13 +334,19 @@ class AdmissionQueue:
             if answer.reason == stall_detector.REASON:
                 return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
             return answer
-        if not request.as_dead_letter:
+        in_flight.waits_since_ms = None
+        step = applicant.write_ahead(answer, now_ms, self._rows.get)
+        if isinstance(applicant, Rejection):
+            attempt = Attempt(None, answer)
+            if step.events:
+                self._lanes.count_dead_letter(answer, applicant.bad.reason)
+        else:
+            in_flight.attempt = attempt = Attempt(applicant.row, answer)
             queue.in_flight += 1
             queue.count_share(in_flight.source, self._patience.shares)
-        in_flight.waits_since_ms = None
-        committed = self._commits.submit(write_ahead(answer))
+        committed = self._commits.submit(step)
         in_flight.release_next()
-        return answer, committed
+        return attempt, committed
 
     # ------------------------------------------------------------------------------------------- holds and patience
 

@@ -73,7 +73,7 @@ class CallbackPipeline:
     async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
         """Commit the step that settles the lead."""
         now_ms, lead = self._clock.now_ms(), (callback.workspace, callback.destination, callback.lead_id)
-        version = next_version(lead, row, self._rows.delivery, self._rows.get)
+        version = next_version(lead, row, self._rows.get)
         result = result_of(self._plan, callback, row, version, now_ms)
         if isinstance(result, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)

@@ -15,15 +15,12 @@ from stream_app.domain.delivery.recorder import (
     NO_REASON,
     DeliveryRecorder,
     Reason,
-    WriteBatch,
+    Rejection,
     brief,
-    rejected,
     strayed,
 )
-from stream_app.domain.delivery.state_machine import CONCLUDED
-from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant
+from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
@@ -49,7 +46,7 @@ class Conclusions:
     async def conclude(
         self,
         in_flight: InFlight,
-        recorder: DeliveryRecorder,
+        recorder: DeliveryRecorder[LeadRef],
         state: Status,
         why: Reason = NO_REASON,
         spent: Reservation | None = None,
@@ -64,7 +61,7 @@ class Conclusions:
         copies = [recorder.copy(self._plan.topics.dlq, now_ms, why, disposition=dead_letter)] if dead_letter else []
         await self._commits.commit_last(in_flight, recorder.step(*copies))
 
-    async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
+    async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
         """Commit that the lead may be at Clay.
 
         Its record waits in a delay tier until the callback's grace ends. Without callbacks it is parked at once, if
@@ -85,7 +82,7 @@ class Conclusions:
         await self._commits.commit_last(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
 
     async def dead_letter(
-        self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason, **changes: object
+        self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason, **changes: object
     ) -> None:
         """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
         now_ms, replay = self._clock.now_ms(), self._plan.replay
@@ -99,7 +96,7 @@ class Conclusions:
         dead_letter = recorder.copy(topic, now_ms, why, disposition="failed")
         await self._commits.commit_last(in_flight, recorder.step(dead_letter))
 
-    async def park(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
+    async def park(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
         """Conclude as parked: an operator has to decide. What is still reserved is booked as spent."""
         in_flight.release_next()
         now_ms = self._clock.now_ms()
@@ -108,7 +105,7 @@ class Conclusions:
         dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
         await self._commits.commit_last(in_flight, recorder.step(dead_letter))
 
-    def charge(self, recorder: DeliveryRecorder) -> Reservation | None:
+    def charge(self, recorder: DeliveryRecorder[LeadRef]) -> Reservation | None:
         """Book what is still reserved for the lead as spent.
 
         Returns:
@@ -136,33 +133,15 @@ class Conclusions:
 
         It counts in the flood guard of its lane, and waits while that guard suspends the lane.
         """
-        consumed = in_flight.consumed
-        name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
-        if name not in self._plan.residents(consumed.partition):  # no lane of this partition to count it in
+        rejection = Rejection(self._plan, in_flight.consumed, envelope, lead, bad)
+        name = lead.workspace or (in_flight.consumed.key or b"").decode("utf-8", "replace")
+        if name not in self._plan.residents(in_flight.consumed.partition):  # no lane of this partition to count it in
             in_flight.release_next()
-            await self._commits.commit_last(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
+            await self._commits.commit_last(in_flight, rejection.step(self._clock.now_ms(), self._rows.get))
             return
         request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
-
-        def write_ahead(grant: Grant) -> WriteBatch:
-            return self._rejection(in_flight, envelope, lead, bad, grant)
-
-        while await self._admission.admit(in_flight, request, write_ahead) is ASK_AGAIN:
+        while await self._admission.admit(in_flight, rejection, request) is ASK_AGAIN:
             pass
-
-    def _rejection(
-        self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None
-    ) -> WriteBatch:
-        consumed, now_ms = in_flight.consumed, self._clock.now_ms()
-        if (marker := self._rows.marker(consumed.record_id, envelope.origin)) is not None:
-            return WriteBatch([(marker, CONCLUDED)], [], [])
-        dead_letter = rejected(self._plan, consumed, envelope, bad, now_ms)
-        why = Reason(bad.reason, bad.text)
-        step = brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter)
-        if grant is None:
-            return step
-        self._lanes.count_dead_letter(grant, bad.reason)
-        return msgspec.structs.replace(step, workspace=grant.destination.workspace)
 
     async def reroute(self, in_flight: InFlight, lead: LeadRef) -> None:
         """Publish a lead to the home partition of its workspace. A second miss parks it."""
@@ -190,11 +169,3 @@ class Conclusions:
         now_ms = self._clock.now_ms()
         step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead)
         await self._commits.commit_last(in_flight, step)
-
-
-def _id_of(lead: Lead | Unreadable) -> str:
-    """The lead id by which its sender may search for it; '' if none can be read."""
-    if isinstance(lead, Unreadable):
-        return lead.lead_id
-    identity = identify_cleaned(lead)
-    return identity.lead_id if identity is not None else ""

@@ -52,18 +52,20 @@ class Fallback:
         self._cache = parts.cache
         self._local = parts.local
 
-    async def serve_cached_first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
+    async def serve_cached_first(self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
         """Serve a fresh result before the lane is asked, for a destination with `cache_first`.
 
         Returns:
             True if the lead is concluded.
         """
-        if not self._may_serve(resolved, recorder.row):
+        if not self._plan.destinations[recorder.resolved.destination.alias].cache_first:
             return False
-        found, _, _ = await self._look_up(resolved)
-        if found is None or found.source != "cache" or not self._may_serve(resolved, recorder.row):
+        if not self._may_serve(recorder):
             return False
-        await self._serve(in_flight, resolved, recorder, found, "cache_first")
+        found, _, _ = await self._look_up(recorder.resolved)
+        if found is None or found.source != "cache" or not self._may_serve(recorder):
+            return False
+        await self._serve(in_flight, recorder, found, "cache_first")
         return True
 
     async def serve_same_person(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None) -> bool:
@@ -83,30 +85,31 @@ class Fallback:
         row = resolved.begin(self._clock.now_ms())
         recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced)
         recorder.emit()
-        if destination.cache_first and await self.serve_cached_first(in_flight, resolved, recorder):
+        if await self.serve_cached_first(in_flight, recorder):
             return True
         found, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
-        if found is None or found.source not in workspace.fallback or not self._may_serve(resolved, row):
+        if found is None or found.source not in workspace.fallback or not self._may_serve(recorder):
             return False
-        await self._serve(in_flight, resolved, recorder, found, found.source)
+        await self._serve(in_flight, recorder, found, found.source)
         return True
 
     async def serve_while_held(
-        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder
+        self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead]
     ) -> list[Record] | None:
         """Serve a lead that its lane holds and that is not to wait.
 
         Returns:
             None if the lead is concluded, else the provisional results to publish when it is deferred.
         """
+        resolved = recorder.resolved
         workspace = self._plan.workspaces[resolved.destination.workspace]
         if workspace.hold != "degrade" or resolved.lead.force:
             return []
         found, person, company = await self._look_up(resolved)
         if self._is_unwanted(resolved):
             return []
-        if found is not None and found.source in workspace.fallback and self._may_serve(resolved, recorder.row):
-            await self._serve(in_flight, resolved, recorder, found, found.source)
+        if found is not None and found.source in workspace.fallback and self._may_serve(recorder):
+            await self._serve(in_flight, recorder, found, found.source)
             return None
         if "local" not in workspace.fallback or recorder.row.results or not resolved.destination.callbacks:
             return []  # it has a result already, or would never get a better one
@@ -117,20 +120,21 @@ class Fallback:
                 fields[name], provenance[name] = value, FieldOrigin(source, now_ms)
         if not fields:
             return []
-        version = self._version(resolved, recorder.row)
+        version = self._version(recorder)
         why = Reason("local", "a provisional result, from its own fields and other leads of its company")
         recorder.go("served_locally", now_ms, why, results=version)
-        result = self._result(resolved, recorder.row, "local", 0, fields, provenance)
+        result = self._result(recorder, "local", 0, fields, provenance)
         return [self._record(result)]
 
     # ----------------------------------------------------------------------------------------------------- internals
 
-    def _may_serve(self, resolved: ResolvedLead, row: Delivery) -> bool:
+    def _may_serve(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
         """False for a lead that was sent already, even if it was refused: a callback may still settle it.
 
         Check it right before a step, after any await.
         """
-        if resolved.lead.force or row.webhook_id or self._is_unwanted(resolved):
+        resolved = recorder.resolved
+        if resolved.lead.force or recorder.row.webhook_id or self._is_unwanted(resolved):
             return False
         return self._rows.marker(resolved.consumed.record_id, resolved.envelope.origin) is None
 
@@ -159,34 +163,34 @@ class Fallback:
         return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
 
     async def _serve(
-        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, found: Found, reason: str
+        self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead], found: Found, reason: str
     ) -> None:
         """Conclude the lead with a result. The caller awaits nothing between `_may_serve` and this call."""
         in_flight.release_next()
-        now_ms, version = self._clock.now_ms(), self._version(resolved, recorder.row)
+        now_ms, version = self._clock.now_ms(), self._version(recorder)
         why = Reason(
             reason,
             f"served a result that is {_in_words(found.age_s)} old; Clay was not asked",
-            saved=resolved.destination.estimate.credits,
+            saved=recorder.resolved.destination.estimate.credits,
         )
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
-        result = self._result(resolved, recorder.row, found.source, found.age_s, found.fields, found.provenance)
+        result = self._result(recorder, found.source, found.age_s, found.fields, found.provenance)
         await self._commits.commit_last(in_flight, recorder.step(self._record(result)))
 
-    def _version(self, resolved: ResolvedLead, row: Delivery) -> int:
-        destination = resolved.destination
-        place = destination.workspace, destination.alias, resolved.lead_id
-        return next_version(place, row, self._rows.delivery, self._rows.get)
+    def _version(self, recorder: DeliveryRecorder[ResolvedLead]) -> int:
+        destination = recorder.resolved.destination
+        place = destination.workspace, destination.alias, recorder.resolved.lead_id
+        return next_version(place, recorder.row, self._rows.get)
 
     def _result(
         self,
-        resolved: ResolvedLead,
-        row: Delivery,
+        recorder: DeliveryRecorder[ResolvedLead],
         source: Literal["cache", "stale", "local"],
         age_s: int,
         fields: dict[str, Scalar],
         provenance: dict[str, FieldOrigin],
     ) -> Result:
+        resolved, row = recorder.resolved, recorder.row
         return Result(
             lead_id=resolved.lead_id,
             workspace=resolved.destination.workspace,

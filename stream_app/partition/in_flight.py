@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from stream_app.domain.delivery.recorder import Posted
+from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.policy import DeliveryPolicy
 from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.ports import PartitionStream
@@ -43,12 +43,12 @@ class InFlight:
         arrival: Its place in the order of admission requests; 0 before the first.
         waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
         recalled: True if a callback waits for its lock.
-        posted: What is known of its last POST, from the write-ahead on, except while the POST is under way.
+        attempt: What is known of its last POST, from the write-ahead on, except while the POST is under way.
         unlock: Releases its lock before the `async with` of it ends. Does nothing while it has none.
     """
 
     __slots__ = (
-        *("arrival", "begun", "consumed", "finished", "limiter", "passed", "posted", "recalled"),
+        *("arrival", "attempt", "begun", "consumed", "finished", "limiter", "passed", "recalled"),
         *("source", "suspended", "task", "ticket", "turns", "unlock", "waits", "waits_since_ms"),
     )
 
@@ -66,7 +66,7 @@ class InFlight:
         self.arrival = 0
         self.waits_since_ms: int | None = None
         self.recalled = False
-        self.posted: Posted | None = None
+        self.attempt: Attempt | None = None
         self.unlock: Callable[[], None] = nothing_to_unlock
         self.task: asyncio.Task[None] | None = None
 

@@ -12,8 +12,8 @@ from typing import Final, Generic, Literal, TypeVar
 import msgspec
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
+from stream_app.domain.delivery.recorder import Applicant, Attempt
+from stream_app.domain.lane.admission import AdmissionRequest, Held
 from stream_app.domain.lane.lane import LANE_BUSY, Horizon, postpone, sends_per_s
 from stream_app.domain.policy import Plan, Workspace
 from stream_app.domain.text import count
@@ -22,8 +22,8 @@ from stream_app.partition.lanes import Lanes
 
 K = TypeVar("K", int, str)
 
-Admitted = tuple[Grant, asyncio.Future[None]]
-"""The grant with its commit."""
+Admitted = tuple[Attempt, asyncio.Future[None]]
+"""The attempt, with the commit of the step that was written ahead for it."""
 
 Answer = Admitted | Held | GiveUp | Recalled
 """To a lead that waits: it is admitted, or why it must not wait here."""
@@ -94,18 +94,12 @@ class Waiter:
         ready: False until `not_before_ms`.
     """
 
-    __slots__ = ("answered", "group", "in_flight", "kind", "number", "ready", "request", "since_ms", "write_ahead")
+    __slots__ = ("answered", "applicant", "group", "in_flight", "kind", "number", "ready", "request", "since_ms")
 
-    def __init__(
-        self,
-        in_flight: InFlight,
-        request: AdmissionRequest,
-        write_ahead: Callable[[Grant], WriteBatch],
-        since_ms: int,
-    ) -> None:
+    def __init__(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest, since_ms: int) -> None:
         self.in_flight = in_flight
+        self.applicant = applicant
         self.request = request
-        self.write_ahead = write_ahead
         self.number = in_flight.arrival
         self.since_ms = since_ms
         self.kind = kind_of(request)

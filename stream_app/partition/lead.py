@@ -1,7 +1,7 @@
 """What happens to one lead, from its bytes to its conclusion, top to bottom.
 
     bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
-          -> admit (or expire) + write ahead -> POST -> settle -> conclude
+          -> admit (or expire) + write ahead -> POST -> act on its outcome -> conclude
 
 The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events,
 dead letter and lane are committed together or not at all. A POST starts only after the `sending` row is committed. So a
@@ -19,13 +19,13 @@ import msgspec
 from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, WriteBatch, failure
-from stream_app.domain.delivery.state_machine import begin, classify_record, forced_key, next_version
+from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, Reason, failure
+from stream_app.domain.delivery.state_machine import Delivery, Verdict, begin, classify_record
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
-from stream_app.domain.lead.identity import linked, person_of, pointed
+from stream_app.domain.lead.identity import person_of, pointed
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.lead.suppression import is_unwanted
@@ -35,6 +35,8 @@ from stream_app.partition.conclude import Conclusions
 from stream_app.partition.fallback import Fallback
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, WorkerParts
+
+LeadRecorder = DeliveryRecorder[ResolvedLead]
 
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
@@ -67,10 +69,10 @@ class LeadPipeline:
         elif not self._lanes.is_home(resolved.destination.workspace):
             await self._conclusions.reroute(in_flight, resolved)
         else:
-            async with self._locks.lock(in_flight, partial(self._lock_keys, resolved)):
+            async with self._locks.lock(in_flight, partial(self._keys_of, resolved)):
                 await self._process_locked(in_flight, resolved)
 
-    def _lock_keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
+    def _keys_of(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
         """The keys of all rows that decide about this lead: its own row, and the aliases of its person."""
         return (resolved.key, *person_of(resolved.aliases, self._rows.get).aliases)
 
@@ -81,45 +83,53 @@ class LeadPipeline:
         now_ms = self._clock.now_ms()
         person = person_of(resolved.aliases, self._rows.get)
         row, verdict, why = dedup(resolved, person.rows, self._rows.delivery, now_ms, self._freshness_ms)
-        resolved = resolved.of(person)
         if verdict == "done":
             in_flight.release_next()
             await self._commits.commit_unchanged(in_flight, resolved.key)
             return
+        resolved = resolved.of(person)
         if verdict == "duplicate":
-            if (unwanted := self._rows.why_not_sent(resolved)) is not None and unwanted.reason == "suppressed":
-                await self._conclusions.without_row(in_flight, resolved, "suppressed", unwanted)
-                return
-            if why.reason == "same_person" and await self._fallback.serve_same_person(in_flight, resolved, row):
-                return
+            await self._conclude_duplicate(in_flight, resolved, row, why)
+            return
+        recorder = self._recorder(resolved, row, verdict, now_ms)
+        not_before_ms: int | None = 0
+        match verdict:
+            case "uncertain":
+                not_before_ms = await self._resume_sent(in_flight, recorder)
+            case "decide":
+                not_before_ms = await self._resend_or_park(in_flight, recorder)
+            case "return":
+                await self._return_from_replay(recorder, now_ms)
+        if not_before_ms is None:
+            return
+        if (limit := recorder.too_often(self._plan.replay)) is not None:
+            await self._conclusions.park(in_flight, recorder, limit)
+            return
+        await self._deliver(in_flight, recorder, not_before_ms)
+
+    async def _conclude_duplicate(
+        self, in_flight: InFlight, resolved: ResolvedLead, row: Delivery | None, why: Reason
+    ) -> None:
+        """Conclude a lead that was accepted before. A known person may be served."""
+        unwanted = self._rows.why_not_sent(resolved)
+        if unwanted is not None and unwanted.reason == "suppressed":
+            await self._conclusions.without_row(in_flight, resolved, "suppressed", unwanted)
+        elif why.reason != "same_person" or not await self._fallback.serve_same_person(in_flight, resolved, row):
             await self._conclusions.without_row(in_flight, resolved, "duplicate", why)
-            return
-        if row is None or verdict == "fresh":
-            aliases = [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._rows.get)
-            recorder = DeliveryRecorder(self._plan, resolved, resolved.begin(now_ms), replaced=row, aliases=aliases)
-            if verdict == "fresh":
-                recorder.emit()
-        else:
-            recorder = DeliveryRecorder(self._plan, resolved, row)
-        not_before_ms = 0
-        if verdict == "uncertain":
-            retry_ms = await self._resume_sent(in_flight, recorder)
-            if retry_ms is None:
-                return
-            not_before_ms = retry_ms
-        elif verdict == "decide":
-            if not await self._resend_or_park(in_flight, recorder):
-                return
-        elif verdict == "return":
-            await self._return_from_replay(recorder, resolved.envelope, now_ms)
-        if (enough := recorder.too_often(self._plan.replay)) is not None:
-            await self._conclusions.park(in_flight, recorder, enough)
-            return
-        await self._deliver(in_flight, resolved, recorder, not_before_ms)
+
+    def _recorder(self, resolved: ResolvedLead, row: Delivery | None, verdict: Verdict, now_ms: int) -> LeadRecorder:
+        """Begin a history, or continue the one in the row."""
+        if row is not None and verdict != "fresh":
+            return DeliveryRecorder(self._plan, resolved, row)
+        aliases = [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._rows.get)
+        recorder = DeliveryRecorder(self._plan, resolved, resolved.begin(now_ms), replaced=row, aliases=aliases)
+        if verdict == "fresh":
+            recorder.emit()
+        return recorder
 
     # ------------------------------------------------------------------------------------ leads with a row already
 
-    async def _resume_sent(self, in_flight: InFlight, recorder: DeliveryRecorder) -> int | None:
+    async def _resume_sent(self, in_flight: InFlight, recorder: LeadRecorder) -> int | None:
         """Continue a lead whose row says `sending`.
 
         If this process sent it, it knows the outcome: only the step that recorded it was lost. Else the send is
@@ -129,33 +139,33 @@ class LeadPipeline:
             The earliest time of another attempt (epoch ms), or None if the lead is concluded.
         """
         in_flight.release_next()
-        posted = in_flight.posted
-        if posted is None or posted.row != recorder.row:
+        attempt = in_flight.attempt
+        if attempt is None or attempt.row != recorder.row:
             await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
             return None
-        return await self._settle(in_flight, recorder, posted, has_slot=False)
+        return await self._act_on(in_flight, recorder, attempt, has_slot=False)
 
-    async def _resend_or_park(self, in_flight: InFlight, recorder: DeliveryRecorder) -> bool:
+    async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> int | None:
         """Decide about an uncertain send whose grace has ended without a callback.
 
         Returns:
-            True if policy says that it is sent again, False if it is parked.
+            0 if policy says that it is sent again, None if it is parked.
         """
         if recorder.resolved.destination.uncertain == "park" or recorder.row.sends > self._plan.replay.max_replays:
             text = "it may have reached Clay, and no callback came in time"
             http_status = recorder.resolved.envelope.http_status or None
             await self._conclusions.park(in_flight, recorder, Reason("uncertain", text, http_status))
-            return False
+            return None
         spent = self._conclusions.charge(recorder)
         why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
         await self._commits.submit(recorder.step())
-        return True
+        return 0
 
-    async def _return_from_replay(self, recorder: DeliveryRecorder, envelope: Envelope, now_ms: int) -> None:
+    async def _return_from_replay(self, recorder: LeadRecorder, now_ms: int) -> None:
         """Record that the lead has come back from a replay topic."""
         spent = self._conclusions.charge(recorder)
-        recorder.come_back(envelope, now_ms, spent)
+        recorder.come_back(recorder.resolved.envelope, now_ms, spent)
         if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
             await self._commits.submit(recorder.step())
 
@@ -198,90 +208,67 @@ class LeadPipeline:
             recorder.come_back(lead_ref.envelope, now_ms)
         await self._conclusions.park(in_flight, recorder, Reason(bad.reason, bad.text))
 
-    # -------------------------------------------------------------------------- admit, write ahead, POST, settle
+    # ------------------------------------------------------------------------- admit, POST, act on its outcome
 
-    async def _deliver(
-        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, not_before_ms: int
-    ) -> None:
+    async def _deliver(self, in_flight: InFlight, recorder: LeadRecorder, not_before_ms: int) -> None:
         """Send the lead when its lane admits it, until it is concluded.
 
         `not_before_ms` is the earliest time of the first attempt (epoch ms), or 0.
         """
         if recorder.row.state == "refused":  # after a recovery: others may go while it waits for its next attempt
             in_flight.release_next()
-        cache_first = self._plan.destinations[resolved.destination.alias].cache_first
-        if cache_first and await self._fallback.serve_cached_first(in_flight, resolved, recorder):
+        if await self._fallback.serve_cached_first(in_flight, recorder):
             return
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.
-            if (why := self._rows.why_not_sent(resolved)) is not None:
+            if (why := self._rows.why_not_sent(recorder.resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
-            patient = recorder.row.state.startswith("held_")
-            destination = self._plan.destinations[resolved.destination.alias]  # read again: webhooks are added live
-            request = AdmissionRequest(destination, not_before_ms, resolved.lead.not_after_ms, patient, resolved.bulk)
-            answer = await self._admission.admit(
-                in_flight, request, partial(self._write_ahead, in_flight, resolved, recorder)
-            )
-            if isinstance(answer, Held):
-                if answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, resolved, recorder, answer):
+            answer = await self._admission.admit(in_flight, recorder, self._request(recorder, not_before_ms))
+            if isinstance(answer, Attempt):
+                attempt = await self._post(in_flight, recorder, answer)
+                retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
+                if retry_ms is None:
                     return
-                continue
-            posted = await self._post(in_flight, resolved)
-            retry_ms = await self._settle(in_flight, recorder, posted, has_slot=True)
-            if retry_ms is None:
+                not_before_ms = retry_ms
+            elif answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, recorder, answer):
                 return
-            not_before_ms = retry_ms
 
-    def _write_ahead(
-        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, grant: Grant
-    ) -> WriteBatch:
-        """Build the step that must be committed before the POST. It links the identifiers of the lead's person."""
-        results = recorder.row.results
-        if resolved.lead.force:
-            # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
-            place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id
-            results = next_version(place, recorder.row, self._rows.delivery, self._rows.get) - 1
-            recorder.write_once([(forced_key(*place), resolved.key)])
-        else:
-            recorder.write_once(linked(resolved.aliases, resolved.key, self._rows.get))
-        recorder.go(
-            "sending",
-            self._clock.now_ms(),
-            reservation=grant.reservation,
-            webhook_id=grant.webhook_id,
-            probe=grant.probe.since_ms if grant.probe else 0,
-            results=results,
+    def _request(self, recorder: LeadRecorder, not_before_ms: int) -> AdmissionRequest:
+        """What the lead asks of its lane. The destination is read again: webhooks are added live."""
+        resolved = recorder.resolved
+        return AdmissionRequest(
+            self._plan.destinations[resolved.destination.alias],
+            not_before_ms,
+            resolved.lead.not_after_ms,
+            patient=recorder.row.state.startswith("held_"),
+            bulk=resolved.bulk,
         )
-        in_flight.posted = Posted(recorder.row, grant)
-        return recorder.step()
 
-    async def _post(self, in_flight: InFlight, resolved: ResolvedLead) -> Posted:
+    async def _post(self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
         """Send the row. A POST that would start too late is not started.
 
         This worker may have been frozen since the grant, and another worker may own the partition by now.
         """
-        posted = in_flight.posted
-        assert posted is not None  # set by _write_ahead
-        grant = posted.entry
+        resolved, grant = recorder.resolved, attempt.grant
         if self._clock.boot_ms() - grant.at_boot_ms > self._plan.delivery.max_request_start_age_s * 1000:
-            return posted
-        in_flight.posted = None
+            return attempt
+        in_flight.attempt = None
         outcome = await self._clay.send(
-            resolved.destination.alias, grant.webhook_id, resolved.body, posted.row.trace_id
+            resolved.destination.alias, grant.webhook_id, resolved.body, recorder.row.trace_id
         )
-        in_flight.posted = posted = Posted(posted.row, grant, outcome)
-        return posted
+        in_flight.attempt = attempt = Attempt(attempt.row, grant, outcome)
+        return attempt
 
-    async def _settle(
-        self, in_flight: InFlight, recorder: DeliveryRecorder, posted: Posted, *, has_slot: bool
+    async def _act_on(
+        self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt, *, has_slot: bool
     ) -> int | None:
         """Commit the outcome of a POST.
 
         Returns:
             The earliest time of another attempt (epoch ms), or None if the lead is concluded.
         """
-        grant, outcome = posted.entry, posted.outcome
+        grant, outcome = attempt.grant, attempt.outcome
         settlement = self._admission.settle(grant, outcome, has_slot=has_slot)
         wait_until_ms = settlement.wait_until_ms
         match outcome:
@@ -306,7 +293,7 @@ class LeadPipeline:
         return await self._record_refusal(recorder, why, wait_until_ms)
 
     async def _retry_or_dead_letter(
-        self, in_flight: InFlight, recorder: DeliveryRecorder, grant: Grant, outcome: Refused, settlement: Settlement
+        self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant, outcome: Refused, settlement: Settlement
     ) -> int | None:
         """Retry a lead that Clay did not take, until its attempts are used up.
 
@@ -326,7 +313,7 @@ class LeadPipeline:
         why = failure(outcome, due_ms)
         return await self._record_refusal(recorder, why, due_ms, attempt=attempt, failed_at_ms=first_ms)
 
-    async def _record_refusal(self, recorder: DeliveryRecorder, why: Reason, due_ms: int, **changes: object) -> int:
+    async def _record_refusal(self, recorder: LeadRecorder, why: Reason, due_ms: int, **changes: object) -> int:
         """Commit that Clay did not take the lead, before any wait: after a crash the row proves it."""
         recorder.go("refused", self._clock.now_ms(), why, **recorder.freed(), **changes)
         await self._commits.submit(recorder.step())
@@ -334,9 +321,7 @@ class LeadPipeline:
 
     # ----------------------------------------------------------------------------------------------------- held
 
-    async def _hold_or_defer(
-        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, held: Held
-    ) -> bool:
+    async def _hold_or_defer(self, in_flight: InFlight, recorder: LeadRecorder, held: Held) -> bool:
         """Record that the lane did not admit the lead.
 
         Returns:
@@ -355,7 +340,7 @@ class LeadPipeline:
         in_flight.release_next()
         provisional: list[Record] | None = []
         if held.reason != LANE_BUSY:
-            provisional = await self._fallback.serve_while_held(in_flight, resolved, recorder)
+            provisional = await self._fallback.serve_while_held(in_flight, recorder)
         if provisional is None:
             return False
         now_ms = self._clock.now_ms()

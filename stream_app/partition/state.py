@@ -130,7 +130,7 @@ def build_state(
     hosts = HostWatch(plan, lanes, clock, parts.clay.host_answers)
     deadlines = DeadlineQueue(plan, rows, lanes)
     commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, deadlines, clock, observer, failed)
-    admission = AdmissionQueue(plan, lanes, hosts, commits, clock, parts.alarm)
+    admission = AdmissionQueue(plan, rows, lanes, hosts, commits, clock, parts.alarm)
     locks = KeyLocks(admission.recall)
     return PartitionState(number, plan, clock, observer, rows, lanes, hosts, deadlines, commits, admission, locks)
 

@@ -76,9 +76,9 @@ def _at_commit(station: str, freeze: Freeze) -> None:
 def _at_post(freeze: Freeze) -> None:
     post = LeadPipeline._post
 
-    async def patched(self: LeadPipeline, in_flight: Any, resolved: Any) -> Any:
-        freeze(resolved.lead_id)
-        return await post(self, in_flight, resolved)
+    async def patched(self: LeadPipeline, in_flight: Any, recorder: Any, attempt: Any) -> Any:
+        freeze(recorder.resolved.lead_id)
+        return await post(self, in_flight, recorder, attempt)
 
     LeadPipeline._post = patched  # type: ignore[method-assign]  # the point of this program
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.outcome import Accepted
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.concurrency import Concurrency
@@ -23,8 +23,9 @@ from stream_app.partition.in_flight import GiveUp, InFlight, Source
 from stream_app.partition.lane_queue import LaneQueue, Waiter
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
+from stream_app.partition.rows import Rows
 from tests.partition.test_committer import NoClay
-from tests.partition.virtual import CommitsAtOnce, VirtualClock, fail, in_flight, now_ms, virtual_time
+from tests.partition.virtual import Applying, CommitsAtOnce, VirtualClock, fail, in_flight, now_ms, virtual_time
 from tests.simulation.schedule import Setup, plan_of
 
 
@@ -41,15 +42,14 @@ class Bench:
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay().host_answers)
-        self.queue = AdmissionQueue(self.plan, self.lanes, hosts, CommitsAtOnce(), clock, fail)
+        self.queue = AdmissionQueue(self.plan, Rows(0, 1), self.lanes, hosts, CommitsAtOnce(), clock, fail)
         self._now: InFlight | None = None
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
-        def write_ahead(entry: Grant) -> WriteBatch:
-            self.gone.append(one)
-            return WriteBatch([], [], [])
-
-        return await self.queue.admit(one, ask or AdmissionRequest(self.plan.destinations["acme-main"]), write_ahead)
+        applying = Applying(lambda grant: self.gone.append(one))
+        request = ask or AdmissionRequest(self.plan.destinations["acme-main"])
+        answer = await self.queue.admit(one, applying, request)
+        return answer.grant if isinstance(answer, Attempt) else answer
 
     def sources(self) -> list[Source]:
         return [one.source for one in self.gone]
@@ -291,7 +291,7 @@ async def test_the_place_of_a_lead_in_its_line_counts_all_that_go_before_it() ->
         one = in_flight(number, cast("Source", source))
         one.arrival = number
         request = AdmissionRequest(plan.destinations["acme-main"], again)
-        waiters[number] = Waiter(one, request, lambda _: WriteBatch([], [], []), 0)
+        waiters[number] = Waiter(one, Applying(lambda grant: None), request, 0)
         queue.add(waiters[number])
         queue.make_ready(waiters[number])
     before = {number: queue.sends_before(waiter, 0.0) for number, waiter in waiters.items()}

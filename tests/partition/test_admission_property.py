@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stream_app.domain.delivery.outcome import Accepted, Refused
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane_messages import Actor
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
+from stream_app.partition.rows import Rows
 from tests.partition.test_committer import NoClay
-from tests.partition.virtual import CommitsAtOnce, VirtualClock, in_flight, now_ms
+from tests.partition.virtual import Applying, CommitsAtOnce, VirtualClock, in_flight, now_ms
 from tests.simulation.loop import SimLoop
 from tests.simulation.schedule import Setup, plan_of
 
@@ -85,20 +86,20 @@ class Admissions(RuleBasedStateMachine):
             assert self.lanes[name]
         await asyncio.sleep(1.0)  # the buckets fill
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay().host_answers)
-        self.queue = AdmissionQueue(self.plan, self.lanes, hosts, CommitsAtOnce(), clock, self.bugs.append)
+        self.queue = AdmissionQueue(self.plan, Rows(0, 1), self.lanes, hosts, CommitsAtOnce(), clock, self.bugs.append)
 
     def run(self, main: object) -> None:
         self.loop.run_until_complete(main)  # type: ignore[arg-type]  # a coroutine
 
     async def _ask(self, lead: Lead, request: AdmissionRequest) -> None:
-        def write_ahead(grant: Grant) -> WriteBatch:
+        def ahead(grant: Grant) -> None:
             assert grant.destination.workspace == lead.workspace
             if not request.not_before_ms:
                 self.granted[lead.workspace, lead.record.source].append(lead.record.arrival)
-            return WriteBatch([], [], [])
 
         try:
-            lead.answers.append(await self.queue.admit(lead.record, request, write_ahead))
+            answer = await self.queue.admit(lead.record, Applying(ahead), request)
+            lead.answers.append(answer.grant if isinstance(answer, Attempt) else answer)
         except (GiveUp, Recalled, asyncio.CancelledError) as error:
             lead.answers.append(error)
 

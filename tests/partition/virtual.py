@@ -7,7 +7,10 @@ from random import Random
 from typing import Any, Final, ParamSpec, TypeVar
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.state_machine import Delivery, Read
+from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.commits import Commits
@@ -85,6 +88,18 @@ class CommitsAtOnce(Commits):
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
+
+
+class Applying(DeliveryRecorder[ResolvedLead]):
+    """A lead that asks for admission. `ahead` is called with each grant, in place of a step that is written."""
+
+    def __init__(self, ahead: Callable[[Grant], None]) -> None:
+        self.row = Delivery(1, "received", "leads/0/0", 1, 0, 0, "t")
+        self._ahead = ahead
+
+    def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
+        self._ahead(grant)
+        return WriteBatch([], [], [])
 
 
 def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> ConsumedRecord:

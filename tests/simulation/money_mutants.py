@@ -7,7 +7,7 @@ import msgspec
 
 from stream_app.domain.delivery.outcome import Outcome as PostOutcome
 from stream_app.domain.delivery.outcome import Refused
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import Applicant, DeliveryRecorder, WriteBatch
 from stream_app.domain.lane import breaker, budget, rate, settlement
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.settlement import Settlement
@@ -81,8 +81,8 @@ def open_breaker_lets_through() -> Patch:
 def not_after_ignored() -> Patch:
     real = AdmissionQueue.admit
 
-    async def admit(self: AdmissionQueue, in_flight: InFlight, ask: Any, write_ahead: Any) -> Any:
-        return await real(self, in_flight, msgspec.structs.replace(ask, not_after_ms=None), write_ahead)
+    async def admit(self: AdmissionQueue, in_flight: InFlight, applicant: Applicant, request: Any) -> Any:
+        return await real(self, in_flight, applicant, msgspec.structs.replace(request, not_after_ms=None))
 
     return patch.object(AdmissionQueue, "admit", admit)
 
@@ -91,7 +91,7 @@ def not_after_ignored() -> Patch:
 def no_dead_letter_with_the_last_failure() -> Patch:
     real = DeliveryRecorder.step
 
-    def step(self: DeliveryRecorder, *records: Record) -> WriteBatch:
+    def step(self: DeliveryRecorder[Any], *records: Record) -> WriteBatch:
         return real(self) if self.row.state == "dead_lettered" else real(self, *records)
 
     return patch.object(DeliveryRecorder, "step", step)

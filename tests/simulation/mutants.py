@@ -18,19 +18,18 @@ from stream_app.domain.delivery import dedup as seen
 from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, WriteBatch
+from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.admission import Grant, Held
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
-from stream_app.partition import conclude as conclude_module
 from stream_app.partition import lead as line_module
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import AckTracker, InFlight
-from stream_app.partition.lead import LeadPipeline
+from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from stream_app.partition.locks import KeyLocks, Keys
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import Rows
@@ -79,14 +78,11 @@ def ack_before_the_commit() -> Patch:
 
 @mutant("3", "4")
 def no_write_ahead() -> Patch:
-    def write_ahead(
-        self: LeadPipeline, in_flight: InFlight, resolved: object, reported: DeliveryRecorder, entry: Grant
-    ) -> WriteBatch:
-        reported.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
-        in_flight.posted = Posted(reported.row, entry)
-        return WriteBatch([], [], [], entry.destination.workspace)  # row and events come with the next step
+    def write_ahead(self: DeliveryRecorder[ResolvedLead], grant: Grant, now_ms: int, read: Any) -> WriteBatch:
+        self.go("sending", now_ms, reservation=grant.reservation, webhook_id=grant.webhook_id)
+        return WriteBatch([], [], [], grant.destination.workspace)  # row and events come with the next step
 
-    return patch.object(LeadPipeline, "_write_ahead", write_ahead)
+    return patch.object(DeliveryRecorder, "write_ahead", write_ahead)
 
 
 @mutant("3")
@@ -97,10 +93,10 @@ def post_before_the_commit() -> Patch:
         answer = real(self, *asked)
         if isinstance(answer, Held):
             return answer
-        grant, committed = answer
+        attempt, committed = answer
         done = committed.get_loop().create_future()
         done.set_result(None)
-        return grant, done
+        return attempt, done
 
     return patch.object(AdmissionQueue, "_try_admit", try_admit)
 
@@ -192,11 +188,9 @@ def done_is_acked_unconfirmed() -> Patch:
 def sends_whenever_it_wakes_up() -> Patch:
     real = LeadPipeline._post
 
-    async def post(self: LeadPipeline, in_flight: InFlight, case: ResolvedLead) -> Posted:
-        assert in_flight.posted is not None
-        fresh = msgspec.structs.replace(in_flight.posted.entry, at_boot_ms=self._clock.boot_ms())
-        in_flight.posted = msgspec.structs.replace(in_flight.posted, entry=fresh)
-        return await real(self, in_flight, case)
+    async def post(self: LeadPipeline, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
+        fresh = msgspec.structs.replace(attempt.grant, at_boot_ms=self._clock.boot_ms())
+        return await real(self, in_flight, recorder, msgspec.structs.replace(attempt, grant=fresh))
 
     return patch.object(LeadPipeline, "_post", post)
 
@@ -254,18 +248,20 @@ def replay_count_not_checked() -> Patch:
 
 @mutant("6")
 def mark_row_missing() -> Patch:
+    brief = history.brief
+
     def unmarked(*args: Any) -> WriteBatch:
-        step = history.brief(*args)
+        step = brief(*args)
         return WriteBatch([], step.records, step.events)
 
-    return patch.object(conclude_module, "brief", unmarked)
+    return patch.object(history, "brief", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))
 def mark_of_a_replaced_history_missing() -> Patch:
     def plain(
         plan: Any, case: ResolvedLead, row: Delivery, replaced: Delivery | None = None, aliases: Any = None
-    ) -> DeliveryRecorder:
+    ) -> LeadRecorder:
         return DeliveryRecorder(plan, case, row, aliases=aliases)
 
     return patch.object(line_module, "DeliveryRecorder", plain)
@@ -318,7 +314,7 @@ def person_not_looked_up() -> Patch:
 def person_known_only_once_sent() -> Patch:
     real = DeliveryRecorder.step
 
-    def step(self: DeliveryRecorder, *records: Record) -> WriteBatch:
+    def step(self: LeadRecorder, *records: Record) -> WriteBatch:
         if self.row.state != "sending":
             self._once = {key: value for key, value in self._once.items() if key not in self.resolved.aliases}
         return real(self, *records)

@@ -31,13 +31,13 @@ def the_hold_of_one_lane_holds_the_others() -> Patch:
     hold = Held("", "", 0)
 
     def try_admit(
-        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, request: AdmissionRequest, *more: Any
+        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, who: Any, request: AdmissionRequest, *more: Any
     ) -> Admitted | Held:
         nonlocal hold
         now_ms = self._clock.now_ms()
         if hold.until_ms > now_ms:
             return hold
-        answer = real(self, queue, in_flight, request, *more)
+        answer = real(self, queue, in_flight, who, request, *more)
         if isinstance(answer, Held) and answer.status:
             hold = answer
         return answer
@@ -69,9 +69,9 @@ def a_lead_is_paid_by_another_lane() -> Patch:
     real = AdmissionQueue._try_admit
 
     def try_admit(
-        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, request: AdmissionRequest, *more: Any
+        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, who: Any, request: AdmissionRequest, *more: Any
     ) -> Admitted | Held:
-        answer = real(self, queue, in_flight, request, *more)
+        answer = real(self, queue, in_flight, who, request, *more)
         name = request.destination.workspace
         other = "acme" if name != "acme" else "gamma"
         if not isinstance(answer, Held) and not request.as_dead_letter:

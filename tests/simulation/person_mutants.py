@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from unittest.mock import patch
 
+from stream_app.domain.delivery import recorder
 from stream_app.domain.lead import resolve as case
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.partition import lead as line_module
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.locks import KeyLock, KeyLocks
 from tests.simulation.bases import rare
@@ -34,12 +34,12 @@ def only_the_first_identifier_counts() -> Patch:
 
 @mutant("3", hunt=rare)
 def a_sent_lead_links_nothing() -> Patch:
-    return patch.object(line_module, "linked", lambda own, row, alias: [])
+    return patch.object(recorder, "linked", lambda own, row, alias: [])
 
 
 @mutant("3", hunt=rare)
 def only_own_identifiers_are_locked() -> Patch:
-    return patch.object(LeadPipeline, "_lock_keys", lambda self, case: (case.key, *case.aliases))
+    return patch.object(LeadPipeline, "_keys_of", lambda self, case: (case.key, *case.aliases))
 
 
 @mutant("3", hunt=rare)

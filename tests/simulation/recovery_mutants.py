@@ -10,12 +10,11 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.domain import stranded
-from stream_app.domain.delivery.recorder import Posted
+from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.lane import for_new_owner
-from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.stranded import LastTransaction, NextStep, Stranded
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.lead import LeadPipeline
+from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryTransactions
 from tests.simulation.kafka import ORDINARY_TIMEOUT_MS
@@ -26,11 +25,10 @@ from tests.simulation.schedule import Arrival, Fault, Schedule
 
 @mutant("3", hunt=family("crowd", "lost"))
 def under_way_counts_as_not_started() -> Patch:
-    async def post(self: LeadPipeline, in_flight: InFlight, case: ResolvedLead) -> Posted:
-        posted = in_flight.posted
-        assert posted is not None
-        outcome = await self._clay.send(case.destination.alias, posted.entry.webhook_id, case.body, posted.row.trace_id)
-        return msgspec.structs.replace(posted, outcome=outcome)
+    async def post(self: LeadPipeline, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
+        lead = recorder.resolved
+        sent = lead.destination.alias, attempt.grant.webhook_id, lead.body, recorder.row.trace_id
+        return msgspec.structs.replace(attempt, outcome=await self._clay.send(*sent))
 
     return patch.object(LeadPipeline, "_post", post)
 

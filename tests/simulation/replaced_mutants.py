@@ -13,6 +13,7 @@ from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
+from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import PRIORITY, InFlight
 from tests.simulation.mutant import Patch, mutant
@@ -55,7 +56,7 @@ def the_replay_of_a_replaced_dead_letter_is_sent() -> Patch:
 def a_replaced_dead_letter_has_no_end() -> Patch:
     real = DeliveryRecorder.go
 
-    def go(self: DeliveryRecorder, state: str, *others: object, **changes: object) -> None:
+    def go(self: DeliveryRecorder[ResolvedLead], state: str, *others: object, **changes: object) -> None:
         if state != "replaced":
             real(self, state, *others, **changes)  # type: ignore[arg-type]  # as it came
 

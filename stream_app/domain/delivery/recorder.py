@@ -1,9 +1,12 @@
-"""What the pipeline writes about a lead: its row, the events of its steps, and copies of its bytes."""
+"""What the pipeline writes about a record: the row of its lead, the events of its steps, and copies of its bytes.
+
+A record that needs admission is an `Applicant`. Admission asks it for the step that it writes ahead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -11,17 +14,29 @@ from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.dead_letter.replay import MAX_RETURNS, ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.delivery.state_machine import CALLBACK, CONCLUDED, NEXT, Delivery, mark_key, step
+from stream_app.domain.delivery.state_machine import (
+    CALLBACK,
+    CONCLUDED,
+    NEXT,
+    Delivery,
+    Read,
+    forced_key,
+    mark_key,
+    next_version,
+    step,
+)
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lead.identity import identify_cleaned, linked
 from stream_app.domain.lead.lead import Unreadable, import_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, trace_of
-from stream_app.domain.messages import ImportSummary, Status, StatusEvent
+from stream_app.domain.messages import ImportSummary, Lead, Status, StatusEvent
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord, Record
 
 _json: Final = msgspec.json.Encoder()
 Rows = list[tuple[bytes, bytes | None]]
+LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -86,18 +101,19 @@ class WriteBatch(msgspec.Struct, frozen=True, gc=False):
     durations: tuple[Duration, ...] = ()
 
 
-class Posted(msgspec.Struct, frozen=True, gc=False):
-    """The result of a POST. The row was written ahead for it; `outcome` None: it was not started.
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """An admitted lead, and then the result of its POST. The row was written ahead; a rejection has none.
 
     As long as the lead's current row is this one, its outcome has not been recorded and the lead was not sent again.
+    `outcome` is None as long as the POST was not started.
     """
 
-    row: Delivery
-    entry: Grant
+    row: Delivery | None
+    grant: Grant
     outcome: Outcome | None = None
 
 
-class DeliveryRecorder:
+class DeliveryRecorder(Generic[LeadT_co]):
     """Moves one lead's row step by step and keeps the events of steps that are not committed yet.
 
     `replaced` is the row of the lead's earlier history. If that is a dead letter, it ends with the first batch: copies
@@ -108,7 +124,7 @@ class DeliveryRecorder:
     def __init__(
         self,
         plan: Plan,
-        resolved: LeadRef,
+        resolved: LeadT_co,
         row: Delivery,
         replaced: Delivery | None = None,
         aliases: Iterable[tuple[bytes, bytes | None]] = (),
@@ -126,9 +142,29 @@ class DeliveryRecorder:
                 self.go("replaced", row.at_ms, Reason("published_again", f"its lead was published again: {row.origin}"))
             self.row = msgspec.structs.replace(row, results=replaced.results)
 
-    def write_once(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Write these rows with the next batch, in place of others of the same keys that wait for it."""
-        self._once.update(rows)
+    def write_ahead(self: DeliveryRecorder[ResolvedLead], grant: Grant, now_ms: int, read: Read) -> WriteBatch:
+        """Return the step that must be committed before the POST. It links the identifiers of the lead's person.
+
+        `read` returns the row of a key as it is now: others may have changed it while the lead waited.
+        """
+        resolved, results = self.resolved, self.row.results
+        # In place of rows of the same keys that wait for this batch.
+        if resolved.lead.force:
+            # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
+            place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id
+            results = next_version(place, self.row, read) - 1
+            self._once[forced_key(*place)] = resolved.key
+        else:
+            self._once.update(linked(resolved.aliases, resolved.key, read))
+        self.go(
+            "sending",
+            now_ms,
+            reservation=grant.reservation,
+            webhook_id=grant.webhook_id,
+            probe=grant.probe.since_ms if grant.probe else 0,
+            results=results,
+        )
+        return self.step()
 
     def go(
         self,
@@ -263,6 +299,51 @@ class DeliveryRecorder:
         )
         headers = envelope.to_headers()
         return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers)
+
+
+class Rejection:
+    """A record that is no valid lead. It becomes a dead letter, with one event and a marker, and has no row.
+
+    Attributes:
+        bad: Why it is none.
+    """
+
+    def __init__(
+        self, plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
+    ) -> None:
+        self.bad = bad
+        self._plan = plan
+        self._consumed = consumed
+        self._envelope = envelope
+        self._lead = lead
+
+    def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
+        """Return the step that concludes the record, as one of the granted lane."""
+        step = self.step(now_ms, read)
+        return msgspec.structs.replace(step, workspace=grant.destination.workspace) if step.events else step
+
+    def step(self, now_ms: int, read: Read) -> WriteBatch:
+        """Return the step that concludes the record. It has no event if a marker says that the record is concluded."""
+        consumed, envelope = self._consumed, self._envelope
+        for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
+            if read(marker) is not None:
+                return WriteBatch([(marker, CONCLUDED)], [], [])
+        dead_letter = rejected(self._plan, consumed, envelope, self.bad, now_ms)
+        why = Reason(self.bad.reason, self.bad.text)
+        lead_id = _id_of(self._lead)
+        return brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, lead_id, dead_letter)
+
+
+Applicant = DeliveryRecorder[ResolvedLead] | Rejection
+"""What asks a lane for admission, and writes ahead when it is admitted."""
+
+
+def _id_of(lead: Lead | Unreadable) -> str:
+    """The lead id by which its sender may search for it; '' if none can be read."""
+    if isinstance(lead, Unreadable):
+        return lead.lead_id
+    identity = identify_cleaned(lead)
+    return identity.lead_id if identity is not None else ""
 
 
 def _import_of(ref: LeadRef) -> tuple[str, ImportSummary | None]:

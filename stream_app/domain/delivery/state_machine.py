@@ -324,22 +324,24 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
     return "resume" if row.state in RESUMABLE else "done"
 
 
-def next_version(
-    lead: tuple[str, str, str],
-    row: Delivery,
-    find: Callable[[bytes], Delivery | None],
-    alias: Callable[[bytes], bytes | None],
-) -> int:
+Read = Callable[[bytes], bytes | None]
+"""Returns the row of a key, as bytes; None if there is none."""
+
+
+def next_version(lead: tuple[str, str, str], row: Delivery, read: Read) -> int:
     """Return the version of the next result: one more than the last of this lead over all its deliveries.
 
     Args:
         lead: Workspace, destination and id.
         row: The row of the delivery that the result is for.
-        find: Returns the row of a key.
-        alias: Returns the key that an alias row leads to.
+        read: Returns the row of a key.
+
+    Raises:
+        RowUnreadable: A row does not decode.
     """
-    others = (find(other) for other in (delivery_key(*lead), alias(forced_key(*lead))) if other is not None)
-    return 1 + max([row.results, *(other.results for other in others if other is not None)])
+    keys = (delivery_key(*lead), read(forced_key(*lead)))
+    rows = [(key, raw) for key in keys if key is not None and (raw := read(key)) is not None]
+    return 1 + max([row.results, *(read_delivery(key, raw).results for key, raw in rows)])
 
 
 def read_delivery(key: bytes, raw: bytes) -> Delivery:
