@@ -17,6 +17,7 @@ from stream_app.dev.process import StartError
 from stream_app.domain.lead.identity import Pseudonyms, current, use
 from tests.support.brokers import any_kafka, any_redis
 from tests.support.pace import BUSY
+from tests.support.proxy import ProxiedKafka
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
 # Tests start hundreds of Python processes. Without byte code each would compile the package again, for seconds.
@@ -37,7 +38,7 @@ _SHARED = pytest.StashKey[SharedKafka]()
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """One real broker for the run. To kill, freeze or restart one, start a `LocalKafka` of your own."""
+    """One real broker for the run. A test that kills, freezes or restarts one takes `broker`."""
     shared = getattr(request.config, "workerinput", {}).get("kafka")
     try:
         if shared is not None:
@@ -47,6 +48,24 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
                 yield broker
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def _own_broker() -> Iterator[ProxiedKafka]:
+    try:
+        with ProxiedKafka() as own:
+            yield own
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def broker(_own_broker: ProxiedKafka) -> ProxiedKafka:
+    """A broker that tests of one process of pytest may break, one after the other. It runs when a test begins."""
+    _own_broker.thaw()
+    if not _own_broker.runs:
+        _own_broker.restart()
+    return _own_broker
 
 
 @pytest.hookimpl(optionalhook=True)

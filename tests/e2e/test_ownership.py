@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,13 +42,6 @@ delay_s = 0.3
 EAGER_CLEANER = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"}
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[ProxiedKafka]:
-    """A broker that can also be reached through a proxy."""
-    with ProxiedKafka() as broker:
-        yield broker
-
-
 @pytest.mark.slow
 async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka: Broker, namespace: str) -> None:
     """One worker is frozen at each step, all past their session. One more worker takes over all their lanes."""
@@ -86,12 +78,12 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka:
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["cut", "stall"])
 async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
-    how: str, own: ProxiedKafka, namespace: str
+    how: str, broker: ProxiedKafka, namespace: str
 ) -> None:
     """It cannot reach its broker but can reach Clay. Another worker takes over its lanes and is not disturbed when it
     returns.
     """
-    async with own.proxy() as proxy, Fleet(own.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line:
+    async with broker.proxy() as proxy, Fleet(broker.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line:
         alone, other = line.join(bootstrap=proxy.address), line.join()
         async with Load(line, 80) as load:
             owners = await line.spread(line.members, 30)
@@ -110,9 +102,9 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
 
 
 @pytest.mark.long
-async def test_compaction_removes_no_row_that_a_guarantee_needs(own: ProxiedKafka, namespace: str) -> None:
+async def test_compaction_removes_no_row_that_a_guarantee_needs(broker: ProxiedKafka, namespace: str) -> None:
     """Compaction runs while leads are uncertain, and again at the end: the same leads are still duplicates."""
-    async with Fleet(own.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
+    async with Fleet(broker.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
         leads = line.leads(600)
         await line.publish(leads)
         killed = line.join()

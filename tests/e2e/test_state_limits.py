@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
@@ -23,6 +23,7 @@ from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_topic
 from tests.support.pace import BUSY
+from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
@@ -240,16 +241,15 @@ async def ready(worker: Member, says: str, within_s: float) -> None:
     await until(is_so, within_s)
 
 
-async def test_a_worker_is_not_ready_while_kafka_is_frozen(namespace: str) -> None:
-    with LocalKafka() as own:
-        async with Fleet(own.bootstrap, namespace, 1, partitions=1) as line:
-            worker = member(line, "worker")
-            await line.until(worker.ready, 30, "it is ready")
-            own.freeze()
-            await ready(worker, "503 the group accepts no heartbeat of this process", 20)
-            own.thaw()
-            await ready(worker, "200 ok", 30)
-            worker.kill()
+async def test_a_worker_is_not_ready_while_kafka_is_frozen(broker: ProxiedKafka, namespace: str) -> None:
+    async with Fleet(broker.bootstrap, namespace, 1, partitions=1) as line:
+        worker = member(line, "worker")
+        await line.until(worker.ready, 30, "it is ready")
+        broker.freeze()
+        await ready(worker, "503 the group accepts no heartbeat of this process", 20)
+        broker.thaw()
+        await ready(worker, "200 ok", 30)
+        worker.kill()
 
 
 async def test_a_worker_whose_clock_is_far_ahead_is_not_ready_while_kafka_refuses_its_records(

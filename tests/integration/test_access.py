@@ -9,7 +9,7 @@ import pytest
 from stream_app.client.commands import submit
 from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka import producers
@@ -17,7 +17,7 @@ from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafk
 from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.topics import create_topics
 from tests.support.pace import BUSY
-from tests.support.proxy import Proxy
+from tests.support.proxy import ProxiedKafka, Proxy
 
 
 @pytest.mark.slow
@@ -37,14 +37,14 @@ async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
 
 
 @pytest.mark.slow
-async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
+async def test_one_address_is_enough_and_a_hanging_one_delays_nothing(kafka: Broker) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(silent, LOOPBACK, 0)
     address = server.sockets[0].getsockname()
-    async with server, LocalKafka() as kafka:
+    async with server:
         host, _, port = kafka.bootstrap.rpartition(":")
         addresses = [address, (LOOPBACK, free_port()), (host, int(port))]
         async with asyncio.timeout(20 * BUSY):
@@ -52,22 +52,24 @@ async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
 
 
 @pytest.mark.slow
-async def test_a_broker_that_stops_between_two_checks_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with LocalKafka() as kafka:
-        await asyncio.to_thread(kafka.kill)
+async def test_a_broker_that_stops_between_two_checks_is_waited_for(
+    broker: ProxiedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(broker.kill)
 
-        async def it_was_there(*_: object) -> None: ...
+    async def it_was_there(*_: object) -> None: ...
 
-        monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", it_was_there)
-        back = asyncio.create_task(asyncio.to_thread(kafka.restart))
-        async with admin_of(KafkaConnection(kafka.bootstrap), 60, lambda _: None) as admin:
-            assert len((await admin.describe_cluster())["brokers"]) == 1
-        await back
+    monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", it_was_there)
+    back = asyncio.create_task(asyncio.to_thread(broker.restart))
+    async with admin_of(KafkaConnection(broker.bootstrap), 60 * BUSY, lambda _: None) as admin:
+        assert len((await admin.describe_cluster())["brokers"]) == 1
+    await back
 
 
 CONFIG = """
 [kafka]
 bootstrap = "{bootstrap}"
+namespace = "{namespace}"
 partitions = 1
 replication = 1
 broker_wait_s = 20
@@ -78,34 +80,35 @@ people = {{ workspace = "acme", webhooks_env = ["A"], callbacks = false }}
 
 
 @pytest.mark.slow
-async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_to_a_kafka_that_hangs_ends(
+    broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
-    async with LocalKafka() as kafka:
-        path = tmp_path / "stream_app.toml"
-        path.write_text(CONFIG.format(bootstrap=kafka.bootstrap))
-        settings = load_settings(path, {}, ())
-        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    path = tmp_path / "stream_app.toml"
+    path.write_text(CONFIG.format(bootstrap=broker.bootstrap, namespace=namespace))
+    settings = load_settings(path, {}, ())
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
 
-        connect = producers.kafka_publisher
+    connect = producers.kafka_publisher
 
-        class Hanging:
-            """Stops Kafka when the publisher has connected to it."""
+    class Hanging:
+        """Stops Kafka when the publisher has connected to it."""
 
-            def __init__(self, *args: Any) -> None:
-                self.opened = connect(*args)
+        def __init__(self, *args: Any) -> None:
+            self.opened = connect(*args)
 
-            async def __aenter__(self) -> Any:
-                connected = await self.opened.__aenter__()
-                kafka.freeze()
-                return connected
+        async def __aenter__(self) -> Any:
+            connected = await self.opened.__aenter__()
+            broker.freeze()
+            return connected
 
-            async def __aexit__(self, *error: Any) -> None:
-                await self.opened.__aexit__(*error)
+        async def __aexit__(self, *error: Any) -> None:
+            await self.opened.__aexit__(*error)
 
-        monkeypatch.setattr(producers, "kafka_publisher", Hanging)
-        try:
-            async with asyncio.timeout(60 * BUSY):
-                with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
-                    await submit(settings, "pause", "acme", {}, "jane", "w", wait_s=5, say=print)
-        finally:
-            kafka.thaw()
+    monkeypatch.setattr(producers, "kafka_publisher", Hanging)
+    try:
+        async with asyncio.timeout(60 * BUSY):
+            with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
+                await submit(settings, "pause", "acme", {}, "jane", "w", wait_s=5, say=print)
+    finally:
+        broker.thaw()

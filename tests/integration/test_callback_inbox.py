@@ -5,28 +5,34 @@ import time
 
 import pytest
 
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.producers import Inbox, open_inbox
 from tests.support.kafka import create_topics, read_committed
 from tests.support.pace import slowness
+from tests.support.proxy import ProxiedKafka
 
-TOPIC = "callbacks"
 BOUND_S = 8.0
 AGAIN_WITHIN_S = 40.0
 
 
-def record(number: int) -> Record:
-    return Record(TOPIC, b"acme", b"%d" % number, (), 0)
+@pytest.fixture
+async def topic(broker: ProxiedKafka, namespace: str) -> str:
+    await create_topics(broker.bootstrap, name := f"{namespace}callbacks")
+    return name
 
 
-async def put_within(inbox: Inbox, number: int) -> bool:
+def record(topic: str, number: int) -> Record:
+    return Record(topic, b"acme", b"%d" % number, (), 0)
+
+
+async def put_within(inbox: Inbox, topic: str, number: int) -> bool:
     """Put one within the time limit. Return true if it was accepted."""
     began = time.monotonic()
     try:
-        await inbox.put(record(number))
+        await inbox.put(record(topic, number))
     except BrokerUnavailable:
         return False
     finally:
@@ -34,51 +40,47 @@ async def put_within(inbox: Inbox, number: int) -> bool:
     return True
 
 
-async def until_kept(inbox: Inbox, first: int) -> set[int]:
+async def until_kept(inbox: Inbox, topic: str, first: int) -> set[int]:
     """Put numbers from `first` on until one is accepted. Return the accepted ones."""
     deadline = time.monotonic() + AGAIN_WITHIN_S
     for number in range(first, first + 1_000):
-        if await put_within(inbox, number):
+        if await put_within(inbox, topic, number):
             return {number}
         assert time.monotonic() < deadline
     raise AssertionError("never kept")
 
 
 @pytest.mark.long
-async def test_kafka_hangs_then_dies_then_returns() -> None:
-    async with LocalKafka() as kafka:
-        await create_topics(kafka.bootstrap, TOPIC)
-        async with open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
-            kept = await until_kept(inbox, 0)
-            assert await inbox.not_ready() is None
-            kafka.freeze()
-            assert not any(await asyncio.gather(*(put_within(inbox, 1_000 + number) for number in range(50))))
-            assert await inbox.not_ready() == "Kafka does not answer"
-            kafka.thaw()
-            kept |= await until_kept(inbox, 2_000)
-            await asyncio.to_thread(kafka.kill)
-            assert not any(await asyncio.gather(*(put_within(inbox, 3_000 + number) for number in range(50))))
-            await asyncio.to_thread(kafka.restart)
-            kept |= await until_kept(inbox, 4_000)
-            assert await inbox.not_ready() is None
-        there = {int(value or b"0") for _, value in await read_committed(kafka.bootstrap, TOPIC)}
+async def test_kafka_hangs_then_dies_then_returns(broker: ProxiedKafka, topic: str) -> None:
+    async with open_inbox(KafkaConnection(broker.bootstrap)) as inbox:
+        kept = await until_kept(inbox, topic, 0)
+        assert await inbox.not_ready() is None
+        broker.freeze()
+        assert not any(await asyncio.gather(*(put_within(inbox, topic, 1_000 + number) for number in range(50))))
+        assert await inbox.not_ready() == "Kafka does not answer"
+        broker.thaw()
+        kept |= await until_kept(inbox, topic, 2_000)
+        await asyncio.to_thread(broker.kill)
+        assert not any(await asyncio.gather(*(put_within(inbox, topic, 3_000 + number) for number in range(50))))
+        await asyncio.to_thread(broker.restart)
+        kept |= await until_kept(inbox, topic, 4_000)
+        assert await inbox.not_ready() is None
+    there = {int(value or b"0") for _, value in await read_committed(broker.bootstrap, topic)}
     assert kept <= there
 
 
 @pytest.mark.slow
-async def test_a_missing_topic() -> None:
-    async with LocalKafka() as kafka, open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+async def test_a_missing_topic(kafka: Broker, namespace: str) -> None:
+    async with open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
         with pytest.raises(BrokerUnavailable, match="Kafka did not take a record"):
-            await inbox.put(record(1))
+            await inbox.put(record(namespace, 1))
 
 
 @pytest.mark.slow
-async def test_it_closes_in_bounded_time_without_kafka() -> None:
-    async with LocalKafka() as kafka:
-        await create_topics(kafka.bootstrap, TOPIC)
-        async with open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
-            await until_kept(inbox, 0)
-            await asyncio.to_thread(kafka.kill)
-            assert not await put_within(inbox, 1)
-            ends = time.monotonic()
-        assert time.monotonic() - ends < 2 * BOUND_S * slowness()
+async def test_it_closes_in_bounded_time_without_kafka(broker: ProxiedKafka, topic: str) -> None:
+    async with open_inbox(KafkaConnection(broker.bootstrap)) as inbox:
+        await until_kept(inbox, topic, 0)
+        await asyncio.to_thread(broker.kill)
+        assert not await put_within(inbox, topic, 1)
+        ends = time.monotonic()
+    assert time.monotonic() - ends < 2 * BOUND_S * slowness()

@@ -1,7 +1,7 @@
 """Faults of aiokafka's consumer when it is stopped without a broker, and what they must not cause."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,17 +18,11 @@ from tests.support.proxy import ProxiedKafka, Proxy
 FAILED_A_MOMENT_AGO_S = 0.05  # half of aiokafka's pause behind a fetch that failed
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[ProxiedKafka]:
-    with ProxiedKafka() as broker:
-        yield broker
-
-
 @pytest.fixture
-async def proxy(own: ProxiedKafka, namespace: str) -> AsyncIterator[Proxy]:
+async def proxy(broker: ProxiedKafka, namespace: str) -> AsyncIterator[Proxy]:
     """A way to a broker that has a topic of the namespace's name."""
-    await create_topics(own.bootstrap, namespace)
-    async with own.proxy() as way:
+    await create_topics(broker.bootstrap, namespace)
+    async with broker.proxy() as way:
         yield way
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, NameTaken
 from stream_app.faust_app import run as faust_run
@@ -19,7 +19,7 @@ from tests.support.bench import Owner, Recorder, make_bench, running
 from tests.support.kafka import committed, create_topics, publish, read_committed, until
 from tests.support.pace import BUSY, slowness
 from tests.support.processes import WorkerProcess, workers
-from tests.support.proxy import Proxy
+from tests.support.proxy import ProxiedKafka, Proxy
 
 PARTITIONS = 4
 
@@ -160,37 +160,35 @@ async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
 
 
 @pytest.mark.long
-async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
+async def test_a_broker_that_restarts_loses_nothing(broker: ProxiedKafka, namespace: str) -> None:
     seen = Recorder(owner := Owner())
-    async with LocalKafka() as kafka:
-        bench = await make_bench(kafka, namespace)
-        await publish(bench.bootstrap, bench.leads, [b"before"])
-        async with running(bench.app({bench.leads: seen}, owner)) as app:
-            await until(lambda: seen.consumed)
-            await asyncio.to_thread(kafka.kill)
-            await asyncio.to_thread(kafka.restart)
-            await publish(bench.bootstrap, bench.leads, [b"after"])
-            await until(lambda: seen.values[-1] == b"after", 30)
-            await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
-            assert app.crash_reason is None
+    bench = await make_bench(broker, namespace)
+    await publish(bench.bootstrap, bench.leads, [b"before"])
+    async with running(bench.app({bench.leads: seen}, owner)) as app:
+        await until(lambda: seen.consumed)
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.restart)
+        await publish(bench.bootstrap, bench.leads, [b"after"])
+        await until(lambda: seen.values[-1] == b"after", 30)
+        await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
+        assert app.crash_reason is None
 
 
 @pytest.mark.slow
-async def test_a_stop_does_not_cancel_a_check_of_the_membership(namespace: str) -> None:
+async def test_a_stop_does_not_cancel_a_check_of_the_membership(broker: ProxiedKafka, namespace: str) -> None:
     """The consumer's thread ends during a heartbeat that no broker answers."""
     seen = Recorder(owner := Owner())
-    async with LocalKafka() as kafka:
-        bench = await make_bench(kafka, namespace)
-        await publish(bench.bootstrap, bench.leads, [b"0"])
-        async with running(bench.app({bench.leads: seen}, owner)) as app:
-            await until(lambda: seen.consumed)
-            assert 5 < await app.consumer.still_member() <= 6
-            kafka.freeze()
-            asking = asyncio.create_task(app.consumer.still_member())
-            await asyncio.sleep(0.2)
-        kafka.thaw()
-        assert not asking.done()
-        asking.cancel()
+    bench = await make_bench(broker, namespace)
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    async with running(bench.app({bench.leads: seen}, owner)) as app:
+        await until(lambda: seen.consumed)
+        assert 5 < await app.consumer.still_member() <= 6
+        broker.freeze()
+        asking = asyncio.create_task(app.consumer.still_member())
+        await asyncio.sleep(0.2)
+    broker.thaw()
+    assert not asking.done()
+    asking.cancel()
 
 
 async def test_a_restart_within_the_session_moves_nothing(kafka: Broker, namespace: str) -> None:

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.board.read_model.store import ReadModel
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
 from tests.board.model_records import (
     dead_letter,
@@ -29,6 +29,7 @@ from tests.board.model_records import (
 )
 from tests.support.kafka import until
 from tests.support.pace import BUSY
+from tests.support.proxy import ProxiedKafka
 from tests.support.tampering import bad_checksum, tampered
 
 
@@ -198,22 +199,21 @@ async def test_old_histories_are_forgotten(kafka: Broker, namespace: str, path: 
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_broker_that_stops_and_returns(namespace: str, path: Path) -> None:
-    async with LocalKafka() as kafka:
-        names = sources(namespace).names
-        await make_topics(kafka.bootstrap, namespace)
-        await write(kafka.bootstrap, [*history(names, "crm-1", "received"), dead_letter(names.dlq)])
-        async with fed(kafka.bootstrap, namespace, path) as it:
-            await it.up_to_date()
-            await asyncio.to_thread(kafka.kill)
-            await until(lambda: "does not answer" in it.feed.lag.trouble, 60, "its being said")
-            assert it.ask.lead("crm-1") is not None, "what is known is still answered"
-            await asyncio.to_thread(kafka.restart)
-            await write(kafka.bootstrap, [event(names, "crm-1", "sending", 2), dead_letter(names.dlq)])
-            await it.up_to_date(60)
-            assert it.feed.lag.trouble == ""
-            assert it.ask.status_counts()[0].status == "sending"
-            assert it.ask.dead_letters(names.dlq).dead_letters == 2
+async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: str, path: Path) -> None:
+    names = sources(namespace).names
+    await make_topics(broker.bootstrap, namespace)
+    await write(broker.bootstrap, [*history(names, "crm-1", "received"), dead_letter(names.dlq)])
+    async with fed(broker.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        await asyncio.to_thread(broker.kill)
+        await until(lambda: "does not answer" in it.feed.lag.trouble, 60, "its being said")
+        assert it.ask.lead("crm-1") is not None, "what is known is still answered"
+        await asyncio.to_thread(broker.restart)
+        await write(broker.bootstrap, [event(names, "crm-1", "sending", 2), dead_letter(names.dlq)])
+        await it.up_to_date(60)
+        assert it.feed.lag.trouble == ""
+        assert it.ask.status_counts()[0].status == "sending"
+        assert it.ask.dead_letters(names.dlq).dead_letters == 2
 
 
 async def test_errors_are_reported_and_not_raised(namespace: str, path: Path) -> None:

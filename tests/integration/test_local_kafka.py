@@ -6,56 +6,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from stream_app.dev.kafka import Broker, LocalKafka, bootstrap_from_environment, broker_answers, kafka_for
+from stream_app.dev.kafka import Broker, LocalKafka, broker_answers
 from stream_app.dev.process import StartError, port_is_free
+from tests.support.proxy import ProxiedKafka
 from tests.unit.dev.test_process import eventually, is_alive
 
 GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
-
-
-def nothing_of_ours(*_: object, **__: object) -> object:
-    raise AssertionError("a broker is started although there is one")
-
-
-def test_the_users_broker_is_used(kafka: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAFKA_BOOTSTRAP", f" {kafka.bootstrap} ")
-    monkeypatch.setattr("stream_app.dev.kafka.LocalKafka", nothing_of_ours)
-    assert bootstrap_from_environment() == kafka.bootstrap
-    with kafka_for(print) as broker:
-        assert broker.bootstrap == kafka.bootstrap
-
-
-def test_the_users_broker_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAFKA_BOOTSTRAP", "127.0.0.1:1,nonsense")
-    said = r"^KAFKA_BOOTSTRAP=127.0.0.1:1,nonsense does not answer"
-    with pytest.raises(StartError, match=said), kafka_for(print):
-        pass
-
-
-@pytest.mark.parametrize("unset", ["", "  "])
-def test_an_empty_bootstrap_counts_as_unset(monkeypatch: pytest.MonkeyPatch, unset: str) -> None:
-    monkeypatch.setenv("KAFKA_BOOTSTRAP", unset)
-    assert bootstrap_from_environment() is None
-
-
-def test_a_benchmark_uses_the_users_broker_too() -> None:
-    texts = {path.name: path.read_text() for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py")}
-    assert "kafka_for(" in texts["line.py"]
-    assert not [name for name, text in texts.items() if "LocalKafka" in text]
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[LocalKafka]:
-    """A broker that these tests may freeze, kill and restart."""
-    with LocalKafka() as broker:
-        yield broker
 
 
 def port_of(bootstrap: str) -> int:
@@ -85,26 +47,26 @@ async def read(bootstrap: str, topic: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_data_and_port_survive_a_restart(own: LocalKafka, namespace: str, crash: bool) -> None:
-    before = own.pid
-    await create(own.bootstrap, f"{namespace}kept")
-    await write(own.bootstrap, f"{namespace}kept", b"x" * 3_000_000)
+async def test_data_and_port_survive_a_restart(broker: ProxiedKafka, namespace: str, crash: bool) -> None:
+    before = broker.pid
+    await create(broker.bootstrap, f"{namespace}kept")
+    await write(broker.bootstrap, f"{namespace}kept", b"x" * 3_000_000)
     if crash:
-        own.kill()
-        assert not broker_answers(port_of(own.bootstrap))
-    own.restart()
-    assert own.pid != before
-    assert await read(own.bootstrap, f"{namespace}kept") == b"x" * 3_000_000
+        broker.kill()
+        assert not broker_answers(port_of(broker.bootstrap))
+    broker.restart()
+    assert broker.pid != before
+    assert await read(broker.bootstrap, f"{namespace}kept") == b"x" * 3_000_000
 
 
-def test_a_frozen_broker_is_silent_until_it_thaws(own: LocalKafka) -> None:
-    port = port_of(own.bootstrap)
-    own.freeze()
+def test_a_frozen_broker_is_silent_until_it_thaws(broker: ProxiedKafka) -> None:
+    port = port_of(broker.bootstrap)
+    broker.freeze()
     try:
         assert eventually(lambda: not broker_answers(port)), "a signal takes its time"
         assert not broker_answers(port)
     finally:
-        own.thaw()
+        broker.thaw()
     assert eventually(lambda: broker_answers(port))
 
 

@@ -19,7 +19,7 @@ from stream_app.client.publish import PublishOptions, Ready, Refusal, publish, s
 from stream_app.client.uploads import Upload, Uploads
 from stream_app.config import Kafka, Settings, load_settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
@@ -31,6 +31,7 @@ from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import create_topics
 from tests.support.kafka import until
 from tests.support.pace import BUSY, slowness
+from tests.support.proxy import ProxiedKafka
 
 WAIT_S = 20.0
 
@@ -119,22 +120,23 @@ async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, n
 
 
 @pytest.mark.slow
-async def test_a_hanging_broker_ends_it_in_time_with_the_leads_that_were_taken(namespace: str) -> None:
-    with LocalKafka() as broker:
-        settings = settings_for(broker.bootstrap, namespace, wait_s=3.0)
-        await create(settings)
+async def test_a_hanging_broker_ends_it_in_time_with_the_leads_that_were_taken(
+    broker: ProxiedKafka, namespace: str
+) -> None:
+    settings = settings_for(broker.bootstrap, namespace, wait_s=3.0)
+    await create(settings)
 
-        def leads() -> Any:
-            for n in range(200_000):
-                if n == 20_000:
-                    broker.freeze()
-                yield Ready("acme", "people", 2, b"x" * 500, n, "", "")
+    def leads() -> Any:
+        for n in range(200_000):
+            if n == 20_000:
+                broker.freeze()
+            yield Ready("acme", "people", 2, b"x" * 500, n, "", "")
 
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match=r"accepted \d+ records, then no more"):
-            await send_batch(leads(), settings, PublishOptions("acme"))
-        assert time.monotonic() - began < 20 * slowness()
-        broker.thaw()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"accepted \d+ records, then no more"):
+        await send_batch(leads(), settings, PublishOptions("acme"))
+    assert time.monotonic() - began < 20 * slowness()
+    broker.thaw()
 
 
 def test_the_command_reports_every_error_in_a_csv(

@@ -28,7 +28,6 @@ from aiokafka.protocol.transaction import (
     InitProducerIdResponse_v0,
 )
 
-from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.record import Record
 from stream_app.kafka.bounded_client import BoundedClient
@@ -40,6 +39,7 @@ from stream_app.kafka.transactional_state import StateStoreLimits, Transactional
 from tests.support.kafka import create_topics
 from tests.support.ledgers import KafkaHarness, on
 from tests.support.pace import slowness
+from tests.support.proxy import ProxiedKafka
 
 
 async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(
@@ -283,12 +283,14 @@ async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHar
 
 
 @pytest.mark.slow
-async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(namespace: str) -> None:
-    async with LocalKafka() as kafka, on(kafka.bootstrap, namespace) as on_kafka:
-        await _freeze(kafka, on_kafka)
+async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(
+    broker: ProxiedKafka, namespace: str
+) -> None:
+    async with on(broker.bootstrap, namespace) as on_kafka:
+        await _freeze(broker, on_kafka)
 
 
-async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
+async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
     limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
     ledger, idle = on_kafka.ledger(), on_kafka.ledger(partition=1, limits=limits)
     await ledger.take_over()

@@ -112,6 +112,11 @@ class ProxiedKafka(LocalKafka):
         }
         super().__init__(port=port, overrides=overrides)
 
+    @property
+    def runs(self) -> bool:
+        """False once it was killed or has ended."""
+        return self._process.poll() is None
+
     def proxy(self) -> Proxy:
         """Return the way to the second listener. Use one at a time."""
         return Proxy(self._outer_port, self._inner_port)
