@@ -34,6 +34,7 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ('budget.tz = "Europe/Berlin"', ".budget.tz: the workspace's time_zone sets it; remove it"),
         ("rate.rate_per_s = nan", ".rate.rate_per_s = nan: must be from 0.01 to 1000"),
         ("rate.rate_per_s = inf", ".rate.rate_per_s = inf: must be from 0.01 to 1000"),
+        ("rate.retry_after_max_s = 0.5", ".rate.retry_after_max_s = 0.5: must be from"),
         ("breaker.min_calls = 0", ".breaker.min_calls = 0: must be from 1 to"),
         ('time_zone = "../etc/passwd"', ".time_zone = '../etc/passwd': no such time zone; use a name like"),
         ("breaker.failure_rate = 1.01", ".breaker.failure_rate = 1.01: must be from 0.01 to 1"),

@@ -399,14 +399,3 @@ def test_a_clock_set_back_a_year_does_not_hold_it_for_a_year() -> None:
     assert wait == Wait(back_ms + 3_600_000)
     assert rate.take(POLICY, state, back_ms + 1)[1] == wait
     assert _taken_at_once(state, back_ms + 3_601_000) == 6
-
-
-def test_rows_of_other_versions_are_read() -> None:
-    assert msgspec.json.decode(b'{"tokens": 3, "later": 1}', type=Rate) == Rate(3.0)
-
-
-def test_problems_name_the_key() -> None:
-    assert RatePolicy().problems() == []
-    wrong = RatePolicy(rate_per_s=0, burst=0, retry_after_max_s=0.5)
-    keys = [line.split(" ")[0] for line in wrong.problems()]
-    assert keys == ["rate_per_s", "burst", "retry_after_max_s"]

@@ -71,11 +71,6 @@ def test_retention_is_by_the_brokers_clock_and_state_is_compacted() -> None:
             assert config["message.timestamp.type"] == "LogAppendTime"
 
 
-def test_days_have_a_range() -> None:
-    assert Retention().problems() == []
-    assert Retention(leads_days=0).problems()[0].startswith("leads_days = 0: must be from 1")
-
-
 def test_the_proposed_pins_separate_workspaces_that_share_a_partition() -> None:
     homes = {"w2": 0, "w1": 0, "w0": 0, "w3": 1}
     lines = shared_partitions(homes, 8, ["w2"])
