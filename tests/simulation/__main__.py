@@ -59,16 +59,12 @@ def main() -> int:
 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("schedules", total=None)
-        seeds = range(args.first, args.first + args.drawn)
-        budgets = range(args.first, args.first + args.budgets)
-        neighbours = range(args.first, args.first + args.neighbours)
-        recoveries = range(args.first, args.first + args.recoveries)
         rarely = chain.from_iterable(counted(base.name, thorough=True) for base in rare())
-        schedules = chain(
-            counted(thorough=True), rarely, map(drawn, seeds), map(budgeted, budgets), map(crowded, neighbours)
-        )
-        broken = chain(interrupted([*missed_once(), *aborted()]), map(recovered, recoveries))
-        failures = run_all(chain(schedules, broken), args.processes, done)
+        counts = {drawn: args.drawn, budgeted: args.budgets, crowded: args.neighbours, recovered: args.recoveries}
+        of_seeds = (map(draw, range(args.first, args.first + count)) for draw, count in counts.items())
+        broken = interrupted([*missed_once(), *aborted()])
+        schedules = chain(counted(thorough=True), rarely, broken, *of_seeds)
+        failures = run_all(schedules, args.processes, done)
     console.print(f"{ran} schedules in {time.monotonic() - started:.0f} s, {len(failures)} broken")
     for name, problem in failures[:20]:
         console.print(f"{name}: {problem}", markup=False)
