@@ -66,7 +66,7 @@ class PartitionOwner:
         }
         self._limiters = {source: leads if source in PRIORITY else others for source in self._pipelines}
         self._ahead = {source: TakenAhead(parts.plan.delivery) for source in self._pipelines}
-        self._timeouts = TimeoutScheduler(state, store, parts)
+        self._timeouts = TimeoutScheduler(state, store)
         self._erasures = Erasures(state)
         unavailable = partial(parts.observer.recovering, number)
         self._bootstrap = Bootstrap(parts.plan.topics, store, state.rows, self._pipelines, others, unavailable)

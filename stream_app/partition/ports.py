@@ -28,9 +28,6 @@ rebalance follows and closes the partition.
 Alarm = Callable[[BaseException], None]
 """Ends the process after a bug, or when another worker owns this partition."""
 
-CallbackUrlProbe = Callable[[], Awaitable[str]]
-"""Returns '' if the callback URL answers from here, else what came instead. Takes a few seconds at most."""
-
 Reload = Callable[[str], CommandResult]
 """Reads the configuration again for the command with this id, and applies what can change while the worker runs."""
 

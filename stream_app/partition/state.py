@@ -25,7 +25,6 @@ from stream_app.partition.locks import KeyLocks
 from stream_app.partition.ports import (
     Alarm,
     Cache,
-    CallbackUrlProbe,
     Clay,
     Local,
     Membership,
@@ -38,10 +37,6 @@ from stream_app.partition.rows import Rows
 
 def _no_reload(_: str) -> CommandResult:
     return CommandResult("this program cannot reload its configuration: restart it", False, "refused")
-
-
-async def _no_probe() -> str:
-    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +53,6 @@ class WorkerParts:
         reload: Reads the configuration again for the command with this id.
         cache: The results that the fallback serves; None: there are none.
         local: Derives fields from a lead's own fields.
-        probe: Checks that Clay could reach the callback URL.
         previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.
         spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
     """
@@ -72,7 +66,6 @@ class WorkerParts:
     reload: Reload = _no_reload
     cache: Cache | None = None
     local: Local = lambda _: {}
-    probe: CallbackUrlProbe = _no_probe
     previous: dict[str, Lane] = field(default_factory=dict)
     spacing_s: float = 0.05
 

@@ -12,7 +12,6 @@ So neither needs a lock.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -21,7 +20,6 @@ from stream_app.domain.callback.interpret import (
     WAITING,
     due_ms,
     evidence,
-    may_suspend,
     overdue,
     suspend_destination,
 )
@@ -37,7 +35,7 @@ from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination
 from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.ports import StateStore
-from stream_app.partition.state import PartitionState, WorkerParts
+from stream_app.partition.state import PartitionState
 
 _BATCH: Final = 200  # leads that are moved on together
 _LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
@@ -48,28 +46,20 @@ _RETRY_AFTER_S: Final = 5.0
 class TimeoutPipeline:
     """Moves leads on after their deadline, many in one call. Leads that were settled meanwhile are skipped."""
 
-    def __init__(self, state: PartitionState, store: StateStore, parts: WorkerParts) -> None:
+    def __init__(self, state: PartitionState, store: StateStore) -> None:
         self._plan = state.plan
         self._clock = state.clock
         self._rows = state.rows
         self._lanes = state.lanes
         self._commits = state.commits
         self._store = store
-        self._probe = parts.probe
 
     async def mark_overdue(self, keys: Sequence[bytes]) -> None:
         """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
-        overdue_of = Counter((there.workspace, there.alias) for _, _, there in self._still_due(keys, WAITING))
-        url_problem = ""
-        if any(self._may_suspend(*name, more) for name, more in overdue_of.items()):
-            url_problem = await self._probe()
         due = self._still_due(keys, WAITING)
-        await asyncio.gather(*(self._mark_overdue(key, row, there, url_problem) for key, row, there in due))
+        await asyncio.gather(*(self._mark_overdue(key, row, there) for key, row, there in due))
 
-    def _may_suspend(self, workspace: str, destination: str, more: int) -> bool:
-        return may_suspend(self._plan.workspaces[workspace], self._lanes[workspace], destination, more)
-
-    def _mark_overdue(self, key: bytes, row: Delivery, there: Destination, url_problem: str) -> asyncio.Future[None]:
+    def _mark_overdue(self, key: bytes, row: Delivery, there: Destination) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
         subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
@@ -79,7 +69,7 @@ class TimeoutPipeline:
         )
         lane, is_silent = overdue(policy, self._lanes[there.workspace], there.alias, row.at_ms)
         if is_silent:
-            why = causes(evidence(policy, lane, there, url_problem, now_ms))
+            why = causes(evidence(policy, lane, there, now_ms))
             lane = suspend_destination(policy, lane, there, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
         self._lanes[there.workspace] = lane
@@ -143,13 +133,13 @@ def _ms(seconds: float) -> int:
 class TimeoutScheduler:
     """Calls `TimeoutPipeline` when leads are due, for as long as this process owns the partition."""
 
-    def __init__(self, state: PartitionState, store: StateStore, parts: WorkerParts) -> None:
+    def __init__(self, state: PartitionState, store: StateStore) -> None:
         self._number = state.number
         self._clock = state.clock
         self._observer = state.observer
         self._deadlines = state.deadlines
         self._commits = state.commits
-        self._pipeline = TimeoutPipeline(state, store, parts)
+        self._pipeline = TimeoutPipeline(state, store)
         self._listened_ms = 0
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay.client import ClayClient, Webhooks
-from stream_app.clay.egress import CallbackUrl, Egress, HostCheck
+from stream_app.clay.egress import Egress, HostCheck
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
@@ -106,7 +106,6 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         stack.push_async_callback(host_check.close)
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         cache = await stack.enter_async_context(open_cache(settings, registry))
-        probe = CallbackUrl(settings.gateway.public_url, egress)
         own, previous = _own_topics(settings), dict[str, Lane]()
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
@@ -129,7 +128,6 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 reload=configuration.reload,
                 cache=cache,
                 local=local_facts,
-                probe=probe,
                 previous=previous,
             )
             return PartitionOwner(number, state, parts)

@@ -18,7 +18,6 @@ from stream_app.domain.lane.callback_health import CallbackHealth
 from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, virtual_time
@@ -27,21 +26,12 @@ from tests.simulation.schedule import Setup
 
 
 class Bench(CallbackBench):
-    """As for callbacks, with an archive, and a callback URL with a scripted answer."""
+    """As for callbacks, with an archive."""
 
     def __init__(self, setup: Setup | None = None) -> None:
         super().__init__(setup, clay_takes_s=0.1)
-        self.url_says = ""
-        self.asked = 0
         self.ledger = self.archive = Moody(self.kafka, "t-0", self.plan.topics.state, 0)
         self.partition = self.owner()
-
-    def owner(self, **others: Any) -> PartitionOwner:
-        return super().owner(probe=self._reach, **others)
-
-    async def _reach(self) -> str:
-        self.asked += 1
-        return self.url_says
 
     def parked(self) -> list[ConsumedRecord]:
         return self.dead_letters(self.plan.topics.parked)

@@ -130,25 +130,16 @@ def due_ms(row: Delivery, destination: Destination, lane: Lane) -> int:
     return row.at_ms + int(wait_s * 1000) + callback_health.unowned_ms(lane.callback_health, row.at_ms)
 
 
-def may_suspend(policy: Workspace, lane: Lane, destination: str, more: int) -> bool:
-    """Return True if `more` further overdue leads of the destination could suspend it."""
-    limits = in_force(policy, lane.changes).callback_health
-    missing = callback_health.are_missing(limits, lane.callback_health, destination, more)
-    return missing and not suspension.holds(lane.suspension, destination)
-
-
 def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
     """Return the lane with one more overdue lead, and True if the destination must now be suspended and reported."""
     health = callback_health.record_overdue(lane.callback_health, destination, accepted_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
-    return lane, may_suspend(policy, lane, destination, 0)
+    missing = callback_health.are_missing(in_force(policy, lane.changes).callback_health, health, destination)
+    return lane, missing and not suspension.holds(lane.suspension, destination)
 
 
-def evidence(policy: Workspace, lane: Lane, destination: Destination, callback_url: str, now_ms: int) -> Evidence:
-    """Return what is known when a destination stops calling back.
-
-    `callback_url` is '' if the callback URL answers, else what came instead.
-    """
+def evidence(policy: Workspace, lane: Lane, destination: Destination, now_ms: int) -> Evidence:
+    """Return what is known when a destination stops calling back."""
     month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in destination.webhook_ids if name in lane.quota.webhooks}
     callbacks = callback_health.of(lane.callback_health, destination.alias)
@@ -159,7 +150,6 @@ def evidence(policy: Workspace, lane: Lane, destination: Destination, callback_u
         destination=destination.alias,
         overdue=callbacks.overdue,
         oldest_ms=callbacks.oldest_ms,
-        callback_url=callback_url,
         webhooks=pool,
         spent=month.spent,
         last_ms=callbacks.last_ms,

@@ -87,10 +87,10 @@ def record_overdue(state: CallbackHealth, destination: str, accepted_ms: int) ->
     return _with(state, destination, after)
 
 
-def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination: str, more: int = 0) -> bool:
-    """Return True if missing callbacks must be reported, with `more` further overdue leads."""
+def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination: str) -> bool:
+    """Return True if missing callbacks must be reported."""
     callbacks = of(state, destination)
-    return callbacks.overdue + more >= policy.overdue and not callbacks.reported_ms
+    return callbacks.overdue >= policy.overdue and not callbacks.reported_ms
 
 
 def record_report(state: CallbackHealth, destination: str, now_ms: int) -> CallbackHealth:
@@ -146,7 +146,6 @@ class Evidence(msgspec.Struct, frozen=True):
         destination: The alias of the destination.
         overdue: Overdue leads.
         oldest_ms: When the oldest of them was accepted, epoch ms.
-        callback_url: '' if the URL answered, else what came instead.
         webhooks: The pool of the table, by id.
         spent: Credits that this lane has booked in this month.
         last_ms: The last callback of this table, epoch ms; 0 if there was none.
@@ -156,7 +155,6 @@ class Evidence(msgspec.Struct, frozen=True):
     destination: str
     overdue: int
     oldest_ms: int
-    callback_url: str
     webhooks: Mapping[str, Webhook]
     spent: int
     last_ms: int
@@ -177,10 +175,7 @@ def causes(evidence: Evidence) -> str:
     full = f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): put a new one in"
     nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in evidence.webhooks.values())
     found.insert(0 if nearly else 2, full)
-    if evidence.callback_url:
-        found.insert(0, f"the callback URL cannot be reached from here ({evidence.callback_url}): is the gateway up?")
-    else:
-        found.append("the callback URL answers from here, so look at what stands between it and Clay last")
+    found.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     of_it = f"of {evidence.destination}"
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(found, 1))
     return (

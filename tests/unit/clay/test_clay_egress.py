@@ -1,4 +1,4 @@
-"""Clay through a proxy and in a network that inspects TLS, and whether its host and the callback URL answer."""
+"""Clay through a proxy and in a network that inspects TLS, and whether its host answers."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from stream_app.clay.egress import CallbackUrl, Egress, HostCheck
+from stream_app.clay.egress import Egress, HostCheck
 from stream_app.client.doctor import host_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
@@ -124,48 +124,6 @@ async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
         assert "s3cret" not in str(caught.value)
         assert not server.requests
         assert [status for _, status in proxy.asked] == [200, 200, 407]
-
-
-async def test_the_public_url_is_reached_the_same_way(authority: Authority) -> None:
-    async with forward_proxy(CREDENTIALS) as (proxy, at), serve(OK, tls=authority.tls) as server:
-        url = server.url.partition("/v3")[0]
-        assert await CallbackUrl(url, Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}"))() == ""
-        assert [status for _, status in proxy.asked] == [200]
-        assert "CertificateError" in await CallbackUrl(url, Egress.of())()
-        assert "HttpProxyError" in await CallbackUrl(url, Egress.of(authority.file, f"http://{at}"))()
-
-
-async def _serving(status: int) -> tuple[web.AppRunner, str]:
-    app = web.Application()
-
-    async def healthz(_: web.Request) -> web.Response:
-        return web.Response(status=status, text="ok")
-
-    app.router.add_get("/base/healthz", healthz)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    return runner, f"http://127.0.0.1:{port}/base/"
-
-
-@pytest.mark.parametrize(("status", "says"), [(200, ""), (502, "/healthz answers HTTP 502"), (302, "HTTP 302")])
-async def test_the_probe_of_the_callback_url_explains_each_status(status: int, says: str) -> None:
-    runner, url = await _serving(status)
-    try:
-        reported = await CallbackUrl(url, Egress.of())()
-    finally:
-        await runner.cleanup()
-    assert says in reported
-    assert bool(says) == bool(reported)
-
-
-async def test_a_url_that_nothing_answers_at_is_reported_without_its_port() -> None:
-    port = free_port()
-    reported = await CallbackUrl(f"http://127.0.0.1:{port}", Egress.of())()
-    assert reported
-    assert str(port) not in reported
-    assert await CallbackUrl(None, Egress.of())() == "", "no table calls back"
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
