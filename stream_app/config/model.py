@@ -5,17 +5,15 @@ The tables that decide about leads are the policies of `domain` themselves. Here
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.callback.token import Keys
 from stream_app.domain.dead_letter.replay import ReplayPolicy
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.policy import DeliveryPolicy, Destination, Plan, Shares, Workspace
 from stream_app.domain.ranges import Range
 from stream_app.domain.result import CachePolicy
@@ -25,8 +23,6 @@ from stream_app.version import __version__
 
 _FreePort = Annotated[int, Range(0, 65_535)]
 _Port = Annotated[int, Range(1, 65_535)]
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_NO_INSTANCE: Final = "must be the name of this process, 1 to 249 of A-Z a-z 0-9 . _ -"
 
 
 class OAuth(msgspec.Struct, frozen=True):
@@ -86,8 +82,6 @@ class Kafka(msgspec.Struct, frozen=True):
         partitions: The number of partitions of every topic. It must never change while the system has data.
         session_timeout_s: A worker without a heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.
-        instance_env: The environment variable with a name that this process keeps when it restarts, such as HOSTNAME in
-            a StatefulSet. Absent: the process leaves its group when it stops.
         broker_wait_s: How long to wait for a broker that does not respond.
     """
 
@@ -98,7 +92,6 @@ class Kafka(msgspec.Struct, frozen=True):
     session_timeout_s: Annotated[float, Range(6, 1_800)] = 30.0
     rebalance_timeout_s: Annotated[float, Range(30, 3_600)] = 120.0
     broker_wait_s: Annotated[float, Range(1, 3_600)] = 60.0
-    instance_env: str | None = None
     security: Security = Security()
 
 
@@ -343,15 +336,6 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
             return self.board.url.rstrip("/")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.board.host, self.board.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.http.board_port}"
-
-    @property
-    def instance_id(self) -> str | None:
-        """The name of this process in its group. Raises SettingsError if its variable is not set, or is no name."""
-        if (name := self.kafka.instance_env) is None:
-            return None
-        if name not in self.secrets or not _INSTANCE.fullmatch(value := self.secrets[name]):
-            raise SettingsError([f"environment variable {name}: {_NO_INSTANCE}; kafka.instance_env names it"])
-        return value
 
     @property
     def board_token(self) -> str | None:

@@ -31,7 +31,6 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
     "board.token_env": {"board", "api"},
     "board.operator_token_env": {"board"},
     "board.user_header_secret_env": {"board"},
-    "kafka.instance_env": set(),
     "notify.url_env": {"notify"},
     "trace.headers_env": {"trace"},
 }
@@ -42,7 +41,6 @@ _KEPT_WHERE_SET: Final = frozenset(
         "board.token_env",
         "destinations.callback_secrets_env",
         "egress.proxy_env",
-        "kafka.instance_env",
         "trace.headers_env",
     }
 )

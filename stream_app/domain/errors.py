@@ -45,10 +45,6 @@ class KafkaRefused(StreamAppError):
     """Kafka answers and refuses us. Waiting does not help: check credentials, certificate, protocol and rights."""
 
 
-class NameTaken(StreamAppError):
-    """Another process has joined the group under the name of this one."""
-
-
 class BoardUnavailable(StreamAppError):
     """The board did not answer, or the server that answered is not the board."""
 

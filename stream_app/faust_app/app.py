@@ -178,8 +178,6 @@ class FaustOptions:
         commit_interval_s: seconds between commits of offsets.
         max_poll_records: at most this many records are taken from one fetch.
         buffer_records: records that the process buffers for each topic and partition.
-        instance_id: the name under which the process returns to its partitions, if it is back within the session
-            timeout. No other process of the group may have it. None: it leaves the group when it stops.
     """
 
     app_id: str
@@ -191,7 +189,6 @@ class FaustOptions:
     commit_interval_s: float = 0.5
     max_poll_records: int = 800
     buffer_records: int = 4096
-    instance_id: str | None = None
 
 
 def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
@@ -213,7 +210,7 @@ def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
         connection=options.connection,
         broker=["kafka://" + address.strip() for address in options.connection.bootstrap.split(",")],
         # It identifies the member, and Faust takes no assignment that was made for another URL. Nothing listens there.
-        canonical_url=f"http://{options.instance_id or uuid.uuid4().hex}",
+        canonical_url=f"http://{uuid.uuid4().hex}",
         store="memory://",
         web_enabled=False,
         topic_allow_declare=False,
@@ -221,7 +218,6 @@ def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
         topic_partitions=options.partitions,
         table_standby_replicas=0,
         broker_commit_interval=options.commit_interval_s,
-        consumer_group_instance_id=options.instance_id,
         broker_session_timeout=options.session_timeout_s,
         broker_heartbeat_interval=_HEARTBEAT_S,
         broker_rebalance_timeout=options.rebalance_timeout_s,

@@ -92,7 +92,6 @@ def faust_options(
         connection=connection,
         partitions=kafka.partitions,
         state_topic=state_topic,
-        instance_id=settings.instance_id,
         session_timeout_s=kafka.session_timeout_s,
         rebalance_timeout_s=kafka.rebalance_timeout_s,
     )

@@ -77,7 +77,6 @@ class Pipeline:
         burst: int | None = None,
         replication: int = 1,
         session_timeout_s: int = 6,
-        instance_env: str = "",
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -120,7 +119,6 @@ partitions = {partitions}
 replication = {replication}
 session_timeout_s = {session_timeout_s}
 broker_wait_s = 120
-{f'instance_env = "{instance_env}"' if instance_env else ""}
 [gateway]
 public_url = "http://127.0.0.1:{self.gateway_port}"
 token_keys_env = ["CALLBACK_KEY"]

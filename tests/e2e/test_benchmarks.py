@@ -26,7 +26,6 @@ SMALL: Final = {
     "publish": "--rows 2000",
     "read_model": "--leads 2000",
     "results": "--leads 2000",
-    "rolling_restart": "--rounds 1",
     "safety": "--leads 4000",
     "start": "--rounds 1",
     "take_over": "--rows 2000",

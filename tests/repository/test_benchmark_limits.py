@@ -6,14 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks import copies, dead_letters, failover, goodput, line, rolling_restart, safety, waiting
+from benchmarks import copies, dead_letters, failover, goodput, line, safety, waiting
 from benchmarks.dead_letters import Counted
 from benchmarks.goodput import Outage, Steady
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import cases, systems
 from benchmarks.peers.cases import Kills
 from benchmarks.waiting import Figures
-from tests.e2e.fleet import Request
 
 MB = 2**20
 
@@ -89,8 +88,6 @@ def ours(lost: int = 0, twice: int = 0, letters: int = 0) -> list[str]:
         (ours(), []),
         (ours(lost=1), ["1 leads lost and 0 sent twice"]),
         (ours(twice=2, letters=3), ["0 leads lost and 2 sent twice", "3 dead letters"]),
-        (rolling_restart.missed(rolling_restart.Restarts({"w0": 2.0, "w1": 0.1}, [], [])), []),
-        (rolling_restart.missed(rolling_restart.Restarts({"w0": 2.001, "w1": 0.1}, [], [])), ["2.0 s"]),
     ],
 )
 def test_a_goal_that_is_missed_is_named(missed: list[str] | str, words: list[str]) -> None:
@@ -116,8 +113,3 @@ def test_a_row_has_a_cell_for_each_heading() -> None:
         systems.BARE: ["88", "1.0", "9,000", "44", "", "", ""],
         systems.OURS: ["352", "4.0", "2,000", "110", "0", "0", "3"],
     }
-
-
-def test_the_longest_stand_of_a_lane_in_a_rolling_restart() -> None:
-    requests = [Request(number, at_ms, 200, 1, workspace="w0") for number, at_ms in enumerate((10, 100, 2_101, 2_150))]
-    assert rolling_restart.longest(requests, ["w0"], 50) == {"w0": 2.001}

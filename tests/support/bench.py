@@ -68,7 +68,7 @@ class Bench:
         self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
         self.group = namespace + "group"
 
-    def app(self, handlers: dict[str, Handler], owner: Owner | None = None, instance_id: str | None = None) -> Any:
+    def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
         options = FaustOptions(
             self.group,
             KafkaConnection(self.bootstrap),
@@ -76,7 +76,6 @@ class Bench:
             self.state if owner else None,
             session_timeout_s=6,
             commit_interval_s=0.1,
-            instance_id=instance_id,
         )
         return app_with(options, handlers, owner)
 

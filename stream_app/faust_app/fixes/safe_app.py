@@ -11,7 +11,7 @@ from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Transport
 
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.faust_app.fixes.fetching import DirectHandover, FairFetch, UnusedProducer
-from stream_app.faust_app.fixes.membership import BoundedLifecycle, EndsIfReplaced, SubscribeOnce
+from stream_app.faust_app.fixes.membership import BoundedLifecycle, SubscribeOnce
 from stream_app.faust_app.fixes.offsets import CommitBeforeRevoke, ExactOffsets, SeekToFirst
 from stream_app.faust_app.fixes.recovery import IdleFetcher, SafeTableManager
 from stream_app.kafka.connection import KafkaConnection
@@ -21,7 +21,7 @@ _HEARTBEAT_S = 2.0
 _HEARTBEAT_PAUSE_S = 0.5
 
 
-class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetch):
+class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
     """Runs a read_committed consumer with Faust's co-partitioning assignor.
 
     Attributes:
@@ -37,7 +37,6 @@ class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetc
             **self.app.connection.settings(),
             client_id=conf.broker_client_id,
             group_id=conf.id,
-            group_instance_id=conf.consumer_group_instance_id,
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -60,7 +59,6 @@ class SafeConsumerThread(BoundedLifecycle, EndsIfReplaced, SeekToFirst, FairFetc
         await super().on_start()
         if self._consumer._coordinator is not None:  # None if the app was stopped while no broker answered
             self._count_heartbeats()
-            self._watch_for_replacement()
 
     @property
     def knows_coordinator(self) -> bool:

@@ -147,18 +147,6 @@ def test_the_board_needs_the_secrets_of_messages_where_they_are_on(tmp_path: Pat
     ]
 
 
-def test_the_name_of_a_process_comes_from_its_environment(tmp_path: Path) -> None:
-    text = "[kafka]\ninstance_env = 'NAME'"
-    assert load(tmp_path, "").instance_id is None
-    assert load(tmp_path, text, {"NAME": "worker-0"}).instance_id == "worker-0"
-    for wrong in ({}, {"NAME": ""}, {"NAME": "a b"}):
-        settings = load(tmp_path, text, wrong)  # a command needs no name
-        with pytest.raises(
-            SettingsError, match=r"environment variable NAME: must be the name of this process, 1 to 249"
-        ):
-            _ = settings.instance_id
-
-
 def plain_on(bootstrap: str) -> str:
     return f"""
 [kafka]
