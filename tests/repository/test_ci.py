@@ -64,12 +64,12 @@ def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     assert not any("tests.simulation" in call for call in ran.calls)
 
 
-def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> None:
+def test_the_long_run_has_the_long_tests_the_simulation_and_the_mutants(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing", "--long")
     assert ran.code == 0, ran.output
     tests = [call.split()[1:3] for call in ran.calls if call.startswith("pytest")]
     assert tests == [["-m", "long"], ["--hypothesis-profile=thorough", "tests/partition"]]
-    assert "python -m tests.simulation" in ran.calls
+    assert {"python -m tests.simulation", "python -m tests.mutants"} <= set(ran.calls)
     assert "5 schedules" in ran.output
     [call] = [call for call in ran.calls if call.startswith("pytest -m long")]
     files = (path for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
@@ -84,6 +84,7 @@ def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> N
         (("--long",), '"pytest -m long"*'),
         (("--long",), "*thorough*"),
         (("--long",), "*tests.simulation*"),
+        (("--long",), "*tests.mutants*"),
         (("--long",), "pip*"),
     ],
 )

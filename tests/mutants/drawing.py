@@ -1,0 +1,141 @@
+"""What is mutated, and how: cosmic-ray's operators on the lines that say what the program does."""
+
+import ast
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT: Final = Path(__file__).parents[2]
+# The core, the lead's path, the partition, the read model, and the pages with what draws them.
+TARGETS: Final = tuple(
+    f"stream_app/{name}"
+    for name in ("domain", "partition", "clay", "cache", "board/read_model", "board/pages", "board/charts.py")
+)
+# The first two need arguments. Equal values are often one object, and which are is up to the interpreter.
+_NO_OPERATORS: Final = ("Variable", "NoOp", "Operator_Eq_Is", "Operator_NotEq_IsNot")
+_ORDER: Final = re.compile("ComparisonOperator.*_(Lt|Gt)E?$")  # of "open" and "closed" means nothing
+_KINDS: Final = {"BinaryOperator": "operator", "ComparisonOperator": "comparison"}  # what most operators look at
+_LAYOUT: Final = ("gc", "slots")  # how a class lies in memory
+_NO_PLACE: Final = {"name", "string", "newline", "endmarker", "fstring_start", "fstring_string", "fstring_end"}
+_NO_TOKEN: Final = set("()[]{},:.=@;") | {"->", ":="}
+_Part = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change at `line` of a file, whose statement has the `lines`."""
+
+    path: str
+    line: int
+    lines: range
+    operator: str
+    before: str
+    after: str
+    source: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is known by when other changes have moved its line."""
+        return self.path, self.before, self.after
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.before}  ->  {self.after}"
+
+
+def draw(seed: int, count: int) -> list[Mutant]:
+    """So many mutants at places that are drawn evenly, although a comparison has six mutants where a loop has one."""
+    rng = random.Random(seed)
+    places = [place for path in _files() for place in _places(path)]
+    drawn = (_mutant(path, line, *rng.choice(choices)) for path, line, choices in rng.sample(places, len(places)))
+    return [mutant for mutant, _ in zip(filter(None, drawn), range(count), strict=False)]
+
+
+def _files() -> Iterator[str]:
+    for target in TARGETS:
+        path = ROOT / target
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            yield str(file.relative_to(ROOT))
+
+
+def _places(path: str) -> Iterator[tuple[str, int, list[tuple[Any, int]]]]:
+    """Where the file can be changed, with the operators and their occurrences that change it."""
+    source = (ROOT / path).read_text()
+    no_target, names = list(_no_target(ast.parse(source))), list(_comparisons_of_names(ast.parse(source)))
+    nodes = [node for node in ast_nodes(get_ast(source)) if _may_change(node)]
+    places: dict[Any, list[tuple[Any, int]]] = defaultdict(list)
+    for name in operator_names():
+        if any(part in name for part in _NO_OPERATORS):
+            continue
+        operator = get_operator(name)()
+        kind = next((kind for part, kind in _KINDS.items() if part in name), "")
+        candidates = [node for node in nodes if kind in ("", node.type)]
+        positions = (position for node in candidates for position in operator.mutation_positions(node))
+        left_out = no_target + names * bool(_ORDER.search(name))
+        for occurrence, (start, end) in enumerate(positions):
+            if not any(first <= start and end <= last for first, last in left_out):
+                places[(start, end)].append((operator, occurrence))
+    return ((path, start[0], choices) for (start, _), choices in sorted(places.items()))
+
+
+def _may_change(node: Any) -> bool:
+    return node.type not in _NO_PLACE and getattr(node, "value", "") not in _NO_TOKEN
+
+
+def _comparisons_of_names(tree: ast.AST) -> Iterator[_Part]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(
+            isinstance(getattr(part, "value", 0), str) for part in node.comparators
+        ):
+            yield _part(node)
+
+
+def _part(node: Any) -> _Part:
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def _no_target(tree: ast.AST) -> Iterator[_Part]:
+    """Annotations, `__repr__`, and how a class lies in memory."""
+    for node in ast.walk(tree):
+        part: Any = None
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            part = node.annotation
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            part = node if node.name == "__repr__" else node.returns
+        elif isinstance(node, ast.keyword) and node.arg in _LAYOUT:
+            part = node
+        if part is not None:
+            yield _part(part)
+
+
+def _mutant(path: str, line: int, operator: Any, occurrence: int) -> Mutant | None:
+    source = (ROOT / path).read_text()
+    try:
+        changed = str(mutate_code(source, operator, occurrence))
+        ast.parse(changed)
+    except (SyntaxError, AttributeError):  # the second: an exception that is named with its module
+        return None
+    pairs = zip(source.splitlines(), changed.splitlines(), strict=False)
+    number, (before, after) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    lines = _statement(ast.parse(source), line)
+    return Mutant(path, number, lines, type(operator).__name__, before.strip(), after.strip(), changed)
+
+
+def _statement(tree: ast.AST, line: int) -> range:
+    """The lines of the smallest statement at this line; of a compound one, the lines before its body."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt | ast.ExceptHandler):
+            body = getattr(node, "body", None)
+            last = max(node.lineno, body[0].lineno - 1 if body else node.end_lineno or 0)
+            first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])])
+            if first <= line <= last:
+                found.append(range(first, last + 1))
+    return min(found, key=len, default=range(line, line + 1))

@@ -1,0 +1,229 @@
+"""Run the fast tests on mutants: one run says which tests reach which line, then each mutant gets its own in a fork."""
+
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+import coverage
+import hypothesis
+import pytest
+
+from tests.mutants.drawing import ROOT, TARGETS, Mutant
+
+# In processes of their own most schedules of the simulation would run on the code as it is.
+FOLDERS: Final = (
+    *("tests/unit", "tests/partition", "tests/board", "tests/simulation/test_found.py"),
+    "tests/simulation/test_simulation.py::test_without_a_fault_all_is_well",
+    "tests/repository/test_site.py::test_the_reference_is_generated",
+)
+# They judge what an import makes, wherever else it is used: fields, defaults, what may change.
+_OF_IMPORTS: Final = (
+    *("tests/unit/test_frozen.py", "tests/unit/schemas"),
+    "tests/repository/test_site.py::test_the_reference_is_generated",
+)
+_NOT_FAST: Final = {"kafka", "redis_url", "browser"}
+_LIBRARIES: Final = ("aiohttp", "aiokafka", "cyclopts", "faust", "hypothesis.strategies", "httpx", "jinja2", "redis")
+AT_ONCE: Final = 2
+BOUND_S: Final = 60
+Tests = dict[str, float]
+"""Tests by how many seconds they take, the quickest first."""
+
+
+class Reach:
+    """Which tests reach a line, and how long they take. Read at once: coverage.py deletes what a fork looks at."""
+
+    def __init__(self, work: Path) -> None:
+        self._seconds: Tests = json.loads((work / "seconds.json").read_text())
+        data = coverage.CoverageData(str(work / "coverage"))
+        data.read()
+        self._reached = {file: data.contexts_by_lineno(file) for file in data.measured_files()}
+        self.unreliable: set[str] = set()
+
+    def of(self, mutant: Mutant) -> tuple[Tests, bool]:
+        """The tests that can notice it, and whether its line runs when the module is imported."""
+        reached = self._reached.get(str(ROOT / mutant.path), {})
+        names = {name for line in mutant.lines for name in reached.get(line, ())}
+        at_import = "" in names
+        if at_import:  # what it makes is used in other lines
+            names = {name for contexts in reached.values() for name in contexts}
+            names |= {name for name in self._seconds if name.startswith(_OF_IMPORTS)}
+        names = (names & self._seconds.keys()) - self.unreliable
+        return {name: self._seconds[name] for name in sorted(names, key=lambda name: self._seconds[name])}, at_import
+
+
+class _Fast:
+    """A pytest plugin that keeps the tests without a broker, Redis and Chromium."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        def is_fast(item: Any) -> bool:
+            fixtures = item._fixtureinfo.name2fixturedefs
+            return all(fixtures[name][-1].scope == "function" for name in _NOT_FAST & fixtures.keys())
+
+        items[:] = filter(is_fast, items)
+
+
+class _Measured(_Fast):
+    """Notes the tests that pass, how long each takes, and the lines that it runs."""
+
+    def __init__(self, work: Path) -> None:
+        self._work, self._seconds = work, defaultdict[str, float](float)
+        self._not_passed: set[str] = set()
+        include = [str(ROOT / name / "*") if not name.endswith(".py") else str(ROOT / name) for name in TARGETS]
+        self._coverage = coverage.Coverage(str(work / "coverage"), include=include, config_file=False)
+        self._coverage.start()
+        self._tracer = sys.gettrace()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        self._coverage.switch_context(item.nodeid)
+        sys.settrace(self._tracer)  # a test may have set its own
+        yield
+        self._coverage.switch_context("")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self._seconds[report.nodeid] += report.duration
+        if not report.passed:
+            self._not_passed.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self._coverage.stop()
+        self._coverage.save()
+        passed = {name: seconds for name, seconds in self._seconds.items() if name not in self._not_passed}
+        (self._work / "seconds.json").write_text(json.dumps(passed))
+
+
+class Collected(_Fast):
+    """Does `work` instead of running all tests, and runs those that it asks for."""
+
+    def __init__(self, work: Callable[["Collected"], None]) -> None:
+        self._work = work
+        self._items: dict[str, Any] = {}
+        self._failed: list[str] = []
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._items = {item.nodeid: item for item in session.items}
+        self._work(self)
+        return True
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self._failed += [report.nodeid] * report.failed
+
+    def failures(self, tests: Tests, bound_s: float, most: int) -> list[str]:
+        """The tests that fail, up to `most` of them."""
+        until_s = time.monotonic() + bound_s
+        items = [self._items[name] for name in tests if name in self._items]
+        for item, following in zip(items, [*items[1:], None], strict=False):
+            if len(self._failed) >= most or time.monotonic() > until_s:
+                break
+            item.add_marker(pytest.mark.timeout(15 + 20 * tests[item.nodeid]), append=False)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        return self._failed
+
+
+def run_pytest(args: Sequence[str], plugin: object) -> None:
+    """With the same examples of Hypothesis in every run."""
+    hypothesis.settings.register_profile(
+        "mutants", deadline=None, max_examples=50, derandomize=True, database=None,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    )  # fmt: skip
+    plain = ("-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutants")
+    pytest.main([*plain, "-m", "not slow and not long", *args], [plugin])
+
+
+def measure(work: Path) -> str:
+    """Write to `work` which tests reach which lines."""
+    run_pytest(FOLDERS, _Measured(work))
+    return ""
+
+
+def warm() -> None:
+    """Import what takes longer than our own code, before the first fork."""
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+
+
+def in_forks(tasks: Sequence[Callable[[], str]], limit_s: float) -> Iterator[tuple[int, str]]:
+    """What each returns, as they end; "hung" if it had to be killed."""
+    waiting, running = list(enumerate(tasks))[::-1], dict[int, tuple[int, int, float]]()
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            index, task = waiting.pop()
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                _tell(task, write)
+            os.close(write)
+            running[pid] = index, read, time.monotonic() + limit_s
+        time.sleep(0.02)
+        for pid, (index, read, until_s) in list(running.items()):
+            overdue = time.monotonic() > until_s
+            if overdue:
+                os.kill(pid, signal.SIGKILL)
+            if os.waitpid(pid, 0 if overdue else os.WNOHANG)[0]:
+                with os.fdopen(read) as answer:
+                    yield index, "hung" if overdue else answer.read()
+                del running[pid]
+
+
+def _tell(task: Callable[[], str], write: int) -> None:
+    try:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        with os.fdopen(write, "w") as answer:
+            answer.write(task())
+    finally:
+        os._exit(0)
+
+
+def functions() -> dict[str, list[FunctionType]]:
+    """Every function by its file."""
+    gc.unfreeze()  # only then are they listed
+    by_file = defaultdict[str, list[FunctionType]](list)
+    for function in gc.get_objects():
+        if isinstance(function, FunctionType):
+            by_file[function.__code__.co_filename].append(function)
+    gc.freeze()
+    return by_file
+
+
+def change_functions(mutant: Mutant, by_file: dict[str, list[FunctionType]]) -> None:
+    """Give the functions of the mutant's file its code, so that nothing needs to be imported again."""
+    path = str(ROOT / mutant.path)
+    codes = dict(_codes(compile(mutant.source, path, "exec", dont_inherit=True)))
+    for function in by_file[path]:
+        function.__code__ = codes.get(_name(function.__code__), function.__code__)
+
+
+def _codes(code: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
+    yield _name(code), code
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _codes(const)
+
+
+def _name(code: CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
+
+
+def change_import(mutant: Mutant) -> None:
+    """Have the mutant's file imported with the change."""
+    path, get_code = str(ROOT / mutant.path), SourceFileLoader.get_code
+
+    def changed(loader: Any, fullname: str) -> CodeType | None:
+        if loader.path == path:
+            return compile(mutant.source, path, "exec", dont_inherit=True)
+        return get_code(loader, fullname)
+
+    SourceFileLoader.get_code = changed  # type: ignore[assignment, method-assign]
