@@ -40,7 +40,7 @@ class SystemRow(msgspec.Struct, frozen=True):
     hash_lead_ids: bool = False
 
 
-class _Versioned(msgspec.Struct):
+class _Versioned(msgspec.Struct, frozen=True):
     """The field that is read before all others, because a later version may have changed those."""
 
     version: int = 0

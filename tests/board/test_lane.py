@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import Stack, _ticks, nice, stack, trend
+from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, nice, spark, stack, trend
 from stream_app.board.formats import words
 from stream_app.board.pages.lanes import Burn, lane_page
 from stream_app.board.read_model.board_query import BoardQueries
@@ -79,11 +79,38 @@ def test_a_trend_begins_with_its_first_value() -> None:
     assert trend({1: 0}, range(2)) == "100.0,96.0"
 
 
-def test_equal_neighbours_in_a_bar_chart_have_a_gap() -> None:
-    (area,) = stack([("a", "A")], {0: {"a": 2}, 10: {"a": 2}, 30: {"a": 3}}, 0, 10, 4, 3).areas
-    columns = [(float(x), float(width)) for x, width in re.findall(r"M([\d.]+) [\d.]+h([\d.]+)", area.path)]
-    assert [x for x, _ in columns] == [0, 25, 75], "one a slot that has a value"
-    assert all(20 < width < 24 for _, width in columns)
+def test_a_small_line_needs_two_values_and_one_above_zero() -> None:
+    assert [spark(values) for values in ([], [7], [0, 0])] == ["", "", ""]
+    assert spark([0, 5]) == "0.0,96.0 100.0,4.0"
+    assert spark([1, 4, 2]) == "0.0,73.0 50.0,4.0 100.0,50.0"
+
+
+def test_a_bar_chart_has_a_gap_between_equal_neighbours_and_no_area_for_what_never_came() -> None:
+    series = [("enriched", "enriched"), ("cache", "from the cache"), ("failed", "failed")]
+    values = {1_000: {"enriched": 4}, 1_060: {"enriched": 1, "failed": 3, "of no series": 99}, 1_120: {"failed": 50}}
+    lower = f"M0.00 33.33h{50 * _FILLED:.2f}v66.67h-{50 * _FILLED:.2f}zM50.00 83.33h{50 * _FILLED:.2f}v16.67"
+    upper = f"M50.00 33.33h{50 * _FILLED:.2f}v50.00h-{50 * _FILLED:.2f}z"
+    assert 0.8 < _FILLED < 0.96
+    assert stack(series, values, 1_000, 60, 2, 3) == Stack(
+        areas=[
+            Area("enriched", "enriched", f"{lower}h-{50 * _FILLED:.2f}z", 5),
+            Area("failed", "failed", upper, 3),
+        ],
+        ticks=[6, 4, 2, 0],
+        times_ms=[1_000_000, 1_060_000, 1_120_000],
+        rows=[(1_000_000, [4, 0]), (1_060_000, [1, 3])],
+    )
+    assert stack(series, {}, 0, 60, 1, 2) == Stack([], [3, 2, 1, 0], [0, 60_000], [(0, [])])
+
+
+def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_forecast() -> None:
+    rows = [(0, 0), (50_000, 3), (200_000, 6)]
+    points = "0.00,100.00 50.00,100.00 50.00,75.00 100.00,75.00 100.00,50.00"
+    ticks, times_ms = [12, 8, 4, 0], [0, 25_000, 50_000, 75_000, 100_000]
+    assert line(rows, 0, 100, 12, (100_000, 9)) == Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, times_ms, rows)
+    assert line(rows, 0, 100, None, (90_000, 12)).forecast == "100.00,50.00 90.00,0.00"
+    assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])
+    assert line([(-5_000, 1)], 0, 100, 0, None) == Line("0.00,66.67", "", 100.0, [3, 2, 1, 0], times_ms, [(-5_000, 1)])
 
 
 def test_a_young_lane_shows_the_span_it_has(tmp_path: Path) -> None:

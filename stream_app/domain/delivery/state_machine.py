@@ -127,7 +127,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sampled: bool = False
 
 
-class _Version(msgspec.Struct, array_like=True):
+class _Version(msgspec.Struct, frozen=True, array_like=True):
     """The first field of a row, of whatever version."""
 
     version: int

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
-from stream_app.board.read_model.history import DAY_S, MINUTE_S, MOST_CHANGES, QUARTER_S
+from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.lane_messages import CommandAnswer, LaneChange
 from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
@@ -60,6 +61,52 @@ def test_slots_are_forgotten_by_their_length(model: ReadModel, path: Path) -> No
     kept = {step_s: counted(path, "acme", step_s)["received"][0] for step_s in (MINUTE_S, QUARTER_S, DAY_S)}
     assert kept == {MINUTE_S: 2, QUARTER_S: 3, DAY_S: 4}
     assert counted(path, "", MINUTE_S)["received"][0] == 2
+
+
+def slot_ms(length_s: int, kept_s: int) -> int:
+    """The last ms of the second in which the slot of that length that NOW_MS is in is as old as it may get."""
+    return (NOW_MS // 1000 // length_s * length_s + kept_s) * 1000 + 999
+
+
+@pytest.mark.parametrize(
+    ("made", "table", "last_ms"),
+    [
+        (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS), "records", NOW_MS + 30 * DAY_MS),
+        (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS), "events", NOW_MS + 30 * DAY_MS),
+        (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS, import_id="webinar"), "imports", NOW_MS + 30 * DAY_MS),
+        (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS), "history WHERE step_s = 60", slot_ms(MINUTE_S, 2 * 3_600)),
+        (
+            event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS),
+            "history WHERE step_s = 900",
+            slot_ms(QUARTER_S, 26 * 3_600),
+        ),
+        (
+            event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS),
+            "history WHERE step_s = 86400",
+            slot_ms(DAY_S, 35 * DAY_S),
+        ),
+        (event(NAMES, "crm-1", "replayed", 1, at_ms=NOW_MS, reason="resend"), "resent", slot_ms(DAY_S, 35 * DAY_S)),
+        (lane(NAMES), "lane_marks", slot_ms(MARK_S, 26 * 3_600)),
+        (answer(), "audit", NOW_MS + 365 * DAY_MS),
+        (dead_letter(NAMES.dlq), "dead_letter_hours", slot_ms(3_600, 26 * 3_600 - 1)),
+        (dead_letter(NAMES.dlq), "dead_letters", slot_ms(DAY_S, 15 * DAY_S - 1)),
+        (dead_letter(NAMES.dlq), "causes", slot_ms(DAY_S, 15 * DAY_S - 1)),
+        (dead_letter(NAMES.dlq), "dead_letter_records", slot_ms(DAY_S, 15 * DAY_S - 1)),
+        (dead_letter(NAMES.parked), "dead_letters", slot_ms(DAY_S, 366 * DAY_S - 1)),
+    ],
+)
+def test_each_kind_of_row_is_kept_for_its_time_and_no_longer(path: Path, made: Made, table: str, last_ms: int) -> None:
+    def swept(now_ms: int) -> list[tuple[Any, ...]]:
+        model = ReadModel(path, sources())
+        model.sweep(now_ms)
+        model.close()
+        return rows(path, f"SELECT * FROM {table}")
+
+    model = ReadModel(path, sources())
+    take(model, made)
+    model.close()
+    assert swept(last_ms)
+    assert not swept(last_ms + 1)
 
 
 def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stream_app.domain.lane import budget
 from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Refused, Reservation
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period, Refused, Reservation
 from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast, meters
 
 ONE = Cost(6, 1)
@@ -381,6 +381,67 @@ def test_a_meter_is_empty_once_its_day_has_ended() -> None:
     assert full.at(full.ends_ms - 1) is full
     later = full.at(full.ends_ms)
     assert (later.used, later.left, later.ends_ms) == (0, full.cap, full.ends_ms)
+
+
+@pytest.mark.parametrize(
+    ("month", "is_one"),
+    [
+        *(("2026-01", True), ("2026-12", True), ("2026-00", False), ("2026-13", False), ("2026-1", False)),
+        *(("2026-011", False), ("2026_01", False), ("2026-ab", False), ("abcd-01", False), ("", False)),
+    ],
+)
+def test_an_opening_balance_needs_its_month(month: str, is_one: bool) -> None:
+    for balance in ("opening_credits", "opening_actions"):
+        problems = msgspec.structs.replace(BudgetPolicy(opening_month=month), **{balance: 1}).problems()
+        assert [problem.partition(" ")[0] for problem in problems] == ([] if is_one else ["opening_month"])
+    assert BudgetPolicy(opening_month=month).problems() == [], "nothing to place in a month"
+
+
+@pytest.mark.parametrize(
+    ("warned", "used", "after"),
+    [
+        *((0, 499, 0), (0, 500, 50), (0, 799, 50), (50, 800, 80), (0, 949, 80), (80, 950, 95), (95, 2_000, 95)),
+        *((95, 850, 95), (95, 849, 80), (80, 700, 80), (80, 699, 50), (50, 400, 50), (50, 399, 0), (95, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("unit", ["credits", "actions"])
+@pytest.mark.parametrize("length", ["day", "month"])
+def test_a_soft_limit_is_reported_again_once_use_was_ten_percent_below_it(
+    length: str, unit: str, warned: int, used: int, after: int
+) -> None:
+    now_ms, period = _ms("2026-11-24T15:00"), "2026-11-24" if length == "day" else "2026-11"
+    policy = msgspec.structs.replace(BudgetPolicy(), **{f"{unit}_per_{length}": 1_000})
+    before = msgspec.convert({"id": period, f"{unit}_spent": used, f"{unit}_warned": warned}, Period)
+    state = Budget(**{f"{length}s": (before,)})  # type: ignore[arg-type]
+    expected = msgspec.structs.replace(before, **{f"{unit}_warned": after})
+    assert getattr(budget.reviewed(policy, state, now_ms), f"{length}s") == (expected,)
+    assert getattr(budget.reviewed(policy, state, now_ms + 40 * DAY_MS), f"{length}s") == (before,), "it is over"
+
+
+def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() -> None:
+    policy, now_ms = BudgetPolicy(), _ms("2026-11-25T00:30")
+    ahead, _ = _reserved(policy, Budget(), now_ms)
+    assert budget.correct(policy, ahead, Cost(3, 1), now_ms - HOUR_MS, day=True) == Refused(
+        "clock", now_ms - HOUR_MS + 1_000
+    )
+    only_months = Budget(months=(Period("2026-12"),))
+    midnight_ms = _ms("2026-12-01T00:00")
+    assert isinstance(budget.correct(policy, only_months, Cost(3, 1), midnight_ms - 1, day=False), Refused)
+    for day in (True, False):
+        booked = budget.correct(policy, ahead, Cost(3, 1), now_ms, day=day)
+        assert isinstance(booked, Budget)
+        assert [(each.credits_elsewhere, each.actions_elsewhere) for each in booked.days] == [(3, 1) if day else (0, 0)]
+        assert [(each.credits_elsewhere, each.actions_elsewhere) for each in booked.months] == [(3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "right"),
+    [((), True), ((1, 99), True), ((50,), True), ((0, 50), False), ((50, 100), False), ((80, 50), False),
+     ((50, 50), False)],
+)  # fmt: skip
+def test_soft_limits_rise_from_1_to_99_percent(limits: tuple[int, ...], right: bool) -> None:
+    problems = BudgetPolicy(soft_limits=limits).problems()
+    assert [problem.partition(" ")[0] for problem in problems] == ([] if right else ["soft_limits"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Reading, cleaning and identifying leads. Any bytes give an answer."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from stream_app.domain.lead.fields import FREE_MAIL, clean_email, normalise
 from stream_app.domain.lead.identity import Identity, company, identify, people, pseudonyms_of, use
-from stream_app.domain.lead.lead import MAX_CELL_BYTES, MAX_LEAD_BYTES, Unreadable, clay_row, home_partition, read_lead
+from stream_app.domain.lead.lead import (
+    LONGEST_ID,
+    MAX_CELL_BYTES,
+    MAX_LEAD_BYTES,
+    Unreadable,
+    clay_row,
+    home_partition,
+    import_of,
+    read_lead,
+)
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import murmur2
 
@@ -37,6 +47,30 @@ def identity(fields: dict[str, Any], lead_id: str | None = None) -> Identity:
     answer = identify(Lead(fields=dict(fields), lead_id=lead_id))
     assert answer is not None
     return answer
+
+
+@pytest.mark.parametrize(
+    ("import_id", "is_shown"),
+    [("", False), ("m", True), ("m" * LONGEST_ID, True), ("m" * (LONGEST_ID + 1), False), ("ada@acme.example", False)],
+)
+def test_an_event_names_an_import_that_is_short_and_no_address(import_id: str, is_shown: bool) -> None:
+    assert import_of(Lead(fields={}, import_id=import_id)) == (import_id if is_shown else "", None)
+
+
+@pytest.mark.parametrize(
+    ("field", "largest", "refused"),
+    [
+        (lambda n: f'{{"lead_id":"x","fields":{{"n":{n}}}}}', 2**64 - 1, "number_out_of_range"),
+        (lambda n: f'{{"lead_id":"x","fields":{{"n":{-n}}}}}', 2**63, "number_out_of_range"),
+        (lambda n: f'{{"lead_id":"x","not_after_ms":{n},"fields":{{"n":1}}}}', 2**64 - 1, "number_out_of_range"),
+        (lambda n: f'{{"lead_id":"x","workspace":"{"w" * n}","fields":{{"n":1}}}}', 64, "bad_workspace"),
+    ],
+)
+def test_the_largest_of_each_is_read_and_one_more_is_not(
+    field: Callable[[int], str], largest: int, refused: str
+) -> None:
+    assert isinstance(read_lead(field(largest).encode(), b"acme"), Lead)
+    assert reason(field(largest + 1).encode()) == refused
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane_messages import Actor, Change, LaneView
 from stream_app.domain.policy import Workspace
-from stream_app.domain.quote import part, quote
+from stream_app.domain.quote import Part, part, quote
 
 NOW_MS = 1_790_000_000_000
 CONFIG = """
@@ -38,9 +38,9 @@ def acme(**budget: int) -> Workspace:
 
 def test_a_quote_uses_the_learned_cost_of_leads() -> None:
     usual, most = Cost(6, 1), Cost(20, 5)
-    assert part("people", 100, usual, most, None).credits == 600
-    learned = part("people", 100, usual, most, lane(estimates={"people": Estimate(7.31, 2.0, 40)}))
-    assert (learned.credits_each, learned.credits, learned.credits_at_most, learned.actions) == (7.3, 731, 2_000, 200)
+    assert part("people", 100, usual, most, None) == Part("people", 100, 6.0, 600, 2_000, 100, 500)
+    learned = part("people", 100, usual, most, lane(estimates={"people": Estimate(7.31, 1.905, 40)}))
+    assert learned == Part("people", 100, 7.3, 731, 2_000, 191, 500)
 
 
 def test_a_quote_is_compared_with_the_budget_left() -> None:
