@@ -1,5 +1,7 @@
 """The queue of leads that wait for a callback reads only its heads; markers go when their records are passed."""
 
+import asyncio
+
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, mark_key
@@ -88,3 +90,44 @@ def test_a_take_over_reads_markers_and_offsets() -> None:
     assert rows.keys() == {b"o/leads/0/8", b"d/acme/main/a"}
     assert marks.is_passed(consumed(5))
     assert marks.drop_passed(lambda topic: 9) == [(b"o/leads/0/8", None), (b"c/leads", b"9")]
+
+
+def waiting(*numbers: int) -> tuple[DeadlineQueue, int]:
+    """A queue of leads that were accepted at these times, and how long each of them waits."""
+    plan, rows, row = plan_of(Setup()), Rows(0, 10**12), Delivery(1, "accepted", "leads/0/1", 3, 0, 0, "t")
+    rows.load({key(n): msgspec.json.encode(msgspec.structs.replace(row, at_ms=n)) for n in numbers})
+    deadline_s = plan.destinations["acme-main"].callback_deadline_s
+    return DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Silent())), int(deadline_s * 1000)
+
+
+@virtual_time
+async def test_a_lead_is_due_at_its_deadline_and_not_before() -> None:
+    queue, wait_ms = waiting(0, 10, 10_000)
+    await queue.load()
+    assert [queue.pop_due(wait_ms + at_ms, AT_ONCE) for at_ms in (-1, 0, 9, 10)] == [[], [key(0)], [], [key(10)]]
+    assert (len(queue), queue.next_ms(), queue.workspaces()) == (1, wait_ms + 10_000, {"acme"})
+    queue.put_back([key(0), key(10_000)], wait_ms + 10)
+    assert (len(queue), queue.next_ms()) == (2, wait_ms + 1_010), "one that is not due yet is not put back"
+    assert [queue.pop_due(wait_ms + at_ms, AT_ONCE) for at_ms in (1_009, 1_010)] == [[], [key(0)]]
+    queue.put_back([key(0), key(10)], wait_ms + 10)
+    assert queue.pop_due(wait_ms + 10_000, 1) == [key(0)]
+    assert queue.pop_due(wait_ms + 10_000, 2) == [key(10), key(10_000)]
+    assert (len(queue), queue.next_ms(), queue.workspaces()) == (0, None, set())
+
+
+@virtual_time
+async def test_a_wait_ends_at_the_deadline_after_the_longest_time_or_with_the_first_lead() -> None:
+    queue, wait_ms = waiting(0, 10)
+    loop = asyncio.get_running_loop()
+
+    async def waited(now_ms: int, longest_s: float) -> float:
+        began_s = loop.time()
+        await queue.wait(now_ms, longest_s)
+        return round(loop.time() - began_s, 6)
+
+    for number, more in enumerate((0, 10)):
+        loop.call_later(3, queue.add, key(more), "accepted")
+        assert await waited(wait_ms - 1_500, 60) == (1.5 if number else 3), "only the first lead ends it"
+    await asyncio.sleep(3)
+    assert await waited(wait_ms - 1_500, 1) == 1
+    assert await waited(wait_ms + 5, 60) == 0.001

@@ -15,7 +15,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, Forecast, Meter
 from stream_app.domain.lane.settlement import settled
 from stream_app.domain.lane.view import view as view_of
-from stream_app.domain.lane_messages import Actor, LaneView
+from stream_app.domain.lane_messages import Actor, LaneView, PartHold
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_790_000_000_000
@@ -238,3 +238,62 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     alone = msgspec.structs.replace(there, webhook_ids=("hook1",))
     held_up = only(explain(facts(view_of(policy, lane, [alone], NOW_MS), 12)))
     assert (held_up.code, held_up.holds, held_up.waiting) == ("webhook_gone", True, 12)
+
+
+DAY = "budget_credits_day"
+LATER_MS = NOW_MS + 60_000
+FULL = PartHold(("people", "firms"), DAY, "full", LATER_MS)
+PACE = Forecast(600.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "foreseen", "expected"),
+    [
+        ({"holds": DAY, "until_ms": LATER_MS}, PACE, Outlook("nothing more until", LATER_MS, True, True, "words")),
+        ({"holds": DAY, "until_ms": NOW_MS}, PACE, Outlook("600 an hour: lasts until", LATER_MS, is_short=False)),
+        ({"holds": "budget_actions_day", "until_ms": LATER_MS}, None, None),
+        ({"partly": (FULL,)}, PACE, Outlook("nothing more to people, firms until", LATER_MS, True, True, "full")),
+        (
+            {"partly": (msgspec.structs.replace(FULL, bulk=True),)},
+            PACE,
+            Outlook("nothing more to bulk of people, firms until", LATER_MS, True, True, "full"),
+        ),
+        ({"partly": (msgspec.structs.replace(FULL, until_ms=NOW_MS),)}, None, None),
+        ({"partly": (msgspec.structs.replace(FULL, holds="budget_credits_month"),)}, None, None),
+        ({"used": 100}, None, Outlook("used up until", LATER_MS, is_full=True)),
+        ({"used": 99}, None, None),
+        ({"used": 99}, Forecast(0.0), None),
+        ({"used": 99}, Forecast(1_234.5, LATER_MS - 9), Outlook("1,234 an hour: used up about", LATER_MS - 9)),
+        ({"cap": None}, PACE, None),
+    ],
+)
+@pytest.mark.parametrize("reserved", [0, 7])
+def test_the_outlook_of_a_budget_is_what_admission_decided_else_the_forecast(
+    changes: dict[str, Any], foreseen: Forecast | None, expected: Outlook | None, reserved: int
+) -> None:
+    known = {"used": 40, "cap": 100} | changes
+    meter = Meter("2026-09-21", LATER_MS, known.pop("cap"), known.pop("used") - reserved, reserved)
+    view = msgspec.structs.replace(MOVING, text="words", meters={"credits_day": meter}, **known)
+    if expected is not None and expected.why and reserved:
+        freed = "until callbacks free some of the 7 reserved, or"
+        expected = msgspec.structs.replace(expected, says=expected.says.replace("until", freed))
+    assert outlook(view, "credits_day", foreseen, NOW_MS) == expected
+
+
+@pytest.mark.parametrize(
+    ("leads", "cap", "used", "left"),
+    [
+        (80, None, 0, "10 s"),
+        (10, 100, 0, "1 s"),
+        (11, 100, 0, "2 hours: the budget credits_day has room for about 10 more leads now"),
+        (20, 100, 0, "2 hours: the budget credits_day has room for about 10 more leads now"),
+        (21, 100, 0, "26 hours: the budget credits_day has room for about 10 more leads now"),
+        (11, 100, 90, "2 hours: the budget credits_day has room for about 1 more lead now"),
+        (12, 100, 90, "26 hours: the budget credits_day has room for about 1 more lead now"),
+        (1, 9, 0, "for ever: the budget credits_day is too small for one lead"),
+    ],
+)
+def test_what_waits_takes_as_long_as_its_budget_allows(leads: int, cap: int | None, used: int, left: str) -> None:
+    meters = {"credits_day": Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)}
+    view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(10.0, 1.0, 40)})
+    assert only(explain(facts(view, leads))).what == f"moves at up to 8 a second; what waits takes about {left}"

@@ -182,3 +182,26 @@ def test_an_excerpt_contains_no_sent_value(values: list[str]) -> None:
 def test_a_cut_leaves_no_piece_of_an_address(filler: int) -> None:
     text = "<b>" * filler + "x " * (filler // 2) + "firstname.lastname@example.com " + "y " * 2_000
     assert "firstname" not in scrub(text, limit=2_000)
+
+
+@pytest.mark.parametrize(
+    ("known", "text", "shown"),
+    [
+        ("a", "plan a fails", "plan a fails"),
+        ("Al", "AL fails, al too", "[sent] fails, [sent] too"),
+        ("Al", "All of ALF and final", "All of ALF and final"),
+        ("Ada Lovelace", "no ada lovelace", "no [sent]"),
+        ("absent", "nothing of it", "nothing of it"),
+    ],
+)
+def test_a_known_value_goes_wherever_it_is_a_word_of_its_own(known: str, text: str, shown: str) -> None:
+    assert scrub(text, known=[known]) == shown
+
+
+def test_a_long_text_is_cut_between_words_and_a_long_word_goes() -> None:
+    kept = scrub("good " * 10_000, limit=10**6)
+    assert set(kept.split(" ")) == {"good"}
+    assert len(kept) == 999, "200 words of 1,000 characters"
+    assert scrub("x" * 10**6, limit=10**6) == "[opaque]"
+    assert [len(scrub("ab " * 20, limit=limit)) for limit in (58, 59, 60)] == [58, 59, 59]
+    assert scrub("ab " * 20, limit=58).endswith("…")
