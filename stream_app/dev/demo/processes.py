@@ -26,6 +26,8 @@ from stream_app.domain.errors import StreamAppError
 from stream_app.kafka.topics import create_topics
 
 WORKSPACES: Final = ("alder", "birch")
+SMALL: Final = "cedar"
+"""The workspace whose budget is soon used up. Only a demo that stays up has it."""
 APPS: Final = ("worker", "replay", "gateway", "board")
 _READY_WITHIN_S: Final = 40.0
 _STOP_WITHIN_S: Final = 12.0
@@ -67,10 +69,15 @@ token_keys_env = ["DEMO_CALLBACK_KEY"]
 
 [board]
 read_model_path = "{directory}/model.sqlite"
+operator_token_env = "DEMO_OPERATOR_TOKEN"
+banner = "demo"
+
+[workspace_defaults.budget]
+credits_per_day = 5_000
 """
 _LANE: Final = """
 [workspaces.{name}]
-partition = {number}
+partition = {partition}
 
 [destinations.{name}-people]
 workspace = "{name}"
@@ -78,6 +85,10 @@ webhooks_env = ["DEMO_WEBHOOK_{number}"]
 callback_deadline_s = 30
 callback_grace_s = 15
 allowed_hosts = ["{host}"]
+"""
+_SMALL_BUDGET: Final = """
+[workspaces.{name}.budget]
+credits_per_day = 60
 """
 _SCRIPT: Final = """
 seed = 7
@@ -179,12 +190,13 @@ class Processes:
 
 
 @asynccontextmanager
-async def running(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIterator[Processes]:
+async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bool) -> AsyncIterator[Processes]:
     """Start everything, without waiting until the processes are ready. Raises StartError and StreamAppError.
 
     Args:
         bootstrap: The user's broker. The demo's topics are removed from it at the end. None: start one.
         say: Called with a line for each step.
+        keep: Add the workspace with the small budget.
     """
     async with AsyncExitStack() as stack:
         children = ChildProcesses("stream-app-demo")
@@ -198,10 +210,10 @@ async def running(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIte
         if bootstrap is None:
             say(f"Starting a real Apache Kafka {KAFKA_VERSION} on this machine.")
             bootstrap = (await stack.enter_async_context(LocalKafka(progress=say))).bootstrap
-            settings, config = _settings(children.directory, bootstrap, url, "demo.")
+            settings, config = _settings(children.directory, bootstrap, url, "demo.", keep=keep)
         else:
             say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
-            settings, config = _settings(children.directory, bootstrap, url, unused("demo"))
+            settings, config = _settings(children.directory, bootstrap, url, unused("demo"), keep=keep)
             stack.push_async_callback(_remove_topics, settings, say)
         report = await create_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
@@ -228,7 +240,7 @@ async def _simulator(children: ChildProcesses) -> tuple[str, str]:
         await asyncio.sleep(0.05)
 
 
-def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tuple[Settings, Path]:
+def _settings(directory: Path, bootstrap: str, url: str, namespace: str, *, keep: bool) -> tuple[Settings, Path]:
     """Write the demo's configuration. Returns the settings and the file."""
     text = _CONFIG.format(
         bootstrap=bootstrap,
@@ -244,8 +256,10 @@ def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tupl
     )
     # Secrets are not in the file; the child processes inherit the environment.
     os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)
-    for number, name in enumerate(WORKSPACES):
-        text += _LANE.format(name=name, number=number, host=LOOPBACK)
+    os.environ["DEMO_OPERATOR_TOKEN"] = secrets.token_urlsafe(24)
+    for number, name in enumerate((*WORKSPACES, SMALL) if keep else WORKSPACES):
+        text += _LANE.format(name=name, number=number, partition=number % len(WORKSPACES), host=LOOPBACK)
+        text += _SMALL_BUDGET.format(name=name) if name == SMALL else ""
         os.environ[f"DEMO_WEBHOOK_{number}"] = f"{url}/v3/sources/webhook/{name}--people"
     config = directory / "stream_app.toml"
     config.write_text(text)

@@ -14,11 +14,12 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from stream_app.client.books import read_books
+from stream_app.client.commands import submit
 from stream_app.client.publish import PublishOptions, publish_rows
 from stream_app.client.rows import open_csv
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, compare
-from stream_app.dev.demo.processes import WORKSPACES, Processes, running
+from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, running
 from stream_app.dev.demo.state import DemoState, followed
 from stream_app.domain.books.money import Report
 from stream_app.domain.errors import StreamAppError
@@ -32,6 +33,7 @@ _FIRST_WITHIN_S: Final = 20.0
 _BEFORE_OUTAGE_S: Final = 5.0
 _REST_WITHIN_S: Final = 45.0
 _LOOK_EVERY_S: Final = 0.25
+_ANSWER_WITHIN_S: Final = 15.0
 _KEPT_EVERY_S: Final = 3.0
 _KEPT_COLUMNS: Final = b"lead_id,workspace,email,first_name,last_name\n"
 
@@ -86,7 +88,7 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         StreamAppError: Kafka cannot be used.
     """
     began_s = time.monotonic()
-    async with running(bootstrap, display.say) as here, followed(here.settings) as state:
+    async with running(bootstrap, display.say, keep=keep) as here, followed(here.settings) as state:
         await _publish(here, state, display)
         await here.ready()
         display.say(f"The board, live while the demo runs: {here.settings.board_url}/board")
@@ -160,19 +162,30 @@ async def _outage(here: Processes, state: DemoState, display: Display) -> Report
 
 async def _keep(here: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
+    token = here.settings.secrets[here.settings.board.operator_token_env or ""]
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
         f"{here.settings.board_url}/board. Commands need this file: --config {here.config}"
     )
+    display.say(
+        f"To act on the board, log in with this token: {token}. The budget of {SMALL} will soon be used up, and the "
+        "dead letters that Clay rejected wait to be sent back."
+    )
+    names = (*WORKSPACES, SMALL)
     try:
         for number in count(1):
-            row = f"visitor-{number},{WORKSPACES[number % len(WORKSPACES)]},visitor{number}@example.com,Vi,Sitor\n"
+            name = names[number % len(names)]
+            if name == SMALL and (lane := state.lanes.get(SMALL)) is not None and lane.holds:
+                name = WORKSPACES[0]  # a few leads that wait show what a budget does
+            row = f"visitor-{number},{name},visitor{number}@example.com,Vi,Sitor\n"
             rows = open_csv(BytesIO(_KEPT_COLUMNS + row.encode()), {}).rows
             await publish_rows(rows, here.settings, PublishOptions())
             state.published += 1
             await _pass_time(_KEPT_EVERY_S, here, state, display)
     except asyncio.CancelledError:
-        display.say("No more leads. The last ones get their answers first.")
+        display.say(f"No more leads. The budget of {SMALL} is lifted, and the last ones get their answers first.")
+        caps, why = {"caps": {"credits_per_day": None}}, "the demo ends"
+        await submit(here.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
 
 
 async def _books(here: Processes, display: Display) -> Report:

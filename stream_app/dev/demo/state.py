@@ -20,7 +20,14 @@ from stream_app.tasks import cancel
 
 ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 """Clay has called back about the lead."""
-AT_REST: Final[frozenset[Status]] = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "replaced"}
+AT_REST: Final[frozenset[Status]] = ANSWERED | {
+    "rejected_invalid",
+    "suppressed",
+    "duplicate",
+    "expired",
+    "parked",
+    "replaced",
+}
 """The final states of a record."""
 _OF_CALLBACKS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched"})
 """Statuses of a callback's own record."""
