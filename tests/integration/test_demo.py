@@ -68,7 +68,7 @@ def test_the_ledger_disagrees(
 
 async def test_a_broker_of_the_user_is_left_unchanged(kafka: Broker) -> None:
     said: list[str] = []
-    async with running(kafka.bootstrap, said.append) as here:
+    async with running(kafka.bootstrap, said.append, keep=False) as here:
         namespace = here.settings.kafka.namespace
         assert len(await topics(kafka, namespace)) == len(here.settings.topic_plan())
         await here.ready()

@@ -143,6 +143,11 @@ class Processes:
             argv = [sys.executable, "-m", "stream_app", name, "--config", str(self.config), "--log", "json"]
             self._apps[name] = self._children.spawn(argv, log=log), log
 
+    @property
+    def operator_token(self) -> str:
+        """The token with which a person may act on the board."""
+        return os.environ["DEMO_OPERATOR_TOKEN"]
+
     async def ready(self) -> None:
         """Return when all of them are ready. Raises StartError."""
         http, deadline = self.settings.http, time.monotonic() + _READY_WITHIN_S

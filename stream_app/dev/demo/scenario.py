@@ -162,14 +162,13 @@ async def _outage(here: Processes, state: DemoState, display: Display) -> Report
 
 async def _keep(here: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
-    token = here.settings.secrets[here.settings.board.operator_token_env or ""]
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
         f"{here.settings.board_url}/board. Commands need this file: --config {here.config}"
     )
     display.say(
-        f"To act on the board, log in with this token: {token}. The budget of {SMALL} will soon be used up, and the "
-        "dead letters that Clay rejected wait to be sent back."
+        f"To act on the board, log in with this token: {here.operator_token}. The budget of {SMALL} will soon be used "
+        "up, and the dead letters that Clay rejected wait to be sent back."
     )
     names = (*WORKSPACES, SMALL)
     try:
