@@ -1,6 +1,6 @@
 """The script that CI runs: what it runs, and that it fails when any part of it fails.
 
-Python, pip and pytest are stand-ins here, which write down how they are called.
+Python, pip, uv and pytest are stand-ins here, which write down how they are called.
 """
 
 import os
@@ -18,7 +18,7 @@ PROGRAM = """#!/bin/sh
 name=$(basename "$0")
 echo "$name $*" >> "{log}"
 case "$name $*" in
-"python3 -m venv "*) mkdir -p "$3/bin"; for each in pip python pytest; do ln -s "{program}" "$3/bin/$each"; done ;;
+"python3 -m venv "*) mkdir -p "$3/bin"; for each in pip python pytest uv; do ln -s "{program}" "$3/bin/$each"; done ;;
 *tests.simulation*) echo "5 schedules" ;;
 esac
 case "$name $*" in
@@ -90,6 +90,12 @@ def test_the_long_run_has_the_long_tests_the_simulation_and_the_mutants(tmp_path
 )
 def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
     assert run(tmp_path, fails, *options).code == 1
+
+
+def test_where_uv_finds_no_index_pip_installs(tmp_path: Path) -> None:
+    ran = run(tmp_path, "uv*")
+    assert ran.code == 0, ran.output
+    assert "pip install --quiet --require-hashes -r requirements-dev.txt" in ran.calls
 
 
 def test_it_refuses_another_option(tmp_path: Path) -> None:

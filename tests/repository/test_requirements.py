@@ -100,7 +100,7 @@ def test_the_pins_satisfy_what_the_package_asks_for(file: str, place: dict[str, 
     assert installed("requirements-dev.txt", place).items() >= installed("requirements.txt", place).items()
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, ".ci/uv.txt"])
 def test_each_pin_has_hashes_and_no_address(file: str) -> None:
     assert "://" not in text(file)
     assert not re.search(r"^\s*--?(?!hash=)\w", text(file), re.MULTILINE), "no option for pip: an index is yours to set"
@@ -111,12 +111,15 @@ def test_each_pin_has_hashes_and_no_address(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "file", "then"),
-    [("Dockerfile", "requirements.txt", "--no-deps ."), (".ci/run", "requirements-dev.txt", "--no-deps -e .")],
+    ("user", "files", "then"),
+    [
+        ("Dockerfile", ["requirements.txt"], "--no-deps ."),
+        (".ci/run", ["requirements-dev.txt", ".ci/uv.txt"], "--no-deps -e ."),
+    ],
 )
-def test_the_image_and_ci_install_nothing_else(user: str, file: str, then: str) -> None:
+def test_the_image_and_ci_install_nothing_else(user: str, files: list[str], then: str) -> None:
     installs = re.findall(r"install (?:--disable-pip-version-check )?(--(?:require-hashes|no-deps)[^&\n]*)", text(user))
-    assert [each.strip() for each in installs] == [f"--require-hashes -r {file}", then]
+    assert {each.strip() for each in installs} == {*(f"--require-hashes -r {file}" for file in files), then}
 
 
 def test_the_contributors_page_has_the_command() -> None:
