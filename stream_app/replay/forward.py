@@ -214,7 +214,12 @@ class _Forwarder:
             await self._sent.join()
         if self._acking is not None:
             self._acking.cancel()
-        await self._acks.__aexit__(kind, error, None)
+        try:
+            await self._acks.__aexit__(kind, error, None)
+        except BaseExceptionGroup as group:
+            if group.exceptions != (error,):
+                raise
+            # The only error is that of the block. It is raised as it is, so that the process ends with its one line.
 
     async def send(self, consumed: ConsumedRecord, record: Record) -> None:
         self._position.sent += 1
