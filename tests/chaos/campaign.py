@@ -152,7 +152,7 @@ async def run_campaign(
             await _break(goal, seed, team, line, progress, began)
             progress(1.0, "settling")
             await team.settle()
-        unsettled = await _settle(line, caps)
+        unsettled = await settle(line, caps)
         await team.stop()
         if logs is not None:
             await asyncio.to_thread(shutil.copytree, line.directory, logs, dirs_exist_ok=True)
@@ -221,7 +221,7 @@ async def _break(goal: Goal, seed: int, team: Team, line: Fleet, progress: Progr
         await team.hit(fault)
 
 
-async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
+async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
     """Wait until everything has ended that can. Return what has not, as text."""
     names = line.settings.names
     records = [record for topic in (names.leads, names.bulk, names.retry) for record in await line.read(topic)]

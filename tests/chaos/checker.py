@@ -12,12 +12,12 @@ import msgspec
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status, StatusEvent
 from tests.e2e.fleet import Request
-from tests.e2e.pipeline import OVER
+from tests.e2e.pipeline import ANSWERED, OVER
 from tests.support.legal import follows
 
 Place = tuple[str, int, int]
-REST: Final = OVER - {"rerouted"}
-_SENT: Final[frozenset[Status]] = frozenset({"accepted"})
+REST: Final = OVER - {"rerouted"} | ANSWERED
+_SENT: Final[frozenset[Status]] = frozenset({"accepted", *ANSWERED})
 _COUNTS: Final[frozenset[Status]] = frozenset(
     {"sending", "parked", "held_budget", "held_paused", "held_outage", "deferred"}
 )
@@ -48,6 +48,7 @@ class Evidence(msgspec.Struct):
     ceiling      credits for which a budget must have room, or no lead of its lane is sent.
     may_wait     inputs that may be held for good, by place: the workspace whose budget has to be used up then.
     resend       the policy for uncertain leads is `resend`.
+    suppressed   strong identifiers of suppressed people, each behind its workspace.
     """
 
     inputs: Mapping[str, str]
@@ -65,6 +66,7 @@ class Evidence(msgspec.Struct):
     ceiling: int
     may_wait: Mapping[str, str]
     resend: bool = False
+    suppressed: frozenset[str] = frozenset()
 
 
 class Verdict(msgspec.Struct):
@@ -180,11 +182,12 @@ class Checker:
             self._verdict.held += 1
 
     def _rests(self, place: str, status: Status | None) -> None:
-        """A history that was reported as ended has ended. Here no lead is too old, and no one is suppressed."""
+        """A history that was reported as ended has ended. Here no lead is too old."""
         who = self._evidence.people.get(place, ())
+        unwanted = not self._evidence.suppressed.isdisjoint(who)
         if (status == "rejected_invalid") is bool(who):
             self._found("lost", place, f"{status}, and it is {'a good lead' if who else 'no lead'}")
-        elif status in ("expired", "suppressed"):
+        elif status == "expired" or (status == "suppressed") is not unwanted:
             self._found("lost", place, f"{status}, for no reason")
         elif status == "duplicate" and not any(self._counts(other) for name in who for other in self._places[name]):
             self._found("lost", place, "a duplicate of nothing that was sent, parked or held")

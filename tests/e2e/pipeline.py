@@ -51,6 +51,8 @@ OVER: frozenset[Status] = frozenset(
     {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted", "replaced"}
 )
 """Where a history of a destination without callbacks may rest (a rerouted one goes on elsewhere)."""
+ANSWERED: frozenset[Status] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+"""Where one of a destination with callbacks rests as soon as Clay has called back."""
 
 
 class Pipeline:

@@ -9,14 +9,13 @@ import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.messages import Callback, Status
+from stream_app.domain.messages import Callback
 from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import Fleet, now_ms
-from tests.e2e.pipeline import CALLBACK
+from tests.e2e.pipeline import ANSWERED, CALLBACK
 
 pytestmark = pytest.mark.timeout(180)
 
-ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 TABLE: Final = (
     """
 # The table's rows take around a second, of which pipeline.FAST_SIM's scale leaves a thousandth.

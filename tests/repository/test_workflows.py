@@ -60,3 +60,5 @@ def test_actions_are_pinned_and_rights_are_least(path: Path) -> None:
                 assert PINNED.fullmatch(step["uses"]), step["uses"]
             if str(step.get("uses", "")).startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False
+                tested = any(str(each.get("run", "")).startswith(".ci/run") for each in job["steps"])
+                assert (step["with"].get("fetch-depth") == 0) is tested, "tests/upgrade runs an earlier commit"

@@ -1,0 +1,357 @@
+"""Two versions on one cluster under load: mixed, rolled forward, rolled back, rolled forward again, then the verdict.
+
+The load has what an upgrade must carry over: dead letters, deferred leads, uncertain and parked ones, callbacks that
+come late, budgets that are used up, a suppression, an import and commands to lanes. Clay's own ledger and the topics
+judge it, by the checker of `tests.chaos`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from typing import Any, Final
+
+import msgspec
+
+from tests.chaos.campaign import settle
+from tests.chaos.checker import Checker, Finding
+from tests.chaos.evidence import read_evidence
+from tests.e2e.fleet import Fleet, Member
+from tests.e2e.load import Load
+from tests.e2e.test_loop import TABLE
+from tests.support.pace import BUSY
+from tests.upgrade.baseline import HEAD, Program
+
+WORKSPACES: Final = 6
+BUDGETED: Final = {"w4": 400, "w5": 400}
+"""Credits a day. Each shares its partition with another workspace, so that its leads are deferred."""
+UNWANTED: Final = 5
+"""Suppressed people, whose leads are published from then on."""
+IMPORTED: Final = 30
+_FIRST_UNWANTED: Final = 900_000
+_TERM_S: Final = 60.0
+_MOVED_S: Final = 90.0
+_ENDED_S: Final = 90.0
+
+CONFIG: Final = """
+[delivery]
+max_attempts = 2
+request_timeout_s = 7
+connect_timeout_s = 1
+max_request_start_age_s = 3
+commit_timeout_s = 4
+uncertain_grace_s = 11
+retry_base_s = 0.05
+retry_cap_s = 0.5
+[replay]
+max_replays = 1
+backoff_base_s = 1
+backoff_cap_s = 3
+tiers_s = [1, 3, 12, 600]
+""" + "".join(f"[workspaces.{name}.budget]\ncredits_per_day = {cap}\n" for name, cap in BUDGETED.items())
+LANE: Final = """
+[workspaces.{name}.breaker]
+mode = "shadow"
+[workspaces.{name}.flood_guard]
+run = 1000000
+share = 1
+"""
+DESTINATION: Final = "callback_deadline_s = 5\ncallback_grace_s = 300\nestimate_credits = 9"
+SCRIPT: Final = (
+    TABLE
+    + """
+[plan]
+credits = 1_000_000
+[[fault]]
+kind = "status_before"
+status = 503
+share = 0.3
+[[fault]]
+kind = "reset_after_read"
+share = 0.01
+[[fault]]
+kind = "callbacks_late"
+share = 0.2
+delay_s = 7
+[[fault]]
+kind = "slow"
+share = 0.3
+delay_s = 0.2
+"""
+)
+
+
+class Result(msgspec.Struct):
+    """What came of it. `steps`: how often each status was reported. `posts`: POSTs by who ran them in the mixture."""
+
+    seconds: float
+    leads: int
+    lost: int
+    doubles: int
+    overspend: int
+    illegal: int
+    held: int
+    steps: dict[str, int]
+    posts: dict[str, int]
+    rolled: int
+    findings: list[Finding]
+    untidy: list[str]
+    described: list[str]
+
+    @property
+    def passed(self) -> bool:
+        return not self.findings and not self.untidy
+
+    def text(self) -> str:
+        """Return all of it, a line each."""
+        said = [
+            f"took {self.seconds:.0f} s, {self.rolled} processes replaced; posts while mixed: {self.posts}",
+            f"{self.leads} records: lost {self.lost}, POSTed twice {self.doubles}, over a budget {self.overspend}, "
+            f"illegal {self.illegal}, held by a budget {self.held}",
+            f"steps: {self.steps}",
+        ]
+        said += [f"{finding.promise}: {finding.about}: {finding.what}" for finding in self.findings[:10]]
+        return "\n".join([*said, *self.described, *(f"untidy: {what}" for what in self.untidy)])
+
+
+class Versions:
+    """The processes of a fleet, each of one version. `posts`: leads that each version wrote ahead while mixed."""
+
+    def __init__(self, line: Fleet, baseline: Program) -> None:
+        self.line = line
+        self._began = time.monotonic()
+        self.untidy: list[str] = []
+        self.rolled = 0
+        self.posts: Counter[str] = Counter()
+        self._programs = {"baseline": baseline, "HEAD": HEAD}
+        self._workers: dict[str, list[Member]] = {"baseline": [], "HEAD": []}
+        self._replay: dict[str, Member] = {}
+        self._gateway: Member | None = None
+
+    def say(self, what: str) -> None:
+        """Note what happens, for whoever waits or reads the report of a failure."""
+        sys.stderr.write(f"{time.monotonic() - self._began:.0f} s: {what}; {dict(self.line.last())}\n")
+
+    async def worker(self, version: str) -> None:
+        """Let a worker join, and wait until it has partitions."""
+        member = self.line.join(program=self._programs[version])
+        self._workers[version].append(member)
+        await member.joined(60)
+
+    async def leave(self, version: str, *, killed: bool = False) -> None:
+        """End the oldest worker of a version."""
+        member = self._workers[version].pop(0)
+        self.rolled += 1
+        if killed:
+            await asyncio.to_thread(member.kill)
+        else:
+            await self._end(member)
+
+    async def roll(self, before: str, after: str, *, kill: bool = False) -> None:
+        """Replace the workers, then the replay process and the gateway."""
+        self.say(f"from {before} to {after}")
+        for number in range(len(self._workers[before])):
+            await self.worker(after)
+            await self.leave(before, killed=kill and number == 0)
+        if after not in self._replay:
+            await self.replay(after)
+        await self._end(self._replay.pop(before))
+        await self.gateway(after)
+        self.rolled += 2
+
+    async def replay(self, version: str) -> None:
+        """Start a replay process."""
+        self._replay[version] = self._started("replay", version)
+        await self._replay[version].joined(60)
+
+    async def gateway(self, version: str) -> None:
+        """Replace the gateway. Clay calls back again when none answers."""
+        if self._gateway is not None:
+            await self._end(self._gateway)
+        self._gateway = self._started("gateway", version)
+
+    async def mixed(self, seconds: float) -> None:
+        """Let both versions work for a while. Both must have sent leads then."""
+        self.say("mixed")
+        before = await self._sent()
+        deadline, began = time.monotonic() + _MOVED_S * BUSY, time.monotonic()
+        while True:
+            await asyncio.sleep(0.5)
+            sent = await self._sent() - before
+            if all(sent[version] for version in self._programs) and time.monotonic() - began > seconds:
+                break
+            assert time.monotonic() < deadline, f"while mixed: {sent}"
+        self.posts += sent
+
+    async def stop(self) -> None:
+        """End all. Each must end cleanly, and have left no traceback."""
+        ending = [*self._workers["baseline"], *self._workers["HEAD"], *self._replay.values()]
+        await asyncio.gather(*map(self._end, [*ending, *([self._gateway] if self._gateway is not None else [])]))
+        for log in self.line.logs.values():
+            text = log.read_text(errors="replace")
+            if "Traceback" in text:
+                self.untidy.append(f"{log.name}: {text[text.index('Traceback') :][-600:]}")
+
+    async def _end(self, member: Member) -> None:
+        if not member.alive:
+            self.untidy.append(f"{member.log.name} ended by itself: {member.last_words()[-1:]}")
+        elif code := await self.line.stop(member.process, _TERM_S):
+            self.untidy.append(f"{member.log.name} ended with {code} after SIGTERM: {member.last_words()[-1:]}")
+
+    async def _sent(self) -> Counter[str]:
+        sent: Counter[str] = Counter()
+        for version, members in self._workers.items():
+            for member in members:
+                sent[version] += int(sum((await asyncio.to_thread(member.sent)).values()))
+        return sent
+
+    def _started(self, command: str, version: str) -> Member:
+        return self.line.member(self.line.start(command, program=self._programs[version]))
+
+
+def fleet(bootstrap: str, namespace: str) -> Fleet:
+    """Return the fleet that the campaign and the recorder run."""
+    return Fleet(
+        bootstrap,
+        namespace,
+        WORKSPACES,
+        config=CONFIG,
+        lane=LANE,
+        script=SCRIPT,
+        callbacks=True,
+        workspace="callback_health = { overdue = 1000 }",
+        destination=DESTINATION,
+    )
+
+
+async def run_campaign(
+    bootstrap: str, namespace: str, baseline: Program, *, per_s: float = 15.0, phase_s: float = 6.0, rounds: int = 1
+) -> Result:
+    """Run one. `phase_s`: how long each mixture works at least. `rounds`: how often it is rolled there and back."""
+    began = time.monotonic()
+    async with fleet(bootstrap, namespace) as line:
+        team = Versions(line, baseline)
+        await asyncio.gather(*(team.worker("baseline") for _ in range(2)), team.replay("baseline"))
+        await team.gateway("baseline")
+        load = Load(line, per_s, mixed=True)
+        async with load:
+            await suppress(line)
+            await line.until(lambda: steps(line)["dead_lettered"] > 5 and line.last()["enriched"] > 5, 60, "it works")
+            for _ in range(rounds):
+                await team.worker("HEAD")
+                await team.replay("HEAD")
+                await command(line, "pause")
+                await team.mixed(phase_s)
+                await command(line, "resume")
+                await team.leave("baseline", killed=True)
+                await team.roll("baseline", "HEAD")
+                await asyncio.sleep(phase_s)
+                await team.roll("HEAD", "baseline", kill=True)
+                await asyncio.sleep(phase_s)
+            await publish_import(line)
+            await team.roll("baseline", "HEAD")
+        line.control("DELETE", "/control/faults")
+        team.say("settling")
+        untidy = await settle(line, BUDGETED) + await _answered(line)
+        await team.stop()
+        published = dict(load.kinds + Counter(lead=UNWANTED + IMPORTED))
+        return await _judge(line, team, published, untidy, time.monotonic() - began)
+
+
+async def suppress(line: Fleet) -> None:
+    """Suppress people, whose leads are published later."""
+    for number in _unwanted():
+        await _cli(line, "suppress", "add", f"person{number}@example.com", "--why", "objected")
+
+
+async def publish_import(line: Fleet) -> None:
+    """Publish a file, and a lead of each suppressed person."""
+    rows = "".join(f"imported{number}@example.com,Ada\n" for number in range(IMPORTED))
+    (line.directory / "people.csv").write_text("email,first_name\n" + rows)
+    await _cli(line, "publish", "people.csv", "--workspace", "w2", "--yes")
+    await line.publish([line.lead(number, line.names[number % len(line.names)]) for number in _unwanted()])
+
+
+async def command(line: Fleet, kind: str) -> None:
+    """Give a command to a lane, which whatever worker has it obeys."""
+    await _cli(line, "lanes", kind, "w2", "--why", "an upgrade")
+
+
+def steps(line: Fleet) -> Counter[str]:
+    """Count the steps of all leads so far by status."""
+    return Counter(event.status for history in list(line.histories.values()) for event in history)
+
+
+async def _cli(line: Fleet, *argv: str) -> None:
+    code, said = await line.run(*argv)
+    assert code in (0, 3), (argv, code, said)  # 3: it waits on Kafka for the end of a rebalance
+
+
+def _unwanted() -> range:
+    return range(_FIRST_UNWANTED, _FIRST_UNWANTED + UNWANTED)
+
+
+async def _answered(line: Fleet) -> list[str]:
+    """Wait until Clay has called back about each lead that it accepted. Return what has not ended, as text."""
+    deadline = time.monotonic() + _ENDED_S * BUSY
+    while waiting := line.last()["accepted"] + line.last()["callback_overdue"]:
+        if time.monotonic() > deadline:
+            return [f"{waiting} leads are accepted and not answered: {dict(line.last())}"]
+        await asyncio.sleep(0.2)
+    return []
+
+
+async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy: list[str], seconds: float) -> Result:
+    unwanted = frozenset(f"{line.names[number % len(line.names)]} person{number}@example.com" for number in _unwanted())
+    evidence = await read_evidence(line, published, BUDGETED, resend=False)
+    # What a lead costs differs here: Clay's charges are compared below instead.
+    checker = Checker(msgspec.structs.replace(evidence, credits_a_lead=0, suppressed=unwanted))
+    verdict = checker.verdict()
+    findings = verdict.findings + _overcharged(line) + _sent_unwanted(line)
+    code, said = await line.run("books", "--json")
+    books = json.loads(said[: said.rindex("}") + 1]) if code == 0 else {}
+    if not books.get("balanced") or sum(books["possible_doubles"].values()):
+        untidy = [*untidy, f"the books do not balance: {said[-800:]}"]
+    return Result(
+        seconds=seconds,
+        leads=verdict.leads,
+        lost=verdict.count("lost"),
+        doubles=verdict.doubles + verdict.count("double"),
+        overspend=sum(finding.promise == "overspend" for finding in findings),
+        illegal=verdict.count("illegal"),
+        held=verdict.held,
+        steps=dict(steps(line)),
+        posts=dict(team.posts),
+        rolled=team.rolled,
+        findings=findings,
+        untidy=untidy + team.untidy,
+        described=[checker.describe(finding.about) for finding in findings[:5]],
+    )
+
+
+def _overcharged(line: Fleet) -> list[Finding]:
+    charged: Counter[str] = Counter()
+    for row in _ledger(line):
+        if row["kind"] in ("charge", "refund"):
+            charged[row["workspace"]] += row.get("credits", 0) * (1 if row["kind"] == "charge" else -1)
+    return [
+        Finding("overspend", name, f"Clay charged {charged[name]} credits of {cap}")
+        for name, cap in BUDGETED.items()
+        if charged[name] > cap
+    ]
+
+
+def _sent_unwanted(line: Fleet) -> list[Finding]:
+    names = {f"lead-{number}" for number in _unwanted()}
+    return [
+        Finding("suppressed", request.lead_id or "", "a suppressed person was sent")
+        for request in line.requests()
+        if request.lead_id in names
+    ]
+
+
+def _ledger(line: Fleet) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (line.directory / "ledger.jsonl").read_bytes().splitlines()]

@@ -1,0 +1,300 @@
+"""What each release wrote is read by this version: rows, events, dead letters, lanes. What 0.1.0 wrote is refused.
+
+A recording is made once for each release (`python -m tests.upgrade record`), and that of the version under work is made
+again as long as it may change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from stream_app.board.read_model.query import Queries
+from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.config import Settings
+from stream_app.dev.kafka import Broker
+from stream_app.domain.dead_letter.orders import Pause
+from stream_app.domain.dead_letter.replay import Begin, Came, goes_on
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.state_machine import KINDS, read_delivery
+from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.topics import Retention, TopicNames
+from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.rows import read_lane
+from stream_app.replay.forward import Replay
+from stream_app.schemas import MESSAGES
+from tests.board.model_records import Made
+from tests.e2e.fleet import Fleet, Member
+from tests.partition.test_owner import SlowClay
+from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, parts, virtual_time
+from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.unit.replay.test_replay import Memory
+from tests.upgrade.recording import MOST_BYTES, NAMESPACE, RECORDED, Release, pipeline, read, to_publish
+
+RELEASES: Final = sorted(place.stem for place in RECORDED.glob("*.jsonl") if place.stem != "0.1.0")
+NAMES: Final = TopicNames(NAMESPACE)
+ABSENT: Final = {
+    "leads.bulk": "its records are those of leads",
+    "leads.wait.600s": "its records are those of leads.wait.1s",
+}
+"""Topics that no recording needs, and why."""
+MESSAGE_OF: Final = {
+    "leads": "lead.v1",
+    "leads.status": "status-event.v1",
+    "leads.enriched": "result.v1",
+    "leads.lanes": "lane.v1",
+    "leads.callbacks": "callback.v1",
+    "leads.commands": "command.v1",
+    "leads.audit": "command-answer.v1",
+}
+
+PROJECTED: Final = (
+    NAMES.status,
+    NAMES.enriched,
+    NAMES.lanes,
+    NAMES.state,
+    NAMES.dlq,
+    NAMES.parked,
+    NAMES.audit,
+    NAMES.replay_state,
+)
+
+each_release = pytest.mark.parametrize("release", RELEASES)
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    """The configuration with which the recordings were made."""
+    before = dict(os.environ)
+    line = pipeline("127.0.0.1:9", NAMESPACE)
+    os.environ |= {f"WEBHOOK_{n}": f"http://127.0.0.1:9/v3/sources/webhook/w{n}--crm" for n in (0, 1)}
+    os.environ["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
+    try:
+        yield line._settings()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        line.children.close()
+
+
+def recording(release: str) -> Release:
+    return read(RECORDED / f"{release}.jsonl")
+
+
+def test_each_release_has_a_recording_that_is_small() -> None:
+    assert RELEASES
+    assert all(place.stat().st_size <= MOST_BYTES for place in RECORDED.iterdir())
+
+
+@each_release
+def test_a_recording_has_a_record_of_each_kind(release: str, settings: Settings) -> None:
+    made = recording(release)
+    planned = {topic.name.removeprefix(NAMESPACE) for topic in settings.topic_plan()}
+    assert made.topics | ABSENT.keys() >= planned, "or say in ABSENT why it needs none"
+    assert {(record.key or b"")[:2] for record in made.of("stream-app-state")} == KINDS
+    dispositions = {read_envelope(record).disposition for record in made.of("leads.dlq")}
+    assert dispositions == {"failed", "poison"}
+    ways = {read_envelope(record).way for topic in ("leads.retry", "leads.deferred") for record in made.of(topic)}
+    assert ways >= {"replayed", "redriven", "deferred"}
+
+
+@each_release
+def test_rows_are_read(release: str) -> None:
+    for record in recording(release).of("stream-app-state"):
+        key, value = record.key or b"", record.value or b""
+        match key[:2]:
+            case b"d/":
+                assert read_delivery(key, value).origin.startswith(NAMES.leads)
+            case b"l/":
+                assert read_lane(key, value).workspace == key[2:].decode()
+            case b"e/" | b"s/" | b"x/":
+                assert msgspec.json.decode(value, type=Suppression).at_ms
+
+
+@each_release
+def test_messages_are_read(release: str) -> None:
+    made = recording(release)
+    for topic, name in MESSAGE_OF.items():
+        read_ones = [
+            msgspec.json.decode(each.value or b"", type=MESSAGES[name]) for each in made.of(topic) if _json(each)
+        ]
+        assert read_ones, topic
+    for record in made.of("stream-app-replay-state"):
+        kind = (record.key or b"").split(b"/")[0]
+        type_ = {b"dlq": Came, b"pause": Pause, b"replay": MESSAGES["replay-progress.v1"]}[kind]
+        msgspec.json.decode(record.value or b"", type=type_)
+
+
+@each_release
+def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
+    made = recording(release)
+    kept = Retention(status_days=3_650, dlq_days=3_650, parked_days=3_650)
+    path = tmp_path / "model.sqlite"
+    model = ReadModel(path, Sources(NAMES, 1, kept, frozenset({"w0", "w1"})))
+    for topic in PROJECTED:
+        records = [
+            Made(each.topic, each.key, each.value, each.partition, each.offset, each.headers, each.timestamp_ms)
+            for each in made.records
+            if each.topic == topic
+        ]
+        model.apply({topic: records}, {(topic, 0): Position(records[-1].offset + 1)}, None)
+    ask = Queries(path, set())
+    last: dict[str, tuple[str, str]] = {}
+    for record in made.of("leads.status"):
+        event = msgspec.json.decode(record.value or b"", type=StatusEvent)
+        last[event.origin] = event.lead_id, event.status
+    for origin, (lead_id, status) in last.items():
+        found = ask.lead(lead_id)
+        assert found is not None
+        assert status in {history.status for history in found.histories if history.origin == origin}, lead_id
+    model.close()
+
+
+def waiting(made: Release) -> list[ConsumedRecord]:
+    """Return the dead letters that were still to be replayed: a later row of their lead has no other status."""
+    rows = {record.key: read_delivery(record.key or b"", record.value or b"") for record in _leads(made)}
+    waits = {row.origin for row in rows.values() if row.state == "dead_lettered"}
+    return [
+        each for each in made.of("leads.dlq") if goes_on(read_envelope(each)) and read_envelope(each).origin in waits
+    ]
+
+
+@each_release
+@virtual_time
+async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str, settings: Settings) -> None:
+    made = recording(release)
+    kafka, plan, clay = MemoryKafka(now_ms), settings.plan, SlowClay(0.1)
+    for record in made.of("stream-app-state"):
+        kafka.produce(0, Record(record.topic, record.key, record.value))
+    store = MemoryLedger(kafka, "t-0", NAMES.state, 0)
+    owner = PartitionOwner(0, store, parts(plan, clay))
+    await owner.take_over()
+    assert len(owner.state.rows) == len(made.of("stream-app-state")) - _rows(made, b"n/", b"c/", b"l/")
+    assert sum(owner.state.rows.parked.values()) == Counter(_states(made))["parked"]
+
+    letters, memory = waiting(made), Memory(Begin())
+    assert letters, "the release stopped while dead letters waited"
+    replay = Replay(
+        NAMES,
+        plan.replay,
+        {"w0": 1000.0, "w1": 1000.0},
+        memory,
+        memory,
+        VirtualClock(),
+        lambda *_: None,
+        lambda *_: None,
+    )
+    forwarding = asyncio.create_task(replay.dead_letters(RecordingStream(letters, topic=NAMES.dlq)))
+    await asyncio.sleep(0.1)
+    leads = made.of("leads")
+    again = [each for each in leads if b'"lead-1"' in (each.value or b"")]
+    for lead in [*to_publish([*leads, *again]), *(each for _, each in memory.published)]:
+        kafka.produce(0, lead)
+    generation = kafka.next_generation("g")
+    serving = [
+        asyncio.create_task(owner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source))  # type: ignore[arg-type]
+        for topic, source in ((NAMES.leads, "hot"), (NAMES.retry, "retry"))
+    ]
+    await asyncio.sleep(30)
+    events = [
+        msgspec.json.decode(each.value or b"", type=StatusEvent) for each in kafka.log(NAMES.status, 0).committed()
+    ]
+    ended = {event.lead_id: event.status for event in events if event.status in ("accepted", "duplicate")}
+    sent = {read_envelope(letter).lead_id for letter in letters}
+    assert {lead for lead, status in ended.items() if status == "accepted"} == sent, "none ends as a duplicate"
+    assert len(clay.bodies) == len(letters)
+    assert ended.get("lead-1") == "duplicate"
+    for task in (*serving, forwarding):
+        task.cancel()
+    await owner.close()
+
+
+def _leads(made: Release) -> list[ConsumedRecord]:
+    return [record for record in made.of("stream-app-state") if (record.key or b"").startswith(b"d/")]
+
+
+def _states(made: Release) -> list[str]:
+    return [read_delivery(record.key or b"", record.value or b"").state for record in _leads(made)]
+
+
+def _rows(made: Release, *kinds: bytes) -> int:
+    return sum((record.key or b"")[:2] in kinds for record in made.of("stream-app-state"))
+
+
+def _json(record: ConsumedRecord) -> bool:
+    return (record.value or b"").startswith(b"{")
+
+
+# ------------------------------------------------------------------------------------------------- on a real Kafka
+
+
+@each_release
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_replay_is_planned_from_it(release: str, kafka: Broker, namespace: str) -> None:
+    made = read(RECORDED / f"{release}.jsonl", namespace)
+    async with pipeline(kafka.bootstrap, namespace) as line:
+        await line.publish(to_publish(made.records))
+        code, said = await line.run("replay", "plan", "--json")
+        assert code == 0, said
+        plan = json.loads(said)
+        assert plan["go"] == len(waiting(recording(release))), plan
+        code, said = await line.run("dlq", "list", "--json")
+        assert code == 0, said
+        assert json.loads(said)["matching"] == len(recording(release).of("leads.dlq"))
+
+
+async def ends(member: Member) -> str:
+    """Return the one line with which a process ends."""
+    assert await member.ended(60) != 0, member.said()
+    assert not [text for text in member.said() if "Traceback" in text], member.said()
+    (line,) = member.last_words()
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_no_dead_letter_of_0_1_0_ends_as_a_duplicate(kafka: Broker, namespace: str) -> None:
+    made = read(RECORDED / "0.1.0.jsonl", namespace)
+    letters = [record for record in made.records if record.topic.endswith("leads.dlq")]
+    assert len(letters) == 50
+    async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
+        names = line.settings.names
+        await line.publish(to_publish(made.records))
+        for process in ("replay", "worker", "board"):
+            text = await ends(line.member(line.start(process)))
+            assert "it has rows that were written by an earlier build" in text
+            assert "drain it with that build, or take a new kafka.namespace" in text
+        assert not await line.read(names.retry)
+        assert len(await line.read(names.dlq)) == 50
+        assert not line.histories
+        assert not line.requests()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_a_dead_letter_of_0_1_0_is_refused_where_no_row_is_left(kafka: Broker, namespace: str) -> None:
+    made = read(RECORDED / "0.1.0.jsonl", namespace)
+    letters = [record for record in made.records if record.topic.endswith("leads.dlq")]
+    async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
+        names = line.settings.names
+        await line.publish(to_publish(letters))
+        text = await ends(line.member(line.start("replay")))
+        assert f"{names.dlq}/" in text
+        assert "was written by version 0.1.0, whose records this program does not read: drain its dead letters" in text
+        code, said = await line.run("replay", "plan")
+        assert code == 1, said
+        assert "was written by version 0.1.0" in said
+        assert len(said.splitlines()) == 1
+        assert not await line.read(names.retry)

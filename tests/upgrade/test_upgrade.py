@@ -1,0 +1,83 @@
+"""HEAD beside the baseline on a real Kafka, under load: nothing is lost or sent twice, there and back."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.upgrade import baseline
+from tests.upgrade.baseline import HEAD, NoBaseline, other_requirements, place_of, unpack
+from tests.upgrade.campaign import UNWANTED, Result, run_campaign
+
+
+def test_the_baseline_is_unpacked_and_runs_its_own_code(tmp_path: Path) -> None:
+    program = unpack(tmp_path)
+    assert place_of(program) == str(tmp_path)
+    assert place_of(HEAD) == str(baseline.ROOT)
+
+
+def test_requirements_are_others_if_one_is_not_installed_as_it_is_pinned() -> None:
+    same = (baseline.ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert other_requirements(same) == []
+    assert other_requirements(same + "\naiokafka==0.0.1 \\\n    --hash=sha256:00\n") == ["aiokafka==0.0.1"]
+    assert other_requirements('aiokafka==0.0.1 ; python_version < "3" \\\n') == []
+
+
+@pytest.mark.parametrize("commit", ["0" * 40, "a-tag-that-nobody-made"])
+def test_a_checkout_without_the_baseline_fails_with_one_line(tmp_path: Path, commit: str) -> None:
+    with pytest.raises(NoBaseline) as refused:
+        unpack(tmp_path, commit)
+    text = str(refused.value)
+    assert text.startswith(
+        f"tests/upgrade: this checkout does not have the commit {commit} that tests/upgrade/baseline"
+    )
+    assert len(text.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkout_that_is_no_repository_fails_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "ROOT", tmp_path)
+    with pytest.raises(NoBaseline, match=r"^tests/upgrade: this checkout does not have the commit [0-9a-f]{40} "):
+        unpack(tmp_path)
+
+
+def test_a_baseline_outside_of_the_history_fails_with_one_line(tmp_path: Path) -> None:
+    made = subprocess.run(
+        ["git", "commit-tree", "HEAD^{tree}", "-m", "elsewhere"],
+        cwd=baseline.ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            **{f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with pytest.raises(NoBaseline, match="is not in the history of HEAD"):
+        unpack(tmp_path, made.stdout.strip())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_both_versions_run_beside_each_other_there_and_back(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    check(await run_campaign(kafka.bootstrap, namespace, unpack(tmp_path)))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_three_upgrades_and_downgrades_under_load(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    check(await run_campaign(kafka.bootstrap, namespace, unpack(tmp_path), per_s=40, phase_s=20, rounds=3))
+
+
+def check(result: Result) -> None:
+    """Fail with all that is known, also if the load had nothing of a kind that an upgrade must carry over."""
+    assert result.passed, result.text()
+    assert (result.lost, result.doubles, result.overspend) == (0, 0, 0), result.text()
+    kinds = {"dead_lettered", "replayed", "deferred", "held_paused", "callback_overdue", "parked", "enriched"}
+    assert kinds <= result.steps.keys(), result.text()
+    assert result.steps["suppressed"] == UNWANTED, result.text()
+    assert result.held > 0, "a budget holds leads at the end"
+    assert all(result.posts.values()), result.text()
