@@ -130,6 +130,21 @@ def test_a_lead_may_be_parked_when_it_is_uncertain_or_has_no_replay_left() -> No
     assert promises(fewer) == {"lost"}
 
 
+def test_only_a_suppressed_person_ends_as_suppressed() -> None:
+    ada = frozenset({"w0 ada@example.com"})
+    ended = [*HISTORY[:1], event(A, 2, "suppressed"), event(B, 1, "suppressed")]
+    unsent = msgspec.structs.replace(CLEAN, events=ended, requests=[])
+    assert promises(unsent) == {"lost"}
+    assert not promises(msgspec.structs.replace(unsent, suppressed=ada))
+    assert promises(msgspec.structs.replace(CLEAN, suppressed=ada)) == {"lost"}, "it was sent"
+
+
+def test_an_answered_lead_rests_and_clay_must_have_got_it() -> None:
+    answered = msgspec.structs.replace(CLEAN, events=[*HISTORY, event(A, 4, "enriched"), *AGAIN])
+    assert not promises(answered)
+    assert promises(msgspec.structs.replace(answered, requests=[])) == {"lost"}
+
+
 def test_the_report_of_a_lead_has_events_and_requests_in_order() -> None:
     reported = Checker(CLEAN).describe("lead-1").splitlines()
     assert [line.split()[0] for line in reported] == sorted(line.split()[0] for line in reported)

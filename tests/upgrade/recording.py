@@ -53,7 +53,7 @@ _TOGETHER: Final = 2
 
 
 class Release(NamedTuple):
-    """What a release wrote, and the leads whose dead letters still waited to be replayed when it stopped."""
+    """What a release wrote, topic after topic, each in the order of its offsets."""
 
     records: list[ConsumedRecord]
 
