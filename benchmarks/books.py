@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 
 from stream_app.client.books import Books, BooksTerms
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
@@ -68,7 +68,7 @@ def events(partition: int, leads: int) -> Iterator[bytes]:
             yield _encode(event)
 
 
-def measure(leads: int) -> tuple[Report, float, int]:
+def measure(leads: int) -> tuple[BooksReport, float, int]:
     """The closed books, the seconds that they took without the making of the stream, and the resident bytes at most."""
     rss, most_bytes = psutil.Process().memory_info, 0
     names = [f"w{number}" for number in range(PARTITIONS)]

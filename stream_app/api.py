@@ -7,31 +7,22 @@ end in `_sync` are for programs without an event loop.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    aclosing,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
-from functools import update_wrapper
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from stream_app.client import books, lookup
 from stream_app.client import publish as publishing
-from stream_app.client.lookup import Found
-from stream_app.client.publish import PublishOptions, Refusal, Summary
+from stream_app.client.lookup import LeadSearch
+from stream_app.client.publish import PublishOptions, PublishSummary, Refusal
 from stream_app.client.results import ResultFilter, results_of
 from stream_app.config import Settings, check_known
 from stream_app.config import load_settings as load
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.errors import (
     BoardUnavailable,
     BrokerUnavailable,
@@ -47,9 +38,12 @@ from stream_app.kafka.status_follower import StatusFollower
 
 __all__ = [
     "BoardUnavailable",
+    "BooksReport",
     "BrokerUnavailable",
     "KafkaRefused",
     "Lead",
+    "LeadSearch",
+    "PublishSummary",
     "Refusal",
     "Result",
     "Settings",
@@ -104,7 +98,7 @@ async def publish(
     bulk: bool = False,
     force: bool = False,
     on_refused: Callable[[Refusal], None] | None = None,
-) -> Summary:
+) -> PublishSummary:
     """Check all leads, then publish the good ones. A refused lead does not stop the others.
 
     Args:
@@ -113,14 +107,15 @@ async def publish(
         settings: Settings, or the path of a configuration file.
         workspace: The workspace of leads that name none; default: the only one of the configuration.
         destination: The destination of leads that name none; default: that of the workspace.
-        import_id: A name for this batch, for people.
+        import_id: A name for this batch, under which the board and `stream-app imports` show its progress. Default: a
+            new one; '': none, which suits a program that publishes its leads one by one.
         bulk: Write to `leads.bulk`: these leads get a share of the rate and do not delay other leads.
         force: Send, and pay for, leads that were sent before.
         on_refused: Gets each refused lead: `line` counts from 1, `reason` is a stable code, `text` explains it.
 
     Returns:
         Counts: `rows` = `ready` + `refused`; `published` are acknowledged by Kafka; `reasons` counts the refused
-        ones by reason.
+        ones by reason. `import_id` is the name of the batch, and `lead_ids` has the ids of the valid leads, in order.
 
     Raises:
         SettingsError: The configuration is wrong.
@@ -132,7 +127,8 @@ async def publish(
     """
     if isinstance(leads, Mapping | Lead | str | bytes):
         raise TypeError(f"leads is one {type(leads).__name__}: pass a list of leads")
-    options = PublishOptions(workspace, destination, import_id, bulk, force)
+    name = publishing.any_import_id() if import_id is None else import_id or None
+    options = PublishOptions(workspace, destination, name, bulk, force)
     return await publishing.publish(leads, settings_of(settings), options, on_refused=on_refused or silent)
 
 
@@ -188,7 +184,7 @@ async def follow_status(
         yield events
 
 
-async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> Found:
+async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> LeadSearch:
     """Ask the board where a lead is. An e-mail address or LinkedIn URL is hashed before it is sent.
 
     Args:
@@ -249,7 +245,7 @@ async def read_results(
             yield result
 
 
-async def read_books(settings: AnySettings = None, *, limit: int = 20) -> Report:
+async def read_books(settings: AnySettings = None, *, limit: int = 20) -> BooksReport:
     """Account for every lead that came in, from the topics, while the system runs or rests.
 
     Args:
@@ -272,7 +268,7 @@ async def read_books(settings: AnySettings = None, *, limit: int = 20) -> Report
     return await books.read_books(settings_of(settings), limit=limit, progress=silent, say=silent)
 
 
-def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
+def find(lead: str, settings: AnySettings, workspace: str | None) -> LeadSearch:
     """Do what `find_lead` does, and block."""
     config = settings_of(settings)
     check_known(config, workspace=workspace)
@@ -293,88 +289,109 @@ def _fail(line: str) -> None:
     raise StreamAppError(f"{line}: update stream-app, or pass on_unreadable to leave it out")
 
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> Found:
-    """Do what `find_lead` does, without an event loop."""
+def publish_sync(
+    leads: Iterable[Lead | Mapping[str, Any]],
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+    destination: str | None = None,
+    import_id: str | None = None,
+    bulk: bool = False,
+    force: bool = False,
+    on_refused: Callable[[Refusal], None] | None = None,
+) -> PublishSummary:
+    """Do what `publish` does, without an event loop. Its arguments and errors are described there."""
+    with _runner("publish") as runner:
+        return runner.run(
+            publish(
+                leads,
+                settings,
+                workspace=workspace,
+                destination=destination,
+                import_id=import_id,
+                bulk=bulk,
+                force=force,
+                on_refused=on_refused,
+            )
+        )
+
+
+@contextmanager
+def follow_status_sync(
+    settings: AnySettings = None,
+    *,
+    lead_id: str | None = None,
+    workspace: str | None = None,
+    from_beginning: bool = False,
+    idle_timeout_s: float | None = None,
+) -> Generator[Iterator[StatusEvent]]:
+    """Do what `follow_status` does, without an event loop.
+
+        with follow_status_sync(lead_id="crm-17") as events:
+            publish_sync([{"lead_id": "crm-17", "email": "ada@example.com"}])
+            for event in events:
+                print(event.status)
+
+    Its arguments and errors are described there.
+    """
+    with _runner("follow_status") as runner:
+        following = follow_status(
+            settings,
+            lead_id=lead_id,
+            workspace=workspace,
+            from_beginning=from_beginning,
+            idle_timeout_s=idle_timeout_s,
+        )
+        events = runner.run(_entered(following))
+        try:
+            yield _each(runner, events)
+        finally:
+            runner.run(following.__aexit__(None, None, None))
+
+
+def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> LeadSearch:
+    """Do what `find_lead` does, without an event loop. Its arguments and errors are described there."""
     return find(lead, settings, workspace)
 
 
-def _blocking_call(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Return a blocking version of a coroutine function."""
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _runner(function) as runner:
-            return runner.run(function(*args, **kwargs))
-
-    return _described(call, function)
-
-
-def _blocking_generator(function: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator[T]]:
-    """Return a blocking version of an asynchronous generator function."""
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T]:
-        with _runner(function) as runner:
-            items = function(*args, **kwargs)
-            try:
-                yield from _each(runner, items)
-            finally:
-                runner.run(items.aclose())
-
-    return _described(call, function)
+def read_results_sync(
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+    destination: str | None = None,
+    since: datetime | None = None,
+    on_unreadable: Callable[[str], None] | None = None,
+) -> Generator[Result]:
+    """Do what `read_results` does, without an event loop. Its arguments and errors are described there."""
+    with _runner("read_results") as runner:
+        results = read_results(
+            settings, workspace=workspace, destination=destination, since=since, on_unreadable=on_unreadable
+        )
+        try:
+            yield from _each(runner, results)
+        finally:
+            runner.run(results.aclose())
 
 
-def _blocking_context(
-    function: Callable[P, AbstractAsyncContextManager[AsyncIterator[T]]],
-) -> Callable[P, AbstractContextManager[Iterator[T]]]:
-    """Return a blocking version of a function whose context manager yields an iterator."""
-
-    @contextmanager
-    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Iterator[T]]:
-        with _runner(function) as runner:
-            following = function(*args, **kwargs)
-            items = runner.run(_entered(following))
-            try:
-                yield _each(runner, items)
-            finally:
-                runner.run(following.__aexit__(None, None, None))
-
-    return _described(call, function)
-
-
-def _blocking(text: str) -> str:
-    """Return an example in a docstring as it is written without an event loop."""
-    plain = text.replace("async ", "").replace("await ", "")
-    return re.sub(r"\b(publish|follow_status)\(", r"\1_sync(", plain)
+def read_books_sync(settings: AnySettings = None, *, limit: int = 20) -> BooksReport:
+    """Do what `read_books` does, without an event loop. Its arguments and errors are described there."""
+    with _runner("read_books") as runner:
+        return runner.run(read_books(settings, limit=limit))
 
 
 async def _entered(following: AbstractAsyncContextManager[T]) -> T:
     return await following.__aenter__()
 
 
-def _described(call: Callable[P, T], function: Callable[..., Any]) -> Callable[P, T]:
-    """Give `call` the arguments and the documentation of `function`, and its name with `_sync`."""
-    update_wrapper(call, function)
-    call.__name__ = call.__qualname__ = f"{function.__name__}_sync"
-    call.__module__ = __name__
-    call.__doc__ = (
-        f"Do what `{function.__name__}` does, without an event loop.\n\n    {_blocking(function.__doc__ or '')}"
-    )
-    signature = inspect.signature(function)
-    returned = str(signature.return_annotation).replace("Async", "")
-    call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]  # help() shows it
-    return call
-
-
-def _runner(function: Callable[..., Any]) -> asyncio.Runner:
+def _runner(name: str) -> asyncio.Runner:
     """Return a runner, unless this thread has a running event loop, which would be blocked."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.Runner()
-    name = function.__name__
     raise RuntimeError(f"{name}_sync() cannot be called in a running event loop: use {name}()")
 
 
@@ -388,9 +405,3 @@ def _each(runner: asyncio.Runner, items: AsyncIterator[T]) -> Iterator[T]:
         except StopAsyncIteration:
             return
         yield item
-
-
-publish_sync = _blocking_call(publish)
-read_books_sync = _blocking_call(read_books)
-read_results_sync = _blocking_generator(read_results)
-follow_status_sync = _blocking_context(follow_status)

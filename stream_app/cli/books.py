@@ -8,7 +8,7 @@ from typing import Final
 from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.books import read_books
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMNS, MEANING
 from stream_app.domain.text import count
 
@@ -38,7 +38,7 @@ def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
     return OK if report.balanced else NO
 
 
-def show_report(report: Report) -> None:
+def show_report(report: BooksReport) -> None:
     """Print the books: the tables on stdout, problems on stderr."""
     show_table(books_table(report))
     show("")
@@ -75,7 +75,7 @@ def show_report(report: Report) -> None:
         say(f"The books do NOT balance: {report.records} in, {accounted} accounted for; see above.")
 
 
-def _show_open_costs(report: Report) -> None:
+def _show_open_costs(report: BooksReport) -> None:
     """Show the leads that are booked at their ceiling because no callback came, and how to correct them."""
     if not report.open_cost_count:
         return
@@ -93,7 +93,7 @@ def _show_open_costs(report: Report) -> None:
         show(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
 
 
-def books_table(report: Report) -> Table:
+def books_table(report: BooksReport) -> Table:
     """Build the table of leads by column of the books."""
     table = Table(
         Column(""),
@@ -109,7 +109,7 @@ def books_table(report: Report) -> Table:
     return table
 
 
-def money_table(report: Report) -> Table:
+def money_table(report: BooksReport) -> Table:
     """Build the table of reserved and spent amounts: by lane account, by rows and by status events."""
     more = any(account.unknown or account.elsewhere for account in report.accounts)
     extra_columns = [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)] if more else []

@@ -22,8 +22,8 @@ from stream_app.client.publish import (
     Batch,
     Checker,
     PublishOptions,
+    PublishSummary,
     Ready,
-    Summary,
     any_import_id,
     check_rows,
     column_lines,
@@ -67,7 +67,7 @@ async def send_and_wait(
     settings: Settings,
     options: PublishOptions,
     batch: Batch,
-    summary: Summary,
+    summary: PublishSummary,
     summaries: Mapping[str, ImportSummary],
     ids: Path | None,
     wait_s: float,
@@ -240,7 +240,7 @@ def _ask(quotes: list[Quote], *, yes: bool) -> None:
 
 def _check(
     file: Path, options: Options, chosen: PublishOptions, settings: Settings, batch: Batch
-) -> tuple[Sheet, Summary, Rejects]:
+) -> tuple[Sheet, PublishSummary, Rejects]:
     """Check all rows: valid ones go into the batch, refused ones into their file."""
     changed: list[Ready] = []
 
@@ -286,7 +286,7 @@ def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
 def _document(
     options: Options,
     chosen: PublishOptions,
-    summary: Summary,
+    summary: PublishSummary,
     sheet: Sheet,
     quotes: list[Quote],
     rejected: Path | None,

@@ -23,7 +23,7 @@ from stream_app.client.answers import (
     WaitingLead,
     steps,
 )
-from stream_app.client.lookup import Found, find, find_imports
+from stream_app.client.lookup import LeadSearch, find, find_imports
 from stream_app.config import Settings, check_known
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.explain import Finding
@@ -59,7 +59,7 @@ def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, c
     return OK if _is_known(found) else NO
 
 
-def _is_known(found: Found) -> bool:
+def _is_known(found: LeadSearch) -> bool:
     return bool(found.leads or (found.waiting and found.waiting.leads))
 
 
@@ -83,7 +83,7 @@ def _show_waiting(lead: WaitingLead) -> None:
         show(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
 
 
-def _document(found: Found, *, result: bool) -> Any:
+def _document(found: LeadSearch, *, result: bool) -> Any:
     document = msgspec.to_builtins(found)
     for each in [] if result else [each for lead in document["leads"] for each in lead["results"]]:
         each["fields"] = None

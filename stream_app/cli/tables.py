@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from stream_app.cli.base import console, say
-from stream_app.client.publish import Summary
+from stream_app.client.publish import PublishSummary
 from stream_app.domain.text import count, for_terminal
 
 _GAP: Final = "  "
@@ -178,7 +178,7 @@ def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], N
 
 
 @contextmanager
-def reading_rows(source: IO[bytes]) -> Iterator[Callable[[Summary], None]]:
+def reading_rows(source: IO[bytes]) -> Iterator[Callable[[PublishSummary], None]]:
     """Show rows per second since the start, and the time left by the bytes read.
 
     Yields:
@@ -191,7 +191,7 @@ def reading_rows(source: IO[bytes]) -> Iterator[Callable[[Summary], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("0 rows", total=size_bytes)
 
-        def show(summary: Summary) -> None:
+        def show(summary: PublishSummary) -> None:
             if not console.is_terminal and not due():
                 return
             elapsed_s = max(time.monotonic() - began_s, 0.001)

@@ -30,7 +30,7 @@ from aiokafka import TopicPartition
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.money import Accounts, LaneAccount, OpenCost, Problem, Report
+from stream_app.domain.books.money import Accounts, BooksReport, LaneAccount, OpenCost, Problem
 from stream_app.domain.books.records import (
     IN_MOTION,
     NOT_LEADS,
@@ -116,7 +116,7 @@ class Books:
     def __init__(self, terms: BooksTerms, *, limit: int = 20) -> None:
         self._terms = terms
         self._limit = limit
-        self._report = Report()
+        self._report = BooksReport()
         self._named: set[int] = set()
         self._numbers = RecordNumbers()
         self._partitions: dict[int, _Partition] = {}
@@ -250,7 +250,7 @@ class Books:
 
     # ------------------------------------------------------------------------------------------------- the report
 
-    def close(self, now_ms: int) -> Report:
+    def close(self, now_ms: int) -> BooksReport:
         """Compare everything and return the report. Nothing can be added afterwards."""
         self._store_events()
         self._store_records()
@@ -355,7 +355,7 @@ _CUT_WITHIN_S: Final = 2.0
 _DAY_MS: Final = 86_400_000
 
 
-async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> Report:
+async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> BooksReport:
     """Read all topics and close the books.
 
     At most `limit` problems are named; all are counted. `say` gets a line while this waits for Kafka.
@@ -396,7 +396,7 @@ class _BooksReader:
         self._read = 0
         self._to_read = 0
 
-    async def read(self, books: Books, now_ms: Callable[[], int]) -> Report:
+    async def read(self, books: Books, now_ms: Callable[[], int]) -> BooksReport:
         """Read everything and close the books. Raises BrokerUnavailable."""
         passed = await self._passed()
         async with self._reader() as reader:

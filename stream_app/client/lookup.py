@@ -39,7 +39,7 @@ _RECORD: Final = "record:"  # a rejected record has its position as its name
 A = TypeVar("A", bound=Answer)
 
 
-class Found(Answer, frozen=True, kw_only=True):
+class LeadSearch(Answer, frozen=True, kw_only=True):
     """The leads that match. None if no worker has processed one of them yet.
 
     Attributes:
@@ -50,7 +50,7 @@ class Found(Answer, frozen=True, kw_only=True):
     waiting: WaitingAnswer | None = None
 
 
-def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
+def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSearch:
     """Find leads by a lead id, an e-mail or a LinkedIn URL, in one workspace or (None) in all.
 
     Raises:
@@ -62,7 +62,7 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
         for path in paths_of(who):
             kind: type[Answer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
             answer = _answer(client, path, kind, Refusal)
-            found = Found(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
+            found = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
             match answer:
                 case LeadsAnswer():
                     leads = answer.leads

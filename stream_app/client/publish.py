@@ -251,7 +251,7 @@ _DEFAULTS: Final = PublishOptions()
 _NO_SUMMARIES: Final[Mapping[str, ImportSummary]] = {}
 
 
-class Summary(msgspec.Struct):
+class PublishSummary(msgspec.Struct):
     """The counts of rows, so far or in the end: rows = ready + refused; `published` leads are safe on Kafka.
 
     Attributes:
@@ -261,6 +261,7 @@ class Summary(msgspec.Struct):
         fields: The names of the leads' fields, the first 200.
         addresses: How many rows have an e-mail address under a name, valid rows and refused ones.
         own_imports: Leads whose row names another import than the publisher.
+        import_id: The publisher's name for them; None if there is none. `lead_ids`: in order, if they were asked for.
     """
 
     rows: int = 0
@@ -273,6 +274,8 @@ class Summary(msgspec.Struct):
     fields: dict[str, None] = msgspec.field(default_factory=dict)
     addresses: Counter[str] = msgspec.field(default_factory=Counter)
     own_imports: int = 0
+    import_id: str | None = None
+    lead_ids: list[str] = msgspec.field(default_factory=list)
 
     def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
         """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own."""
@@ -293,7 +296,7 @@ async def publish(
     options: PublishOptions = _DEFAULTS,
     *,
     on_refused: Callable[[Refusal], None] = silent,
-) -> Summary:
+) -> PublishSummary:
     """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
 
     A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
@@ -314,11 +317,18 @@ async def publish_rows(
     options: PublishOptions,
     *,
     on_refused: Callable[[Refusal], None] = silent,
-) -> Summary:
+) -> PublishSummary:
     """Check all rows, then publish the valid ones. Raises as `publish`."""
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
     with Batch() as batch:
-        summary = await check_rows(rows, Checker(settings, options), batch.add, on_refused=on_refused)
+        lead_ids: list[str] = []
+
+        def ready(lead: Ready) -> None:
+            batch.add(lead)
+            lead_ids.append(lead.lead_id)
+
+        summary = await check_rows(rows, Checker(settings, options, ids=True), ready, on_refused=on_refused)
+        summary.import_id, summary.lead_ids = options.import_id, lead_ids
         summaries = summary.import_summaries() if options.import_id else _NO_SUMMARIES
         summary.published = await send_batch(batch, settings, options, summaries=summaries)
     return summary
@@ -330,10 +340,10 @@ async def check_rows(
     on_ready: Callable[[Ready], None],
     *,
     on_refused: Callable[[Refusal], None] = silent,
-    on_progress: Callable[[Summary], None] = silent,
-) -> Summary:
-    """Check all rows. `on_progress` gets the same growing Summary every few hundred rows."""
-    summary = Summary()
+    on_progress: Callable[[PublishSummary], None] = silent,
+) -> PublishSummary:
+    """Check all rows. `on_progress` gets the same growing PublishSummary every few hundred rows."""
+    summary = PublishSummary()
     for row in rows:
         if summary.rows < _SAMPLED_ROWS and not isinstance(row.draft, Unreadable):
             summary.addresses.update(_named_addresses(row.draft))
@@ -394,7 +404,7 @@ _METERS: Final[dict[MeterName, str]] = {
 }
 
 
-def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
+def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
     """Quote the leads of each workspace."""
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
@@ -444,7 +454,7 @@ def no_workspace(settings: Settings, names: Sequence[str], workspace: str | None
 
 
 def column_lines(
-    settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary, correct: str
+    settings: Settings, titles: Sequence[str], names: Sequence[str], summary: PublishSummary, correct: str
 ) -> Iterator[str]:
     """Yield how the columns were named, which fields have no usual name, and which are not sent to Clay.
 

@@ -26,9 +26,9 @@ from stream_app.client.publish import (
     Batch,
     Checker,
     PublishOptions,
+    PublishSummary,
     Ready,
     Refusal,
-    Summary,
     check_rows,
     no_room,
     quote_lines,
@@ -97,7 +97,7 @@ class Upload:
         self.titles, self.samples = titles, samples
         self.names = guess_columns(titles)
         self.problem, self.share = "", 0.0
-        self.summary = Summary()
+        self.summary = PublishSummary()
         self.quotes: list[Quote] = []
         self.rejects: list[Refusal] = []
         self.published = 0
@@ -146,7 +146,7 @@ class Upload:
         """Check all rows, compute the cost, and return the state after that. It runs in the thread."""
         self._source.seek(0)
         sheet = open_named_csv(self._source, self.names)
-        self._batch, self.rejects, self.summary = Batch(), [], Summary()
+        self._batch, self.rejects, self.summary = Batch(), [], PublishSummary()
         if self._rejected is not None:
             self._rejected.close()
         self._rejected = tempfile.TemporaryFile(prefix="rejected-")  # noqa: SIM115 (closed by close)
@@ -159,7 +159,7 @@ class Upload:
                 self.rejects.append(Refusal(refusal.line, refusal.reason, refusal.text))
             table.writerow((refusal.line, refusal.reason, refusal.text, for_spreadsheet(refusal.row)))
 
-        def progress(summary: Summary) -> None:
+        def progress(summary: PublishSummary) -> None:
             self.summary, self.share = summary, self._source.tell() / max(1, self.size)
             if self._is_stopped:
                 raise _Stopped

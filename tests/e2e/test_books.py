@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.client.books import read_books
 from stream_app.dev.kafka import Broker
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from tests.e2e.pipeline import Pipeline
 from tests.support.pace import BUSY
 
@@ -37,7 +37,7 @@ mode = "shadow"
 """
 
 
-async def books(line: Pipeline) -> Report:
+async def books(line: Pipeline) -> BooksReport:
     return await read_books(line.settings, limit=5, progress=lambda done, total: None, say=lambda text: None)
 
 
@@ -47,7 +47,7 @@ async def test_books_balance_during_load_and_at_the_end(kafka: Broker, namespace
         await line.publish(line.leads(3_000))
         worker = line.start("worker")
         line.start("replay")
-        at_work: list[Report] = []
+        at_work: list[BooksReport] = []
         waiting = asyncio.create_task(line.until_over(3_000, 100))
         while not waiting.done():
             at_work.append(await books(line))

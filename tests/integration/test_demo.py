@@ -13,7 +13,7 @@ from stream_app.dev.demo.comparison import compare
 from stream_app.dev.demo.processes import APPS, WORKSPACES, running
 from stream_app.dev.demo.scenario import LEADS
 from stream_app.dev.kafka import Broker
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMNS, StatusCount
 
 
@@ -91,7 +91,7 @@ async def topics(kafka: Broker, namespace: str) -> list[str]:
 def test_books_that_do_not_balance_exit_with_1(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    books = Report(False, 2, 1, {name: StatusCount() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
+    books = BooksReport(False, 2, 1, {name: StatusCount() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
     comparison = Comparison(
         posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0
     )

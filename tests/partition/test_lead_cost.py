@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
 from stream_app.domain.lane.lead_cost import cost_rows
 from stream_app.domain.lane_messages import Command, CommandAnswer
@@ -49,7 +49,7 @@ class Bench(OverdueBench):
         await asyncio.sleep(1.0)
         return _answer.decode(self.kafka.log("leads.audit", 0).committed()[-1].value or b"")
 
-    def books(self) -> Report:
+    def books(self) -> BooksReport:
         report = tape_of(self.plan, self.kafka, now_ms()).close()
         assert report.balanced, report.problems
         return report
@@ -59,7 +59,7 @@ class Bench(OverdueBench):
         return _row.decode(rows[-1].value or b"")
 
 
-def money(report: Report) -> dict[tuple[str, str], tuple[int, int | None, int]]:
+def money(report: BooksReport) -> dict[tuple[str, str], tuple[int, int | None, int]]:
     return {(each.period, each.meter): (each.spent, each.spent_by_events, each.unknown) for each in report.accounts}
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from stream_app.client.books import Books, BooksTerms
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
@@ -42,7 +42,7 @@ class Tape:
     def log(self, topic: str, partition: int) -> list[ConsumedRecord]:
         return self.logs.setdefault((topic, partition), [])
 
-    def close(self, *, exact: bool = True, limit: int = 20) -> Report:
+    def close(self, *, exact: bool = True, limit: int = 20) -> BooksReport:
         plan, names = self.plan, self.plan.topics
         freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
         budgets = {name: here.budget for name, here in plan.workspaces.items()}

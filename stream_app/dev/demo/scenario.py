@@ -21,7 +21,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, compare
 from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, running
 from stream_app.dev.demo.state import DemoState, followed
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.errors import StreamAppError
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
@@ -69,8 +69,8 @@ class Outcome(msgspec.Struct, frozen=True):
     published: int
     dead_letters: int
     replays: int
-    in_the_outage: Report
-    books: Report
+    in_the_outage: BooksReport
+    books: BooksReport
     ledger: Comparison
     exit_codes: dict[str, int]
 
@@ -141,7 +141,7 @@ async def _publish(here: Processes, state: DemoState, display: Display) -> None:
     await here.fault(kind="reset_after_read", share=0.02, for_s=20)
 
 
-async def _outage(here: Processes, state: DemoState, display: Display) -> Report:
+async def _outage(here: Processes, state: DemoState, display: Display) -> BooksReport:
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
@@ -187,7 +187,7 @@ async def _keep(here: Processes, state: DemoState, display: Display) -> None:
         await submit(here.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
 
 
-async def _books(here: Processes, display: Display) -> Report:
+async def _books(here: Processes, display: Display) -> BooksReport:
     return await read_books(here.settings, limit=20, progress=lambda done, total: None, say=display.say)
 
 

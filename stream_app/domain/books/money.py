@@ -151,7 +151,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     lead_id: str = ""
 
 
-class Report(msgspec.Struct):
+class BooksReport(msgspec.Struct):
     """The closed books.
 
     Attributes:

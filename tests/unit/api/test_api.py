@@ -38,7 +38,7 @@ from stream_app import (
     read_results_sync,
 )
 from stream_app.client import books
-from stream_app.client.lookup import Found
+from stream_app.client.lookup import LeadSearch
 from stream_app.client.publish import PublishOptions
 from stream_app.client.results import ResultFilter, ResultStore, export, results_of
 from tests.support.pace import BUSY
@@ -114,6 +114,8 @@ def test_both_forms_of_a_function_take_the_same_arguments(
 ) -> None:
     assert inspect.signature(asynchronous).parameters == inspect.signature(synchronous).parameters
     assert synchronous.__name__ == f"{asynchronous.__name__}_sync"
+    annotations = inspect.signature(asynchronous, eval_str=True), inspect.signature(synchronous, eval_str=True)
+    assert str(annotations[0]).replace("Async", "").partition("->")[0] == str(annotations[1]).partition("->")[0]
     assert not re.search(r"\basync\b|\bawait\b|\b(publish|follow_status)\(", synchronous.__doc__ or "")
 
 
@@ -143,6 +145,29 @@ async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest
     leads = [{"email": "ada@example.com"}]
     await publish(leads, settings, workspace="acme", destination="people", import_id="b", bulk=True, force=True)
     assert passed == [leads, settings, PublishOptions("acme", "people", "b", True, True)]
+    await publish(leads, settings)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-[a-z]{6}", passed[-1].import_id), "a new name, as the command makes one"
+    await publish(leads, settings, import_id="")
+    assert passed[-1].import_id is None
+
+
+async def test_publish_returns_the_import_and_the_ids_of_its_leads(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ready(*_: Any) -> None:
+        return None
+
+    async def sent(batch: Any, *_: Any, **__: Any) -> int:
+        return len(list(batch))
+
+    monkeypatch.setattr("stream_app.client.publish.kafka_ready", ready)
+    monkeypatch.setattr("stream_app.client.publish.send_batch", sent)
+    leads = [{"email": "ada@example.com", "lead_id": "crm-17"}, {"notes": "no lead"}, {"email": "bo@example.com"}]
+    summary = await publish(leads, load_settings(config), import_id="march")
+    assert (summary.rows, summary.published, summary.refused, summary.import_id) == (3, 2, 1, "march")
+    crm, derived = summary.lead_ids
+    assert crm == "crm-17"
+    assert derived.startswith("p-")
 
 
 @pytest.mark.parametrize("one", [{"email": "ada@example.com"}, Lead({"email": "ada@example.com"}), "ada", b"ada"])
@@ -191,9 +216,9 @@ async def test_the_synchronous_form_says_what_to_use_in_an_event_loop(config: Pa
 def test_find_lead_needs_the_token_of_the_api_only(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | None, str, str | None]] = []
 
-    def fake(settings: Settings, who: str, workspace: str | None) -> Found:
+    def fake(settings: Settings, who: str, workspace: str | None) -> LeadSearch:
         asked.append((settings.board_token, who, workspace))
-        return Found(as_of_ms=1, lag=0, trouble="", leads=[])
+        return LeadSearch(as_of_ms=1, lag=0, trouble="", leads=[])
 
     monkeypatch.setattr("stream_app.client.lookup.find", fake)
     with pytest.raises(SettingsError, match="environment variable BOARD_TOKEN is not set"):

@@ -20,7 +20,7 @@ from stream_app.cli.options import Audit
 from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead
-from stream_app.domain.books.money import LaneAccount, OpenCost, Report
+from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
@@ -356,7 +356,7 @@ def test_the_url_of_a_webhook_is_not_its_id(orders: list[Sent], capsys: pytest.C
 
 def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     booked = Reservation("2026-11-24", "2026-11", 20, 5)
-    report = Report(
+    report = BooksReport(
         balanced=True,
         records=2,
         accounted=2,

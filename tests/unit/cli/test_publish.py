@@ -17,7 +17,7 @@ from stream_app.cli import tables as progress
 from stream_app.cli.main import main, parse
 from stream_app.cli.publish import as_json, show_wait
 from stream_app.cli.tables import reading_rows
-from stream_app.client.publish import Summary
+from stream_app.client.publish import PublishSummary
 from stream_app.client.send import PublishedLeads
 from stream_app.domain.messages import Status, StatusEvent
 from tests.support.pace import BUSY
@@ -218,7 +218,7 @@ def test_elsewhere_than_on_a_terminal_it_is_a_line_now_and_then(
         ):
             clock.now_s = at_s
             source.seek(read_bytes)
-            show(Summary(rows=rows, refused=rows // 500))
+            show(PublishSummary(rows=rows, refused=rows // 500))
     assert capsys.readouterr().err.splitlines() == [
         "1,000 rows, 200 rows/s, 2 refused, 15 s to go",
         "2,500 rows, 250 rows/s, 5 refused, 10 s to go",
@@ -229,7 +229,7 @@ def test_a_pipe_has_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str
     read, write = os.pipe()
     with os.fdopen(read, "rb") as source, os.fdopen(write, "wb"), reading_rows(source) as show:
         clock.now_s = 110.0
-        show(Summary(rows=50))
+        show(PublishSummary(rows=50))
     assert capsys.readouterr().err == "50 rows, 5 rows/s, 0 refused\n"
 
 
@@ -239,5 +239,5 @@ def test_on_a_terminal_it_is_a_bar_at_every_step(tmp_path: Path, clock: Clock, m
     monkeypatch.setattr(progress, "Console", lambda stderr: screen)
     with file_of(tmp_path / "leads.csv", 40_000) as source, reading_rows(source) as show:
         clock.now_s, _ = 100.5, source.seek(30_000)
-        show(Summary(rows=100, refused=1))
+        show(PublishSummary(rows=100, refused=1))
     assert "100 rows, 200 rows/s, 1 refused" in written.getvalue()

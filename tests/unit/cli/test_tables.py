@@ -9,7 +9,7 @@ from stream_app.cli.books import books_table, money_table
 from stream_app.cli.dlq import list_table, tally_table
 from stream_app.cli.lanes import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
-from stream_app.domain.books.money import LaneAccount, Report
+from stream_app.domain.books.money import BooksReport, LaneAccount
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
@@ -129,10 +129,10 @@ def lanes(*, works: bool = True) -> list[Table]:
     return lane_tables(facts, {}, {}, NOW_MS, works=works)
 
 
-def report() -> Report:
+def report() -> BooksReport:
     account = LaneAccount("acme", "2026-09", "credits", 120, 120, 3_000, 3_000, elsewhere=20)
     columns = {str(name): StatusCount(60, 60) for name in COLUMNS}
-    return Report(True, 600, 600, columns, {}, 0, 0, 0, 0, [account], [], 0)
+    return BooksReport(True, 600, 600, columns, {}, 0, 0, 0, 0, [account], [], 0)
 
 
 def every() -> list[Table]:

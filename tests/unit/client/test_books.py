@@ -15,7 +15,7 @@ import pytest
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.books import STATUSES
-from stream_app.domain.books.money import Report
+from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, Totals, column
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
@@ -36,7 +36,7 @@ _lane: Final = msgspec.json.Decoder(Lane)
 CORRECTED: Final = next(base for base in rare() if base.name == "corrected")
 
 
-def wrong(report: Report) -> list[str]:
+def wrong(report: BooksReport) -> list[str]:
     return [f"{problem.where} ({problem.lead_id}): {problem.what}" for problem in report.problems]
 
 

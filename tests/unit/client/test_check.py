@@ -9,9 +9,9 @@ from stream_app.client.publish import (
     Batch,
     Checker,
     PublishOptions,
+    PublishSummary,
     Ready,
     Refusal,
-    Summary,
     announced,
     any_import_id,
     check_rows,
@@ -178,7 +178,7 @@ def test_a_lead_without_room_leaves_the_summary_to_the_next() -> None:
 
 
 def test_rows_with_imports_of_their_own_have_no_summary() -> None:
-    summary = Summary(rows=2, ready=2)
+    summary = PublishSummary(rows=2, ready=2)
     summary.going["acme", "people"] = 2
     assert summary.import_summaries("leads.csv", "jane") == {"acme": ImportSummary(2, 0, 2, "leads.csv", "jane")}
     summary.own_imports = 1
