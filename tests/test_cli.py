@@ -169,8 +169,8 @@ def test_wrong_usage_is_one_line_that_says_what_to_do(
     assert json.loads(out) == {"error": [line], "exit_code": 2} if as_json else out == ""
 
 
-def raising(error: BaseException) -> Callable[[], int]:
-    def run() -> int:
+def raising(error: BaseException) -> Callable[..., int]:
+    def run(*_: object) -> int:
         raise error
 
     return run
@@ -196,8 +196,8 @@ def test_an_error_is_its_lines_and_its_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("stream_app.cli.setup.documents", raising(error))
-    assert main(["schemas", *(["--json"] if as_json else [])]) == code
+    monkeypatch.setattr("stream_app.cli.base.Common.settings", raising(error))
+    assert main(["topics", *(["--json"] if as_json else [])]) == code
     out, err = capsys.readouterr()
     lines = ["interrupted"] if code == 130 else ["a", "b"]
     assert err.splitlines() == lines
@@ -288,10 +288,12 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
     """Before anything is written, or when all is, and before Python itself would write it at its end."""
     code = (
         f"import sys, time; from stream_app.cli.main import main; time.sleep({before_s});"
-        f"code = main(['schemas', sys.argv[1], '--json']); time.sleep({after_s}); sys.exit(code)"
+        f"code = main(['topics', '--strimzi', 'c', '--config', sys.argv[1]]); time.sleep({after_s}); sys.exit(code)"
     )
+    path = tmp_path / "stream_app.toml"
+    path.write_text("")
     done = subprocess.run(
-        ["/bin/sh", "-c", f'"$0" -c "$1" "$2" | {reader}', sys.executable, code, str(tmp_path)],
+        ["/bin/sh", "-c", f'"$0" -c "$1" "$2" | {reader}', sys.executable, code, str(path)],
         env={**os.environ, "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,

@@ -187,7 +187,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dlq": ("dlq:app", "count, list, show and export dead letters"),
     "books": ("books:books", "prove that every lead and credit is accounted for"),
     "skip": ("setup:skip", "skip unreadable records, so that their partition continues"),
-    "schemas": ("setup:schemas", "write the JSON Schemas and the AsyncAPI document"),
     "completion": ("main:completion", "print a script that completes commands in your shell"),
 }
 """Command -> where it is in `stream_app.cli`, and a summary. A command is imported when it runs or shows its help."""

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -26,7 +25,6 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import alter_topics, create_topics
-from stream_app.schemas import documents
 
 
 def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common: Common = COMMON) -> int:
@@ -216,26 +214,3 @@ def _show_checks(alike: Sequence[Check], *, as_json: bool) -> None:
 
 def _on_event(event: StatusEvent) -> None:
     say(f"{event.status} {event.text or event.reason}".rstrip())
-
-
-def schemas(directory: Path = Path("schemas"), /, *, common: Common = COMMON) -> int:
-    """Write the JSON Schema of each message and the AsyncAPI document.
-
-    example:
-      stream-app schemas schemas
-
-    Args:
-        directory: output folder
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in documents().items():
-        path = directory / name
-        path.write_text(text, encoding="utf-8")
-        written.append(str(path))
-    if common.json:
-        show_json({"written": written})
-    else:
-        for name in written:
-            show(name)
-    return OK

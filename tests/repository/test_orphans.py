@@ -18,9 +18,9 @@ from helm_python import Chart
 from stream_app.config import Settings
 from stream_app.config.gone import GONE
 from stream_app.config.tables import keys_of
+from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.topics import Retention, TopicNames, plan
 from stream_app.kafka.rights import rights_of
-from stream_app.schemas import MESSAGES
 from tests.unit.deploy.chart_values import CONFIG
 
 ROOT = Path(__file__).parents[2]

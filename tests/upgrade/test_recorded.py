@@ -21,6 +21,7 @@ from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
+from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.dead_letter.replay import Begin, Came, goes_on
 from stream_app.domain.delivery.envelope import read_envelope
@@ -32,7 +33,6 @@ from stream_app.domain.topics import Retention, TopicNames
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import read_lane
 from stream_app.replay.forward import Replay
-from stream_app.schemas import MESSAGES
 from tests.board.model_records import Made
 from tests.e2e.fleet import Fleet, Member
 from tests.partition.test_owner import SlowClay

@@ -13,11 +13,10 @@ import msgspec
 import pytest
 import yaml
 
-from stream_app.cli.main import main
+from stream_app.dev.schemas import MESSAGES, documents, schema
 from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.delivery.envelope import HEADERS, read_envelope
 from stream_app.domain.record import ConsumedRecord
-from stream_app.schemas import MESSAGES, documents, schema, to_yaml
 
 TESTS = Path(__file__).parents[2]
 COMMITTED = TESTS.parent / "schemas"
@@ -26,7 +25,7 @@ SAMPLES = TESTS / "samples"
 
 def test_the_committed_schemas_are_the_generated_ones() -> None:
     committed = {path.name: path.read_text(encoding="utf-8") for path in COMMITTED.iterdir()}
-    assert committed == documents(), "run: stream-app schemas"
+    assert committed == documents(), "run: python -m stream_app.dev.schemas"
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.v*.json")), ids=lambda path: path.stem)
@@ -140,18 +139,3 @@ def _references(value: Any) -> list[str]:
         own = [value["$ref"]] if "$ref" in value else []
         return own + [ref for inner in value.values() for ref in _references(inner)]
     return [ref for inner in value for ref in _references(inner)] if isinstance(value, list) else []
-
-
-@pytest.mark.parametrize(
-    "value",
-    [{"a": [1, {"b": None, "c: d": "x: y"}], "on": True, "e": [], "f": {}}, ["no", "'", "\n", "ü"], [[1], [[2]]]],
-)
-def test_yaml_reads_back(value: object) -> None:
-    assert yaml.safe_load(to_yaml(value)) == value
-
-
-def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["schemas", str(tmp_path / "out"), "--json"]) == 0
-    written = json.loads(capsys.readouterr().out)["written"]
-    assert sorted(Path(name).name for name in written) == sorted(documents())
-    assert (tmp_path / "out" / "lead.v1.json").read_text() == documents()["lead.v1.json"]
