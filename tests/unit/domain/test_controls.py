@@ -201,7 +201,10 @@ def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> 
         (controls.ChangeRate(rate_per_s=0.0), "rate_per_s = 0.0: must be from 0.01"),
         (controls.ChangeRate(rate_per_s=float("nan")), "rate_per_s = nan: must be from"),
         (controls.ChangeRate(burst=0), "burst = 0: must be from 1"),
-        (controls.Correct(credits=10**13), "no correction is so large"),
+        (controls.Correct(credits=10**12 + 1), "no correction is so large"),
+        (controls.Correct(credits=-(10**12) - 1), "no correction is so large"),
+        (controls.Correct(actions=10**12 + 1), "no correction is so large"),
+        (controls.Correct(actions=-(10**12) - 1, credits=5), "no correction is so large"),
         (controls.Correct(), "nothing to correct was named"),
         (controls.ChangeQuota("hook9", use=True), "there is no webhook hook9; there are hook1, hook2"),
         (controls.ChangeQuota("hook1", count=-1), "count = -1: must be from 0 to 50000"),
@@ -210,6 +213,12 @@ def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> 
 )
 def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
     assert says in _refused(LANE, order)
+
+
+@pytest.mark.parametrize("most", [10**12, -(10**12)])
+def test_the_largest_correction_is_done(most: int) -> None:
+    for order in (controls.Correct(credits=most), controls.Correct(actions=most)):
+        _done(LANE, order, Workspace("acme", "people"))
 
 
 def test_orders_are_one_tagged_union() -> None:

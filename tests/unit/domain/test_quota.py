@@ -192,8 +192,11 @@ def test_calls_from_before_the_stop_neither_lift_nor_lengthen_it() -> None:
 
 
 def test_a_lost_probe_is_replaced_after_its_lease_and_a_released_one_after_the_interval() -> None:
-    state, _ = _probe(_stopped(), NOW_MS + 300_000)
+    state, lost = _probe(_stopped(), NOW_MS + 300_000)
+    assert suspension.permit(STOPS, state, NOW_MS + 419_999)[1] == Wait(NOW_MS + 420_000)
     state, probe = _probe(state, NOW_MS + 420_000)
+    assert suspension.lift(state, lost) is suspension.release_probe(state, lost, NOW_MS + 420_500) is state
+    assert suspension.lift(state, probe) is None
     state = suspension.release_probe(state, probe, NOW_MS + 421_000)
     assert suspension.permit(STOPS, state, NOW_MS + 421_000)[1] == Wait(NOW_MS + 721_000)
 

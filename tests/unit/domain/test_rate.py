@@ -126,6 +126,15 @@ def test_a_full_bucket_gives_its_burst_and_then_the_rate() -> None:
     assert consumed in (479, 480)
 
 
+@pytest.mark.parametrize("rate_per_s", [0.01, 1.0, 3.0, 8.0, 1_000.0])
+def test_the_next_token_comes_at_the_time_that_was_said_and_not_before(rate_per_s: float) -> None:
+    policy, state = RatePolicy(rate_per_s=rate_per_s, burst=5), Rate(at_ms=NOW_MS)
+    state, wait = rate.take(policy, state, NOW_MS)
+    assert wait == Wait(NOW_MS + ceil(1000 / rate_per_s))
+    assert rate.take(policy, state, wait.until_ms - 1)[1] is not None
+    assert rate.take(policy, state, wait.until_ms)[1] is None
+
+
 def test_each_429_event_cuts_the_rate_once_down_to_the_floor() -> None:
     state, now_ms, rates = AFTER_ONE, NOW_MS, []
     for _ in range(12):

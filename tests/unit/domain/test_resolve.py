@@ -9,7 +9,15 @@ import pytest
 from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
-from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, Delivery, begin, delivery_key, match_callback
+from stream_app.domain.delivery.state_machine import (
+    NEXT,
+    RESUMABLE,
+    Delivery,
+    begin,
+    classify_record,
+    delivery_key,
+    match_callback,
+)
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
@@ -204,6 +212,14 @@ def test_a_successor_resumes_only_leads_that_are_not_at_clay() -> None:
     for state in RESUMABLE:
         assert "sending" in NEXT[state], state
     assert not RESUMABLE & {"sending", "send_uncertain", "accepted"}
+
+
+@pytest.mark.parametrize(
+    ("offset", "verdict"), [(49, "duplicate"), (50, "done"), (51, "duplicate"), (5, "duplicate"), (500, "duplicate")]
+)
+def test_a_record_is_redelivered_if_it_is_the_very_record_of_the_row(offset: int, verdict: str) -> None:
+    row = Delivery(1, "accepted", "leads/0/50", 3, 1_000, 1_000, "t")
+    assert classify_record(row, Envelope(origin=f"leads/0/{offset}"), 1_001, 60_000) == verdict
 
 
 HELD = Reservation("2026-11-30", "2026-11", 20, 2)
