@@ -61,7 +61,8 @@ def test_each_condition_narrows_the_filter(yes: dict[str, Any], no: dict[str, An
 
 def test_contradictory_conditions_are_refused_and_without_any_all_match() -> None:
     assert Filter().matches({}, None, NOW_MS)
-    assert Filter(since_ms=2, until_ms=2).problems()
+    assert Filter(since_ms=2, until_ms=2).problems() == Filter(since_ms=3, until_ms=2).problems() != []
+    assert Filter(since_ms=3).problems() == Filter(until_ms=2).problems() == []
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"not_json"})).problems()
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"http_504"})).problems()
     assert not Filter(statuses=frozenset({503}), reasons=frozenset({"http_503"}), since_ms=1, until_ms=2).problems()
