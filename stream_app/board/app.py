@@ -43,6 +43,7 @@ from stream_app.board.requests import (
     word,
 )
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
+from stream_app.domain.books.account import DeadLetterState
 from stream_app.domain.topics import ExistingTopic
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
@@ -221,7 +222,9 @@ class Views:
     async def _cause(self, request: Request, moment: Moment) -> Response:
         which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
         cause, last_day = cause_of({name: word(request, name) for name in request.query_params}), span_of(request)
-        make = partial(cause_page, self._site, moment, which, cause, after_of(request), last_day=last_day == "day")
+        state = cast(DeadLetterState | None, one_of(request, "state", get_args(DeadLetterState)) or None)
+        about = self._site, moment, which, cause, after_of(request)
+        make = partial(cause_page, *about, last_day=last_day == "day", state=state)
         return await self._maker.page(request, moment, "cause", "Dead letters", make, current="dead")
 
     async def _replay(self, request: Request, moment: Moment) -> Response:

@@ -159,9 +159,9 @@ def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:
     return _path("/dead", {"from": source, "workspace": workspace, "after": str(after or "")})
 
 
-def cause_path(which: str, cause: Cause, span: str = "", after: Place | None = None) -> str:
-    """Return the path of the dead letters of a cause. `span`: `day` for those of the last day."""
-    words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}, "span": span}
+def cause_path(which: str, cause: Cause, span: str = "", after: Place | None = None, state: str = "") -> str:
+    """Return the path of the dead letters of a cause: of the last day if `span` is `day`, or of a `state`."""
+    words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}, "span": span, "state": state}
     return _path("/dead/records", words | {"after": f"{after.at_ms}-{after.record}" if after else ""})
 
 

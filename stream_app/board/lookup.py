@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -42,6 +42,7 @@ from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.text import count
+from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 from stream_app.version import __version__
 
@@ -184,12 +185,13 @@ class Waiting(Protocol):
 
 @dataclass(eq=False)
 class Lookup:
-    """The API's handlers. `backlog` returns the records that the worker has not passed yet, by topic."""
+    """The API's handlers. `kafka` returns what Kafka says beside the topics; `inputs`: the topics of producers."""
 
     queries: Queries
     lag: Callable[[], ProjectionLag]
     results: Results
-    backlog: Callable[[], Awaitable[dict[str, int] | None]]
+    kafka: Callable[[], Awaitable[Consumption | None]]
+    inputs: Collection[str]
     access: Access
     dlq: str
     parked: str
@@ -292,14 +294,23 @@ class Lookup:
         counts = await asyncio.to_thread(self.queries.status_counts)
         totals = Totals()
         for each in counts:
-            totals.add(each.status, each.records, final=each.column == "accepted_final")
+            totals.add(each.status, each.leads, final=each.column == "accepted_final")
         return BooksAnswer(
             **msgspec.structs.asdict(lag),
-            columns={name: each.records for name, each in totals.columns.items() if name != "waiting"},
+            columns={name: each.leads for name, each in totals.columns.items() if name != "waiting"},
             status_counts=counts,
             not_leads=dict(totals.not_leads),
-            waiting=await self.backlog(),
+            waiting=await self._untaken(),
         )
+
+    async def _untaken(self) -> dict[str, int] | None:
+        """Return the records by topic that no worker has taken; None if Kafka does not answer."""
+        if (kafka := await self.kafka()) is None:
+            return None
+        left = dict.fromkeys(sorted(self.inputs), 0)
+        for (topic, _), records in (await asyncio.to_thread(self.queries.untaken, kafka, self.inputs)).items():
+            left[topic] += records
+        return left
 
     async def _dead_letters(self, _: Request, lag: ProjectionLag) -> DeadLettersAnswer:
         dlq = await asyncio.to_thread(self.queries.dead_letters, self.dlq)

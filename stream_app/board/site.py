@@ -30,6 +30,8 @@ HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a held lane."""
 UNREADABLE: Final = "not readable"
 """The state of a lane that a newer version published."""
+OVERDUE: Final = ("callback_overdue", "credits_exhausted_suspected")
+"""Statuses of leads whose callback is overdue."""
 KAFKA_WITHIN_S: Final = 0.3
 """How long a page waits for an answer of Kafka; then it shows what was known before."""
 HOUR_S: Final = 3_600
@@ -38,11 +40,6 @@ _OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})
 """Findings about all of Kafka."""
 _ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
 """Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
-_ENDED: Final = frozenset(
-    {"enriched", "partial", "no_data", "enrich_error", "served_from_cache", "served_locally"}
-    | {"rejected_invalid", "suppressed", "expired", "duplicate", "parked", "replaced"}
-)
-"""Statuses that count in the small charts: a lead is done with."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -126,6 +123,7 @@ class Lane(msgspec.Struct, frozen=True):
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
         waiting: Records in that partition that no worker has taken.
+        shared: Other workspaces have leads in that partition, so that some of these records may be theirs.
         bars: Its budgets; only in `lane_rows`.
         spark: Leads that ended in every five minutes of the last hour, as a polyline; only in `lane_rows`.
     """
@@ -138,6 +136,7 @@ class Lane(msgspec.Struct, frozen=True):
     findings: list[Finding]
     partition: int
     waiting: int
+    shared: bool = False
     bars: list[Bar] = []
     spark: str = ""
 
@@ -157,7 +156,7 @@ class Overview(msgspec.Struct, frozen=True):
 
     def in_columns(self, *columns: str) -> int:
         """Return the number of leads in these columns of the books."""
-        return sum(each.records for each in self.counts if each.column in columns)
+        return sum(each.leads for each in self.counts if each.column in columns)
 
 
 def overview(site: Site, moment: Moment) -> Overview:
@@ -172,14 +171,15 @@ def _overview(site: Site, moment: Moment) -> Overview:
     by_name |= {view.workspace: view for view in views}
     waiting = waiting_in(site, moment)
     facts = [lane_facts(site, waiting, name, view) for name, view in sorted(by_name.items())]
-    back = sum(each.records for each in counts if each.status in ("dead_lettered", "deferred"))
+    back = sum(each.leads for each in counts if each.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
-    on_kafka = sum(moment.kafka.waiting.values()) if moment.kafka else 0
+    on_kafka = sum((untaken(site, moment) or {}).values())
     for finding in explain(_facts(moment, facts, back)):
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
             finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
-    lanes = [lane_of(each, findings[each.workspace], moment) for each in facts]
+    homes = Counter(each.partition for each in facts)
+    lanes = [lane_of(each, findings[each.workspace], moment, shared=homes[each.partition] > 1) for each in facts]
     newer = set(unreadable)
     lanes = [_unreadable(each) if each.workspace in newer else each for each in lanes]
     return Overview(lanes, findings[""], counts)
@@ -193,15 +193,24 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
     findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
-    lane = lane_of(facts, findings, moment)
+    residents = len(site.settings.plan.residents(facts.partition))
+    lane = lane_of(facts, findings, moment, shared=residents > 1)
     return _unreadable(lane) if unreadable else lane
 
 
+def untaken(site: Site, moment: Moment) -> dict[tuple[str, int], int] | None:
+    """Return the records of producers that no worker has taken, by topic and partition; None if Kafka is silent."""
+    kafka = moment.kafka
+    if kafka is None:
+        return None
+    return moment.shared.once("untaken", lambda: site.queries.untaken(kafka, site.settings.names.inputs))
+
+
 def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
-    """Return the records that no worker has committed, by partition and topic. Empty if Kafka does not answer."""
+    """Return the records that no worker has taken, by partition and topic. Empty if Kafka does not answer."""
     found: defaultdict[int, dict[str, int]] = defaultdict(dict)
     prefix = site.settings.names.namespace
-    for (topic, number), left in moment.kafka.waiting.items() if moment.kafka else ():
+    for (topic, number), left in (untaken(site, moment) or {}).items():
         found[number][topic.removeprefix(prefix)] = left
     return found
 
@@ -227,8 +236,8 @@ def _facts(moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
     return Facts(moment.now_ms, worker, replay, lanes, coming_back)
 
 
-def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
-    """Return a lane in words."""
+def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment, *, shared: bool) -> Lane:
+    """Return a lane in words. `shared`: its partition has other workspaces, too."""
     view, waiting = facts.view, sum(facts.waiting.values())
     hold = next((finding for finding in findings if finding.holds), None)
     state: str
@@ -240,11 +249,11 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
         state, tone, says = "idle", "idle", "nothing was ever sent for it"
     elif moment.kafka is not None and not moment.kafka.worker.members:
         state, tone, says = "waits", "warn", "no worker runs"
-    elif waiting or view.calls:
+    elif (waiting and not shared) or view.calls:
         state, tone, says = "moves", "ok", ""
     else:
         state, tone, says = "idle", "idle", "nothing to send"
-    return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting)
+    return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared)
 
 
 def _unreadable(lane: Lane) -> Lane:
@@ -310,17 +319,17 @@ def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
     """Return the lanes of one page with the budgets and the last hour of each."""
     shown = list(lanes)
     begin_s = moment.now_ms // 1000 // MINUTE_S * MINUTE_S - HOUR_S + MINUTE_S
-    history = site.queries.history([lane.workspace for lane in shown], MINUTE_S, begin_s)
+    names = [lane.workspace for lane in shown]
+    ended_in = site.queries.came_to_rest(names, MINUTE_S, begin_s)
+    booked = site.queries.credits(names, MINUTE_S, begin_s)
     found = []
     for lane in shown:
-        slots = history[lane.workspace]
         ended: Counter[int] = Counter()
-        for slot in slots:
-            if slot.status in _ENDED:
-                ended[(slot.at_s - begin_s) // _SPARK_S] += slot.events
+        for slot in ended_in[lane.workspace]:
+            ended[(slot.at_s - begin_s) // _SPARK_S] += slot.leads
         spark = charts.spark([ended[n] for n in range(HOUR_S // _SPARK_S)])
         bars: list[Bar] = []
         if lane.view is not None:
-            bars = bars_of(lane.view, forecasts_of(lane.view, slots, moment.now_ms), moment.now_ms)
+            bars = bars_of(lane.view, forecasts_of(lane.view, booked[lane.workspace], moment.now_ms), moment.now_ms)
         found.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
     return found

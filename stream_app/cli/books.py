@@ -9,7 +9,7 @@ from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_j
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.books import read_books
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.books.records import COLUMNS, MEANING
+from stream_app.domain.books.records import COLUMNS, MEANING, books_line
 from stream_app.domain.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {
@@ -68,6 +68,7 @@ def show_report(report: BooksReport) -> None:
         say(f"{problem.where}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
     if report.problem_count > len(report.problems):
         say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
+    show(f"{books_line(report.records, report.leads)}.")
     accounted = report.accounted
     if report.balanced:
         show(f"The books balance: {report.records} in, {accounted} accounted for.")
@@ -98,14 +99,15 @@ def books_table(report: BooksReport) -> Table:
     table = Table(
         Column(""),
         Column("leads", right=True),
-        Column("of these have a row", rank=2, right=True),
+        Column("records", rank=3, right=True),
+        Column("with a row", rank=2, right=True),
         Column("which means", rank=1, prose=True),
         title="The books",
     )
-    table.add("in", report.records, "", "records on leads, leads.retry and leads.bulk")
+    table.add("in", report.leads, report.records, "", "on leads, leads.retry and leads.bulk")
     for name in COLUMNS:
         counts = report.columns[name]
-        table.add(name.replace("_", " "), counts.records, counts.rows, MEANING[name])
+        table.add(name.replace("_", " "), counts.leads, counts.records, counts.rows, MEANING[name])
     return table
 
 

@@ -197,24 +197,24 @@ class LanesAnswer(Answer, frozen=True, kw_only=True):
 
 
 class StatusCount(msgspec.Struct, frozen=True):
-    """The number of records whose last status is this one. `column`: where the books count them."""
+    """The number of leads with this status. `column`: where the books count them; '' if they are no leads."""
 
     workspace: str
     destination: str
     status: str
     column: str
-    records: int
+    leads: int
 
 
 class BooksAnswer(Answer, frozen=True, kw_only=True):
     """`GET /books`: counts of the events that Kafka keeps. `stream-app books` reconciles them.
 
     Attributes:
-        columns: Records by column, as in `stream-app books`.
+        columns: Leads by column. Each lead is counted once, with its status of now.
         status_counts: The same by workspace, destination and status.
         not_leads: By status, the callbacks that settled no lead, and the erasures. No column counts them, and their
             `column` is ''.
-        waiting: By lead topic, the offsets that the worker's group has not passed: at most that many leads. Null:
+        waiting: By lead topic, the offsets that the worker's group has not passed: at most that many records. Null:
             unknown.
     """
 
@@ -234,7 +234,7 @@ class FoundImport(msgspec.Struct, frozen=True):
             `published`.
         refused: Rows that were not published.
         published: Leads that were to be published when the publication began.
-        columns: Its leads by column of the books. `waiting`: published, and not taken by a worker yet.
+        columns: Its leads by column of the books, each lead once. `waiting`: published, and not taken by a worker yet.
         credits: What they have cost.
     """
 
@@ -268,7 +268,28 @@ class ImportsAnswer(Answer, frozen=True, kw_only=True):
     more: bool
 
 
-class Cause(msgspec.Struct, frozen=True):
+class ByState(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters by what has become of them. The four add up to all that are kept.
+
+    Attributes:
+        open: Wait for a person.
+        coming_back: Are on their way back, or come back by themselves.
+        solved: Their leads were delivered, or published again, or have a later dead letter, which counts.
+        given_up: Their leads are not to be sent any more.
+    """
+
+    open: int = 0
+    coming_back: int = 0
+    solved: int = 0
+    given_up: int = 0
+
+    @property
+    def written(self) -> int:
+        """All of them."""
+        return self.open + self.coming_back + self.solved + self.given_up
+
+
+class Cause(ByState, frozen=True):
     """Dead letters of one cause. `kind`: failed, poison, policy or foreign. `first_ms`, `last_ms`: epoch ms."""
 
     kind: str
@@ -276,23 +297,56 @@ class Cause(msgspec.Struct, frozen=True):
     destination: str
     reason: str
     http_status: str
-    dead_letters: int
     first_ms: int = 0
     last_ms: int = 0
 
 
-class DeadLetters(msgspec.Struct, frozen=True):
-    """The dead letters that one topic keeps. `causes` has the most frequent ones, largest first."""
+class DeadLetters(ByState, frozen=True):
+    """The dead letters that one topic keeps. `causes` has those with the most open ones, largest first."""
 
-    dead_letters: int
     causes: list[Cause]
 
 
 class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /dlq`: what `leads.dlq` and `leads.parked` keep, including dead letters that were redriven since."""
+    """`GET /dlq`: what `leads.dlq` and `leads.parked` keep, by what has become of it."""
 
     dlq: DeadLetters
     parked: DeadLetters
+
+
+class Day(msgspec.Struct, frozen=True):
+    """The money of a workspace ('': of all) on a day, UTC, that begins at `at_s`.
+
+    Attributes:
+        credits: Credits booked with the steps of that day, corrections included.
+        saved: Credits saved, because an earlier result answered.
+        resent: Leads sent again although they may have reached Clay.
+    """
+
+    workspace: str
+    at_s: int
+    credits: int
+    saved: int
+    resent: int
+
+
+class Account(msgspec.Struct, frozen=True):
+    """All that the read model counts. Pages, API and commands show parts of it.
+
+    Attributes:
+        statuses: Each lead once, by workspace, destination and status.
+        ended: Leads that came to rest in the last day, by workspace and status.
+        dlq: Dead letters of `leads.dlq`; `parked`: of `leads.parked`.
+        imports: The imports, newest first.
+        days: Money by day and workspace.
+    """
+
+    statuses: list[StatusCount]
+    ended: dict[str, dict[str, int]]
+    dlq: DeadLetters
+    parked: DeadLetters
+    imports: list[FoundImport]
+    days: list[Day]
 
 
 UNKNOWN_LEAD: Final = "unknown_lead"

@@ -22,6 +22,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Set
 from contextlib import suppress
+from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, get_args
 
 import msgspec
@@ -30,6 +33,7 @@ from aiokafka import TopicPartition
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.books.account import Kept, elect, rank_of
 from stream_app.domain.books.money import Accounts, BooksReport, LaneAccount, OpenCost, Problem
 from stream_app.domain.books.records import (
     IN_MOTION,
@@ -66,14 +70,14 @@ _CACHE_KIB: Final = 8_192
 _PREPARE: Final = (
     "PRAGMA journal_mode = OFF",
     f"PRAGMA cache_size = -{_CACHE_KIB}",
-    "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, passed INTEGER, copy INTEGER, row BLOB)",
+    "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, lead BLOB, passed INTEGER, copy INTEGER, row BLOB)",
     "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) WITHOUT ROWID",
     "BEGIN",
 )
 
 _delivery: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
-_history: Final = msgspec.msgpack.Decoder(RecordHistory)
+_history: Final = msgspec.msgpack.Decoder(Kept)
 _row: Final = msgspec.msgpack.Decoder(Row)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -217,16 +221,19 @@ class Books:
         known = self._db.execute("SELECT id, history FROM records WHERE id IN (SELECT value FROM json_each(?))", (ids,))
         histories = {number: _history.decode(raw) for number, raw in known if raw}
         for number, event, kept in self._events:
-            history = histories.setdefault(number, RecordHistory())
+            history = histories.setdefault(number, Kept())
             counts, wrong = advance(history, event, kept=kept)
+            if (rank := rank_of(history)) > history.rank:
+                history.rank, history.took = rank, self._report.events
             if wrong and number not in self._named:
                 self._named.add(number)
                 self.problem(event.origin, wrong, event.lead_id)
             if counts:
                 self._count(event)
         self._db.executemany(
-            "INSERT INTO records (id, history) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET history = excluded.history",
-            [(number, _encode(history)) for number, history in histories.items()],
+            """INSERT INTO records (id, history, lead) VALUES (?, ?, ?)
+               ON CONFLICT (id) DO UPDATE SET history = excluded.history, lead = excluded.lead""",
+            [(number, _encode(history), _hash(history)) for number, history in histories.items()],
         )
         self._events.clear()
 
@@ -258,6 +265,8 @@ class Books:
         self._join_rows()
         report, totals = self._report, Totals()
         counts: Counter[tuple[str, bool]] = Counter()
+        folded: Counter[tuple[str, bool]] = Counter()
+        others = self._others()
         same: Counter[tuple[str, bool]] = Counter()
         terms = Terms(
             now_ms - self._terms.freshness_ms,
@@ -271,9 +280,10 @@ class Books:
                 continue
             if found.is_input and status:
                 counts[status, found.final] += 1
+                folded[status, found.final] += number in others
                 same[status, found.final] += found.row is not None and found.row.status == status
             elif found.is_input:
-                totals.columns["waiting"].records += not found.passed
+                totals.columns["waiting"].add(not found.passed, not found.passed, 0)
             else:
                 report.outlived += found.gone and status != ""
             wrong = audit(history, found, terms)
@@ -284,15 +294,28 @@ class Books:
                 self.problem(self._numbers.record_id(number), wrong, lead_id)
         for status, final in sorted(counts, key=lambda each: STATUSES.index(each[0])):
             count, rows = counts[status, final], same[status, final]
-            totals.add(status, count, rows, final=final)
-            report.statuses.setdefault(status, StatusCount()).add(count, rows)
+            leads = count - folded[status, final]
+            totals.add(status, leads, count, rows, final=final)
+            report.statuses.setdefault(status, StatusCount()).add(leads, count, rows)
         report.columns, report.not_leads = totals.columns, dict(totals.not_leads)
         for partition in sorted(self._partitions):
             report.accounts += self._lanes(partition)
         self._db.close()
         report.accounted = sum(each.records for each in totals.columns.values())
+        report.leads = sum(each.leads for each in totals.columns.values())
         report.balanced = report.problem_count == 0 and report.accounted == report.records
         return report
+
+    def _others(self) -> set[int]:
+        """Return the numbers of the records that do not count, because another one counts for their lead."""
+        known = "FROM records WHERE passed IS NOT NULL AND lead IS NOT NULL"
+        several = f"SELECT lead {known} GROUP BY lead HAVING count(*) > 1"
+        rows = self._db.execute(f"SELECT lead, id, history {known} AND lead IN ({several}) ORDER BY lead")
+        others: set[int] = set()
+        for _, members in groupby(rows, key=itemgetter(0)):
+            records = [(number, _history.decode(raw)) for _, number, raw in members]
+            others |= {number for number, _ in records} - elect(records)
+        return others
 
     def _join_rows(self) -> None:
         """Store each row beside the history that it is of."""
@@ -308,7 +331,7 @@ class Books:
         """Yield each record: its number, its history, and what else was found of it."""
         select = "SELECT id, history, passed, copy, row FROM records ORDER BY id"
         for number, raw, passed, copy, row in self._db.execute(select):
-            history, (log, offset) = _history.decode(raw) if raw else RecordHistory(), self._numbers.position(number)
+            history, (log, offset) = _history.decode(raw) if raw else Kept(), self._numbers.position(number)
             yield (
                 number,
                 history,
@@ -344,6 +367,10 @@ class Books:
         report.open_costs += open_costs[: self._limit - len(report.open_costs)]
         known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
         return self._accounts.lanes(lanes, reserved, open_costs, known_from_ms, self.problem)
+
+
+def _hash(history: RecordHistory) -> bytes:
+    return blake2b(history.lead_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _text(raw: bytes) -> str:

@@ -130,6 +130,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         import_summary: As `import_id`: what the publisher counted. Texts that look like personal data are removed.
         waited_ms: The time since the record's previous event in ms, if it is a second or more.
         waited_as: The status of that event.
+        dead_letter: As `import_id`: the dead letter that the record is a copy of, `topic/partition/offset`.
     """
 
     id: str
@@ -160,6 +161,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     import_summary: ImportSummary | None = None
     waited_ms: int = 0
     waited_as: Status | Literal[""] = ""
+    dead_letter: str = ""
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

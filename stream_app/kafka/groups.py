@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane.explain import Group
-from stream_app.kafka.background import ANSWER_WITHIN_S, Background
+from stream_app.kafka.background import Background
 from stream_app.kafka.connection import KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import TopicReader
@@ -83,11 +83,12 @@ def _stop(process: str) -> str:
 
 
 class Consumption(msgspec.Struct, frozen=True):
-    """The groups, and the records by topic and partition that the workers' group has not committed."""
+    """The groups, and by topic and partition what the workers' group has committed, and the records after that."""
 
     worker: Group
     replay: Group
     waiting: dict[tuple[str, int], int]
+    committed: Offsets = {}
 
 
 class Backlog(Background[Consumption]):
@@ -102,21 +103,11 @@ class Backlog(Background[Consumption]):
         self._topics = topics
         self._partitions = partitions
 
-    async def read(self) -> dict[str, int] | None:
-        """Return the waiting records by topic, an upper bound if many wait. None if Kafka does not answer."""
-        known = await self.look(2 * ANSWER_WITHIN_S)
-        if known is None:
-            return None
-        left = dict.fromkeys(self._topics, 0)
-        for (topic, _), records in known.waiting.items():
-            left[topic] += records
-        return left
-
     async def _ask(self) -> Consumption:
         async with open_admin(self._connection) as admin, TopicReader(self._connection, self._partitions) as reader:
             worker, committed = await _look_at(admin, self._worker)
             replay, _ = await _look_at(admin, self._replay)
-            return Consumption(worker, replay, dict(await reader.count(self._topics, committed)))
+            return Consumption(worker, replay, dict(await reader.count(self._topics, committed)), committed)
 
 
 async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:

@@ -22,7 +22,7 @@ from stream_app.domain.delivery.recorder import (
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.lead.resolve import LeadRef
+from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination
 from stream_app.domain.record import Record
@@ -167,5 +167,6 @@ class Conclusions:
             return
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
-        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, ref=lead)
+        read = lead.lead if isinstance(lead, ResolvedLead) else None
+        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, lead=read)
         await self._commits.commit_last(in_flight, step)

@@ -13,8 +13,8 @@ import msgspec
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
-from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, text
-from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
+from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, shown_key, text
+from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.suppression import SuppressionList
@@ -72,7 +72,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
             for record in records:
                 headers, key, at_ms = headers_of(record.headers), keys.restore(record.key), record.timestamp
                 if matches is None or matches(headers, key, at_ms):
-                    tally.add(headers, pseudonymous_key(key, settings.workspaces), at_ms)
+                    tally.add(headers, shown_key(headers, key, settings.workspaces), at_ms)
                     tally.suppressed += on_list.names(headers, key, record.value, at_ms)
     return tally
 
@@ -94,7 +94,7 @@ async def newest(
                 if not wanted.matches(headers, key, record.timestamp):
                     continue
                 matching += 1
-                workspace = (pseudonymous_key(key, settings.workspaces) or b"").decode()
+                workspace = (shown_key(headers, key, settings.workspaces) or b"").decode()
                 order = (record.timestamp, record.partition, record.offset)
                 if len(kept) < limit:
                     heapq.heappush(kept, (*order, _listed(topic, record, headers, workspace)))

@@ -43,6 +43,7 @@ from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.record import Record
+from stream_app.kafka.background import ANSWER_WITHIN_S
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import open_inbox
@@ -107,7 +108,8 @@ def _projection(
 ) -> Projection:
     """Return what follows Kafka into the read model, with its metrics."""
     workspaces = frozenset(settings.workspaces)
-    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces)
+    final = frozenset(settings.without_callbacks)
+    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces, final)
     projection = Projection(connection, sources, model_path(settings, os.environ), logger)
     lag = Gauge(
         "stream_app_read_model_lag", "Maximum number of offsets that the read model is behind.", registry=registry
@@ -144,7 +146,8 @@ async def serving(
         queries=queries,
         lag=lambda: projection.lag,
         results=results,
-        backlog=backlog.read,
+        kafka=partial(backlog.look, 2 * ANSWER_WITHIN_S),
+        inputs=names.inputs,
         access=Access(settings.board_token),
         dlq=names.dlq,
         parked=names.parked,

@@ -62,19 +62,20 @@ def person(names: TopicNames, hashed: str, lead_id: str | None, *more: str) -> M
     return Made(names.state, f"p/acme/people/{hashed}".encode(), value)
 
 
-def dead_letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, **headers: str) -> Made:
+def dead_letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, offset: int = 0, **headers: str) -> Made:
     named = {"disposition": "failed", "reason": reason, "destination": "people", **headers}
     return Made(
         topic,
         b"acme",
         b"{}",
+        offset=offset,
         headers=tuple((HEADERS[field], text.encode()) for field, text in named.items()),
         timestamp=timestamp,
     )
 
 
 def take(model: ReadModel, *records: Made, at: int = 0) -> None:
-    """The records as one batch."""
+    """The records as one batch. Events without an offset get the next ones, as Kafka gives them."""
     batch: dict[str, list[Made]] = {}
     for record in records:
         batch.setdefault(record.topic, []).append(record)

@@ -102,7 +102,9 @@ class Consumers:
         waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310}
         counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
         counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
-        self.now: Consumption | None = Consumption(Group("Stable", 2), Group("Stable", 1), counts)
+        self.now: Consumption | None = Consumption(
+            Group("Stable", 2), Group("Stable", 1), counts, dict.fromkeys(counts, 1 << 40)
+        )
 
     async def look(self, within_s: float) -> Consumption | None:
         return self.now
@@ -305,8 +307,9 @@ def _dead_letters() -> Iterator[Made]:
     offsets = itertools.count()
 
     def one(workspace: str, age_ms: int, reason: str, **more: str) -> Made:
-        found = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, destination=f"{workspace}-people", **more)
-        return msgspec.structs.replace(found, key=workspace.encode(), offset=next(offsets))
+        there = f"{workspace}-people"
+        found = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, next(offsets), destination=there, **more)
+        return msgspec.structs.replace(found, key=workspace.encode())
 
     for number in range(398):
         age_ms = 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3)

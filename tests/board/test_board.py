@@ -187,7 +187,7 @@ async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(loca
     counts = local.board._maker.site.queries.status_counts()
     by_column: dict[str, int] = {}
     for each in counts:
-        by_column[each.column] = by_column.get(each.column, 0) + each.records
+        by_column[each.column] = by_column.get(each.column, 0) + each.leads
     for column, number in by_column.items():
         assert f'<a class="count" href="/board/leads?column={column}">{number:,}</a>' in text
         page = (await local.get(f"/board/leads?column={column}")).text
@@ -220,7 +220,7 @@ async def test_the_list_of_leads_has_every_record_once_newest_first(local: Clien
 
 
 def _sum(counts: list[StatusCount]) -> int:
-    return sum(each.records for each in counts)
+    return sum(each.leads for each in counts)
 
 
 async def _rows(client: Client, url: str) -> int:

@@ -44,7 +44,7 @@ def everything() -> Iterator[Made]:
     for offset, workspace in enumerate((HOSTILE, "acme", "")):
         values = {**texts, "workspace": workspace, "at_ms": NOW_MS - 5_000, "import_summary": summary}
         yield event(_NAMES, HOSTILE, "parked", 1, offset, **values)
-        yield event(_NAMES, HOSTILE, HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]
+        yield event(_NAMES, f"{HOSTILE} 2", HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]
         yield event(_NAMES, HOSTILE, "replayed", 1, 20 + offset, **values | {"reason": "resend"})
     found = result(_NAMES, HOSTILE, at_ms=NOW_MS)
     yield Made(found.topic, f"acme/{HOSTILE}/{HOSTILE}".encode(), found.value)

@@ -21,7 +21,7 @@ _LINK = re.compile(r'<a\b[^>]*\bhref="([^"]*)"[^>]*>(.*?)</a>', re.S)
 _COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')
 MEASURES = {
     "books": {"day.saved"},  # credits
-    "backlog": {"row.records"},  # a row of the list itself
+    "backlog": {"row.records", "page.back"},  # a row of the list itself; copies, whose leads are counted elsewhere
     "dead": {"row.share"},
     # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
     "import": {"each.credits", "each.rows", "each.refused", "each.published", "part.leads"},
@@ -158,7 +158,7 @@ async def count(client: Client, target: str) -> int:
         return same(total(text), len(await in_all_pages(client, target, row)))
     number = {
         "/board/waiting": r'data-label="Records" class="num">([\d,]+)<',
-        "/board/dead": r'data-label="Dead letters" class="num"><b><a [^>]*>([\d,]+)<',
+        "/board/dead": r'data-label="Open" class="num"><b><a [^>]*>([\d,]+)<',
     }.get(parts.path)
     if number is not None:
         return same(total(text), sum(map(integer, await in_all_pages(client, target, number))))
@@ -176,8 +176,6 @@ async def count_at(client: Client, target: str, text: str, place: str) -> int:
         return sum(map(integer, _COUNT_IN_LEGEND.findall(inner)))
     if place == "budgets":
         return sum(map(integer, await in_all_pages(client, target, r"([\d,]+) of [\d,]+ credits today")))
-    if place == "causes":
-        return len(await in_all_pages(client, target, r'data-label="Dead letters"'))
     if tag == "ul":
         return inner.count("<li>")
     if tag == "th":  # a column: its cells are added up

@@ -91,7 +91,7 @@ async def topics(kafka: Broker, namespace: str) -> list[str]:
 def test_books_that_do_not_balance_exit_with_1(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    books = BooksReport(False, 2, 1, {name: StatusCount() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
+    books = BooksReport(False, 2, 2, 1, {name: StatusCount() for name in COLUMNS}, problem_count=1)
     comparison = Comparison(
         posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0
     )

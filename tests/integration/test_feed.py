@@ -54,7 +54,7 @@ async def test_the_model_has_the_records_of_all_topics(kafka: Broker, namespace:
         assert it.ask.results("crm-1")[0].offset == 0
         assert it.ask.leads_of("hash")[0] == "crm-1"
         assert [each.workspace for each in it.ask.lanes()[0]] == ["acme"]
-        assert it.ask.dead_letters(names.dlq).dead_letters == it.ask.dead_letters(names.parked).dead_letters == 1
+        assert it.ask.dead_letters(names.dlq).written == it.ask.dead_letters(names.parked).written == 1
         assert it.feed.lag.lag == 0
         await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
         await until(lambda: it.ask.status_counts()[0].status == "enriched", 10, "the next step")
@@ -93,8 +93,8 @@ async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, p
     assert kills >= 2
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert {each.status: each.records for each in it.ask.status_counts()} == {"dead_lettered": leads}
-        assert it.ask.dead_letters(names.dlq).dead_letters == leads
+        assert {each.status: each.leads for each in it.ask.status_counts()} == {"dead_lettered": leads}
+        assert it.ask.dead_letters(names.dlq).written == leads
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (3 * leads,)
 
@@ -121,9 +121,7 @@ async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
         await it.up_to_date()
         assert it.ask.lead("old") is None
         assert it.ask.lead("new") is not None
-        assert [(cause.reason, cause.dead_letters) for cause in it.ask.dead_letters(names.dlq).causes] == [
-            ("http_503", 2)
-        ]
+        assert [(cause.reason, cause.written) for cause in it.ask.dead_letters(names.dlq).causes] == [("http_503", 2)]
 
 
 async def test_topics_recreated_while_it_runs_are_read_from_the_beginning(
@@ -213,7 +211,7 @@ async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: 
         await it.up_to_date(60)
         assert it.feed.lag.trouble == ""
         assert it.ask.status_counts()[0].status == "sending"
-        assert it.ask.dead_letters(names.dlq).dead_letters == 2
+        assert it.ask.dead_letters(names.dlq).written == 2
 
 
 async def test_errors_are_reported_and_not_raised(namespace: str, path: Path) -> None:

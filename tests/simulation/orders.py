@@ -73,8 +73,10 @@ def _arguments(order: Order) -> dict[str, Any]:
     match order.kind:
         case "suppress" | "unsuppress":
             return {"people": [hash_of(order.what)]}
-        case "cancel_lead":
+        case "cancel_lead" | "erase":
             return {"lead_id": order.what}
+        case "cancel_import":
+            return {"import_id": order.what}
         case "correct" if "=" in order.what:
             lead_id, _, credits_ = order.what.partition("=")
             return {"lead_id": lead_id, "credits": int(credits_)}

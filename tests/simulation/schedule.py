@@ -22,7 +22,7 @@ Loss = Literal["lost", "unknown", "refused"]
 LOSSES: Final[tuple[Loss, ...]] = ("lost", "unknown", "refused")
 Break = Literal["lost", "unknown", "refused", "half", "crash", "crash_before", "freeze", "evicted"]
 BREAKS: Final[tuple[Break, ...]] = ("lost", "unknown", "refused", "half", "crash", "crash_before", "freeze", "evicted")
-How = Literal["", "junk", "aborted", "slow_transaction"]
+How = Literal["", "junk", "aborted", "slow_transaction", "nowhere", "long", "nobody"]
 CEILING: Final = Cost(credits=20, actions=2)
 
 
@@ -31,6 +31,7 @@ class Arrival:
     """A record that a user publishes. `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's.
 
     known_by  the identifiers that it has of its person, by kind: see persons.py.
+    how       nowhere: its workspace is not configured; long: a field is too long for Clay; nobody: no identity.
     """
 
     at_s: float
@@ -44,6 +45,7 @@ class Arrival:
     how: How = ""
     headers: Headers = ()
     known_by: str = "e"
+    import_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Schedule:
     missed        end markers that Kafka does not write.
     recovery      what happens to requests of take-overs, by their number since the first missed marker.
     markers_s     how long after the end of a transaction its markers are written.
+    redrives_s    when an operator sends back some of the dead letters that wait for one.
     """
 
     name: str
@@ -133,6 +136,7 @@ class Schedule:
     missed: tuple[Missed, ...] = ()
     recovery: tuple[tuple[int, Break], ...] = ()
     markers_s: float = 0.0
+    redrives_s: tuple[float, ...] = ()
 
 
 @lru_cache(maxsize=256)

@@ -11,6 +11,8 @@ from unittest.mock import patch
 
 import msgspec
 
+from stream_app.domain.dead_letter.replay import redriven
+from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition import lane_queue, lanes
@@ -107,6 +109,8 @@ class World:
         loop.before_step = self._before_turn
         for serial, arrival in enumerate(schedule.arrivals):
             loop.outside(arrival.at_s, self._publish, serial, arrival)
+        for number, at_s in enumerate(schedule.redrives_s):
+            loop.outside(at_s, self._redrive, Random(f"redrive {schedule.seed} {number}"))
         for serial, order in enumerate(schedule.orders):
             loop.outside(order.at_s, self._order, serial, order)
         Replayer(
@@ -248,12 +252,19 @@ class World:
         home = plan.pins[arrival.workspace]
         partition = (home + 1) % self.plan.partitions if arrival.away else home
         not_after_ms = None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
+        fields = {**fields_of(arrival.known_by, arrival.person), "serial": serial}
         document: dict[str, object] = {
-            "fields": {**fields_of(arrival.known_by, arrival.person), "serial": serial},
+            "fields": {}
+            if arrival.how == "nobody"
+            else {**fields, **({"note": "x" * 9_000} if arrival.how == "long" else {})},
             "lead_id": arrival.lead_id,
             "force": arrival.force,
-            "workspace": arrival.workspace,
+            "workspace": "nowhere" if arrival.how == "nowhere" else arrival.workspace,
         }
+        if arrival.import_id:
+            alike = [each for each in self.schedule.arrivals if self._import_of(each) == self._import_of(arrival)]
+            document["import_id"] = arrival.import_id
+            document["import_summary"] = {"rows": 99, "leads": len(alike)} if alike[0] is arrival else None
         if not_after_ms is not None:
             document["not_after_ms"] = not_after_ms
         junk = arrival.how == "junk"
@@ -282,6 +293,22 @@ class World:
         self.say(
             None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.record_id} {arrival.how}"
         )
+
+    @staticmethod
+    def _import_of(arrival: Arrival) -> tuple[str, str]:
+        return ("nowhere" if arrival.how == "nowhere" else arrival.workspace), arrival.import_id
+
+    def _redrive(self, chance: Random) -> None:
+        """An operator sends some dead letters back, perhaps for the second time."""
+        names = self.plan.topics
+        for topic in (names.dlq, names.parked):
+            for partition in range(self.plan.partitions):
+                for consumed in self.kafka.log(topic, partition).committed():
+                    if chance.random() < 0.5:
+                        back = redriven(read_envelope(consumed), consumed.record_id)
+                        self.say(None, f"{consumed.record_id} is sent back")
+                        record = Record(names.retry, consumed.key, consumed.value, back.to_headers())
+                        self.kafka.produce(partition, record)
 
     def _order(self, serial: int, order: Order) -> None:
         for partition, record in records_of(order, serial, self.plan, self.now_ms()):

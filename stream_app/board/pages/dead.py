@@ -15,6 +15,7 @@ from stream_app.board.formats import CAUSE_WORDS
 from stream_app.board.read_model.query import Place
 from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
 from stream_app.client.answers import Cause
+from stream_app.domain.books.account import STATE_MEANING, STATES, DeadLetterState
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState
 
@@ -80,7 +81,7 @@ _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 
 
 class CauseRow(msgspec.Struct, frozen=True):
-    """A cause. `share`: percent of all of them; `spark`: those of each hour of the last day, as a polyline.
+    """A cause. `share`: percent of all open ones; `spark`: those of each hour of the last day, as a polyline.
 
     Attributes:
         last_day: Dead letters of the last day.
@@ -107,7 +108,8 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
     """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
     queries, names = site.queries, site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
-    dead_letters, causes, shown = queries.causes_after(topic, workspace or None, after, ROWS)
+    letters, causes = queries.causes_after(topic, workspace or None, after, ROWS)
+    shown = letters.causes
     begin_s = day_begin_s(moment.now_ms)
     rows: list[CauseRow] = []
     by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
@@ -117,20 +119,21 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
         key = _COLOURS[min(len(rows), len(_COLOURS) - 1)]
         for at_s, count in hours:
             by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
-        share = round(cause.dead_letters / dead_letters * 100, 1)
+        share = round(cause.open / letters.open * 100, 1) if letters.open else 0.0
         rows.append(
             CauseRow(cause, share, spark(last), sum(last), price_command(cause, which), plan_query(site, cause, which))
         )
     named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
     hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
-    deferred = sum(each.records for each in queries.status_sums(workspace or None) if each.status == "deferred")
-    others = queries.dead_letters(other, workspace or None).dead_letters
+    deferred = sum(each.leads for each in queries.status_sums(workspace or None) if each.status == "deferred")
+    others = queries.dead_letters(other, workspace or None).open
     replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
     kept = site.settings.topics
     return {
         "which": which,
-        "dead_letters": dead_letters,
-        "others": others,  # dead letters of the other topic
+        "letters": letters,
+        "states": [(state, getattr(letters, state), STATE_MEANING[state]) for state in STATES],
+        "others": others,  # open dead letters of the other topic
         "rows": rows,
         "causes": causes,
         # how many causes this page and those before it have, if there are more
@@ -172,24 +175,33 @@ def price_command(cause: Cause, which: Which) -> str:
 
 
 def cause_page(
-    site: Site, moment: Moment, which: Which, cause: Cause, after: Place | None, *, last_day: bool
+    site: Site,
+    moment: Moment,
+    which: Which,
+    cause: Cause,
+    after: Place | None,
+    *,
+    last_day: bool,
+    state: DeadLetterState | None = None,
 ) -> PageData:
-    """Return the page, with all dead letters that are kept or only with those of the last day."""
+    """Return the page, with all dead letters that are kept, only with those of the last day, or those of a state."""
     queries, names = site.queries, site.settings.names
     topic = names.dlq if which == "dlq" else names.parked
     cause = queries.cause(topic, cause) or cause
     since_s = day_begin_s(moment.now_ms) if last_day else 0
-    many = cause.dead_letters
+    many = cause.written if state is None else int(getattr(cause, state))
     if last_day:
         (hours,) = queries.dead_letter_hours(topic, [cause], since_s)
         many = sum(dead_letters for _, dead_letters in hours)
-    rows = queries.dead_letters_of(topic, cause, since_s * 1000, after, ROWS + 1)
+    rows = queries.dead_letters_of(topic, cause, since_s * 1000, after, ROWS + 1, state)
     return {
         "which": which,
         "cause": cause,
         "dead_letters": many,
         "rows": rows[:ROWS],
         "last_day": last_day,
+        "state": state,
+        "states": [(name, int(getattr(cause, name)), STATE_MEANING[name]) for name in STATES],
         "after": rows[ROWS - 1].place if len(rows) > ROWS else None,
         "command": price_command(cause, which),
         "plan": plan_query(site, cause, which),
@@ -199,4 +211,4 @@ def cause_page(
 def cause_of(words: dict[str, str]) -> Cause:
     """Return the cause that an address names."""
     kind, workspace, destination, reason, http_status = (words.get(name, "") for name in CAUSE_WORDS)
-    return Cause(kind, workspace, destination, reason, http_status, 0)
+    return Cause(kind, workspace, destination, reason, http_status)

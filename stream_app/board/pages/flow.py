@@ -13,9 +13,9 @@ from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter, Order
 from stream_app.board.read_model.on_kafka import Search
-from stream_app.board.site import Moment, PageData, Site
+from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
-from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, meaning_of
+from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
 from stream_app.domain.lane.command import REPLAY_RELOAD
 from stream_app.domain.lane_messages import LaneView
 
@@ -114,19 +114,21 @@ class BacklogRow(msgspec.Struct, frozen=True):
 def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> PageData:
     """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
     if moment.kafka is None:
-        return {"records": None, "rows": [], "topic": topic, "partition": partition, "after": 0}
+        return {"records": None, "rows": [], "topic": topic, "partition": partition, "after": 0, "back": 0}
     found = [
         (log, left)
-        for log, left in sorted(moment.kafka.waiting.items())
+        for log, left in sorted((untaken(site, moment) or {}).items())
         if left and topic in ("", log[0]) and partition in (None, log[1])
     ]
+    retry = site.settings.names.retry
+    back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == retry)
     rows: list[BacklogRow] = []
     for (name, number), left in found[after : after + BACKLOG_ROWS]:
         names = list(site.settings.plan.residents(number))
         rows.append(BacklogRow(name, number, left, names[:_MOST_NAMES], len(names) > _MOST_NAMES))
     more = after + BACKLOG_ROWS if len(found) > after + BACKLOG_ROWS else 0
     records = sum(left for _, left in found)
-    return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more}
+    return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more, "back": back}
 
 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
@@ -152,15 +154,15 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in counts:
         if each.column:
-            sums[each.column] += each.records
-            rows[each.workspace][each.column] += each.records
+            sums[each.column] += each.leads
+            rows[each.workspace][each.column] += each.leads
         else:
-            not_leads[each.status] += each.records
+            not_leads[each.status] += each.leads
     waiting: dict[str, int] | None = None
-    if moment.kafka is not None:
+    if (left := untaken(site, moment)) is not None:
         waiting = {}
-        for (topic, _), left in moment.kafka.waiting.items():
-            waiting[topic] = waiting.get(topic, 0) + left
+        for (topic, _), records in left.items():
+            waiting[topic] = waiting.get(topic, 0) + records
     on_kafka = None if waiting is None else sum(waiting.values())
     columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
     columns.append(("waiting", MEANING["waiting"], on_kafka))
@@ -171,7 +173,7 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     days = site.queries.money()
     return {
         "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
-        "records": None if on_kafka is None else sums.total() + on_kafka,
+        "says": None if on_kafka is None else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
         "waiting": waiting,  # by topic; None if unknown
         "rows": page,
         "after": page[-1].workspace if len(names) > ROWS else "",

@@ -15,6 +15,7 @@ from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 from stream_app.board.site import (
     HOUR_S,
+    OVERDUE,
     UNREADABLE,
     Bar,
     Lane,
@@ -28,6 +29,7 @@ from stream_app.board.site import (
     lane_rows,
     one_lane,
     overview,
+    untaken,
 )
 from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.lane.budget import MeterName
@@ -37,10 +39,10 @@ Span = Literal["hour", "day"]
 
 MOST_LANES: Final = 20
 _OUTCOMES: Final = {
-    "enriched": ("enriched", "partial"),
+    "enriched": ("enriched", "partial", "accepted"),
     "cache": ("served_from_cache", "served_locally"),
     "nodata": ("no_data",),
-    "failed": ("enrich_error", "dead_lettered", "parked"),
+    "failed": ("enrich_error", "parked"),
     "refused": ("rejected_invalid", "suppressed", "expired", "duplicate", "replaced"),
 }
 SERIES: Final = (
@@ -58,7 +60,7 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
     seen = overview(site, moment)
     queries, names = site.queries, site.settings.names
     chart, span, ended = throughput(site, "", moment.now_ms, span)
-    dead = queries.dead_letters(names.dlq)
+    dlq = queries.dead_letters(names.dlq)
     held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
     moving = sorted((lane for lane in seen.lanes if lane not in held), key=lambda lane: (-lane.waiting, lane.workspace))
     heading, tone = _heading(seen, is_asking=moment.is_asking)
@@ -78,13 +80,16 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
         "credits": credits_,
         "credits_without_limit": without_limit,
         "saved": sum(day.saved for day in queries.money()),
-        # records on Kafka that no worker has taken
-        "waiting": None if moment.kafka is None else sum(moment.kafka.waiting.values()),
+        # records of producers that no worker has taken
+        "waiting": None if (waiting := untaken(site, moment)) is None else sum(waiting.values()),
         "held_leads": seen.in_columns("held"),
         "under_way": seen.in_columns("under_way"),
         "parked": seen.in_columns("parked"),
-        "dead_letters": dead.dead_letters,
-        "top_cause": dead.causes[0] if dead.causes else None,
+        "open": dlq.open,
+        "coming_back": dlq.coming_back,
+        "overdue": sum(each.leads for each in seen.counts if each.status in OVERDUE),
+        "overdue_statuses": ",".join(OVERDUE),
+        "top_cause": next((cause for cause in dlq.causes if cause.open), None),
     }
 
 
@@ -92,8 +97,8 @@ def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tu
     """Return the chart of leads that ended, the time that it covers, and how many ended in the last day."""
     now_s = now_ms // 1000
     day_s = now_s // QUARTER_S * QUARTER_S - 95 * QUARTER_S
-    quarters = site.queries.history([workspace], QUARTER_S, day_s)[workspace]
-    ended = sum(slot.events for slot in quarters if slot.status in _SERIES_OF)
+    quarters = site.queries.came_to_rest([workspace], QUARTER_S, day_s)[workspace]
+    ended = sum(slot.leads for slot in quarters)
     if span is None:
         oldest_s = min((slot.at_s for slot in quarters), default=0)
         span = "hour" if oldest_s > now_s - 3_600 else "day"
@@ -102,15 +107,15 @@ def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tu
         begin_s = day_s + (96 - known) * QUARTER_S
         return stack(SERIES, _by_slot(quarters), begin_s, QUARTER_S, known, 9 if known == 96 else 5), span, ended
     begin_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
-    minutes = site.queries.history([workspace], MINUTE_S, begin_s)[workspace]
+    minutes = site.queries.came_to_rest([workspace], MINUTE_S, begin_s)[workspace]
     return stack(SERIES, _by_slot(minutes), begin_s, MINUTE_S, 60, 7), span, ended
 
 
 def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
     found: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for slot in slots:
-        if (key := _SERIES_OF.get(slot.status)) is not None:
-            found[slot.at_s][key] = found[slot.at_s].get(key, 0) + slot.events
+        key = _SERIES_OF[slot.status]
+        found[slot.at_s][key] = found[slot.at_s].get(key, 0) + slot.leads
     return found
 
 
@@ -210,9 +215,9 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     queries, now_ms, now_s = site.queries, moment.now_ms, moment.now_ms // 1000
     policy = site.settings.workspaces.get(workspace)
     chart, span, _ = throughput(site, workspace, now_ms, span)
-    minutes = queries.history([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
-    quarters = queries.history([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
-    days = queries.history([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
+    minutes = queries.credits([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
+    quarters = queries.credits([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
+    days = queries.credits([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
     bars: list[Bar] = []
     burns: list[Burn] = []
     if lane.view is not None:
@@ -257,7 +262,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
         "changes": changes[:MOST_CHANGES],
         "statuses": queries.status_sums(workspace),
-        "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace).dead_letters,
+        "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
         "zone": policy.time_zone if policy else "UTC",
         "kinds": LANE_KINDS if policy else (),  # the commands that an operator can give
     }

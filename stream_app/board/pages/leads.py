@@ -69,10 +69,10 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
         counts = site.queries.status_sums(chosen.of)
     columns: Counter[str] = Counter()
     for each in counts:
-        columns[each.column] += each.records
+        columns[each.column] += each.leads
     # Without a filter the list has what the books count: callbacks and commands are no leads.
     wanted = [each for each in counts if _matches(each, chosen)]
-    matches = sum(each.records for each in wanted)
+    matches = sum(each.leads for each in wanted)
     final = chosen.column == "accepted_final" if chosen.column else None
     rows = []
     if matches:

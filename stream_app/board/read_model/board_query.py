@@ -15,12 +15,14 @@ import msgspec
 from stream_app.board.read_model.history import DAY_S
 from stream_app.board.read_model.project import SAME_CAUSE, record_numbers
 from stream_app.board.read_model.query import Place, Queries
-from stream_app.client.answers import Cause, StatusCount
+from stream_app.client.answers import Cause, Day, StatusCount
+from stream_app.domain.books.account import STATES, DeadLetterState
 from stream_app.domain.books.records import column
 from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.lane_messages import LaneChange, LaneView
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
+_IMPORTED: Final = "imported > 0 AND of_import"
 _ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
 """The columns of an `Order`."""
 _replay: Final = msgspec.json.Decoder(ReplayProgress)
@@ -46,7 +48,8 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
         place: Its position in the list.
         record: Its position on Kafka.
         origin: The position of the record that it came from; '' if it is unknown.
-        lead_id: The lead of that record; '' if none is known, as `status`, the record's last status.
+        lead_id: The lead; '' if none is known, as `status`, the lead's status of now.
+        state: What has become of it.
     """
 
     place: Place
@@ -54,23 +57,16 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
     origin: str
     lead_id: str
     status: str
+    state: DeadLetterState
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """The events of one status in one slot of time. `at_s`: its begin."""
+    """The leads that came to rest with one status in one slot of time, or its credits. `at_s`: its begin."""
 
     at_s: int
-    status: str
-    events: int
-    credits: int
-
-
-class Money(msgspec.Struct, frozen=True):
-    """A day that begins at `at_s`: credits saved, and leads sent again although they may have reached Clay."""
-
-    at_s: int
-    saved: int
-    resent: int
+    leads: int = 0
+    status: str = ""
+    credits: int = 0
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -168,7 +164,7 @@ class BoardQueries(Queries):
                     break
                 found += db.execute(
                     f"""{_SELECT}
-                        WHERE {" AND ".join(f"{name} = ?" for name in group)} {"AND import > 0" if imported else ""}
+                        WHERE {" AND ".join(f"{name} = ?" for name in group)} AND {_IMPORTED if imported else "counts"}
                         AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
                     (*group.values(), at_ms, at_ms, record, limit),
                 )
@@ -182,7 +178,7 @@ class BoardQueries(Queries):
 
         A group is a status, or where only some of its records are wanted, a status of one destination.
         """
-        where, values = "records > 0", list[str]()
+        where, values = "leads > 0", list[str]()
         if workspace is not None:
             where, values = f"{where} AND workspace = ?", [*values, workspace]
         if statuses:
@@ -199,7 +195,7 @@ class BoardQueries(Queries):
         ):
             same = " AND ".join(f"r.{name} = g.{name}" for name in names)
             rows = db.execute(
-                f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.at_ms <= ?)
+                f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.counts AND r.at_ms <= ?)
                     FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g""",
                 (at_ms, *values),
             )
@@ -212,13 +208,13 @@ class BoardQueries(Queries):
         """Return the groups of `_groups` for one import: its statuses by destination."""
         rows = db.execute(
             """SELECT status, destination, (
-                   SELECT max(at_ms) FROM records AS r WHERE r.import = g.import AND r.import > 0
+                   SELECT max(at_ms) FROM records AS r WHERE r.imported = g.import AND r.imported > 0 AND r.of_import
                    AND r.status = g.status AND r.destination = g.destination AND r.at_ms <= ?)
-               FROM import_counts AS g WHERE import = ? AND records > 0""",
+               FROM import_counts AS g WHERE import = ? AND leads > 0""",
             (at_ms, imported),
         )
         found: list[tuple[int, dict[str, str | int]]] = [
-            (newest, {"import": imported, "status": status, "destination": alias})
+            (newest, {"imported": imported, "status": status, "destination": alias})
             for status, alias, newest in rows
             if newest is not None
             and (not statuses or status in statuses)
@@ -270,42 +266,59 @@ class BoardQueries(Queries):
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
-        sql = f"SELECT hour * 3600, count FROM dead_letter_hours WHERE {SAME_CAUSE} AND hour = ?"
-        hours = range(since_s // 3_600, since_s // 3_600 + 26)
+        sql = f"""SELECT hour * 3600, letters FROM dead_letter_hours
+                  WHERE cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) AND hour BETWEEN ? AND ? ORDER BY hour"""
+        hours = since_s // 3_600, since_s // 3_600 + 25
         with self._reading() as db:
-            return [
-                [(at_s, count) for hour in hours for at_s, count in db.execute(sql, (*_words(topic, cause), hour))]
-                for cause in causes
-            ]
+            return [db.execute(sql, (*_words(topic, cause), *hours)).fetchall() for cause in causes]
 
     def cause(self, topic: str, cause: Cause) -> Cause | None:
         """Return a cause with its number of dead letters. None if it has none."""
-        sql = f"SELECT count, first_ms, last_ms FROM causes WHERE {SAME_CAUSE}"
+        sql = f"SELECT first_ms, last_ms, {', '.join(STATES)} FROM causes WHERE {SAME_CAUSE}"
         with self._reading() as db:
             found = db.execute(sql, _words(topic, cause)).fetchone()
         if found is None:
             return None
-        return msgspec.structs.replace(cause, dead_letters=found[0], first_ms=found[1], last_ms=found[2])
+        return msgspec.structs.replace(cause, **dict(zip(("first_ms", "last_ms", *STATES), found, strict=True)))
 
     def dead_letters_of(
-        self, topic: str, cause: Cause, since_ms: int, after: Place | None, limit: int
+        self,
+        topic: str,
+        cause: Cause,
+        since_ms: int,
+        after: Place | None,
+        limit: int,
+        state: DeadLetterState | None = None,
     ) -> list[DeadLetterRow]:
-        """Return the dead letters of a cause that were appended at `since_ms` or later, after a place, newest first."""
-        at_ms, record = (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
+        """Return the dead letters of a cause that were appended at `since_ms` or later, after a place, newest first.
+
+        `state`: only those with it.
+        """
+        at_ms, record = _place(after)
+        wanted = "" if state is None else f"AND state = {STATES.index(state)}"
+        # What a dead letter is about now: its copy, or else its record; and of that lead the record that counts.
+        sql = f"""SELECT d.at_ms, d.id, d.origin, d.state, coalesce(r.lead_id, ''), coalesce((
+                      SELECT status FROM records AS c WHERE c.lead_id = r.lead_id AND c.counts + c.of_import > 0
+                      AND c.counts AND c.rank > 0 AND r.workspace IN ('', c.workspace)
+                      AND r.destination IN ('', c.destination) ORDER BY c.rank DESC, c.took DESC LIMIT 1), r.status, '')
+                  FROM letters AS d LEFT JOIN records AS r ON r.id = coalesce((
+                      SELECT id FROM records WHERE letter > 0 AND letter = d.id ORDER BY rank DESC, took DESC LIMIT 1),
+                      d.origin)
+                  WHERE d.cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) {wanted}
+                  AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?) ORDER BY d.at_ms DESC, d.id DESC LIMIT ?"""
         with self._reading() as db:
-            rows = db.execute(
-                f"""SELECT d.at_ms, d.id, d.origin, coalesce(r.lead_id, ''), coalesce(r.status, '')
-                    FROM dead_letter_records AS d LEFT JOIN records AS r ON r.id = d.origin
-                    WHERE d.cause = (SELECT id FROM causes WHERE {SAME_CAUSE})
-                    AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?) ORDER BY d.at_ms DESC, d.id DESC LIMIT ?""",
-                (*_words(topic, cause), since_ms, at_ms, record, limit),
-            ).fetchall()
+            rows = db.execute(sql, (*_words(topic, cause), since_ms, at_ms, record, limit)).fetchall()
             numbers = record_numbers(db)
         return [
             DeadLetterRow(
-                Place(when, number), numbers.record_id(number), numbers.record_id(origin) if origin else "", *rest
+                Place(when, number),
+                numbers.record_id(number),
+                numbers.record_id(origin) if origin else "",
+                lead_id,
+                status,
+                STATES[now],
             )
-            for when, number, origin, *rest in rows
+            for when, number, origin, now, lead_id, status in rows
         ]
 
     def lane(self, workspace: str) -> LaneView | None:
@@ -322,22 +335,28 @@ class BoardQueries(Queries):
         with self._reading() as db:
             return db.execute("SELECT 1 FROM lanes WHERE workspace = ?", (workspace,)).fetchone() is not None
 
-    def history(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
-        """Return the events per slot, by workspace ('' is the sum of all), oldest first.
+    def credits(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+        """Return the credits per slot, by workspace ('' is the sum of all), oldest first.
 
         `step_s` is a key of `history.KEPT_S`, `since_s` the begin of the first slot, epoch s.
         """
-        sql = """SELECT slot, status, events, credits FROM history
+        sql = """SELECT slot, 0, '', credits FROM history
                  WHERE workspace = ? AND step_s = ? AND slot >= ? ORDER BY slot"""
+        return self._slots(sql, workspaces, step_s, since_s)
+
+    def came_to_rest(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+        """Return the leads that came to rest per slot and status. The arguments are those of `credits`."""
+        sql = """SELECT slot, leads, status FROM ended
+                 WHERE workspace = ? AND step_s = ? AND slot >= ? AND leads > 0 ORDER BY slot"""
+        return self._slots(sql, workspaces, step_s, since_s)
+
+    def _slots(self, sql: str, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
         with self._reading() as db:
             return {name: [Slot(*row) for row in db.execute(sql, (name, step_s, since_s))] for name in workspaces}
 
-    def money(self) -> list[Money]:
-        """Return what was saved and sent again on each day that is kept, newest first. Other days are absent."""
-        sql = """SELECT slot, sum(saved), sum(resent) FROM history WHERE workspace = '' AND step_s = ?
-                 GROUP BY slot HAVING sum(saved) > 0 OR sum(resent) > 0 ORDER BY slot DESC"""
-        with self._reading() as db:
-            return [Money(*row) for row in db.execute(sql, (DAY_S,))]
+    def money(self) -> list[Day]:
+        """Return the days on which something was saved or sent again, newest first."""
+        return [day for day in self.days() if not day.workspace and (day.saved or day.resent)]
 
     def marks(self, workspace: str) -> list[Mark]:
         """Return the health of a lane over the last day, oldest first."""
@@ -356,8 +375,8 @@ class BoardQueries(Queries):
     def status_sums(self, workspace: str | None) -> list[StatusCount]:
         """Return the records by status and column: of a workspace, of those that name none (''), or of all (None)."""
         mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
-        sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(records)
-                  FROM status_counts WHERE records > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
+        sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(leads)
+                  FROM status_counts WHERE leads > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
         with self._reading() as db:
             rows = db.execute(sql, (self._final_json, *values)).fetchall()
         return [StatusCount(workspace or "", "", name, column(name, final=final), many) for name, final, many in rows]
@@ -368,13 +387,13 @@ class BoardQueries(Queries):
             found = db.execute("SELECT id FROM imports WHERE name = ? AND workspace = ?", (import_id, workspace))
             (number,) = found.fetchone() or (0,)
             rows = db.execute(
-                """SELECT destination, status, records FROM import_counts WHERE import = ? AND records > 0
+                """SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0
                    ORDER BY destination, status""",
                 (number,),
             )
             return number, [
-                StatusCount(workspace, alias, status, self._column(status, alias), records)
-                for alias, status, records in rows
+                StatusCount(workspace, alias, status, self._column(status, alias), leads)
+                for alias, status, leads in rows
             ]
 
     def commands(self, asked: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:

@@ -1,8 +1,7 @@
 """What the read model keeps within bounds: the history over time, the answers to commands, the imports.
 
 Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows the health and changes of a lane
-only as far as Kafka has not compacted them. `records.import` is the import of a record. Triggers keep `import_counts`
-consistent with it.
+only as far as Kafka has not compacted them.
 """
 
 from __future__ import annotations
@@ -41,23 +40,25 @@ class History:
         self._db = db
 
     def count(self, events: Iterable[tuple[int, Event]]) -> None:
-        """Count events that were not counted before. Each comes with the number of its record."""
-        sums: dict[tuple[str, int, int, str], list[int]] = {}
+        """Add up the money of events that were not counted before. Each comes with the number of its record."""
+        sums: dict[tuple[str, int, int], list[int]] = {}
         resent: list[tuple[int, int]] = []
         for number, event in events:
-            at_s = event.at_ms // 1000
             is_resent = event.status == "replayed" and event.reason == RESEND
+            if not (event.credits or event.saved or is_resent):
+                continue
+            at_s = event.at_ms // 1000
             resent += [(event.at_ms, number)] * is_resent
-            more = (1, event.credits or 0, event.saved or 0, int(is_resent))
+            more = (event.credits or 0, event.saved or 0, int(is_resent))
             for workspace in {event.workspace, ""}:
                 for step_s in KEPT_S:
-                    row = sums.setdefault((workspace, step_s, at_s - at_s % step_s, event.status), [0, 0, 0, 0])
+                    row = sums.setdefault((workspace, step_s, at_s - at_s % step_s), [0, 0, 0])
                     for index, value in enumerate(more):
                         row[index] += value
         self._db.executemany(
-            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-                   events = events + excluded.events, credits = credits + excluded.credits,
-                   saved = saved + excluded.saved, resent = resent + excluded.resent""",
+            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+                   credits = credits + excluded.credits, saved = saved + excluded.saved,
+                   resent = resent + excluded.resent""",
             [(*key, *row) for key, row in sums.items()],
         )
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
@@ -158,6 +159,10 @@ class Imports:
                 found[record] = number or self._new(event)
         return found
 
+    def arrived(self, number: int) -> None:
+        """Count a published row of an import: its record, and none that was copied from a dead letter."""
+        self._db.execute("UPDATE imports SET arrived = arrived + 1 WHERE id = ?", (number,))
+
     def count(self, events: Iterable[tuple[int, Event]], imports: Mapping[int, int]) -> None:
         """Add up the times and the credits of events that were not counted before.
 
@@ -186,10 +191,9 @@ class Imports:
 
     def sweep(self, oldest_ms: int) -> None:
         """Delete the imports that have no record any more. `oldest_ms`: the time of the oldest records that remain."""
-        self._db.execute("DELETE FROM import_counts WHERE records <= 0")
         gone = self._db.execute(
             """DELETE FROM imports WHERE last_ms < ? AND NOT EXISTS
-                   (SELECT 1 FROM import_counts WHERE import_counts.import = imports.id)""",
+                   (SELECT 1 FROM import_counts WHERE import_counts.import = imports.id AND leads > 0)""",
             (oldest_ms,),
         )
         if gone.rowcount:
@@ -202,14 +206,14 @@ class Imports:
         """
         gone = self._db.execute(
             f"""SELECT id, workspace, name FROM imports WHERE id NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS
-                    (SELECT 1 FROM import_counts WHERE import = imports.id AND records > 0 AND status IN ({_UNDER_WAY}))
+                    (SELECT 1 FROM import_counts WHERE import = imports.id AND leads > 0 AND status IN ({_UNDER_WAY}))
                 ORDER BY credits > 0, last_ms, id LIMIT ?""",
             (msgspec.json.encode(list(needed)).decode(), max(1, MOST_IMPORTS // 100)),
         ).fetchall()
         for number, *name in gone:
             del self._numbers[tuple(name)]
             for statement in (
-                "UPDATE records SET import = 0 WHERE import = ? AND import > 0",
+                "UPDATE records SET imported = 0, of_import = 0 WHERE imported = ? AND imported > 0",
                 "DELETE FROM import_counts WHERE import = ?",
                 "DELETE FROM imports WHERE id = ?",
             ):

@@ -11,11 +11,12 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports
 from stream_app.client.answers import Event as ShownEvent
-from stream_app.domain.books.records import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
-from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
-from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
+from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
+from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
@@ -28,10 +29,8 @@ _HOUR_MS: Final = 3_600_000
 SAME_CAUSE: Final = "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"
 
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
-_ORIGIN: Final = HEADERS["origin"]
+_ORIGIN, _SEQ = HEADERS["origin"], HEADERS["seq"]
 _MOST_CAUSES: Final = 10_000
-_FIELDS: Final = RecordHistory.__struct_fields__
-_HISTORY: Final = ", ".join(_FIELDS)
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """The columns of an event, beside the number of its record."""
 _event_row: Final = attrgetter(*EVENT_COLUMNS)
@@ -53,11 +52,16 @@ _lane: Final = msgspec.json.Decoder(LaneView)
 class Projector:
     """Writes to `db` in the caller's open transaction."""
 
-    def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str], final: frozenset[str]
+    ) -> None:
         self._db = db
         self._workspaces = workspaces
+        self._keys = WorkspaceKeys(workspaces)
+        self._dlq = names.dlq
         self.history = History(db)
         self.imports = Imports(db)
+        self.account = Account(db, self.imports, final)
         self._writers: dict[str, Callable[[Iterable[KafkaRecord]], None]] = {
             names.status: self._write_events,
             names.enriched: self._write_results,
@@ -74,51 +78,28 @@ class Projector:
         self.imports.load()
         self._numbers = record_numbers(self._db)
         self._logs_written = len(self._numbers.logs)
-        causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM dead_letters"
-        self._causes: set[tuple[object, ...]] = set(self._db.execute(causes))
+        self.account.load()
+        causes = "SELECT topic, kind, workspace, reason, http_status, destination FROM causes"
+        self._causes: set[tuple[str, ...]] = set(self._db.execute(causes))
 
     def write(self, topic: str, records: Iterable[KafkaRecord]) -> None:
         """Write records of one topic, in the order of each partition."""
         self._writers[topic](records)
 
     def _write_events(self, records: Iterable[KafkaRecord]) -> None:
-        found: list[tuple[int, Event]] = []
+        found: list[tuple[int, Event, int]] = []
         for record in records:
             try:
                 event = decode_event(record.value or b"")
-                found.append((self._numbers.number(event.origin), event))
+                found.append((self._numbers.number(event.origin), event, record.offset))
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record)
-        known = self._db.execute(
-            f"SELECT id, import, {_HISTORY} FROM records WHERE id IN (SELECT value FROM json_each(?))",
-            (msgspec.json.encode([number for number, _ in found]).decode(),),
-        )
-        imports: dict[int, int] = {}
-        histories: dict[int, RecordHistory] = {}
-        for number, imports[number], *row in known:
-            histories[number] = RecordHistory(*row)
-        # Retention may have deleted any event, so a history may begin anywhere.
-        new = [
-            (number, event)
-            for number, event in found
-            if advance(histories.setdefault(number, RecordHistory()), event, kept=False)[0]
-        ]
+        new = self.account.write_events(found, self._numbers)
         self._write_logs()
-        imports |= self.imports.numbers_of(new, imports.values())
         self._db.executemany(
             f"INSERT OR IGNORE INTO events VALUES (?, {', '.join('?' * len(EVENT_COLUMNS))})",
             [(number, *_event_row(event)) for number, event in new],
         )
-        self._db.executemany(
-            f"""INSERT INTO records (id, import, {_HISTORY}) VALUES (?, ?, {", ".join("?" * len(_FIELDS))})
-                ON CONFLICT (id) DO UPDATE SET
-                    {", ".join(f"{name} = excluded.{name}" for name in ("import", *_FIELDS))}""",
-            [
-                (number, imports.get(number, 0), *msgspec.structs.astuple(history))
-                for number, history in histories.items()
-            ],
-        )
-        self.imports.count(new, imports)
         self.history.count(new)
 
     def _write_logs(self) -> None:
@@ -207,48 +188,48 @@ class Projector:
             self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
     def _write_dead_letters(self, records: Iterable[KafkaRecord]) -> None:
-        counts: Counter[tuple[object, ...]] = Counter()
-        hours: Counter[tuple[object, ...]] = Counter()
-        times: dict[tuple[object, ...], tuple[int, int]] = {}
-        found: list[tuple[tuple[object, ...], int, int, int]] = []
-        for record in records:
-            headers = headers_of(record.headers)
-            words = [text(headers, name)[:100] for name in _WORDS]
-            workspace = (pseudonymous_key(record.key, self._workspaces) or b"").decode()
-            cause = (record.topic, record.timestamp // DAY_MS, kind_of(headers), workspace, *words)
-            if cause[2:] not in self._causes:
-                if len(self._causes) >= _MOST_CAUSES:  # foreign programs may write any number of keys and reasons
-                    cause = (*cause[:2], "foreign", "", "(others)", "", "")
-                self._causes.add(cause[2:])
-            counts[cause] += 1
-            hours[record.topic, record.timestamp // _HOUR_MS, *cause[2:]] += 1
-            first_ms, last_ms = times.get(cause, (record.timestamp, record.timestamp))
-            times[cause] = min(first_ms, record.timestamp), max(last_ms, record.timestamp)
-            origin = 0
+        hours: Counter[tuple[int, int]] = Counter()
+        letters: list[Letter] = []
+        found = [(record, *self._cause_of(record)) for record in records]
+        causes = self._write_causes((name, record.timestamp) for record, name, _ in found)
+        for record, name, headers in found:
+            cause, origin = causes[name], 0
+            hours[cause, record.timestamp // _HOUR_MS] += 1
             with suppress(ValueError):  # of other programs, which name none
                 origin = self._numbers.number(text(headers, _ORIGIN))
-            own = self._numbers.number(_record_id(record))
-            found.append(((record.topic, *cause[2:]), record.timestamp, own, origin))
+            own, seq = self._numbers.number(_record_id(record)), number(headers, _SEQ)
+            returns = record.topic == self._dlq and kind_of(headers) == "failed"
+            letters.append(Letter(own, cause, record.timestamp, origin, seq, returns))
         self._write_logs()
         self._db.executemany(
-            """INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-                   count = count + excluded.count, first_ms = min(first_ms, excluded.first_ms),
-                   last_ms = max(last_ms, excluded.last_ms)""",
-            [(*cause, count, *times[cause]) for cause, count in counts.items()],
+            """INSERT INTO dead_letter_hours VALUES (?, ?, ?)
+               ON CONFLICT DO UPDATE SET letters = letters + excluded.letters""",
+            [(*slot, many) for slot, many in hours.items()],
         )
-        self._db.executemany(
-            """INSERT INTO dead_letter_hours VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-               ON CONFLICT DO UPDATE SET count = count + excluded.count""",
-            [(*cause, count) for cause, count in hours.items()],
-        )
-        numbers = {
-            cause: self._db.execute(f"SELECT id FROM causes WHERE {SAME_CAUSE}", cause).fetchone()[0]
-            for cause in {cause for cause, *_ in found}
-        }
-        self._db.executemany(
-            "INSERT OR IGNORE INTO dead_letter_records VALUES (?, ?, ?, ?)",
-            [(numbers[cause], *rest) for cause, *rest in found],
-        )
+        self.account.write_letters(letters)
+
+    def _cause_of(self, record: KafkaRecord) -> tuple[tuple[str, ...], Headers]:
+        """Return the name of a dead letter's cause, and its headers. Foreign programs may write any key and reason."""
+        headers = headers_of(record.headers)
+        workspace = (shown_key(headers, self._keys.restore(record.key), self._workspaces) or b"").decode()
+        words = [text(headers, name)[:100] for name in _WORDS]
+        cause = (record.topic, kind_of(headers), workspace, *words)
+        if cause not in self._causes and len(self._causes) >= _MOST_CAUSES:
+            cause = (record.topic, "foreign", "", "(others)", "", "")
+        self._causes.add(cause)
+        return cause, headers
+
+    def _write_causes(self, found: Iterable[tuple[tuple[str, ...], int]]) -> dict[tuple[str, ...], int]:
+        """Note when dead letters of these causes came. Returns the numbers of the causes."""
+        times: dict[tuple[str, ...], tuple[int, int]] = {}
+        for name, at_ms in found:
+            first_ms, last_ms = times.get(name, (at_ms, at_ms))
+            times[name] = min(first_ms, at_ms), max(last_ms, at_ms)
+        upsert = """INSERT INTO causes (topic, kind, workspace, reason, http_status, destination, first_ms, last_ms)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+                        first_ms = min(first_ms, excluded.first_ms), last_ms = max(last_ms, excluded.last_ms)
+                    RETURNING id"""
+        return {name: int(self._db.execute(upsert, (*name, *at)).fetchone()[0]) for name, at in times.items()}
 
     def _unreadable(self, record: KafkaRecord) -> None:
         self._db.execute(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections import Counter
-from collections.abc import Iterator, Set
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,9 +13,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S
 from stream_app.board.read_model.project import EVENT_COLUMNS, record_numbers
 from stream_app.client.answers import (
+    Account,
     Cause,
+    Day,
     DeadLetters,
     Event,
     FoundImport,
@@ -24,9 +27,11 @@ from stream_app.client.answers import (
     RecordHistory,
     StatusCount,
 )
-from stream_app.domain.books.records import column
+from stream_app.domain.books.account import STATES
+from stream_app.domain.books.records import column, numbered
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
+from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200
@@ -34,6 +39,11 @@ _MOST_LEADS: Final = 100
 _BUSY_S: Final = 2.0
 
 _lane: Final = msgspec.json.Decoder(LaneView)
+
+
+def last_day_s(now_ms: int) -> int:
+    """Return when the last day begins, epoch s: 95 full quarters of an hour and the present one."""
+    return now_ms // 1000 // QUARTER_S * QUARTER_S - 95 * QUARTER_S
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -146,17 +156,75 @@ class Queries:
                     unreadable.append(workspace)
             return found, unreadable
 
+    def account(self, now_ms: int, dlq: str, parked: str) -> Account:
+        """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
+        with self.snapshot():
+            return Account(
+                self.status_counts(),
+                self.ended(now_ms),
+                self.dead_letters(dlq),
+                self.dead_letters(parked),
+                self.imports("", "", None, MOST_IMPORTS)[0],
+                self.days(),
+            )
+
     def status_counts(self) -> list[StatusCount]:
-        """Return the number of records by workspace, destination and status."""
+        """Return the number of leads by workspace, destination and status."""
         with self._reading() as db:
             rows = db.execute(
-                """SELECT workspace, destination, status, records FROM status_counts WHERE records > 0
+                """SELECT workspace, destination, status, leads FROM status_counts WHERE leads > 0
                    ORDER BY workspace, destination, status"""
             )
             return [
-                StatusCount(workspace, alias, status, self._column(status, alias), records)
-                for workspace, alias, status, records in rows
+                StatusCount(workspace, alias, status, self._column(status, alias), leads)
+                for workspace, alias, status, leads in rows
             ]
+
+    def untaken(self, kafka: Consumption, topics: Collection[str]) -> dict[tuple[str, int], int]:
+        """Return the records of these topics that no worker has taken, by topic and partition.
+
+        A record that a worker holds is not committed, but it has an event, and is counted where that puts it.
+        """
+        with self._reading() as db:
+            logs = {name: number for number, name in enumerate(record_numbers(db).logs, 1)}
+            left: dict[tuple[str, int], int] = {}
+            for (topic, partition), records in kafka.waiting.items():
+                if topic not in topics:
+                    continue
+                log, begin = logs.get(f"{topic}/{partition}", 0), kafka.committed.get((topic, partition), 0)
+                sql = "SELECT count(*) FROM records WHERE id >= ? AND id < ?"
+                taken = 0
+                if records and log:
+                    (taken,) = db.execute(sql, (numbered(log, begin), numbered(log + 1, 0))).fetchone()
+                left[topic, partition] = max(0, records - taken)
+            return left
+
+    def records_in(self) -> int:
+        """Return the number of records of leads, copies included."""
+        with self._reading() as db:
+            return int(db.execute("SELECT coalesce(sum(leads), 0) FROM records_in").fetchone()[0])
+
+    def ended(self, now_ms: int) -> dict[str, dict[str, int]]:
+        """Return the leads that came to rest in the last day, by workspace ('': of all) and status."""
+        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        with self._reading() as db:
+            for workspace, status, leads in db.execute(
+                """SELECT workspace, status, sum(leads) FROM ended WHERE step_s = ? AND slot >= ?
+                   GROUP BY 1, 2 HAVING sum(leads) > 0""",
+                (QUARTER_S, last_day_s(now_ms)),
+            ):
+                found[workspace][status] = leads
+        return dict(found)
+
+    def days(self) -> list[Day]:
+        """Return the money of each day that is kept, by workspace, newest first."""
+        with self._reading() as db:
+            rows = db.execute(
+                """SELECT workspace, slot, credits, saved, resent FROM history WHERE step_s = ?
+                   ORDER BY slot DESC, workspace""",
+                (DAY_S,),
+            )
+            return [Day(*row) for row in rows]
 
     def imports(
         self, workspace: str, import_id: str, after: tuple[int, int] | None, limit: int
@@ -171,44 +239,45 @@ class Queries:
                 where, values = [*where, f"{name} = ?"], [*values, value]
         with self._reading() as db:
             rows = db.execute(
-                f"""SELECT id, name, workspace, first_ms, last_ms, who, file, rows, refused, leads, credits
+                f"""SELECT id, arrived, name, workspace, first_ms, last_ms, who, file, rows, refused, leads, credits
                     FROM imports WHERE {" AND ".join(where)} ORDER BY first_ms DESC, id DESC LIMIT ?""",
                 (*values, limit + 1),
             ).fetchall()
             found: list[FoundImport] = []
-            for number, *facts, published, credits_ in rows[:limit]:
+            for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
-                for destination, status, records in db.execute(
-                    "SELECT destination, status, records FROM import_counts WHERE import = ? AND records > 0", (number,)
+                for destination, status, leads in db.execute(
+                    "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0", (number,)
                 ):
-                    columns[self._column(status, destination)] += records
-                if (waiting := (published or 0) - columns.total()) > 0:
+                    columns[self._column(status, destination)] += leads
+                if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
                 found.append(FoundImport(*(*facts, published, dict(columns), credits_)))
             last = rows[limit - 1] if len(rows) > limit else None
-            return found, None if last is None else (last[3], last[0])
+            return found, None if last is None else (last[4], last[0])
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
-        total, _, causes = self.causes_after(topic, workspace, 0, MOST_CAUSES)
-        return DeadLetters(total, causes)
+        return self.causes_after(topic, workspace, 0, MOST_CAUSES)[0]
 
-    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[int, int, list[Cause]]:
-        """Return how many dead letters and causes a topic has, and the causes after the `rank` most frequent ones.
+    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[DeadLetters, int]:
+        """Return the dead letters of a topic with its causes after the first `rank`, and how many causes there are.
 
         All causes of the topic are sorted anyhow, so a page deep inside costs what the first one costs.
         """
         where, values = ("topic = ? AND workspace = ?", [topic, workspace]) if workspace else ("topic = ?", [topic])
         with self._reading() as db:
-            sums = f"SELECT coalesce(sum(count), 0), count(*) FROM causes WHERE {where}"
-            dead_letters, many = db.execute(sums, values).fetchone()
+            total = ", ".join(f"coalesce(sum({state}), 0)" for state in STATES)
+            many, *sums = db.execute(f"SELECT count(*), {total} FROM causes WHERE {where}", values).fetchone()
             rows = db.execute(
-                f"""SELECT kind, workspace, destination, reason, http_status, count, first_ms, last_ms FROM causes
-                    WHERE {where} ORDER BY count DESC, kind, workspace, reason, http_status, destination
+                f"""SELECT kind, workspace, destination, reason, http_status, first_ms, last_ms, {", ".join(STATES)}
+                    FROM causes WHERE {where}
+                    ORDER BY open DESC, {" + ".join(STATES)} DESC, kind, workspace, reason, http_status, destination
                     LIMIT ? OFFSET ?""",
                 (*values, limit, rank),
             )
-            return dead_letters, many, [Cause(*row) for row in rows]
+            causes = [Cause(*row[:7], **dict(zip(STATES, row[7:], strict=True))) for row in rows]
+            return DeadLetters(causes, **dict(zip(STATES, sums, strict=True))), many
 
     def _column(self, status: str, destination: str) -> str:
         """Return the column of the books of a record."""

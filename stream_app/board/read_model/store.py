@@ -5,21 +5,24 @@ holds ids and hashes only: results stay on Kafka and are fetched on request. Rec
 transaction, so a crash neither loses nor duplicates anything. These are its tables; after a change, the file is rebuilt
 from Kafka:
 
-records   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event.
+records   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event. A lead may
+          have several; `counts` marks the one that counts for it (domain/books/account.py).
 events    The events of a record, in order.
 people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
 results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
-status_counts  Number of records by status. Triggers keep it consistent with `records`.
-imports   What is known of each import: its first and last event, what its publisher counted, its credits.
-import_counts  Number of records by import and status. Triggers keep it consistent with `records`.
-dead_letters   Number of dead letters of one cause per day (days since the epoch), by topic.
-dead_letter_hours The same per hour, for the last day.
-causes    The sums of `dead_letters`, and when the first and the last one was appended. Triggers keep it consistent.
-          `id` is the number of the cause in `dead_letter_records`.
-dead_letter_records  Each dead letter: its position, and that of the record that it came from (0: unknown).
-history   Number of events by status in each minute, quarter of an hour and day. `step_s` is the length of a slot,
-          `slot` its begin (epoch s). The workspace '' is the sum of all. `resent`: leads that were sent again although
-          they may have reached Clay.
+records_in  Number of records of leads: copies of a lead are counted, too.
+status_counts  Number of leads by status.
+ended     Number of leads by status that have come to rest in each minute and quarter of an hour. The workspace '' is
+          the sum of all.
+imports   What is known of each import: its first and last event, what its publisher counted, its credits, and how many
+          of its rows have arrived.
+import_counts  Number of leads by import and status.
+causes    Number of dead letters of each cause by their state, and when the first and the last one was appended.
+dead_letter_hours  Number of dead letters that were appended in each hour of the last day, by cause.
+letters   Each dead letter: its position, that of the record that it came from (0: unknown), its state.
+history   Credits booked and saved in each minute, quarter of an hour and day. `step_s` is the length of a slot, `slot`
+          its begin (epoch s). The workspace '' is the sum of all. `resent`: leads that were sent again although they
+          may have reached Clay.
 resent    The records of the leads that `history` counts as resent, and when.
 lane_marks The worst health and latency of a lane in each slot of five minutes.
 lane_changes The changes of a lane, newest last, as its records on Kafka report it.
@@ -39,6 +42,7 @@ from typing import Final
 import msgspec
 
 from stream_app.board.read_model.project import DAY_MS, Projector
+from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.record import KafkaRecord
 from stream_app.domain.topics import Retention, TopicNames
 from stream_app.ops.process import lock_for_writing
@@ -52,11 +56,13 @@ TABLES: Final = (
     """CREATE TABLE records (
         id INTEGER PRIMARY KEY, lead_id TEXT NOT NULL, workspace TEXT NOT NULL, destination TEXT NOT NULL,
         status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, rerouted INTEGER NOT NULL, headless INTEGER
-        NOT NULL, trace_id TEXT NOT NULL, import INTEGER NOT NULL)""",
-    "CREATE INDEX records_of_lead ON records (lead_id)",
-    "CREATE INDEX records_of_status ON records (status, at_ms)",
-    "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms)",
-    "CREATE INDEX records_of_import ON records (import, status, destination, at_ms) WHERE import > 0",
+        NOT NULL, trace_id TEXT NOT NULL, imported INTEGER NOT NULL, letter INTEGER NOT NULL, rank INTEGER NOT NULL,
+        took INTEGER NOT NULL, counts INTEGER NOT NULL, of_import INTEGER NOT NULL, follows INTEGER NOT NULL)""",
+    "CREATE INDEX records_of_lead ON records (lead_id, (counts + of_import), rank)",
+    "CREATE INDEX records_of_status ON records (status, at_ms) WHERE counts",
+    "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms) WHERE counts",
+    "CREATE INDEX records_of_import ON records (imported, status, destination, at_ms) WHERE imported > 0",
+    "CREATE INDEX records_of_letter ON records (letter) WHERE letter > 0",
     """CREATE TABLE events (
         record INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
         NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
@@ -72,46 +78,26 @@ TABLES: Final = (
         source TEXT NOT NULL, version INTEGER NOT NULL, at_ms INTEGER NOT NULL,
         PRIMARY KEY (lead_id, workspace, destination)) WITHOUT ROWID""",
     "CREATE TABLE lanes (workspace TEXT PRIMARY KEY, view BLOB NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE dead_letters (
-        topic TEXT, day INTEGER, kind TEXT, workspace TEXT, reason TEXT, http_status TEXT, destination TEXT,
-        count INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
-        PRIMARY KEY (topic, day, kind, workspace, reason, http_status, destination)) WITHOUT ROWID""",
     """CREATE TABLE dead_letter_hours (
-        topic TEXT, hour INTEGER, kind TEXT, workspace TEXT, reason TEXT, http_status TEXT, destination TEXT,
-        count INTEGER NOT NULL,
-        PRIMARY KEY (topic, hour, kind, workspace, reason, http_status, destination)) WITHOUT ROWID""",
+        cause INTEGER, hour INTEGER, letters INTEGER NOT NULL,
+        PRIMARY KEY (cause, hour)) WITHOUT ROWID""",
     """CREATE TABLE causes (
-        topic TEXT, kind TEXT, workspace TEXT, reason TEXT, http_status TEXT, destination TEXT,
-        count INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, id INTEGER NOT NULL UNIQUE,
-        PRIMARY KEY (topic, kind, workspace, reason, http_status, destination)) WITHOUT ROWID""",
-    """CREATE TABLE dead_letter_records (
-        cause INTEGER, at_ms INTEGER, id INTEGER, origin INTEGER NOT NULL,
-        PRIMARY KEY (cause, at_ms, id)) WITHOUT ROWID""",
-    """CREATE TRIGGER dead_letters_came AFTER INSERT ON dead_letters BEGIN
-        INSERT INTO causes VALUES (new.topic, new.kind, new.workspace, new.reason, new.http_status, new.destination,
-                                   new.count, new.first_ms, new.last_ms, (SELECT coalesce(max(id), 0) + 1 FROM causes))
-            ON CONFLICT DO UPDATE SET count = count + new.count, first_ms = min(first_ms, new.first_ms),
-                                      last_ms = max(last_ms, new.last_ms);
-    END""",
-    """CREATE TRIGGER dead_letters_grew AFTER UPDATE ON dead_letters BEGIN
-        UPDATE causes SET count = count + new.count - old.count, first_ms = min(first_ms, new.first_ms),
-                          last_ms = max(last_ms, new.last_ms)
-            WHERE (topic, kind, workspace, reason, http_status, destination) =
-                  (new.topic, new.kind, new.workspace, new.reason, new.http_status, new.destination);
-    END""",
-    """CREATE TRIGGER dead_letters_went AFTER DELETE ON dead_letters BEGIN
-        DELETE FROM dead_letter_records WHERE at_ms < (old.day + 1) * 86400000 AND cause = (SELECT id FROM causes
-            WHERE (topic, kind, workspace, reason, http_status, destination) =
-                  (old.topic, old.kind, old.workspace, old.reason, old.http_status, old.destination));
-        UPDATE causes SET count = count - old.count, first_ms = max(first_ms, (old.day + 1) * 86400000)
-            WHERE (topic, kind, workspace, reason, http_status, destination) =
-                  (old.topic, old.kind, old.workspace, old.reason, old.http_status, old.destination);
-        DELETE FROM causes WHERE count <= 0 AND (topic, kind, workspace, reason, http_status, destination) =
-                  (old.topic, old.kind, old.workspace, old.reason, old.http_status, old.destination);
-    END""",
+        id INTEGER PRIMARY KEY, topic TEXT NOT NULL, kind TEXT NOT NULL, workspace TEXT NOT NULL, reason TEXT NOT NULL,
+        http_status TEXT NOT NULL, destination TEXT NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+        open INTEGER NOT NULL DEFAULT 0, coming_back INTEGER NOT NULL DEFAULT 0, solved INTEGER NOT NULL DEFAULT 0,
+        given_up INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (topic, kind, workspace, reason, http_status, destination))""",
+    """CREATE TABLE letters (
+        id INTEGER PRIMARY KEY, cause INTEGER NOT NULL, at_ms INTEGER NOT NULL, origin INTEGER NOT NULL, seq INTEGER
+        NOT NULL, returns INTEGER NOT NULL, state INTEGER NOT NULL)""",
+    "CREATE INDEX letters_of_cause ON letters (cause, at_ms)",
+    "CREATE INDEX letters_of_origin ON letters (origin)",
     """CREATE TABLE history (
-        workspace TEXT, step_s INTEGER, slot INTEGER, status TEXT, events INTEGER NOT NULL, credits INTEGER NOT NULL,
-        saved INTEGER NOT NULL, resent INTEGER NOT NULL,
+        workspace TEXT, step_s INTEGER, slot INTEGER, credits INTEGER NOT NULL, saved INTEGER NOT NULL, resent INTEGER
+        NOT NULL,
+        PRIMARY KEY (workspace, step_s, slot)) WITHOUT ROWID""",
+    """CREATE TABLE ended (
+        workspace TEXT, step_s INTEGER, slot INTEGER, status TEXT, leads INTEGER NOT NULL,
         PRIMARY KEY (workspace, step_s, slot, status)) WITHOUT ROWID""",
     """CREATE TABLE resent (
         at_ms INTEGER, record INTEGER, PRIMARY KEY (at_ms, record)) WITHOUT ROWID""",
@@ -134,46 +120,20 @@ TABLES: Final = (
     """CREATE TABLE unreadable (
         topic TEXT PRIMARY KEY, records INTEGER NOT NULL, last TEXT NOT NULL,
         last_ms INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE records_in (
+        workspace TEXT PRIMARY KEY, leads INTEGER NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE status_counts (
-        workspace TEXT, destination TEXT, status TEXT, records INTEGER NOT NULL,
+        workspace TEXT, destination TEXT, status TEXT, leads INTEGER NOT NULL,
         PRIMARY KEY (workspace, destination, status)) WITHOUT ROWID""",
-    """CREATE TRIGGER record_came AFTER INSERT ON records BEGIN
-        INSERT INTO status_counts VALUES (new.workspace, new.destination, new.status, 1)
-            ON CONFLICT DO UPDATE SET records = records + 1;
-    END""",
-    """CREATE TRIGGER record_went AFTER DELETE ON records BEGIN
-        UPDATE status_counts SET records = records - 1
-            WHERE workspace = old.workspace AND destination = old.destination AND status = old.status;
-    END""",
-    """CREATE TRIGGER record_moved AFTER UPDATE ON records BEGIN
-        UPDATE status_counts SET records = records - 1
-            WHERE workspace = old.workspace AND destination = old.destination AND status = old.status;
-        INSERT INTO status_counts VALUES (new.workspace, new.destination, new.status, 1)
-            ON CONFLICT DO UPDATE SET records = records + 1;
-    END""",
     """CREATE TABLE imports (
         id INTEGER PRIMARY KEY, workspace TEXT NOT NULL, name TEXT NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER
         NOT NULL, rows INTEGER, refused INTEGER, leads INTEGER, file TEXT NOT NULL DEFAULT '', who TEXT NOT NULL
-        DEFAULT '', credits INTEGER NOT NULL DEFAULT 0,
+        DEFAULT '', credits INTEGER NOT NULL DEFAULT 0, arrived INTEGER NOT NULL DEFAULT 0,
         UNIQUE (name, workspace))""",
     "CREATE INDEX imports_by_time ON imports (first_ms, id)",
     """CREATE TABLE import_counts (
-        import INTEGER, destination TEXT, status TEXT, records INTEGER NOT NULL,
+        import INTEGER, destination TEXT, status TEXT, leads INTEGER NOT NULL,
         PRIMARY KEY (import, destination, status)) WITHOUT ROWID""",
-    """CREATE TRIGGER import_came AFTER INSERT ON records WHEN new.import > 0 BEGIN
-        INSERT INTO import_counts VALUES (new.import, new.destination, new.status, 1)
-            ON CONFLICT DO UPDATE SET records = records + 1;
-    END""",
-    """CREATE TRIGGER import_went AFTER DELETE ON records WHEN old.import > 0 BEGIN
-        UPDATE import_counts SET records = records - 1
-            WHERE import = old.import AND destination = old.destination AND status = old.status;
-    END""",
-    """CREATE TRIGGER import_moved AFTER UPDATE ON records WHEN new.import > 0 BEGIN
-        UPDATE import_counts SET records = records - 1
-            WHERE import = old.import AND destination = old.destination AND status = old.status;
-        INSERT INTO import_counts VALUES (new.import, new.destination, new.status, 1)
-            ON CONFLICT DO UPDATE SET records = records + 1;
-    END""",
 )
 """The statements, in order."""
 
@@ -197,12 +157,14 @@ class Sources(msgspec.Struct, frozen=True):
     Attributes:
         kept: How long Kafka keeps some of them.
         workspaces: The configured workspaces.
+        final: The destinations without callbacks.
     """
 
     names: TopicNames
     partitions: int
     kept: Retention
     workspaces: frozenset[str]
+    final: frozenset[str] = frozenset()
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -237,7 +199,8 @@ class ReadModel:
 
     def __init__(self, path: Path, sources: Sources) -> None:
         self._sources = sources
-        self._made_of = msgspec.json.encode((TABLES, sources.topics, sources.partitions)).decode()
+        made_of = (TABLES, sources.topics, sources.partitions, sorted(sources.final))
+        self._made_of = msgspec.json.encode(made_of).decode()
         self._swept = -1
         self._swept_minute = -1
         self._own = lock_for_writing(
@@ -248,14 +211,20 @@ class ReadModel:
         )
         try:
             self._db = _open(path)
-            self._projector = Projector(self._db, sources.names, sources.workspaces)
-            if self._fact("made_of") == self._made_of:
+            self._projector = Projector(self._db, sources.names, sources.workspaces, sources.final)
+            if self._fact("made_of") == self._made_of and not self._is_renamed():
                 self._projector.load()
             else:
                 self.wipe()
         except BaseException:
             self._own.close()
             raise
+
+    def _is_renamed(self) -> bool:
+        """Return True if a workspace is configured now whose dead letters have the hash of its name."""
+        hashed = msgspec.json.encode(WorkspaceKeys(self._sources.workspaces).hashed).decode()
+        sql = "SELECT 1 FROM causes WHERE workspace IN (SELECT value FROM json_each(?)) LIMIT 1"
+        return self._db.execute(sql, (hashed,)).fetchone() is not None
 
     def close(self) -> None:
         """Close the file."""
@@ -311,14 +280,13 @@ class ReadModel:
             found = db.execute(
                 "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?", (self._swept, _LOOKED_AT)
             ).fetchall()
-            old = [(number,) for number, at_ms in found if at_ms < oldest_ms]
-            db.executemany("DELETE FROM events WHERE record = ?", old)
-            db.executemany("DELETE FROM records WHERE id = ?", old)
+            self._projector.account.forget([number for number, at_ms in found if at_ms < oldest_ms])
             self._swept = found[-1][0] if len(found) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
-                db.execute("DELETE FROM dead_letters WHERE topic = ? AND day < ?", (topic, now_ms // DAY_MS - days))
+                self._projector.account.forget_letters(topic, (now_ms // DAY_MS - days) * DAY_MS)
             if (minute := now_ms // 60_000) != self._swept_minute:
                 self._swept_minute = minute
+                self._projector.account.sweep(now_ms // 1000)
                 self._projector.history.sweep(now_ms, kept.audit_days)
                 self._projector.imports.sweep(oldest_ms)
 

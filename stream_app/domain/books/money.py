@@ -157,6 +157,7 @@ class BooksReport(msgspec.Struct):
     Attributes:
         balanced: True if everything adds up.
         records: Input records on the lead topics.
+        leads: The leads that they are of: each lead is in one column, with its status of now.
         accounted: The sum of all columns. It equals `records` if nothing is missing.
         statuses: The same by last status.
         copies: Records that returned to a lead topic or are on their way to it.
@@ -172,6 +173,7 @@ class BooksReport(msgspec.Struct):
 
     balanced: bool = False
     records: int = 0
+    leads: int = 0
     accounted: int = 0
     columns: dict[str, StatusCount] = {}
     statuses: dict[str, StatusCount] = {}

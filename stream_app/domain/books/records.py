@@ -14,6 +14,7 @@ import msgspec
 from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, SETTLED
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.messages import ImportSummary, Status
+from stream_app.domain.text import count
 
 Column = Literal[
     "enriched",
@@ -118,19 +119,26 @@ def meaning_of(name: str) -> str:
     return MEANING.get(name, "a status of a newer version") if name else _NOT_A_LEAD
 
 
-class StatusCount(msgspec.Struct):
-    """Records with a status or in a column, and how many of them have a row with the same status."""
+def books_line(records: int, leads: int) -> str:
+    """Return what the books say first: how many came in, and how many leads those are."""
+    return f"{count(records, 'record')} in, of {count(leads, 'lead')}: each lead in one column"
 
+
+class StatusCount(msgspec.Struct):
+    """Leads with a status or in a column, their records, and how many of those have a row with the same status."""
+
+    leads: int = 0
     records: int = 0
     rows: int = 0
 
-    def add(self, records: int, rows: int) -> None:
+    def add(self, leads: int, records: int, rows: int) -> None:
+        self.leads += leads
         self.records += records
         self.rows += rows
 
 
 class Totals:
-    """Adds records up by column. Input records = the sum of `columns`.
+    """Adds leads and records up by column. Input records = the sum of `columns`.
 
     Attributes:
         columns: By column. All columns are there, also those without a record.
@@ -141,13 +149,13 @@ class Totals:
         self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
         self.not_leads: Counter[str] = Counter()
 
-    def add(self, status: str, records: int, rows: int = 0, *, final: bool) -> None:
-        """Add records with this last status, of which `rows` have a row with the same status."""
+    def add(self, status: str, leads: int, records: int = 0, rows: int = 0, *, final: bool) -> None:
+        """Add leads with this status, and records, of which `rows` have a row with the same status."""
         name = column(status, final=final)
         if name:
-            self.columns.setdefault(name, StatusCount()).add(records, rows)
+            self.columns.setdefault(name, StatusCount()).add(leads, records, rows)
         else:
-            self.not_leads[status] += records
+            self.not_leads[status] += leads
 
 
 class Event(msgspec.Struct, gc=False):
@@ -175,6 +183,7 @@ class Event(msgspec.Struct, gc=False):
     trace_id: str = ""
     import_id: str = ""
     import_summary: ImportSummary | None = None
+    dead_letter: str = ""
 
 
 decode_event: Final = msgspec.json.Decoder(Event).decode
@@ -240,6 +249,11 @@ def _take(history: RecordHistory, event: Event) -> None:
     history.trace_id = event.trace_id
 
 
+def numbered(log: int, offset: int) -> int:
+    """Return the number of a record. `log`: the number of its topic and partition."""
+    return log << _OFFSET_BITS | offset
+
+
 class RecordNumbers:
     """Numbers records, so that SQLite can store them by an integer. A number grows with the record's offset.
 
@@ -261,7 +275,7 @@ class RecordNumbers:
         if log > len(self.logs):
             self._numbers[name] = log
             self.logs.append(name)
-        return log << _OFFSET_BITS | offset
+        return numbered(log, offset)
 
     def position(self, number: int) -> tuple[str, int]:
         """Return the log and the offset of a number."""

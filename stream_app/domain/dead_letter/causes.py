@@ -6,12 +6,12 @@ Works on raw headers: a million dead letters are counted in seconds, and memory 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import parse_record_id, read_number
+from stream_app.domain.dead_letter.headers import parse_record_id, pseudonymous_key, read_number
 from stream_app.domain.delivery.envelope import HEADERS, Disposition
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.untrusted import decode
@@ -139,6 +139,11 @@ def _said(value: Any) -> str:
 def text(headers: Headers, name: str) -> str:
     """Return a header as text; '' if it is missing."""
     return headers.get(name, b"").decode("utf-8", "replace")
+
+
+def shown_key(headers: Headers, key: bytes | None, workspaces: Container[str]) -> bytes | None:
+    """Return the key of a dead letter as people see it, which shows no person."""
+    return pseudonymous_key(key, workspaces, text(headers, HEADERS["reason"]))
 
 
 def number(headers: Headers, name: str) -> int:

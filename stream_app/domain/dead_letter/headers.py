@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable
 from typing import Final
 
 from stream_app.domain.lead.identity import digest
+from stream_app.domain.lead.lead import shown_workspace
 
 MEANING: Final[dict[str, str]] = {
     "stream-app-origin": "topic/partition/offset of the input record",
@@ -43,15 +44,22 @@ MEANING: Final[dict[str, str]] = {
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
 
 
-def pseudonymous_key(key: bytes | None, workspaces: Container[str]) -> bytes | None:
-    """Return the key of a dead letter: the name of a configured workspace stays, any other key is hashed.
+UNKNOWN_WORKSPACE: Final = "unknown_workspace"
+"""The reason of a dead letter whose workspace is not configured."""
 
-    A producer may key its records by an e-mail address or a phone number. A second call changes nothing.
+
+def pseudonymous_key(key: bytes | None, workspaces: Container[str], reason: str = "") -> bytes | None:
+    """Return the key of a dead letter: the name of a workspace stays, any other key is hashed.
+
+    A producer may key its records by an e-mail address or a phone number. If the `reason` is that the workspace is not
+    configured, its name stays, too, unless it looks like one. A second call changes nothing.
     """
     if not key or _HASHED_KEY.fullmatch(key):
         return key
     name = key.decode("utf-8", "surrogateescape")
-    return key if name in workspaces else f"key-{digest('key', name)}".encode()
+    if name in workspaces or (reason == UNKNOWN_WORKSPACE and shown_workspace(name)):
+        return key
+    return f"key-{digest('key', name)}".encode()
 
 
 class WorkspaceKeys:
@@ -62,6 +70,11 @@ class WorkspaceKeys:
 
     def __init__(self, workspaces: Iterable[str]) -> None:
         self._names = {f"key-{digest('key', name)}".encode(): name.encode() for name in workspaces}
+
+    @property
+    def hashed(self) -> list[str]:
+        """The hashes of all names."""
+        return [key.decode() for key in self._names]
 
     def restore(self, key: bytes | None) -> bytes | None:
         """Return the name of the configured workspace that this key is the hash of; else the key itself."""

@@ -10,7 +10,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.dead_letter.headers import UNKNOWN_WORKSPACE, pseudonymous_key
 from stream_app.domain.dead_letter.replay import MAX_RETURNS, ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
@@ -28,7 +28,7 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.identity import identify_cleaned, linked
-from stream_app.domain.lead.lead import Unreadable, import_of
+from stream_app.domain.lead.lead import Unreadable, import_of, shown_workspace
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, trace_of
 from stream_app.domain.messages import ImportSummary, Lead, Status, StatusEvent
 from stream_app.domain.policy import Destination, Plan
@@ -249,9 +249,12 @@ class DeliveryRecorder(Generic[LeadT_co]):
             more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)
         if row.seq == 1 and resolved.envelope.parent_id:
             more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
-        import_id, summary = _import_of(resolved) if row.seq == resolved.envelope.seq + 1 else _NO_IMPORT
-        if import_id:
-            more.update(import_id=import_id, import_summary=summary)
+        if row.seq == resolved.envelope.seq + 1:
+            import_id, summary = _import_of(resolved)
+            if import_id:
+                more.update(import_id=import_id, import_summary=summary)
+            if resolved.envelope.dead_letter:
+                more["dead_letter"] = resolved.envelope.dead_letter
         if before is not None and row.at_ms - before.at_ms >= _WORTH_NOTING_MS:
             more.update(waited_ms=row.at_ms - before.at_ms, waited_as=before.state, sampled=row.sampled)
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
@@ -328,10 +331,14 @@ class Rejection:
         for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
             if read(marker) is not None:
                 return WriteBatch([(marker, CONCLUDED)], [], [])
-        dead_letter = rejected(self._plan, consumed, envelope, self.bad, now_ms)
-        why = Reason(self.bad.reason, self.bad.text)
-        lead_id = _id_of(self._lead)
-        return brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, lead_id, dead_letter)
+        lead, bad, plan = self._lead, self.bad, self._plan
+        name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
+        if name not in plan.workspaces:
+            name = shown_workspace(name) if bad.reason == UNKNOWN_WORKSPACE else ""
+        dead_letter = rejected(plan, consumed, envelope, bad, name, now_ms)
+        why, there = Reason(bad.reason, bad.text), Destination("", name, ())
+        about = plan, consumed, envelope
+        return brief(*about, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter, there=there, lead=lead)
 
 
 Applicant = DeliveryRecorder[ResolvedLead] | Rejection
@@ -360,14 +367,14 @@ def brief(
     lead_id: str,
     *records: Record,
     there: Destination | None = None,
-    ref: LeadRef | None = None,
+    lead: Lead | Unreadable | None = None,
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
-    `records` are written in the same transaction. `there` is the destination, if the event is to name it. `ref` is the
-    lead, if it could be read: its import is in the event.
+    `records` are written in the same transaction. `there` is the destination, if the event is to name it. `lead` is
+    what could be read: its import is in the event.
     """
-    import_id, summary = _NO_IMPORT if ref is None else _import_of(ref)
+    import_id, summary = _NO_IMPORT if lead is None else import_of(lead)
     event = StatusEvent(
         id=f"{envelope.origin}#{envelope.seq + 1}",
         lead_id=lead_id or f"record:{envelope.origin}",
@@ -387,12 +394,18 @@ def brief(
         sampled=envelope.sampled,
         import_id=import_id,
         import_summary=summary,
+        dead_letter=envelope.dead_letter,
     )
     return WriteBatch([(mark_key(consumed.record_id), CONCLUDED)], [event_record(plan, event), *records], [event])
 
 
-def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
-    """Return the dead letter of a record that is not a lead, or not one that this configuration knows."""
+def rejected(
+    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, workspace: str, now_ms: int
+) -> Record:
+    """Return the dead letter of a record that is not a lead, or not one that this configuration knows.
+
+    `workspace`: that it names, if that may be shown; else ''.
+    """
     value, most = consumed.value, plan.sizes.dead_letter
     # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
     cut_bytes = max(0, len(value or b"") - most)
@@ -408,7 +421,7 @@ def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unre
         app=plan.app,
     )
     headers = dead_letter.to_headers()
-    key = pseudonymous_key(consumed.key, plan.workspaces)
+    key = workspace.encode() if workspace else pseudonymous_key(consumed.key, plan.workspaces)
     return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -38,12 +39,21 @@ class Unreadable(msgspec.Struct, frozen=True):
         text: The reason in words.
         workspace: The workspace, if the record names one. Otherwise the record's key may.
         lead_id: The id under which the sender may look for the lead, if it can be read.
+        of_import: What `import_of` returns of a lead.
     """
 
     reason: str
     text: str
     workspace: str = ""
     lead_id: str = ""
+    of_import: tuple[str, ImportSummary | None] = ("", None)
+
+
+class _OfImport(msgspec.Struct, frozen=True):
+    """What a record that is no valid lead says of its import."""
+
+    import_id: str
+    import_summary: ImportSummary | None = None
 
 
 def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
@@ -55,6 +65,14 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     document = _document(value, max_bytes)
     if isinstance(document, Unreadable):
         return document
+    found = _read_document(document, key)
+    if isinstance(found, Unreadable):
+        with suppress(msgspec.ValidationError):
+            return msgspec.structs.replace(found, of_import=import_of(msgspec.convert(document, _OfImport)))
+    return found
+
+
+def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unreadable:
     try:
         lead = msgspec.convert(document, Lead, strict=False)
     except msgspec.ValidationError as error:
@@ -160,14 +178,21 @@ def is_shown(import_id: str) -> bool:
     return 0 < len(import_id) <= LONGEST_ID and "@" not in import_id
 
 
-def import_of(lead: Lead) -> tuple[str, ImportSummary | None]:
+def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary | None]:
     """Return the import of a lead, as its first event shows it: the name and what the publisher counted."""
+    if isinstance(lead, Unreadable):
+        return lead.of_import
     if not lead.import_id or not is_shown(lead.import_id):
         return _NONE
     found = lead.import_summary
     if found is None:
         return lead.import_id, None
     return lead.import_id, ImportSummary(found.rows, found.refused, found.leads, label(found.file), label(found.who))
+
+
+def shown_workspace(name: str) -> str:
+    """Return the name of a workspace that is not configured, for people; '' if it may be personal data."""
+    return name if _WORKSPACE.fullmatch(name) and label(name) == name else ""
 
 
 def label(text: str) -> str:

@@ -21,7 +21,7 @@ from stream_app.domain.lead.identity import (
     person_key,
     plain_digest,
 )
-from stream_app.domain.lead.lead import Unreadable, clay_row
+from stream_app.domain.lead.lead import Unreadable, clay_row, label
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
 from stream_app.domain.record import ConsumedRecord
@@ -88,7 +88,8 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
     """Return the lead with its destination and identity, or why this configuration has none for it."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
-        return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
+        said = label(lead.workspace or "")
+        return Unreadable("unknown_workspace", f'its workspace "{said}" is not configured: {_THEN} unknown_workspace')
     name = workspace.name
     # A returning lead keeps its destination even if the default has changed.
     alias = lead.destination or envelope.destination or workspace.default_destination

@@ -60,7 +60,7 @@ def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: st
     wanted = [n for _, n, name, col in known if workspace in (None, name) and chosen in ("", col)]
     assert list(pages(queries, workspace, statuses, final)) == wanted
     sums = queries.status_sums(workspace)
-    assert sum(each.records for each in sums if chosen in ("", each.column)) == len(wanted)
+    assert sum(each.leads for each in sums if chosen in ("", each.column)) == len(wanted)
 
 
 class Counting(BoardQueries):
@@ -152,12 +152,13 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
     take_in_parts(model, [*made, *old])
     take(model, event(NAMES, "crm-3", "parked", 1, 3), dead_letter(NAMES.parked, "http_503"))
     queries = BoardQueries(path, FINAL)
-    dead_letters, many, causes = queries.causes_after(NAMES.dlq, None, 0, 10)
-    assert (dead_letters, many) == (sum(cause.dead_letters for cause in causes), 2) == (69, 2)
-    assert queries.causes_after(NAMES.dlq, None, 1, 10)[2] == causes[1:]
+    found, many = queries.causes_after(NAMES.dlq, None, 0, 10)
+    causes = found.causes
+    assert (found.written, many) == (sum(cause.written for cause in causes), 2) == (69, 2)
+    assert queries.causes_after(NAMES.dlq, None, 1, 10)[0].causes == causes[1:]
     for cause in causes:
         rows = listed(queries, cause)
-        assert len({row.record for row in rows}) == len(rows) == cause.dead_letters
+        assert len({row.record for row in rows}) == len(rows) == cause.written
         places = [(row.place.at_ms, row.place.record) for row in rows]
         assert places == sorted(places, reverse=True)
         assert len(listed(queries, cause, NOW_MS - 50)) == sum(row.place.at_ms >= NOW_MS - 50 for row in rows)
@@ -169,7 +170,7 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
     assert len(listed(queries, causes[0])) + len(listed(queries, causes[1])) == 60, "what Kafka deletes goes here, too"
     model.close()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT count(*) FROM dead_letter_records").fetchone() == (61,)
+        assert db.execute("SELECT count(*) FROM letters").fetchone() == (61,)
 
 
 def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path: Path) -> None:
@@ -179,8 +180,8 @@ def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path:
     take(model, dead_letter_at(2, "http_503", NOW_MS))
     model.close()
     queries = BoardQueries(tmp_path / "model", FINAL)
-    _, many, causes = queries.causes_after(NAMES.dlq, "acme", 0, 10)
-    assert (many, [[row.record for row in listed(queries, cause)] for cause in causes]) == (
+    found, many = queries.causes_after(NAMES.dlq, "acme", 0, 10)
+    assert (many, [[row.record for row in listed(queries, cause)] for cause in found.causes]) == (
         2,
         [[f"{NAMES.dlq}/0/1"], [f"{NAMES.dlq}/0/2"]],
     )
@@ -193,7 +194,7 @@ def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path)
         take_in_parts(model, [dead_letter_at(n, "http_503", NOW_MS + n) for n in range(many)])
         model.close()
         queries = Counting(tmp_path / str(many), FINAL)
-        cause = Cause("failed", "acme", "people", "http_503", "", 0)
+        cause = Cause("failed", "acme", "people", "http_503", "")
         for after in (None, Place(NOW_MS + many // 2, 1 << 60)):
             assert len(queries.dead_letters_of(NAMES.dlq, cause, 0, after, 20)) == 20
         steps.append(queries.steps)
@@ -236,7 +237,7 @@ def test_queries_of_a_snapshot_see_the_same_state_over_one_connection(
     monkeypatch.setattr(sqlite3, "connect", counted)
 
     def leads() -> int:
-        return sum(each.records for each in queries.status_sums(None))
+        return sum(each.leads for each in queries.status_sums(None))
 
     with queries.snapshot():
         before = leads()

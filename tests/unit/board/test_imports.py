@@ -88,7 +88,7 @@ def test_an_import_goes_with_its_last_record(model: ReadModel, ask: Queries, pat
     take(model, received(2, "march"))
     assert only(ask).columns == {"under_way": 1}
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT sum(records) FROM import_counts").fetchone() == (2,)
+        assert db.execute("SELECT sum(leads) FROM import_counts").fetchone() == (2,)
 
 
 def test_there_are_never_too_many_imports(model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,9 @@ def test_imports_without_leads_under_way_make_room(
     with sqlite3.connect(path) as db:
         known = "(SELECT id FROM imports)"
         assert db.execute(f"SELECT count(*) FROM import_counts WHERE import NOT IN {known}").fetchone() == (0,)
-        assert db.execute(f"SELECT count(*) FROM records WHERE import > 0 AND import NOT IN {known}").fetchone() == (0,)
+        assert db.execute(
+            f"SELECT count(*) FROM records WHERE imported > 0 AND imported NOT IN {known}"
+        ).fetchone() == (0,)
 
 
 def test_imports_make_room_for_others_not_for_each_other_at_once(
@@ -153,8 +155,8 @@ def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
     with sqlite3.connect(path) as db:
         for statement in (
             "SELECT id FROM imports WHERE (first_ms, id) < (1, 1) ORDER BY first_ms DESC, id DESC LIMIT 3",
-            "SELECT status, records FROM import_counts WHERE import = 1",
-            """SELECT id FROM records WHERE import = 1 AND import > 0 AND status = 'x' AND destination = 'y'
+            "SELECT status, leads FROM import_counts WHERE import = 1",
+            """SELECT id FROM records WHERE imported = 1 AND imported > 0 AND status = 'x' AND destination = 'y'
                ORDER BY at_ms DESC""",
         ):
             (plan,) = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]

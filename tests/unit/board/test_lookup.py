@@ -22,8 +22,10 @@ from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundResult
+from stream_app.domain.books.account import STATES
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.lane.explain import Group
+from stream_app.kafka.groups import Consumption
 from tests.board.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
 
 TOKEN = "a token that cannot be guessed, for tests"
@@ -69,21 +71,16 @@ class Api:
     ) -> httpx.Response:
         """One request to a board that has `token`; the request has `given`."""
 
-        async def backlog() -> dict[str, int] | None:
-            return self.waiting
+        async def kafka() -> Consumption | None:
+            left = self.waiting
+            if left is None:
+                return None
+            waiting = {(topic, 0): records for topic, records in left.items()}
+            return Consumption(Group("Stable", 1), Group("Stable", 1), waiting, {("leads", 0): 1 << 40})
 
         queries, access = Queries(self.path, {"firms"}), Access(token)
-        lookup = Lookup(
-            queries,
-            lambda: self.lag,
-            Results(),
-            backlog,
-            access,
-            NAMES.dlq,
-            NAMES.parked,
-            self.records,
-            lambda: NOW_MS,
-        )
+        about = queries, lambda: self.lag, Results(), kafka, NAMES.inputs
+        lookup = Lookup(*about, access, NAMES.dlq, NAMES.parked, self.records, lambda: NOW_MS)
         base_url = more.pop("base_url", "http://127.0.0.1:9107")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
@@ -112,7 +109,7 @@ def model(tmp_path: Path) -> Iterator[ReadModel]:
         person(NAMES, HASH, "crm-1"),
         lane(NAMES, holds="budget", text="The day's budget is spent"),
         dead_letter(NAMES.dlq),
-        dead_letter(NAMES.dlq),
+        dead_letter(NAMES.dlq, offset=1),
         dead_letter(NAMES.parked),
     )
     yield model
@@ -308,16 +305,17 @@ async def test_lanes_books_and_dead_letters(api: Api) -> None:
         "rejected": 1,
     }
     assert "waiting" not in books["columns"]
-    assert books["waiting"] == {"leads": 12}
+    assert books["waiting"] == {"leads": 12, "leads.bulk": 0}
     assert {
         "workspace": "acme",
         "destination": "people",
         "status": "held_budget",
         "column": "held",
-        "records": 1,
+        "leads": 1,
     } in (books["status_counts"])
     dead_letters = (await api.get("/dlq")).json()
-    assert (dead_letters["dlq"]["dead_letters"], dead_letters["parked"]["dead_letters"]) == (2, 1)
+    states = [[dead_letters[topic][state] for state in STATES] for topic in ("dlq", "parked")]
+    assert states == [[0, 2, 0, 0], [1, 0, 0, 0]], "failed ones come back by themselves, parked ones do not"
     assert dead_letters["dlq"]["causes"][0]["reason"] == "http_503"
 
 
@@ -333,7 +331,7 @@ async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api,
     books = (await api.get("/books")).json()
     assert books["columns"] == before["columns"]
     assert books["not_leads"] == {"callback_duplicate": 2, "callback_unmatched": 1, "erased": 1}
-    assert sum(books["columns"].values()) == sum(each["records"] for each in books["status_counts"] if each["column"])
+    assert sum(books["columns"].values()) == sum(each["leads"] for each in books["status_counts"] if each["column"])
 
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:

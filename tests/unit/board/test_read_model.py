@@ -67,7 +67,7 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
 
 def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
     take(model, *history(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
-    assert [(each.column, each.records) for each in ask.status_counts()] == [("accepted_final", 1)]
+    assert [(each.column, each.leads) for each in ask.status_counts()] == [("accepted_final", 1)]
 
 
 def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
@@ -83,7 +83,7 @@ def test_the_first_event_of_a_rerouted_lead_may_be_read_last(model: ReadModel, a
     take(model, stray)
     assert statuses(ask, "crm-1") == [["rerouted", "received"]]
     (stand,) = ask.status_counts()
-    assert (stand.workspace, stand.status, stand.records) == ("acme", "received", 1)
+    assert (stand.workspace, stand.status, stand.leads) == ("acme", "received", 1)
 
 
 def test_a_history_whose_beginning_retention_took_is_kept_from_its_first_event_on(
@@ -94,7 +94,7 @@ def test_a_history_whose_beginning_retention_took_is_kept_from_its_first_event_o
     take(model, event(NAMES, "crm-1", "accepted", 3))
     assert statuses(ask, "crm-1") == [["accepted", "enriched"]]
     (stand,) = ask.status_counts()
-    assert (stand.status, stand.records) == ("enriched", 1)
+    assert (stand.status, stand.leads) == ("enriched", 1)
     take(model, event(NAMES, "crm-2", "received", 1, 9))
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT lead_id, headless FROM records ORDER BY lead_id").fetchall() == [
@@ -115,7 +115,7 @@ def test_histories_are_counted_where_they_stand(model: ReadModel, ask: Queries) 
     take(model, *flat(history(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
     take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
     take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
-    assert {each.status: each.records for each in ask.status_counts()} == {
+    assert {each.status: each.leads for each in ask.status_counts()} == {
         "held_budget": 1,
         "received": 2,
         "sending": 2,
@@ -239,19 +239,20 @@ def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> No
 def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
     take(
         model,
-        *[dead_letter(NAMES.dlq)] * 3,
-        dead_letter(NAMES.dlq, "not_json", disposition="poison"),
+        *(dead_letter(NAMES.dlq, offset=offset) for offset in (0, 1, 2)),
+        dead_letter(NAMES.dlq, "not_json", disposition="poison", offset=3),
         dead_letter(NAMES.parked),
     )
-    take(model, dead_letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("stream-app-reason", None),)))
+    foreign = Made(NAMES.dlq, None, None, offset=5, headers=(("stream-app-reason", None),))
+    take(model, dead_letter(NAMES.dlq, offset=4), foreign, dead_letter(NAMES.dlq, offset=4))
     dlq = ask.dead_letters(NAMES.dlq)
-    assert dlq.dead_letters == 6
-    assert [(each.reason, each.kind, each.dead_letters) for each in dlq.causes] == [
-        ("http_503", "failed", 4),
-        ("", "foreign", 1),
-        ("not_json", "poison", 1),
+    assert (dlq.open, dlq.coming_back, dlq.written) == (2, 4, 6)
+    assert [(each.reason, each.kind, each.open, each.coming_back) for each in dlq.causes] == [
+        ("", "foreign", 1, 0),
+        ("not_json", "poison", 1, 0),
+        ("http_503", "failed", 0, 4),
     ]
-    assert ask.dead_letters(NAMES.parked).dead_letters == 1
+    assert ask.dead_letters(NAMES.parked).written == 1
 
 
 @pytest.mark.parametrize("in_one_batch", [True, False])
@@ -259,18 +260,18 @@ def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Quer
 def test_a_cause_has_the_time_of_its_first_and_last_dead_letter(
     model: ReadModel, ask: Queries, order: tuple[int, ...], in_one_batch: bool
 ) -> None:
-    found = [dead_letter(NAMES.dlq, timestamp=NOW_MS + number) for number in order]
+    found = [dead_letter(NAMES.dlq, timestamp=NOW_MS + number, offset=number) for number in order]
     if in_one_batch:
         take(model, *found)
     else:
         for number, record in enumerate(found):
             take(model, record, at=number)
     (cause,) = ask.dead_letters(NAMES.dlq).causes
-    assert (cause.dead_letters, cause.first_ms, cause.last_ms) == (3, NOW_MS + 3, NOW_MS + 9)
+    assert (cause.written, cause.first_ms, cause.last_ms) == (3, NOW_MS + 3, NOW_MS + 9)
 
 
 def test_a_dead_letter_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
-    take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), dead_letter(NAMES.dlq))
+    take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), dead_letter(NAMES.dlq, offset=1))
     workspaces = {each.workspace for each in ask.dead_letters(NAMES.dlq).causes}
     assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
     assert b"ada@example.com" not in b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
@@ -278,13 +279,13 @@ def test_a_dead_letter_key_that_names_no_workspace_is_hashed(model: ReadModel, a
 
 def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
     for first in range(0, 12_000, 4_000):
-        take(model, *(dead_letter(NAMES.dlq, f"r{first + n}") for n in range(4_000)))
+        take(model, *(dead_letter(NAMES.dlq, f"r{first + n}", offset=first + n) for n in range(4_000)))
     found = ask.dead_letters(NAMES.dlq)
-    assert found.dead_letters == 12_000
+    assert found.written == 12_000
     assert len(found.causes) == MOST_CAUSES
     assert found.causes[0].reason == "(others)"
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT count(*) FROM dead_letters").fetchone()[0] <= 10_001
+        assert db.execute("SELECT count(*) FROM causes").fetchone()[0] <= 10_001
 
 
 # ------------------------------------------------------------------------------------------------------ forgetting
@@ -298,16 +299,15 @@ def test_old_histories_and_dead_letters_are_deleted_in_small_steps(model: ReadMo
             history(NAMES, f"c{n}", "received", offset=n, at_ms=young_ms if n % 10 == 0 else old_ms) for n in offsets
         )
         take(model, *flat(steps))
-    take(
-        model, dead_letter(NAMES.dlq, timestamp=NOW_MS - 16 * DAY_MS), dead_letter(NAMES.dlq), dead_letter(NAMES.parked)
-    )
+    old = dead_letter(NAMES.dlq, timestamp=NOW_MS - 16 * DAY_MS, offset=1)
+    take(model, old, dead_letter(NAMES.dlq), dead_letter(NAMES.parked))
     for _ in range(3):
         model.sweep(NOW_MS)
     assert ask.lead("c1") is None
     assert ask.lead("c11999") is None
     assert ask.lead("c11990") is not None
-    assert [each.records for each in ask.status_counts()] == [1_200]
-    assert ask.dead_letters(NAMES.dlq).dead_letters == ask.dead_letters(NAMES.parked).dead_letters == 1
+    assert [each.leads for each in ask.status_counts()] == [1_200]
+    assert ask.dead_letters(NAMES.dlq).written == ask.dead_letters(NAMES.parked).written == 1
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (1_200,)
     model.sweep(NOW_MS + 60 * DAY_MS)
@@ -346,7 +346,7 @@ def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
             {NAMES.status: [good], NAMES.dlq: [dead_letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
         )
     assert ask.lead("crm-1") is None
-    assert ask.dead_letters(NAMES.dlq).dead_letters == 0
+    assert ask.dead_letters(NAMES.dlq).written == 0
     assert model.positions() == {}
     take(model, good)
     found = ask.lead("crm-1")
@@ -414,4 +414,4 @@ def test_an_event_has_each_field_of_those_on_kafka() -> None:
     assert set(StatusEvent.__struct_fields__) - set(Event.__struct_fields__) == left_out
     assert set(Event.__struct_fields__) - {"lead_id", "origin", "workspace", "destination", "trace_id"} - set(
         EVENT_COLUMNS
-    ) == {"actions", "day", "month", "saved", "import_id", "import_summary"}
+    ) == {"actions", "day", "month", "saved", "import_id", "import_summary", "dead_letter"}

@@ -20,6 +20,7 @@ from stream_app.board.access import Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import Queries
+from stream_app.kafka.groups import Consumption
 from stream_app.services.board import board_app
 from stream_app.services.process import ops_app
 from tests.board.client import Client
@@ -114,23 +115,14 @@ async def test_the_operations_port_of_each_process_only_reads() -> None:
 async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool) -> None:
     names = sources().names
 
-    async def backlog() -> dict[str, int] | None:
-        return {}
+    async def kafka() -> Consumption | None:
+        return None
 
     settings = settings_of(folder, token=has_token, operator=has_token)
     queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
     access = Access(TOKEN if has_token else None)
-    lookup = Lookup(
-        queries,
-        lambda: ProjectionLag(NOW_MS, 0),
-        Results(),
-        backlog,
-        access,
-        names.dlq,
-        names.parked,
-        Waiting(),
-        lambda: NOW_MS,
-    )
+    about = queries, lambda: ProjectionLag(NOW_MS, 0), Results(), kafka, names.inputs
+    lookup = Lookup(*about, access, names.dlq, names.parked, Waiting(), lambda: NOW_MS)
     board = board_of(settings, model, shared_s=600)
     with closing(board):
         pages = {route.path: kind_of(route) for route in board.routes()}

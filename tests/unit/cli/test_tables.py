@@ -131,8 +131,8 @@ def lanes(*, works: bool = True) -> list[Table]:
 
 def report() -> BooksReport:
     account = LaneAccount("acme", "2026-09", "credits", 120, 120, 3_000, 3_000, elsewhere=20)
-    columns = {str(name): StatusCount(60, 60) for name in COLUMNS}
-    return BooksReport(True, 600, 600, columns, {}, 0, 0, 0, 0, [account], [], 0)
+    columns = {str(name): StatusCount(50, 60, 60) for name in COLUMNS}
+    return BooksReport(True, 600, 500, 600, columns, accounts=[account])
 
 
 def every() -> list[Table]:

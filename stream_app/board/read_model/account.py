@@ -1,0 +1,303 @@
+"""Keeps the account in the read model: each lead counted once, and what has become of each dead letter.
+
+Every number is the sum of what single records contribute (`_shares`), so it is changed by the difference that a batch
+makes, and could as well be counted anew from the tables `records` and `letters`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from stream_app.board.read_model.history import KEPT_S, MINUTE_S, QUARTER_S, Imports
+from stream_app.domain.books.account import (
+    COPY,
+    ENDED,
+    NO_LEAD,
+    STATES,
+    Kept,
+    elect,
+    is_at_rest,
+    is_same_lead,
+    rank_of,
+    state_of,
+)
+from stream_app.domain.books.records import Event, RecordNumbers, advance
+
+_FIELDS: Final = Kept.__struct_fields__
+COLUMNS: Final = ", ".join(_FIELDS)
+_COUNTED: Final = "counts + of_import"
+_ENDED_STEPS_S: Final = (MINUTE_S, QUARTER_S)
+
+Share = tuple[str, tuple[object, ...]]
+"""A table of sums, and the key of one of its rows."""
+
+_SUMS: Final = {
+    "records_in": "workspace",
+    "status_counts": "workspace, destination, status",
+    "import_counts": "import, destination, status",
+    "ended": "workspace, step_s, slot, status",
+}
+
+
+def _json(values: Iterable[object]) -> str:
+    return msgspec.json.encode(list(values)).decode()
+
+
+class Letter(msgspec.Struct, gc=False):
+    """A dead letter. `returns`: it comes back by itself; `state`: an index of `STATES`."""
+
+    id: int
+    cause: int
+    at_ms: int
+    origin: int
+    seq: int
+    returns: bool
+    state: int = 0
+
+
+class Account:
+    """Writes to `db` in the caller's open transaction. `final`: the destinations without callbacks."""
+
+    def __init__(self, db: sqlite3.Connection, imports: Imports, final: Set[str]) -> None:
+        self._db = db
+        self._imports = imports
+        self._final = final
+        self._has_letters = False
+
+    def load(self) -> None:
+        """Look again whether there are dead letters, after other code has changed the tables."""
+        self._has_letters = self._db.execute("SELECT 1 FROM letters LIMIT 1").fetchone() is not None
+
+    # ---------------------------------------------------------------------------------------------------- records
+
+    def write_events(self, events: Iterable[tuple[int, Event, int]], numbers: RecordNumbers) -> list[tuple[int, Event]]:
+        """Apply events, each with the number of its record and its offset. Returns those that were not known."""
+        found = list(events)
+        before = self._load("id IN (SELECT value FROM json_each(?))", {number for number, *_ in found})
+        after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
+        new: list[tuple[int, Event]] = []
+        for number, event, offset in found:
+            kept = after.setdefault(number, Kept())
+            # Retention may have deleted any event, so a history may begin anywhere.
+            if not advance(kept, event, kept=False)[0]:
+                continue
+            new.append((number, event))
+            if (rank := rank_of(kept)) > kept.rank:
+                kept.rank, kept.took = rank, offset
+            if event.dead_letter and not kept.letter:
+                with suppress(ValueError):  # of a newer version
+                    kept.letter = numbers.number(event.dead_letter)
+        for number, imported in self._imports.numbers_of(new, (kept.imported for kept in after.values())).items():
+            kept = after[number]
+            if imported and not kept.imported and not kept.letter:
+                self._imports.arrived(imported)
+            kept.imported = imported
+        self._imports.count(new, {number: kept.imported for number, kept in after.items()})
+        self._settle(before, after)
+        return new
+
+    def _load(self, where: str, values: Collection[object]) -> dict[int, Kept]:
+        rows = self._db.execute(f"SELECT id, {COLUMNS} FROM records WHERE {where}", (_json(values),))
+        return {number: Kept(*row) for number, *row in rows}
+
+    def _settle(self, before: dict[int, Kept], after: dict[int, Kept]) -> None:
+        """Elect the records that count anew where that may have changed, and write records and sums."""
+        moved = {
+            lead_id
+            for number, kept in after.items()
+            if (old := before.get(number)) is None or _standing(old) != _standing(kept)
+            for lead_id in {kept.lead_id, old.lead_id if old else kept.lead_id}
+        }
+        champions = self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {_COUNTED} > 0", moved)
+        for number, kept in champions.items():
+            if number not in after:
+                before[number], after[number] = kept, msgspec.structs.replace(kept)
+        by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
+        for number, kept in after.items():
+            if kept.lead_id in moved:
+                by_lead[kept.lead_id].append((number, kept))
+        for members in by_lead.values():
+            self._elect(members)
+        self._write(before, after)
+
+    def _elect(self, members: list[tuple[int, Kept]]) -> None:
+        winners = elect(members)
+        for number, kept in members:
+            kept.counts = number in winners or kept.rank == NO_LEAD
+            kept.of_import = kept.imported > 0 and number in winners
+        if len(members) == 1:
+            return
+        for imported in {kept.imported for _, kept in members} - {0}:
+            of_import = [(number, kept) for number, kept in members if kept.imported == imported]
+            best = elect(of_import)
+            for number, kept in of_import:
+                kept.of_import = number in best
+        for number, champion in members:
+            rivals = (kept for rival, kept in members if rival != number and is_same_lead(kept, champion))
+            champion.follows |= champion.counts and any(kept.rank >= ENDED for kept in rivals)
+
+    def _write(self, before: Mapping[int, Kept], after: Mapping[int, Kept]) -> None:
+        changed = {number: kept for number, kept in after.items() if before.get(number) != kept}
+        self._db.executemany(
+            f"""INSERT INTO records (id, {COLUMNS}) VALUES (?, {", ".join("?" * len(_FIELDS))})
+                ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
+            [(number, *msgspec.structs.astuple(kept)) for number, kept in changed.items()],
+        )
+        sums: Counter[Share] = Counter()
+        for number, kept in changed.items():
+            sums.subtract(self._shares(before[number]) if number in before else ())
+            sums.update(self._shares(kept))
+        self._add(sums)
+        if self._has_letters:
+            self._judge_of(changed)
+
+    def _shares(self, kept: Kept) -> Iterator[Share]:
+        """Yield what a record contributes to the sums."""
+        if kept.rank != NO_LEAD:
+            yield "records_in", (kept.workspace,)
+        if kept.of_import:
+            yield "import_counts", (kept.imported, kept.destination, kept.status)
+        if not kept.counts:
+            return
+        yield "status_counts", (kept.workspace, kept.destination, kept.status)
+        if is_at_rest(kept.status, final=kept.destination in self._final):
+            at_s = kept.at_ms // 1000
+            for workspace in {kept.workspace, ""}:
+                for step_s in _ENDED_STEPS_S:
+                    yield "ended", (workspace, step_s, at_s - at_s % step_s, kept.status)
+
+    def _add(self, sums: Counter[Share]) -> None:
+        rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
+        for (table, key), leads in sums.items():
+            if leads:
+                rows[table].append((*key, leads))
+        for table, changes in rows.items():
+            self._db.executemany(
+                f"""INSERT INTO {table} VALUES ({", ".join("?" * len(changes[0]))})
+                    ON CONFLICT ({_SUMS[table]}) DO UPDATE SET leads = leads + excluded.leads""",
+                changes,
+            )
+
+    def forget(self, numbers: Collection[int]) -> None:
+        """Delete records with their events. Another record of the lead counts then, if there is one."""
+        before = self._load("id IN (SELECT value FROM json_each(?))", numbers)
+        self._db.executemany("DELETE FROM events WHERE record = ?", [(number,) for number in before])
+        self._db.executemany("DELETE FROM records WHERE id = ?", [(number,) for number in before])
+        sums: Counter[Share] = Counter()
+        for kept in before.values():
+            sums.subtract(self._shares(kept))
+        self._add(sums)
+        lost = {kept.lead_id for kept in before.values() if kept.counts or kept.of_import}
+        left = self._load("lead_id IN (SELECT value FROM json_each(?))", lost)
+        after = {number: msgspec.structs.replace(kept) for number, kept in left.items()}
+        by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
+        for number, kept in after.items():
+            by_lead[kept.lead_id].append((number, kept))
+        for members in by_lead.values():
+            self._elect(members)
+        self._write(left, after)
+
+    # ----------------------------------------------------------------------------------------------- dead letters
+
+    def write_letters(self, letters: list[Letter]) -> None:
+        """Add dead letters. Those that are known already are left out."""
+        known = self._letters("id IN (SELECT value FROM json_each(?))", [letter.id for letter in letters])
+        new = {letter.id: letter for letter in letters if letter.id not in known}
+        if not new:
+            return
+        self._has_letters = True
+        self._db.executemany(
+            "INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(each) for each in new.values()]
+        )
+        self._add_states(Counter((letter.cause, letter.state) for letter in new.values()))
+        self._judge(new)
+
+    def _judge_of(self, records: Mapping[int, Kept]) -> None:
+        """Judge the dead letters anew that these records are the origin of, or stand for."""
+        leads = {kept.lead_id for kept in records.values() if kept.follows}
+        others: dict[int, Kept] = {}
+        for standing in (f"{_COUNTED} > 0", f"{_COUNTED} = 0 AND rank >= {ENDED}") if leads else ():
+            others |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}", leads)
+        about = {**records, **others}
+        found = self._letters("origin IN (SELECT value FROM json_each(?))", about)
+        copied = {kept.letter for kept in about.values()} - {0, *found}
+        self._judge(found | (self._letters("id IN (SELECT value FROM json_each(?))", copied) if copied else {}))
+
+    def _letters(self, where: str, values: Collection[int]) -> dict[int, Letter]:
+        rows = self._db.execute(f"SELECT * FROM letters WHERE {where}", (_json(values),))
+        return {row[0]: Letter(*row) for row in rows}
+
+    def _judge(self, letters: Mapping[int, Letter]) -> None:
+        if not letters:
+            return
+        origins = self._load("id IN (SELECT value FROM json_each(?))", {each.origin for each in letters.values()})
+        copies: dict[int, Kept] = {}
+        found = self._load("letter > 0 AND letter IN (SELECT value FROM json_each(?))", letters)
+        for _, kept in sorted(found.items(), key=lambda each: (each[1].rank, each[1].took, each[0])):
+            copies[kept.letter] = kept
+        passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
+        champions: defaultdict[str, list[Kept]] = defaultdict(list)
+        for kept in self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {_COUNTED} > 0", passed).values():
+            if kept.counts and kept.rank != NO_LEAD:
+                champions[kept.lead_id].append(kept)
+        states: Counter[tuple[int, int]] = Counter()
+        changed: list[tuple[int, int]] = []
+        for letter in letters.values():
+            origin, follower = origins.get(letter.origin), copies.get(letter.id)
+            last = follower or origin
+            if last is not None and not last.counts and last.rank != COPY:
+                rivals = (kept for kept in champions[last.lead_id] if is_same_lead(last, kept))
+                follower = max(rivals, key=lambda kept: (kept.rank, kept.took), default=follower)
+            stands = origin if origin is not None and origin.seq > letter.seq else follower
+            state = STATES.index(
+                state_of(
+                    letter.seq,
+                    letter.returns,
+                    None if origin is None else (origin.status, origin.seq),
+                    None if follower is None else follower.status,
+                    final=stands is not None and stands.destination in self._final,
+                )
+            )
+            if state != letter.state:
+                states.subtract([(letter.cause, letter.state)])
+                states.update([(letter.cause, state)])
+                changed.append((state, letter.id))
+        self._db.executemany("UPDATE letters SET state = ? WHERE id = ?", changed)
+        self._add_states(states)
+
+    def _add_states(self, states: Counter[tuple[int, int]]) -> None:
+        for state in range(len(STATES)):
+            rows = [(many, cause) for (cause, at), many in states.items() if at == state and many]
+            self._db.executemany(f"UPDATE causes SET {STATES[state]} = {STATES[state]} + ? WHERE id = ?", rows)
+
+    def sweep(self, now_s: int) -> None:
+        """Delete sums that are 0, and the slots that are older than they are kept."""
+        for table in ("status_counts", "import_counts", "ended"):
+            self._db.execute(f"DELETE FROM {table} WHERE leads <= 0")
+        for step_s in _ENDED_STEPS_S:
+            self._db.execute("DELETE FROM ended WHERE step_s = ? AND slot < ?", (step_s, now_s - KEPT_S[step_s]))
+
+    def forget_letters(self, topic: str, before_ms: int) -> None:
+        """Delete the dead letters of a topic that were appended before this time."""
+        old = self._db.execute("SELECT id FROM causes WHERE topic = ? AND first_ms < ?", (topic, before_ms)).fetchall()
+        for (cause,) in old:
+            states: Counter[tuple[int, int]] = Counter()
+            gone = self._db.execute(
+                "DELETE FROM letters WHERE cause = ? AND at_ms < ? RETURNING state", (cause, before_ms)
+            ).fetchall()
+            states.subtract((cause, state) for (state,) in gone)
+            self._add_states(states)
+            self._db.execute("UPDATE causes SET first_ms = ? WHERE id = ?", (before_ms, cause))
+            left = " + ".join(STATES)
+            self._db.execute(f"DELETE FROM causes WHERE id = ? AND {left} <= 0", (cause,))
+
+
+_standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")
+"""What decides whether a record counts."""

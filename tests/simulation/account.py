@@ -1,0 +1,432 @@
+"""What the board must count, told from the ledger of a run, and what it does count: the two are compared.
+
+The expected account is made from the rows, the records and the events on Kafka, without any code of the read model:
+a lead's status is that of the row that was written last for it; it has no row only if all its records ended before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from unittest.mock import patch
+
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.client.answers import Account, ByState
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.topics import Retention
+from tests.board.model_records import Made
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.orders import Order
+from tests.simulation.schedule import Arrival, Schedule, drawn
+from tests.simulation.world import Outcome, World
+
+_ENDED: Final = {
+    *("rejected_invalid", "suppressed", "duplicate", "replaced", "expired", "enriched", "partial", "no_data"),
+    *("enrich_error", "served_from_cache", "served_locally", "parked", "confirmed"),
+}
+_NO_LEADS: Final = {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
+_UNDER_WAY: Final = "accepted"
+_COLUMN: Final = {
+    **dict.fromkeys(("enriched", "partial", "no_data", "enrich_error"), "enriched"),
+    **dict.fromkeys(("rejected_invalid", "suppressed", "expired"), "rejected"),
+    **dict.fromkeys(("duplicate", "replaced"), "duplicate"),
+    **dict.fromkeys(("held_budget", "held_paused", "held_outage", "deferred"), "held"),
+    **{name: name for name in ("parked", "served_from_cache", "served_locally", "accepted_final")},
+    "confirmed": "accepted_final",
+}
+_HEADER: Final = "stream-app-"
+QUARTER_MS: Final = 900_000
+DAY_MS: Final = 86_400_000
+
+Numbers = dict[tuple[str, ...], int]
+"""All values of an account by their names; those that are 0 are left out."""
+
+
+@dataclass
+class Record:
+    """What is known of one input record. `took`: the place of its first row among all rows; -1 if it has none."""
+
+    origin: str
+    events: list[dict[str, Any]] = field(default_factory=list)
+    order: int = -1
+    took: int = -1
+    copy_of: str = ""
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return max(self.events, key=lambda event: int(event["seq"]))
+
+    @property
+    def status(self) -> str:
+        return str(self.last["status"])
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.last.get("workspace", ""), self.last.get("destination", ""), str(self.last["lead_id"])
+
+    @property
+    def import_id(self) -> tuple[str, str]:
+        named = [event for event in self.events if event.get("import_id") and event.get("workspace")]
+        return (named[0]["workspace"], named[0]["import_id"]) if named else ("", "")
+
+
+class Ledger:
+    """Everything that is committed on Kafka, read once more from the beginning."""
+
+    def __init__(self, plan: Plan, kafka: MemoryKafka) -> None:
+        self.plan = plan
+        self.logs = {(log.topic, log.partition): log.committed() for log in kafka.logs}
+        self.records: dict[str, Record] = {}
+        names = plan.topics
+        for consumed in self._all(names.status):
+            event = json.loads(consumed.value or b"")
+            record = self.records.setdefault(event["origin"], Record(event["origin"]))
+            if all(event["seq"] != known["seq"] for known in record.events):
+                record.events.append(event)
+                if event["status"] not in ("rerouted", "duplicate"):
+                    record.order = consumed.offset
+        for number, consumed in enumerate(self._all(names.state)):
+            if (consumed.key or b"").startswith(b"d/") and consumed.value:
+                record = self.records[json.loads(consumed.value)[2]]
+                record.took = number if record.took < 0 else record.took
+        for consumed in self._all(names.retry):
+            headers = headers_of(consumed)
+            if f"{_HEADER}origin" not in headers and consumed.record_id in self.records:
+                self.records[consumed.record_id].copy_of = headers.get(f"{_HEADER}redriven-from", "")
+
+    def _all(self, topic: str) -> Iterator[ConsumedRecord]:
+        for number in range(self.plan.partitions):
+            yield from self.logs.get((topic, number), [])
+
+    def is_final(self, record: Record) -> bool:
+        destination = self.plan.destinations.get(record.place[1])
+        return destination is not None and not destination.callbacks
+
+    def leads(self, records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
+        """The record that counts for each lead. A record without a destination stands back for those that have one."""
+        found: dict[tuple[str, str, str], Record] = {}
+        for record in records:
+            if record.status in _NO_LEADS:
+                continue
+            rival = found.get(record.place)
+            if rival is None or _strength(rival) < _strength(record):
+                found[record.place] = record
+        named = {(workspace, lead_id) for workspace, destination, lead_id in found if destination}
+        for workspace, destination, lead_id in list(found):
+            others = named if workspace else {(name, lead) for name, alias, lead in found if name or alias}
+            if not destination and any(lead == lead_id and workspace in ("", name) for name, lead in others):
+                del found[workspace, destination, lead_id]
+        return found
+
+    # ---------------------------------------------------------------------------------------------- what to count
+
+    def numbers(self, now_ms: int) -> Numbers:
+        """The expected account."""
+        found: Counter[tuple[str, ...]] = Counter()
+        leads = self.leads(self.records.values())
+        for record in leads.values():
+            workspace, destination, _ = record.place
+            found["status", workspace, destination, record.status] += 1
+            at_rest = record.status in _ENDED or (record.status == "accepted" and self.is_final(record))
+            if at_rest and record.last["at_ms"] >= (now_ms // QUARTER_MS - 95) * QUARTER_MS:
+                for name in {workspace, ""}:
+                    found["ended", name, record.status] += 1
+        for record in self.records.values():
+            if record.status in _NO_LEADS:
+                found["status", record.place[0], record.place[1], record.status] += 1
+            for event in record.events:
+                day = str(event["at_ms"] // DAY_MS * 86_400)
+                for name in {event.get("workspace", ""), ""}:
+                    found["credits", day, name] += event.get("credits", 0)
+                    found["saved", day, name] += event.get("saved", 0)
+                    found["resent", day, name] += event["status"] == "replayed" and event.get("reason") == "resend"
+        self._imports(found)
+        self._dead_letters(found, leads)
+        return {name: value for name, value in found.items() if value}
+
+    def _imports(self, found: Counter[tuple[str, ...]]) -> None:
+        of_import: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in self.records.values():
+            of_import[record.import_id].append(record)
+        of_import.pop(("", ""), None)
+        for name, records in of_import.items():
+            for lead in self.leads(records).values():
+                status = "accepted_final" if lead.status == "accepted" and self.is_final(lead) else lead.status
+                found["import", *name, _COLUMN.get(status, "under_way")] += 1
+            summaries = [
+                event["import_summary"]
+                for record in records
+                for event in record.events
+                if event.get("import_summary") and event.get("workspace")
+            ]
+            if summaries:
+                arrived = sum(not record.copy_of for record in records)
+                found["import", *name, "waiting"] += max(0, summaries[0].get("leads", 0) - arrived)
+            found["import", *name, "credits"] += sum(
+                event.get("credits", 0) for record in records for event in record.events
+            )
+
+    def _dead_letters(self, found: Counter[tuple[str, ...]], leads: dict[tuple[str, str, str], Record]) -> None:
+        names = self.plan.topics
+        for topic in (names.dlq, names.parked):
+            for consumed in self._all(topic):
+                headers = headers_of(consumed)
+                reason, destination = headers.get(f"{_HEADER}reason", ""), headers.get(f"{_HEADER}destination", "")
+                found[topic, destination, reason, self._state(consumed, headers, leads)] += 1
+
+    def _state(
+        self, consumed: ConsumedRecord, headers: dict[str, str], leads: dict[tuple[str, str, str], Record]
+    ) -> str:
+        own = self.records.get(headers.get(f"{_HEADER}origin", ""))
+        seq = int(headers.get(f"{_HEADER}origin-seq", "0"))
+        if own is not None and own.last["seq"] > seq:
+            return self._after(own)
+        copies = [record for record in self.records.values() if record.copy_of == consumed.record_id]
+        copy = max(copies, key=_strength, default=None)
+        subject = copy or own
+        if subject is not None and (copy is None or _strength(copy) > (1, 0)):
+            counts = self._champion(subject, leads)
+            if counts is not None and counts is not subject:
+                return self._after(counts)
+        if copy is not None:
+            return self._after(copy)
+        returns = consumed.topic == self.plan.topics.dlq and headers.get(f"{_HEADER}disposition") == "failed"
+        return "coming_back" if returns else "open"
+
+    @staticmethod
+    def _champion(record: Record, leads: dict[tuple[str, str, str], Record]) -> Record | None:
+        workspace, destination, lead_id = record.place
+        rivals = [
+            rival
+            for (name, alias, lead), rival in leads.items()
+            if lead == lead_id and workspace in ("", name) and destination in ("", alias)
+        ]
+        return max(rivals, key=_strength, default=None)
+
+    def _after(self, record: Record) -> str:
+        if record.status in ("suppressed", "expired"):
+            return "given_up"
+        done = record.status in _ENDED or record.status == "dead_lettered"
+        return "solved" if done or (record.status == _UNDER_WAY and self.is_final(record)) else "coming_back"
+
+
+def _strength(record: Record) -> tuple[int, int]:
+    """Which of two records of a lead counts: the one with the newer row, else the one that was decided last."""
+    if record.took >= 0:
+        return 3, record.took
+    return (1, 0) if record.status in ("duplicate", "rerouted") else (2, record.order)
+
+
+def headers_of(consumed: ConsumedRecord) -> dict[str, str]:
+    return {name: (value or b"").decode() for name, value in consumed.headers}
+
+
+# ------------------------------------------------------------------------------------------------- what is counted
+
+
+def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
+    """The values of the read model's account."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for each in account.statuses:
+        found["status", each.workspace, each.destination, each.status] += each.leads
+    for workspace, statuses in account.ended.items():
+        for status, leads in statuses.items():
+            found["ended", workspace, status] += leads
+    for imported in account.imports:
+        name = imported.workspace, imported.import_id
+        found["import", *name, "credits"] += imported.credits
+        for column, leads in imported.columns.items():
+            found["import", *name, column] += leads
+    for day in account.days:
+        key = str(day.at_s), day.workspace
+        found["credits", *key] += day.credits
+        found["saved", *key] += day.saved
+        found["resent", *key] += day.resent
+    for topic, letters in ((dlq, account.dlq), (parked, account.parked)):
+        for cause in letters.causes:
+            for state in ("open", "coming_back", "solved", "given_up"):
+                found[topic, cause.destination, cause.reason, state] += getattr(cause, state)
+        assert _sums(letters.causes) == _sums([letters])
+    return {name: value for name, value in found.items() if value}
+
+
+def _sums(each: Iterable[ByState]) -> list[int]:
+    rows = [(cause.open, cause.coming_back, cause.solved, cause.given_up) for cause in each]
+    return [sum(column) for column in zip(*rows, strict=True)] or [0, 0, 0, 0]
+
+
+def read_into(model: ReadModel, ledger: Ledger, chance: Random, read: dict[tuple[str, int], int]) -> None:
+    """Read what is new into the model as it may come from Kafka: topics and partitions in any order, in small batches.
+
+    `read`: how many records of each partition were read before.
+    """
+    logs = {
+        log: records[read.get(log, 0) :] for log, records in ledger.logs.items() if log[0] in topics_of(ledger.plan)
+    }
+    read.update((log, len(ledger.logs[log])) for log in logs)
+    left = {log: records for log, records in logs.items() if records}
+    while left:
+        batch: dict[str, list[Made]] = {}
+        moved: dict[tuple[str, int], Position] = {}
+        for log in chance.sample(sorted(left), chance.randint(1, len(left))):
+            many = chance.randint(1, 12)
+            taken, left[log] = left[log][:many], left[log][many:]
+            batch.setdefault(log[0], []).extend(_made(consumed) for consumed in taken)
+            moved[log] = Position(taken[-1].offset + 1)
+            if not left[log]:
+                del left[log]
+        model.apply(batch, moved, None)
+
+
+def topics_of(plan: Plan) -> frozenset[str]:
+    names = plan.topics
+    return frozenset({names.status, names.dlq, names.parked, names.enriched, names.lanes, names.state, names.audit})
+
+
+def _made(consumed: ConsumedRecord) -> Made:
+    return Made(
+        consumed.topic,
+        consumed.key,
+        consumed.value,
+        consumed.partition,
+        consumed.offset,
+        tuple(consumed.headers),
+        consumed.timestamp_ms,
+    )
+
+
+def final_of(plan: Plan) -> frozenset[str]:
+    return frozenset(alias for alias, destination in plan.destinations.items() if not destination.callbacks)
+
+
+def sources_of(plan: Plan) -> Sources:
+    kept = Retention(status_days=36_500, dlq_days=36_500, parked_days=36_500)
+    return Sources(plan.topics, plan.partitions, kept, frozenset(plan.workspaces), final_of(plan))
+
+
+# ----------------------------------------------------------------------------------------------------- the schedules
+
+
+class MessyWorld(World):
+    """A world without its checks, which others tests make: it has users and operators that no promise covers."""
+
+    def __init__(self, schedule: Schedule, looks_s: Iterable[float]) -> None:
+        super().__init__(schedule)
+        self.looks: list[tuple[int, Ledger]] = []
+        for at_s in looks_s:
+            self.loop.outside(at_s, self.look)
+
+    def look(self) -> None:
+        """Keep what is on Kafka now."""
+        self.looks.append((self.now_ms(), Ledger(self.plan, self.kafka)))
+
+    def run(self) -> Outcome:
+        silent = {"on_offset", "on_answer", "on_post", "on_commit", "at_rest"}
+        with ExitStack() as stack:
+            for name in silent:
+                stack.enter_context(patch.object(self.checker, name, lambda *_: None))
+            for name in ("taken_over", "called_back"):
+                stack.enter_context(patch.object(self.checker.answers, name, lambda *_: None))
+            stack.enter_context(patch.object(self, "_close_the_books", lambda: None))
+            return super().run()
+
+
+def messy(seed: int) -> Schedule:
+    """The drawn schedule of a seed, with imports, records that are no leads, and operators who are busy."""
+    base, chance = drawn(seed), Random(f"messy {seed}")
+    arrivals: list[Arrival] = []
+    for arrival in (*base.arrivals, *(base.arrivals[:3] if chance.random() < 0.5 else ())):
+        how = arrival.how
+        if not how and chance.random() < 0.3:
+            how = chance.choice(("nowhere", "long", "nobody"))
+        import_id = chance.choice(("", "march", "april"))
+        arrivals.append(
+            replace(arrival, how=how, import_id=import_id, at_s=arrival.at_s + chance.choice((0.0, 0.2, 90.0)))
+        )
+    lead_id, workspace = f"id{chance.randrange(4)}", chance.choice(("acme", "beta"))
+    orders = (
+        Order(chance.choice((0.1, 2.0, 400.0)), workspace, "cancel_import", chance.choice(("march", "april"))),
+        Order(chance.choice((0.1, 2.0, 400.0)), workspace, "erase", lead_id),
+        Order(400.0, workspace, "correct", f"{lead_id}=4"),
+    )
+    more = tuple(order for order in orders if chance.random() < 0.3)
+    redrives_s = tuple(chance.choice((1.0, 30.0, 300.0, 900.0)) for _ in range(chance.choice((0, 1, 2, 3))))
+    return replace(base, name=f"m{seed}", arrivals=tuple(arrivals), orders=(*base.orders, *more), redrives_s=redrives_s)
+
+
+Look = tuple[int, Ledger, Numbers]
+"""A moment (epoch ms), what was on Kafka then, and what must be counted then."""
+
+
+def looks_at(schedule: Schedule) -> list[Look]:
+    """Run it: two moments in the middle, and its end."""
+    chance = Random(f"looks {schedule.seed}")
+    world = MessyWorld(schedule, sorted(chance.choice((0.3, 1.0, 5.0, 40.0, 120.0, 400.0)) for _ in range(2)))
+    outcome = world.run()
+    assert not outcome.problems, f"{schedule.name}: {outcome.problems[0]}"
+    world.look()
+    return [(now_ms, ledger, ledger.numbers(now_ms)) for now_ms, ledger in world.looks]
+
+
+class Differential:
+    """Compares the model with the ledger. `met`: how many values that are not 0 of each kind were compared."""
+
+    def __init__(self, folder: Path) -> None:
+        self.met: Counter[str] = Counter()
+        self._path = folder / "model.sqlite"
+
+    def difference(self, seed: int, looks: list[Look]) -> dict[tuple[str, ...], tuple[int, int]]:
+        """What the model counts otherwise than the ledger says: by name, (expected, counted)."""
+        plan, chance, read = looks[0][1].plan, Random(seed), dict[tuple[str, int], int]()
+        names, model = plan.topics, ReadModel(self._path, sources_of(plan))
+        try:
+            model.wipe()
+            for now_ms, ledger, expected in looks:
+                read_into(model, ledger, chance, read)
+                account = BoardQueries(self._path, final_of(plan)).account(now_ms, names.dlq, names.parked)
+                counted = numbers_of(account, names.dlq, names.parked)
+                self.met.update(_kind(name) for name in expected)
+                if expected != counted:
+                    return {
+                        name: (expected.get(name, 0), counted.get(name, 0))
+                        for name in sorted(expected | counted)
+                        if expected.get(name, 0) != counted.get(name, 0)
+                    }
+        finally:
+            model.close()
+        return {}
+
+    def report(self) -> str:
+        """What was compared."""
+        lines = [f"{values:8,}  {kind}" for kind, values in sorted(self.met.items())]
+        return "\n".join(["", "values that were compared and are not 0:", *lines, ""])
+
+
+def _kind(name: tuple[str, ...]) -> str:
+    return f"{name[0]} {name[-1]}" if name[0] in ("import", "status", "leads.dlq", "leads.parked") else name[0]
+
+
+def main() -> int:
+    """`python -m tests.simulation.account [SCHEDULES]`: the run at night."""
+    with TemporaryDirectory() as folder:
+        differential, wrong = Differential(Path(folder)), 0
+        for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000):
+            if difference := differential.difference(seed, looks_at(messy(seed))):
+                wrong += 1
+                sys.stdout.write(f"schedule m{seed}, (expected, counted): {difference}\n")
+        sys.stdout.write(differential.report())
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

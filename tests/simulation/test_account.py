@@ -1,0 +1,60 @@
+"""The account of the read model, against the ledger of 500 messy schedules. The night runs 20,000."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.simulation.account import Differential, Look, looks_at, messy
+from tests.simulation.account_mutants import ACCOUNT_MUTANTS
+
+SCHEDULES: Final = 500
+HUNTED: Final = 60
+KINDS: Final = {
+    *("credits", "ended", "resent"),
+    *(f"import {column}" for column in ("enriched", "rejected", "duplicate", "parked", "held", "under_way", "waiting")),
+    *(f"{topic} {state}" for topic in ("leads.dlq", "leads.parked") for state in ("open", "solved", "coming_back")),
+    *("leads.dlq given_up", "leads.parked given_up"),
+    *(f"status {status}" for status in ("enriched", "suppressed", "erased", "rerouted", "deferred", "expired")),
+}
+"""What the schedules must meet at least, so that equal accounts mean something."""
+
+
+def test_the_account_is_that_of_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    differential = Differential(tmp_path)
+    with _no_collector():
+        for seed in range(SCHEDULES):
+            difference = differential.difference(seed, looks_at(messy(seed)))
+            assert not difference, f"schedule m{seed}, (expected, counted): {difference}"
+    with capsys.disabled():
+        sys.stdout.write(differential.report())
+    assert differential.met.keys() >= KINDS, KINDS - differential.met.keys()
+
+
+@pytest.fixture(scope="module")
+def looks() -> list[list[Look]]:
+    with _no_collector():
+        return [looks_at(messy(seed)) for seed in range(HUNTED)]
+
+
+@pytest.mark.parametrize("name", ACCOUNT_MUTANTS)
+def test_a_wrong_account_is_found_out(name: str, looks: list[list[Look]], tmp_path: Path) -> None:
+    with ACCOUNT_MUTANTS[name]():
+        found = (Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED))
+        assert any(found), f"no schedule notices {name}"
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Each run is a heap of cycles, which takes half of the time to collect."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
