@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -13,8 +14,11 @@ from stream_app.cli.base import COMMON, NO, OK, Common, on_kafka, say, show, sho
 from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Positive, Which, iso
 from stream_app.cli.tables import Column, Table, reading, show_table
-from stream_app.domain.dead_letter.causes import Group, Source, Tally
-from stream_app.domain.errors import SettingsError
+from stream_app.client.answers import Cause, DeadLetters
+from stream_app.client.lookup import find_dead_letters
+from stream_app.domain.books.account import STATES
+from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
 from stream_app.replay import inspect
 
@@ -30,6 +34,8 @@ app = with_actions("dlq")
 def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
     """Count dead letters by cause, destination and age. An action lists, shows or exports them.
 
+    The board, if it answers, says how many of them are open, come back by themselves, are solved or were given up.
+
     example:
       stream-app dlq --older-than 2h
       stream-app dlq show leads.dlq/0/17
@@ -41,11 +47,32 @@ def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = C
     wanted = which.checked(settings, source)
     with reading("counting dead letters") as progress:
         tally = on_kafka(settings, "dlq", inspect.count(settings, source, wanted, progress))
+    states, silence = _states(common, source) if wanted == Filter() and tally.count else (None, "")
     if common.json:
-        show_json(_document(tally))
-    else:
-        _show_tally(source, tally)
+        show_json(_document(tally) | {"states": states})
+        return OK
+    _show_tally(source, tally, {} if states is None else {_name(cause): cause.open for cause in states.causes})
+    if states is not None:
+        parts = (f"{getattr(states, state):,} {state.replace('_', ' ')}" for state in STATES)
+        show(f"of these {', '.join(parts)}")
+    elif silence:
+        say(f"how many of them are open is not known: {silence}")
     return OK
+
+
+def _states(common: Common, source: Source) -> tuple[DeadLetters | None, str]:
+    """Return what the board says has become of the dead letters; None and why, if it does not say so."""
+    if source == "deferred":
+        return None, ""
+    try:
+        found = find_dead_letters(common.settings("api"))
+    except StreamAppError as error:
+        return None, str(error)
+    return (found.dlq if source == "dlq" else found.parked), ""
+
+
+def _name(cause: Cause | Group) -> tuple[str, ...]:
+    return cause.kind, cause.workspace, cause.destination, cause.reason, cause.http_status
 
 
 def _document(tally: Tally) -> dict[str, Any]:
@@ -56,10 +83,10 @@ def _document(tally: Tally) -> dict[str, Any]:
     return {"dead_letters": tally.count, "suppressed": tally.suppressed, "ages": dict(tally.ages), "causes": causes}
 
 
-def _show_tally(source: str, tally: Tally) -> None:
+def _show_tally(source: str, tally: Tally, is_open: Mapping[tuple[str, ...], int]) -> None:
     groups = tally.sorted()
     if groups:
-        show_table(tally_table(groups[:_MOST_GROUPS]))
+        show_table(tally_table(groups[:_MOST_GROUPS], is_open))
     if len(groups) > _MOST_GROUPS:
         show(f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them")
     ages = ", ".join(f"{number:,} {name}" for name, number in tally.ages.most_common())
@@ -163,10 +190,11 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
     return OK if lines else NO
 
 
-def tally_table(groups: Sequence[Group]) -> Table:
-    """Build the table of dead letters by cause."""
+def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Table:
+    """Build the table of dead letters by cause. `is_open`: how many of a cause are open, if that is known."""
     table = Table(
-        Column("dead letters", right=True),
+        Column("written", right=True),
+        Column("open", rank=1, right=True),
         Column("reason"),
         Column("destination", rank=1),
         Column("disposition", rank=4),
@@ -179,6 +207,7 @@ def tally_table(groups: Sequence[Group]) -> Table:
         said = group.texts.most_common(1)
         table.add(
             f"{group.count:,}",
+            f"{is_open[name]:,}" if (name := _name(group)) in is_open else "?" if not is_open else "0",
             group.reason or "none given",
             group.destination or group.workspace,
             group.kind,

@@ -15,6 +15,7 @@ from stream_app.client.answers import (
     NOT_READ_YET,
     UNKNOWN_LEAD,
     Answer,
+    DeadLettersAnswer,
     FoundLead,
     ImportsAnswer,
     LeadAnswer,
@@ -90,6 +91,12 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
     path = f"/imports?{urlencode({name: value for name, value in asked.items() if value})}"
     with _client(settings) as client:
         return _answer(client, path, ImportsAnswer)
+
+
+def find_dead_letters(settings: Settings) -> DeadLettersAnswer:
+    """Return the dead letters by what has become of them. Raises as `find_imports`."""
+    with _client(settings) as client:
+        return _answer(client, "/dlq", DeadLettersAnswer)
 
 
 def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:

@@ -32,7 +32,7 @@ MEASURES = {
         *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
     },
-    "lead": {"each.credits", "event.credits"},
+    "lead": {"each.credits", "event.credits", "step.times"},  # credits; repeats of a step, which are folded
     "now": {"page.credits.cap"},
     # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for screen readers
     "parts": {

@@ -18,13 +18,14 @@ from stream_app.cli.books import show_report
 from stream_app.cli.main import main, parse
 from stream_app.cli.options import Audit
 from stream_app.cli.tables import reading
+from stream_app.client.answers import Cause, DeadLetters, DeadLettersAnswer
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead
 from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
-from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.errors import BoardUnavailable, SettingsError, StreamAppError
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lead_cost import LeadCost
@@ -378,3 +379,33 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
     assert "stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT" in said
     assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in said
     assert "  and 1 more; --limit names more of them" in said
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_dlq_says_what_has_become_of_dead_letters(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: bool
+) -> None:
+    """34 were written and all were sent back: none is open, and nobody is sent to look for them."""
+    tally = Tally(NOW_MS)
+    for _ in range(34):
+        tally.add({"stream-app-reason": b"http_422", "stream-app-disposition": b"poison"}, b"acme", NOW_MS - 1)
+
+    async def count(*_: object) -> Tally:
+        return tally
+
+    async def ready(*_: object) -> None: ...
+
+    def ask(_: object) -> DeadLettersAnswer:
+        if not answers:
+            raise BoardUnavailable("the board does not answer")
+        solved = DeadLetters([Cause("poison", "acme", "", "http_422", "", solved=34)], solved=34)
+        return DeadLettersAnswer(as_of_ms=1, lag=0, trouble="", dlq=solved, parked=DeadLetters([]))
+
+    monkeypatch.setattr("stream_app.replay.inspect.count", count)
+    monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", ready)
+    monkeypatch.setattr("stream_app.cli.dlq.find_dead_letters", ask)
+    assert main(["dlq", "--config", config]) == 0
+    said = capsys.readouterr()
+    assert "34 dead letters in dlq" in said.out
+    assert ("of these 0 open, 0 coming back, 34 solved, 0 given up" in said.out) is answers
+    assert ("how many of them are open is not known: the board does not answer" in said.err) is not answers
