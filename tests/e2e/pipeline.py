@@ -226,6 +226,12 @@ read_model_path = "{self.directory}/model.sqlite"
         words = [argv[0], "--config", str(self._config), *argv[1:]]
         return await asyncio.to_thread(run_command, words, self.directory, 110 * BUSY)
 
+    async def done(self, *argv: str) -> str:
+        """Run a command that succeeds. Return its output."""
+        code, said = await self.run(*argv)
+        assert code == 0, said
+        return said
+
     async def ask(self, *argv: str) -> tuple[int, Any]:
         """Run a command with --json. Return its exit code and its document. Its progress may stand around that."""
         code, said = await self.run(*argv, "--json")

@@ -109,13 +109,11 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         await looked_up(line, "lead-2", 0)
         assert [await looked_up(line, who) for who in (email, linkedin)] == [[], []]
         await looked_up(line, "lead-1", 1)
-        code, said = await line.run("results")
-        assert code == 0, said
+        said = await line.done("results")
         assert ("lead-1" in said, "lead-2" in said) == (True, False)
         await line.publish([lead(line, 2, "again")])
         await line.until(lambda: line.last()["suppressed"] == 1, 60, "he is not sent again")
-        code, said = await line.run("erase", "lead-2", "--yes", "--why", "once more")
-        assert code == 0, said
+        said = await line.done("erase", "lead-2", "--yes", "--why", "once more")
         assert "to do by hand: delete lead lead-2 in Clay, workspace w0, table w0-crm" in said
         assert "if it is the same person: stream-app erase again-2 --workspace w0" in said
         code, said = await line.ask("erase", "again-2", "--yes", "--why", "the same person")

@@ -69,8 +69,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         worker = line.start("worker")
         await line.until(lambda: line.last()["dead_lettered"] == 7, 60, "seven dead letters")
         await suppress(line, 1)
-        code, said = await line.run("erase", "lead-6", "--why", "asked for it", "--yes")
-        assert code == 0, said
+        await line.done("erase", "lead-6", "--why", "asked for it", "--yes")
         code, plan = await line.ask("replay", "plan")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 5})
         code, exported = await line.ask("dlq", "export", str(line.directory / "dead-letters.jsonl"))
@@ -112,8 +111,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
 async def suppress(line: Pipeline, *numbers: int) -> None:
     """Suppress the people of these leads. Each partition knows them when this returns."""
     people = [f"person{number}@example.com" for number in numbers]
-    code, said = await line.run("suppress", "add", *people, "--why", "objected")
-    assert code == 0, said
+    await line.done("suppress", "add", *people, "--why", "objected")
 
 
 async def shown(line: Pipeline, topic: str, suppressed: int) -> None:

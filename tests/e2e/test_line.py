@@ -22,8 +22,7 @@ async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, name
             rows.writerow(["lead_id", "workspace", "email", "first_name", "last_name"])
             for number in range(10_000):
                 rows.writerow([f"L{number}", f"w{number % 5}", f"p{number}@example.com", "Ada", f"Example {number}"])
-        code, said = await line.run("publish", str(source), "--yes", "--json")
-        assert code == 0, said
+        await line.done("publish", str(source), "--yes", "--json")
         worker = line.start("worker")
         line.start("replay")
         await line.until_over(10_000, 120)

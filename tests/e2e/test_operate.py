@@ -83,13 +83,11 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
         (resumed,) = said["answers"]
         assert (resumed["who"], resumed["applied"], resumed["lane"].get("holds", "")) == ("jane", True, "")
         await line.until_over(20, 30)
-        code, said = await line.run("lanes")
-        assert code == 0, said
+        said = await line.done("lanes")
         assert "moves" in said
         code, said = await line.run("lanes", "log")
         assert "jane resume (go on)" in said
-        code, said = await line.run("explain")
-        assert code == 0, said
+        await line.done("explain")
         assert await line.stop(worker) == 0
 
 
@@ -109,8 +107,7 @@ async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Brok
         assert (code, "no limit -> 20" in said) == (0, True), said
         await line.publish(line.leads(2))
         await line.until(lambda: line.last() == {"accepted": 1, "held_budget": 1}, 30, "one has room")
-        code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "40", "--why", "x")
-        assert code == 0, said
+        await line.done("lanes", "budget", "w0", "--credits-per-day", "40", "--why", "x")
         began = time.monotonic()
         await line.until(lambda: line.last()["accepted"] == 2, 2, "the very next lead goes at once")
         assert time.monotonic() - began < 2 * slowness()
@@ -148,10 +145,8 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         await line.publish([line.lead(number, "w0", import_id="march.csv") for number in range(10, 30)])
         worker = line.start("worker")
         await line.until(lambda: line.last()["accepted"] == 4, 40, "those of w1, but for person 3")
-        code, said = await line.run("lanes", "cancel", "w0", "--import", "march.csv", "--why", "wrong list")
-        assert code == 0, said
-        code, said = await line.run("lanes", "cancel", "w0", "--lead", "lead-0", "--why", "not that one")
-        assert code == 0, said
+        await line.done("lanes", "cancel", "w0", "--import", "march.csv", "--why", "wrong list")
+        await line.done("lanes", "cancel", "w0", "--lead", "lead-0", "--why", "not that one")
         await line.publish([line.lead(30, "w0", import_id="march.csv"), command(line, "resume", "c2")])
         await line.until_over(31, 30)
         ended = {history[0].lead_id: history[-1] for history in line.histories.values()}
@@ -163,8 +158,7 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert (code, "1 person is on the suppression list" in said) == (1, True), said
         assert "person3" not in said
         assert "some partition has no worker" not in said
-        code, said = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
-        assert code == 0, said
+        await line.done("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
         code, said = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
         assert (code, "0 people are off the suppression list; 1 person was not on it" in said) == (1, True), said
         await line.publish([line.lead(3, "w1")])
@@ -248,8 +242,7 @@ allowed_hosts = ["127.0.0.1"]
         await line.ready(*replays)
         append("replay-*.toml")
         append("gateway-*.toml")
-        code, said = await line.run("lanes", "reload", "--why", "the gateway has it")
-        assert code == 0, said
+        said = await line.done("lanes", "reload", "--why", "the gateway has it")
         assert "replay: " in said
         assert "new: 8 answers at http://127.0.0.1" in said
         assert "accept TABLE" in said

@@ -50,14 +50,12 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
 
 async def at_the_command_line(line: Pipeline) -> None:
     """By id, by e-mail in any spelling, by the id of the copy, by workspace; as text and as JSON."""
-    code, said = await line.run("status", "lead-0")
-    assert code == 0, said
+    said = await line.done("status", "lead-0")
     assert "received" in said
     assert "status accepted: Clay took it, and nothing ever comes back" in said
     assert "1 field (--result shows them)" in said
     assert "Countess" not in said
-    code, said = await line.run("status", " PERSON0@Example.com ", "--result")
-    assert code == 0, said
+    said = await line.done("status", " PERSON0@Example.com ", "--result")
     assert said.startswith("lead-0\n")
     assert "Title: Countess" in said
     code, said = await line.ask("status", "other-id")
@@ -88,8 +86,7 @@ async def test_status_finds_a_waiting_lead_and_its_hold(kafka: Broker, namespace
         await line.publish(line.leads(30))
         async with httpx.AsyncClient(base_url=line.settings.board_url, timeout=20 * BUSY) as client:
             await until_ready(client)
-        code, said = await line.run("status", "lead-20")
-        assert code == 0, said
+        said = await line.done("status", "lead-20")
         assert f"w0, waits on Kafka as {namespace}leads/{home}/20, since " in said
         assert "with about 20 records before it" in said
         assert "HELD, no worker runs: nothing is sent; lifted by: stream-app worker" in said
