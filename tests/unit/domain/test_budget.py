@@ -211,6 +211,14 @@ def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_the
         assert budget.reserve(policy, spent, ONE, now_ms, settled_ms=soon_ms) == at_the_end
 
 
+def test_what_was_booked_can_be_taken_back_and_nothing_else_with_it() -> None:
+    one, first = _reserved(BudgetPolicy(), Budget(), _ms("2026-11-24T15:00"))
+    both, second = _reserved(BudgetPolicy(), one, _ms("2026-11-24T15:00"), Cost(20, 3))
+    settled = budget.settle(budget.settle(both, first, Cost(5, 2)), second, Cost(11, 0))
+    taken_back = budget.unbook(settled, Reservation(first.day, first.month, 5, 2))
+    assert taken_back == budget.settle(budget.refund(both, first), second, Cost(11, 0))
+
+
 def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not() -> None:
     state, now_ms = Budget(), _ms("2026-11-01T12:00")
     state, oldest = _reserved(BudgetPolicy(), state, now_ms)

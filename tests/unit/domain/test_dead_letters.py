@@ -243,8 +243,8 @@ def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(valu
     listed = SuppressionList()
     assert not listed
     assert not listed.names({}, None, value, 0)
-    listed.apply(person_row(ada), b"{}", 0)
-    listed.apply(person_row(ada), b"{}", 2)
+    for partition in (0, 2, 0, 2):  # a row may be written, and read, again
+        listed.apply(person_row(ada), b"{}", partition)
     listed.apply(b"d/acme/people/1", b"{}", 0)
     assert listed.names({}, None, value, 0) == there
     listed.apply(person_row(ada), None, 0)

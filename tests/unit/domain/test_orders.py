@@ -195,6 +195,21 @@ def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> No
     assert len(advanced(refused, 0, {"leads.dlq/0/1000": "no lead"}, {}, NOW_MS).refusals) == MOST_REFUSALS
 
 
+@pytest.mark.parametrize(
+    ("total", "sent", "refused", "says"),
+    [
+        (10, 4, 1, "4 dead letters were sent back, 1 refused, 5 no longer need sending or are no longer kept"),
+        (6, 4, 1, "4 dead letters were sent back, 1 refused, 1 no longer need sending or are no longer kept"),
+        (5, 4, 1, "4 dead letters were sent back, 1 refused"),
+        (4, 4, 1, "4 dead letters were sent back, 1 refused"),
+        (1, 1, 0, "1 dead letter was sent back, 0 refused"),
+    ],
+)
+def test_a_replay_says_at_its_end_what_became_of_each(total: int, sent: int, refused: int, says: str) -> None:
+    replay = ReplayProgress("r", "running", "jane", "", NOW_MS, plan(), total=total, sent=sent, refused=refused)
+    assert (finished(replay, NOW_MS + 1).text, finished(replay, NOW_MS + 1).state) == (says, "done")
+
+
 def test_ended_replays_are_forgotten_after_their_dead_letters() -> None:
     done = finished(ordered(plan()), NOW_MS)
     orders = ReplayOrders([progress_row(done), progress_row(msgspec.structs.replace(ordered(plan()), id="r-2"))])
