@@ -9,6 +9,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Lead, StatusEvent
 from tests.chaos.checker import Evidence
 from tests.e2e.fleet import Fleet
+from tests.e2e.load import HOSTILE, POISON
 from tests.support.kafka import committed
 
 CREDITS_A_LEAD = 6
@@ -99,8 +100,10 @@ def _people(record: Any) -> set[str]:
         lead = _lead.decode(record.value)
     except msgspec.DecodeError:
         return set()
-    return {
-        f"{lead.workspace} {name}"
-        for name in (lead.lead_id, lead.fields.get("email"), lead.fields.get("linkedin_url"))
-        if name
-    }
+    strong = lead.lead_id, lead.fields.get("email"), lead.fields.get("linkedin_url")
+    trick = (lead.source or "").partition(f"{HOSTILE}: ")[2]
+    if trick in POISON:
+        return set()
+    if trick:  # what it says of others counts for nothing: it may name their id, and a second person
+        strong = None, lead.fields.get("email"), None
+    return {f"{lead.workspace} {name}" for name in strong if name}

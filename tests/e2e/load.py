@@ -1,28 +1,49 @@
 """A steady load of good and bad leads, so that a fault hits leads at every step."""
 
 import asyncio
+import json
 import random
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
+from unittest import mock
 
+import aiokafka.record._crecords.default_records as batches
 import msgspec
 
+from stream_app.domain.lead.identity import identify
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import Record
 from stream_app.kafka.connection import kafka_producer
 from tests.e2e.pipeline import Pipeline
 from tests.simulation.schedule import foreign_headers
+from tests.support.odd_batches import gzip_with_more_behind_it, lz4_with_a_wrong_checksum
 
 _TICK_S = 0.05
 _DELIVERY_MS = 120_000
-MIXED = {"duplicate": 0.04, "same_person": 0.06, "stray": 0.03, "poison": 0.02, "bulk": 0.1}
+MIXED = {"duplicate": 0.04, "same_person": 0.06, "stray": 0.03, "poison": 0.02, "hostile": 0.04, "bulk": 0.1}
 """Shares of what is not simply a new lead on `leads`."""
 
 _LINKED_EVERY: Final = 3
 """One new lead in so many of a mixed load has a LinkedIn URL beside its e-mail address."""
 _FOREIGN: Final = 0.1
+HOSTILE: Final = "hostile"
+"""The source of leads that are made to stop or to fool a worker."""
+_MARKS: Final = "a" + "\u0301" * 15_000 + "\u0316" * 15_000
+_LETTERS: Final = "".join(chr(0x4E00 + number) for number in range(20_000, 0, -1))
+POISON: Final = ("marks", "letters", "mailtos", "blown up")
+"""Hostile leads that a worker has to reject. They count as poison."""
+_TRICKS: Final = (*POISON, "forged id", "two people", "forged import", "odd codec")
+_ODD: Final = {"lz4_encode": lz4_with_a_wrong_checksum, "gzip_encode": gzip_with_more_behind_it}
 _CODECS: Final = (None, None, None, None, "gzip", "snappy", "lz4", "zstd")
+
+
+def _encode(usual: Callable[..., bytes], odd: Callable[..., bytes], payload: bytes, *more: Any, **named: Any) -> bytes:
+    """Compress a batch as a strange producer does if a hostile lead is in it."""
+    return odd(payload) if f'"{HOSTILE}: '.encode() in payload else usual(payload, *more, **named)
 
 
 class Load:
@@ -46,14 +67,21 @@ class Load:
         self._task: asyncio.Task[None] | None = None
         self._producers: dict[str | None, Any] = {}
         self._sent: set[asyncio.Future[Any]] = set()
+        self._patches = ExitStack()
+        self._trick, self._tricks = "", 0
 
     async def __aenter__(self) -> Self:
+        if self._shares:
+            for name, odd in _ODD.items():
+                usual = getattr(batches, name)
+                self._patches.enter_context(mock.patch.object(batches, name, partial(_encode, usual, odd)))
         for codec in dict.fromkeys(self._codecs):
             self._producers[codec] = kafka_producer(
                 bootstrap_servers=self._line.bootstrap,
                 enable_idempotence=True,
                 request_timeout_ms=_DELIVERY_MS,
                 compression_type=codec,
+                max_request_size=16 * 2**20,  # of what is not compressed yet
             )
             await self._producers[codec].start()
         self._task = asyncio.create_task(self._publish())
@@ -71,6 +99,7 @@ class Load:
         finally:
             for producer in self._producers.values():
                 await producer.stop()
+            self._patches.close()
         if error is None and not self._task.cancelled() and (failure := self._task.exception()) is not None:
             raise failure
 
@@ -84,11 +113,14 @@ class Load:
                 self.count += 1
                 foreign = self._outer.random() < self._foreign
                 headers = list(foreign_headers(self._outer)) if foreign else None
-                producer = self._producers[self._outer.choice(self._codecs)]
+                codec = self._outer.choice(self._codecs)
+                producer = self._producers[codec if kind != HOSTILE else ("gzip", "lz4")[self._tricks % 2]]
                 sent = await producer.send(
                     record.topic, record.value, record.key, partition=record.partition, headers=headers
                 )
-                self.kinds[kind] += 1  # the load may end while the producer has no room for it yet
+                is_poison = kind == HOSTILE and self._trick in POISON
+                # only now: the load may end while the producer has no room for it yet
+                self.kinds["poison" if is_poison else kind] += 1
                 self._sent.add(sent)
                 sent.add_done_callback(self._sent.discard)
             await asyncio.sleep(_TICK_S)
@@ -101,6 +133,8 @@ class Load:
         workspace = names[number % len(names)]
         record = self._lead(number, workspace)
         match kind:
+            case "hostile":
+                return msgspec.structs.replace(record, value=self._hostile(number, workspace))
             case "poison":
                 return msgspec.structs.replace(record, value=b"\xff{ no lead")
             case "same_person":
@@ -133,6 +167,32 @@ class Load:
         fields = {name: value for name, value in lead.fields.items() if name in kept or name not in strong}
         again = msgspec.structs.replace(lead, lead_id=f"again-{self.count}", fields=fields)
         return msgspec.structs.replace(record, value=msgspec.json.encode(again))
+
+    def _hostile(self, number: int, workspace: str) -> bytes:
+        """Return a lead that is to stop a worker, or to pass for somebody else's."""
+        self._tricks += 1
+        self._trick = trick = self._outer.choice(_TRICKS)
+        victim = self._rng.choice(self._numbers[-500:] or [number])
+        fields: dict[str, Any] = {"email": f"hostile{self.count}@example.com", "first_name": "Eve"}
+        more: dict[str, Any] = {}
+        match trick:
+            case "marks":
+                fields["title"] = _MARKS
+            case "letters":
+                fields = {"domain": f"{_LETTERS}.de"}
+            case "mailtos":
+                fields["email"] = "mailto:" * 14_000
+            case "blown up":
+                fields["notes"] = " " * (8 * 2**20)  # a few KB on Kafka
+            case "forged id":
+                known = identify(Lead({"email": f"person{victim}@example.com"}))
+                more["lead_id"] = known.lead_id if known else ""
+            case "two people":
+                fields["email"] = f"person{victim}@example.com"
+                fields["linkedin_url"] = f"https://www.linkedin.com/in/person{number + 1_000_000}"
+            case "forged import":
+                more |= {"import_id": "load", "import_summary": {"rows": 10**9, "leads": 1, "file": "x", "who": "eve"}}
+        return json.dumps({"workspace": workspace, "source": f"{HOSTILE}: {trick}", "fields": fields, **more}).encode()
 
     def _kind(self) -> str:
         drawn = self._rng.random()
