@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import yaml
 
 from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
@@ -200,6 +199,8 @@ def _json(document: object) -> str:
 
 
 def _yaml(document: object) -> str:
+    import yaml  # of the extra `dev`, and the rest of this file needs it not
+
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -64,16 +64,23 @@ def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     assert not any("tests.simulation" in call for call in ran.calls)
 
 
-def test_the_long_run_has_the_long_tests_the_simulation_and_the_mutants(tmp_path: Path) -> None:
+def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing", "--long")
     assert ran.code == 0, ran.output
     tests = [call.split()[1:3] for call in ran.calls if call.startswith("pytest")]
     assert tests == [["-m", "long"], ["--hypothesis-profile=thorough", "tests/partition"]]
-    assert {"python -m tests.simulation", "python -m tests.mutants"} <= set(ran.calls)
+    assert "python -m tests.simulation" in ran.calls
     assert "5 schedules" in ran.output
     [call] = [call for call in ran.calls if call.startswith("pytest -m long")]
     files = (path for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
     assert {"/".join(path.relative_to(ROOT).parts[:2]) for path in files} == set(call.split()[3:])
+
+
+def test_the_mutants_and_the_numbers_of_the_board_are_a_run_of_their_own(tmp_path: Path) -> None:
+    ran = run(tmp_path, "nothing", "--mutants")
+    assert ran.code == 0, ran.output
+    assert {"python -m tests.mutants", "python -m tests.simulation.account"} <= set(ran.calls)
+    assert not any(call.startswith("pytest") for call in ran.calls)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,8 @@ def test_the_long_run_has_the_long_tests_the_simulation_and_the_mutants(tmp_path
         (("--long",), '"pytest -m long"*'),
         (("--long",), "*thorough*"),
         (("--long",), "*tests.simulation*"),
-        (("--long",), "*tests.mutants*"),
+        (("--mutants",), "*tests.mutants*"),
+        (("--mutants",), "*tests.simulation.account*"),
         (("--long",), "pip*"),
     ],
 )
@@ -102,4 +110,4 @@ def test_it_refuses_another_option(tmp_path: Path) -> None:
     ran = subprocess.run(
         [ROOT / ".ci" / "run", "--all"], capture_output=True, text=True, timeout=60 * BUSY, check=False
     )
-    assert (ran.returncode, ran.stdout) == (2, "usage: .ci/run [--long]\n")
+    assert (ran.returncode, ran.stdout) == (2, "usage: .ci/run [--long | --mutants]\n")

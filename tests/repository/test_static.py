@@ -30,6 +30,7 @@ CORE_MAY_IMPORT = {
         "bisect",
         "collections",
         "collections.abc",
+        "contextlib",
         "datetime",
         "email.utils",
         "fractions",
@@ -51,7 +52,7 @@ CORE_MAY_IMPORT = {
     ),
     *("unicodedata", "urllib.parse", "zoneinfo"),
 }
-OPTIONAL = {"aws_msk_iam_sasl_signer": "msk"}
+OPTIONAL = {"aws_msk_iam_sasl_signer": "msk", "yaml": "dev"}
 """Modules of an optional extra. They are imported in a function that reports the missing extra."""
 
 CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|today))\(")
