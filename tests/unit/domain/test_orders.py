@@ -207,6 +207,7 @@ def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> No
 )
 def test_a_replay_says_at_its_end_what_became_of_each(total: int, sent: int, refused: int, says: str) -> None:
     replay = ReplayProgress("r", "running", "jane", "", NOW_MS, plan(), total=total, sent=sent, refused=refused)
+    assert replay.left == replay.plan.dead_letters - (sent + refused)
     assert (finished(replay, NOW_MS + 1).text, finished(replay, NOW_MS + 1).state) == (says, "done")
 
 
