@@ -305,6 +305,8 @@ Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
 
 _FIND_WITHIN_S: Final = 60.0
 _NONE: Final = "none"
+_AT_CLAY: Final = "at_clay"
+_GIVE_UP: Final = "give_up"
 _finding: Final = asyncio.Semaphore(1)
 
 
@@ -314,6 +316,7 @@ def lead_actions(site: Site, sender: CommandSender, find: Find | None = None) ->
     lead, current = "/leads/{lead_id:path}/act/", "leads"
     return [
         Action(f"{lead}cancel", partial(_cancel_lead, site), partial(_send_cancel, sender), current),
+        Action(f"{lead}resolve", partial(_resolve_lead, site), partial(_send_resolution, sender), current),
         Action(f"{lead}erase", partial(_erase, site), partial(_send_erasure, site, sender, search), current),
         Action("/act/suppress", _suppress, partial(_send_suppression, sender), current),
     ]
@@ -326,6 +329,34 @@ def _cancel_lead(site: Site, opened: FormRequest) -> Form:
     return _lead_form(
         site, opened, "Cancel", "Cancel a lead: what is not at Clay yet ends as suppressed.", "Cancel the lead"
     )
+
+
+def _resolve_lead(site: Site, opened: FormRequest) -> Form:
+    form = _lead_form(site, opened, "Resolve", orders.RESOLVE, "Resolve the lead")
+    how = (("", "choose one"), (_AT_CLAY, "it is at Clay, and cost this"), (_GIVE_UP, "give it up: never send it"))
+    more = (
+        Field("how", "What is so", kind="choice", choices=how, required=True),
+        Field("credits", "Credits", hint="that it cost, if it is at Clay", kind="number", most=20),
+        Field("actions", "Actions", hint="that it cost, if it is at Clay", kind="number", most=20),
+    )
+    return msgspec.structs.replace(form, fields=[*form.fields, *more])
+
+
+async def _send_resolution(sender: CommandSender, submission: Submission) -> str:
+    lead_id, values, problems = submission.opened.path["lead_id"], submission.values, dict[str, str]()
+    args: dict[str, Any] = {"lead_id": plain_id(lead_id), "destination": "", "give_up": values["how"] == _GIVE_UP}
+    if values["how"] == _AT_CLAY:
+        cost = {
+            name: _whole(values[name], name, problems, "Enter a whole number")
+            for name in ("credits", "actions")
+            if values.get(name)
+        }
+        if not problems and (not cost or any((cost_ or 0) < 0 for cost_ in cost.values())):
+            problems[""] = "Enter the credits or actions that it cost, 0 or more"
+        args |= cost
+    _check(problems)
+    await sender.send(submission.id, "resolve", values["workspace"], args, submission.who, submission.why)
+    return followed_at(lead_path(lead_id), [submission.id])
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:

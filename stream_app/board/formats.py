@@ -38,6 +38,7 @@ WORDS: Final[dict[str, str]] = {
     "held_outage": "held: outage",
     "cost_corrected": "cost corrected",
     "replaced": "replaced: published again",
+    "confirmed": "at Clay, as an operator says",
 }
 _BAD: Final[tuple[Status, ...]] = (
     *("refused", "send_uncertain", "callback_overdue", "enrich_error", "credits_exhausted_suspected"),

@@ -83,7 +83,7 @@ def _show_open_costs(report: BooksReport) -> None:
     leads = count(report.open_cost_count, "lead is booked at its", "leads are booked at their")
     show(
         f"{leads} ceiling, not known: Clay did not say what they cost. "
-        "Where you know it: stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT"
+        "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT"
     )
     for each in report.open_costs:
         booked = (

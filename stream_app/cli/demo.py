@@ -91,6 +91,7 @@ _WORDS: Final[dict[Status, str]] = {
     "rejected_invalid": "invalid, rejected",
     "parked": "parked for a human",
     "replaced": "published again",
+    "confirmed": "at Clay, as an operator says",
 }
 
 

@@ -10,17 +10,21 @@ from typing import Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, NO, OK, Common, on_kafka, say, show, show_json, with_actions
+from stream_app.cli import lanes
+from stream_app.cli.base import COMMON, NO, OK, Common, OptionalWhole, on_kafka, say, show, show_json, with_actions
 from stream_app.cli.files import private_file
-from stream_app.cli.options import WHICH, Positive, Which, iso
+from stream_app.cli.options import WHICH, Audit, Positive, Which, iso
+from stream_app.cli.replay import Redrive, select_and_order
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
 from stream_app.domain.books.account import STATES
 from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
 from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.text import count
 from stream_app.replay import inspect
+from stream_app.replay.plan import check_filter
 
 From = Annotated[Source, Parameter(name="--from")]
 
@@ -190,11 +194,62 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
     return OK if lines else NO
 
 
+@app.command
+def resolve(
+    lead: str,
+    /,
+    *,
+    workspace: str,
+    destination: Annotated[str | None, Parameter(metavar="ALIAS")] = None,
+    at_clay: bool = False,
+    credits: OptionalWhole = None,
+    actions: OptionalWhole = None,
+    send: bool = False,
+    give_up: bool = False,
+    audit: Audit,
+) -> int:
+    """Settle a parked lead: it is at Clay and cost N, it is not and is sent, or it is given up.
+
+    With --at-clay also a lead that is booked at its ceiling, because Clay never said what it cost.
+
+    example:
+      stream-app dlq resolve crm-17 --workspace acme --at-clay --credits 4 --why "its row in Clay says so"
+      stream-app dlq resolve crm-17 --workspace acme --send --why "no row in Clay"
+      stream-app dlq resolve crm-17 --workspace acme --give-up --why "left the company"
+
+    Args:
+        lead: the lead id that `dlq list` and `books` show
+        workspace: its workspace
+        destination: its destination, if it has several
+        at_clay: Clay has it, and it cost --credits, --actions or both
+        send: Clay does not have it: send it, even if it may have reached Clay
+        give_up: it is not to be sent any more
+    """
+    if at_clay + send + give_up != 1:
+        raise SettingsError(["say one of --at-clay, --send and --give-up"])
+    lead_id = plain_id(lead.strip())
+    cost = {meter: amount for meter, amount in (("credits", credits), ("actions", actions)) if amount is not None}
+    if send:
+        settings = audit.settings()
+        wanted = Filter(
+            leads=frozenset({lead_id}),
+            workspaces=frozenset({workspace}),
+            destinations=frozenset({destination} if destination else ()),
+        )
+        check_filter(settings, "parked", wanted)
+        sending = Redrive(config=audit.config, json=audit.json, uncertain=True, yes=True, why=audit.why, who=audit.who)
+        return on_kafka(settings, "dlq resolve", select_and_order(settings, wanted, sending))
+    if at_clay and (not cost or min(cost.values()) < 0):
+        raise SettingsError(["--at-clay: pass what it cost as --credits, --actions or both, 0 or more"])
+    words = {"lead_id": lead_id, "destination": destination or "", **(cost if at_clay else {"give_up": True})}
+    return lanes.order(audit, "resolve", workspace, words)
+
+
 def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Table:
     """Build the table of dead letters by cause. `is_open`: how many of a cause are open, if that is known."""
     table = Table(
-        Column("written", right=True),
-        Column("open", rank=1, right=True),
+        Column("dead letters", right=True),
+        *([Column("open", rank=1, right=True)] if is_open else []),
         Column("reason"),
         Column("destination", rank=1),
         Column("disposition", rank=4),
@@ -207,7 +262,7 @@ def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] 
         said = group.texts.most_common(1)
         table.add(
             f"{group.count:,}",
-            f"{is_open[name]:,}" if (name := _name(group)) in is_open else "?" if not is_open else "0",
+            *([f"{is_open.get(_name(group), 0):,}"] if is_open else []),
             group.reason or "none given",
             group.destination or group.workspace,
             group.kind,

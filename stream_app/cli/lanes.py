@@ -305,35 +305,21 @@ def correct(
     *,
     credits: OptionalWhole = None,
     actions: OptionalWhole = None,
-    lead: Annotated[str | None, Parameter(metavar="ID")] = None,
-    destination: Annotated[str | None, Parameter(metavar="ALIAS")] = None,
     period: Literal["day", "month"] = "day",
     audit: Audit,
 ) -> int:
     """Book credits or actions that were spent elsewhere, or (below 0) returned by Clay.
 
-    With --lead: correct the cost of a lead that was booked at its ceiling.
+    What one lead did cost: `stream-app dlq resolve`.
 
     example:
       stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"
-      stream-app lanes correct acme --lead crm-17 --credits 4 --why "its row in Clay says so"
 
     Args:
-        lead: the lead id that `books` and `status` show
-        destination: with --lead: its destination, if it has several
         period: day: today and this month; month: only this month
     """
-    if lead is None:
-        if destination is not None:
-            raise SettingsError(["--destination needs --lead"])
-        amounts: dict[str, Any] = {"credits": credits or 0, "actions": actions or 0, "period": period}
-        return order(audit, "correct", workspace, amounts)
-    cost = {meter: amount for meter, amount in (("credits", credits), ("actions", actions)) if amount is not None}
-    if not cost or min(cost.values()) < 0:
-        raise SettingsError(["--lead: pass the lead's cost as --credits, --actions or both, 0 or more"])
-    return order(
-        audit, "correct", workspace, {"lead_id": plain_id(lead.strip()), "destination": destination or "", **cost}
-    )
+    amounts: dict[str, Any] = {"credits": credits or 0, "actions": actions or 0, "period": period}
+    return order(audit, "correct", workspace, amounts)
 
 
 @app.command(sort_key=3)

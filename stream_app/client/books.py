@@ -55,7 +55,7 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.lane.budget import BudgetPolicy, Reservation
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.lead_cost import is_open
+from stream_app.domain.lane.resolve import is_open
 from stream_app.domain.messages import RESEND, Status
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames

@@ -42,6 +42,9 @@ CORRECT: Final = "Book credits or actions that were spent elsewhere, or (below 0
 RATE: Final = "Change the rate live."
 QUOTA: Final = "Retire a webhook or use it again, or set its count of submissions."
 SUPPRESS: Final = "Add people to the list. Their leads then end as suppressed, in every workspace."
+RESOLVE: Final = (
+    "Settle a parked lead. If it is not at Clay, plan a replay of it instead, with those that may have reached Clay."
+)
 ERASE: Final = (
     "Erase a lead, or all leads of a person, from results, cache and look-up. The person is never sent again, not even "
     "from a dead letter. Clay's rows cannot be deleted from here; the command lists them."

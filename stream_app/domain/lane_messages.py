@@ -137,6 +137,7 @@ CommandKind = Literal[
     "reset",
     "budget",
     "correct",
+    "resolve",
     "rate",
     "quota",
     "reload",
@@ -157,10 +158,10 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
         who: The operator, for the audit on `leads.audit`. The answer is written there too.
         why: The reason, for the audit.
         args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
-            `credits`, `actions`, `period`, or for one lead `lead_id`, `credits`, `actions`, `destination`. rate:
-            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead: `lead_id`. cancel_import:
-            `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition). erase: `lead_id`,
-            `destinations`, `people` (hashes). The others have none.
+            `credits`, `actions`, `period`. resolve: `lead_id`, `destination`, and `credits`, `actions` of a lead that
+            is at Clay, or `give_up`. rate: `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead:
+            `lead_id`. cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every
+            partition). erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
     """
 
     id: str

@@ -42,6 +42,7 @@ Status = Literal[
     "replayed",
     "parked",
     "replaced",
+    "confirmed",
     "erased",
     "cost_corrected",
 ]
@@ -49,7 +50,8 @@ Status = Literal[
 
 `refused`: Clay provably did not accept the lead, another attempt follows. `expired`: `not_after` passed before it was
 sent. `rerouted`: it arrived in a partition that is not its workspace's. `cost_corrected`: an operator entered its cost.
-`replaced`: a dead letter has ended, because its lead was published again.
+`replaced`: a dead letter has ended, because its lead was published again. `confirmed`: an operator says that Clay has a
+parked lead, and what it cost.
 """
 
 RESEND: Final = "resend"

@@ -59,7 +59,7 @@ _RESTING: Final[frozenset[Status]] = frozenset(
     {
         *("enriched", "no_data", "enrich_error", "duplicate", "rejected_invalid", "expired", "suppressed"),
         *("served_from_cache", "callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "parked"),
-        "replaced",
+        *("replaced", "confirmed"),
     }
 )
 

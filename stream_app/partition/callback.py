@@ -31,7 +31,9 @@ from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState
 
-_AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
+_AT_CLAY: Final = frozenset[Status](
+    {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"}
+)
 _AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
 _UNKNOWN: Final = Reason("unknown_lead", "this partition has no row of such a lead, or no longer has it")
 _NOT_EXPECTED: Final = Reason("not_expected", "its lead was not sent, or was concluded in another way")

@@ -15,8 +15,8 @@ import msgspec
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, delivery_key, mark_key
 from stream_app.domain.lane.command import TO_ALL, CommandResult, command_row, encode_answered, is_stale, read_command
-from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
+from stream_app.domain.lane.resolve import Resolution, Settled, given_up, resolved_rows, rows_of_lead, settle_lead
 from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
 from stream_app.domain.lead.resolve import trace_of
@@ -118,7 +118,7 @@ class CommandPipeline:
             return CommandResult(
                 f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
             )
-        if not self._locks.is_free(cost_rows(self._plan, self._rows.get, command)):
+        if not self._locks.is_free(resolved_rows(self._plan, self._rows.get, command)):
             return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
 
@@ -134,15 +134,19 @@ class CommandPipeline:
                 case "suppress" | "unsuppress":
                     return self._change_suppressions(command, msgspec.convert(command.args, _People).people, now_ms)
                 case "cancel_lead":
-                    row = lead_row(command.workspace, msgspec.convert(command.args, _LeadId).lead_id)
-                    return self._cancel(command, row, "this lead", consumed.timestamp_ms or now_ms)
+                    lead_id = msgspec.convert(command.args, _LeadId).lead_id
+                    row = lead_row(command.workspace, lead_id)
+                    cancelled = self._cancel(command, row, "this lead", consumed.timestamp_ms or now_ms)
+                    return self._no_longer_parked(command, lead_id, "cancelled", cancelled, now_ms)
                 case "erase":
-                    return self._erase(command, msgspec.convert(command.args, _Erased), consumed, now_ms)
+                    what = msgspec.convert(command.args, _Erased)
+                    erased = self._erase(command, what, consumed, now_ms)
+                    return self._no_longer_parked(command, what.lead_id, "erased", erased, now_ms)
                 case "cancel_import":
                     row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
                     return self._cancel(command, row, "this import", consumed.timestamp_ms or now_ms)
-                case "correct" if "lead_id" in command.args:
-                    return self._correct_cost(command, msgspec.convert(command.args, LeadCost), consumed, now_ms)
+                case "resolve":
+                    return self._resolve(command, msgspec.convert(command.args, Resolution), consumed, now_ms)
                 case _:
                     return self._change_lane(command, now_ms)
         except msgspec.ValidationError as error:
@@ -210,8 +214,26 @@ class CommandPipeline:
             f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event]
         )
 
-    def _correct_cost(self, command: Command, what: LeadCost, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
-        """Book what one lead did cost, as an operator says."""
+    def _no_longer_parked(
+        self, command: Command, lead_id: str, reason: str, result: CommandResult, now_ms: int
+    ) -> CommandResult:
+        """Add to a command that a lead is not to be sent: if it is parked, it waits for no person any more."""
+        name, settled = command.workspace, list[Settled]()
+        for key in rows_of_lead(self._plan, self._rows.get, name, lead_id):
+            row = self._rows.delivery(key)
+            if row is not None and row.state == "parked" and self._locks.is_free((key,)):
+                text = f"it was parked, and an operator has {reason} it"
+                settled.append(given_up(self._plan, self._lanes[name], key, row, reason, text, now_ms))
+        events = [each.event for each in settled]
+        return msgspec.structs.replace(
+            result,
+            rows=[*result.rows, *(each.row for each in settled)],
+            records=[*result.records, *(event_record(self._plan, event) for event in events)],
+            events=[*result.events, *events],
+        )
+
+    def _resolve(self, command: Command, what: Resolution, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+        """Settle one lead, as an operator says."""
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
         answer = settle_lead(self._plan, policy, lane, self._rows.get, command, what, consumed, now_ms)

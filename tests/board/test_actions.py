@@ -285,6 +285,24 @@ async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox)
     assert "no worker has answered yet" in (await operator.get(answer.headers["location"])).text
 
 
+@pytest.mark.parametrize(
+    ("entered", "args"),
+    [
+        ({"how": "at_clay", "credits": "4"}, {"lead_id": "crm-17", "destination": "", "give_up": False, "credits": 4}),
+        ({"how": "give_up"}, {"lead_id": "crm-17", "destination": "", "give_up": True}),
+    ],
+)
+async def test_a_parked_lead_is_settled(
+    operator: Client, outbox: Outbox, entered: dict[str, str], args: dict[str, Any]
+) -> None:
+    url = "/board/leads/crm-17/act/resolve"
+    values = {"workspace": "initech", "typed": "crm-17", **entered, **_WHY}
+    assert (await send(operator, url, **(values | {"how": "at_clay", "credits": "-1"}))).status_code == 422
+    assert (await send(operator, url, **values)).status_code == 303
+    (command,) = outbox.commands
+    assert (command.kind, command.workspace, command.args) == ("resolve", "initech", args)
+
+
 async def test_a_lead_that_still_waits_can_be_cancelled(operator: Client, outbox: Outbox) -> None:
     """The read model does not know it, so the operator chooses the workspace."""
     url = "/board/leads/crm-waits/act/cancel"

@@ -175,6 +175,7 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
 FORMS: Final = {
     **{kind: f"/board/lanes/acme/act/{kind}" for kind in ("pause", "budget", "correct", "rate", "quota")},
     "cancel": "/board/leads/crm-17/act/cancel",
+    "resolve": "/board/leads/crm-17/act/resolve",
     "erase": "/board/leads/crm-17/act/erase",
     "suppress": "/board/act/suppress",
     "reload": "/board/act/reload",

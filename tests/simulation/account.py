@@ -357,9 +357,13 @@ def messy(seed: int) -> Schedule:
     orders = (
         Order(chance.choice((0.1, 2.0, 400.0)), workspace, "cancel_import", chance.choice(("march", "april"))),
         Order(chance.choice((0.1, 2.0, 400.0)), workspace, "erase", lead_id),
-        Order(400.0, workspace, "correct", f"{lead_id}=4"),
     )
-    more = tuple(order for order in orders if chance.random() < 0.3)
+    resolved = (
+        Order(500.0, name, "resolve", f"id{number}={chance.choice(('4', ''))}")
+        for name in ("acme", "beta")
+        for number in range(4)
+    )
+    more = tuple(order for order in (*orders, *resolved) if chance.random() < 0.3)
     redrives_s = tuple(chance.choice((1.0, 30.0, 300.0, 900.0)) for _ in range(chance.choice((0, 1, 2, 3))))
     return replace(base, name=f"m{seed}", arrivals=tuple(arrivals), orders=(*base.orders, *more), redrives_s=redrives_s)
 

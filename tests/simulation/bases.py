@@ -203,9 +203,9 @@ _RARE: Final = (
         fates=("lost_after",),
         answers=("lost", "late"),
         orders=(
-            Order(130.0, "acme", "correct", "a=4", 2),
-            Order(131.0, "acme", "correct", "b=3"),
-            Order(150.0, "acme", "correct", "a=30"),
+            Order(130.0, "acme", "resolve", "a=4", 2),
+            Order(131.0, "acme", "resolve", "b=3"),
+            Order(150.0, "acme", "resolve", "a=30"),
         ),
     ),
     Schedule(

@@ -38,7 +38,7 @@ UNDER_WAY: Final = frozenset[Status](
 )
 """States in which a record must not be acked: the next owner has something to do."""
 
-ENDED: Final = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "suppressed", "replaced"}
+ENDED: Final = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "suppressed", "replaced", "confirmed"}
 """States in which a history may be at rest for good; `accepted` too, where there are no callbacks."""
 
 _event: Final = msgspec.json.Decoder(StatusEvent)

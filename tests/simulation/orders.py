@@ -25,7 +25,7 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 class Order:
     """A command that an operator publishes, `times` times.
 
-    what  the person, lead or amount that it is about; of a lead's cost both, as in `a=4`.
+    what  the person, lead or amount that it is about; of a resolved lead both, as in `a=4`, or `a=` if it is given up.
     """
 
     at_s: float
@@ -77,9 +77,9 @@ def _arguments(order: Order) -> dict[str, Any]:
             return {"lead_id": order.what}
         case "cancel_import":
             return {"import_id": order.what}
-        case "correct" if "=" in order.what:
+        case "resolve":
             lead_id, _, credits_ = order.what.partition("=")
-            return {"lead_id": lead_id, "credits": int(credits_)}
+            return {"lead_id": lead_id, **({"credits": int(credits_)} if credits_ else {"give_up": True})}
         case "correct":
             return {"credits": int(order.what)}
         case "budget":
@@ -102,10 +102,13 @@ class OrderChecks:
         self._unsendable: set[tuple[int, bytes]] = set()
         self._just_ordered: set[str] = set()
         self._of_leads: set[str] = set()  # commands about one lead's cost
+        self.confirmed = 0
         self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
 
     def reported(self, event: StatusEvent) -> bool:
         """Whether an event is of a command that corrects the cost of a lead, and is checked here."""
+        if event.status == "confirmed":
+            self.confirmed += 1
         if event.status != "cost_corrected":
             return False
         if event.id != f"{event.origin}#1" or event.origin in self.corrections:
@@ -127,7 +130,7 @@ class OrderChecks:
     def asked(self, partition: int, record: Record) -> None:
         command = json.loads(record.value or b"")
         self._asked[partition, command["id"]] += 1
-        if command["kind"] == "correct" and "lead_id" in command["args"]:
+        if command["kind"] == "resolve":
             self._of_leads.add(command["id"])
 
     def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
@@ -176,7 +179,8 @@ class OrderChecks:
                 self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")
             if not self._applied[which] and which[1] not in self._of_leads:  # its lead may not have been parked yet
                 self._problem(f"8: {which[1]} was never applied")
-        if len(self.corrections) != sum(self._applied[which] for which in self._asked if which[1] in self._of_leads):
+        settled = sum(self._applied[which] for which in self._asked if which[1] in self._of_leads)
+        if len(self.corrections) + self.confirmed != settled:
             self._problem("8: not every corrected cost has its event")
         for lane in lanes:
             booked = sum(month.credits_elsewhere for month in lane.budget.months)

@@ -21,7 +21,10 @@ KINDS: Final = {
     *(f"import {column}" for column in ("enriched", "rejected", "duplicate", "parked", "held", "under_way", "waiting")),
     *(f"{topic} {state}" for topic in ("leads.dlq", "leads.parked") for state in ("open", "solved", "coming_back")),
     *("leads.dlq given_up", "leads.parked given_up"),
-    *(f"status {status}" for status in ("enriched", "suppressed", "erased", "rerouted", "deferred", "expired")),
+    *(
+        f"status {status}"
+        for status in ("enriched", "suppressed", "erased", "rerouted", "deferred", "expired", "confirmed")
+    ),
 }
 """What the schedules must meet at least, so that equal accounts mean something."""
 

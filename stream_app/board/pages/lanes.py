@@ -39,7 +39,7 @@ Span = Literal["hour", "day"]
 
 MOST_LANES: Final = 20
 _OUTCOMES: Final = {
-    "enriched": ("enriched", "partial", "accepted"),
+    "enriched": ("enriched", "partial", "accepted", "confirmed"),
     "cache": ("served_from_cache", "served_locally"),
     "nodata": ("no_data",),
     "failed": ("enrich_error", "parked"),

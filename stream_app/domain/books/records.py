@@ -54,6 +54,7 @@ COLUMN: Final[dict[Status, Column]] = {
     "suppressed": "rejected",
     "duplicate": "duplicate",
     "replaced": "duplicate",
+    "confirmed": "accepted_final",
     "expired": "rejected",
     "rerouted": "under_way",
     "held_budget": "held",

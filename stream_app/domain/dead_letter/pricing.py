@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.domain.dead_letter.causes import Kind
-from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.delivery.state_machine import SETTLED, Delivery
 from stream_app.domain.lane import rate
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost
 from stream_app.domain.lane.lane import Lane
@@ -54,8 +54,6 @@ MEANING: Final[dict[Fate, str]] = {
     "over_limit": "would go, too, but for --limit",
 }
 
-_DELIVERED: Final = frozenset({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
-
 
 def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind: bool) -> Fate:
     """Return what would happen to a dead letter, by the rules of `state_machine.classify_record`.
@@ -67,7 +65,7 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind:
         return "as_input" if not rewind else "waits_for_ask"
     if row is None:
         return "no_row"
-    if row.state in _DELIVERED:
+    if row.state in SETTLED:
         return "delivered"
     if row.final:
         return "ended"

@@ -52,7 +52,8 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "deferred": _SHOWN | {"replayed", "replaced"},
     "served_locally": frozenset({"deferred"}),
     "dead_lettered": _SHOWN | {"replayed", "replaced"},
-    "parked": _SHOWN | {"replayed", "replaced"},
+    "parked": _SHOWN | {"replayed", "replaced", "confirmed", "suppressed"},
+    "confirmed": CALLBACK,
     "replayed": _GATE | _SHOWN,
     "expired": _SHOWN,
     "suppressed": _SHOWN,
@@ -67,7 +68,7 @@ RESUMABLE: Final = frozenset[Status]({"received", "held_budget", "held_paused", 
 RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
 """Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new history."""
 
-SETTLED: Final = frozenset[Status]({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
+SETTLED: Final = CALLBACK | {"accepted", "confirmed", "served_from_cache"}
 """Paid for or served. The freshness window starts here; after it the lead may be bought again."""
 
 

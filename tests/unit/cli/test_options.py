@@ -28,8 +28,8 @@ from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import BoardUnavailable, SettingsError, StreamAppError
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lead_cost import LeadCost
 from stream_app.domain.lane.overrides import Order
+from stream_app.domain.lane.resolve import Resolution
 from stream_app.domain.lane_messages import Command, CommandKind
 from stream_app.replay.rewind import Move
 from tests.integration.test_look import settings_of
@@ -322,22 +322,23 @@ def test_a_command_has_the_typed_values(typed: str, order: Order, orders: list[S
 @pytest.mark.parametrize(
     ("typed", "arguments"),
     [
-        ("--lead crm-17 --credits 4", {"lead_id": "crm-17", "destination": "", "credits": 4}),
+        ("--at-clay --credits 4", {"lead_id": "crm-17", "destination": "", "credits": 4}),
+        ("--give-up", {"lead_id": "crm-17", "destination": "", "give_up": True}),
         (
-            "--lead crm-17 --credits 0 --actions 1 --destination people",
+            "--at-clay --credits 0 --actions 1 --destination people",
             {"lead_id": "crm-17", "destination": "people", "credits": 0, "actions": 1},
         ),
     ],
 )
-def test_the_cost_of_one_lead_has_the_typed_values(typed: str, arguments: dict[str, Any], orders: list[Sent]) -> None:
-    assert main(["lanes", "correct", "acme", *typed.split(), "--why", "because"]) == 0
-    assert [each[1:] for each in orders] == [("correct", "acme", arguments)]
-    msgspec.convert(arguments, LeadCost)
+def test_a_lead_is_settled_as_it_is_typed(typed: str, arguments: dict[str, Any], orders: list[Sent]) -> None:
+    assert main(["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"]) == 0
+    assert [each[1:] for each in orders] == [("resolve", "acme", arguments)]
+    msgspec.convert(arguments, Resolution)
 
 
-@pytest.mark.parametrize("typed", ["--lead crm-17", "--lead crm-17 --credits -4", "--credits 4 --destination people"])
-def test_a_cost_that_says_too_little_is_wrong_usage(typed: str, orders: list[Sent]) -> None:
-    assert main(["lanes", "correct", "acme", *typed.split(), "--why", "because"]) == 2
+@pytest.mark.parametrize("typed", ["", "--at-clay", "--at-clay --credits -4", "--at-clay --credits 4 --give-up"])
+def test_a_resolution_that_says_too_little_is_wrong_usage(typed: str, orders: list[Sent]) -> None:
+    assert main(["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"]) == 2
     assert orders == []
 
 
@@ -376,7 +377,7 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
     show_report(report)
     said = capsys.readouterr().out
     assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in said
-    assert "stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT" in said
+    assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in said
     assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in said
     assert "  and 1 more; --limit names more of them" in said
 

@@ -1,4 +1,4 @@
-"""`lanes correct --lead`: the cost of a lead reaches its row, its lane and the books in one step, once."""
+"""`dlq resolve`: what a lead did cost reaches its row, its lane and the books in one step, once; a parked lead ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
-from stream_app.domain.lane.lead_cost import cost_rows
+from stream_app.domain.lane.resolve import resolved_rows
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.record import Record
 from tests.partition.test_callbacks import HELD
@@ -42,9 +42,9 @@ class Bench(OverdueBench):
         await asyncio.sleep(PARKED_S)
         assert self.states()[-1] == "parked"
 
-    async def correct(self, name: str = "c1", **args: Any) -> CommandAnswer:
+    async def resolve(self, name: str = "c1", kind: str = "resolve", **args: Any) -> CommandAnswer:
         args = {"lead_id": "id0", **args}
-        command = {"id": name, "kind": "correct", "workspace": "acme", "at_ms": now_ms(), "who": "jane", "args": args}
+        command = {"id": name, "kind": kind, "workspace": "acme", "at_ms": now_ms(), "who": "jane", "args": args}
         self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", json.dumps(command).encode()))
         await asyncio.sleep(1.0)
         return _answer.decode(self.kafka.log("leads.audit", 0).committed()[-1].value or b"")
@@ -72,17 +72,18 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
     assert money(before)["2026-11", "actions"] == (2, 2, 2)
     [lead] = before.open_costs
     assert (lead.workspace, lead.destination, lead.lead_id, lead.booked) == ("acme", "acme-main", "id0", HELD)
-    answer = await bench.correct(credits=4)
+    answer = await bench.resolve(credits=4)
     assert answer.applied
     assert answer.text == ("id0: 20 credits and 2 actions were booked, now it is 4 and 2, in the budget of 2026-11-30")
-    [event] = bench.events("leads.commands/0/0")
-    assert (event.status, event.credits, event.actions, event.lead_id) == ("cost_corrected", -16, 0, "id0")
-    assert bench.lead().state == "parked", "nothing else of the lead changes"
+    event = bench.events("leads/0/0")[-1]
+    assert (event.status, event.credits, event.actions, event.lead_id) == ("confirmed", -16, 0, "id0")
+    assert (bench.lead().state, bench.lead().final) == ("confirmed", True)
+    assert bench.partition.state.rows.parked["acme"] == 0, "nobody is sent to look for it any more"
     after = bench.books()
     assert money(after)["2026-11-30", "credits"] == (4, 4, 0)
     assert (after.open_costs, after.open_cost_count) == ([], 0)
-    assert after.not_leads == {"cost_corrected": 1}
-    assert after.columns == before.columns
+    assert after.columns["parked"].leads == 0
+    assert after.columns["accepted_final"].leads == before.columns["parked"].leads == 1
     assert bench.alarms == []
 
 
@@ -91,7 +92,7 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
 async def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) -> None:
     bench = Bench()
     await bench.park()
-    assert (await bench.correct(credits=credits_, actions=0)).applied
+    assert (await bench.resolve(credits=credits_, actions=0)).applied
     assert money(bench.books())["2026-11-30", "credits"] == (credits_, credits_, 0)
     bench.call_back(credits=9, actions=3)
     await asyncio.sleep(1.0)
@@ -104,9 +105,9 @@ async def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) 
 async def test_it_may_be_corrected_again() -> None:
     bench = Bench()
     await bench.park()
-    assert (await bench.correct("c1", credits=4)).applied
-    assert (await bench.correct("c2", credits=6, actions=1)).applied
-    assert not (await bench.correct("c2", credits=9)).applied, "one id is one command"
+    assert (await bench.resolve("c1", credits=4)).applied
+    assert (await bench.resolve("c2", credits=6, actions=1)).applied
+    assert not (await bench.resolve("c2", credits=9)).applied, "one id is one command"
     assert money(bench.books())["2026-11-30", "credits"] == (6, 6, 0)
     assert (bench.day().credits_spent, bench.day().actions_spent) == (6, 1)
 
@@ -116,7 +117,7 @@ async def test_it_may_be_corrected_again() -> None:
     [
         ({"lead_id": "other", "credits": 1}, "no such lead is known here"),
         ({"destination": "none", "credits": 1}, "no such lead is known here"),
-        ({}, "nothing to correct was named"),
+        ({}, "nothing was named that it did cost"),
         ({"credits": -1}, "invalid arguments"),
         ({"credits": 4, "lead_id": ""}, "invalid arguments"),
         ({"credits": "four"}, "invalid arguments"),
@@ -127,7 +128,7 @@ async def test_an_impossible_correction_is_refused_and_changes_nothing(args: dic
     bench = Bench()
     await bench.park()
     before = money(bench.books())
-    answer = await bench.correct(**args)
+    answer = await bench.resolve(**args)
     assert not answer.applied
     assert text in answer.text
     assert money(bench.books()) == before
@@ -139,14 +140,14 @@ async def test_a_lead_that_still_waits_or_was_answered_has_no_ceiling_to_settle(
     bench.publish("id0", "p0")
     await bench.serve()
     await asyncio.sleep(2.0)
-    answer = await bench.correct("c1", credits=4)
+    answer = await bench.resolve("c1", credits=4)
     assert (answer.applied, answer.text) == (
         False,
         "Clay may still call back about this lead: what it did cost is booked then",
     )
     bench.call_back()
     await asyncio.sleep(1.0)
-    answer = await bench.correct("c2", credits=4)
+    answer = await bench.resolve("c2", credits=4)
     assert not answer.applied
     assert "what this lead did cost is known" in answer.text
     assert money(bench.books())["2026-11-30", "credits"] == (7, 7, 0)
@@ -160,10 +161,10 @@ async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     holders: dict[bytes, object] = bench.partition.state.locks._holders  # type: ignore[assignment]  # any holder will do
     key = delivery_key("acme", "acme-main", "id0")
     holders[key] = object()
-    answer = await bench.correct("c1", credits=4)
+    answer = await bench.resolve("c1", credits=4)
     assert (answer.applied, answer.reason) == (False, "busy")
     del holders[key]
-    assert (await bench.correct("c2", credits=4)).applied
+    assert (await bench.resolve("c2", credits=4)).applied
 
 
 @pytest.mark.parametrize("is_forced", [True, False])
@@ -171,9 +172,9 @@ def test_a_correction_is_of_the_lead_and_of_its_last_forced_delivery(is_forced: 
     plan, lead = plan_of(Setup()), ("acme", "acme-main", "id0")
     key = delivery_key(*lead, "leads/0/7")
     rows = {forced_key(*lead): key, forced_key("acme", "acme-main", "id1"): b"d/of another"} if is_forced else {}
-    command = Command("c1", "correct", "acme", 1, "jane", args={"lead_id": "id0", "credits": 4})
-    assert cost_rows(plan, rows.get, command) == (delivery_key(*lead), *([key] if is_forced else []))
-    assert cost_rows(plan, rows.get, msgspec.structs.replace(command, kind="pause")) == ()
+    command = Command("c1", "resolve", "acme", 1, "jane", args={"lead_id": "id0", "credits": 4})
+    assert resolved_rows(plan, rows.get, command) == (delivery_key(*lead), *([key] if is_forced else []))
+    assert resolved_rows(plan, rows.get, msgspec.structs.replace(command, kind="pause")) == ()
 
 
 @virtual_time
@@ -186,7 +187,33 @@ async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> No
     await asyncio.sleep(PARKED_S)
     assert [lead.lead_id for lead in bench.books().open_costs] == ["id0"] * 2
     assert money(bench.books())["2026-11-30", "credits"] == (40, 40, 40)
-    answer = await bench.correct(credits=4)
+    answer = await bench.resolve(credits=4)
     assert answer.applied, answer.text
     assert money(bench.books())["2026-11-30", "credits"] == (24, 24, 20), "of the last one"
     assert bench.alarms == []
+
+
+@virtual_time
+async def test_a_parked_lead_can_be_given_up() -> None:
+    bench = Bench()
+    await bench.park()
+    assert bench.partition.state.rows.parked["acme"] == 1
+    answer = await bench.resolve(give_up=True)
+    assert answer.applied, answer.text
+    event = bench.events("leads/0/0")[-1]
+    assert (event.status, event.reason, event.text) == ("suppressed", "given_up", "given up by jane")
+    assert bench.partition.state.rows.parked["acme"] == 0
+    assert bench.books().columns["rejected"].leads == 1
+    assert not (await bench.resolve("c2", give_up=True)).applied, "it is not parked any more"
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("cancel_lead", "cancelled"), ("erase", "erased")])
+@virtual_time
+async def test_a_parked_lead_that_is_cancelled_or_erased_waits_for_nobody(kind: str, reason: str) -> None:
+    bench = Bench()
+    await bench.park()
+    assert (await bench.resolve(kind=kind)).applied
+    event = bench.events("leads/0/0")[-1]
+    assert (event.status, event.reason) == ("suppressed", reason)
+    assert bench.partition.state.rows.parked["acme"] == 0
+    bench.books()

@@ -1,0 +1,191 @@
+"""Settles one lead as an operator says: it is at Clay and cost so much, or it is given up.
+
+Without a callback, the ceiling of a lead was booked. A lead that is parked leaves the parked ones with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final
+
+import msgspec
+
+from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery_key, forced_key, lead_of, step
+from stream_app.domain.lane.budget import Cost, Reservation, reviewed, unbook
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane_messages import Command
+from stream_app.domain.lead.identity import row_id
+from stream_app.domain.lead.resolve import trace_of
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.policy import Plan, Workspace, in_force
+from stream_app.domain.record import ConsumedRecord
+
+Row = Callable[[bytes], bytes | None]
+
+_json: Final = msgspec.json.Encoder()
+_row: Final = msgspec.json.Decoder(Delivery)
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """Arguments of the command. A missing amount stays as booked.
+
+    Attributes:
+        give_up: A parked lead is not to be sent any more. Otherwise it is at Clay.
+        destination: Needed only if the lead went to several.
+    """
+
+    lead_id: Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
+    credits: _Amount | None = None
+    actions: _Amount | None = None
+    give_up: bool = False
+    destination: str = ""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The lane, the row and the event of one step; `text` says what was done."""
+
+    lane: Lane
+    row: tuple[bytes, bytes]
+    event: StatusEvent
+    text: str
+
+
+def is_open(row: Delivery) -> bool:
+    """Return True if a cost is booked for the lead that neither Clay nor an operator has confirmed."""
+    booked = row.booked
+    if booked is None or booked.known or row.state in SETTLED:
+        return False
+    return bool(booked.credits or booked.actions)
+
+
+def resolved_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
+    """Return the possible row keys of the lead that a command settles."""
+    lead_id = command.args.get("lead_id")
+    return rows_of_lead(plan, row, command.workspace, lead_id) if command.kind == "resolve" and lead_id else ()
+
+
+def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[bytes, ...]:
+    """Return the possible row keys of a lead of a workspace."""
+    if not isinstance(lead_id, str):
+        return ()
+    keys = list[bytes]()
+    for destination in plan.destinations_of(name):
+        lead = (name, destination.alias, row_id(lead_id))
+        keys.append(delivery_key(*lead))
+        forced = row(forced_key(*lead))
+        keys += [forced] if forced is not None else []
+    return tuple(keys)
+
+
+def settle_lead(
+    plan: Plan,
+    policy: Workspace,
+    lane: Lane,
+    row: Row,
+    command: Command,
+    what: Resolution,
+    consumed: ConsumedRecord,
+    now_ms: int,
+) -> Settled | str:
+    """Book what the lead did cost, and end it if it is parked; or return why not, in words."""
+    found = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
+    if what.destination:
+        found = [(key, each) for key, each in found if lead_of(key)[1] == what.destination]
+    if not found:
+        return "no such lead is known here (any more)"
+    fits = _is_parked if what.give_up else _is_booked
+    chosen = [(key, each) for key, each in found if fits(each)]
+    if not chosen:
+        return _refusal(what, [each for _, each in found])
+    aliases = sorted({lead_of(key)[1] for key, _ in chosen})
+    if len(aliases) > 1:
+        return f"the lead went to {', '.join(aliases)}: say which destination"
+    key, mine = min(chosen, key=lambda each: (not _is_parked(each[1]), not is_open(each[1]), -each[1].at_ms))
+    if what.give_up:
+        why = f": {command.why}" if command.why else ""
+        return given_up(plan, lane, key, mine, "given_up", f"given up by {command.who}{why}", now_ms)
+    if what.credits is None and what.actions is None:
+        return "nothing was named that it did cost: give credits, actions, or both"
+    before = mine.booked or Reservation("", "", 0, 0)
+    credits_ = before.credits if what.credits is None else what.credits
+    actions = before.actions if what.actions is None else what.actions
+    lane, now, more = _corrected(policy, lane, before, Cost(credits_, actions), now_ms)
+    text = (
+        f"{before.credits} credits and {before.actions} actions were booked, now it is {credits_} and {actions}, in "
+        f"the budget of {before.day}"
+    )
+    if _is_parked(mine):
+        ended = step(mine, "confirmed", now_ms, booked=now, final=True)
+        event = _event(plan, key, ended, command.id, text)
+    else:
+        ended = msgspec.structs.replace(mine, booked=now)
+        about = msgspec.structs.replace(mine, state="cost_corrected", origin=consumed.record_id, seq=1, at_ms=now_ms)
+        event = _event(plan, key, about, command.id, text)
+        event = msgspec.structs.replace(event, trace_id=trace_of(consumed.record_id), attempt=0, replay=0, epoch=0)
+    event = msgspec.structs.replace(event, credits=more.credits, actions=more.actions, day=more.day, month=more.month)
+    return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
+
+
+def given_up(plan: Plan, lane: Lane, key: bytes, row: Delivery, reason: str, text: str, now_ms: int) -> Settled:
+    """Return the step that ends a parked lead, because it is not to be sent any more."""
+    ended = step(row, "suppressed", now_ms, final=True)
+    event = _event(plan, key, ended, reason, text)
+    return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
+
+
+def _event(plan: Plan, key: bytes, row: Delivery, reason: str, text: str) -> StatusEvent:
+    workspace, destination, lead_id = lead_of(key)
+    return StatusEvent(
+        id=f"{row.origin}#{row.seq}",
+        lead_id=lead_id,
+        status=row.state,
+        seq=row.seq,
+        at_ms=row.at_ms,
+        origin=row.origin,
+        workspace=workspace,
+        destination=destination,
+        attempt=row.attempt,
+        replay=row.replay,
+        epoch=row.epoch,
+        reason=reason,
+        text=text,
+        trace_id=row.trace_id,
+        app=plan.app,
+    )
+
+
+def _is_parked(row: Delivery) -> bool:
+    return row.state == "parked"
+
+
+def _is_booked(row: Delivery) -> bool:
+    return row.booked is not None and row.reservation is None
+
+
+def _refusal(what: Resolution, rows: list[Delivery]) -> str:
+    if what.give_up:
+        return "this lead is not parked, so there is nothing to give up"
+    if any(row.reservation is not None for row in rows):
+        return "Clay may still call back about this lead: what it did cost is booked then"
+    if any(map(_is_parked, rows)):
+        return "Clay never had this lead: send it, or give it up"
+    return (
+        "what this lead did cost is known: correct the lane (`stream-app lanes correct`) by what Clay charged more, or "
+        "(below 0) gave back"
+    )
+
+
+def _corrected(
+    policy: Workspace, lane: Lane, booked: Reservation, cost: Cost, now_ms: int
+) -> tuple[Lane, Reservation, Reservation]:
+    """Book the cost of a lead that an operator confirmed, instead of what was booked without a callback.
+
+    Returns:
+        The lane, what is booked for the lead now, and the difference to before.
+    """
+    now = msgspec.structs.replace(booked, credits=cost.credits, actions=cost.actions, known=True)
+    more = Reservation(booked.day, booked.month, cost.credits - booked.credits, cost.actions - booked.actions)
+    after = unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
+    after = reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    return msgspec.structs.replace(lane, budget=after), now, more
