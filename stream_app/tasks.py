@@ -39,6 +39,35 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         retrieve(task)
 
 
+async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
+    """Run all of it until one part fails, and return its error: of several, that of the part that comes first.
+
+    The other parts are cancelled then. It does not end before they have, however often it is cancelled itself.
+    """
+    tasks = [asyncio.create_task(each) for each in work]
+    left = set(tasks)
+    try:
+        while left:
+            _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and (error := died_of(task)) is not None:
+                    return error
+        return RuntimeError("all that was to run for ever has ended")
+    finally:
+        cancelled = False
+        while left := {task for task in tasks if not task.done()}:
+            for task in left:
+                task.cancel()
+            try:
+                await asyncio.wait(left, timeout=_AGAIN_S)
+            except asyncio.CancelledError:
+                cancelled = True
+        for task in tasks:
+            retrieve(task)
+        if cancelled:
+            raise asyncio.CancelledError
+
+
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Return the result of `work`, or None if `stop` is set first. Raises the error that ended the work."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())

@@ -37,7 +37,7 @@ ERASED_LAG_MS: Final = _DAY_MS
 RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "delete.retention.ms": str(30 * _DAY_MS)}
 """Settings of `leads.enriched`.
 
-A result that a tombstone deletes leaves the disk within two days (partition/erasures.py). The tombstone stays for 30
+A result that a tombstone deletes leaves the disk within two days (partition/owner.py). The tombstone stays for 30
 days, so that a cache whose worker was down for long still reads it.
 """
 

@@ -78,7 +78,7 @@ class Worker:
             partition = self.partitions.get(number)
             if partition is None:
                 seen[f"partition {number} is assigned and not taken over"] = None
-            elif records_wait and (consumed := partition.takes(topic)) is not None:
+            elif records_wait and (consumed := partition.runner.takes(topic)) is not None:
                 seen[f"the records of {topic}/{number} are not consumed"] = consumed
         for partition in self.partitions.values():
             seen |= partition.under_way()

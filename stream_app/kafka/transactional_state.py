@@ -85,7 +85,7 @@ class StateStoreLimits:
 class TransactionalState:
     """Reads the rows of one partition of the state topic, and writes everything that belongs to the partition.
 
-    Two tasks must not use it at the same time. The partition's committer owns it.
+    Two tasks must not use it at the same time. The partition's `Commits` owns it.
     """
 
     def __init__(

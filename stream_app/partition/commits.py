@@ -10,7 +10,6 @@ until `PartitionState.load` replaces it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from stream_app.clock import Clock
@@ -30,8 +29,7 @@ LONGEST_PAUSE_S: Final = 10.0
 class Commits:
     """The only writer of one partition.
 
-    `spacing_s` is the shortest time from the end of a transaction to the start of the next one. `failed` is called
-    after a failed transaction.
+    `spacing_s` is the shortest time from the end of a transaction to the start of the next one.
 
     A change of a lane belongs to the step of its workspace that is submitted next: both are written by the same
     transaction, if no await lies between them.
@@ -52,7 +50,6 @@ class Commits:
         deadlines: DeadlineQueue,
         clock: Clock,
         observer: Observer,
-        failed: Callable[[StateStoreError], None],
     ) -> None:
         self._store = store
         self._state_topic = state_topic
@@ -62,7 +59,6 @@ class Commits:
         self._deadlines = deadlines
         self._clock = clock
         self._observer = observer
-        self._failed = failed
         self._waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = []
         self._submitted = asyncio.Event()
         self.streams: dict[str, PartitionStream] = {}
@@ -115,7 +111,12 @@ class Commits:
         return 0.0 if self.failures < 2 else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
 
     async def run(self) -> None:
-        """Commit until a transaction fails or the task is cancelled."""
+        """Commit until a transaction fails or the task is cancelled.
+
+        Raises:
+            Aborted: A transaction failed. All steps in it and behind it have failed, too.
+            Fenced: Another process owns the partition.
+        """
         now = asyncio.get_running_loop().time
         ended = now() - self._spacing_s
         while True:
@@ -131,8 +132,7 @@ class Commits:
             except StateStoreError as error:
                 self._busy = False
                 self._fail(batch, error)
-                self._failed(error)
-                return
+                raise
             ended = now()
             self.failures, self._busy, self.opening = 0, False, None
             self._batches += 1

@@ -6,12 +6,12 @@ Kafka, and `load` replaces it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.state_machine import KINDS
-from stream_app.domain.errors import SettingsError, StateStoreError
+from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import CommandResult
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.policy import Plan
@@ -113,16 +113,14 @@ class PartitionState:
         return None
 
 
-def build_state(
-    number: int, store: StateStore, parts: WorkerParts, failed: Callable[[StateStoreError], None]
-) -> PartitionState:
-    """Build the state of a partition, empty. `failed` is called after a failed transaction."""
+def build_state(number: int, store: StateStore, parts: WorkerParts) -> PartitionState:
+    """Build the state of a partition, empty."""
     plan, clock, observer = parts.plan, parts.clock, parts.observer
     rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
     lanes = Lanes(number, plan, clock, observer, parts.previous)
     hosts = HostWatch(plan, lanes, clock, parts.clay.host_answers)
     deadlines = DeadlineQueue(plan, rows, lanes)
-    commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, deadlines, clock, observer, failed)
+    commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, deadlines, clock, observer)
     admission = AdmissionQueue(plan, rows, lanes, hosts, commits, clock, parts.alarm)
     locks = KeyLocks(admission.recall)
     return PartitionState(number, plan, clock, observer, rows, lanes, hosts, deadlines, commits, admission, locks)

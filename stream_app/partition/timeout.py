@@ -27,7 +27,7 @@ from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
-from stream_app.domain.errors import BrokerUnavailable, StateStoreError
+from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.callback_health import causes
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
@@ -143,20 +143,17 @@ class TimeoutScheduler:
         self._listened_ms = 0
 
     async def run(self) -> None:
-        """Move leads on at their deadlines. Returns when a commit fails; `PartitionOwner` runs it again."""
+        """Move leads on at their deadlines, until a commit fails."""
         deadlines = self._deadlines
-        try:
-            await deadlines.load()
-            while True:
-                now_ms = self._clock.now_ms()
-                due = deadlines.pop_due(now_ms, _BATCH)
-                if due:
-                    await self._move(due)
-                else:
-                    self._record_listening(now_ms)
-                    await deadlines.wait(now_ms, _LONGEST_SLEEP_S)
-        except StateStoreError:
-            return  # the committer has reported it
+        await deadlines.load()
+        while True:
+            now_ms = self._clock.now_ms()
+            due = deadlines.pop_due(now_ms, _BATCH)
+            if due:
+                await self._move(due)
+            else:
+                self._record_listening(now_ms)
+                await deadlines.wait(now_ms, _LONGEST_SLEEP_S)
 
     async def _move(self, keys: list[bytes]) -> None:
         try:

@@ -159,7 +159,7 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     bench.command("resume", "c2")
     await asyncio.sleep(1.0)
     assert bench.partition.state.rows.marker(first.record_id) is None
-    await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
+    await bench.partition.runner._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
     await asyncio.sleep(1.0)
     assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 

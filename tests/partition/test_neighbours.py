@@ -171,10 +171,10 @@ async def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_sus
     for _ in range(60):
         bench.lead("acme")
     await asyncio.sleep(0.5)
-    assert bench.partition.unfinished > 0
+    assert bench.partition.runner.unfinished > 0
     bench.inlet.suspend()
     await asyncio.sleep(1.0)
-    assert bench.partition.unfinished == 0
+    assert bench.partition.runner.unfinished == 0
     assert bench.alarms == []
 
 

@@ -115,7 +115,7 @@ async def test_leads_are_processed_and_acked() -> None:
     assert len(bench.clay.bodies) == 3
     assert sorted(bench.states()) == ["accepted"] * 3 + ["received"] * 3 + ["sending"] * 3
     assert bench.inlet.committed() == 3
-    assert bench.partition.unfinished == 0
+    assert bench.partition.runner.unfinished == 0
     assert bench.alarms == []
 
 
@@ -235,6 +235,6 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
     serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
     await asyncio.sleep(1.0)
     assert inlet.given_up == [0, 1]
-    assert bench.partition.unfinished == 0
+    assert bench.partition.runner.unfinished == 0
     inlet.over.set()
     await serving

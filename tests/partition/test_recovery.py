@@ -5,8 +5,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 
+import pytest
+
 from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.record import Record
+from stream_app.partition.owner import Erasures
 from tests.partition.test_owner import Bench, SlowClay, T
 from tests.partition.virtual import MEMBER_S, run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
@@ -97,7 +100,7 @@ async def test_a_failed_recovery_ends_the_process() -> None:
     await bench.serve()
     link.fences = asyncio.CancelledError()
     await asyncio.sleep(20 * MEMBER_S)
-    assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled without a request"]
+    assert [str(error) for error in bench.alarms] == ["the task owner-0 was cancelled without a request"]
 
 
 class LosesOne(ManyRows):
@@ -183,4 +186,50 @@ async def test_close_forgets_everything_at_once() -> None:
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending"]
     assert bench.inlet.committed() is None
+    assert bench.alarms == []
+
+
+@virtual_time
+async def test_a_bug_in_a_periodic_task_sends_no_more_and_records_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(_: object) -> None:
+        await asyncio.sleep(0.5)
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(Erasures, "run", fails)
+    bench = Bench(clay_takes_s=1.0)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(0.8)
+    assert [type(error) for error in bench.alarms] == [LookupError]
+    bench.publish("id1", "p1")
+    await asyncio.sleep(10.0)
+    assert len(bench.clay.bodies) == 1
+    assert bench.states()[:3] == ["received", "sending", "accepted"], "and it is not uncertain"
+
+
+@virtual_time
+async def test_a_partition_that_is_closed_while_it_recovers_fences_nobody() -> None:
+    bench = Bench()
+    fences: list[float] = []
+    failed = asyncio.Event()
+
+    async def ask(what: str, request: Callable[[], object]) -> object:
+        await asyncio.sleep(0.01)
+        if what == "fence":
+            fences.append(asyncio.get_running_loop().time())
+        if what == "send" and not failed.is_set():
+            failed.set()
+            raise NoAnswer(what)
+        return request()
+
+    bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await failed.wait()
+    await bench.partition.close()
+    before = len(fences)
+    await asyncio.sleep(60.0)
+    assert len(fences) == before == 1
     assert bench.alarms == []

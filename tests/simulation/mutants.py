@@ -31,8 +31,8 @@ from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import AckTracker, InFlight
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from stream_app.partition.locks import KeyLocks, Keys
-from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import Rows
+from stream_app.partition.runner import RecordRunner
 from stream_app.partition.state import PartitionState
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
@@ -327,14 +327,14 @@ def person_known_only_once_sent() -> Patch:
 
 @mutant("rest", hunt=lambda: map(crowded, range(200)))
 def given_up_makes_no_room() -> Patch:
-    def give_up_idle(self: PartitionOwner) -> None:
+    def give_up_idle(self: RecordRunner) -> None:
         for in_flight, kept in list(self._unfinished.items()):
             if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
                 del self._unfinished[in_flight]
                 in_flight.release_next()
                 kept.give_up(in_flight)
 
-    return patch.object(PartitionOwner, "_give_up_idle", give_up_idle)
+    return patch.object(RecordRunner, "_give_up_idle", give_up_idle)
 
 
 @mutant("rest")

@@ -16,7 +16,7 @@ from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.messages import Callback
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition import lane_queue, lanes
-from stream_app.partition.erasures import Erasures
+from stream_app.partition.owner import Erasures
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
@@ -122,7 +122,7 @@ class World:
         with (
             patch.object(lane_queue, "_LONGEST_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
-            patch.object(Erasures, "run", lambda _: asyncio.get_running_loop().create_future()),
+            patch.object(Erasures, "run", _never),
         ):
             loop.run()
         if loop.limit_reached:
@@ -371,6 +371,10 @@ class World:
     def _on_post(self, post: Post) -> None:
         self.say(None, f"POST #{post.serial} by {post.worker} to {post.webhook_id}: {post.fate}")
         self.checker.on_post(post)
+
+
+async def _never(_: object) -> None:
+    await asyncio.get_running_loop().create_future()
 
 
 def simulate(schedule: Schedule, trace: bool = False) -> Outcome:

@@ -1,0 +1,216 @@
+"""The records of one partition under way: each starts in its order, and is acked once it is concluded.
+
+A record is started again after a recovery of the partition (`resume`). Its row says what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from stream_app.domain.errors import StateStoreError
+from stream_app.partition.in_flight import PRIORITY, AckTracker, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
+from stream_app.partition.ports import PartitionStream
+from stream_app.partition.state import PartitionState
+from stream_app.tasks import cancel
+
+Process = Callable[[InFlight], Coroutine[Any, Any, None]]
+"""Takes one record to its conclusion."""
+
+_UNFINISHED: Final = 4  # records for each slot in flight: those that wait for a commit or a lock are bounded too
+
+
+class RecordRunner:
+    """Runs the records of one partition, between `resume` and `stop`.
+
+    Args:
+        state: The state of the partition.
+        pipelines: What processes the records of each source.
+
+    Attributes:
+        lives: How often the records were started: once for each take-over.
+        runs: False as long as records are kept and not started, because the partition is taken over again.
+    """
+
+    def __init__(self, state: PartitionState, pipelines: Mapping[Source, Process]) -> None:
+        self._number = state.number
+        self._plan = state.plan
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._admission = state.admission
+        self._commits = state.commits
+        self._pipelines = pipelines
+        # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
+        leads, others = (Limiter(self._plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
+        self._limiters = {source: leads if source in PRIORITY else others for source in pipelines}
+        self._ahead = {source: TakenAhead(self._plan.delivery) for source in pipelines}
+        self._unfinished: dict[InFlight, AckTracker] = {}
+        self._taken: dict[str, int] = {}
+        self.lives = 0
+        self.runs = False
+
+    @property
+    def unfinished(self) -> int:
+        """The number of records under way."""
+        return len(self._unfinished)
+
+    # ---------------------------------------------------------------------------------------------- the life of all
+
+    def resume(self) -> None:
+        """Start the unfinished records again, in their order, and from now on those that are taken."""
+        self.lives += 1
+        self.runs = True
+        self._give_up_idle()
+        previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
+        for in_flight, acks in list(self._unfinished.items()):
+            if self._rows.is_passed(in_flight.consumed):
+                self._drop(in_flight)
+            else:
+                line = acks, self._line_of(in_flight)
+                in_flight.passed.clear()
+                self._start(in_flight, previous.get(line))
+                previous[line] = in_flight.passed
+
+    async def stop(self) -> None:
+        """Cancel all records under way, and give up those of suspended streams. The others wait for `resume`."""
+        self.runs = False
+        await cancel([in_flight.task for in_flight in self._unfinished])
+        self._admission.clear()
+        self._give_up_idle()
+
+    async def close(self, owning: asyncio.Task[None] | None) -> None:
+        """Drop everything at once, and what owns the partition with it."""
+        self.runs = False
+        await cancel([owning, *(in_flight.task for in_flight in self._unfinished)])
+        self._admission.clear()
+        for in_flight in self._unfinished:
+            in_flight.release_next()  # a task that was cancelled before its first step has not done so
+            if not in_flight.begun:
+                self._ahead[in_flight.source].leave(in_flight)
+        self._unfinished.clear()
+
+    async def serve(self, stream: PartitionStream, source: Source) -> None:
+        """Process the records of one topic. A record starts when its predecessor no longer waits for admission.
+
+        Where workspaces share the partition, records are taken ahead, and the predecessor is that of the workspace. So
+        the leads of a workspace do not wait until a burst of another one before them is processed.
+        """
+        acks, limiter, began = AckTracker(stream), self._limiters[source], self.lives
+        ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()
+        self._commits.streams[stream.topic] = stream
+        stream.expect(self._rows.passed(stream.topic))
+        suspension = asyncio.create_task(self._when_suspended(stream))
+        try:
+            async for consumed in stream:
+                # A worker that was cut off before a recovery may hold records that another worker has concluded.
+                if began != self.lives and self._rows.is_passed(consumed):
+                    stream.give_up(consumed)
+                    continue
+                self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
+                in_flight = InFlight(consumed, source, stream.suspended, limiter)
+                acks.add(in_flight)
+                self._unfinished[in_flight] = acks
+                ahead.enter(in_flight)
+                line = self._line_of(in_flight)
+                if self.runs:
+                    self._start(in_flight, previous.get(line))
+                elif in_flight.suspended.is_set():
+                    self._drop(in_flight)  # else the recovery starts it
+                previous[line] = in_flight.passed
+                if source in PRIORITY and self._lanes.shared:
+                    await ahead.wait()
+                else:
+                    await in_flight.passed.wait()
+                    await limiter.wait()
+        finally:
+            suspension.cancel()
+
+    def takes(self, topic: str) -> int | None:
+        """How many records of this topic were taken, or None while one is under way: then no other has to start."""
+        return (
+            None
+            if any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
+            else self._taken.get(topic, 0)
+        )
+
+    def oldest(self) -> InFlight | None:
+        """The first record that waits for nothing but its own end."""
+        return next((in_flight for in_flight in self._unfinished if not in_flight.waits), None)
+
+    # ------------------------------------------------------------------------------------------------- one record
+
+    def _start(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
+        """Start a record as soon as the previous one lets it."""
+        in_flight.task = asyncio.create_task(self._process(in_flight, previous))
+
+    async def _begin(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
+        """Wait for the previous record, and for a place if this one starts for the first time."""
+        if previous is not None and not previous.is_set():
+            with in_flight.waiting():
+                await previous.wait()
+        if in_flight.begun:
+            return
+        await in_flight.limiter.wait()
+        if in_flight.suspended.is_set():
+            raise GiveUp
+        self._ahead[in_flight.source].leave(in_flight)
+        in_flight.limiter.enter()
+        in_flight.begun = True
+
+    def _line_of(self, in_flight: InFlight) -> bytes:
+        """Return whose records start one after the other: those of a workspace, where workspaces share the partition.
+
+        Records whose key names no workspace of the partition are one line.
+        """
+        key = in_flight.consumed.key or b""
+        shares = in_flight.source in PRIORITY and self._lanes.shared
+        return key if shares and key.decode(errors="replace") in self._plan.residents(self._number) else b""
+
+    async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
+        try:
+            await self._begin(in_flight, previous)
+            try:
+                await self._pipelines[in_flight.source](in_flight)
+            except Recalled:
+                await self._process_again(in_flight)
+            await self._leave(in_flight).finish(in_flight)
+        except GiveUp:
+            self._leave(in_flight).give_up(in_flight)
+        except StateStoreError:
+            pass  # `Commits.run` raises it, too; then the record starts again
+        except Exception as bug:  # noqa: BLE001 - a bug ends the process without an ack
+            self._admission.end(bug)
+        finally:
+            in_flight.release_next()
+
+    async def _process_again(self, in_flight: InFlight) -> None:
+        """Process a recalled record again: behind the callback that waits for it, before later copies of its lead."""
+        while in_flight.recalled:
+            in_flight.recalled = False
+            with suppress(Recalled):  # by another callback
+                await self._pipelines[in_flight.source](in_flight)
+
+    def _leave(self, in_flight: InFlight) -> AckTracker:
+        """Remove a record: it is no longer under way, and another one may start."""
+        if in_flight.begun:
+            in_flight.limiter.leave()
+        else:
+            self._ahead[in_flight.source].leave(in_flight)
+        return self._unfinished.pop(in_flight)
+
+    async def _when_suspended(self, stream: PartitionStream) -> None:
+        await stream.suspended.wait()
+        self._admission.give_up(stream.suspended)
+        self._give_up_idle()
+
+    def _give_up_idle(self) -> None:
+        """Give up the records that wait for a recovery: they must not delay a rebalance or the shutdown."""
+        for in_flight in list(self._unfinished):
+            if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
+                self._drop(in_flight)
+
+    def _drop(self, in_flight: InFlight) -> None:
+        in_flight.release_next()
+        self._leave(in_flight).give_up(in_flight)
