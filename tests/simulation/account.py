@@ -34,9 +34,9 @@ _ENDED: Final = {
     *("rejected_invalid", "suppressed", "duplicate", "replaced", "expired", "enriched", "partial", "no_data"),
     *("enrich_error", "served_from_cache", "served_locally", "parked", "confirmed"),
 }
-_NO_LEADS: Final = {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
+NO_LEADS: Final = {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
 _UNDER_WAY: Final = "accepted"
-_COLUMN: Final = {
+COLUMN_OF: Final = {
     **dict.fromkeys(("enriched", "partial", "no_data", "enrich_error"), "enriched"),
     **dict.fromkeys(("rejected_invalid", "suppressed", "expired"), "rejected"),
     **dict.fromkeys(("duplicate", "replaced"), "duplicate"),
@@ -116,7 +116,7 @@ class Ledger:
         """The record that counts for each lead. A record without a destination stands back for those that have one."""
         found: dict[tuple[str, str, str], Record] = {}
         for record in records:
-            if record.status in _NO_LEADS:
+            if record.status in NO_LEADS:
                 continue
             rival = found.get(record.place)
             if rival is None or _strength(rival) < _strength(record):
@@ -142,7 +142,7 @@ class Ledger:
                 for name in {workspace, ""}:
                     found["ended", name, record.status] += 1
         for record in self.records.values():
-            if record.status in _NO_LEADS:
+            if record.status in NO_LEADS:
                 found["status", record.place[0], record.place[1], record.status] += 1
             for event in record.events:
                 day = str(event["at_ms"] // DAY_MS * 86_400)
@@ -162,7 +162,7 @@ class Ledger:
         for name, records in of_import.items():
             for lead in self.leads(records).values():
                 status = "accepted_final" if lead.status == "accepted" and self.is_final(lead) else lead.status
-                found["import", *name, _COLUMN.get(status, "under_way")] += 1
+                found["import", *name, COLUMN_OF.get(status, "under_way")] += 1
             summaries = [
                 event["import_summary"]
                 for record in records

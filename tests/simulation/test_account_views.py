@@ -1,0 +1,103 @@
+"""The account of 20 messy schedules through rendered pages, the look-up API and the commands: all say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import httpx
+from starlette.applications import Starlette
+
+from stream_app.board.access import Access
+from stream_app.board.lookup import Lookup
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.read_model.store import ReadModel
+from stream_app.cli.books import books_table
+from stream_app.domain.books.account import STATES
+from stream_app.domain.lane.explain import Group
+from stream_app.kafka.groups import Consumption
+from tests.board.client import Client, plain
+from tests.board.scene import Consumers, Results, Waiting, board_of, settings_of
+from tests.simulation.account import COLUMN_OF, NO_LEADS, Ledger, Look, Numbers, looks_at, messy, read_into, sources_of
+from tests.simulation.tape import Tape
+
+SCHEDULES: Final = 20
+IDLE: Final = Consumption(Group("Stable", 1), Group("Stable", 1), {})
+
+
+def test_pages_api_and_commands_show_the_account(tmp_path: Path) -> None:
+    with_callbacks = (seed for seed in count() if messy(seed).setup.callbacks)
+    looks = {seed: looks_at(messy(seed))[-1] for seed in islice(with_callbacks, SCHEDULES)}
+    asyncio.run(_compare(tmp_path, looks))
+
+
+async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
+    settings, path, met = settings_of(tmp_path), tmp_path / "model.sqlite", Counter[str]()
+    for seed, (now_ms, ledger, expected) in looks.items():
+        model = ReadModel(path, sources_of(ledger.plan))
+        model.wipe()
+        read_into(model, ledger, Random(seed), {})
+        model.close()
+        consumers = Consumers()
+        consumers.now = IDLE
+        board = board_of(settings, path, consumers)
+        client, api = Client(board), await _answers(path, ledger)
+        columns = _columns(expected)
+        assert await _books_page(client) == columns == +Counter(api["/books"]["columns"]), f"m{seed}"
+        assert _books_command(ledger, now_ms) == columns, f"m{seed}"
+        for which, topic in (("dlq", "leads.dlq"), ("parked", "leads.parked")):
+            states = [sum(n for name, n in expected.items() if name[0] == topic and name[-1] == s) for s in STATES]
+            text = (await client.get(f"/board/dead?from={which}")).text
+            shown = [int(found) for found in re.findall(r'<dd id="\w+"><b><span class="total">(\d+)<', text)]
+            assert (shown or [0, 0, 0, 0]) == states == [api["/dlq"][which][state] for state in STATES], f"m{seed}"
+            met.update(f"{which} {state}" for state, many in zip(STATES, states, strict=True) if many)
+        imports = {(each["workspace"], each["import_id"]): each["columns"] for each in api["/imports"]["imports"]}
+        for name, of_import in imports.items():
+            wanted = {key[3]: n for key, n in expected.items() if key[0] == "import" and key[1:3] == name}
+            wanted.pop("credits", 0)
+            assert {column: leads for column, leads in of_import.items() if leads} == wanted, f"m{seed} {name}"
+            text = plain((await client.get(f"/board/imports?workspace={name[0]}&id={name[1]}")).text)
+            rest = sum(leads for column, leads in wanted.items() if column not in ("held", "under_way", "waiting"))
+            assert f"{rest} of {sum(wanted.values())} leads" in text, f"m{seed} {name}"
+        met.update({"columns": len(columns), "imports": len(imports)})
+        board.close()
+    assert min(met[kind] for kind in ("columns", "imports", "dlq open", "dlq solved", "parked open")) > 3, met
+
+
+def _columns(expected: Numbers) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (kind, *rest), leads in expected.items():
+        if kind == "status" and rest[-1] not in NO_LEADS:
+            found[COLUMN_OF.get(rest[-1], "under_way")] += leads
+    return found
+
+
+async def _books_page(client: Client) -> Counter[str]:
+    text = (await client.get("/board/books")).text
+    table = text[text.index('id="columns"') : text.index("</table>")]
+    rows = re.findall(r'column=(\w+)">([\d,]+)<', table)
+    return +Counter({name: int(leads.replace(",", "")) for name, leads in rows})
+
+
+def _books_command(ledger: Ledger, now_ms: int) -> Counter[str]:
+    report = Tape(ledger.plan, now_ms, ledger.logs, {}).close()
+    rows = {str(name).replace(" ", "_"): int(leads) for name, leads, *_ in books_table(report).rows}
+    return +Counter({name: leads for name, leads in rows.items() if name not in ("in", "waiting")})
+
+
+async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
+    async def kafka() -> Consumption | None:
+        return IDLE
+
+    names = ledger.plan.topics
+    about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), Results(), kafka, names.inputs
+    lookup = Lookup(*about, Access(None), names.dlq, names.parked, Waiting(), lambda: 1)
+    transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
+        return {path: (await client.get(path)).json() for path in ("/books", "/dlq", "/imports")}
