@@ -17,9 +17,10 @@ from stream_app.cli.files import STDIO, format_of, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
 from stream_app.cli.publish import MAP_FORM
 from stream_app.cli.tables import reading
+from stream_app.client.lookup import find_imports
 from stream_app.client.results import MOST_FIELDS, OTHERS, Export, Joined, ResultFilter, export
 from stream_app.config import check_known
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.text import count
 
 
@@ -30,6 +31,7 @@ def results(
     since: datetime | None = None,
     format: Literal["csv", "jsonl"] | None = None,
     join: Annotated[Path | None, Parameter(metavar="INPUT.csv")] = None,
+    import_id: Annotated[str | None, Parameter(name="--import", metavar="ID")] = None,
     map: Map = (),
     raw: bool = False,
     output: Annotated[Path, Parameter(name=("--output", "-o"))] = STDIO,
@@ -39,6 +41,7 @@ def results(
 
     example:
       stream-app results --join leads.csv -o enriched.csv
+      stream-app results --import 2026-11-26-kfdwzp --join leads.csv -o enriched.csv
       stream-app results --workspace acme --since 2026-11-24T08:00 --format jsonl
 
     Args:
@@ -47,6 +50,7 @@ def results(
         since: published at or after, such as 2026-11-24T08:00 (UTC)
         format: default: by the file's name; stdout is CSV
         join: a published CSV: write its readable rows with their results
+        import_id: with --join: the import of that file, which knows its workspace
         map: with --join: as passed to `publish`
         raw: leave CSV cells unchanged: without the ' that stops formulas
         output: output file, or - for stdout
@@ -54,6 +58,8 @@ def results(
     settings = common.settings()
     if common.json and output == STDIO:
         raise SettingsError(["--json reports on the file of -o; to write JSON Lines to stdout, use --format jsonl"])
+    if import_id is not None:
+        workspace = workspace or _workspace_of(common, import_id, join)
     check_known(settings, workspace=workspace, destination=destination)
     wanted = ResultFilter(workspace, destination, ms(since) if since else 0)
     with _joined(join, map, output) as joined, private_file(output) as out:
@@ -64,6 +70,16 @@ def results(
     else:
         _report(done, join)
     return OK if done.results else NO
+
+
+def _workspace_of(common: Common, import_id: str, join: Path | None) -> str | None:
+    """Return the workspace of an import; None if it has several, which the rows of its file name then."""
+    if join is None:
+        raise SettingsError(["--import needs --join: the file that was published"])
+    found = find_imports(common.settings("api"), import_id).imports
+    if not found:
+        raise StreamAppError(f"no lead of import {import_id} is known: `stream-app imports` lists those that are")
+    return found[0].workspace if len(found) == 1 else None
 
 
 @contextmanager

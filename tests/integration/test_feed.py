@@ -241,7 +241,7 @@ def _read(path: Path) -> int:
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
             events = db.execute("SELECT count(*) FROM events").fetchone()[0]
-            return int(events + db.execute("SELECT coalesce(sum(count), 0) FROM dead_letters").fetchone()[0])
+            return int(events + db.execute("SELECT count(*) FROM letters").fetchone()[0])
     except sqlite3.OperationalError:
         return 0  # it has no tables yet
 

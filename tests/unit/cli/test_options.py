@@ -18,9 +18,10 @@ from stream_app.cli.books import show_report
 from stream_app.cli.main import main, parse
 from stream_app.cli.options import Audit
 from stream_app.cli.tables import reading
-from stream_app.client.answers import Cause, DeadLetters, DeadLettersAnswer
+from stream_app.client.answers import Cause, DeadLetters, DeadLettersAnswer, FoundImport, ImportsAnswer
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead
+from stream_app.client.results import Export, ResultFilter
 from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
@@ -410,3 +411,29 @@ def test_dlq_says_what_has_become_of_dead_letters(
     assert "34 dead letters in dlq" in said.out
     assert ("of these 0 open, 0 coming back, 34 solved, 0 given up" in said.out) is answers
     assert ("how many of them are open is not known: the board does not answer" in said.err) is not answers
+
+
+def test_results_of_an_import_are_joined_in_its_workspace(
+    config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The import knows it: without it, 0 of 199 rows had a result, and no word said why."""
+    found = FoundImport("march", "acme", 1, 2, "jane", "leads.csv", 3, 0, 3, {"enriched": 3}, 9)
+    wanted: list[ResultFilter] = []
+
+    def ask(_: object, import_id: str) -> ImportsAnswer:
+        return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=[found] * (import_id == "march"), more=False)
+
+    async def write(_: object, chosen: ResultFilter, *__: object, **___: object) -> Export:
+        wanted.append(chosen)
+        return Export(lines=3, results=3)
+
+    monkeypatch.setattr("stream_app.cli.results.find_imports", ask)
+    monkeypatch.setattr("stream_app.cli.results.export", write)
+    file = tmp_path / "leads.csv"
+    file.write_text("email\nada@example.com\n")
+    typed = ["results", "--config", config, "-o", str(tmp_path / "out.csv"), "--import"]
+    assert main([*typed, "march", "--join", str(file)]) == 0
+    assert [each.workspace for each in wanted] == ["acme"]
+    assert main([*typed, "march"]) == 2
+    assert main([*typed, "april", "--join", str(file)]) == 1
+    assert "no lead of import april is known" in capsys.readouterr().err
