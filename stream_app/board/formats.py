@@ -26,7 +26,7 @@ from stream_app.domain.messages import Status
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 WORDS: Final[dict[str, str]] = {
-    "rejected_invalid": "rejected: no lead",
+    "rejected_invalid": "rejected",
     "send_uncertain": "uncertain: may be at Clay",
     "no_data": "answered: no data",
     "enrich_error": "answered: Clay failed",
@@ -34,7 +34,7 @@ WORDS: Final[dict[str, str]] = {
     "served_from_cache": "answered from the cache",
     "served_locally": "answered without Clay",
     "held_budget": "held: budget",
-    "held_paused": "held: paused",
+    "held_paused": "held: lane stopped",
     "held_outage": "held: outage",
     "cost_corrected": "cost corrected",
     "replaced": "replaced: published again",

@@ -118,7 +118,7 @@ class Lane(msgspec.Struct, frozen=True):
     """A lane in a list.
 
     Attributes:
-        state: One word, such as `moves`; `tone` is its colour and shape.
+        state: One word, such as `running`; `tone` is its colour and shape.
         says: Why, in a few words.
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
@@ -250,7 +250,7 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment, *, shared
     elif moment.kafka is not None and not moment.kafka.worker.members:
         state, tone, says = "waits", "warn", "no worker runs"
     elif (waiting and not shared) or view.calls:
-        state, tone, says = "moves", "ok", ""
+        state, tone, says = "running", "ok", ""
     else:
         state, tone, says = "idle", "idle", "nothing to send"
     return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared)

@@ -120,9 +120,9 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
 
 
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
-    shared = f", beside {lane.neighbours}" if lane.shared_with else ""
+    shared = f", shares its partition with {lane.neighbours}" if lane.shared_with else ""
     if not view.holds:
-        return f"{'moves' if works else 'no worker runs'}{_but(view, now_ms)}{shared}"
+        return f"{'running' if works else 'no worker runs'}{_but(view, now_ms)}{shared}"
     if view.paused_by is not None:
         return f"paused since {clock(view.since_ms, now_ms, zone)} by {view.paused_by.who}: {view.paused_by.why}"
     if view.until_ms > now_ms and view.mode != "open":
@@ -251,7 +251,7 @@ def _show_page(settings: Settings, report: LanesReport, *, as_json: bool) -> int
     if report.more:
         say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
     if not facts.worker.members:
-        say("no worker runs, so no lane moves. This is their last published state. Start one: stream-app worker")
+        say("no worker runs, so no lane is running. This is their last published state. Start one: stream-app worker")
     return OK
 
 

@@ -84,7 +84,7 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
         assert (resumed["who"], resumed["applied"], resumed["lane"].get("holds", "")) == ("jane", True, "")
         await line.until_over(20, 30)
         said = await line.done("lanes")
-        assert "moves" in said
+        assert "running" in said
         code, said = await line.run("lanes", "log")
         assert "jane resume (go on)" in said
         await line.done("explain")

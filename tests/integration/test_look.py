@@ -214,7 +214,7 @@ def test_the_tables_are_readable(capsys: pytest.CaptureFixture[str], monkeypatch
     forecasts = {"acme": {"credits_day": Forecast(1_200.0, now_ms + 135 * MINUTE_MS)}}
     show_lanes(lanes, forecasts, {"acme": "Europe/Berlin"}, now_ms)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    now = "moves, but not people (no_webhook), beside beta"
+    now = "running, but not people (no_webhook), shares its partition with beta"
     assert f"acme {now} closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
     assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
     assert "new nothing sent yet" in lines

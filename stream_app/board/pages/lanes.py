@@ -134,7 +134,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
         return [(held, lanes_path(state="held")), " of ", all_lanes, words], "bad"
     if all(lane.view is None for lane in seen.lanes):
         return ["Ready: no lead has come yet"], "idle"
-    return (["The lane moves"] if lanes == 1 else ["All ", all_lanes, " lanes move"]), "ok"
+    return (["The lane is running"] if lanes == 1 else ["All ", all_lanes, " lanes are running"]), "ok"
 
 
 def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
@@ -165,7 +165,7 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
 
 
 ROWS: Final = 50
-STATES: Final = ("held", "moves", "idle", "unreadable")
+STATES: Final = ("held", "running", "idle", "unreadable")
 """The filters."""
 
 
@@ -192,7 +192,7 @@ def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) 
 def _filter_of(lane: Lane) -> str:
     if lane.state == UNREADABLE:
         return "unreadable"
-    return {"ok": "moves", "idle": "idle"}.get(lane.tone, "held")
+    return {"ok": "running", "idle": "idle"}.get(lane.tone, "held")
 
 
 MOST_CHANGES: Final = 30

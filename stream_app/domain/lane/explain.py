@@ -166,7 +166,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, [part.text for part in parts])
     works = facts.worker.members > 0
-    what = f"{'moves' if works else 'would move'} at up to {view.rate_per_s:g} a second"
+    what = f"{'runs' if works else 'would run'} at up to {view.rate_per_s:g} a second"
     going = waiting - (_of_bulk(lane) if parts else 0)
     if going and all(part.bulk for part in parts):
         what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"

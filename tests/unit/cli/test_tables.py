@@ -167,8 +167,8 @@ def test_at_80_columns_the_causes_are_read_at_a_glance() -> None:
     ]
 
 
-def test_without_a_worker_no_lane_moves() -> None:
+def test_without_a_worker_no_lane_is_running() -> None:
     text = "\n".join(lines_of(lanes(works=False)[0], None)[0])
-    assert "moves" not in text
-    assert "no worker runs, beside beta" in text
+    assert "running" not in text
+    assert "no worker runs, shares its partition with beta" in text
     assert "paused since" in text

@@ -69,7 +69,7 @@ def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
 
 
 def test_a_moving_lane_states_how_long_its_waiting_leads_take() -> None:
-    assert only(explain(facts())).what == "moves at up to 8 a second"
+    assert only(explain(facts())).what == "runs at up to 8 a second"
     finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",)})))
     assert "takes about 10 minutes" in finding.what
     assert "shares partition 3 with beta" in finding.what
@@ -95,8 +95,8 @@ def test_the_time_left_respects_the_budgets() -> None:
 
 def test_no_lane_moves_without_a_worker() -> None:
     found = explain(facts(waiting=7, worker=Group("Empty", 0)))
-    assert "moves" not in " ".join(finding.what for finding in found)
-    assert found[1].what == "would move at up to 8 a second; what waits takes about 1 s"
+    assert "runs at" not in " ".join(finding.what for finding in found)
+    assert found[1].what == "would run at up to 8 a second; what waits takes about 1 s"
 
 
 def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
@@ -170,7 +170,7 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
-    assert (moves.code, moves.what) == ("moves", "moves at up to 10 a second"), "it is unknown how many are of people"
+    assert (moves.code, moves.what) == ("moves", "runs at up to 10 a second"), "it is unknown how many are of people"
     whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
     assert (whole.holds, whole.partly) == ("no_webhook", ())
 
@@ -296,4 +296,4 @@ def test_the_outlook_of_a_budget_is_what_admission_decided_else_the_forecast(
 def test_what_waits_takes_as_long_as_its_budget_allows(leads: int, cap: int | None, used: int, left: str) -> None:
     meters = {"credits_day": Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)}
     view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(10.0, 1.0, 40)})
-    assert only(explain(facts(view, leads))).what == f"moves at up to 8 a second; what waits takes about {left}"
+    assert only(explain(facts(view, leads))).what == f"runs at up to 8 a second; what waits takes about {left}"
