@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from stream_app.domain.dead_letter.causes import headers_of, shown_key
 from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.dead_letter.replay import as_input, redriven, returning
 from stream_app.domain.delivery.envelope import (
@@ -18,11 +19,11 @@ from stream_app.domain.delivery.envelope import (
     lead_envelope,
     read_envelope,
 )
-from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, strayed
+from stream_app.domain.delivery.recorder import NO_REASON, Rejection, brief, rejected, strayed
 from stream_app.domain.errors import UnknownFormat
 from stream_app.domain.lead.identity import is_plain_id
-from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.lead.resolve import LeadRef
+from stream_app.domain.lead.lead import Unreadable, read_lead
+from stream_app.domain.lead.resolve import LeadRef, resolve_lead
 from stream_app.domain.record import ConsumedRecord, Headers
 from stream_app.domain.topics import TopicNames
 from stream_app.replay.orders import consumed_records
@@ -251,6 +252,26 @@ def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None
 def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
     assert rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", 1).key == key
+
+
+@pytest.mark.parametrize(("name", "shown"), [("acmee", "acmee"), ("4479460000", ""), ("ada@example.com", "")])
+def test_the_name_of_a_workspace_that_is_not_configured_is_shown_unless_it_may_be_a_person(
+    name: str, shown: str
+) -> None:
+    value = b'{"workspace": "%s", "lead_id": "crm-1", "fields": {"email": "ada@example.com"}}' % name.encode()
+    came = ConsumedRecord("leads", 0, 7, b"some key", value, (), 1)
+    envelope, lead = input_envelope(came), read_lead(value, came.key)
+    bad = lead if isinstance(lead, Unreadable) else resolve_lead(PLAN, came, envelope, lead)
+    assert isinstance(bad, Unreadable)
+    step = Rejection(PLAN, came, envelope, lead, bad).step(1, lambda key: None)
+    ((event,), dead_letter) = step.events, step.records[-1]
+    assert event.workspace == shown
+    assert (f'"{shown}"' in event.text) is bool(shown)
+    assert name not in event.text or bool(shown)
+    headers = headers_of(dead_letter.headers)
+    assert (dead_letter.key == shown.encode()) is bool(shown)
+    assert shown_key(headers, dead_letter.key, PLAN.workspaces) == dead_letter.key, "board and command show the same"
+    assert name.encode() in (dead_letter.key or b"") or not shown
 
 
 def test_a_dead_letter_of_an_unknown_workspace_belongs_to_it_once_it_is_configured() -> None:
