@@ -55,7 +55,7 @@ def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: st
     queries = BoardQueries(tmp_path / "model", FINAL)
     statuses = tuple(status for status, name in COLUMN.items() if name == chosen)
     if chosen == "accepted_final":
-        statuses = ("accepted",)
+        statuses = ("accepted", "confirmed")
     final = None if not chosen else chosen == "accepted_final"
     wanted = [n for _, n, name, col in known if workspace in (None, name) and chosen in ("", col)]
     assert list(pages(queries, workspace, statuses, final)) == wanted
