@@ -24,11 +24,13 @@ from stream_app.client.answers import (
     steps,
 )
 from stream_app.client.lookup import LeadSearch, find, find_imports
+from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
 from stream_app.domain.text import count
+from stream_app.domain.waits import NAMES, sums
 
 
 def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:
@@ -79,8 +81,9 @@ def _show_waiting(lead: WaitingLead) -> None:
     ahead = count(lead.ahead, "record")
     show(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {ahead} before it")
     for finding in lead.findings:
+        until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
         lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
-        show(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
+        show(f"    {'HELD, ' if finding.holds else ''}{finding.what}{until}{lifts}")
 
 
 def _document(found: LeadSearch, *, result: bool) -> Any:
@@ -116,7 +119,19 @@ def _show_history(history: RecordHistory) -> None:
     show(f"  {where}, came as {history.origin}, trace {history.trace_id}")
     for step in steps(history.events):
         show(f"    {_step(step)}")
+    _show_waits(history)
     show(f"    status {history.status}: {meaning_of(history.column)}")
+
+
+def _show_waits(history: RecordHistory) -> None:
+    """Print what the record waited for in all, and what it waits for now."""
+    now_ms = Clock().now_ms()
+    for kind, length_ms, times in sums(history.waits, now_ms):
+        show(f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (f", {times} times" if times > 1 else ""))
+    now = history.waits[-1] if history.waits else None
+    if now is not None and now.end_ms is None:
+        limit, until = f" ({now.limit})" if now.limit else "", f", until {iso(now.until_ms)}" if now.until_ms else ""
+        show(f"    WAITS for {now.name}{limit} since {iso(now.begin_ms)}{until}: {now.text}")
 
 
 def _step(step: Step) -> str:
@@ -128,8 +143,6 @@ def _step(step: Step) -> str:
         line += f", replay {event.replay}"
     if event.credits is not None:
         line += f", {count(event.credits, 'credit')}"
-    if event.due_at_ms:
-        line += f", goes on {iso(event.due_at_ms)}"
     return line + (f" ({step.times} times since {iso(step.since_ms)})" if step.times > 1 else "")
 
 

@@ -11,6 +11,7 @@ from stream_app.domain.books.records import MOVING
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.messages import Scalar
+from stream_app.domain.waits import Wait
 
 NO_ANSWER: Final = "Kafka did not respond: try again"
 
@@ -102,6 +103,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
         workspace: Empty if no event names it; so is `destination`.
         status: The status of the last event, at `at_ms`.
         column: Where the books count it; '' if it is not a lead's.
+        waits: Where its time went, from the first event on. The last one has no end if the record is not at rest.
     """
 
     origin: str
@@ -112,6 +114,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
     at_ms: int
     trace_id: str
     events: list[Event]
+    waits: list[Wait]
 
 
 class FoundResult(msgspec.Struct, frozen=True):

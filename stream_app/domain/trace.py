@@ -2,10 +2,10 @@
 
     lead people                     from the first event to the last one, child of the caller's span
       process leads                 the worker reads the lead and decides
-      wait lane                     the lane holds the lead
+      wait budget, pause, ...       what holds the lead, a kind of domain/waits.py
       POST                          the request to Clay
-      clay                          Clay works, until its callback
-      wait replay                   the lead waits in a delay topic or as a dead letter
+      wait callback                 Clay works, until its callback
+      wait replay                   the lead waits as a dead letter
       process leads.retry           it has come back; a link leads to the span in which it waited
 
 An event begins a span, and the next event of the same input record ends it. A span's id is a hash of the record and of
@@ -29,6 +29,7 @@ import msgspec
 from stream_app.domain.hosts import is_local
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.ranges import Range
+from stream_app.domain.waits import kind_of
 from stream_app.domain.webhook import WEBHOOK_PATH
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -37,20 +38,6 @@ Kind = Literal["internal", "client", "consumer"]
 Value = str | int
 _UNKNOWN: Final[Mapping[str, Mapping[str, Value]]] = {}
 
-_WAITS: Final[dict[Status, str]] = {
-    "held_budget": "wait lane",
-    "held_paused": "wait lane",
-    "held_outage": "wait lane",
-    "refused": "wait lane",
-    "deferred": "wait replay",
-    "dead_lettered": "wait replay",
-    "send_uncertain": "wait replay",
-    "parked": "wait replay",
-    "accepted": "clay",
-    "callback_overdue": "clay",
-    "credits_exhausted_suspected": "clay",
-    "partial": "clay",
-}
 _PROCESSED: Final[dict[Status, str]] = {"received": "process", "rerouted": "process", "replayed": "process retry"}
 _FAILED: Final[frozenset[Status]] = frozenset(
     {"dead_lettered", "parked", "rejected_invalid", "enrich_error", "expired", "send_uncertain", "refused"}
@@ -232,12 +219,12 @@ def _between(event: StatusEvent, after: StatusEvent, clay: Mapping[str, Value]) 
             return Span(*place, f"process {topic}", "consumer", *times, _of_record(event))
         waited = span_id(event.origin, event.seq - 1)  # a lead comes back only from a wait
         return Span(*place, "process leads.retry", "consumer", *times, _of_record(event), link_id=waited)
-    if (name := _WAITS.get(event.status, "")) == "":
+    if (kind := kind_of(event.status, event.reason)) == "rest":
         return None
     reasons: dict[str, Value] = {"stream_app.status": event.status}
     if event.reason:
         reasons["stream_app.reason"] = event.reason
-    return Span(*place, name, "internal", *times, reasons)
+    return Span(*place, f"wait {kind}", "internal", *times, reasons)
 
 
 def _of_record(event: StatusEvent) -> dict[str, Value]:

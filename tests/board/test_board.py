@@ -322,6 +322,20 @@ def words(text: str) -> str:
     return " ".join(plain(text.replace("<", " <")).split())
 
 
+async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    fill(tmp_path / "model.sqlite", settings)
+    board = board_of(settings, tmp_path / "model.sqlite")
+    text = (await Client(board).get("/board/leads/crm-17")).text
+    assert text.count('<svg class="strip"') == 5
+    assert 'aria-label="Waited for POST to Clay: 361 ms"' in text
+    assert text.count('<rect class="moving"') == 4, "received, two POSTs, the callback"
+    assert "For <strong>" not in text, "it is at rest"
+    held = words((await Client(board).get("/board/leads/crm-60003")).text)
+    assert "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since" in held
+    board.close()
+
+
 async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     fill(tmp_path / "model.sqlite", settings)

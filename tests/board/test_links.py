@@ -32,7 +32,8 @@ MEASURES = {
         *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
     },
-    "lead": {"each.credits", "event.credits", "step.times"},  # credits; repeats of a step, which are folded
+    # credits; repeats of a step, and waits of a kind, which are folded
+    "lead": {"each.credits", "event.credits", "step.times", "row.times"},
     "now": {"page.credits.cap"},
     # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for screen readers
     "parts": {

@@ -7,13 +7,15 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.formats import day_of, lead_path, leads_path
+from stream_app.board.charts import Band
+from stream_app.board.formats import day_of, duration, lead_path, leads_path
 from stream_app.board.read_model.board_query import RecordRow
 from stream_app.board.read_model.query import FoundResultAt, Place
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.answers import FoundLead, FoundResult, RecordHistory, StatusCount, Step, steps
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
+from stream_app.domain.waits import NAMES, Kind, Wait, sums
 
 ROWS: Final = 50
 _UNKNOWN: Final = -1
@@ -130,16 +132,43 @@ def find(site: Site, text: str) -> str:
 
 
 _MOST_OTHERS: Final = 20
+_NARROWEST: Final = 0.4  # percent of the width that can be seen
+_TONES: Final[dict[Kind, str]] = {
+    **dict.fromkeys(("budget", "pause", "replay", "person"), "warn"),
+    **dict.fromkeys(("outage", "retry"), "bad"),
+    "rest": "track",
+}
+
+
+class WaitRow(msgspec.Struct, frozen=True):
+    """What a record waited for, in one row. `bands`: when; `end_ms` is None if it waits now."""
+
+    name: str
+    bands: list[Band]
+    begin_ms: int
+    end_ms: int | None
+    length_ms: int
+    times: int
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """One record of the lead. `meaning`: of its column in the books; `credits`: what was booked in all."""
+    """One record of the lead.
+
+    Attributes:
+        meaning: Of its column in the books.
+        credits: What was booked in all.
+        length_ms: How long it took, until now if it waits now.
+        waits: Where its time went, by kind.
+        now: What it waits for now; None if it is at rest.
+    """
 
     history: RecordHistory
     steps: list[Step]
     meaning: str
     credits: int
     length_ms: int
+    waits: list[WaitRow]
+    now: Wait | None
 
 
 class SamePerson(msgspec.Struct, frozen=True):
@@ -187,7 +216,7 @@ def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage,
     lead = site.queries.lead(lead_id)
     places = site.queries.results(lead_id) if lead is not None else []
     url = site.settings.board.trace_url or ""
-    histories = [_timeline(each) for each in lead.histories] if lead else []
+    histories = [_timeline(each, moment.now_ms) for each in lead.histories] if lead else []
     same_person = _same_person(site, lead_id) if lead else None
     results = [place.result for place in places]
     return LeadPage(lead_id, lead, histories, same_person, results, shown=False, trace_url=url), places
@@ -201,7 +230,26 @@ def _same_person(site: Site, lead_id: str) -> SamePerson | None:
     return SamePerson(person, len(found[person]), others[:_MOST_OTHERS]) if others else None
 
 
-def _timeline(history: RecordHistory) -> Timeline:
-    length_ms = history.events[-1].at_ms - history.events[0].at_ms if history.events else 0
-    booked = sum(event.credits or 0 for event in history.events)
-    return Timeline(history, steps(history.events), meaning_of(history.column), booked, length_ms)
+def _timeline(history: RecordHistory, now_ms: int) -> Timeline:
+    booked, waits = sum(event.credits or 0 for event in history.events), history.waits
+    length_ms = sum(wait.length_ms(now_ms) for wait in waits)
+    rows = []
+    for kind, took_ms, times in sums(waits, now_ms):
+        mine = [wait for wait in waits if wait.kind == kind]
+        bands = _bands(mine, _TONES.get(kind, "moving"), waits[0].begin_ms, max(1, length_ms), now_ms)
+        rows.append(WaitRow(NAMES[kind], bands, mine[0].begin_ms, mine[-1].end_ms, took_ms, times))
+    now = waits[-1] if waits and waits[-1].end_ms is None else None
+    return Timeline(history, steps(history.events), meaning_of(history.column), booked, length_ms, rows, now)
+
+
+def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: int) -> list[Band]:
+    """Return the waits of a kind. Those without a visible gap are one band, so that their number stays bounded."""
+    found: list[Band] = []
+    for wait in waits:
+        x, width = (wait.begin_ms - begin_ms) / length_ms * 100, wait.length_ms(now_ms) / length_ms * 100
+        text = f"{duration(wait.length_ms(now_ms))}{': ' if wait.text else ''}{wait.text}"
+        if found and x - found[-1].x - found[-1].width < _NARROWEST:
+            last = found.pop()
+            x, width, text = last.x, max(last.width, x + width - last.x), last.text
+        found.append(Band(round(x, 3), round(max(width, _NARROWEST), 3), tone, text))
+    return found

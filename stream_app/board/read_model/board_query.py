@@ -19,14 +19,13 @@ from stream_app.client.answers import Cause, Day, StatusCount
 from stream_app.domain.books.account import STATES, DeadLetterState
 from stream_app.domain.books.records import column
 from stream_app.domain.dead_letter.orders import ReplayProgress
-from stream_app.domain.lane_messages import LaneChange, LaneView
+from stream_app.domain.lane_messages import LaneChange
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
 _IMPORTED: Final = "imported > 0 AND of_import"
 _ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
 """The columns of an `Order`."""
 _replay: Final = msgspec.json.Decoder(ReplayProgress)
-_lane: Final = msgspec.json.Decoder(LaneView)
 
 
 class RecordRow(msgspec.Struct, frozen=True):
@@ -320,15 +319,6 @@ class BoardQueries(Queries):
             )
             for when, number, origin, now, lead_id, status in rows
         ]
-
-    def lane(self, workspace: str) -> LaneView | None:
-        """Return one lane; None if it never published anything that this version can read."""
-        with self._reading() as db:
-            found = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
-        try:
-            return None if found is None else _lane.decode(found[0])
-        except msgspec.DecodeError:
-            return None
 
     def has_lane(self, workspace: str) -> bool:
         """True if a lane was published, even if this version cannot read it."""

@@ -28,9 +28,10 @@ from stream_app.client.answers import (
     StatusCount,
 )
 from stream_app.domain.books.account import STATES
-from stream_app.domain.books.records import column, numbered
+from stream_app.domain.books.records import MOVING, column, numbered
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
+from stream_app.domain.waits import held_now, waits
 from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
@@ -104,14 +105,20 @@ class Queries:
                 return None
             numbers = record_numbers(db)
             events = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events WHERE record = ? ORDER BY seq"
-            histories = [
-                RecordHistory(
-                    *(numbers.record_id(number), workspace, alias, status, self._column(status, alias)),
-                    *(at_ms, trace_id, [Event(*row) for row in db.execute(events, (number,))]),
-                )
-                for number, workspace, alias, status, at_ms, trace_id in rows
-            ]
+            histories = []
+            for number, workspace, alias, status, at_ms, trace_id in rows:
+                steps, name = [Event(*row) for row in db.execute(events, (number,))], self._column(status, alias)
+                waited = waits(steps, moves=name in MOVING or name == "parked")
+                if waited and waited[-1].end_ms is None and (view := _lane_of(db, workspace)) is not None:
+                    waited[-1] = held_now(waited[-1], alias, view)
+                origin = numbers.record_id(number)
+                histories.append(RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited))
             return FoundLead(lead_id, histories, count, [])
+
+    def lane(self, workspace: str) -> LaneView | None:
+        """Return one lane; None if it never published anything that this version can read."""
+        with self._reading() as db:
+            return _lane_of(db, workspace)
 
     def leads_of(self, person: str) -> list[str]:
         """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
@@ -301,3 +308,11 @@ class Queries:
         with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)) as db:
             db.execute("BEGIN")
             yield db
+
+
+def _lane_of(db: sqlite3.Connection, workspace: str) -> LaneView | None:
+    found = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
+    try:
+        return None if found is None else _lane.decode(found[0])
+    except msgspec.DecodeError:
+        return None

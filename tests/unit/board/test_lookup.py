@@ -233,6 +233,18 @@ async def test_a_lead(api: Api) -> None:
     assert (found["source"], found["version"], found["age_s"], found["problem"]) == ("clay", 1, 3, "")
 
 
+async def test_a_lead_says_what_it_waited_for_and_what_its_lane_says_it_waits_for_now(api: Api) -> None:
+    (ended,) = (await api.get("/leads/crm-1")).json()["lead"]["histories"]
+    assert [wait["kind"] for wait in ended["waits"]] == ["rate", "POST", "callback"]
+    assert ended["waits"][-1]["end_ms"] == ended["at_ms"], "it is at rest"
+    (final,) = (await api.get("/leads/crm-2")).json()["lead"]["histories"]
+    assert [wait["kind"] for wait in final["waits"]] == ["rate", "POST"], "no callback comes"
+    (held,) = (await api.get("/leads/crm-3")).json()["lead"]["histories"]
+    now = held["waits"][-1]
+    assert (now["kind"], now["limit"], now["text"]) == ("budget", "budget", "The day's budget is spent")
+    assert (now["begin_ms"], now["end_ms"]) == (held["at_ms"], None)
+
+
 async def test_a_record_that_was_no_lead_has_slashes_in_its_id(api: Api) -> None:
     answer = (await api.get("/leads/record:leads/0/3")).json()
     assert answer["lead"]["histories"][0]["events"][0]["reason"] == "not_json"

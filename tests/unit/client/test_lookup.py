@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.cli.main import main
-from stream_app.client.answers import Event, steps
+from stream_app.cli.options import iso
+from stream_app.client.answers import Event, FoundLead, RecordHistory, steps
 from stream_app.client.lookup import find
 from stream_app.config import Settings, load_settings
 from stream_app.domain.errors import BoardUnavailable, StreamAppError
+from stream_app.domain.waits import waits
 
 _LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
 
@@ -82,6 +85,22 @@ def test_before_the_board_has_read_kafka_no_lead_is_unknown(
         find(settings, "crm-17")
     assert main(["status", "crm-17"]) == 5
     assert capsys.readouterr().err.startswith("not read yet: ")
+
+
+def test_status_says_where_the_time_went_and_what_holds_the_lead(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = waits(_events("received", "sending", "refused", "sending", "refused", "held_outage"), moves=True)
+    now = msgspec.structs.replace(found[-1], limit="breaker_open", text="5 failures", until_ms=9_000)
+    history = RecordHistory("leads/0/1", "acme", "people", "held_outage", "held", 5, "", [], [*found[:-1], now])
+    lead = msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))
+    monkeypatch.setattr(_Server, "status", 200)
+    monkeypatch.setattr(_Server, "body", json.dumps({**_LAG, "lead": lead}).encode())
+    assert main(["status", "crm-17"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "waited        2.0 s  POST to Clay, 2 times" in lines
+    since, until = iso(5_000), iso(9_000)
+    assert f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
 
 
 def _events(*statuses: str) -> list[Event]:

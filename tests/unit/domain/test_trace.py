@@ -74,12 +74,12 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
     assert by_start([root, *others]) == [
         ("process leads", 0, 5),
         ("POST", 5, 105),
-        ("wait lane", 105, 600),
+        ("wait retry", 105, 600),
         ("POST", 600, 700),
         ("wait replay", 700, 10_000),
         ("process leads.retry", 10_000, 10_010),
         ("POST", 10_010, 10_100),
-        ("clay", 10_100, 70_000),
+        ("wait callback", 10_100, 70_000),
     ]
 
 
@@ -151,7 +151,12 @@ def shape(span: Span) -> tuple[object, ...]:
 def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
     late = after_a_wait(REPLAYED[7], REPLAYED[8])
     (clay,) = spans_of([late])
-    assert (clay.name, clay.start_ms, clay.end_ms, clay.span_id) == ("clay", 10_100, 70_000, span_id(ORIGIN, 8))
+    assert (clay.name, clay.start_ms, clay.end_ms, clay.span_id) == (
+        "wait callback",
+        10_100,
+        70_000,
+        span_id(ORIGIN, 8),
+    )
     assert is_sampled(Sampling(ratio=0, slow_s=59), [late])
     assert not is_sampled(Sampling(ratio=0, slow_s=60), [late])
 

@@ -1,0 +1,186 @@
+"""Where the time of a record went: what it waited for, and which limit holds it now.
+
+The events of its history say that. An event begins a wait and the next one ends it, so the waits are as long as the
+history. Traces name their spans by the same kinds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from stream_app.domain.lane.lane import LANE_BUSY
+from stream_app.domain.lane_messages import LaneView
+
+Kind = Literal["queue", "rate", "budget", "pause", "outage", "POST", "retry", "callback", "replay", "person", "rest"]
+
+NAMES: Final[Mapping[Kind, str]] = {
+    "queue": "queue on Kafka",
+    "rate": "rate of the lane",
+    "budget": "budget",
+    "pause": "pause or webhook",
+    "outage": "outage of Clay",
+    "POST": "POST to Clay",
+    "retry": "next attempt",
+    "callback": "callback of Clay",
+    "replay": "replay",
+    "person": "a person",
+    "rest": "nothing: at rest",
+}
+"""What the record waited for, in words."""
+
+_OF_STATUS: Final[Mapping[str, Kind]] = {
+    "rerouted": "queue",
+    "received": "rate",
+    "replayed": "rate",
+    "held_budget": "budget",
+    "held_paused": "pause",
+    "held_outage": "outage",
+    "sending": "POST",
+    "accepted": "callback",
+    "callback_overdue": "callback",
+    "credits_exhausted_suspected": "callback",
+    "partial": "callback",
+    "send_uncertain": "callback",
+    "dead_lettered": "replay",
+    "parked": "person",
+}
+_OF_REASON: Final[Mapping[str, Kind]] = {
+    **dict.fromkeys(("http_429", "rate_limited", "rate", "in_flight", LANE_BUSY), "rate"),
+    **dict.fromkeys(("breaker_open", "no_answer"), "outage"),
+}
+"""A lead that is deferred waits for what its lane waits for."""
+
+_LIMITS: Final[Mapping[str, tuple[str, str]]] = {
+    "rerouted": ("", "a worker of its home partition has not taken it yet"),
+    "received": ("rate", "its worker has it, and its turn has not come yet"),
+    "replayed": ("rate", "it has come back, and its turn has not come yet"),
+    "sending": ("", "the request to Clay is under way"),
+    "refused": ("retry_delay", "Clay did not take it, and it is sent again"),
+    "accepted": ("callback_deadline", "Clay has it, and has not called back yet"),
+    "callback_overdue": ("callback_grace", ""),
+    "credits_exhausted_suspected": ("callback_grace", ""),
+    "send_uncertain": ("uncertain_grace", ""),
+    "dead_lettered": ("replay_delay", ""),
+    "parked": ("person", ""),
+}
+"""Where the reason of an event does not name the limit: the limit, and its text if the event has none."""
+
+
+class Event(Protocol):
+    """What is used of an event of a history."""
+
+    @property
+    def at_ms(self) -> int: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def due_at_ms(self) -> int | None: ...
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """A time in which a record waited.
+
+    Attributes:
+        kind: What for: `queue` (on Kafka), `rate` (its turn in the lane), `budget`, `pause` (or a webhook), `outage`,
+            `POST`, `retry`, `callback`, `replay`, `person`, or `rest` if it had ended.
+        limit: What holds it, a stable code: the reason of the hold, such as `budget_credits_day` or `breaker_open`, or
+            the setting that ends the wait, such as `callback_deadline`; '' if nothing does.
+        text: The limit in words.
+        begin_ms: Epoch ms.
+        end_ms: Null: it waits now.
+        until_ms: When the limit ends, if that is known, epoch ms.
+    """
+
+    kind: Kind
+    limit: str
+    text: str
+    begin_ms: int
+    end_ms: int | None
+    until_ms: int | None
+
+    @property
+    def name(self) -> str:
+        """What the record waited for, in words."""
+        return NAMES[self.kind]
+
+    def length_ms(self, now_ms: int) -> int:
+        """Return how long it is, until now if it has not ended."""
+        return max(0, (now_ms if self.end_ms is None else self.end_ms) - self.begin_ms)
+
+
+def kind_of(status: str, reason: str) -> Kind:
+    """Return what a record waits for after an event."""
+    if status == "deferred":
+        return "budget" if reason.startswith("budget_") else _OF_REASON.get(reason, "pause")
+    if status == "refused":
+        return _OF_REASON.get(reason, "retry")
+    return _OF_STATUS.get(status, "rest")
+
+
+def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[Wait]:
+    """Return the waits of a history in sequence, without gaps.
+
+    `moves`: the record is not at rest, so it waits now. `queued_ms`: how long it was on Kafka before its first event.
+    """
+    found: list[Wait] = []
+    if queued_ms > 0 and events:
+        found.append(Wait("queue", "", "", events[0].at_ms - queued_ms, events[0].at_ms, None))
+    # Two workers with different clocks write the events of a record that was rerouted.
+    begin_ms = events[0].at_ms if events else 0
+    for event, after in pairwise(events):
+        end_ms = max(begin_ms, after.at_ms)
+        if end_ms > begin_ms:
+            _append(found, _after(event, begin_ms, end_ms))
+        begin_ms = end_ms
+    if events and moves:
+        _append(found, _after(events[-1], begin_ms, None))
+    return found
+
+
+def held_now(wait: Wait, destination: str, view: LaneView) -> Wait:
+    """Return a wait of now with what its lane says of it: the event is as old as the hold, and the lane knows more."""
+    if wait.end_ms is not None or wait.kind not in ("budget", "pause", "outage"):
+        return wait
+    holds = [(view.holds, view.text, view.until_ms)] if view.holds else []
+    holds += [(part.holds, part.text, part.until_ms) for part in view.partly if destination in part.destinations]
+    if view.mode == "open":  # an operator ends it, no time does
+        holds = [(code, text, 0 if code == "breaker_open" else until_ms) for code, text, until_ms in holds]
+    if not holds:
+        if view.at_ms <= wait.begin_ms:  # the lane has published nothing since
+            return wait
+        text = "its lane moves again, and its turn has not come yet"
+        return msgspec.structs.replace(wait, limit="rate", text=text, until_ms=None)
+    limit, text, until_ms = next((each for each in holds if each[0] == wait.limit), holds[0])
+    return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)
+
+
+def sums(found: Sequence[Wait], now_ms: int) -> list[tuple[Kind, int, int]]:
+    """Return the length in ms and the number of the waits of each kind that occurs, in the order of the first ones."""
+    lengths: defaultdict[Kind, list[int]] = defaultdict(list)
+    for wait in found:
+        lengths[wait.kind].append(wait.length_ms(now_ms))
+    return [(kind, sum(each), len(each)) for kind, each in lengths.items()]
+
+
+def _after(event: Event, begin_ms: int, end_ms: int | None) -> Wait:
+    kind = kind_of(event.status, event.reason)
+    limit, text = _LIMITS.get(event.status, (event.reason, ""))
+    if kind == "rate" and event.status == "refused":
+        limit = "rate_limited"
+    return Wait(kind, limit, event.text or text, begin_ms, end_ms, event.due_at_ms if end_ms is None else None)
+
+
+def _append(found: list[Wait], wait: Wait) -> None:
+    """Append a wait, or let the last one go on if it is for the same limit."""
+    if found and (found[-1].kind, found[-1].limit) == (wait.kind, wait.limit):
+        wait = msgspec.structs.replace(wait, begin_ms=found.pop().begin_ms)
+    found.append(wait)

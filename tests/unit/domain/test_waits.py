@@ -1,0 +1,125 @@
+"""Where the time of a lead went: waits without gaps, and the limit that holds it now."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.lane_messages import LaneView, PartHold
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.waits import NAMES, Kind, Wait, held_now, kind_of, sums, waits
+from tests.support.legal import LEGAL
+
+
+def event(status: Status, at_ms: int, reason: str = "", due_at_ms: int | None = None, text: str = "") -> StatusEvent:
+    about = "leads/0/1#1", "crm-17", status, 1, at_ms, "leads/0/1"
+    return StatusEvent(*about, reason=reason, text=text, due_at_ms=due_at_ms)
+
+
+EXAMPLES: dict[Kind, list[tuple[Status, str]]] = {
+    "queue": [("rerouted", "wrong_partition")],
+    "rate": [("received", ""), ("replayed", "redriven"), ("refused", "http_429"), ("deferred", "lane_busy")],
+    "budget": [("held_budget", "budget_credits_day"), ("deferred", "budget_actions_month")],
+    "pause": [("held_paused", "paused"), ("held_paused", "no_webhook"), ("deferred", "webhook_gone")],
+    "outage": [("held_outage", "breaker_open"), ("held_outage", "no_answer"), ("deferred", "breaker_open")],
+    "POST": [("sending", "")],
+    "retry": [("refused", "http_503"), ("refused", "connect")],
+    "callback": [("accepted", ""), ("callback_overdue", "no_callback"), ("send_uncertain", "timeout"), ("partial", "")],
+    "replay": [("dead_lettered", "http_503")],
+    "person": [("parked", "uncertain")],
+    "rest": [("expired", "not_after"), ("enriched", ""), ("suppressed", "")],
+}
+
+
+def test_each_kind_has_its_statuses_and_a_name() -> None:
+    found = {kind: [kind_of(status, reason) for status, reason in steps] for kind, steps in EXAMPLES.items()}
+    assert found == {kind: [kind] * len(steps) for kind, steps in EXAMPLES.items()}
+    assert EXAMPLES.keys() == NAMES.keys()
+    assert kind_of("of_a_newer_worker", "") == "rest"
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[StatusEvent]:
+    """A legal path of any length, with any reasons. The clock of a worker may be behind that of the one before."""
+    at_ms, found = 1_000_000, list[StatusEvent]()
+    for _ in range(draw(st.integers(1, 40))):
+        before = found[-1].status if found else None
+        if not (after := sorted(LEGAL.get(before, ()))):
+            break
+        at_ms += draw(st.integers(-5_000 if before == "rerouted" else 0, 100_000))
+        reason = draw(st.sampled_from(["", "http_429", "budget_credits_day"]))
+        found.append(event(draw(st.sampled_from(after)), at_ms, reason))
+    return found
+
+
+@given(histories(), st.booleans(), st.integers(0, 10_000))
+def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
+    events: list[StatusEvent], moves: bool, queued_ms: int
+) -> None:
+    found = waits(events, moves=moves, queued_ms=queued_ms)
+    now_ms = last_ms = max(each.at_ms for each in events)
+    if moves:
+        now_ms += 7
+    first_ms = events[0].at_ms - queued_ms
+    assert sum(wait.length_ms(now_ms) for wait in found) == now_ms - first_ms
+    assert sum(length_ms for _, length_ms, _ in sums(found, now_ms)) == now_ms - first_ms
+    assert all(wait.end_ms is None or wait.end_ms > wait.begin_ms for wait in found)
+    assert [wait.begin_ms for wait in found[1:]] == [wait.end_ms for wait in found[:-1]], "one begins as another ends"
+    assert [wait.end_ms for wait in found[-1:]] == ([None] if moves else [last_ms] * bool(found))
+
+
+def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
+    text = "the next lead may cost 9 credits, and the budget credits_day has less left"
+    steps = [event("received", 0), event("held_budget", 5, "budget_credits_day", 90_000, text)]
+    assert waits(steps, moves=True) == [
+        Wait("rate", "rate", "its worker has it, and its turn has not come yet", 0, 5, None),
+        Wait("budget", "budget_credits_day", text, 5, None, 90_000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "limit"),
+    [
+        ("accepted", "", "callback_deadline"),
+        ("callback_overdue", "no_callback", "callback_grace"),
+        ("send_uncertain", "timeout", "uncertain_grace"),
+        ("dead_lettered", "http_503", "replay_delay"),
+        ("refused", "http_503", "retry_delay"),
+        ("refused", "http_429", "rate_limited"),
+        ("deferred", "breaker_open", "breaker_open"),
+    ],
+)
+def test_a_limit_is_what_ends_the_wait_not_what_went_wrong_before(status: Status, reason: str, limit: str) -> None:
+    (now,) = waits([event(status, 1, reason, 2)], moves=True)
+    assert (now.limit, now.until_ms) == (limit, 2)
+
+
+def test_holds_that_follow_each_other_for_the_same_limit_are_one_wait() -> None:
+    wall = [event(name, at, "breaker_open") for at in range(0, 50, 10) for name in ("held_outage", "deferred")]
+    assert [(wait.kind, wait.length_ms(99)) for wait in waits(wall, moves=True)] == [("outage", 99)]
+
+
+HELD = Wait("budget", "budget_credits_day", "of the event", 1_000, None, 5_000)
+LANE = LaneView("acme", 0, 2_000, "closed", "healthy", 100, 5)
+
+
+def test_what_the_lane_says_now_counts_more_than_the_event() -> None:
+    full = msgspec.structs.replace(LANE, holds="budget_credits_day", text="4,000 of 4,000 used", until_ms=9_000)
+    now = held_now(HELD, "people", full)
+    assert (now.limit, now.text, now.begin_ms, now.until_ms) == (HELD.limit, "4,000 of 4,000 used", 1_000, 9_000)
+    part = PartHold(("people",), "budget_credits_day", "of people", 8_000)
+    paused = msgspec.structs.replace(LANE, holds="paused", text="paused by ada", partly=(part,))
+    assert held_now(HELD, "people", paused).until_ms == 8_000, "the same limit first"
+    now = held_now(HELD, "firms", paused)
+    assert (now.limit, now.text, now.until_ms) == ("paused", "paused by ada", None)
+    forced = msgspec.structs.replace(LANE, holds="breaker_open", text="forced", until_ms=9_000, mode="open")
+    assert held_now(HELD, "people", forced).until_ms is None, "an operator ends it"
+
+
+def test_a_lead_whose_lane_moves_again_waits_for_its_turn() -> None:
+    now = held_now(HELD, "people", LANE)
+    assert (now.limit, now.until_ms) == ("rate", None)
+    older = msgspec.structs.replace(LANE, at_ms=500)
+    assert held_now(HELD, "people", older) == HELD, "the lane has said nothing since"
+    others = [msgspec.structs.replace(HELD, end_ms=2_000), msgspec.structs.replace(HELD, kind="callback")]
+    assert [held_now(wait, "people", LANE) for wait in others] == others, "its lane does not hold it"
