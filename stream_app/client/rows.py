@@ -10,6 +10,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
 from itertools import islice
 from typing import IO, Any, Final
 
@@ -113,6 +114,7 @@ def guess_columns(titles: Sequence[str]) -> list[str]:
 
 
 MAX_LINE_BYTES: Final = 1_048_576
+_FIRST_BYTES: Final = 65_536
 MAX_LINES_PER_ROW: Final = 100
 """A quoted cell may contain line breaks. A row with more lines has an unclosed quote."""
 
@@ -184,14 +186,22 @@ def open_named_csv(source: IO[bytes], names: Sequence[str]) -> Sheet:
     return _open(source, naming)
 
 
-def read_titles(source: IO[bytes], samples: int = 0) -> tuple[list[str], list[list[str]]]:
-    """Return the titles of the columns of a CSV, and the cells of each column in the first rows that have some.
+def read_titles(source: IO[bytes]) -> list[str]:
+    """Return the titles of the columns of a CSV. Raises ValueError if the header is invalid."""
+    return _open(source, list).titles
 
-    Raises ValueError if the header is invalid.
+
+def first_cells(source: IO[bytes], rows: int) -> list[list[str]]:
+    """Return the cells of each column in the first rows, as far as they are in the first bytes of the CSV.
+
+    Empty if its header is longer. Nothing more is read: a file may begin with any number of blank lines.
     """
-    sheet = _open(source, list)
-    rows = [row.cells for row in islice(sheet.rows, samples)]
-    return sheet.titles, [[row[n].strip() for row in rows if n < len(row)] for n in range(len(sheet.titles))]
+    try:
+        sheet = _open(BytesIO(source.read(_FIRST_BYTES)), list)
+    except ValueError:
+        return []
+    cells = [row.cells for row in islice(sheet.rows, rows)]
+    return [[row[n].strip() for row in cells if n < len(row)] for n in range(len(sheet.titles))]
 
 
 def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:

@@ -35,7 +35,7 @@ from stream_app.client.publish import (
     quotes_of,
     send_batch,
 )
-from stream_app.client.rows import guess_columns, open_named_csv, read_titles
+from stream_app.client.rows import first_cells, guess_columns, open_named_csv, read_titles
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import StreamAppError
@@ -349,7 +349,7 @@ def _slowly(items: Iterable[T]) -> Iterator[T]:
 def _begin_of(source: IO[bytes]) -> tuple[list[str], list[list[str]]]:
     """Return the titles of the columns, and the first cells of each. Raises ValueError."""
     source.seek(0)
-    titles, samples = read_titles(source, _SAMPLES)
+    titles = read_titles(source)
     if not titles:
         raise ValueError("the file is empty")
     if titles[0].lstrip().startswith(("{", "[")):
@@ -358,4 +358,6 @@ def _begin_of(source: IO[bytes]) -> tuple[list[str], list[list[str]]]:
         raise ValueError(
             f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use `stream-app publish`"
         )
+    source.seek(0)
+    samples = first_cells(source, _SAMPLES) or [[] for _ in titles]
     return titles, [[cell[:_SHOWN_CELL] for cell in cells if cell] for cells in samples]

@@ -329,7 +329,7 @@ def _record(value: bytes) -> ConsumedRecord:
 
 def _read_csv(value: bytes) -> None:
     _to_the_end(lambda: open_csv(io.BytesIO(value), {}).rows)
-    _to_the_end(lambda: read_titles(io.BytesIO(value), 3))
+    _to_the_end(lambda: read_titles(io.BytesIO(value)))
     _to_the_end(lambda: read_jsonl(io.BytesIO(value)))
 
 
