@@ -31,7 +31,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event of a lead, as on `leads.status`. Times are epoch ms; `due_at_ms`: when it continues by itself."""
+    """One event of a lead, as on `leads.status`. Times are epoch ms.
+
+    Attributes:
+        due_at_ms: When it continues by itself.
+        queued_ms: Of the first event: how long the record was on Kafka before; 0 for less than a second.
+    """
 
     seq: int
     at_ms: int
@@ -44,6 +49,7 @@ class Event(msgspec.Struct, frozen=True):
     epoch: int
     due_at_ms: int | None
     credits: int | None
+    queued_ms: int = 0
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -103,7 +109,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
         workspace: Empty if no event names it; so is `destination`.
         status: The status of the last event, at `at_ms`.
         column: Where the books count it; '' if it is not a lead's.
-        waits: Where its time went, from the first event on. The last one has no end if the record is not at rest.
+        waits: Where its time went. The last one has no end if the record is not at rest.
     """
 
     origin: str

@@ -133,6 +133,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         waited_ms: The time since the record's previous event in ms, if it is a second or more.
         waited_as: The status of that event.
         dead_letter: As `import_id`: the dead letter that the record is a copy of, `topic/partition/offset`.
+        queued_ms: Of the first event: how long the record was on Kafka before, in ms, if it is a second or more.
     """
 
     id: str
@@ -164,6 +165,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     waited_ms: int = 0
     waited_as: Status | Literal[""] = ""
     dead_letter: str = ""
+    queued_ms: int = 0
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -154,3 +154,29 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
     await bench.serve()
     await asyncio.sleep(60)
     assert [event.reason for event in events(bench)][-2:] == ["worker_died", "uncertain"]
+
+
+@virtual_time
+async def test_the_first_event_says_how_long_the_record_was_on_kafka() -> None:
+    bench = Bench(Setup(callbacks=False))
+    bench.publish("id0", "p0")
+    await asyncio.sleep(90)
+    bench.publish("id1", "p1")
+    await bench.serve()
+    await asyncio.sleep(60)
+    received = [event for event in events(bench) if event.status == "received"]
+    assert [event.queued_ms // 1_000 for event in received] == [90, 0]
+    assert {event.queued_ms for event in events(bench) if event.seq > 1} == {0}
+
+
+@pytest.mark.parametrize("callbacks", [True, False])
+@virtual_time
+async def test_an_accepted_lead_says_until_when_its_callback_is_awaited(callbacks: bool) -> None:
+    bench = Bench(Setup(callbacks=callbacks))
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(5)
+    accepted = events(bench)[-1]
+    deadline_ms = int(next(iter(bench.plan.destinations.values())).callback_deadline_s * 1000)
+    assert accepted.status == "accepted"
+    assert accepted.due_at_ms == (accepted.at_ms + deadline_ms if callbacks else None)

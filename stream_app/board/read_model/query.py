@@ -108,7 +108,8 @@ class Queries:
             histories = []
             for number, workspace, alias, status, at_ms, trace_id in rows:
                 steps, name = [Event(*row) for row in db.execute(events, (number,))], self._column(status, alias)
-                waited = waits(steps, moves=name in MOVING or name == "parked")
+                moves, queued_ms = name in MOVING or name == "parked", steps[0].queued_ms if steps else 0
+                waited = waits(steps, moves=moves, queued_ms=queued_ms)
                 if waited and waited[-1].end_ms is None and (view := _lane_of(db, workspace)) is not None:
                     waited[-1] = held_now(waited[-1], alias, view)
                 origin = numbers.record_id(number)

@@ -66,7 +66,7 @@ TABLES: Final = (
     """CREATE TABLE events (
         record INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
         NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
-        INTEGER, credits INTEGER,
+        INTEGER, credits INTEGER, queued_ms INTEGER NOT NULL,
         PRIMARY KEY (record, seq)) WITHOUT ROWID""",
     """CREATE TABLE people (
         workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,

@@ -185,6 +185,7 @@ class Event(msgspec.Struct, gc=False):
     import_id: str = ""
     import_summary: ImportSummary | None = None
     dead_letter: str = ""
+    queued_ms: Number = 0
 
 
 decode_event: Final = msgspec.json.Decoder(Event).decode

@@ -249,6 +249,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
             more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)
         if row.seq == 1 and resolved.envelope.parent_id:
             more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
+        if row.seq == 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:
+            more["queued_ms"] = row.at_ms - resolved.envelope.origin_ms
         if row.seq == resolved.envelope.seq + 1:
             import_id, summary = _import_of(resolved)
             if import_id:

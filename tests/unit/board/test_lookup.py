@@ -233,12 +233,24 @@ async def test_a_lead(api: Api) -> None:
     assert (found["source"], found["version"], found["age_s"], found["problem"]) == ("clay", 1, 3, "")
 
 
-async def test_a_lead_says_what_it_waited_for_and_what_its_lane_says_it_waits_for_now(api: Api) -> None:
+async def test_a_lead_says_what_it_waited_for_and_what_its_lane_says_it_waits_for_now(
+    api: Api, model: ReadModel
+) -> None:
     (ended,) = (await api.get("/leads/crm-1")).json()["lead"]["histories"]
     assert [wait["kind"] for wait in ended["waits"]] == ["rate", "POST", "callback"]
     assert ended["waits"][-1]["end_ms"] == ended["at_ms"], "it is at rest"
     (final,) = (await api.get("/leads/crm-2")).json()["lead"]["histories"]
     assert [wait["kind"] for wait in final["waits"]] == ["rate", "POST"], "no callback comes"
+    take(model, event(NAMES, "crm-4", "received", 1, 4, at_ms=NOW_MS + 1_000, queued_ms=60_000))
+    (queued,) = (await api.get("/leads/crm-4")).json()["lead"]["histories"]
+    assert queued["waits"][0] == {
+        "kind": "queue",
+        "limit": "",
+        "text": "",
+        "until_ms": None,
+        "begin_ms": NOW_MS - 59_000,
+        "end_ms": NOW_MS + 1_000,
+    }
     (held,) = (await api.get("/leads/crm-3")).json()["lead"]["histories"]
     now = held["waits"][-1]
     assert (now["kind"], now["limit"], now["text"]) == ("budget", "budget", "The day's budget is spent")
