@@ -258,7 +258,7 @@ def _one_lead() -> Iterator[Made]:
     """The lead that the page Lead shows: refused, held by the outage, sent again, enriched."""
     began = NOW_MS - 50 * MINUTE_MS
     steps: list[tuple[Status, int, dict[str, Any]]] = [
-        ("received", 0, {"text": "import march.csv"}),
+        ("received", 0, {"text": "import march.csv", "queued_ms": 12 * MINUTE_MS}),
         ("sending", 4, {"text": "attempt 1, 20 credits reserved"}),
         ("refused", 188, {"reason": "http_503", "text": "Clay answered 503: it took nothing", "http_status": 503}),
         ("held_outage", 2_900, {"reason": "breaker_open", "text": "the circuit breaker is open: 5 failures in a row"}),

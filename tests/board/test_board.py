@@ -327,9 +327,10 @@ async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(tmp_pa
     fill(tmp_path / "model.sqlite", settings)
     board = board_of(settings, tmp_path / "model.sqlite")
     text = (await Client(board).get("/board/leads/crm-17")).text
-    assert text.count('<svg class="strip"') == 5
+    assert text.count('<svg class="strip"') == 6
+    assert 'aria-label="Waited for queue on Kafka: 12 min"' in text
     assert 'aria-label="Waited for POST to Clay: 361 ms"' in text
-    assert text.count('<rect class="moving"') == 4, "received, two POSTs, the callback"
+    assert text.count('<rect class="moving"') == 5, "on Kafka, received, two POSTs, the callback"
     assert "For <strong>" not in text, "it is at rest"
     held = words((await Client(board).get("/board/leads/crm-60003")).text)
     assert "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since" in held
