@@ -45,18 +45,17 @@ async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
     The other parts are cancelled then. It does not end before they have, however often it is cancelled itself.
     """
     tasks = [asyncio.create_task(each) for each in work]
-    left = set(tasks)
     try:
-        while left:
-            _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        while left := [task for task in tasks if not task.done()]:
+            await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done() and (error := died_of(task)) is not None:
                     return error
         return RuntimeError("all that was to run for ever has ended")
     finally:
         cancelled = False
-        while left := {task for task in tasks if not task.done()}:
-            for task in left:
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:  # in their order, so that a run of the simulation can be repeated
                 task.cancel()
             try:
                 await asyncio.wait(left, timeout=_AGAIN_S)

@@ -14,12 +14,12 @@ import stream_app
 
 FOLDERS = ("board", "cache", "clay", "domain", "partition")
 FILLED = """
-board.lookup.Lookup board.read_model.on_kafka.Search board.read_model.project._Result board.replays.Plan
-cache.filler.CacheFiller cache.redis.RedisCache clay.client.Webhooks
-domain.books.money.BooksReport domain.books.records.Event domain.books.records.RecordHistory
-domain.books.records.StatusCount domain.callback.body._Claim domain.dead_letter.causes.Group
-domain.dead_letter.causes._Named domain.dead_letter.pricing.Price domain.dead_letter.pricing.PricedPlan
-domain.lead.suppression._Named partition.rows._Dated
+board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
+board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cache.redis.RedisCache
+clay.client.Webhooks domain.books.account.Kept domain.books.money.BooksReport domain.books.records.Event
+domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
+domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.pricing.Price
+domain.dead_letter.pricing.PricedPlan domain.lead.suppression._Named partition.rows._Dated
 """
 """Objects with a life of their own, and counts that one function fills."""
 
