@@ -250,8 +250,8 @@ def replay_count_not_checked() -> Patch:
 def mark_row_missing() -> Patch:
     brief = history.brief
 
-    def unmarked(*args: Any) -> WriteBatch:
-        step = brief(*args)
+    def unmarked(*args: Any, **more: Any) -> WriteBatch:
+        step = brief(*args, **more)
         return WriteBatch([], step.records, step.events)
 
     return patch.object(history, "brief", unmarked)
