@@ -254,8 +254,8 @@ class Lookup:
     def _check_read(self, lag: ProjectionLag) -> None:
         """Refuse to say that something is unknown before Kafka has been read."""
         if not lag.is_read(self.now_ms()):
-            left = f"{count(lag.lag, 'record is', 'records are')} still to be read"
-            raise Refused(503, NOT_READ_YET, f"The board has not read Kafka yet, {left}: ask again soon")
+            left = f", {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
+            raise Refused(503, NOT_READ_YET, f"The board has not read Kafka yet{left}: ask again soon")
 
     async def _found(self, lead_id: str) -> FoundLead | None:
         lead = await asyncio.to_thread(self.queries.lead, lead_id)

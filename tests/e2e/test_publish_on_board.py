@@ -58,7 +58,7 @@ async def test_a_file_goes_through_the_board_to_clay(
                 assert [each.value for each in both if each.partition == number] == [*leads, *leads]
 
             line.start("worker")
-            await _until(client, f"/board/imports?workspace=w0&id={found[1]}", "400 of 400 leads")
+            await _until(client, f"/board/imports?workspace=w0&id={found[1]}", "200 of 200 leads")  # each once
 
 
 async def _until(client: httpx.AsyncClient, path: str, text: str) -> str:

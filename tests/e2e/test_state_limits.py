@@ -182,9 +182,8 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Brok
         worker = line.join()
         assert await worker.ended(40) == 1
         (words,) = worker.last_words()
-        assert words.startswith(
-            f"{names.state}/0: it is empty, and {names.lanes}/0 is not: the rows of its leads are lost"
-        )
+        lost = "the rows of its leads and the suppression list are lost"
+        assert words.startswith(f"{names.state}/0: it is empty, and {names.lanes}/0 is not: {lost}")
         assert "docs/backup.md" in words
         assert not line.posted_again()
 

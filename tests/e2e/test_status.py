@@ -37,7 +37,7 @@ async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> No
             assert [step["status"] for step in lead["histories"][0]["events"]] == ["received", "sending", "accepted"]
             assert lead["results"][0]["fields"] == {"Title": "Countess"}
             assert (await client.get("/books")).json()["columns"]["accepted_final"] == 2
-            assert (await client.get("/dlq")).json()["dlq"]["dead_letters"] == 1
+            assert (await client.get("/dlq")).json()["dlq"]["open"] == 1
             assert {each["workspace"] for each in (await client.get("/lanes")).json()["lanes"]} == {"w0", "w1"}
             assert sum((await client.get("/books")).json()["waiting"].values()) == 0
             assert "stream_app_read_model_lag 0.0" in await line.get(board, "/metrics")
@@ -86,6 +86,7 @@ async def test_status_finds_a_waiting_lead_and_its_hold(kafka: Broker, namespace
         await line.publish(line.leads(30))
         async with httpx.AsyncClient(base_url=line.settings.board_url, timeout=20 * BUSY) as client:
             await until_ready(client)
+            await up_to_date(client)
         said = await line.done("status", "lead-20")
         assert f"w0, waits on Kafka as {namespace}leads/{home}/20, since " in said
         assert "with about 20 records before it" in said

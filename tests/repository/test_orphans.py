@@ -134,6 +134,14 @@ def leaves(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]
             yield f"{place}{key}", value
 
 
+ITEMS: dict[str, Any] = {
+    "extraEnv": {"name": "OTHER", "value": "1"},
+    "extraVolumes": {"name": "other", "emptyDir": {}},
+    "extraVolumeMounts": {"name": "other", "mountPath": "/other"},
+}
+"""What one more item of a list looks like, by its key; elsewhere it is a toleration."""
+
+
 def another(place: str, value: Any) -> Any:
     """Another value of the same type."""
     if place in OTHERS:
@@ -146,7 +154,7 @@ def another(place: str, value: Any) -> Any:
         case str():
             return f"{value}1"
         case list():
-            return [*value, {"key": "other", "operator": "Exists"}]
+            return [*value, ITEMS.get(place.rpartition(".")[2], {"key": "other", "operator": "Exists"})]
         case _ if place.endswith("resources"):
             return {"requests": {"cpu": "3"}}
         case _:

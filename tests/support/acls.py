@@ -1,21 +1,23 @@
 """Grants rights on a broker with an authorizer."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1
+from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1, DescribeAclsRequest_v1
 from aiokafka.protocol.api import Request
 
 from stream_app.kafka.rights import BITS, Acl
+from tests.support.pace import BUSY
 from tests.support.secure import SecureKafka
 
 _RESOURCES: Final = {"Topic": 2, "Group": 3, "TransactionalId": 5}
-_PREFIXED, _LITERAL, _ALLOW = 4, 3, 3
+_PREFIXED, _LITERAL, _ALLOW, _ANY = 4, 3, 3, 1
 
 
 async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
-    """Give these rights to these users."""
+    """Give these rights to these users. Returns when the broker has them."""
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.broker.bootstrap)
     await admin.start()
     try:
@@ -34,8 +36,26 @@ async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
         ]
         answer = await admin._send_to_controller(_CreateAcls(entries))
         assert not any(code for code, _ in answer.creation_responses)
+        wanted = {(kind, name, user, operation) for kind, name, _, user, _, operation, _ in entries}
+        async with asyncio.timeout(30 * BUSY):  # the broker gets them from the controller a moment later
+            while True:
+                if wanted <= _rights_in(await admin._send_request(_DescribeAcls())):
+                    break
+                await asyncio.sleep(0.05)
     finally:
         await admin.close()
+
+
+def _rights_in(answer: Any) -> set[tuple[int, str, str, int]]:
+    assert not answer.error_code, answer.error_message
+    return {(kind, name, user, operation) for kind, name, _, acls in answer.resources for user, _, operation, _ in acls}
+
+
+class _DescribeAcls(Request[DescribeAclsRequest_v1]):  # type: ignore[misc]  # aiokafka is not followed
+    API_KEY = DescribeAclsRequest_v1.API_KEY
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(_ANY, None, _ANY, None, None, _ANY, _ANY)
 
 
 class _CreateAcls(Request[CreateAclsRequest_v0 | CreateAclsRequest_v1]):  # type: ignore[misc]  # aiokafka is not followed

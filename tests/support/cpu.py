@@ -9,9 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DOUBLINGS = 3
-_MOST_RUNS = 7
-_FLOOR_S = 0.005
-"""Shorter times are noise. What stays below it up to an eighth of the largest input takes 60 ms at the largest."""
+_MOST_RUNS = 15
+_FLOOR_S = 0.01
+"""Shorter times are noise. What stays below it up to an eighth of the largest input takes 120 ms at the largest."""
 
 
 def exponent(
