@@ -255,13 +255,14 @@ allowed_hosts = ["127.0.0.1"]
         append("replay-*.toml", "[no_such_table]\n")
         code, said = await line.ask("lanes", "reload", "--why", "a typing error")
         assert code == 1, said
-        assert [(each["kind"], each["applied"], each["partition"]) for each in said["answers"]] == [
+        answers = sorted(said["answers"], key=lambda each: (each["kind"], each["partition"]))
+        assert [(each["kind"], each["applied"], each["partition"]) for each in answers] == [
             ("reload", True, 0),
             ("reload", True, 1),
             ("replay reload", False, 0),
             ("replay reload", False, 1),
         ]
-        assert "no_such_table" in said["answers"][2]["text"]
+        assert "no_such_table" in answers[2]["text"]
         code, said = await line.run("lanes", "log")
         assert " replay reload (a typing error)  replay: NOT APPLIED, the configuration is invalid" in said
         assert [await line.stop(each) for each in (*running, *replays)] == [0, 0, 0, 0]
