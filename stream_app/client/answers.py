@@ -359,8 +359,9 @@ class Account(msgspec.Struct, frozen=True):
 
 
 UNKNOWN_LEAD: Final = "unknown_lead"
-NOT_READ_YET: Final = "not_read_yet"
 """The `error` of a refusal: no record of this lead was processed."""
+NOT_READ_YET: Final = "not_read_yet"
+"""The `error` of a refusal: the board has not read Kafka to its end, so it cannot say that a lead is unknown."""
 
 
 class Refusal(Answer, frozen=True, kw_only=True):

@@ -83,9 +83,9 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
 
 def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
     """Return a client with a connection for each request."""
-    anew = httpx.Limits(max_keepalive_connections=0)
+    no_reuse = httpx.Limits(max_keepalive_connections=0)
     return httpx.AsyncClient(
-        timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False, limits=anew
+        timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False, limits=no_reuse
     )
 
 
@@ -124,7 +124,7 @@ class TableSecret(msgspec.Struct, frozen=True):
 
     destination: str
     variable: str
-    state: Literal["there", "missing", "unknown"]
+    state: Literal["present", "missing", "unknown"]
     text: str
 
 
@@ -198,7 +198,7 @@ async def _table_secret(settings: Settings, alias: str, variable: str, client: h
     if any(answer != good for answer in answers):
         return _not_tried(alias, variable, f"{url} answers unlike our gateway: check the proxy before it")
     if is_known:
-        return TableSecret(alias, variable, "there", f"{alias}: {_ASKED} answers at {url} accept {variable}")
+        return TableSecret(alias, variable, "present", f"{alias}: {_ASKED} answers at {url} accept {variable}")
     text = f"{alias}: the gateways have a secret of this table; {variable} is not set here, so it was not tried"
     return TableSecret(alias, variable, "unknown", text)
 

@@ -199,7 +199,7 @@ def _json(document: object) -> str:
 
 
 def _yaml(document: object) -> str:
-    import yaml  # of the extra `dev`, and the rest of this file needs it not
+    import yaml  # only the extra `dev` brings it, and the messages are read without it
 
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 

@@ -36,7 +36,7 @@ SETTLE_S: Final = 90.0
 CLOSING_S: Final = 20.0
 """What is kept of a run's seconds for settling and the verdict."""
 
-_CONFIG: Final = """
+CONFIG: Final = """
 [delivery]
 request_timeout_s = 7
 connect_timeout_s = 1
@@ -137,7 +137,7 @@ async def run_campaign(
             f"chaos{seed}.",
             workspaces,
             partitions=partitions,
-            config=_CONFIG + "".join(_budget(name, cap) for name, cap in caps.items()),
+            config=CONFIG + "".join(_budget(name, cap) for name, cap in caps.items()),
             lane=_LANE,
             script=_SCRIPT,
             uncertain="resend" if resend else "park",

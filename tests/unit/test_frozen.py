@@ -1,4 +1,4 @@
-"""What is handed on cannot be changed: whoever reads a row, a view or a setting may keep it."""
+"""What is handed on cannot be changed: code that reads a row, a view or a setting may keep it."""
 
 import dataclasses
 import importlib

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tests.chaos.campaign import CONFIG as IMPATIENT
 from tests.chaos.campaign import settle
 from tests.chaos.checker import Checker, Finding
 from tests.chaos.evidence import read_evidence
@@ -36,22 +37,12 @@ _TERM_S: Final = 60.0
 _MOVED_S: Final = 90.0
 _ENDED_S: Final = 90.0
 
-CONFIG: Final = """
-[delivery]
-max_attempts = 2
-request_timeout_s = 7
-connect_timeout_s = 1
-max_request_start_age_s = 3
-commit_timeout_s = 4
-uncertain_grace_s = 11
-retry_base_s = 0.05
-retry_cap_s = 0.5
-[replay]
-max_replays = 1
-backoff_base_s = 1
-backoff_cap_s = 3
-tiers_s = [1, 3, 12, 600]
-""" + "".join(f"[workspaces.{name}.budget]\ncredits_per_day = {cap}\n" for name, cap in BUDGETED.items())
+_FEW_TRIES: Final = IMPATIENT.replace("[delivery]", "[delivery]\nmax_attempts = 2").replace(
+    "[replay]", "[replay]\nmax_replays = 1"
+)
+CONFIG: Final = _FEW_TRIES + "".join(
+    f"[workspaces.{name}.budget]\ncredits_per_day = {cap}\n" for name, cap in BUDGETED.items()
+)
 LANE: Final = """
 [workspaces.{name}.breaker]
 mode = "shadow"

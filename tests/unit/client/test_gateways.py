@@ -90,7 +90,7 @@ async def test_each_secret_that_the_gateway_has_is_there_and_nothing_is_written(
 ) -> None:
     gateway = gateway_with(OLD, NEW, keys=keys)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
-        assert states(await asked(settings)) == {"OLD": "there", "NEW": "there"}
+        assert states(await asked(settings)) == {"OLD": "present", "NEW": "present"}
     assert not gateway.shelf.records
     assert gateway.counted() == {"other_address": 16}
 
@@ -117,7 +117,7 @@ async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:
     app = in_turn(gateway_with(OLD, NEW), gateway_with(OLD, NEW), gateway_with(OLD), gateway_with(OLD, NEW))
     async with seen_from_outside(tmp_path, app) as settings:
         found = await asked(settings)
-    assert states(found) == {"OLD": "there", "NEW": "missing"}
+    assert states(found) == {"OLD": "present", "NEW": "missing"}
     assert "(2 of 8 answers at" in found[1].text
 
 
@@ -129,13 +129,13 @@ async def test_a_gateway_that_gets_the_secret_meanwhile_has_it(tmp_path: Path) -
             while not gateway.counted().get("bad_secret"):  # noqa: ASYNC110 - a counter is no event
                 await asyncio.sleep(0.01)
         gateway.receiver.tables = tables_with(OLD, NEW)
-        assert states(await asking) == {"OLD": "there", "NEW": "there"}
+        assert states(await asking) == {"OLD": "present", "NEW": "present"}
 
 
 async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> None:
     async with seen_from_outside(tmp_path, gateway_with(OLD).app, {"OLD": OLD}) as settings:
         found = await asked(settings)
-        assert states(found) == {"OLD": "there", "NEW": "unknown"}
+        assert states(found) == {"OLD": "present", "NEW": "unknown"}
         assert found[1].text == (
             "people: the gateways have a secret of this table; NEW is not set here, so it was not tried"
         )
