@@ -134,8 +134,11 @@ class Account:
             kept.of_import = kept.imported > 0 and number in winners
         if len(members) == 1:
             return
-        for imported in {kept.imported for _, kept in members} - {0}:
-            of_import = [(number, kept) for number, kept in members if kept.imported == imported]
+        by_import: defaultdict[int, list[tuple[int, Kept]]] = defaultdict(list)  # a lead may be in thousands
+        for number, kept in members:
+            if kept.imported:
+                by_import[kept.imported].append((number, kept))
+        for of_import in by_import.values():
             best = elect(of_import)
             for number, kept in of_import:
                 kept.of_import = number in best

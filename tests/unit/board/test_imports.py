@@ -1,6 +1,7 @@
 """The imports in the read model: what is counted of them, and that there are never too many."""
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundImport
 from stream_app.domain.messages import ImportSummary
 from tests.board.model_records import DAY_MS, NOW_MS, Made, event, sources, take
+from tests.support.cpu import exponent
 
 SOURCES = sources()
 NAMES = SOURCES.names
@@ -161,3 +163,18 @@ def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
         ):
             (plan,) = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
             assert plan.startswith("SEARCH"), plan
+
+
+def test_a_lead_in_thousands_of_imports_costs_no_more_than_as_many_leads(tmp_path: Path) -> None:
+    """A producer may publish one lead under any number of import ids: each copy is free, and counts for its import."""
+
+    def copies(n: int) -> list[Made]:
+        return [event(NAMES, "crm-1", "duplicate", 1, number, import_id=f"i{number}") for number in range(n)]
+
+    def apply(records: list[Made]) -> None:
+        model = ReadModel(tmp_path / f"{time.monotonic_ns()}.sqlite", SOURCES)
+        take(model, *records)
+        model.close()
+
+    grows, took_s = exponent(apply, copies, 6_000, 1.3)
+    assert grows <= 1.3, f"the exponent is {grows:.2f}, {took_s:.2f} s for the largest"
