@@ -1,11 +1,8 @@
-"""Dead letters that return, on real Kafka, rewound by Kafka's own tool."""
-
-from collections import Counter
+"""Dead letters of other programs, on real Kafka, rewound by Kafka's own tool."""
 
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.dev.process import StartError
 from stream_app.domain.record import Record
 from tests.e2e.behind import caught_up
 from tests.e2e.pipeline import Pipeline
@@ -40,57 +37,6 @@ def reset(kafka: Broker, line: Pipeline, *how: str) -> str:
 
 def pipeline(kafka: Broker, namespace: str, workspaces: int = 2) -> Pipeline:
     return Pipeline(kafka.bootstrap, namespace, workspaces, config=CONFIG, lane=LANE)
-
-
-@pytest.mark.long
-async def test_a_rewind_by_kafkas_tool_sends_undelivered_leads_once_more(kafka: Broker, namespace: str) -> None:
-    async with pipeline(kafka, namespace) as line:
-        line.control("POST", "/control/faults", {**DOWN, "share": 0.75})
-        await line.publish(line.leads(200))
-        worker, replay = line.start("worker"), line.start("replay")
-        await line.until_over(200, 60)
-        with pytest.raises(StartError, match="inactive"):
-            reset(kafka, line, "--to-earliest")
-        assert await line.stop(replay) == 0
-        before = line.last()
-        assert 20 < before["parked"] < 180, before
-
-        # Everything again, and again in vain: at most max_replays times, and parked once, in this rewind.
-        line.control("DELETE", "/control/faults")
-        line.control("POST", "/control/faults", DOWN)
-        reset(kafka, line, "--to-earliest")
-        replay = line.start("replay")
-        await line.until(lambda: parks(line, 1) == before["parked"], 60, "parked again in epoch 1")
-        assert await line.stop(replay) == 0
-        for history in line.histories.values():
-            steps = Counter((event.status, event.epoch) for event in history)
-            assert steps["replayed", 1] in (0, 2), [event.status for event in history]
-            assert steps["parked", 1] <= 1
-            assert steps["parked", 0] <= 1
-
-        # A plain restart is no rewind (nor is one after a kill: tests/e2e/test_replay_gently.py).
-        replay = line.start("replay")
-        await line.publish([line.lead(200, "w0")])
-        await line.until(lambda: line.last()["parked"] == before["parked"] + 1, 60, "one more is parked")
-        assert await line.stop(replay) == 0
-        assert parks(line, 1) == before["parked"] + 1, "and no other one again"
-
-        # From a time on, with Clay well again: those that are still parked, each once.
-        line.control("DELETE", "/control/faults")
-        reset(kafka, line, "--to-datetime", "2020-01-01T00:00:00.000")
-        replay = line.start("replay")
-        await line.until(lambda: line.last()["accepted"] == 201, 60, "all accepted")
-        assert await line.stop(replay) == 0
-
-        reset(kafka, line, "--to-offset", "3")
-        replay = line.start("replay")
-        await caught_up(line)
-        assert await line.stop(replay) == 0
-        assert await line.stop(worker) == 0
-        line.check_histories()
-        assert line.last() == {"accepted": 201}
-        assert set(line.summary()["leads"].values()) == {1}, "none that was delivered was sent again"
-        await line.books_balance()
 
 
 @pytest.mark.slow
@@ -131,8 +77,3 @@ async def test_dead_letters_of_other_programs_are_sent_as_leads_once(kafka: Brok
             "each poison has one dead letter with the reason"
         )
         await line.books_balance()
-
-
-def parks(line: Pipeline, epoch: int) -> int:
-    histories = list(line.histories.values())
-    return sum(event.status == "parked" and event.epoch == epoch for history in histories for event in history)

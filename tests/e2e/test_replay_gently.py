@@ -1,4 +1,4 @@
-"""Replays on real Kafka while the lane is held, beside hot leads, and by several processes at once."""
+"""Replays on real Kafka while the lane is held, and by several processes at once."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,6 @@ from stream_app.dev.kafka import Broker
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
-from tests.support.pace import slowness
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -52,35 +51,6 @@ open_s = 1
         assert (steps["dead_lettered"], steps["replayed"], steps["parked"]) == (dead_letters, dead_letters, 0)
         assert all(event.attempt <= 1 for history in line.histories.values() for event in history)
         assert set(line.summary()["leads"].values()) == {1}
-
-
-@pytest.mark.long
-async def test_replays_do_not_delay_hot_leads(kafka: Broker, namespace: str) -> None:
-    """A lane of 20 a second, 160 due dead letters and 10 hot leads a second, which must not wait."""
-    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE, rate_per_s=20) as line:
-        line.control("POST", "/control/faults", DOWN)
-        await line.publish(line.leads(160))
-        worker = line.start("worker")
-        await line.until(lambda: line.last()["dead_lettered"] == 160, 40, "160 dead letters")
-        line.control("DELETE", "/control/faults")
-        replay = line.start("replay")
-        await line.until(lambda: line.last()["accepted"] >= 10, 40, "replays have begun")
-        for batch in range(8):
-            await line.publish([line.lead(1_000 + 10 * batch + number, "w0") for number in range(10)])
-            await asyncio.sleep(1)
-        replays = line.last()["dead_lettered"]
-        await line.until(lambda: line.last() == {"accepted": 240}, 60, "all are accepted")
-        await line.stop(replay)
-        await line.stop(worker)
-        assert replays > 20, "replays went on all the time"
-        hot = [history for history in line.histories.values() if int(history[0].lead_id.removeprefix("lead-")) >= 1_000]
-        waits_ms = sorted(history[-1].at_ms - history[0].at_ms for history in hot)
-        assert len(waits_ms) == 80
-        assert waits_ms[72] < 1_500 * slowness(), waits_ms
-        times_ms = sorted(record.timestamp for record in await line.read(line.settings.names.retry))
-        # Half of the lane's rate, and a second's worth at once at the beginning.
-        assert times_ms[-1] - times_ms[0] > (160 - 10 - 2) * 100, "they came back faster than rate_share allows"
-        line.check_histories()
 
 
 @pytest.mark.long
