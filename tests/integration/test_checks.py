@@ -321,15 +321,3 @@ async def test_an_untrusted_certificate() -> None:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ProbeFailed, match=r"no certificate trusted here .*\(ca-certificates\)"):
             await host_answers(f"https://localhost:{port}", Egress.of(), 10)
-
-
-async def test_a_silent_host_costs_bounded_time() -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ProbeFailed, match="cannot be reached"):
-            await host_answers(f"https://127.0.0.1:{port}", Egress.of(), 0.5)
-        server.close()

@@ -13,7 +13,6 @@ from stream_app.kafka import consumer as module
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.lookups import fetch, waiting
-from stream_app.kafka.readers import Reader, TopicReader
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.pace import BUSY
@@ -171,20 +170,6 @@ async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, namespace:
     assert [record.headers[0][0] for record in seen] == [*["\ufffd\ufffdname", "a-name", "a-name"] * 2, *["a-name"] * 3]
 
 
-async def test_a_topic_reader_reports_the_cause(kafka: Broker, namespace: str) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic)
-    await produce(kafka.bootstrap, topic, 0, 2)
-    values: list[bytes] = []
-    async with TopicReader(KafkaConnection(kafka.bootstrap), 1) as reader:
-        tamper(reader._consumer, {(TopicPartition(topic, 0), 3): bad_checksum})
-        reading = reader.read(topic)
-        values += [record.value for record in await anext(reading)]
-        with pytest.raises(UnreadableBatch, match="offsets 3 to 5: its checksum does not match"):
-            await anext(reading)
-    assert values == [b"0", b"1", b"2"]
-
-
 async def test_a_faust_app_continues_with_its_other_partitions(
     kafka: Broker, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,39 +204,6 @@ async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_re
         assert [consumed.value for consumed in found] == [b"0", b"1", b"2"]
         kept = await fetch(connection, [f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
     assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
-
-
-async def test_the_other_partitions_are_followed(kafka: Broker, namespace: str) -> None:
-    topic = f"{namespace}lanes"
-    damaged, sound = TopicPartition(topic, 0), TopicPartition(topic, 1)
-    await create_topics(kafka.bootstrap, topic, partitions=2)
-    await produce(kafka.bootstrap, topic, 0, 1)
-    values: list[bytes] = []
-
-    async def follow() -> None:
-        async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
-            async for records in reader.follow({damaged: 0, sound: 0}, pass_unreadable=True):
-                values.extend(record.value for record in records.get(sound, ()))
-
-    with tampered({(damaged, 0): bad_checksum}):
-        following = asyncio.create_task(follow())
-        await asyncio.sleep(2)
-        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-            await producer.send_and_wait(topic, b"later", partition=1)
-        await until(lambda: following.done() or bool(values))
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-    assert values == [b"later"]
-
-
-async def test_records_after_a_damaged_batch_are_counted_by_offset(kafka: Broker, namespace: str) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic, partitions=2)
-    await produce(kafka.bootstrap, topic, 0, 2)
-    await produce(kafka.bootstrap, topic, 1, 2)
-    with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
-        async with TopicReader(KafkaConnection(kafka.bootstrap), 2) as reader:
-            assert await reader.count([topic], {(topic, 1): 4}) == {(topic, 0): 6, (topic, 1): 2}
 
 
 async def test_committed_offsets_of_all_partitions_are_asked_for_at_once(

@@ -59,25 +59,6 @@ async def test_data_and_port_survive_a_restart(broker: ProxiedKafka, namespace: 
     assert await read(broker.bootstrap, f"{namespace}kept") == b"x" * 3_000_000
 
 
-def test_a_frozen_broker_is_silent_until_it_thaws(broker: ProxiedKafka) -> None:
-    port = port_of(broker.bootstrap)
-    broker.freeze()
-    try:
-        assert eventually(lambda: not broker_answers(port)), "a signal takes its time"
-        assert not broker_answers(port)
-    finally:
-        broker.thaw()
-    assert eventually(lambda: broker_answers(port))
-
-
-async def test_kafkas_own_tools_run_on_any_broker(kafka: Broker, namespace: str) -> None:
-    await create(kafka.bootstrap, f"{namespace}read")
-    group = f"{namespace}group"
-    async with AIOKafkaConsumer(f"{namespace}read", bootstrap_servers=kafka.bootstrap, group_id=group) as consumer:
-        await consumer.commit({TopicPartition(f"{namespace}read", 0): 0})
-    assert group in kafka.run_tool(GROUPS, "--list").split()
-
-
 @pytest.mark.parametrize(
     ("args", "why"),
     [(["--no-such-option"], "no-such-option"), (["--describe", "--group", "unknown"], "Group unknown not found")],
@@ -86,11 +67,6 @@ def test_a_tool_that_fails_says_why(kafka: Broker, args: list[str], why: str) ->
     """Its own words also show that it takes the broker's address from the arguments, and only once."""
     with pytest.raises(StartError, match=f"^ConsumerGroupCommand failed: .*{why}"):
         kafka.run_tool(GROUPS, "--bootstrap-server", kafka.bootstrap, *args)
-
-
-def test_a_tool_is_bounded_in_time(kafka: Broker) -> None:
-    with pytest.raises(StartError, match=r"^ConsumerGroupCommand took more than 0 s"):
-        kafka.run_tool(GROUPS, "--list", timeout_s=0.1)
 
 
 @pytest.mark.slow

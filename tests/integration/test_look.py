@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from stream_app.cli.lanes import show_lanes
 from stream_app.cli.main import main
@@ -20,7 +20,6 @@ from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Forecast, Meter
 from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneView, PartHold
 from stream_app.domain.topics import differences
-from stream_app.kafka.groups import Backlog
 from stream_app.kafka.topics import TopicsThere, check_topics, create_topics
 
 MINUTE_MS = 60_000
@@ -132,33 +131,6 @@ async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(
     assert len((await shown("--limit", "1")).splitlines()) == 1
 
 
-async def test_transaction_markers_are_no_waiting_records(kafka: Broker, namespace: str, tmp_path: Path) -> None:
-    """A worker has passed all records. After them is a transaction marker, which is no record."""
-    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    names = settings.names
-    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
-    topics = (names.retry, names.dlq)
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}markers") as producer:
-        for _ in range(2):
-            async with producer.transaction():
-                for topic in topics:
-                    await producer.send(topic, b"{}", b"busy", 0)
-    for group, topic, passed in ((names.worker_app, names.retry, 3), (names.replay_app, names.dlq, 1)):
-        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
-        async with consumer:
-            consumer.assign([TopicPartition(topic, 0)])
-            await consumer.commit({TopicPartition(topic, 0): passed})
-    seen = await read_lanes(settings, lambda _: None)
-    lanes = {lane.workspace: lane for lane in seen.facts.lanes}
-    assert lanes["busy"].waiting["leads.retry"] == 0, "the group stands at 3, the marker at 3 is the last offset"
-    assert seen.facts.coming_back == 1, "a record and two markers"
-    backlog = Backlog(connection_of(settings), names.worker_app, names.replay_app, (names.leads, names.retry), 2)
-    found = await backlog.look(20)
-    assert found is not None
-    assert sum(found.waiting.values()) == 0
-    assert found.committed[names.retry, 0] == 3
-
-
 async def test_the_board_sees_the_topics_as_the_commands_do(kafka: Broker, namespace: str, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     connection, plan = connection_of(settings), settings.topic_plan()
@@ -172,16 +144,6 @@ async def test_the_board_sees_the_topics_as_the_commands_do(kafka: Broker, names
     assert found.value.problems == [missing, *others]
     away = TopicsThere(connection_of(settings_of(tmp_path, f"127.0.0.1:{free_port()}", namespace)), plan)
     assert await away.look(60) is None
-
-
-def test_an_unavailable_broker_exits_with_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings_of(tmp_path, f"127.0.0.1:{free_port()}", "")
-    config = str(tmp_path / "stream_app.toml")
-    path = tmp_path / "stream_app.toml"
-    path.write_text(path.read_text().replace("broker_wait_s = 5", "broker_wait_s = 1"))
-    for argv in (["explain"], ["lanes"], ["lanes", "pause", "busy", "--why", "x"]):
-        assert main([argv[0], "--config", config, *argv[1:]]) == 4
-        assert "did not answer within 1 s" in capsys.readouterr().err
 
 
 def test_the_tables_are_readable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,55 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from stream_app.dev.java import Progress
-from stream_app.dev.kafka import Broker
-from stream_app.dev.process import StartError
-from tests.support import shared_kafka
 from tests.support.pace import BUSY
-from tests.support.shared_kafka import SharedKafka, kafka_at
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_it_starts_with_the_first_request_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[str] = []
-
-    @contextmanager
-    def broker(_: Progress) -> Iterator[Broker]:
-        steps.append("started")
-        yield Broker("127.0.0.1:1")
-        steps.append("stopped")
-
-    monkeypatch.setattr(shared_kafka, "any_kafka", broker)
-    shared = SharedKafka(print)
-    assert steps == []
-    assert [kafka_at(shared.address).bootstrap for _ in range(2)] == ["127.0.0.1:1"] * 2
-    assert steps == ["started"]
-    shared.close()
-    assert steps == ["started", "stopped"]
-
-
-def test_each_worker_gets_the_error_of_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[str] = []
-
-    def broker(_: Progress) -> None:
-        tries.append("started")
-        raise StartError("no Java")
-
-    monkeypatch.setattr(shared_kafka, "any_kafka", broker)
-    shared = SharedKafka(print)
-    for _ in range(2):
-        with pytest.raises(StartError, match="no Java"):
-            kafka_at(shared.address)
-    shared.close()
-    assert tries == ["started"]
 
 
 NO_REDIS: Final = """

@@ -76,13 +76,6 @@ def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> N
     assert {"/".join(path.relative_to(ROOT).parts[:2]) for path in files} == set(call.split()[3:])
 
 
-def test_the_mutants_and_the_numbers_of_the_board_are_a_run_of_their_own(tmp_path: Path) -> None:
-    ran = run(tmp_path, "nothing", "--mutants")
-    assert ran.code == 0, ran.output
-    assert {"python -m tests.mutants", "python -m tests.simulation.account"} <= set(ran.calls)
-    assert not any(call.startswith("pytest") for call in ran.calls)
-
-
 @pytest.mark.parametrize(
     ("options", "fails"),
     [
@@ -98,16 +91,3 @@ def test_the_mutants_and_the_numbers_of_the_board_are_a_run_of_their_own(tmp_pat
 )
 def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
     assert run(tmp_path, fails, *options).code == 1
-
-
-def test_where_uv_finds_no_index_pip_installs(tmp_path: Path) -> None:
-    ran = run(tmp_path, "uv*")
-    assert ran.code == 0, ran.output
-    assert "pip install --quiet --require-hashes -r requirements-dev.txt" in ran.calls
-
-
-def test_it_refuses_another_option(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [ROOT / ".ci" / "run", "--all"], capture_output=True, text=True, timeout=60 * BUSY, check=False
-    )
-    assert (ran.returncode, ran.stdout) == (2, "usage: .ci/run [--long | --mutants]\n")

@@ -4,8 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 from tests.repository.test_docs import DOCUMENTS, ROOT, CommandError, each_document, parse
 from tests.support.shell import commands_of, lines_of
 
@@ -79,29 +77,3 @@ def test_each_excuse_is_used() -> None:
         for words in commands_of(line)
     }
     assert set(EXCUSED) <= programs
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "stream-app publish leads.csv --workspaec acme",
-        "stream-app lanes stop acme",
-        "stream-app demos",
-        "cat x | stream-app lanes --wacth",
-        "for name in a b; do stream-app topics --strimzzi x; done",
-        "python -m benchmarks.line --lead 5",
-        "python -m benchmarks.none",
-        "python docs/sites.py build",
-        "curl http://127.0.0.1:9103/leads",
-    ],
-)
-def test_a_wrong_command_is_found(line: str) -> None:
-    assert any(problem_of(words) for words in commands_of(line))
-
-
-def test_here_documents_and_redirections_are_no_commands(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "1. Do:\n\n   ```sh\n   cat > x.toml <<'END'\n   a = 1\n   END\n   A=1 b c 2> d; e & f > g  # h\n   ```\n"
-    )
-    assert [list(commands_of(line)) for line in lines_of(page)] == [[["cat"]], [["b", "c"], ["e"], ["f"]]]

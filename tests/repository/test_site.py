@@ -57,20 +57,6 @@ def test_the_site_builds_and_loads_nothing_of_another_host(tmp_path: Path) -> No
         assert not re.search(r"(?:@import|url\()\s*[\"']?https?:", sheet.read_text(encoding="utf-8")), sheet
 
 
-@pytest.mark.timeout(300)
-def test_a_link_that_leads_nowhere_stops_the_build(
-    site: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
-    (tmp_path / "docs" / "zensical.toml").write_text(
-        '[project]\nsite_name = "x"\ndocs_dir = "docs"\nsite_dir = "site"\n'
-    )
-    monkeypatch.setattr(site, "DOCS", tmp_path / "docs")
-    with pytest.raises(subprocess.CalledProcessError):
-        site.build(tmp_path / "site")
-
-
 def test_no_text_of_a_failure_is_left_out(site: ModuleType) -> None:
     texts = re.findall(r"^\| .*\| ([^|]+) \|$", site.failures(), re.M)
     assert len(texts) > 100

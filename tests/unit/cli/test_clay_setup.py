@@ -97,8 +97,3 @@ def test_for_people(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert '"lead_id": "{{lead_id}}",' in text
     assert main(["clay-setup", "quiet", "--config", config]) == 0
     assert "this destination has callbacks = false" in capsys.readouterr().out
-
-
-def test_no_such_destination(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["clay-setup", "poeple", "--config", config]) == 2
-    assert "there are: people, static, quiet" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """What people look at: imports, a lead that is not known, and lanes, one by one or again and again."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from stream_app.cli import status as command
 from stream_app.cli.main import main
 from stream_app.cli.options import View
-from stream_app.cli.status import _imports_table, _unknown
-from stream_app.cli.tables import lines_of
+from stream_app.cli.status import _unknown
 from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer
 from stream_app.client.lanes import LanesReport
 from stream_app.domain.errors import SettingsError
@@ -48,13 +46,6 @@ def answers(monkeypatch: pytest.MonkeyPatch, *found: FoundImport, more: bool = F
     monkeypatch.setattr(command, "find_imports", lambda *_: answer)
 
 
-def test_at_80_columns_the_progress_is_there() -> None:
-    lines, left_out = lines_of(_imports_table([MARCH, FOREIGN]), 80)
-    assert all(len(line) <= 80 for line in lines)
-    assert lines[1].split() == ["2026-09-21-kfdwzp", "2026-09-21", "14:13", "acme", "1,000", "615", "61", "%", "3,702"]
-    assert left_out == ["rows", "refused", "file", "by"]
-
-
 def test_one_import_is_shown_by_column(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,15 +74,6 @@ def test_what_is_not_known_is_not_shown(
     answers(monkeypatch)
     assert main(["imports", "april"]) == 1
     assert "no lead of import april is known" in capsys.readouterr().err
-
-
-def test_programs_get_all_of_it(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    answers(monkeypatch, MARCH)
-    assert main(["imports", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["imports"]
-    assert (found["published"], found["columns"]["waiting"]) == (1_000, 300)
 
 
 def test_an_address_is_not_sent(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

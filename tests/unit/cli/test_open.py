@@ -1,6 +1,5 @@
 """`stream-app open`: it opens a browser where there is one, and else says how to reach the board."""
 
-import json
 import threading
 import webbrowser
 from collections.abc import Iterator
@@ -68,11 +67,6 @@ def test_with_a_browser_it_opens_it(
     assert main(["open"]) == 0
     assert len(opened) == 1, "the browser of the server is not that of the operator"
     assert "@203.0.113.5" in capsys.readouterr().out
-
-
-def test_for_programs(board: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["open", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["url"] == f"http://127.0.0.1:{board}/board"
 
 
 def test_without_a_board_it_says_so(board: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,12 +43,6 @@ def test_at_80_columns_prose_is_wrapped_between_words() -> None:
     assert left_out == ["last"]
 
 
-def test_at_40_columns_the_reason_is_whole_and_the_rest_is_left_out() -> None:
-    lines, left_out = lines_of(dead_letters(), 40)
-    assert lines == ["count  reason", "    7  credits_exhausted_suspected", "    1  http_503"]
-    assert left_out == ["last", "says"]
-
-
 def test_in_a_pipe_a_row_is_a_line_and_nothing_is_left_out() -> None:
     lines, left_out = lines_of(dead_letters(), None)
     assert lines[1] == f"    7  credits_exhausted_suspected  2026-11-26 05:40:00Z  {SAID}"
@@ -157,14 +151,6 @@ def test_a_list_gives_the_place_that_show_takes_and_in_a_pipe_a_row_is_a_line() 
     piped, left_out = lines_of(listed(), None)
     assert [line.split()[0] for line in piped] == ["record", "leads.dlq/0/17", "leads.dlq/0/18", "leads.dlq/0/19"]
     assert left_out == []
-
-
-def test_at_80_columns_the_causes_are_read_at_a_glance() -> None:
-    assert lines_of(tally(), 80)[0][:3] == [
-        "dead letters  reason                       destination  last",
-        "       1,200  credits_exhausted_suspected  people       2026-09-21 14:13:19Z",
-        "         600  http_503                     people       2026-09-21 14:13:19Z",
-    ]
 
 
 def test_without_a_worker_no_lane_is_running() -> None:

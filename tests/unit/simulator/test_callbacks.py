@@ -81,23 +81,6 @@ async def test_run_condition_not_met_on_a_miss(start: Start, receiver: Receiver)
     assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000
 
 
-async def test_a_column_without_its_input_finds_nothing(start: Start, receiver: Receiver) -> None:
-    columns = '[[table.columns]]\nname = "mail"\nvalues = ["{{first_name}}@{{domain}}"]\n'
-    bench = await start("[table.latency]\nscale = 0\n" + columns)
-    await bench.post({"callback_url": receiver.url, "first_name": "ada", "domain": "example.com"})
-    await receiver.has(1)
-    assert receiver.json[0]["mail"] == "ada@example.com"
-    await bench.post({"callback_url": receiver.url, "first_name": "ada"})
-    assert (await bench.of_kind("callback", 2))[-1]["status"] == "condition_not_met"
-
-
-async def test_long_cells_are_cut(start: Start, receiver: Receiver) -> None:
-    bench = await start(COLUMNS + '[table.callback.body]\nnotes = "{{notes}}"\n')
-    await bench.post({"callback_url": receiver.url, "notes": "é" * 8_192})
-    await receiver.has(1)
-    assert receiver.json[0]["notes"] == "é" * 4_096
-
-
 async def test_retries_are_a_setting_and_each_costs_an_action(start: Start, receiver: Receiver) -> None:
     receiver.status = 503
     bench = await start("[table.callback]\nretries = 2\nretry_delay_s = 0.01\n" + COLUMNS)
@@ -105,13 +88,6 @@ async def test_retries_are_a_setting_and_each_costs_an_action(start: Start, rece
     lines = await bench.of_kind("callback", 3)
     assert [(line["attempt"], line["status"]) for line in lines] == [(1, 503), (2, 503), (3, 503)]
     assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000 - 3
-
-
-async def test_a_slow_receiver_is_a_timeout(start: Start) -> None:
-    slow = await start('[[fault]]\nkind = "hang_after_read"\n')
-    bench = await start("[table.callback]\ntimeout_s = 0.1\n" + COLUMNS)
-    await bench.post({"callback_url": f"{slow.sim.url}/v3/sources/webhook/x"})
-    assert (await bench.of_kind("callback", 1))[0]["status"] == "timeout"
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "gopher://x", "not a url"])

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from stream_app.cli.main import main
-from stream_app.dev.simulator import HELP, ScriptError, load_script, parse_script
+from stream_app.dev.simulator import HELP, ScriptError, parse_script
 from stream_app.dev.simulator.script import FAULTS, Fault
 
 DEADLINE_S = 60.0
@@ -63,40 +61,6 @@ async def test_listens_says_so_and_ends_cleanly(tmp_path: Path, stop: signal.Sig
     assert any(line.get("lead_id") == "last" for line in lines)
 
 
-def test_a_bad_script_is_one_line_a_problem_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = tmp_path / "bad.toml"
-    script.write_text("sed = 1\n[[fault]]\nkind = 'nope'\n")
-    assert main(["sim", "--script", str(script)]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 2
-    assert all(line.startswith(str(script)) for line in err.splitlines())
-
-
-def test_a_taken_port_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert main(["sim", "--port", str(port)]) == 1
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "cannot start" in err
-    assert f"'127.0.0.1:{port}'" in err
-
-
-@pytest.mark.parametrize("option", ["--port=99999", "--port=-1", "--control-port=70000"])
-def test_a_bad_port_is_one_line_and_exit_2(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Seen: an OverflowError out of the socket."""
-    assert main(["sim", option]) == 2
-    assert capsys.readouterr().err == f"{option.replace('=', ' ')}: must be from 1 to 65535, or 0 for any free one\n"
-
-
-def test_help_documents_control_and_script(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sim", "--help"]) == 0
-    out = capsys.readouterr().out
-    for part in ("/control/faults", "[[fault]]", "status_after", "/ledger/summary", "Exit codes"):
-        assert part in out
-
-
 BAD = """
 sed = 1
 auto_create = "yes"
@@ -143,23 +107,6 @@ def test_every_problem_is_one_line_and_none_hides_another() -> None:
         "fault[3].kind: missing",
     ):
         assert any(problem.startswith(place) for problem in problems), place
-
-
-def test_not_toml_and_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ScriptError, match="not TOML"):
-        parse_script("seed = ")
-    with pytest.raises(ScriptError, match="cannot be read"):
-        load_script(tmp_path / "missing.toml")
-
-
-def test_a_webhook_inherits_the_table() -> None:
-    script = parse_script(
-        "[table]\nauto_run = false\nlatency = { scale = 0.5, min_s = 1 }\n"
-        '[webhooks.x]\ntoken = "t"\nlatency = { scale = 0 }\n'
-    )
-    webhook = script.webhooks["x"]
-    assert (webhook.auto_run, webhook.token) == (False, "t")
-    assert (webhook.latency.scale, webhook.latency.min_s) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", sorted(FAULTS))

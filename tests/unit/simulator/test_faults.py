@@ -99,23 +99,6 @@ async def test_slow_answers_late_and_has_accepted_before(start: Start) -> None:
     assert time.time() * 1000 - line["at_ms"] > 290
 
 
-async def test_huge_answer(start: Start) -> None:
-    bench = await start(fault("huge_answer", "size_bytes = 3000001"))
-    status, _, body = await bench.answer({"lead_id": "a"})
-    assert (status, len(body)) == (200, 3_000_001)
-    # A sender that stops reading does not disturb it.
-    async with bench.session.post(f"{bench.sim.url}/v3/sources/webhook/x", json={}) as response:
-        await response.content.read(10)
-        response.close()
-    bench.sim.clay.clear_faults()
-    assert await bench.post({}) == 200
-
-
-async def test_a_refusal_is_answered_in_spite_of_an_obscuring_fault(start: Start) -> None:
-    bench = await start(fault("reset_after_read"))
-    assert await bench.post(None, raw=b"junk") == 400
-
-
 async def test_refuse_closes_the_port_and_idle_connections(start: Start) -> None:
     bench = await start(QUIET)
     assert await bench.post({}) == 200  # leaves an idle connection in the pool
@@ -152,16 +135,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     monkeypatch.setattr("stream_app.dev.simulator.clay.Timeline", timeline)
     return clock
-
-
-async def test_refuse_ends_by_itself(start: Start, clock: Clock) -> None:
-    bench = await start(fault("refuse", "at_s = 0.1\nfor_s = 0.2"))
-    assert await bench.post({}) == 200
-    clock.now_s = 0.1
-    assert [line["listening"] for line in await bench.of_kind("listener", 1)] == [False]
-    clock.now_s = 0.4
-    assert [line["listening"] for line in await bench.of_kind("listener", 2)] == [False, True]
-    assert await bench.post({}) == 200
 
 
 async def test_timeline_and_clock(start: Start, clock: Clock) -> None:

@@ -91,33 +91,6 @@ async def test_a_seed_decides_everything_under_any_interleaving(start: Start) ->
     assert ledgers[0] != ledgers[2]
 
 
-async def test_lines_are_numbered_without_gaps_and_filters_work(start: Start, receiver: Receiver) -> None:
-    bench = await start("[table.latency]\nscale = 0\n[limits]\nrate_per_s = 0\n")
-    for n in range(400):
-        await bench.post({"lead_id": str(n)}, f"{'ab'[n % 2]}--x")
-    await bench.settled()
-    lines = await bench.lines()
-    assert len(lines) > 2_500  # more than the index's step, so that `since` uses it
-    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
-    assert await bench.lines("since=2100") == lines[2100:]
-    assert await bench.lines("since=99999999") == []
-    found = await bench.lines("since=50&kind=request&workspace=a")
-    assert found == [line for line in lines[50:] if line["kind"] == "request" and line["workspace"] == "a"]
-    async with bench.session.get(f"{bench.sim.url}/ledger?since=x") as response:
-        assert response.status == 400
-
-
-async def test_summary_can_leave_the_leads_out(start: Start) -> None:
-    bench = await start("[table]\nauto_run = false\n")
-    for lead in ("a", "b", "b"):
-        await bench.post({"lead_id": lead})
-    assert (await bench.get("/ledger/summary"))["leads"] == {"a": 1, "b": 2}
-    assert (await bench.get("/ledger/summary?leads=repeated"))["leads"] == {"b": 2}
-    none = await bench.get("/ledger/summary?leads=none")
-    assert (none["leads"], none["leads_accepted"], none["leads_repeated"]) == ({}, 2, 1)
-    assert "problems" in await bench.get("/ledger/summary?leads=some")
-
-
 async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, receiver: Receiver) -> None:
     bench = await start(
         '[table.latency]\nscale = 0\n[webhooks.acme--crm]\ntoken = "t0ken-in"\n'
@@ -155,20 +128,6 @@ async def test_file_is_flushed_within_the_tenth_of_a_second_and_appended_to(tmp_
     assert kinds == ["start", "request", "row", "stop"] * 2
 
 
-async def test_reset_begins_again(start: Start) -> None:
-    bench = await start("[table]\nlatency = { scale = 0 }\n[limits]\nlifetime = 1\n[workspaces.acme]\ncredits = 6\n")
-    await bench.post({"lead_id": "a"})
-    await bench.settled()
-    await bench.control("faults", {"kind": "gone"})
-    await bench.control("reset")
-    state = await bench.get("/control")
-    assert (state["faults"], state["webhooks"], state["workspaces"]["acme"]["credits"]) == ([], {}, 6)
-    assert (await bench.get("/ledger/summary"))["requests"] == 0
-    assert await bench.post({"lead_id": "a"}) == 200
-    assert (await bench.get("/ledger/summary"))["leads"] == {"a": 1}
-    assert [line["did"] for line in await bench.lines("kind=control")][-1] == "reset"
-
-
 @pytest.mark.parametrize(
     ("path", "body", "status", "problem"),
     [
@@ -193,17 +152,3 @@ async def test_a_wrong_control_call_says_what_is_wrong(
     assert response.status == status
     assert any(problem in line for line in problems), problems
     assert all("\n" not in line for line in problems)
-
-
-async def test_workspaces_and_webhooks_over_control(start: Start) -> None:
-    bench = await start("auto_create = false\n[table]\nlatency = { scale = 0 }\n")
-    await bench.control("workspaces", {"name": "acme", "credits": 7, "actions": 1})
-    await bench.control("webhooks", {"slug": "s", "workspace": "acme", "token": "one"})
-    assert await bench.post({}, "s", token="one") == 200
-    await bench.control("webhooks", {"slug": "s", "workspace": "acme", "token": "two"})
-    assert [await bench.post({}, "s", token=token) for token in ("one", "two")] == [401, 200]
-    await bench.settled()
-    webhook = (await bench.get("/control"))["webhooks"]["s"]
-    assert webhook["submissions"] == 2
-    states = Counter(line["state"] for line in await bench.lines("kind=row"))
-    assert states["out_of_credits"] >= 1
