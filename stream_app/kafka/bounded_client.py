@@ -8,7 +8,8 @@ rebalance. A broker that hangs keeps its connections open, so nothing else ends 
 - A request that any broker can answer (metadata, the search for a coordinator) goes to the next broker if the first
   one does not answer soon. The first answer counts.
 - Connecting is bounded, and a broker that hangs does not delay connections to the others.
-- Error codes that aiokafka ignores are raised. It took "not the coordinator" for "nothing is committed".
+- Error codes that aiokafka ignores are raised. It took "not the coordinator" for "nothing is committed"
+  (docs/reference/upstream/offset-fetch-error-ignored.md).
 
 tests/unit/kafka/test_faust_pins.py fails when the source of what is overridden changes.
 """

@@ -227,7 +227,8 @@ async def _closed(closing: Awaitable[None], client: Any) -> None:
     """Await `closing`, and raise CancelledError only if this task was cancelled (aiokafka 0.14).
 
     `AIOKafkaClient.close` swallows a cancellation while it waits for its own task, so the canceller waits forever. If
-    the broker is away, `Fetcher.close` raises the CancelledError of its own fetch, and the connections stay open.
+    the broker is away, `Fetcher.close` raises the CancelledError of its own fetch, and the connections stay open. The
+    report is docs/reference/upstream/close-swallows-a-cancellation.md.
     """
     task = asyncio.current_task()
     assert task is not None

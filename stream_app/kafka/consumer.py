@@ -1,13 +1,15 @@
 """aiokafka's consumer, with batches that cannot be read kept to their own partition.
 
 A fetch brings batches of records. A batch may be damaged (its checksum does not match, its compressed bytes are
-broken), or written in a way that this version cannot decode. aiokafka raises there, and drops sound records of this and
-of other partitions that it had just decoded. This consumer returns all sound records before such a batch, stops its
-partition, and reads the others on. It tries the batch again now and then: another replica may have a sound copy.
-Before that it asks whether an operator has given the batch up, with `stream-app skip` (`skipped_group`).
+broken), or written in a way that this version cannot decode. aiokafka raises there, and drops sound records of other
+partitions that it had just decoded (docs/reference/upstream/sound-records-are-dropped.md). This consumer returns all
+sound records before such a batch, stops its partition, and reads the others on. It tries the batch again now and then:
+another replica may have a sound copy. Before that it asks whether an operator has given the batch up, with
+`stream-app skip` (`skipped_group`).
 
 A broker may not yet know a topic that was just created. aiokafka asks again after five minutes, and until then its
-group assigns no partition of that topic. This consumer asks again after a second.
+group assigns no partition of that topic (docs/reference/upstream/a-new-topic-is-not-assigned.md). This consumer asks
+again after a second.
 
 aiokafka asks for the committed offset of one partition after the other. This consumer asks once for all, because a
 worker may have 256 partitions of each of seven topics.

@@ -26,7 +26,7 @@ class TokenRefused(SaslAuthenticationFailed):  # type: ignore[misc]  # aiokafka 
 class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka ships no types
     """Notices a refusal: the broker sends its reason as a challenge, and no error code (RFC 7628, section 3.2.2).
 
-    aiokafka 0.14.0 takes any challenge for success, which tests/unit/kafka/test_faust_pins.py pins.
+    aiokafka 0.14.0 takes any challenge for success (docs/reference/upstream/any-challenge-is-success.md).
     """
 
     async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:

@@ -16,8 +16,10 @@ class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no
 
     Moves a partition behind the others after each poll.
 
-    Upstream (not reported): all records of one partition's fetch, up to 1 MB, are delivered before the first record of
-    the next partition.
+    Upstream: all records of one partition's fetch, up to 1 MB, are delivered before the first record of the next
+    partition.
+
+    Report: docs/reference/upstream/one-partition-first.md.
 
     Tests: tests/integration/test_faust_app.py (test_a_blocked_handler_delays_no_other_partition_or_topic).
 
@@ -36,8 +38,10 @@ class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no
 class UnusedProducer(Producer):  # type: ignore[misc]  # faust ships no types
     """Fix: Faust's own producer never connects.
 
-    Upstream (not reported): Faust connects its producer at the start, ends the app if no broker answers at once, and
-    delays commits of offsets while the producer's buffer is not empty. Nothing here writes with it.
+    Upstream: Faust connects its producer at the start, ends the app if no broker answers at once, and delays commits of
+    offsets while the producer's buffer is not empty. Nothing here writes with it.
+
+    Reports: docs/reference/upstream/commits-starve.md, docs/reference/upstream/ends-without-a-broker.md.
 
     Tests: tests/upstream/test_stock_faust.py (test_commits_starve_while_rows_are_written), tests/upstream/test_fixes.py
     (test_commits_do_not_wait_for_rows).
@@ -54,8 +58,9 @@ class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
 
     Runs the handover of a record until it must wait, and creates tasks only then.
 
-    Upstream (not reported): `Consumer.wait_first` creates four tasks for each record. They cost more than the record
-    itself.
+    Upstream: `Consumer.wait_first` creates four tasks for each record. They cost more than the record itself.
+
+    Report: docs/reference/upstream/four-tasks-a-record.md.
 
     Tests: benchmarks/line.py measures the CPU a lead; `mode.services.Service.wait_first` is pinned in
     tests/unit/kafka/test_faust_pins.py.

@@ -34,8 +34,10 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
 
     Retries its start until Kafka answers, and bounds its stop.
 
-    Upstream (not reported): the app ends if the broker goes away between the first check and the start of the thread. A
-    stop waits forever if the broker is gone or a rebalance runs, and raises if the thread has already ended.
+    Upstream: the app ends if the broker goes away between the first check and the start of the thread. A stop waits
+    forever if the broker is gone or a rebalance runs, and raises if the thread has already ended.
+
+    Report: docs/reference/upstream/ends-without-a-broker.md, for the start.
 
     Tests: tests/integration/test_faust_processes.py (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
     tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
@@ -79,8 +81,10 @@ class SubscribeOnce(Conductor):  # type: ignore[misc]  # faust ships no types
 
     Subscribes when all agents and tables are registered, and never again.
 
-    Upstream (not reported): the conductor subscribes again 45 s after a partition was revoked, which causes one more
-    rebalance. If the app stops during that wait, the conductor calls a thread that has ended, and the stop hangs.
+    Upstream: the conductor subscribes again 45 s after its topics changed, which causes one more rebalance. If the app
+    stops during that wait, the conductor calls a thread that has ended, and the stop hangs.
+
+    Report: none, because no small program shows it (docs/reference/upstream/README.md).
 
     Tests: tests/integration/test_faust_processes.py stops processes after rebalances; `Conductor._subscriber` is pinned
     in tests/unit/kafka/test_faust_pins.py.

@@ -25,7 +25,9 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
 
     Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one record in flight at
     the committed offset, and checks nothing before the first commit. A crash then loses that record. `_commit_offsets`
-    also takes offsets for committed that the group has refused; this is not reported upstream.
+    also takes offsets for committed that the group has refused.
+
+    Report: docs/reference/upstream/commit-over-a-record-in-flight.md.
 
     Tests: tests/upstream/test_stock_faust.py (test_606_commits_over_an_event_in_flight), tests/upstream/test_fixes.py
     (test_606_commit_stops_at_an_event_in_flight), tests/unit/faust_app/test_faust_bookkeeping.py.
@@ -90,6 +92,9 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
     Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets that are not
     committed, and skips its last commit while another commit runs. The records are delivered again.
 
+    Reports: docs/reference/upstream/acks-forgotten-by-a-rebalance.md,
+    docs/reference/upstream/the-last-commit-is-skipped.md.
+
     Tests: tests/upstream/test_stock_faust.py (test_502_a_rebalance_forgets_pending_acks,
     test_the_last_commit_before_a_rebalance_is_left_out), tests/upstream/test_fixes.py
     (test_502_pending_acks_are_committed_before_a_rebalance,
@@ -146,8 +151,10 @@ class SeekToFirst(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships 
 
     Seeks to the beginning where no offset is committed.
 
-    Upstream (not reported): aiokafka's `seek_to_committed` does not move the position of a partition without a commit.
-    After a rebalance before the first commit, the records that Faust has dropped are passed over and lost.
+    Upstream: aiokafka's `seek_to_committed` does not move the position of a partition without a commit. After a
+    rebalance before the first commit, the records that Faust has dropped are passed over and lost.
+
+    Report: docs/reference/upstream/no-seek-without-a-commit.md.
 
     Tests: tests/upstream/test_stock_faust.py (test_a_rebalance_before_the_first_commit_loses_fetched_events),
     tests/upstream/test_fixes.py (test_fetched_events_come_again_after_a_rebalance_before_the_first_commit).

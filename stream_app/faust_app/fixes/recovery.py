@@ -29,6 +29,8 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
     it seeks to the committed offsets. Records that are fetched in between are dropped after the seek as already read,
     and are lost.
 
+    Report: docs/reference/upstream/resumes-before-it-seeks.md.
+
     Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_loses_events),
     tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event), tests/unit/faust_app/test_faust_bookkeeping.py
     (test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_has_resumed).
@@ -86,7 +88,9 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and resumes the streams
     before it seeks. It also takes a time-out for a stop and then never resumes, and a changelog that ends in a
-    transaction marker never looks complete to it (not reported).
+    transaction marker never looks complete to it.
+
+    Report: docs/reference/upstream/resumes-before-it-seeks.md.
 
     The state is loaded here and not in Faust's `on_rebalance`, because aiokafka sends no heartbeats while that runs.
 

@@ -209,7 +209,11 @@ FIXES = {
 def test_a_fix_names_its_cause_its_tests_and_its_end(name: str) -> None:
     text = inspect.getdoc(FIXES[name]) or ""
     assert text.startswith("Fix: ")
-    assert re.search(r"^Upstream(:| \(not reported\):)", text, re.MULTILINE)
+    assert re.search(r"^Upstream:", text, re.MULTILINE)
+    reports = re.findall(r"docs/reference/upstream/[\w-]+\.md", text)
+    assert re.search(r"^Reports?:", text, re.MULTILINE)
+    assert reports
+    assert all((ROOT / report).exists() for report in reports)
     assert re.search(r"^Remove it", text, re.MULTILINE)
     path = r"(?:tests|benchmarks)/[\w/]+\.py"
     sources = [(ROOT / file).read_text() for file in re.findall(path, text)]
