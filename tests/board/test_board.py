@@ -10,13 +10,10 @@ import msgspec
 import pytest
 
 from stream_app.board.pages import flow
-from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
-from stream_app.client.answers import StatusCount
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.topics import ExistingTopic, differences
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
@@ -25,7 +22,6 @@ from tests.board.scene import (
     HASH,
     HOSTILE,
     Consumers,
-    Topics,
     board_of,
     fill,
     model_of,
@@ -150,15 +146,6 @@ async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(
     board.close()
 
 
-async def test_a_setting_is_shown_as_it_is(local: Client) -> None:
-    settings = {"no": None, "zero": 0, "off": False, "on": True, "empty": "", "some": ["a", "b"], "of": {"s": 1.5}}
-    shown = {"no": "not set", "zero": "0", "off": "false", "on": "true", "empty": "", "some": "a, b", "of.s": "1.5"}
-    assert dict(_flat("", settings)) == shown
-    text = (await local.get("/board/system")).text
-    partitions = local.board._maker.site.settings.kafka.partitions
-    assert f"<dt><code>partitions</code></dt><dd>{partitions}</dd>" in text
-
-
 async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder)
     shown: list[list[str]] = []
@@ -182,19 +169,6 @@ async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: 
     assert shown == [capped, [*capped, "50,000</a> without a limit"]]
 
 
-async def test_the_numbers_of_the_books_are_those_of_the_lists_they_link_to(local: Client, folder: Path) -> None:
-    text = (await local.get("/board/books")).text
-    counts = local.board._maker.site.queries.status_counts()
-    by_column: dict[str, int] = {}
-    for each in counts:
-        by_column[each.column] = by_column.get(each.column, 0) + each.leads
-    for column, number in by_column.items():
-        assert f'<a class="count" href="/board/leads?column={column}">{number:,}</a>' in text
-        page = (await local.get(f"/board/leads?column={column}")).text
-        assert f'<h1><span class="total">{number:,}</span> ' in page
-        assert await _rows(local, f"/board/leads?column={column}") == number
-
-
 @pytest.mark.parametrize("rows", [1, 2, 50])
 async def test_the_pages_of_the_books_have_every_workspace_once(
     local: Client, rows: int, monkeypatch: pytest.MonkeyPatch
@@ -212,27 +186,6 @@ async def test_the_pages_of_the_books_have_every_workspace_once(
     assert [name for page in pages for name in page] == [name or "none named" for name in names]
     assert [len(page) for page in pages[:-1]] == [rows] * (len(pages) - 1)
     assert len(pages) == -(-len(names) // rows)
-
-
-async def test_the_list_of_leads_has_every_record_once_newest_first(local: Client) -> None:
-    counts = local.board._maker.site.queries.status_sums("acme")
-    assert await _rows(local, "/board/leads?workspace=acme") == _sum(counts)
-
-
-def _sum(counts: list[StatusCount]) -> int:
-    return sum(each.leads for each in counts)
-
-
-async def _rows(client: Client, url: str) -> int:
-    """Follow the pages of a list; returns its rows, each of which is there once."""
-    seen: list[tuple[str, str]] = []
-    while url:
-        text = (await client.get(url)).text
-        seen += re.findall(r'<th scope="row"><a href="([^"]+)">.*?<code>(leads/\d+/\d+)</code>', text, re.S)
-        more = re.search(r'rel="next" href="([^"]+)"', text)
-        url = more[1].replace("&amp;", "&") if more else ""
-    assert len(set(seen)) == len(seen)
-    return len(seen)
 
 
 async def test_a_search_puts_no_personal_data_into_an_address(local: Client) -> None:
@@ -285,36 +238,6 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(fold
         consumers.now = Consumption(worker, replay, {})
         text = words((await client.get("/board/system")).text)
         assert [each for each in said if each not in text] == []
-    board.close()
-
-
-async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder: Path) -> None:
-    settings = settings_of(folder)
-    topics = Topics(settings)
-    assert topics.now is not None
-    there = dict(topics.now)
-    board = board_of(settings, folder / "model.sqlite", topics=topics)
-    client = Client(board)
-    text = (await client.get("/board/system")).text
-    names = re.findall(r'<th scope="row"><code>([^<]+)</code>', text)
-    assert names == [each.name for each in settings.topic_plan()]
-    assert text.count('<span class="pill ok">nothing</span>') == len(names)
-    del topics.now["leads.parked"]
-    topics.now["leads.audit"] = ExistingTopic(3, 1, there["leads.audit"].config | {"retention.ms": "60000"})
-    lines = differences(settings.topic_plan(), topics.now)
-    assert len(lines) >= 3
-    text = (await client.get("/board/system")).text
-    assert re.findall(r'<th scope="row"><code>([^<]+)</code>', text)[:2] == ["leads.parked", "leads.audit"]
-    said = words(text)
-    for line in lines:
-        name, _, what = line.partition(": ")
-        assert what in said, name
-    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in said
-    assert "leads.audit 6 3 has 3 partitions, the config says 6; a system keeps the number that it began with" in said
-    topics.now = None
-    assert "Which topics there are is not known: Kafka has not answered" in plain(
-        (await client.get("/board/system")).text
-    )
     board.close()
 
 

@@ -247,21 +247,6 @@ def test_plan_and_send_a_replay_in_the_browser(browser: Browser, operators: str,
     made.close()
 
 
-@pytest.mark.parametrize("javascript", [True, False])
-def test_pause_a_lane_in_the_browser(browser: Browser, operators: str, javascript: bool) -> None:
-    made = context(browser, java_script_enabled=javascript)
-    page = made.new_page()
-    log_in(page, operators)
-    page.goto(f"{operators}/board/lanes/hooli")
-    page.get_by_role("link", name="Pause").click()
-    assert "not paused" in page.locator(".facts").inner_text()
-    page.get_by_label("Why").fill("<b>new table</b>")
-    page.get_by_role("button", name="Pause the lane").click()
-    page.wait_for_url("**/board/lanes/hooli?command=c-*")
-    assert "no worker has answered yet" in page.locator(".answer").inner_text()
-    made.close()
-
-
 def test_a_button_locks_while_the_form_is_sent(browser: Browser, operators: str) -> None:
     made = context(browser)
     watched = Watched(made)

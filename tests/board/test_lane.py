@@ -22,7 +22,7 @@ from stream_app.domain.lane.meters import Meter
 from tests.board.client import OWN, Client, plain
 from tests.board.clock import HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, event, lane, take
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, TOKEN, Outbox, board_of, settings_of
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
 
 
 def model(tmp_path: Path, *records: Made) -> Path:
@@ -197,11 +197,6 @@ async def test_an_unknown_import_is_answered(local: Client, name: str) -> None:
     assert "No lead of this import is known" in answer.text
 
 
-async def test_leads_of_an_unknown_import_are_none(local: Client) -> None:
-    answer = await local.get("/board/leads?workspace=initech&import_id=unknown&column=enriched")
-    assert "No lead matches" in answer.text
-
-
 CANCEL = "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp"
 
 
@@ -225,11 +220,6 @@ async def test_an_operator_cancels_an_import(with_operator: Client, outbox: Outb
     followed = (await with_operator.get(answer.headers["location"])).text
     assert "Import 2026-09-21-kfdwzp" in followed
     assert first.id in followed
-
-
-async def test_a_viewer_has_no_button(with_operator: Client) -> None:
-    await with_operator.login(TOKEN)
-    assert "/act/" not in (await with_operator.get(MARCH)).text
 
 
 @pytest.mark.parametrize("query", ["", "?workspace=initech&id=unknown", "?workspace=absent&id=webinar"])

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import threading
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +16,7 @@ from stream_app.client.uploads import Upload
 from stream_app.config import Settings
 from stream_app.domain.messages import Lead
 from tests.board.client import OWN, Client, digest_on
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 
@@ -137,17 +136,6 @@ async def test_the_reason_is_logged_without_personal_data(jane: Client, kafka: K
     assert not [text for text in ("ada@", "1234567", "crm.example.com") if text in logged]
 
 
-async def test_columns_can_be_corrected_and_left_out(jane: Client, kafka: Kafka) -> None:
-    path = await checked(
-        jane,
-        "one,two,three\nada@example.com,Ada,secret\n",
-        **{"workspace": "initech", "bulk": "yes", "column-0": "email", "column-1": "=", "column-2": ""},
-    )
-    await send(jane, path, "test")
-    await settled(jane, path)
-    assert [lead.fields for lead in kafka.leads] == [{"email": "ada@example.com", "two": "Ada"}]
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -215,23 +203,6 @@ async def test_the_first_cells_stand_beside_each_column(jane: Client) -> None:
     assert "y" * 41 not in text
 
 
-async def test_what_is_done_at_once_needs_no_refresh(jane: Client, kafka: Kafka) -> None:
-    path = (await upload(jane)).headers["location"]
-    await post(jane, f"{path}/columns", data={"workspace": ""})
-    text = (await jane.get(path)).text
-    assert "What it will cost" in text
-    await post(jane, f"{path}/send", data={"why": "test", "digest": digest_on(text)})
-    assert "2 of 2 leads published" in (await jane.get(path)).text
-
-
-async def test_two_columns_with_one_name_are_explained(jane: Client) -> None:
-    columns = {"column-0": "email", "column-1": "email", "workspace": "hooli"}
-    path = await checked(jane, "a,b\nx@example.com,y\n", **columns)
-    text = (await jane.get(path)).text
-    assert "two columns would have the name email" in text
-    assert "Check all rows" in text
-
-
 async def test_text_of_the_file_is_shown_as_text(jane: Client, kafka: Kafka) -> None:
     answer = await upload(jane, name=f"{HOSTILE}.csv")
     path = answer.headers["location"]
@@ -254,20 +225,6 @@ async def test_refused_rows_are_downloaded_and_that_is_logged(jane: Client, capf
     logged = capfd.readouterr()
     assert "rejected_rows_downloaded" in logged.out + logged.err
     assert "not one" not in logged.out + logged.err
-
-
-async def test_a_file_half_of_whose_rows_are_bad_publishes_the_others(jane: Client, kafka: Kafka) -> None:
-    rows = [f"p{n}@example.com,Ada,hooli\nnot an address {n},Bo,hooli\n" for n in range(2_000)]
-    path = await checked(jane, "E-Mail,Vorname,workspace\n" + "".join(rows))
-    text = (await jane.get(path)).text
-    assert "Refused rows: bad_email 2,000" in text
-    assert "Publish 2,000 leads for about 12,000 credits" in text
-    assert len(text) < 100_000, "the page does not list every row"
-    refused = (await jane.get(f"{path}/rejected.csv")).text.splitlines()
-    assert (len(refused), refused[-1].endswith('"not an address 1999,Bo,hooli"')) == (2_001, True)
-    await send(jane, path, "what is good of it")
-    assert "2,000 of 2,000 leads published" in await settled(jane, path)
-    assert [lead.fields["email"] for lead in kafka.leads] == [f"p{n}@example.com" for n in range(2_000)]
 
 
 async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
@@ -315,41 +272,8 @@ async def test_a_discarded_file_is_gone_in_words(jane: Client) -> None:
     assert "Choose it again on the page Publish" in answer.text
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("E-Mail\nada@example.com\n".encode("utf-16"), "the header is not UTF-8"),
-        (b"PK\x03\x04", "it is a spreadsheet, an archive or a document"),
-        (b"", "the file is empty"),
-    ],
-)
-async def test_a_file_that_is_no_csv_is_explained(jane: Client, content: bytes, text: str) -> None:
-    answer = await upload(jane, content)
-    assert answer.status_code == 422
-    assert text in answer.text
-
-
 async def test_a_file_that_is_too_large_is_refused_before_it_is_read(jane: Client) -> None:
     headers = {**OWN, "content-type": "multipart/form-data; boundary=x", "content-length": str(2 * MAX_FILE_BYTES)}
     answer = await jane.ask("POST", "/board/publish", headers=headers, content=b"")
     assert answer.status_code == 413
     assert "The file has more than 50 MB" in answer.text
-
-
-async def test_only_operators_have_the_page(folder: Path) -> None:
-    settings = settings_of(folder, token=True, operator=True)
-    board = board_of(settings, folder / "model.sqlite")
-    viewer = Client(board)
-    await viewer.login()
-    for method, path in (("GET", "/board/publish"), ("POST", "/board/publish"), ("GET", "/board/publish/x")):
-        answer = await viewer.ask(method, path, headers=OWN)
-        assert answer.status_code == 403, path
-    assert "/board/publish" not in (await viewer.get("/board")).text
-    board.close()
-
-
-async def test_another_operator_does_not_see_the_file(jane: Client, folder: Path) -> None:
-    path = (await upload(jane)).headers["location"]
-    sam = Client(jane.board)
-    await sam.login(OPERATOR_TOKEN, who="sam")
-    assert (await sam.get(path)).status_code == 404

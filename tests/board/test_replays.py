@@ -17,7 +17,7 @@ from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import StreamAppError
 from stream_app.kafka.readers import Progress
 from tests.board import scene
-from tests.board.client import Client, plain
+from tests.board.client import Client
 from tests.board.clock import NOW_MS
 from tests.board.replays import priced
 from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, settings_of
@@ -162,13 +162,3 @@ async def test_a_replay_that_kafka_does_not_confirm_can_be_stopped_by_the_same_f
     outbox.is_away = False
     assert (await send(operator, url, **WHY)).status_code == 303
     assert len(outbox.records) == 1
-
-
-async def test_viewers_see_replays_and_cannot_act(with_operator: Client) -> None:
-    await with_operator.login()
-    text = (await with_operator.get("/board/replays/r-0b9c40e1f2a")).text
-    assert "96 of 167 dead letters sent back" in plain(text)
-    assert "/act/" not in text
-    assert "/board/dead/act/plan" not in (await with_operator.get("/board/dead")).text
-    for url in ("/board/dead/act/plan", "/board/dead/act/plan/x", "/board/replays/r-0b9c40e1f2a/act/stop"):
-        assert (await with_operator.get(url)).status_code == 403

@@ -1,18 +1,13 @@
-"""Deferred, dead and parked records: the same tools, no suppressed people, and thousands that wait delay none."""
+"""Deferred, dead and parked records: the same tools, and no suppressed people."""
 
-import asyncio
 import json
-from pathlib import Path
 
 import pytest
 
-from benchmarks.dead_letters import prepare
-from benchmarks.waiting import measure
 from stream_app.dev.kafka import Broker
 from tests.e2e.commands import answer, command
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
-from tests.support.pace import slowness
 from tests.support.replaying import replaying
 
 pytestmark = pytest.mark.timeout(480)
@@ -123,15 +118,3 @@ async def shown(line: Pipeline, topic: str, suppressed: int) -> None:
         code, document = await line.ask("dlq", "show", place, "--value")
         assert (code, document["suppressed"], "value" in document) == (0, is_suppressed, not is_suppressed)
         assert ("@example.com" in json.dumps(document)) is not is_suppressed
-
-
-@pytest.mark.slow
-def test_due_replays_are_sent_while_thousands_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
-    config, settings = prepare(tmp_path, kafka.bootstrap, namespace)
-    seen = asyncio.run(measure(settings, config, waiting=30_000, sorting=2_000, rounds=6))
-    assert len(seen.late_ms) == 300
-    assert seen.late_ms[0] >= 0, "one came before it was due"
-    assert seen.late_ms[270] < 2_000 * slowness(), "others that wait have held it up"
-    assert seen.rss_after_bytes - seen.rss_before_bytes < 20 * 2**20
-    assert seen.rss_after_bytes < 300 * 2**20
-    assert (seen.exit_code, seen.term_s < 15 * slowness()) == (0, True)

@@ -23,7 +23,6 @@ from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_topic
 from tests.support.pace import BUSY
-from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
@@ -238,34 +237,6 @@ async def ready(worker: Member, says: str, within_s: float) -> None:
         return says in await asyncio.to_thread(get, worker, "/readyz")
 
     await until(is_so, within_s)
-
-
-async def test_a_worker_is_not_ready_while_kafka_is_frozen(broker: ProxiedKafka, namespace: str) -> None:
-    async with Fleet(broker.bootstrap, namespace, 1, partitions=1) as line:
-        worker = member(line, "worker")
-        await line.until(worker.ready, 30, "it is ready")
-        broker.freeze()
-        await ready(worker, "503 the group accepts no heartbeat of this process", 20)
-        broker.thaw()
-        await ready(worker, "200 ok", 30)
-        worker.kill()
-
-
-async def test_a_worker_whose_clock_is_far_ahead_is_not_ready_while_kafka_refuses_its_records(
-    kafka: Broker, namespace: str
-) -> None:
-    program = (
-        "import sys, time; from stream_app.cli.main import main\n"
-        "now = time.time_ns\n"
-        "time.time_ns = lambda: now() + 26 * 3_600_000_000_000\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, config=QUICK) as line:
-        worker = member(line, "worker", program=("-c", program))
-        await line.until(worker.ready, 30, "it is ready")
-        await line.publish(line.leads(1))
-        await ready(worker, "503 partition 0 commits nothing: ", 30)
-        worker.kill()
 
 
 def member(line: Fleet, command: str, program: Sequence[str] = ()) -> Member:

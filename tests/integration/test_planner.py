@@ -2,32 +2,25 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka import AIOKafkaProducer
 
 from stream_app.board.replays import Busy, Plan, Planner, Wanted
 from stream_app.cli.main import main
 from stream_app.config import Settings, load_settings
-from stream_app.config.kafka_access import connection_of, topic_reader
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
-from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.record import Record
 from stream_app.kafka.topics import create_topics
 from tests.support.pace import BUSY
-from tests.support.replaying import replaying
-from tests.unit.cli.test_options import Terminal
 
 NOW_MS = 1_800_000_000_000
 ALL = Wanted("dlq", Filter(kinds=frozenset({"foreign"})))
@@ -152,118 +145,10 @@ def write(settings: Settings, records: Written) -> None:
     asyncio.run(main())
 
 
-def forget(bootstrap: str, topic: str) -> None:
-    """Delete records as retention does after a week."""
-
-    async def main() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-        await admin.start()
-        try:
-            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=-1)})
-        finally:
-            await admin.close()
-
-    asyncio.run(main())
-
-
-def last_rows(settings: Settings) -> list[tuple[bytes, bytes]]:
-    """The rows of the replay state."""
-
-    async def main() -> dict[bytes, bytes]:
-        rows: dict[bytes, bytes] = {}
-        async with topic_reader(settings) as reader:
-            async for records in reader.read(settings.names.replay_state):
-                rows |= {record.key: record.value for record in records}
-        return {key: value for key, value in rows.items() if value is not None}
-
-    return list(asyncio.run(main()).items())
-
-
-def until_done(run: Callable[..., tuple[int, str, Any]], replay: str) -> None:
-    """Wait until a replay is done."""
-    deadline = time.monotonic() + 60 * BUSY
-    while True:
-        _, _, answer = run("replay", "list", "--json")
-        (found,) = [each for each in answer["replays"] if each["id"] == replay] or [{"state": "queued"}]
-        if found["state"] == "done":
-            break
-        assert time.monotonic() < deadline, found
-    assert (found["sent"], found["who"]) == (15, "jane")
-
-
-def slowed(rate_per_s: float) -> bytes:
-    """The row of a lane whose rate an operator has changed live."""
-    change = Change("rate.rate_per_s", 8.0, rate_per_s, Actor("jane", "c1", 1))
-    return msgspec.json.encode(Lane("w0", 0, changes=(change,)))
-
-
 def foreign(count: int, **more: str) -> list[bytes]:
     return [
         json.dumps({"fields": {"email": f"p{n}@example.com"}, "workspace": "w0", **more}).encode() for n in range(count)
     ]
-
-
-@pytest.mark.slow
-def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and_refused(
-    there: tuple[str, Settings],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    config, settings = there
-    names = settings.names
-    dead_letters: Written = [(names.dlq, None, each) for each in foreign(15) + foreign(15, destination="firms")]
-    write(settings, [(names.state, lane_key("w0"), slowed(2.0)), *dead_letters])
-
-    def run(*argv: str) -> tuple[int, str, Any]:
-        code = main([*argv, "--config", config])
-        out, err = capsys.readouterr()
-        return code, err, json.loads(out) if out.startswith("{") else out
-
-    code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json")
-    assert (code, plan["paces"]) == (0, {"w0": 1.0}), "half of the current rate"
-    prices = {each["destination"]: (each["credits"], each["credits_left"], each["seconds"]) for each in plan["prices"]}
-    assert prices == {"firms": (90, 100, 15.0), "people": (90, 100, 15.0)}
-    code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json", "--rate", "0.5")
-    assert (plan["paces"], [each["seconds"] for each in plan["prices"]]) == ({"w0": 0.5}, [30.0, 30.0])
-
-    dear = "w0: 30 leads cost about 180 credits and 30 actions, there are 100 left and no limit"
-    code, said, _ = run("replay", "select", "--disposition", "foreign", "--yes")
-    assert (code, dear in said) == (1, True), said
-    code, said, answer = run("replay", "select", "--disposition", "foreign", "--yes", "--json")
-    assert (code, answer["sent"], answer["too_dear"][0]["credits"]) == (1, 0, 180)
-    # What is left pays for half of them, when a person says so. Without a replay process it is queued.
-    select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
-    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
-    code, said, _ = run(*select)
-    assert (code, "send 15 dead letters back? [y/N]" in said) == (1, True)
-    monkeypatch.setattr("stream_app.cli.replay._ANSWER_WITHIN_S", 1.0)
-    code, said, out = run(*select, "--yes", "--who", "jane")
-    assert (code, "no replay process has answered yet" in said) == (3, True), said
-    queued = out.split()[-1]
-    monkeypatch.setattr("stream_app.cli.replay._ANSWER_WITHIN_S", 60.0)
-    with replaying(settings):
-        until_done(run, queued)
-        code, said, out = run("replay", "stop", queued)
-        assert (code, f"replay {queued} is done" in said) == (1, True), said
-    assert run("replay", "stop", "r-0")[0] == 1
-    write(settings, [(names.state, lane_key("w0"), slowed(1_000.0))])
-    rest = ("replay", "select", "--disposition", "foreign", "--over-budget", "--yes", "--json")
-    with replaying(settings):
-        code, _, answer = run(*rest)
-        assert (code, answer["sent"]) == (0, 15)
-        forget(settings.kafka.bootstrap, names.retry)
-        code, _, answer = run(*rest)
-        assert (code, answer["sent"]) == (1, 0), "nor after a week"
-        write(settings, [(names.dlq, b"w0", foreign(1)[0])])
-        monkeypatch.setattr("sys.stdin", Terminal("y\n"))
-        monkeypatch.setenv("FORCE_COLOR", "1")
-        code, said, out = run("replay", "select", "--disposition", "foreign", "--rate", "1000", "--over-budget")
-        assert (code, "1 dead letter was sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
-            "a bar, too"
-        )
-        monkeypatch.delenv("FORCE_COLOR")
-    assert not [key for key, _ in last_rows(settings) if key.startswith(b"command/")], "each is applied"
 
 
 def test_a_dead_letter_that_cannot_be_sent_has_no_price(

@@ -27,7 +27,6 @@ from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import create_topics
 from tests.support.kafka import until
 from tests.support.pace import BUSY, slowness
@@ -324,41 +323,3 @@ def test_the_leads_are_identical_to_those_of_the_command(
     assert sum(map(len, both.values())) == 6
     for number, leads in by_partition(of_the_page).items():
         assert both[number] == [*leads, *leads]
-
-
-@pytest.mark.slow
-def test_a_publication_that_is_stopped_counts_what_is_on_kafka(
-    kafka: Broker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = settings_in(tmp_path, kafka, namespace)
-    assert main(["topics"]) == 0
-    raw = b"email\n" + b"".join(b"a%d@example.com\n" % number for number in range(150_000))
-
-    acknowledged = Upload._acknowledged
-
-    def stop_it(upload: Upload, partition: int, offset: int, leads: int) -> None:
-        acknowledged(upload, partition, offset, leads)
-        upload.stop()
-
-    monkeypatch.setattr(Upload, "_acknowledged", stop_it)
-
-    async def stopped() -> Upload:
-        uploads = Uploads(settings, lambda _: {}, lambda: 1_790_000_000_000)
-        upload = await uploaded(uploads, raw, "acme")
-        assert uploads.send(upload, upload.digest)
-        await until(lambda: upload.state != "sending", 60)
-        await uploads.stop(upload)
-        assert upload.state == "stopped", upload.problem
-        uploads.close()
-        return upload
-
-    upload = asyncio.run(stopped())
-    assert 0 < upload.published < upload.summary.ready == 150_000
-    assert asyncio.run(_on_kafka(settings)) == upload.published
-
-
-async def _on_kafka(settings: Settings) -> int:
-    async with Reader(connection_of(settings)) as reader:
-        ends = await reader.ends([TopicPartition(settings.names.leads, number) for number in range(2)])
-    return sum(ends.values())

@@ -120,11 +120,3 @@ def test_each_pin_has_hashes_and_no_address(file: str) -> None:
 def test_the_image_and_ci_install_nothing_else(user: str, files: list[str], then: str) -> None:
     installs = re.findall(r"install (?:--disable-pip-version-check )?(--(?:require-hashes|no-deps)[^&\n]*)", text(user))
     assert {each.strip() for each in installs} == {*(f"--require-hashes -r {file}" for file in files), then}
-
-
-def test_the_contributors_page_has_the_command() -> None:
-    page = text(".github/CONTRIBUTING.md")
-    for file in FILES:
-        assert f"-o {file}" in page
-    assert "--universal" in page
-    assert "--generate-hashes" in page

@@ -1,4 +1,4 @@
-"""Prometheus and promtool: from the PATH, else extracted from Debian's package, without an installation."""
+"""promtool of Prometheus: from the PATH, else extracted from Debian's package, without an installation."""
 
 import os
 import shutil
@@ -12,17 +12,8 @@ NONE = "there is no Prometheus: install it (apt-get install prometheus, brew ins
 
 def promtool() -> Path:
     """Return the path of promtool. Raises LookupError, which says what to install."""
-    return _program("promtool")
-
-
-def prometheus() -> Path:
-    """Return the path of Prometheus. Raises LookupError, which says what to install."""
-    return _program("prometheus")
-
-
-def _program(name: str) -> Path:
-    found = shutil.which(name)
-    kept = CACHE / name
+    found = shutil.which("promtool")
+    kept = CACHE / "promtool"
     if found is not None:
         return Path(found)
     if kept.exists():
@@ -36,8 +27,8 @@ def _program(name: str) -> Path:
                 raise LookupError(NONE)
         _run(["dpkg-deb", "-x", str(next(Path(directory).glob("*.deb"))), "package"], directory)
         CACHE.mkdir(parents=True, exist_ok=True)
-        part = CACHE / f"{name}.{os.getpid()}"
-        shutil.copy(Path(directory) / "package/usr/bin" / name, part)
+        part = CACHE / f"promtool.{os.getpid()}"
+        shutil.copy(Path(directory) / "package/usr/bin/promtool", part)
         part.rename(kept)  # whole or not at all: another process may look for it
     return kept
 

@@ -13,7 +13,6 @@ from stream_app.client.publish import (
     Ready,
     Refusal,
     announced,
-    any_import_id,
     check_rows,
 )
 from stream_app.client.rows import Draft, Row
@@ -103,14 +102,6 @@ def test_all_rows_are_checked_before_any_is_sent() -> None:
     assert [(each.line, each.row) for each in refused] == [(2, "{}")]
 
 
-def test_a_batch_is_not_bounded_by_memory() -> None:
-    leads = [Ready("acme", "people", 1, b"x" * 100_000, line, f"L{line}", "") for line in range(1, 400)]
-    with Batch() as batch:
-        for lead in leads:
-            batch.add(lead)
-        assert list(batch) == leads
-
-
 # ---------------------------------------------------------------------------------------------- e-mails and ids
 
 
@@ -183,7 +174,3 @@ def test_rows_with_imports_of_their_own_have_no_summary() -> None:
     assert summary.import_summaries("leads.csv", "jane") == {"acme": ImportSummary(2, 0, 2, "leads.csv", "jane")}
     summary.own_imports = 1
     assert summary.import_summaries() == {}
-
-
-def test_two_imports_have_two_names() -> None:
-    assert any_import_id() != any_import_id()

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -154,15 +153,3 @@ async def test_gateways_out_of_reach_were_not_asked(proxy: str, says: str, tmp_p
     found = await asked(settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy))
     assert states(found) == {"OLD": "unknown", "NEW": "unknown"}
     assert says in found[1].text
-
-
-async def test_another_server_is_no_gateway(tmp_path: Path) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        headers: list[Any] = [(b"content-length", b"3")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok\n"})
-
-    async with seen_from_outside(tmp_path, app) as settings:
-        found = await asked(settings)
-    assert states(found) == {"OLD": "unknown", "NEW": "unknown"}
-    assert "answers unlike our gateway" in found[0].text

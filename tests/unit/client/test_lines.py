@@ -80,12 +80,6 @@ def test_json_lines() -> None:
     assert second == {"row": {"id": "2", "": ""}, "result": None}
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_cells_that_are_not_utf_8_can_be_written(form: Format) -> None:
-    broken = b"caf\xe9".decode("utf-8", "surrogateescape")
-    written(form, ((broken,), None), titles=["name"]).encode("utf-8")
-
-
 def test_fields_that_are_no_columns_are_in_the_last_one() -> None:
     """A column for each of millions of names would make every line longer by all of them."""
     many: dict[str, Any] = {f"f{n}": n for n in range(4_999)}
@@ -105,14 +99,6 @@ def test_up_to_5_000_fields_are_columns_and_nothing_else() -> None:
     many: dict[str, Any] = {f"f{n}": n for n in range(5_000)}
     header, _ = table(written("csv", ((), result(**many))))
     assert (len(header), header[-1]) == (7 + 5_000, "f4999")
-
-
-def test_a_field_with_the_name_of_the_last_column_stays_a_field() -> None:
-    many: dict[str, Any] = {OTHERS: "mine"} | {f"f{n}": n for n in range(5_000)}
-    text = written("csv", ((), result(**many)))
-    header, row = table(text)
-    assert (header[7], header[-1]) == (OTHERS, f"result_{OTHERS}")
-    assert (row[7], json.loads(row[-1])) == ("mine", {"f4999": 4_999})
 
 
 def test_no_cell_or_title_from_outside_is_a_formula_unless_asked_for() -> None:

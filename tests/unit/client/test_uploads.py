@@ -174,24 +174,6 @@ async def test_a_header_of_50_000_columns_is_refused_before_it_is_compared(kept:
     assert time.process_time() - began < 1, "comparing them all took 25 s"
 
 
-async def test_a_file_of_blank_lines_is_looked_at_from_its_beginning_only(kept: Uploads) -> None:
-    """Behind 50 MB of them no cell is shown, and nothing waits for a search."""
-    source = io.BytesIO(b"email,name\n" + b"\n" * 200_000 + b"ada@example.com,Ada\n")
-    added = await kept.add(source, "blank.csv", len(source.getbuffer()), "bcdfgh", "jane")
-    assert added.samples == [[], []]
-    source = io.BytesIO(b"email,name\n\nada@example.com,Ada\n")
-    added = await kept.add(source, "short.csv", len(source.getbuffer()), "bcdfgh", "jane")
-    assert added.samples == [["ada@example.com"], ["Ada"]]
-
-
-async def test_a_discarded_file_is_gone(kept: Uploads) -> None:
-    upload = await add(kept, b"email\n" + b"a@example.com\n" * 200_000)
-    kept.check(upload, upload.names, upload.options)
-    kept.discard(upload)
-    assert kept.get(upload.id, "jane") is None
-    await until(lambda: upload._source.closed, 60)
-
-
 async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
 

@@ -102,13 +102,6 @@ def test_each_process_takes_what_a_platform_asks(chart: Chart) -> None:
     assert template["spec"]["nodeSelector"] == {"disk": "ssd"}
 
 
-def test_every_process_has_the_same_values_of_its_pod() -> None:
-    of_pods = {*EVERYWHERE, "nodeSelector", "tolerations", "affinity", "priorityClassName", "existingSecret"}
-    assert of_pods <= SCHEMA["topics"]["properties"]["job"]["properties"].keys()
-    for name in PROCESSES:
-        assert of_pods | {"resources", "terminationGracePeriodSeconds"} <= SCHEMA[name]["properties"].keys()
-
-
 # ---------------------------------------------------------------------------------------------------------- Secrets
 
 
