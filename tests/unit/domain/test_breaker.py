@@ -1,7 +1,5 @@
-"""The breaker, against a plain model; what an outage costs; shares as an operator writes them."""
+"""The breaker, against a plain model; shares as an operator writes them."""
 
-import math
-import random
 from functools import partial
 
 import msgspec
@@ -245,15 +243,6 @@ def test_trips_on_rates_from_the_minimum_of_calls_on(
     assert (state.phase, state.cause) == (("open", cause) if cause else ("closed", ""))
 
 
-def test_it_is_open_for_a_share_of_the_outage_so_far_up_to_its_cap() -> None:
-    waits = []
-    for lasts_ms in (5_000, 99_000, 101_000, 200_000, 799_000, 801_000):
-        state, probe = _probe(_fail(Breaker()), NOW_MS + lasts_ms)
-        state = breaker.on_result(POLICY, state, probe, "failure", QUIET, NOW_MS + lasts_ms, 0.0)
-        waits.append(state.until_ms - NOW_MS - lasts_ms)
-    assert waits == [5_000, 5_000, 5_050, 10_000, 39_950, 40_000]
-
-
 def test_a_host_that_does_not_answer_makes_probes_rarer_and_one_that_answers_again_makes_one_due() -> None:
     state = _fail(Breaker())
     assert breaker.host_checked(POLICY, state, True, NOW_MS + 100) is state, "only the webhook is ill"
@@ -291,59 +280,12 @@ def test_an_outage_goes_on_until_it_was_closed_for_long_enough() -> None:
     assert _fail(closed, healthy_ms).until_ms == healthy_ms + 5_000
 
 
-def test_an_operator_ends_an_outage_and_so_does_a_row_that_does_not_know_its_beginning() -> None:
-    long_after_ms = NOW_MS + 500_000
-    for state in (breaker.forced(_fail(Breaker()), "closed", long_after_ms), Breaker(since_ms=long_after_ms)):
-        assert _fail(state, long_after_ms + 1_000).until_ms == long_after_ms + 6_000
-
-
 def test_verdict_and_rows_of_a_later_version() -> None:
     verdicts = [breaker.verdict(POLICY, ok, ms) for ok, ms in ((True, 10_000), (True, 10_001), (False, 1))]
     assert verdicts == ["ok", "slow", "failure"]
     row = b'{"phase": "open", "epoch": 3, "until_ms": 9, "later": [1]}'
     assert msgspec.json.decode(row, type=Breaker) == Breaker("open", 3, until_ms=9)
     assert msgspec.json.encode(Breaker()) == b"{}"
-
-
-class Outage:
-    """An outage of Clay at 8 leads a second: what it costs, and when the first lead is taken after it."""
-
-    def __init__(self, lasts_s: float, host_answers: bool, latency_ms: int, seed: int) -> None:
-        policy, chance = BreakerPolicy(), random.Random(seed)
-        self.wasted, self.back_s = 0, math.inf
-        state, now_ms, ends_ms = Breaker(), NOW_MS, NOW_MS + int(lasts_s * 1000)
-        check_ms, answered = NOW_MS, list[tuple[int, Permit, bool]]()
-        while (now_ms < ends_ms + 20_000 and state.phase != "closed") or now_ms < ends_ms:
-            while answered and answered[0][0] <= now_ms:
-                _, permit, ok = answered.pop(0)
-                verdict: breaker.Verdict = "ok" if ok else "failure"
-                state = breaker.on_result(policy, state, permit, verdict, QUIET, now_ms, chance.random())
-            if now_ms >= check_ms:
-                check_ms += 1_000
-                state = breaker.host_checked(policy, state, host_answers or now_ms >= ends_ms, now_ms)
-            state, answer = breaker.permit(policy, state, now_ms)
-            if isinstance(answer, Permit):
-                ok = now_ms >= ends_ms
-                self.wasted += not ok
-                self.back_s = min(self.back_s, (now_ms - ends_ms) / 1000) if ok else self.back_s
-                answered.append((now_ms + latency_ms, answer, ok))
-            now_ms += 125
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("latency_ms", [50, 300])
-def test_an_outage_of_the_host_wastes_few_calls_and_ends_within_two_seconds(latency_ms: int, seed: int) -> None:
-    for lasts_s in (3.0, 12.0, 60.0, 61.7):
-        outage = Outage(lasts_s, False, latency_ms, seed)
-        assert outage.wasted <= 5 + 3 + lasts_s / 9
-        assert outage.back_s <= 1.5
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_an_outage_of_the_webhook_alone_is_found_by_probes_only(seed: int) -> None:
-    outage = Outage(60.0, True, 100, seed)
-    assert outage.wasted <= 20
-    assert outage.back_s <= 5.0
 
 
 @given(thousandths=st.integers(0, 1_000), whole=st.integers(0, 10**12))
