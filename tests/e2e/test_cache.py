@@ -9,7 +9,7 @@ import redis.asyncio
 from stream_app.client.answers import FoundLead
 from stream_app.client.lookup import find
 from stream_app.dev.kafka import Broker
-from tests.e2e.cached_outage import PATIENT, fields_of, filled, known, lead, outage, pipeline, results
+from tests.e2e.cached_outage import PATIENT, fields_of, filled, lead, outage, pipeline
 from tests.e2e.pipeline import Pipeline
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY
@@ -36,47 +36,6 @@ async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(k
     served = seen.books["columns"]["served_from_cache"]["records"]
     assert sum(seen.books["saved"].values()) == served >= sum(seen.hits.values())
     assert seen.books["provisional"] >= seen.first["local"]
-
-
-@pytest.mark.slow
-async def test_cached_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka: Broker, namespace: str) -> None:
-    with LocalRedis() as server:
-        async with pipeline(kafka.bootstrap, namespace, server.url, cache_first=True, more=PATIENT) as line:
-            await line.publish([known(line, number, 2) for number in range(60)])
-            processes = [line.start("worker"), line.start("gateway")]
-            await filled(line, server.url, 60)
-
-            await line.publish([lead(line, number) for number in range(100)])
-            await ended(line, 100)
-            assert line.last() == {"served_from_cache": 60, "enriched": 40}
-            assert len(line.summary()["leads"]) == 40
-
-            # Who was bought under one id answers for another one.
-            await filled(line, server.url, 100)
-            await line.publish([lead(line, number, "again") for number in range(60, 70)])
-            await ended(line, 110)
-            assert line.last() == {"served_from_cache": 70, "enriched": 40}
-
-            async with redis.asyncio.from_url(server.url) as client:
-                keys = {key.decode() async for key in client.scan_iter("*")}
-                assert len(keys) >= 100
-                assert not any("@" in key or "company" in key.rpartition(":")[2] for key in keys)
-                assert await client.flushall()
-            await line.publish([lead(line, number) for number in range(200, 240)])
-            await ended(line, 150)
-            server.stop()
-            await line.publish([lead(line, number) for number in range(300, 340)])
-            await ended(line, 190)
-            assert line.last() == {"served_from_cache": 70, "enriched": 120}
-            assert sorted(line.summary()["leads"].values()) == [1] * 120
-
-            books = await line.books_balance()
-            assert sum(books["saved"].values()) == 70
-            found = await results(line)
-            assert {each[-1][1].source for each in found.values()} == {"cache", "clay"}
-            line.check_histories()
-            for process in processes:
-                assert await line.stop(process) == 0
 
 
 async def ended(line: Pipeline, count: int) -> None:

@@ -25,7 +25,6 @@ LONG_HUNTS: Final = {
     "callbacks_not_read_at_take_over",
     "done_is_acked_unconfirmed",
     "dropped_marks_are_asked_for_again",
-    "events_are_written_where_the_lane_is",
     "given_up_is_acked",
     "given_up_makes_no_room",
     "held_leads_are_kept_at_a_rebalance",
