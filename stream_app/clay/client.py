@@ -12,13 +12,14 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final, Self
 
 import aiohttp
 import msgspec
 import yarl
 
-from stream_app.clay.egress import Egress, HostCheck
+from stream_app.clay.egress import Egress
 from stream_app.clay.transport import (
     Answer,
     BrokenAnswer,
@@ -28,6 +29,7 @@ from stream_app.clay.transport import (
     Target,
     Transport,
     TransportError,
+    proxy_of,
 )
 from stream_app.domain.delivery.outcome import (
     Accepted,
@@ -39,8 +41,10 @@ from stream_app.domain.delivery.outcome import (
     classify,
 )
 from stream_app.domain.webhook import MALFORMED, token_problem
+from stream_app.tasks import cancel
 
 _ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.
+_HOST_WITHIN_S: Final = 3.0
 _MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_CHARACTERS = 64
 
@@ -279,6 +283,48 @@ def _sent_values(target: Target, body: bytes) -> list[str]:
 
 def _since_ms(started: float) -> int:
     return round((asyncio.get_running_loop().time() - started) * 1000)
+
+
+class HostCheck:
+    """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host.
+
+    An answer does not prove that a webhook takes leads. But where the host does not answer, no webhook does.
+    """
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._running: dict[yarl.URL, asyncio.Task[bool]] = {}
+
+    async def __call__(self, webhook_url: str) -> bool:
+        """Return True if the host answers within 3 s with anything but a server error."""
+        host = yarl.URL(webhook_url).origin()
+        running = self._running.get(host)
+        if running is None:
+            running = self._running[host] = asyncio.create_task(self._answers(host))
+            running.add_done_callback(lambda _: self._running.pop(host, None))
+        return await asyncio.shield(running)
+
+    async def close(self) -> None:
+        """End the requests in flight."""
+        await cancel(list(self._running.values()))
+
+    async def _answers(self, host: yarl.URL) -> bool:
+        proxy, login = proxy_of(self._egress)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S)) as session,
+                session.head(
+                    host,
+                    allow_redirects=False,
+                    ssl=self._egress.tls,
+                    proxy=proxy,
+                    proxy_headers=login,
+                ) as answer,
+            ):
+                # A host may know no HEAD, and answers with 501 although it is well.
+                return answer.status < HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.NOT_IMPLEMENTED
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
 
 
 @dataclass(frozen=True)

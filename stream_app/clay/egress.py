@@ -1,21 +1,12 @@
-"""Outgoing connections of the worker and of `doctor`: how they leave, and which hosts answer."""
+"""How requests leave: the certificate authorities and the proxy of `[egress]`."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Final, Literal, Self
-from urllib.parse import unquote, urlsplit
-
-import aiohttp
-import yarl
+from typing import Literal, Self
 
 from stream_app.domain.errors import SettingsError
-from stream_app.tasks import cancel
-
-_HOST_WITHIN_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,58 +41,3 @@ class Egress:
     def tls_context(self) -> ssl.SSLContext:
         """`tls` for a client that would take other authorities for True."""
         return ssl.create_default_context() if self.tls is True else self.tls
-
-    @property
-    def proxy(self) -> yarl.URL | None:
-        """The proxy's address without its credentials."""
-        return None if self.proxy_url is None else yarl.URL(self.proxy_url).with_user(None)
-
-    @property
-    def proxy_headers(self) -> dict[str, str]:
-        """The proxy's credentials as a header. Empty if the URL has none."""
-        parts = urlsplit(self.proxy_url or "")
-        if parts.username is None:
-            return {}
-        login = aiohttp.encode_basic_auth(unquote(parts.username), unquote(parts.password or ""))
-        return {"proxy-authorization": login}
-
-
-class HostCheck:
-    """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host.
-
-    An answer does not prove that a webhook takes leads. But where the host does not answer, no webhook does.
-    """
-
-    def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-        self._running: dict[yarl.URL, asyncio.Task[bool]] = {}
-
-    async def __call__(self, webhook_url: str) -> bool:
-        """Return True if the host answers within 3 s with anything but a server error."""
-        host = yarl.URL(webhook_url).origin()
-        running = self._running.get(host)
-        if running is None:
-            running = self._running[host] = asyncio.create_task(self._answers(host))
-            running.add_done_callback(lambda _: self._running.pop(host, None))
-        return await asyncio.shield(running)
-
-    async def close(self) -> None:
-        """End the requests in flight."""
-        await cancel(list(self._running.values()))
-
-    async def _answers(self, host: yarl.URL) -> bool:
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S)) as session,
-                session.head(
-                    host,
-                    allow_redirects=False,
-                    ssl=self._egress.tls,
-                    proxy=self._egress.proxy,
-                    proxy_headers=self._egress.proxy_headers,
-                ) as answer,
-            ):
-                # A host may know no HEAD, and answers with 501 although it is well.
-                return answer.status < HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.NOT_IMPLEMENTED
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False

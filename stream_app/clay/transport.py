@@ -137,7 +137,7 @@ class Target:
 
         With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the request itself.
         """
-        proxy, login = egress.proxy, egress.proxy_headers
+        proxy, login = proxy_of(egress)
         path, host = url.raw_path_qs, url.host_port_subcomponent
         if proxy is not None and url.scheme == "http":
             path = f"http://{host}{path}"
@@ -159,6 +159,16 @@ class Target:
     def is_for_proxy(self) -> bool:
         """True if the proxy reads the request itself, because there is no TLS."""
         return self.address.proxy is not None and self.url.scheme == "http"
+
+
+def proxy_of(egress: Egress) -> tuple[yarl.URL | None, dict[str, str]]:
+    """Return the proxy's address without its credentials, and these as headers; (None, {}) if there is no proxy."""
+    if egress.proxy_url is None:
+        return None, {}
+    url = yarl.URL(egress.proxy_url)
+    if url.user is None:
+        return url, {}
+    return url.with_user(None), {"proxy-authorization": aiohttp.encode_basic_auth(url.user, url.password or "")}
 
 
 class Transport:

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
-from stream_app.clay.client import ClayClient, Webhooks
-from stream_app.clay.egress import Egress, HostCheck
+from stream_app.clay.client import ClayClient, HostCheck, Webhooks
+from stream_app.clay.egress import Egress
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of

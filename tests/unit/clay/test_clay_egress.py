@@ -8,7 +8,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from stream_app.clay.egress import Egress, HostCheck
+from stream_app.clay.client import HostCheck
+from stream_app.clay.egress import Egress
 from stream_app.client.doctor import host_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
@@ -156,6 +157,6 @@ async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
 
 async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not await HostCheck(Egress.of())(f"http://127.0.0.1:{free_port()}{WEBHOOK}")
-    monkeypatch.setattr("stream_app.clay.egress._HOST_WITHIN_S", 0.2)
+    monkeypatch.setattr("stream_app.clay.client._HOST_WITHIN_S", 0.2)
     async with serve(HANG) as server:
         assert not await HostCheck(Egress.of())(server.url)
