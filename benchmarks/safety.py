@@ -43,13 +43,13 @@ from stream_app.domain.delivery.outcome import Accepted, Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lead.lead import read_lead
 from stream_app.domain.record import Record
-from stream_app.faust_app.app import build_app
-from stream_app.faust_app.run import run, run_app
+from stream_app.faust_app.app import build_app, faust_options
+from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import PartitionStream, serve
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.services import process
 from stream_app.services import worker as product
+from stream_app.services.process import run
 
 CASES = ("agent", "unsafe", "safe")
 MOST_ON_TOP = 0.6
@@ -126,7 +126,7 @@ async def _agent(settings: Settings, counter: _Counter) -> None:
             counter.add()
             await inlet.ack(consumed)
 
-    options = process.faust_options(settings, connection_of(settings), settings.names.worker_app, None)
+    options = faust_options(settings, connection_of(settings), settings.names.worker_app, None)
     app = build_app(options)
 
     @app.agent(settings.names.leads)

@@ -176,7 +176,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "board": ("processes:board", "serve the board and the look-up API, and take operators' commands"),
     "open": ("processes:open_board", "open the board in a browser, or print how to reach it"),
     "clay-setup": ("setup:clay_setup", "print what to set up in the Clay table"),
-    "doctor": ("setup:doctor", "check the whole set-up without spending a credit"),
+    "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
     "status": ("status:status", "show where a lead is, with the time and reason of each step"),
     "imports": ("status:imports", "show each publication of leads, and where its leads are"),
     "results": ("results:results", "write the last result of each lead as CSV or JSON Lines"),
@@ -190,6 +190,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "completion": ("main:completion", "print a script that completes commands in your shell"),
 }
 """Command -> where it is in `stream_app.cli`, and a summary. A command is imported when it runs or shows its help."""
+
+EXTRA_OF: Final = {
+    "demo": "local",
+    "sim": "local",
+    "doctor": "worker",  # it asks Clay's hosts and Redis as a worker does
+    **{process: process for process in ("worker", "replay", "gateway", "trace", "board")},
+}
+"""The extra of the package that a command needs. A command without one needs none."""
 
 EXIT_CODE_OF: Final = {
     SettingsError: USAGE,
@@ -214,6 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(USAGE, usage_problem(error), as_json="--json" in words)
     except StreamAppError as error:
         return _failed(EXIT_CODE_OF.get(type(error), NO), str(error), as_json="--json" in words)
+    except ImportError as error:
+        if (problem := _missing_extra(error, words)) is None:
+            raise
+        return _failed(USAGE, problem, as_json="--json" in words)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -308,6 +320,18 @@ def completion(shell: Literal["bash", "zsh", "fish"], /, *, common: Common = COM
     """
     sys.stdout.write(build_app().generate_completion(shell=shell))
     return OK
+
+
+def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
+    """Return one line that names the extra which brings a missing package, or None if no extra does."""
+    missing = error if error.name else error.__cause__  # cyclopts raises an error of its own for a lazy command
+    command = next((word for word in words if word in EXTRA_OF), None)
+    if command is None or not isinstance(missing, ModuleNotFoundError) or not missing.name:
+        return None
+    package = missing.name.partition(".")[0]
+    return (
+        f"`stream-app {command}` needs {package}, which is not installed: pip install 'stream-app[{EXTRA_OF[command]}]'"
+    )
 
 
 def _failed(code: int, text: str, *, as_json: bool) -> int:

@@ -84,7 +84,7 @@ def trace(*, log: Log = None, common: Common = COMMON) -> int:
 
 def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None], level: str = "info") -> int:
     """Run a process in a new event loop until a signal ends it. Errors are raised."""
-    from stream_app.faust_app.run import run
+    from stream_app.services.process import run
 
     logs.configure(log or ("console" if sys.stderr.isatty() else "json"), level)
     try:

@@ -39,6 +39,7 @@ from stream_app.domain.text import count
 from stream_app.replay import rewind as offsets
 from stream_app.replay.orders import change_command, ordered_replays, start_command, submit_and_follow
 from stream_app.replay.plan import spans_of, survey
+from stream_app.replay.state import set_replay_pause
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
 
@@ -484,8 +485,6 @@ def _change(common: Common, kind: Literal["stop", "resume"], replay: str, why: s
 
 
 def _set_pause(common: Common, by: str | None, why: str) -> int:
-    from stream_app.services.replay import set_replay_pause
-
     settings = common.settings()
     work = set_replay_pause(settings, by, why, 0 if by is None else time.time_ns() // 1_000_000)
     before = on_kafka(settings, f"replay {'resume' if by is None else 'pause'}", work)

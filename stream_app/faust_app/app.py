@@ -13,6 +13,7 @@ from faust.events import Event
 from faust.serializers.schemas import Schema
 from faust.stores import memory
 
+from stream_app.config import Settings
 from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.faust_app.stream import GapCheck
 from stream_app.kafka.connection import KafkaConnection
@@ -189,6 +190,21 @@ class FaustOptions:
     commit_interval_s: float = 0.5
     max_poll_records: int = 800
     buffer_records: int = 4096
+
+
+def faust_options(
+    settings: Settings, connection: KafkaConnection, app_id: str, state_topic: str | None
+) -> FaustOptions:
+    """Return how a process joins its group. `state_topic` is for the process that owns state."""
+    kafka = settings.kafka
+    return FaustOptions(
+        app_id=app_id,
+        connection=connection,
+        partitions=kafka.partitions,
+        state_topic=state_topic,
+        session_timeout_s=kafka.session_timeout_s,
+        rebalance_timeout_s=kafka.rebalance_timeout_s,
+    )
 
 
 def build_app(options: FaustOptions, owner: Owner | None = None) -> App:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.faust_app.fixes.safe_app import SafeApp
@@ -15,19 +14,6 @@ from stream_app.kafka.connection import wait_for_kafka
 from stream_app.tasks import cancel, died_of
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine as `asyncio.run` does, on uvloop if it is installed."""
-    factory = None
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
 
 
 async def run_app(

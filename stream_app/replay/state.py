@@ -22,14 +22,18 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders
 from stream_app.domain.dead_letter.replay import Begin, Came, begin
+from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.lane.command import MAX_TEXT
 from stream_app.domain.record import Record
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
-from stream_app.kafka.producers import KafkaPublisher
+from stream_app.kafka.producers import KafkaPublisher, kafka_publisher
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Throttled
 from stream_app.tasks import cancel
@@ -183,3 +187,21 @@ class ReplayState:
         if kind == "dlq" and value:
             partition, epoch = where
             self._came[int(partition)][int(epoch)] = msgspec.json.decode(value, type=Came)
+
+
+async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
+    """Pause all replays, or (`by` None) resume them. Returns the previous pause.
+
+    Texts that look like personal data are removed from `why`, which the replay process logs.
+
+    Raises:
+        BrokerUnavailable: Kafka does not respond.
+    """
+    connection, topics = connection_of(settings), settings.names
+    async with (
+        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
+        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
+    ):
+        before = state.pause
+        await state.set_pause(Pause(by, scrub(why, MAX_TEXT), at_ms) if by else None)
+        return before

@@ -1,14 +1,14 @@
-"""Shared by the processes: check of Kafka, operations server, Faust's options, stop signals, watchdog."""
+"""Shared by the processes: event loop, check of Kafka, operations server, stop signals, watchdog."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -19,14 +19,26 @@ from starlette.routing import Route
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.faust_app.app import FaustOptions
-from stream_app.kafka.connection import KafkaConnection, Say
+from stream_app.kafka.connection import Say
 from stream_app.kafka.topics import check_topics
 from stream_app.ops import logs as log
 from stream_app.ops.http import serve_http
 
+T = TypeVar("T")
+
 _OPS_GRACE_S: Final = 1
 _CHECKS: Final = 10  # of the watchdog, for each `limit_s`
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine as `asyncio.run` does, on uvloop if it is installed."""
+    factory = None
+    with suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
 
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
@@ -80,21 +92,6 @@ def state_folder(environ: Mapping[str, str]) -> Path:
     except (OSError, RuntimeError):  # the user has no home
         folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
     return folder
-
-
-def faust_options(
-    settings: Settings, connection: KafkaConnection, app_id: str, state_topic: str | None
-) -> FaustOptions:
-    """Return how a process joins its group. `state_topic` is for the process that owns state."""
-    kafka = settings.kafka
-    return FaustOptions(
-        app_id=app_id,
-        connection=connection,
-        partitions=kafka.partitions,
-        state_topic=state_topic,
-        session_timeout_s=kafka.session_timeout_s,
-        rebalance_timeout_s=kafka.rebalance_timeout_s,
-    )
 
 
 def longest_step_s(settings: Settings) -> float:

@@ -13,13 +13,10 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import FileWatch
-from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.dead_letter.replay import Begin
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.lane.command import MAX_TEXT
 from stream_app.domain.topics import MAX_CARRIED_BYTES
-from stream_app.faust_app.app import build_app
+from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.producers import kafka_publisher
@@ -31,7 +28,7 @@ from stream_app.replay.forward import Replay, define_agents
 from stream_app.replay.orders import OrderRunner
 from stream_app.replay.reload import Reloads
 from stream_app.replay.state import ReplayState
-from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
+from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
 from stream_app.version import __version__
 
 _BUFFERED: Final = 1_000
@@ -114,21 +111,3 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         )
         await state.record_last()
         logger.info("replay_stopped")
-
-
-async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
-    """Pause all replays, or (`by` None) resume them. Returns the previous pause.
-
-    Texts that look like personal data are removed from `why`, which the replay process logs.
-
-    Raises:
-        BrokerUnavailable: Kafka does not respond.
-    """
-    connection, topics = connection_of(settings), settings.names
-    async with (
-        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
-        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
-    ):
-        before = state.pause
-        await state.set_pause(Pause(by, scrub(why, MAX_TEXT), at_ms) if by else None)
-        return before

@@ -21,7 +21,7 @@ from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.result import DAY_MS
 from stream_app.domain.topics import MAX_CARRIED_BYTES
-from stream_app.faust_app.app import build_app
+from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership, run_app, waiting
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
@@ -35,7 +35,7 @@ from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Cache
 from stream_app.partition.state import WorkerParts
-from stream_app.services.process import Watchdog, check_kafka, faust_options, longest_step_s, serve_ops
+from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
 from stream_app.version import __version__
 
 _PAUSE_S: Final = 30.0

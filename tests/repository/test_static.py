@@ -101,11 +101,15 @@ def test_files_named_in_the_code_exist() -> None:
 def test_every_import_is_a_dependency_of_the_package() -> None:
     """`pip install .[local]` is the README's first command: no module may need what only `dev` brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked_for = (*project["dependencies"], *project["optional-dependencies"]["local"])
+    extras = project["optional-dependencies"]
+    asked_for = [
+        *project["dependencies"],
+        *(line for extra in ("worker", "gateway", "board", "local") for line in extras[extra]),
+    ]
     brings = {canonicalize_name(Requirement(each).name) for each in asked_for}
     foreign = {name.partition(".")[0] for name in names_in(PACKAGE)} - sys.stdlib_module_names - {"stream_app"}
     assert OPTIONAL.keys() <= foreign
-    assert set(OPTIONAL.values()) <= project["optional-dependencies"].keys()
+    assert set(OPTIONAL.values()) <= extras.keys()
     foreign -= OPTIONAL.keys()
     from_where = packages_distributions()
     assert {name for name in foreign if brings.isdisjoint(map(canonicalize_name, from_where.get(name, [])))} == set()

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from stream_app.domain.errors import Aborted
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.faust_app.app import FaustOptions
-from stream_app.faust_app.run import run, run_app
+from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
+from stream_app.services.process import run
 from tests.support.apps import app_with
 
 SLOTS = 20

@@ -12,7 +12,7 @@ from stream_app.config import load_settings
 from stream_app.config.egress import egress_of
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.errors import SettingsError
-from stream_app.services import replay
+from stream_app.replay import state as replay
 from stream_app.services.worker import clay_client
 from stream_app.tasks import run_until
 from tests.unit.config.files import load
