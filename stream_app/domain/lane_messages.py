@@ -15,7 +15,7 @@ from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.webhook_quota import Webhook
 
 
-class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
+class Actor(msgspec.Struct, frozen=True):
     """An operator who gave an order, the reason, and the time in epoch ms."""
 
     who: str
@@ -23,7 +23,7 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     at_ms: int
 
 
-class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+class Change(msgspec.Struct, frozen=True):
     """A key of a lane's policy that an operator changed at run time, such as `budget.credits_per_day`.
 
     Attributes:

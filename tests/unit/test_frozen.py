@@ -4,13 +4,30 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 import pytest
 
 import stream_app
+from stream_app.domain import policy
+from stream_app.domain.books.money import Problem
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
+from stream_app.domain.dead_letter.replay import Came
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.meters import Forecast
+from stream_app.domain.lane.overrides import Order
+from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
+from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.messages import Callback, Lead, Result, StatusEvent
 
 FOLDERS = ("board", "cache", "clay", "domain", "partition")
 FILLED = """
@@ -42,3 +59,46 @@ def classes(folder: str) -> Iterator[type[Any]]:
 def test_values_are_frozen(folder: str) -> None:
     filled = {f"{kind.__module__}.{kind.__name__}" for kind in classes(folder) if not is_frozen(kind)}
     assert filled == {f"{stream_app.__name__}.{name}" for name in FILLED.split() if name.startswith(folder)}
+
+
+NOT_NOTHING = {
+    "Action": "read template", "Answer": "done", "Breaker": "phase", "Bucket": "latencies", "Callback": "attempt",
+    "CommandResult": "applied", "Correct": "period", "Envelope": "format", "Field": "kind most", "Finding": "holds",
+    "Form": "asks_why", "LaneView": "mode", "Outlook": "is_short", "Position": "last", "Sampling": "always ratio",
+    "Settlement": "alone", "Unreadable": "of_import", "Visitor": "has_session",
+}  # fmt: skip
+"""Fields with another default. Policies have their defaults in the reference."""
+
+
+def test_a_field_that_is_not_set_says_nothing() -> None:
+    found = defaultdict[str, list[str]](list)
+    for kind in chain(*map(classes, FOLDERS)):
+        if issubclass(kind, msgspec.Struct) and kind.__module__ != policy.__name__ and "Policy" not in repr(kind.mro()):
+            for field in msgspec.structs.fields(kind):
+                if field.default and not isinstance(field.default, msgspec.Struct | type(msgspec.NODEFAULT)):
+                    found[kind.__name__] += [field.name]
+    assert {name: " ".join(sorted(fields)) for name, fields in found.items()} == NOT_NOTHING
+
+
+WRITTEN = (
+    *(Callback, Command, CommandAnswer, Delivery, Envelope, Finding, Forecast, Lane, LaneView, Lead, Order, Problem),
+    *(ReplayCommand, ReplayProgress, Result, StatusEvent, Suppression, Came),
+)
+"""Rows, messages, and what commands print."""
+
+
+def structs_in(info: object) -> Iterator[msgspec.inspect.StructType]:
+    """A type and all that its values hold."""
+    if isinstance(info, msgspec.inspect.StructType):
+        yield info
+    if isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        for part in msgspec.structs.astuple(info):
+            yield from structs_in(part)
+    elif isinstance(info, tuple):
+        yield from chain(*map(structs_in, info))
+
+
+def test_what_is_written_is_without_the_fields_that_say_nothing() -> None:
+    for info in structs_in(msgspec.inspect.multi_type_info(WRITTEN)):
+        config, says_all = info.cls.__struct_config__, info.cls in (Filter, Delivery)
+        assert config.omit_defaults is not (says_all or not info.cls.__struct_defaults__), info.cls

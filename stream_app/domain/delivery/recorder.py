@@ -39,7 +39,7 @@ Rows = list[tuple[bytes, bytes | None]]
 LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
 
 
-class Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Reason(msgspec.Struct, frozen=True, gc=False):
     """The reason of a step.
 
     Attributes:

@@ -69,7 +69,7 @@ class BreakerPolicy(Policy, frozen=True):
     probe_lease_s: Annotated[float, Range(1, 3_600)] = 120.0
 
 
-class Permit(msgspec.Struct, frozen=True, omit_defaults=True):
+class Permit(msgspec.Struct, frozen=True):
     """Permission for one call. `lease` is set for a probe."""
 
     epoch: int

@@ -88,7 +88,7 @@ class BudgetPolicy(Policy, frozen=True):
         return found
 
 
-class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
+class Cost(msgspec.Struct, frozen=True):
     """Data Credits and Actions in whole units. The caller rounds fractions up."""
 
     credits: int = 0

@@ -23,7 +23,7 @@ _KNOWN_CALLS = 10
 _SURE_MS = 1_000
 
 
-class StallDetector(msgspec.Struct, frozen=True, omit_defaults=True):
+class StallDetector(msgspec.Struct, frozen=True):
     """`waiting`: requests in flight, none of which was answered since `since_ms` (epoch ms)."""
 
     since_ms: int = 0

@@ -27,7 +27,7 @@ TEXT: Final = {
 }
 
 
-class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
+class Suppression(msgspec.Struct, frozen=True):
     """The value of a row.
 
     Attributes:
