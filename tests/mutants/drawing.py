@@ -3,7 +3,7 @@
 import ast
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,20 @@ class Mutant:
 
 
 def draw(seed: int, count: int) -> list[Mutant]:
-    """So many mutants at places that are drawn evenly, although a comparison has six mutants where a loop has one."""
-    rng = random.Random(seed)
-    places = [place for path in _files() for place in _places(path)]
-    drawn = (_mutant(path, line, *rng.choice(choices)) for path, line, choices in rng.sample(places, len(places)))
+    """So many mutants at places that are drawn evenly, although a comparison has six mutants where a loop has one.
+
+    A place is known by its text, so that a seed draws the same mutants when other lines have changed.
+    """
+    lots, seen = list[tuple[float, str, int, Any, int]](), Counter[str]()
+    for path in _files():
+        lines = (ROOT / path).read_text().splitlines()
+        for line, column, choices in _places(path):
+            text = lines[line - 1]
+            place = f"{seed} {Path(path).name} {text.strip()} {column - len(text) + len(text.lstrip())}"
+            seen[place] += 1
+            rng = random.Random(f"{place} {seen[place]}")
+            lots.append((rng.random(), path, line, *rng.choice(choices)))
+    drawn = (_mutant(*lot[1:]) for lot in sorted(lots, key=lambda lot: lot[0]))
     return [mutant for mutant, _ in zip(filter(None, drawn), range(count), strict=False)]
 
 
@@ -65,7 +75,7 @@ def _files() -> Iterator[str]:
             yield str(file.relative_to(ROOT))
 
 
-def _places(path: str) -> Iterator[tuple[str, int, list[tuple[Any, int]]]]:
+def _places(path: str) -> Iterator[tuple[int, int, list[tuple[Any, int]]]]:
     """Where the file can be changed, with the operators and their occurrences that change it."""
     source = (ROOT / path).read_text()
     no_target, names = list(_no_target(ast.parse(source))), list(_comparisons_of_names(ast.parse(source)))
@@ -82,7 +92,7 @@ def _places(path: str) -> Iterator[tuple[str, int, list[tuple[Any, int]]]]:
         for occurrence, (start, end) in enumerate(positions):
             if not any(first <= start and end <= last for first, last in left_out):
                 places[(start, end)].append((operator, occurrence))
-    return ((path, start[0], choices) for (start, _), choices in sorted(places.items()))
+    return ((*start, choices) for (start, _), choices in sorted(places.items()))
 
 
 def _may_change(node: Any) -> bool:
