@@ -17,8 +17,5 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/lane/budget.py", "break", "continue"): (
         "soft limits rise, so behind one that is not reached none is"
     ),
-    ("stream_app/domain/callback/body.py", "at_ms=0,", "at_ms= 1,"): (
-        "a constant in the hash of the id, which the time replaces after that"
-    ),
 }
 """By file, line, and the line as it is changed."""

@@ -114,15 +114,16 @@ _ADVICE = {
         "Clay forbids this webhook: check this destination's token, and whether the webhook has used up its"
         " 50,000 submissions (then put a new webhook into the pool)"
     ),
+    3: "this destination's webhook URL redirects, which is never followed: set the URL that Clay shows now",
+    4: "Clay takes no such request: compare this destination's settings with its table in Clay",
 }
+"""By status, or by its first digit."""
 _WORDS = {
     400: "Clay cannot read this row",
     413: "this row is too large for Clay",
     422: "Clay refuses this row for what is in it",
     503: "Clay takes nothing at the moment",
 }
-_ADVICE_3XX = "this destination's webhook URL redirects, which is never followed: set the URL that Clay shows now"
-_ADVICE_4XX = "Clay takes no such request: compare this destination's settings with its table in Clay"
 
 
 def classify(
@@ -156,7 +157,7 @@ def classify(
         text = _explain(http_status, _WORDS[http_status], said)
         return Refused("http_503", latency_ms, http_status, text, retry_after, said)
     if 300 <= http_status < 500 and http_status != 408:
-        advice = _ADVICE.get(http_status) or (_ADVICE_3XX if http_status < 400 else _ADVICE_4XX)
+        advice = _ADVICE.get(http_status) or _ADVICE[http_status // 100]
         return Denied(http_status, latency_ms, _explain(http_status, f"{advice}, then resume the lane", said))
     text = _explain(http_status, "Clay failed, and may have taken the row", said)
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, said)

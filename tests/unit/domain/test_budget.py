@@ -521,6 +521,15 @@ def test_absurd_clocks_do_not_crash(now_ms: int) -> None:
     assert found.day_start_ms < found.day_end_ms
 
 
+def test_in_a_quarter_of_an_hour_the_date_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admission asks for it several times."""
+    now_ms, computed = _ms("2031-05-06T12:00", "UTC"), list[int]()
+    compute = periods._date_at
+    monkeypatch.setattr(periods, "_date_at", lambda tz, at_ms: computed.append(at_ms) or compute(tz, at_ms))
+    assert len({periods.at("UTC", 1, now_ms + step_ms) for step_ms in (0, 1, 899_999)}) == 1
+    assert computed == [now_ms]
+
+
 def test_the_cache_is_of_the_moment_not_of_its_quarter_hour() -> None:
     midnight_ms = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp() * 1000)
     assert midnight_ms < 0, "before 1970 reads as 1970"

@@ -164,6 +164,16 @@ def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> 
     assert decode(encode(kept)) == kept
 
 
+def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> None:
+    one = Field("x" * 5_000, NOW, "people")
+    size = len(encode(Entry({"f10": one}))) - len(encode(NOTHING)) + 2
+    most = (MOST_ENTRY_BYTES - len(encode(NOTHING))) // size
+    many = {f"f{n}": one for n in range(10, 10 + most)}
+    assert bounded(Entry(many)) == Entry(many)
+    assert bounded(Entry(many | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(many)
+    assert bounded(Entry(many | {"f01": one})) == Entry({"f01": one} | dict(list(many.items())[:-1]))
+
+
 @given(st.binary(max_size=200))
 def test_bytes_that_are_not_an_entry_decode_to_nothing(raw: bytes) -> None:
     assert isinstance(decode(raw), Entry)

@@ -132,6 +132,9 @@ def test_the_same_content_has_the_same_id() -> None:
     later = callback_of(body, "acme", "people", AT_MS + 5)
     assert isinstance(later, Callback)
     assert later.id == one.id
+    assert one.id == "_EJqbu2XdZP1VeCXuGUAhg", (
+        "Clay repeats a callback while workers are upgraded: another id would count it twice"
+    )
 
 
 def test_broken_json_is_repaired_and_marked() -> None:

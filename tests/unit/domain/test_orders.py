@@ -67,6 +67,7 @@ class Rows:
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
         self.answers: list[tuple[str, bool, str]] = []
+        self.kinds: list[str] = []
 
     def put(self, *commands: ReplayCommand) -> None:
         for command in commands:
@@ -83,6 +84,7 @@ class Rows:
         while step := ReplayOrders(self.rows.items()).next_step(now_ms):
             self.write(step.rows)
             self.answers.append((step.answer.id, step.answer.applied, step.answer.reason))
+            self.kinds.append(step.answer.kind)
         return ReplayOrders(self.rows.items())
 
 
@@ -105,6 +107,7 @@ def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answer
     done = finished(advanced(again, 5, {"leads.dlq/0/9": "no lead"}, {0: 10}, NOW_MS), NOW_MS)
     assert (done.state, done.text) == ("done", "9 dead letters were sent back, 1 refused")
     assert rows.answers == [("r-1", True, ""), ("c-1", True, ""), ("c-2", True, ""), ("c-1", False, "repeated")]
+    assert rows.kinds == ["replay", "replay_stop", "replay_resume", "replay_stop"]
 
 
 def test_the_same_replay_twice_is_one_replay_even_after_its_end() -> None:

@@ -58,7 +58,7 @@ def test_retry_after_is_passed_on_unchanged(retry_after: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("http_status", "words"),
-    [(401, "token"), (402, "credits"), (403, "50,000"), (302, "redirects"), (405, "settings")],
+    [(401, "token"), (402, "credits"), (403, "50,000"), (300, "redirects"), (399, "redirects"), (499, "settings")],
 )
 def test_the_reason_of_a_suspension_says_what_to_do(http_status: int, words: str) -> None:
     outcome = _classify(http_status, excerpt="no way")
@@ -80,6 +80,7 @@ def test_values_that_were_sent_are_scrubbed_from_excerpts() -> None:
     ("text", "scrubbed"),
     [
         ("", ""),
+        ("1" * 6 + " is short, 1(2)[3]4/5-6.7 is not", "111111 is short, [number] is not"),
         ("Too many  requests\r\n\tslow down", "Too many requests slow down"),
         ("<html><head><title>503 Service Unavailable</title></head></html>", "503 Service Unavailable"),
         ('{"error":"webhook_submission_limit_reached"}', '{"error":"webhook_submission_limit_reached"}'),

@@ -191,6 +191,9 @@ def test_two_429s_measure_the_limit_of_clay() -> None:
     for _in_flight in range(3):
         state = rate.on_429(POLICY, state, NOW_MS + 22_500, 1_000, 0.5, latency_ms=2_000)
     assert (state.limited_ms, state.sent) == (NOW_MS + 21_000, -3), "sent before the 429: no new measurement"
+    assert state.accepted > 0 < state.accepted_ms
+    state, _ = rate.take(POLICY, state, NOW_MS + 3_600_000)
+    assert (state.cut_per_s, state.limit_per_s, state.accepted, state.accepted_ms) == (0, 0, 0, 0), "forgotten"
 
 
 @pytest.mark.parametrize("why", ["idle", "taken over"])
