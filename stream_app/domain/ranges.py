@@ -46,8 +46,7 @@ def no_later(until_ms: int, now_ms: int, longest_ms: int) -> int:
 
     A later deadline was set before the clock stepped back.
     """
-    latest_ms = now_ms + longest_ms
-    return until_ms if until_ms <= latest_ms else latest_ms
+    return min(until_ms, now_ms + longest_ms)
 
 
 class Policy(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
-from stream_app.domain.delivery.state_machine import lane_key, read_delivery
+from stream_app.domain.delivery.state_machine import delivery_key, lane_key, read_delivery
 from stream_app.domain.lane.budget import Period
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
@@ -20,6 +20,7 @@ from tests.simulation.schedule import Setup
 
 T = TypeVar("T")
 CREDITS = 6
+KEY = delivery_key("acme", "acme-main", "id0")
 WRITE_AHEAD, SETTLE = 0, 1
 """The transactions of a lead that is sent once."""
 
@@ -92,6 +93,9 @@ async def test_a_known_outcome_outlives_the_recovery(
     bench = await history_of(outcomes, Losing({SETTLE}, answers_only))
     assert bench.states() == ["received", "sending", *emitted]
     assert "worker_died" not in [event.reason for event in events(bench)]
+    rows = await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+    row = read_delivery(KEY, rows[KEY])
+    assert row.accepted_at_ms == next((event.at_ms for event in events(bench) if event.status == "accepted"), 0)
 
 
 @virtual_time

@@ -424,7 +424,7 @@ def rejected(
     )
     headers = dead_letter.to_headers()
     key = workspace.encode() if workspace else pseudonymous_key(consumed.key, plan.workspaces)
-    return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
+    return Record(plan.topics.dlq, key, value and value[:most], headers)
 
 
 def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, why: Reason) -> Record:

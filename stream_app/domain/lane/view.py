@@ -17,7 +17,7 @@ from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
 from stream_app.domain.lane.meters import first_estimate, meters
 from stream_app.domain.lane.overrides import byline
 from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
-from stream_app.domain.lane.webhook_quota import QuotaPolicy
+from stream_app.domain.lane.webhook_quota import QuotaPolicy, Webhook
 from stream_app.domain.lane_messages import Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.policy import Destination, Workspace, in_force
 from stream_app.domain.ranges import Wait
@@ -216,13 +216,13 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         )
     yield from _of_meters(before, now)
     for webhook_id, webhook in now.webhooks.items():
-        was = before.webhooks.get(webhook_id)
-        if webhook.dead and not (was and was.dead):
+        was = before.webhooks.get(webhook_id, Webhook())
+        if webhook.dead and not was.dead:
             yield LaneChange("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
-        if bool(webhook.suspension) != bool(was and was.suspension):
+        if bool(webhook.suspension) != bool(was.suspension):
             text = webhook.suspension.text if webhook.suspension else f"webhook {webhook_id} is in use again"
             yield LaneChange(WEBHOOK_GONE if webhook.suspension else "webhook_back", text)
-        if webhook.count >= rules.warn_at > (was.count if was else 0):
+        if webhook.count >= rules.warn_at > was.count:
             left = rules.rotate_at - webhook.count
             yield LaneChange(
                 "quota_warning", f"webhook {webhook_id} is left after {count(left, 'more submission')}: add a new one"

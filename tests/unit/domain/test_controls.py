@@ -116,6 +116,7 @@ def test_reset_clears_failures_but_neither_a_pause_nor_a_retry_after() -> None:
     answer = obey(POLICY, _done(lane, controls.Pause()), controls.Reset(), BY)
     assert answer.lane.breaker.phase == "closed"
     assert answer.lane.window.buckets == ()
+    assert answer.lane.breaker.epoch > lane.breaker.epoch, "calls of before say nothing"
     assert answer.text.endswith("maintenance and Clay's Retry-After")
     assert answer.lane.rate.blocked_until_ms == NOW_MS + 30_000
 
@@ -155,6 +156,11 @@ def test_credits_spent_elsewhere_count_and_can_be_taken_back() -> None:
     assert isinstance(_ask(_done(LANE, controls.Correct(credits=90, period="month"))), Grant)
     gone = _done(LANE, controls.Correct(credits=-(10**6)))
     assert gone.budget.days[0].credits_elsewhere == 0, "nothing was spent: nothing can have been given back"
+    spent = msgspec.structs.replace(
+        LANE, budget=Budget((Period("2026-11-30", 8, 0, 3),), (Period("2026-11", 8, 0, 3),))
+    )
+    back = _done(spent, controls.Correct(credits=-(10**6), actions=-(10**6))).budget
+    assert [(each.credits_elsewhere, each.actions_elsewhere) for each in back.days + back.months] == [(-8, -3)] * 2
 
 
 def test_a_rate_changed_live() -> None:
@@ -169,7 +175,7 @@ def test_a_rate_changed_live() -> None:
 def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
     lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
     assert _granted(lane).webhook_id == "hook2"
-    lane = _done(lane, controls.ChangeQuota("hook2", count=45_000))
+    lane = _done(_done(lane, controls.ChangeQuota("hook2", count=0)), controls.ChangeQuota("hook2", count=50_000))
     assert isinstance(_ask(lane), Held)
     assert _granted(_done(lane, controls.ChangeQuota("hook1", use=True))).webhook_id == "hook1"
 
@@ -232,6 +238,7 @@ def test_a_change_of_a_lane_is_reported_once() -> None:
     before = view(POLICY, LANE, [PEOPLE], NOW_MS)
     paused = _done(LANE, controls.Pause())
     after = view(POLICY, paused, [PEOPLE], NOW_MS, before)
+    assert (before.calls, before.p50_ms, before.p95_ms, before.p99_ms) == (0, 0, 0, 0), "nothing was called yet"
     assert [news.kind for news in after.news] == ["paused", "held"]
     assert view(POLICY, paused, [PEOPLE], NOW_MS, after).news == ()
 

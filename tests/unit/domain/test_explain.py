@@ -10,7 +10,7 @@ from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.budget import BudgetPolicy, Cost, reserve
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
+from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, _duration, explain, outlook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.meters import Estimate, Forecast, Meter
 from stream_app.domain.lane.settlement import settled
@@ -74,6 +74,22 @@ def test_a_moving_lane_states_how_long_its_waiting_leads_take() -> None:
     assert "takes about 10 minutes" in finding.what
     assert "shares partition 3 with beta" in finding.what
     assert not finding.holds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "1 s"), (119.4, "119 s"), (120, "2 minutes"), (7_199, "120 minutes"), (7_200, "2 hours"),
+     (172_799, "48 hours"), (172_800, "2 days"), (8_640_000, "100 days")],
+)  # fmt: skip
+def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, said: str) -> None:
+    assert _duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [(0, "beta, gamma"), (1, "beta, gamma and 1 more"), (1_200, "beta, gamma and 1,200 more")]
+)
+def test_neighbours_are_named_and_the_rest_is_counted(more: int, said: str) -> None:
+    assert LaneFacts("acme", 3, None, {}, ("beta", "gamma"), shared_with_more=more).neighbours == said
 
 
 def test_the_time_left_respects_the_budgets() -> None:

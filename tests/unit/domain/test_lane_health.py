@@ -160,6 +160,16 @@ def test_it_shrinks_while_answers_take_much_longer_and_grows_back() -> None:
 
 def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
     assert concurrency.current(MOST, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
+    long = _after(Concurrency(), 10_000, 300)
+    assert (long.calls, _after(long, 1, 900).usual_ms) == (600, 301), "the mean of the last 600 or so"
+
+
+def test_ten_calls_show_what_is_usual_before_the_limit_grows() -> None:
+    """And more than twice as fast a call as usual moves the mean by a twentieth of it."""
+    assert [_after(Concurrency(), calls, 300, in_flight=9).limit for calls in (10, 11, 12)] == [5, 5.8, 6.6]
+    usual = Concurrency(5.0, 400.0, 99)
+    assert _after(usual, 1, 199).usual_ms == pytest.approx(400 - 2.01), "half is not fast"
+    assert _after(usual, 1, 198).usual_ms == pytest.approx((400 - 2.02) * 0.95)
 
 
 def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:

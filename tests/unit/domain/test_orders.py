@@ -183,6 +183,9 @@ def test_what_costs_more_than_is_left_is_refused_with_figures_unless_it_is_wante
 def test_what_costs_more_than_the_plan_said_is_refused() -> None:
     dear = begun(ordered(plan()), priced(10, cost=7), NOW_MS)
     assert (dear.state, "up to 70 credits" in dear.text, "allows 60" in dear.text) == ("refused", True, True)
+    more = begun(ordered(plan()), priced(11, cost=5), NOW_MS)
+    assert (more.state, "up to 55 credits and 11 actions" in more.text) == ("refused", True)
+    assert begun(ordered(plan()), priced(9), NOW_MS).state == "running", "what costs less is sent"
 
 
 def test_a_plan_of_which_nothing_is_left_is_refused_in_words() -> None:

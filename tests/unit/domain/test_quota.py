@@ -281,7 +281,7 @@ def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
         *(("?query", f"{CLAY}{WEBHOOK_PATH}x{query}") for query in ("?a=b", "?")),
         *(("<slug>", f"{CLAY}{path}") for path in (WEBHOOK_PATH, "/webhook/x", "/", "")),
         *(("malformed", f"https://{host}{WEBHOOK_PATH}x") for host in ("api.clay.com:port", "[api")),
-        *(("ASCII", f"{CLAY}{WEBHOOK_PATH}{slug}") for slug in ("x y", "x\n", "\u00e9")),
+        *(("ASCII", f"{CLAY}{WEBHOOK_PATH}{slug}") for slug in ("x y", "x\n", "x\x7f", "\u00e9")),
     ],
 )
 def test_an_invalid_webhook_is_refused(problem: str, url: str) -> None:

@@ -97,6 +97,10 @@ def test_a_limit_is_what_ends_the_wait_not_what_went_wrong_before(status: Status
 def test_holds_that_follow_each_other_for_the_same_limit_are_one_wait() -> None:
     wall = [event(name, at, "breaker_open") for at in range(0, 50, 10) for name in ("held_outage", "deferred")]
     assert [(wait.kind, wait.length_ms(99)) for wait in waits(wall, moves=True)] == [("outage", 99)]
+    caps = [event("held_budget", at, f"budget_{cap}") for at, cap in enumerate(["day", "month", "month", "day"])]
+    assert [(wait.limit, wait.begin_ms, wait.end_ms) for wait in waits(caps, moves=True)] == [
+        ("budget_day", 0, 1), ("budget_month", 1, 3), ("budget_day", 3, None),
+    ]  # fmt: skip
 
 
 HELD = Wait("budget", "budget_credits_day", "of the event", 1_000, None, 5_000)
