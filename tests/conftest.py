@@ -12,10 +12,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from stream_app.dev.kafka import Broker
+from stream_app.dev.kafka import Broker, kafka_for
 from stream_app.dev.process import StartError
 from stream_app.domain.lead.identity import Pseudonyms, current, use
-from tests.support.brokers import any_kafka, any_redis
+from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka
 from tests.support.shared_kafka import SharedKafka, kafka_at
@@ -44,7 +44,7 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
         if shared is not None:
             yield kafka_at(shared)
         else:
-            with any_kafka(_progress(request.config)) as broker:
+            with kafka_for(_progress(request.config)) as broker:
                 yield broker
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
@@ -122,8 +122,8 @@ def _progress(config: pytest.Config) -> Callable[[str], None]:
 def redis_url() -> Iterator[str]:
     """The URL of one real Redis for the run: "redis://host:port/0"."""
     try:
-        with any_redis() as url:
-            yield url
+        with LocalRedis() as local:
+            yield local.url
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
 

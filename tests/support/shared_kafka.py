@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from stream_app.dev.java import Progress
-from stream_app.dev.kafka import Broker
+from stream_app.dev.kafka import Broker, kafka_for
 from stream_app.dev.process import StartError
-from tests.support.brokers import any_kafka
 
 _STOP: Final = "stop"
 _START: Final = "start"
@@ -52,7 +51,7 @@ class SharedKafka:
 
     def _start(self) -> Broker | StartError:
         try:
-            return self._stack.enter_context(any_kafka(self._progress))
+            return self._stack.enter_context(kafka_for(self._progress))
         except StartError as error:
             return error
 
