@@ -37,10 +37,13 @@ PAGES: Final = {
     "system": "/board/system",
 }
 LOOKS: Final = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
-PLAIN: Final = ("light", 390)
-"""Where a page is too wide first, and with a keyboard; the other looks are marked slow."""
+_MARKS: Final = {("light", 390): [], ("dark", 1280): [pytest.mark.slow]}
+"""Colours and widths do not depend on each other, so that these two looks have what each change may break.
+
+The first is where a page is too wide first, and is used with a keyboard; the others are marked long.
+"""
 each_look = pytest.mark.parametrize(
-    ("scheme", "width"), [pytest.param(*look, marks=[pytest.mark.slow] * (look != PLAIN)) for look in LOOKS]
+    ("scheme", "width"), [pytest.param(*look, marks=_MARKS.get(look, [pytest.mark.long])) for look in LOOKS]
 )
 _CONTROLS: Final = "a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']"
 KEYBOARD: Final = """(controls) => {
