@@ -60,7 +60,8 @@ def run(tmp_path: Path, fails: str, *options: str) -> Run:
 def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing")
     assert ran.code == 0, ran.output
-    assert [call.strip() for call in ran.calls if call.startswith("pytest")] == ["pytest -m not long"]
+    tests = [call.strip() for call in ran.calls if call.startswith("pytest")]
+    assert tests == ["pytest -n 6 -m not long --durations=30"]
     assert not any("tests.simulation" in call for call in ran.calls)
 
 
