@@ -63,6 +63,7 @@ SYSTEMS: Final = (
     System("stock Faust", "stock_faust.py", ("faust-streaming==0.15.3", *_ASYNC), _DELIVERY),
     System("Quix Streams", "quix.py", ("quixstreams==3.28.1", *_THREADS), _THREAD_DELIVERY),
     System("arroyo", "arroyo_threads.py", ("sentry-arroyo==2.48.0", *_THREADS), _THREAD_DELIVERY, one_topic=True),
+    System("DBOS", "dbos_workflows.py", ("dbos==3.4.0", "confluent-kafka==2.16.1", *_THREADS), _THREAD_DELIVERY),
     System("mq-bridge", "mq_bridge_route.py", ("mq-bridge==1.2.0",)),
     System(
         "Parallel Consumer",

@@ -1,0 +1,72 @@
+"""One number for one thing: each measured figure in the prose of README and docs/ is one of docs/figures.md."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.repository.test_docs import DOCS, DOCUMENTS, each_document
+
+FIGURES = DOCS / "figures.md"
+NUMBER = r"\d[\d.,]*(?: to \d[\d.,]*)?"
+NUMBERS = r"\d+(?:[.,]\d+)*"
+MEASURED = re.compile(
+    rf"{NUMBER} (?:us|MB|GB|bytes (?:a|for each) lead)\b"
+    rf"|{NUMBER} times (?:the CPU|what)\b"
+    rf"|{NUMBER} % on top\b"
+    rf"|{NUMBER} s \(p\d\d\)"
+)
+"""What reads like a measurement: of time, memory, disk or CPU. Goals and settings have other units, or are LIMITS."""
+
+LIMITS = {
+    "50 MB": "what the demo downloads, and the largest file for the board",
+    "51 MB": "what a proxy before the board has to let through",
+    "1 MB": "Kafka's default of a fetch",
+    "10 MB": "the traffic of the attacks",
+    "16 times what": "the bound of a batch, as a multiple of its compressed size",
+}
+"""Numbers that are given and not measured -> what they are."""
+
+OF_OTHERS = {"reference/settings.md", "reference/commands.md", "reference/messages.md"}
+
+
+def prose_of(document: Path) -> str:
+    """The text without code, and without the tables of measurements of why-not.md."""
+    text = re.sub(r"^( *)```.*?^\1```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.sub(r"^\|.*$", "", text, flags=re.M) if document.name == "why-not.md" else text
+
+
+def figures_of(document: Path) -> Iterator[str]:
+    for found in MEASURED.finditer(" ".join(prose_of(document).split())):
+        yield found[0]
+
+
+@each_document
+def test_each_figure_in_the_prose_is_one_that_was_measured(document: Path) -> None:
+    name = document.relative_to(DOCS).as_posix() if document.is_relative_to(DOCS) else document.name
+    if document == FIGURES or name in OF_OTHERS or name.startswith("reference/upstream/"):
+        return
+    measured = " ".join(FIGURES.read_text(encoding="utf-8").split())
+    assert not [figure for figure in figures_of(document) if figure not in measured and figure not in LIMITS]
+
+
+def test_each_limit_is_named_somewhere() -> None:
+    named = {figure for document in DOCUMENTS for figure in figures_of(document)}
+    assert set(LIMITS) <= named
+
+
+def test_what_a_user_asks_first_is_in_the_tables_below() -> None:
+    text = FIGURES.read_text(encoding="utf-8")
+    first, _, below = text.partition("## What a user asks first")[2].partition("\n## ")
+    answers = re.findall(r"^\| [^|]+\? \| (.*) \|$", first, re.M)
+    assert len(answers) == 10
+    shown = set(re.findall(NUMBERS, below + (DOCS / "why-not.md").read_text(encoding="utf-8")))
+    for answer in answers:
+        values = set(re.findall(NUMBERS, answer))
+        assert values
+        assert values <= shown, values - shown
+
+
+def test_a_figure_that_nobody_measured_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("It takes 3.1 times the CPU, 12 us and 44 MB.\n\n```sh\nsleep 7 MB\n```\n")
+    assert list(figures_of(page)) == ["3.1 times the CPU", "12 us", "44 MB"]
