@@ -47,13 +47,13 @@ _SETTINGS: Final = """\
 
 Every process and command reads one TOML file: the one that `--config` names, else the one that `STREAM_APP_CONFIG`
 names, else `stream_app.toml` in the current folder. Copy the
-[example](../../stream_app/config/stream_app.example.toml), which has what one sets on the first day. This page has
-every key, and the situation in which one changes it. All errors of a file are reported together, one on a line, with
-exit code 2.
+[example](../../stream_app/config/stream_app.example.toml), which has what one sets on the first day, and leave the
+rest as it is: this page has every key with its default, and the situation in which changing it makes sense. All errors
+of a file are reported together, one on a line, with exit code 2, so that one attempt shows all of them.
 
 - Units are in the names: `_s` is seconds, `_days` is days, `_bytes` is bytes.
-- Secrets are not in the file. A key that ends in `_env` names an environment variable, or a file of that name in
-  `secrets_dir`.
+- Secrets are not in the file, so that you can keep it in a repository. A key that ends in `_env` names an environment
+  variable, or a file of that name in `secrets_dir`.
 - "Not set" means that the key has no value until you give one.
 - Changes of workspaces and destinations take effect with `stream-app lanes reload`, other changes at a restart.
 - `[workspace_defaults]` has the keys of `[workspaces.<name>]` but `partition` and `default_destination`, and sets them
@@ -151,7 +151,8 @@ def metrics() -> str:
     """Return the page of the metrics."""
     rows = sorted(row for path in CODE.rglob("*.py") for row in _metrics_of(path))
     return (
-        "# List of metrics\n\nEvery metric of the processes. [Metrics](../metrics.md) says which process has it.\n\n"
+        "# List of metrics\n\nThis page lists every metric with its type and help text, as the code defines them. "
+        "[Metrics](../metrics.md) groups them by process.\n\n"
         "| Metric | Labels | Type | Help text |\n|---|---|---|---|\n" + "\n".join(rows)
     )
 
@@ -190,13 +191,13 @@ def failures() -> str:
     errors = [each for each in vars(error_classes).values() if isinstance(each, type)]
     statuses = [(each, sorted(NEXT.get(each, ()))) for each in get_args(Status)]
     parts = [
-        "# Errors, statuses and reasons\n\nThe codes that the program writes. [Failures](../failures.md) says what is "
-        "guaranteed, and [dead letters](../dead-letters.md) what to do.\n"
+        "# Errors, statuses and reasons\n\nThis page has the codes that the program writes, as the code defines them. "
+        "[Failures](../failures.md) says what they mean for you, and [dead letters](../dead-letters.md) what to do.\n"
         "`{name}` stands for a part of a text that varies.\n",
         _table("Exit codes", "", "Code | Meaning", codes),
         _table(
             "Errors",
-            "The exit code is that of a command which the error ends.",
+            "The exit code is that of a command which ends with the error.",
             "Error | Exit code | Meaning",
             [(f"`{each.__name__}`", str(EXIT_CODE_OF.get(each, NO)), _described(each)) for each in errors],
         ),
@@ -222,20 +223,22 @@ def failures() -> str:
         ),
         _table(
             "Leads that are rejected",
-            "Each becomes a dead letter. `poison` is not replayed automatically. `policy` waits for a person, because "
-            "the\nconfiguration refuses it.",
+            "Each of them becomes a dead letter. One that is `poison` is not replayed automatically, because its\n"
+            "bytes would be rejected again. One of `policy` waits for a person, because the configuration refuses it.",
             "Reason | Disposition | Text",
             [(code, _disposition(code.strip("`")), text) for code, text in _reasons("Unreadable", "domain")],
         ),
         _table(
             "Leads that wait",
-            "Why a lead was not sent yet. The reason of a suspended lane is that of the response which suspended it.",
+            "These reasons say why a lead was not sent yet. The reason of a suspended lane is that of the response\n"
+            "which suspended it.",
             "Reason | Text",
             _reasons("Held", "domain partition"),
         ),
         _table(
             "Other reasons",
-            "Of events and dead letters. A dead letter of a lead that failed has the disposition `failed`.",
+            "Events and dead letters have these reasons, too. A dead letter of a lead that failed has the disposition\n"
+            "`failed`.",
             "Reason | Text",
             [*((f"`{code}`", text) for code, text in SUPPRESSED.items()), *_reasons("Reason", "domain partition")],
         ),

@@ -33,7 +33,7 @@ _WIDTH: Final = "100"
 def commands() -> str:
     """Return the page with the help of each command."""
     parts = [
-        "# Commands\n\nEvery command has `--help`, `--config` and `--json`.\n",
+        "# Commands\n\nThis page is what `--help` prints. Every command has `--help`, `--config` and `--json`.\n",
         _help([]),
     ]
     for name in COMMANDS:
@@ -54,9 +54,8 @@ def _help(words: list[str]) -> str:
 def api() -> str:
     """Return the page of the look-up API."""
     described = document(__version__)
-    parts = [
-        f"# Look-up API\n\n{described['info']['description']}\n\nThe gateway serves this as `GET /openapi.json`.\n"
-    ]
+    text = described["info"]["description"]
+    parts = [f"# Look-up API\n\n{text}\n\nThe board serves this description as `GET /openapi.json`.\n"]
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             parts.append(f"## `{method.upper()} {path}`\n\n{operation['summary']}\n")

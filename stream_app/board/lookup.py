@@ -1,4 +1,4 @@
-"""The look-up API: leads, lanes, books and dead letters. Read only, JSON.
+"""The look-up API: leads, lanes, books and dead letters as JSON. It only reads.
 
 Only the answer to `GET /leads/...` holds personal data, and each is logged; no URL, log or metric does.
 """
@@ -133,7 +133,7 @@ def document(version: str) -> dict[str, Any]:
         "info": {
             "title": "stream-app: where is my lead?",
             "version": version,
-            "description": "Read only. Every answer says how far it is behind Kafka. Times are epoch milliseconds.",
+            "description": "It only reads. Each answer says how far it is behind Kafka. Times are epoch milliseconds.",
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],

@@ -177,7 +177,7 @@ class WaitingRecords(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
             "stream_app_records_waiting",
-            "Records in Kafka that are not concluded yet, by right of way.",
+            "Records on Kafka that are not concluded yet, by source.",
             labels=("source", "partition"),
         )
         for (source, partition), count in self._look().items():

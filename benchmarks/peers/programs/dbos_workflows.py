@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from confluent_kafka import Producer
-from dbos import DBOS, KafkaMessage
+from dbos import DBOS, KafkaMessage, error
 from thread_delivery import IN_FLIGHT, Delivery
 
 DATABASE = Path(tempfile.gettempdir(), f"{os.environ['GROUP']}.sqlite")
@@ -49,7 +49,7 @@ def send(lead: bytes) -> None:
 def take(message: KafkaMessage) -> None:
     try:
         post(message.value)
-    except Exception:  # it was interrupted: the lead may have been sent
+    except error.DBOSException:  # it was interrupted, so the lead may have been sent
         dead_letter(message.value)
 
 
