@@ -88,8 +88,10 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(envir
     assert "Clay goes down" in ran.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("when", ["Starting a real", "not taken yet"])
+@pytest.mark.parametrize(
+    "when",
+    [pytest.param("Starting a real", marks=pytest.mark.long), pytest.param("not taken yet", marks=pytest.mark.slow)],
+)
 def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) -> None:
     with subprocess.Popen(ARGV, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:

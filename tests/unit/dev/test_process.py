@@ -22,10 +22,11 @@ from stream_app.dev.process import (
     wait_for_answer,
 )
 
+# A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have been started so.
 PARENT = """
-import sys, time
-from pathlib import Path
+import signal, sys, time
 from stream_app.dev.process import ChildProcesses
+signal.signal(signal.SIGINT, signal.default_int_handler)
 children = ChildProcesses("test-parent")
 child = children.spawn([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
                        log=children.directory / "log")
