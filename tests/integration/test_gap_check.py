@@ -88,9 +88,6 @@ async def test_an_unavailable_broker_is_waited_for(kafka: Broker, namespace: str
             await gaps.close()
 
 
-LOG = TopicPartition("leads", 0)
-
-
 class OldKafka:
     """As a Reader and its client see it: no ids, and logs that end where the test says."""
 

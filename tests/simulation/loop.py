@@ -31,15 +31,6 @@ class Process:
 _owner: contextvars.ContextVar[Process | None] = contextvars.ContextVar("owner", default=None)
 
 
-def current_process() -> Process | None:
-    """The process whose turn it is; None for the world around them (broker, Clay, supervisor)."""
-    return _owner.get()
-
-
-class StepLimit(Exception):
-    """The schedule does not come to rest."""
-
-
 class SimLoop(asyncio.BaseEventLoop):
     """Runs until nothing is left to do. `turns`: so many were taken by processes.
 
