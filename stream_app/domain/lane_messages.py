@@ -5,7 +5,7 @@ The rules of the wire format are those of messages.py.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -13,6 +13,9 @@ from stream_app.domain.lane.breaker import Outage
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.webhook_quota import Webhook
+
+AS_PROBE: Final = 1
+"""The time in `LaneView.turns` of a destination whose next lead goes now, as a probe."""
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -86,6 +89,8 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         submissions_left: Submissions left, by destination.
         partly: What holds only some of its leads, in addition to `holds`.
         outage: The calls that failed while the circuit breaker is not closed.
+        turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends the hold, 1 if the
+            next lead goes now, as a probe.
     """
 
     workspace: str
@@ -125,6 +130,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     submissions_left: dict[str, int] = {}
     partly: tuple[PartHold, ...] = ()
     outage: Outage | None = None
+    turns: dict[str, int] = {}
 
 
 CommandKind = Literal[

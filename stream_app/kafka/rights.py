@@ -133,7 +133,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             transactional_ids_begin=True,
         ),
         "replay": Rights(
-            read=waits | survey | {names.audit, names.commands},
+            read=waits | survey | {names.audit, names.commands, names.lanes},
             write=waits | {names.retry, names.replay_state, names.audit},
             configs=every,
             join_groups=frozenset({names.replay_app}),

@@ -36,6 +36,7 @@ Group = Literal["again"] | Source
 
 _GROUPS: Final[tuple[Group, ...]] = ("again", *sorted(PRIORITY, key=PRIORITY.__getitem__))
 _MOST_OWED: Final = 2.0
+_PROBE_PATIENCE_MS: Final = 120_000  # longer than a breaker is open by default: then the next probe is due
 _number: Final = attrgetter("number")
 _IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at any moment
 _LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock does not
@@ -260,7 +261,8 @@ class Patience:
 
     def until_ms(self, waiter: Waiter, now_ms: int, boot_ms: int) -> int:
         """Return until when (epoch ms) a lead may wait in a shared partition."""
-        return now_ms + waiter.since_ms + self._patience_ms - boot_ms
+        patience_ms = max(self._patience_ms, _PROBE_PATIENCE_MS) if waiter.request.probe else self._patience_ms
+        return now_ms + waiter.since_ms + patience_ms - boot_ms
 
     def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now_ms: int) -> Held:
         """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
@@ -275,7 +277,7 @@ class Patience:
         # A lead must not wait for long if workspaces share the partition or leads are to be served at once, not even
         # for a Retry-After.
         if (held.status is not None and degrades) or (is_long and (self._lanes.shared or degrades)):
-            return queue.ready(kind)
+            return [waiter for waiter in queue.ready(kind) if degrades or not waiter.request.probe]
         if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
             return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
         return []

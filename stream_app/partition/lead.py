@@ -38,6 +38,8 @@ from stream_app.partition.state import PartitionState, WorkerParts
 
 LeadRecorder = DeliveryRecorder[ResolvedLead]
 
+_PROBES_FOR_MS: Final = 600_000
+"""How long a lead stays ready as the probe of its lane. Its record is not acked meanwhile."""
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
 
@@ -219,29 +221,33 @@ class LeadPipeline:
             in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, recorder):
             return
+        was_probe, probes_until_ms = False, self._clock.now_ms() + _PROBES_FOR_MS
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.
             if (why := self._rows.why_not_sent(recorder.resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
-            answer = await self._admission.admit(in_flight, recorder, self._request(recorder, not_before_ms))
+            request = self._request(recorder, not_before_ms, was_probe)
+            if was_probe and self._clock.now_ms() < probes_until_ms:
+                request = msgspec.structs.replace(request, probe=True)
+            answer = await self._admission.admit(in_flight, recorder, request)
             if isinstance(answer, Attempt):
                 attempt = await self._post(in_flight, recorder, answer)
                 retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
                 if retry_ms is None:
                     return
-                not_before_ms = retry_ms
+                not_before_ms, was_probe = retry_ms, answer.grant.permit.lease is not None
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, recorder, answer):
                 return
 
-    def _request(self, recorder: LeadRecorder, not_before_ms: int) -> AdmissionRequest:
+    def _request(self, recorder: LeadRecorder, not_before_ms: int, was_probe: bool) -> AdmissionRequest:
         """What the lead asks of its lane. The destination is read again: webhooks are added live."""
         resolved = recorder.resolved
         return AdmissionRequest(
             self._plan.destinations[resolved.destination.alias],
             not_before_ms,
             resolved.lead.not_after_ms,
-            patient=recorder.row.state.startswith("held_"),
+            patient=was_probe or recorder.row.state.startswith("held_"),
             bulk=resolved.bulk,
         )
 

@@ -17,8 +17,10 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, M
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from stream_app.clock import Clock
-from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, returning, tier_s
+from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, Turns, returning, tier_s
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
@@ -60,6 +62,7 @@ class Replay:
         publisher: Publisher,
         state: State,
         clock: Clock,
+        turns: Turns,
         moved: Callable[[str, Envelope], None],
         began: Callable[[int, Begin], None],
     ) -> None:
@@ -69,6 +72,7 @@ class Replay:
         self._publisher = publisher
         self._state = state
         self._clock = clock
+        self._turns = turns
         self._moved = moved
         self._began = began
         self._positions: defaultdict[tuple[str, int], _Position] = defaultdict(_Position)
@@ -131,6 +135,12 @@ class Replay:
             await forwarder.skip(consumed)
             return True
         tier = tier_s(self._policy, envelope.not_before_ms - self._clock.now_ms())
+        if tier is None and envelope.way == "deferred":
+            now_ms, workspace = self._clock.now_ms(), (consumed.key or b"").decode("utf-8", "replace")
+            turn_ms = self._turns.turn_ms(workspace, envelope, now_ms)
+            if turn_ms > now_ms:
+                envelope = msgspec.structs.replace(envelope, not_before_ms=turn_ms)
+                tier = tier_s(self._policy, turn_ms - now_ms)
         if not await self._await_turn(consumed.key, stream, paced=tier is None):
             stream.give_up(consumed)
             return False

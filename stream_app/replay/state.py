@@ -1,5 +1,7 @@
 """State shared by the replay processes, in a compacted topic: the offset of each rewind epoch, and the pause.
 
+With `turns` it follows the published views of the lanes, too.
+
     dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
     sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/redrive_dedup.py)
@@ -14,7 +16,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import chain
 from typing import Any, Final
 
@@ -25,10 +27,11 @@ from aiokafka.errors import KafkaError
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders
-from stream_app.domain.dead_letter.replay import Begin, Came, begin
+from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.command import MAX_TEXT
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.kafka.connection import KafkaConnection, open_admin
@@ -49,7 +52,12 @@ class ReplayState:
     """`replay.forward.State` on Kafka. An async context manager."""
 
     def __init__(
-        self, connection: KafkaConnection, names: TopicNames, partitions: int, publisher: KafkaPublisher
+        self,
+        connection: KafkaConnection,
+        names: TopicNames,
+        partitions: int,
+        publisher: KafkaPublisher,
+        turns: Turns | None = None,
     ) -> None:
         self.pause: Pause | None = None
         self.moving = asyncio.Event()
@@ -59,6 +67,8 @@ class ReplayState:
         self._names = names
         self._publisher = publisher
         self._partitions = [TopicPartition(names.replay_state, number) for number in range(partitions)]
+        self._turns = turns
+        self._lanes = [TopicPartition(names.lanes, number) for number in range(partitions) if turns is not None]
         self._came: dict[int, dict[int, Came]] = defaultdict(dict)
         self._epochs: dict[int, int] = {}
         self._admin: Any = None
@@ -71,9 +81,10 @@ class ReplayState:
         async with AsyncExitStack() as opened:
             self._admin = await opened.enter_async_context(open_admin(self._connection, _CURRENT_WITHIN_S))
             await opened.enter_async_context(self._reader)
-            self._following = asyncio.create_task(self._follow(await self._reader.begins(self._partitions)))
+            read = [*self._partitions, *self._lanes]
+            self._following = asyncio.create_task(self._follow(await self._reader.begins(read)))
             opened.push_async_callback(cancel, [self._following])
-            await self._current(self._partitions)
+            await self._current(read)
             recording = asyncio.create_task(self._record_on())
             opened.push_async_callback(cancel, [recording])
             self._opened = opened.pop_all()
@@ -165,12 +176,20 @@ class ReplayState:
         try:
             async for got in self._reader.follow(starts, wait_ms=200):
                 for record in chain.from_iterable(got.values()):
-                    self._apply(record.key, record.value)
+                    if record.topic == self._names.lanes:
+                        self._apply_view(record.value)
+                    else:
+                        self._apply(record.key, record.value)
                 async with self._updated:
                     self._updated.notify_all()
         finally:
             async with self._updated:
                 self._updated.notify_all()
+
+    def _apply_view(self, value: bytes | None) -> None:
+        if self._turns is not None and value:
+            with suppress(msgspec.DecodeError):  # its leads ask the worker, as without a view
+                self._turns.apply(msgspec.json.decode(value, type=LaneView))
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
         if key == PAUSE:

@@ -13,7 +13,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import FileWatch
-from stream_app.domain.dead_letter.replay import Begin
+from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.app import build_app, faust_options
@@ -67,10 +67,11 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         await check_kafka(settings, "replay", logger)
         kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
-        state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
-        await stack.enter_async_context(state)
         rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()}
-        replay = Replay(topics, policy, rates_per_s, publisher, state, Clock(), on_moved, on_begin)
+        turns = Turns(rates_per_s, policy.rate_share)
+        state = ReplayState(connection, topics, settings.kafka.partitions, publisher, turns)
+        await stack.enter_async_context(state)
+        replay = Replay(topics, policy, rates_per_s, publisher, state, Clock(), turns, on_moved, on_begin)
         options = faust_options(settings, connection, topics.replay_app, None)
         app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)
@@ -103,7 +104,9 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         if state.pause:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
         partitions = settings.kafka.partitions
-        watch = TopicWatch(connection, KnownTopics(partitions), [*app.agents, topics.replay_state], partitions)
+        watch = TopicWatch(
+            connection, KnownTopics(partitions), [*app.agents, topics.replay_state, topics.lanes], partitions
+        )
         await run_app(
             app,
             broker_wait_s=settings.kafka.broker_wait_s,

@@ -3,22 +3,26 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import pytest
 
+from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy, Turns
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
 from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.lane_messages import Actor
+from stream_app.domain.lane_messages import Actor, LaneView
 from stream_app.domain.messages import StatusEvent
+from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
+from stream_app.replay.forward import Replay
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import now_ms, virtual_time
+from tests.partition.virtual import VirtualClock, now_ms, virtual_time
 from tests.simulation.client import Link, MemoryInlet, PlainLink
+from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import SimLoop
 from tests.simulation.replayer import Replayer
 from tests.simulation.schedule import Setup
@@ -28,6 +32,7 @@ WELL_PER_S: Final = 2.0
 WATCH_S: Final = 20.0
 SOON_S: Final = 1.0
 _event = msgspec.json.Decoder(StatusEvent)
+_view = msgspec.json.Decoder(LaneView)
 
 
 class IllClay(SlowClay):
@@ -51,6 +56,46 @@ class SlowLink(PlainLink):
         return request()
 
 
+class ReplayProcess:
+    """The handlers of the replay process on an in-memory Kafka, with the views of the lanes as they are published."""
+
+    def __init__(self, kafka: MemoryKafka, plan: Plan) -> None:
+        self.moving = asyncio.Event()
+        self.moving.set()
+        self._kafka = kafka
+        self._topic = plan.topics.lanes
+        policy = ReplayPolicy()
+        rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in plan.workspaces.items()}
+        self._turns = Turns(rates_per_s, policy.rate_share)
+        about = plan.topics, policy, rates_per_s, self, self, VirtualClock(), self._turns
+        replay = Replay(*about, lambda *_: None, lambda *_: None)
+        handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
+            plan.topics.dlq: replay.dead_letters,
+            plan.topics.deferred: replay.deferred,
+        }
+        handlers |= {plan.topics.wait(tier_s): replay.wait(tier_s) for tier_s in policy.tiers_s}
+        self._serving = [
+            asyncio.ensure_future(serve(MemoryInlet(kafka, "replay", 0, topic, 0))) for topic, serve in handlers.items()
+        ]
+        self._follow_lanes(0)
+
+    async def begin(self, partition: int) -> Begin:
+        return Begin()
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        self._kafka.produce(0, record)
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def _follow_lanes(self, position: int) -> None:
+        log = self._kafka.log(self._topic, 0)
+        while (consumed := log.read(position)) is not None:
+            position = consumed.offset + 1
+            self._turns.apply(_view.decode(consumed.value or b""))
+        log.readers.append(lambda: self._follow_lanes(position))
+
+
 class Bench(OwnerBench):
     """The topics of leads of one partition, and the replay process."""
 
@@ -68,9 +113,13 @@ class Bench(OwnerBench):
         self.published: dict[str, int] = {}
         self.most_waiting = 0
 
-    async def start(self) -> None:
+    async def start(self, replays: bool = False) -> None:
+        """Start the worker, and the replay process: as in the simulation, or (`replays`) with its own handlers."""
         loop, topics = cast(SimLoop, asyncio.get_running_loop()), self.plan.topics
-        Replayer(loop, self.kafka, self.plan, Random(0), 0.0, lambda _: None).start(now_ms())
+        if replays:
+            self.replay = ReplayProcess(self.kafka, self.plan)
+        else:
+            Replayer(loop, self.kafka, self.plan, Random(0), 0.0, lambda _: None).start(now_ms())
         await self.serve()
         for topic, source in ((topics.retry, "retry"), (topics.bulk, "bulk")):
             inlet = MemoryInlet(self.kafka, "g", 0, topic, 0)
@@ -190,3 +239,36 @@ async def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -
     assert max(sent.values()) - min(sent.values()) < 600 / 8 * 1_000 * 1.1, "the lane's rate is used"
     assert sum(deferred.values()) < 1.2 * len(burst)
     assert max(deferred.values()) <= 3
+
+
+def _revived(bench: Bench) -> None:
+    lanes = bench.partition.state.lanes
+    lanes["acme"] = msgspec.structs.replace(lanes["acme"], pause=None)
+    lanes.reconfigured()
+    bench.partition.state.admission.ask_again()
+
+
+@pytest.mark.parametrize(("trouble", "within_ms"), [("ill", 2_000), ("paused", 12_000)])  # nobody knows when it ends
+@virtual_time
+async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(trouble: str, within_ms: int) -> None:
+    bench = Bench()
+    await bench.start(replays=True)
+    began_ms = now_ms()
+    bench.clay.well_at_s = asyncio.get_running_loop().time() + 3_600.0 * (trouble == "ill")
+    if trouble == "paused":
+        _paused(bench)
+    leads = [bench.lead("acme") for _ in range(40)]
+    await asyncio.sleep(3_600.0)
+    events = Counter(event.lead_id for event in bench.events() if event.status not in ("sending", "refused"))
+    assert max(events[lead_id] for lead_id in leads) <= 6, events  # a probe is a POST, and every POST is written
+    assert sum(events.values()) <= 4 * len(leads)
+    if trouble == "paused":
+        _revived(bench)
+    await asyncio.sleep(120.0)
+    done = [event.at_ms for event in bench.events() if event.status == "accepted"]
+    assert len(done) == len(leads)
+    done.sort()
+    opened_ms, after = (done[2], done[3:]) if trouble == "ill" else (began_ms + 3_600_000, done)  # after three probes
+    for place, at_ms in enumerate(after, 1):
+        assert at_ms <= opened_ms + within_ms + place * 1_000 / (8 * 0.5), place
+    assert bench.alarms == []

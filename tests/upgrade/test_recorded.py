@@ -23,7 +23,7 @@ from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.dead_letter.orders import Pause
-from stream_app.domain.dead_letter.replay import Begin, Came, goes_on
+from stream_app.domain.dead_letter.replay import Begin, Came, Turns, goes_on
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.state_machine import KINDS, read_delivery
 from stream_app.domain.lead.suppression import Suppression
@@ -192,6 +192,7 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
         memory,
         memory,
         VirtualClock(),
+        Turns({}),
         lambda *_: None,
         lambda *_: None,
     )

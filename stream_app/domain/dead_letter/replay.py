@@ -7,6 +7,7 @@ less than the shortest tier. So leads return in the order in which they are due,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Annotated, Final
 
@@ -14,6 +15,7 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.outcome import UNREACHABLE
+from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.ranges import Range
 
 MAX_RETURNS: Final = 30
@@ -190,3 +192,69 @@ class Pace:
         turn_ms = max(self._next_ms.get(workspace, 0.0), now_ms - _BURST_MS)
         self._next_ms[workspace] = turn_ms + 1000 / (rate_per_s * self._share)
         return int(turn_ms)
+
+
+_PROBE_ANSWERS_WITHIN_MS: Final = 1_000
+_PROBE_EVERY_MS: Final = 1_000
+_PROBED_BEFORE_MS: Final = 2_000
+_PROBES: Final = 100
+_ASK_WITHIN_MS: Final = (2_000, 10_000)
+_SHARE_OF_HOLD: Final = 20
+
+
+class _Hold:
+    """A destination that takes no lead.
+
+    `next_ms`: when the last lead that waits for it asks, epoch ms. `probes`: the origins of the leads that came as
+    probes.
+    """
+
+    __slots__ = ("next_ms", "probed_ms", "probes", "since_ms", "until_ms")
+
+    def __init__(self, since_ms: int) -> None:
+        self.since_ms = since_ms
+        self.probes: deque[str] = deque(maxlen=_PROBES)
+        self.until_ms = self.probed_ms = 0
+        self.next_ms = 0.0
+
+
+class Turns:
+    """When leads that wait for their lane ask it again, by the last published view of the lane.
+
+    The worker writes events for a lead that comes in vain. So none comes before its lane takes leads: the replay
+    process looks at the view in its place, when the hold may end, or else after a twentieth of the hold so far, between
+    2 and 10 s. The leads of a lane look one by one at the rate of replays, however many wait. If the hold has ended in
+    time only, the next lead is a probe: the worker has kept one, and if its answer does not change the view within 1 s,
+    one lead a second comes. Leads that were probes before come a little later, so that it is another one each time.
+    """
+
+    def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
+        self._rates_per_s = rates_per_s
+        self._share = share
+        self._holds: dict[str, dict[str, _Hold]] = {}
+
+    def apply(self, view: LaneView) -> None:
+        """Take in the view of a lane."""
+        before = self._holds.get(view.workspace, {})
+        now = self._holds[view.workspace] = {alias: before.get(alias) or _Hold(view.at_ms) for alias in view.turns}
+        for alias, until_ms in view.turns.items():
+            now[alias].until_ms = until_ms
+
+    def turn_ms(self, workspace: str, envelope: Envelope, now_ms: int) -> int:
+        """Return when a lead that is due may ask its lane, epoch ms, and count it. Not in the future: now."""
+        rate_per_s = self._rates_per_s.get(workspace)
+        hold = self._holds.get(workspace, {}).get(envelope.destination)
+        if hold is None or rate_per_s is None:
+            return now_ms
+        probe_ms = max(hold.until_ms + _PROBE_ANSWERS_WITHIN_MS, hold.probed_ms + _PROBE_EVERY_MS)
+        probe_ms += _PROBED_BEFORE_MS * (envelope.origin in hold.probes)
+        if hold.until_ms and probe_ms <= now_ms:
+            hold.probed_ms = now_ms
+            hold.probes.append(envelope.origin)
+            return now_ms
+        shortest_ms, longest_ms = _ASK_WITHIN_MS
+        look_ms = now_ms + min(longest_ms, max(shortest_ms, (now_ms - hold.since_ms) // _SHARE_OF_HOLD))
+        if hold.until_ms:
+            look_ms = min(look_ms, max(hold.until_ms, now_ms + 1))
+        hold.next_ms = max(hold.next_ms + 1000 / (rate_per_s * self._share), look_ms)
+        return int(hold.next_ms)

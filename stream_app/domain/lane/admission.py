@@ -25,6 +25,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that asks to be sent, within a period of time (epoch ms).
 
     `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
+    `probe`: the circuit breaker's last probe, which was refused, so that it keeps itself ready to be the next one.
     `as_dead_letter`: it becomes a dead letter without being sent (`decide_dead_letter`).
     """
 
@@ -33,6 +34,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     not_after_ms: int | None = None
     patient: bool = False
     bulk: bool = False
+    probe: bool = False
     as_dead_letter: bool = False
 
 

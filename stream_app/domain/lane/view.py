@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane import concurrency, rate
+from stream_app.domain.lane import concurrency, rate, suspension
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, Held, decide, why_open, without_webhook
@@ -18,7 +18,7 @@ from stream_app.domain.lane.meters import first_estimate, meters
 from stream_app.domain.lane.overrides import byline
 from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
 from stream_app.domain.lane.webhook_quota import QuotaPolicy, Webhook
-from stream_app.domain.lane_messages import Actor, LaneChange, LaneView, PartHold
+from stream_app.domain.lane_messages import AS_PROBE, Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.policy import Destination, Workspace, in_force
 from stream_app.domain.ranges import Wait
 from stream_app.domain.text import count
@@ -97,6 +97,7 @@ def view(
         submissions_left={each.alias: quota.left(policy.quota, lane.quota, each.webhook_ids) for each in destinations},
         outage=lane.outage if lane.breaker.phase != "closed" else None,
         partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, stall)),
+        turns=dict(_turns(policy, lane, answers, now_ms)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
 
@@ -139,6 +140,18 @@ def _partly(
             found.setdefault(answer, []).append(each.alias)
     for held, aliases in found.items():
         yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
+
+
+def _turns(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None], now_ms: int) -> Iterator[tuple[str, int]]:
+    """Yield when the next lead may go to each destination that takes leads not at all, or only as probes."""
+    mode = mode_of(policy, lane)
+    tripped = lane.breaker.phase != "closed" and mode == "auto"
+    for alias, held in answers.items():
+        if held is not None:
+            until_ms = 0 if mode == "open" else may_end_ms(held)
+            yield alias, until_ms if until_ms > now_ms or not until_ms else AS_PROBE
+        elif tripped or suspension.holds(lane.suspension, alias):
+            yield alias, AS_PROBE
 
 
 def may_end_ms(held: Held) -> int:

@@ -19,6 +19,7 @@ from stream_app.domain.dead_letter.replay import (
     Came,
     Pace,
     ReplayPolicy,
+    Turns,
     begin,
     goes_on,
     redriven,
@@ -30,6 +31,7 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import UnsentReason
 from stream_app.domain.delivery.state_machine import Delivery, classify_record, step
 from stream_app.domain.delivery.state_machine import begin as begin_row
+from stream_app.domain.lane_messages import AS_PROBE, LaneView
 from stream_app.domain.record import ConsumedRecord
 
 MAX_REPLAYS = 3
@@ -101,6 +103,36 @@ def test_the_pace_allows_one_second_in_advance_and_is_a_share_of_the_rate() -> N
     for rates, share, workspace, every_ms in (({"acme": 4.0, "beta": 2.0}, 1.0, "", 500), ({"a": 8.0}, 0.5, "a", 250)):
         pace = Pace(rates, share=share)  # without a workspace: the lowest rate
         assert [pace.turn_ms(workspace, 10_000) for _ in range(3)] == [9000 + every_ms * turn for turn in range(3)]
+
+
+def seen(at_ms: int, **turns: int) -> LaneView:
+    return LaneView("acme", 0, at_ms, "open", "healthy", 100.0, 8.0, turns=turns)
+
+
+def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when_a_probe_is_due() -> None:
+    turns, main, other = Turns({"acme": 4.0}), Envelope(origin="leads/0/1", destination="main"), Envelope()
+    assert turns.turn_ms("acme", main, 1_000) == 1_000, "no view, no hold"
+    turns.apply(seen(1_000, main=6_000))
+    assert turns.turn_ms("acme", other, 1_000) == 1_000
+    assert turns.turn_ms("who", main, 1_000) == 1_000, "a workspace that is gone holds nothing"
+    assert [turns.turn_ms("acme", main, 1_000) for _ in range(3)] == [3_000, 3_250, 3_500]
+    assert turns.turn_ms("acme", main, 5_000) == 6_000, "no later than the hold may end"
+    assert turns.turn_ms("acme", main, 6_900) == 6_901, "the worker's own probe has a second"
+    assert turns.turn_ms("acme", main, 7_000) == 7_000
+    others = [msgspec.structs.replace(main, origin=f"leads/0/{number}") for number in (1, 2)]
+    assert [turns.turn_ms("acme", each, 8_500) > 8_500 for each in others] == [True, False], "another lead goes first"
+    assert turns.turn_ms("acme", main, 11_500) == 11_500, "it goes again if no other one comes"
+    turns.apply(seen(12_000, main=AS_PROBE))
+    assert [turns.turn_ms("acme", each, 12_600) > 12_600 for each in reversed(others)] == [True, True]
+    turns.apply(seen(13_000))
+    assert turns.turn_ms("acme", main, 13_000) == 13_000
+
+
+def test_a_hold_without_an_end_is_looked_at_after_ever_longer_times() -> None:
+    turns, lead = Turns({"acme": 1_000.0}), Envelope(origin="leads/0/1", destination="main")
+    turns.apply(seen(0, main=0))
+    waits_ms = [turns.turn_ms("acme", lead, now_ms) - now_ms for now_ms in (10_000, 100_000, 900_000)]
+    assert waits_ms == [2_000, 5_000, 10_000]
 
 
 def test_the_next_tier_is_the_longest_that_makes_it_late_by_less_than_the_shortest() -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
-from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy
+from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy, Turns
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.errors import UnknownFormat
 from stream_app.domain.record import ConsumedRecord, Headers, Record
@@ -48,9 +48,8 @@ class Bench:
         self.stream = RecordingStream(dead_letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
         rates = {"acme": rate_per_s}
-        self.replay = Replay(
-            NAMES, policy, rates, self.memory, self.memory, VirtualClock(), lambda *_: None, lambda *_: None
-        )
+        about = NAMES, policy, rates, self.memory, self.memory, VirtualClock(), Turns(rates)
+        self.replay = Replay(*about, lambda *_: None, lambda *_: None)
 
     async def serve(self) -> asyncio.Task[None]:
         serving = asyncio.create_task(self.replay.dead_letters(self.stream))
@@ -183,7 +182,8 @@ class Tiers(Memory):
     def __init__(self) -> None:
         super().__init__(Begin())
         policy = ReplayPolicy()
-        replay = Replay(NAMES, policy, {"acme": 1000.0}, self, self, VirtualClock(), lambda *_: None, lambda *_: None)
+        rates, clock = {"acme": 1000.0}, VirtualClock()
+        replay = Replay(NAMES, policy, rates, self, self, clock, Turns(rates), lambda *_: None, lambda *_: None)
         handlers = {NAMES.deferred: replay.deferred} | {NAMES.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         self.inlets = {topic: Topic(topic) for topic in handlers}
         self._serving = [asyncio.ensure_future(handler(self.inlets[topic])) for topic, handler in handlers.items()]
