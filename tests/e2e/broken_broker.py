@@ -115,12 +115,7 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
 def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
     """Another broker of the same cluster. Once started, it can hold a replica of a topic, even after it stopped."""
     listener = f"PLAINTEXT://{LOOPBACK}:{free_port()}"
-    overrides = {
-        "process.roles": "broker",
-        "node.id": "2",
-        "listeners": listener,
-        "advertised.listeners": listener,
-    }
+    overrides = {"process.roles": "broker", "node.id": "2", "listeners": listener, "advertised.listeners": listener}
     same = ("controller.quorum.voters", "listener.security.protocol.map", "inter.broker.listener.name")
     overrides |= {key: first.properties[key] for key in same}
     written = (Path(first.properties["log.dirs"]) / "meta.properties").read_text().splitlines()

@@ -9,15 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.broken_broker import (
-    alter,
-    goes_on,
-    loaded,
-    nothing_is_acked,
-    recoveries,
-    replicate,
-    second_broker,
-)
+from tests.e2e.broken_broker import alter, goes_on, loaded, nothing_is_acked, recoveries, replicate, second_broker
 from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(300)

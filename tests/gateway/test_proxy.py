@@ -108,10 +108,7 @@ async def test_nginx_refuses_what_is_not_http_1_with_exactly_one_host(behind: Be
 
 @pytest.mark.parametrize(
     ("body", "status", "words"),
-    [
-        (b" " * 270_000, 413, b"send fewer or shorter columns"),
-        (b" " * 600_000, 413, b"Request Entity Too Large"),
-    ],
+    [(b" " * 270_000, 413, b"send fewer or shorter columns"), (b" " * 600_000, 413, b"Request Entity Too Large")],
 )
 async def test_a_body_that_is_too_large_is_refused_in_words(
     behind: Behind, body: bytes, status: int, words: bytes

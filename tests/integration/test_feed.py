@@ -17,16 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from stream_app.board.read_model.store import ReadModel
 from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
-from tests.board.model_records import (
-    dead_letter,
-    event,
-    flat,
-    history,
-    lane,
-    person,
-    result,
-    sources,
-)
+from tests.board.model_records import dead_letter, event, flat, history, lane, person, result, sources
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka

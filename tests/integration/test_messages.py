@@ -68,10 +68,7 @@ def settings_to(directory: Path, port: int, body_format: str = "json") -> Settin
         f'[notify]\nurl_env = "URL"\nformat = "{body_format}"\n'
         '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["WEBHOOK"]\ncallbacks = false\n'
     )
-    environ = {
-        "URL": f"http://{LOOPBACK}:{port}/{SECRET}",
-        "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x",
-    }
+    environ = {"URL": f"http://{LOOPBACK}:{port}/{SECRET}", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"}
     return load_settings(config, environ, ("clay", "notify"))
 
 
@@ -105,10 +102,7 @@ async def test_messages_go_through_the_proxy() -> None:
 async def test_a_busy_receiver_says_how_long_to_wait() -> None:
     inbox = Inbox()
     inbox.status, inbox.header = 429, "Retry-After: 7\r\n"
-    async with (
-        listening(inbox.serve) as port,
-        Receiver(f"http://{LOOPBACK}:{port}/{SECRET}", Egress.of()) as receiver,
-    ):
+    async with listening(inbox.serve) as port, Receiver(f"http://{LOOPBACK}:{port}/{SECRET}", Egress.of()) as receiver:
         with pytest.raises(NotDelivered, match=r"HTTP 429 to messages$") as refused:
             await receiver.post(b"{}")
     assert refused.value.wait_ms == 7_000

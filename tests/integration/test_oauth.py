@@ -87,10 +87,7 @@ def test_a_wrong_secret_is_reported_at_once(
 
 
 def test_a_token_for_something_else_is_reported_at_once(
-    broker: tuple[str, TokenEndpoint],
-    config: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    broker: tuple[str, TokenEndpoint], config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KAFKA_SECRET", SECRET)
     monkeypatch.setattr(broker[1], "audience", "somewhere")

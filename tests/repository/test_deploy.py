@@ -29,13 +29,7 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
 COMMENTED = ["publish", "status", "results", "doctor"]
 WITH_CONFIG = ("topics", "worker", "replay", "gateway", "board")
-PLACES = {
-    "listeners",
-    "advertised.listeners",
-    "listener.security.protocol.map",
-    "controller.quorum.voters",
-    "log.dirs",
-}
+PLACES = {"listeners", "advertised.listeners", "listener.security.protocol.map", "controller.quorum.voters", "log.dirs"}
 """Broker properties that say where the broker is: they cannot be the same here and there."""
 SAFETY = {"auto.create.topics.enable", "message.max.bytes", "process.roles", "controller.listener.names"}
 DEMANDED = {

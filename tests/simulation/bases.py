@@ -16,10 +16,7 @@ def _acme(lead_id: str, person: str, at_s: float = 0.0, **more: Any) -> Arrival:
 
 
 _BASES: Final = (
-    Schedule(
-        "fine",
-        arrivals=(_acme("a", "p1"), _acme("b", "p2"), Arrival(0.0, "beta", "c", "p3")),
-    ),
+    Schedule("fine", arrivals=(_acme("a", "p1"), _acme("b", "p2"), Arrival(0.0, "beta", "c", "p3"))),
     Schedule(
         "twice",
         setup=Setup(callbacks=False),
@@ -64,10 +61,7 @@ _BASES: Final = (
         losses=tuple((number, "lost") for number in range(12, 18)),
     ),
     Schedule(
-        "late",
-        arrivals=(_acme("a", "p1", 0.5), _acme("a", "p1", 0.5)),
-        answers=("lost",),
-        losses=((12, "refused"),),
+        "late", arrivals=(_acme("a", "p1", 0.5), _acme("a", "p1", 0.5)), answers=("lost",), losses=((12, "refused"),)
     ),
     Schedule(
         # The first callback is there before its POST has ended, the second comes twice.

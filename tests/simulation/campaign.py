@@ -17,12 +17,7 @@ from tests.simulation.world import Outcome, simulate
 Failure = tuple[str, str]
 """The schedule's name, and the first promise that it broke."""
 
-_DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {
-    "b": budgeted,
-    "n": crowded,
-    "r": recovered,
-    "t": troubled,
-}
+_DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {"b": budgeted, "n": crowded, "r": recovered, "t": troubled}
 _CHUNK = 250
 _COLLECT_EVERY = 50
 

@@ -29,10 +29,7 @@ class LocalCluster(Broker):
         cluster_id = new_cluster_id()
         self.brokers = [
             LocalKafka(
-                port=port,
-                overrides=_properties(node, port, control, voters),
-                cluster_id=cluster_id,
-                heap_mb=_HEAP_MB,
+                port=port, overrides=_properties(node, port, control, voters), cluster_id=cluster_id, heap_mb=_HEAP_MB
             )
             for node, (port, control) in enumerate(ports, 1)
         ]

@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trustme
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port

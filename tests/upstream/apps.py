@@ -59,11 +59,7 @@ def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -
             await work(consumed.offset, functools.partial(inlet.ack, consumed))
 
     options = FaustOptions(
-        namespace + "ours",
-        KafkaConnection(bootstrap),
-        1,
-        namespace + "state",
-        commit_interval_s=commit_interval_s,
+        namespace + "ours", KafkaConnection(bootstrap), 1, namespace + "state", commit_interval_s=commit_interval_s
     )
     return app_with(options, {namespace + "leads": handler}, NoState())
 

@@ -57,10 +57,7 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 32", "workspaces.acme.partition = 32: must be from 0 to 31"),
         ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
-        (
-            "[workspaces.acme.suspension]\nprobe_lease_s = 0",
-            "workspaces.acme.suspension.probe_lease_s = 0.0: must be",
-        ),
+        ("[workspaces.acme.suspension]\nprobe_lease_s = 0", "workspaces.acme.suspension.probe_lease_s = 0.0: must be"),
         ("[workspaces.acme.window]\nbuckets = 9", "workspaces.acme.window: gone in 0.2.0; remove it: no situation"),
         ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
         ("[workspaces.acme]\ndefault_destination = 'x'", "workspaces.acme.default_destination = x: there is"),

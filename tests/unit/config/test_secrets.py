@@ -80,11 +80,7 @@ proxy_env = "EGRESS_PROXY"
 
 @pytest.mark.parametrize(
     "url",
-    [
-        "http://proxy.example.com:3128",
-        "http://ada:s3cret%2Fpass%40word@10.0.0.1:8080/",
-        "http://:s3cret@[::1]:3128",
-    ],
+    ["http://proxy.example.com:3128", "http://ada:s3cret%2Fpass%40word@10.0.0.1:8080/", "http://:s3cret@[::1]:3128"],
 )
 def test_an_egress_proxy_is_a_secret_that_only_worker_and_doctor_need(tmp_path: Path, url: str) -> None:
     settings = load(tmp_path, EGRESS, SECRETS | {"EGRESS_PROXY": url})

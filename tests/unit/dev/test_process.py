@@ -12,15 +12,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.dev import process as module
-from stream_app.dev.process import (
-    ChildProcesses,
-    StartError,
-    end,
-    free_port,
-    freeze,
-    port_is_free,
-    wait_for_answer,
-)
+from stream_app.dev.process import ChildProcesses, StartError, end, free_port, freeze, port_is_free, wait_for_answer
 
 # A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have been started so.
 PARENT = """
