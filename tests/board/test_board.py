@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from stream_app.board.pages import flow
+from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.meters import Meter
+from stream_app.domain.topics import ExistingTopic, differences
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
@@ -22,6 +24,7 @@ from tests.board.scene import (
     HASH,
     HOSTILE,
     Consumers,
+    Topics,
     board_of,
     fill,
     model_of,
@@ -146,6 +149,15 @@ async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(
     board.close()
 
 
+async def test_a_setting_is_shown_as_it_is(local: Client) -> None:
+    settings = {"no": None, "zero": 0, "off": False, "on": True, "empty": "", "some": ["a", "b"], "of": {"s": 1.5}}
+    shown = {"no": "not set", "zero": "0", "off": "false", "on": "true", "empty": "", "some": "a, b", "of.s": "1.5"}
+    assert dict(_flat("", settings)) == shown
+    text = (await local.get("/board/system")).text
+    partitions = local.board._maker.site.settings.kafka.partitions
+    assert f"<dt><code>partitions</code></dt><dd>{partitions}</dd>" in text
+
+
 async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder)
     shown: list[list[str]] = []
@@ -238,6 +250,36 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(fold
         consumers.now = Consumption(worker, replay, {})
         text = words((await client.get("/board/system")).text)
         assert [each for each in said if each not in text] == []
+    board.close()
+
+
+async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder: Path) -> None:
+    settings = settings_of(folder)
+    topics = Topics(settings)
+    assert topics.now is not None
+    there = dict(topics.now)
+    board = board_of(settings, folder / "model.sqlite", topics=topics)
+    client = Client(board)
+    text = (await client.get("/board/system")).text
+    names = re.findall(r'<th scope="row"><code>([^<]+)</code>', text)
+    assert names == [each.name for each in settings.topic_plan()]
+    assert text.count('<span class="pill ok">nothing</span>') == len(names)
+    del topics.now["leads.parked"]
+    topics.now["leads.audit"] = ExistingTopic(3, 1, there["leads.audit"].config | {"retention.ms": "60000"})
+    lines = differences(settings.topic_plan(), topics.now)
+    assert len(lines) >= 3
+    text = (await client.get("/board/system")).text
+    assert re.findall(r'<th scope="row"><code>([^<]+)</code>', text)[:2] == ["leads.parked", "leads.audit"]
+    said = words(text)
+    for line in lines:
+        name, _, what = line.partition(": ")
+        assert what in said, name
+    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in said
+    assert "leads.audit 6 3 has 3 partitions, the config says 6; a system keeps the number that it began with" in said
+    topics.now = None
+    assert "Which topics there are is not known: Kafka has not answered" in plain(
+        (await client.get("/board/system")).text
+    )
     board.close()
 
 
