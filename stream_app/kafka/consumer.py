@@ -271,7 +271,10 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
 
 
 def lenient(batch: memoryview) -> Any:
-    """Decode a batch, and replace bytes in names of headers that are not UTF-8."""
+    """Decode a batch, and replace bytes in names of headers that are not UTF-8.
+
+    aiokafka raises there (docs/reference/upstream/header-names-that-are-not-utf-8.md).
+    """
     decoding = _DefaultRecordBatchPy(batch)
     iter(decoding)  # decompresses it
     decoding._buffer = _Lenient(decoding._buffer)
