@@ -259,7 +259,7 @@ def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] 
         Column("says", rank=3, prose=True),
     )
     for group in groups:
-        said = group.texts.most_common(1)
+        texts = group.texts.most_common(1)
         table.add(
             f"{group.count:,}",
             *([f"{is_open.get(_name(group), 0):,}"] if is_open else []),
@@ -269,7 +269,7 @@ def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] 
             f"{group.last_hour:,} ({group.trend})",
             iso(group.first_ms),
             iso(group.last_ms),
-            said[0][0] if said else "",
+            texts[0][0] if texts else "",
         )
     return table
 

@@ -209,7 +209,7 @@ def result_text(answer: CommandAnswer) -> str:
 
 def zones(settings: Settings) -> Mapping[str, str]:
     """Return each workspace's time zone."""
-    return {name: here.time_zone for name, here in settings.workspaces.items()}
+    return {name: workspace.time_zone for name, workspace in settings.workspaces.items()}
 
 
 Cap = Annotated[int | Literal["none", "configured"] | None, WHOLE]

@@ -107,8 +107,8 @@ def open_board(*, common: Common = COMMON) -> int:
     settings = common.settings()
     url = f"{settings.board_url}/board"
     check_board(settings.board_url)
-    here = is_loopback_url(url)
-    tunnel = tunnel_to(url, os.environ) if here else ""
+    is_local = is_loopback_url(url)
+    tunnel = tunnel_to(url, os.environ) if is_local else ""
     opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
     if common.json:
         show_json({"url": url, "tunnel": tunnel})

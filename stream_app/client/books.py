@@ -404,7 +404,7 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
 def terms_of(settings: Settings) -> BooksTerms:
     """Return the part of the configuration that the books need. It holds no webhook or token."""
     return BooksTerms(
-        workspaces={name: here.budget for name, here in settings.workspaces.items()},
+        workspaces={name: workspace.budget for name, workspace in settings.workspaces.items()},
         final=settings.without_callbacks,
         freshness_ms=settings.delivery.freshness_days * _DAY_MS,
         topics=settings.names,

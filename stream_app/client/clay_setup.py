@@ -19,19 +19,19 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
 
     `{{name}}` stands for a column: insert it with / in Clay. `http_column` is None with callbacks = false.
     """
-    there = settings.destinations.get(alias)
-    if there is None:
+    destination = settings.destinations.get(alias)
+    if destination is None:
         known = ", ".join(settings.destinations) or "none is configured"
         raise SettingsError([f"there is no [destinations.{alias}]; there are: {known}"])
-    signs = there.callbacks and bool(settings.gateway.token_keys_env)
+    signs = destination.callbacks and bool(settings.gateway.token_keys_env)
     return {
         "destination": alias,
-        "workspace": there.workspace,
+        "workspace": destination.workspace,
         "webhook": {
-            "url_variables": list(there.webhooks_env),
-            "token_header": "x-clay-webhook-auth" if there.token_env else None,
-            "token_variable": there.token_env,
-            "columns": [{"name": name, "holds": holds} for name, holds in _columns(settings, there, signs=signs)],
+            "url_variables": list(destination.webhooks_env),
+            "token_header": "x-clay-webhook-auth" if destination.token_env else None,
+            "token_variable": destination.token_env,
+            "columns": [{"name": name, "holds": holds} for name, holds in _columns(settings, destination, signs=signs)],
         },
         "dedupe_column": "callback_token" if signs else "lead_id",
         "dedupe_advice": (
@@ -39,18 +39,18 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
             if signs
             else "Clay drops a second row of the same lead, also of a forced one"
         ),
-        "http_column": _http_column(settings, alias, there) if there.callbacks else None,
+        "http_column": _http_column(settings, alias, destination) if destination.callbacks else None,
     }
 
 
-def _columns(settings: Settings, there: Destination, *, signs: bool) -> Iterator[tuple[str, str]]:
+def _columns(settings: Settings, destination: Destination, *, signs: bool) -> Iterator[tuple[str, str]]:
     """Yield each column of the table, and its content. Without `columns`, each usual field has its own name."""
-    for name, column in there.columns.items():
+    for name, column in destination.columns.items():
         yield column, f"the lead's {name}"
-    for name in () if there.columns else dict.fromkeys(USUAL_FIELDS.values()):
+    for name in () if destination.columns else dict.fromkeys(USUAL_FIELDS.values()):
         yield name, f"the lead's {name}, where it has one"
     yield "lead_id", "the lead id; sent back with the result"
-    if there.callbacks:
+    if destination.callbacks:
         yield "callback_url", "the URL to which the HTTP column sends the result"
     if signs:
         yield "callback_token", "proves that the result belongs to this lead"
@@ -58,10 +58,10 @@ def _columns(settings: Settings, there: Destination, *, signs: bool) -> Iterator
         yield "traceparent", "the lead's trace, for an HTTP API column that continues it"
 
 
-def _http_column(settings: Settings, alias: str, there: Destination) -> dict[str, Any]:
+def _http_column(settings: Settings, alias: str, destination: Destination) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
-    if there.callback_secrets_env:
-        headers["x-callback-secret"] = f"<what is in {there.callback_secrets_env[0]}>"
+    if destination.callback_secrets_env:
+        headers["x-callback-secret"] = f"<what is in {destination.callback_secrets_env[0]}>"
     elif settings.gateway.token_keys_env:
         headers["x-callback-token"] = "{{callback_token}}"
     return {

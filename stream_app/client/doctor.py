@@ -221,21 +221,21 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
     if kafka.verdict == "ok":
-        there = True
+        topics_are_fine = True
         async for check in _topics(settings):
-            there = there and check.verdict == "ok"
+            topics_are_fine = topics_are_fine and check.verdict == "ok"
             yield check
-        if there:
+        if topics_are_fine:
             yield await _strangers(settings)
         else:
             yield Check("strangers", "skipped", "it needs the topics")
         yield await _probe("transactions", may_transact(connection, f"{names.worker_app}-doctor", _WITHIN_S))
-        if there:
+        if topics_are_fine:
             agree = clocks_agree(connection, f"{names.worker_app}-doctor", names.audit, _WITHIN_S)
             yield await _probe("clock", agree)
         else:
             yield Check("clock", "skipped", "it needs the topics")
-        yield await _lanes(settings) if there else Check("lanes", "skipped", "it needs the topics")
+        yield await _lanes(settings) if topics_are_fine else Check("lanes", "skipped", "it needs the topics")
         for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
             opened = await _probe("group", may_join(connection, group, _WITHIN_S))
             yield opened
@@ -361,8 +361,8 @@ async def _test_message(settings: Settings, egress: Egress) -> str:
 def _webhook_hosts(settings: Settings) -> list[str]:
     """Return the hosts of the webhooks, as URLs without the path, which is secret."""
     found = set()
-    for there in settings.destinations.values():
-        for name in there.webhooks_env:
+    for destination in settings.destinations.values():
+        for name in destination.webhooks_env:
             parts = urlsplit(settings.secrets[name])
             found.add(f"{parts.scheme}://{parts.netloc}")
     return sorted(found)
@@ -382,7 +382,7 @@ def _proxy(public_url: str, *, is_proxied: bool) -> Check:
 
 
 async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
-    waiting = [alias for alias, there in settings.destinations.items() if there.callbacks]
+    waiting = [alias for alias, destination in settings.destinations.items() if destination.callbacks]
     if not waiting:
         yield Check("callbacks", "skipped", "no destination has callbacks (callbacks = false)")
         return

@@ -101,15 +101,15 @@ async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed
                 person = suppressed_person(record.key)
                 if person is None:
                     continue
-                here = rows.setdefault(person, {})
+                partitions = rows.setdefault(person, {})
                 if record.value is None:
-                    here.pop(record.partition, None)
+                    partitions.pop(record.partition, None)
                 else:
-                    here[record.partition] = _suppression.decode(record.value)
+                    partitions[record.partition] = _suppression.decode(record.value)
     found = [
-        Suppressed(person, first.at_ms, first.who, first.command, len(here) == settings.kafka.partitions)
-        for person, here in rows.items()
-        if here and (first := min(here.values(), key=lambda row: row.at_ms))
+        Suppressed(person, first.at_ms, first.who, first.command, len(partitions) == settings.kafka.partitions)
+        for person, partitions in rows.items()
+        if partitions and (first := min(partitions.values(), key=lambda row: row.at_ms))
     ]
     return sorted(found, key=lambda each: (each.since_ms, each.person))
 

@@ -408,8 +408,8 @@ def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, L
     """Quote the leads of each workspace."""
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
-        there = settings.destinations[alias]
-        own = part(alias, leads, there.estimate, there.ceiling, views.get(workspace))
+        destination = settings.destinations[alias]
+        own = part(alias, leads, destination.estimate, destination.ceiling, views.get(workspace))
         parts.setdefault(workspace, []).append(own)
     return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
 

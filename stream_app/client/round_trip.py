@@ -68,12 +68,13 @@ def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Le
 def price(settings: Settings, alias: str) -> str:
     """Describe the price of one test lead. Raises SettingsError if the destination is unknown, or has no callbacks."""
     check_known(settings, destination=alias)
-    there = settings.destinations[alias]
-    if not there.callbacks:
+    destination = settings.destinations[alias]
+    if not destination.callbacks:
         raise SettingsError([f"destinations.{alias}.callbacks is false: no callback can be awaited"])
     return (
-        f"send one test lead to Clay through {alias}: about {count(there.estimate_credits, 'credit')} and "
-        f"{count(there.estimate_actions, 'action')}, at most {there.ceiling_credits} and {there.ceiling_actions}, and "
+        f"send one test lead to Clay through {alias}: about {count(destination.estimate_credits, 'credit')} and "
+        f"{count(destination.estimate_actions, 'action')}, at most {destination.ceiling_credits} and "
+        f"{destination.ceiling_actions}, and "
         "one of the webhook's 50,000 submissions; its row stays in the table"
     )
 

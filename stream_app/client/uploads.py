@@ -115,8 +115,8 @@ class Upload:
     @property
     def digest(self) -> str:
         """Changes with what a publication would send, and with what that is said to cost."""
-        said = [self.id, self.names, self.options, self.summary.ready, *quote_lines(self.quotes)]
-        return blake2b(msgspec.json.encode(said), digest_size=16).hexdigest()
+        parts = [self.id, self.names, self.options, self.summary.ready, *quote_lines(self.quotes)]
+        return blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
 
     def stop(self) -> None:
         """End the work on it soon. What is on its way to Kafka still arrives."""

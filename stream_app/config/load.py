@@ -106,20 +106,20 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     in_zone = cache(lambda budget, tz: msgspec.structs.replace(budget, tz=tz))
     workspaces = {
         name: msgspec.structs.replace(
-            here,
-            budget=in_zone(here.budget, here.time_zone),
+            workspace,
+            budget=in_zone(workspace.budget, workspace.time_zone),
             default_destination=settings.destination_of(name, None) or "",
         )
-        for name, here in sorted(settings.workspaces.items())
+        for name, workspace in sorted(settings.workspaces.items())
     }
     destinations = {}
-    for alias, there in settings.destinations.items():
-        urls = [secrets[name] for name in there.webhooks_env if name in secrets]
-        token = [secrets[there.token_env]] if there.token_env and there.token_env in secrets else []
+    for alias, destination in settings.destinations.items():
+        urls = [secrets[name] for name in destination.webhooks_env if name in secrets]
+        token = [secrets[destination.token_env]] if destination.token_env and destination.token_env in secrets else []
         destinations[alias] = msgspec.structs.replace(
-            there,
+            destination,
             webhook_ids=tuple(map(webhook_id, urls)),
             setup_id=setup_id(*urls, *token),
-            callback_url=settings.callback_url(alias) if there.callbacks else "",
+            callback_url=settings.callback_url(alias) if destination.callbacks else "",
         )
     return msgspec.structs.replace(settings, workspaces=workspaces, destinations=destinations)

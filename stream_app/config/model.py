@@ -310,7 +310,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     @property
     def without_callbacks(self) -> set[str]:
         """The destinations whose leads are done when Clay has accepted them."""
-        return {alias for alias, there in self.destinations.items() if not there.callbacks}
+        return {alias for alias, destination in self.destinations.items() if not destination.callbacks}
 
     @property
     def callback_keys(self) -> Keys:
@@ -383,9 +383,9 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         Returns:
             The alias, or None if that workspace has no such destination.
         """
-        mine = [there.alias for there in self.plan.destinations_of(workspace)]
-        here = self.workspaces.get(workspace)
-        alias = asked or (here.default_destination if here else "")
+        mine = [destination.alias for destination in self.plan.destinations_of(workspace)]
+        configured = self.workspaces.get(workspace)
+        alias = asked or (configured.default_destination if configured else "")
         if not alias:
             return mine[0] if len(mine) == 1 else None
         return alias if alias in mine else None

@@ -181,9 +181,9 @@ def endpoints_of(settings: Settings) -> dict[str, Endpoint]:
     secrets = settings.secrets
     return {
         alias: Endpoint(
-            urls=dict(zip(there.webhook_ids, map(secrets.__getitem__, there.webhooks_env), strict=True)),
-            token=secrets.get(there.token_env),
-            unavailable_is_refused=there.unavailable_is_refused,
+            urls=dict(zip(destination.webhook_ids, map(secrets.__getitem__, destination.webhooks_env), strict=True)),
+            token=secrets.get(destination.token_env),
+            unavailable_is_refused=destination.unavailable_is_refused,
         )
-        for alias, there in settings.destinations.items()
+        for alias, destination in settings.destinations.items()
     }

@@ -37,11 +37,11 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _processes(settings)
     yield from workspace_rules.problems(settings)
     yield from name_problems(settings)
-    for alias, there in settings.destinations.items():
+    for alias, destination in settings.destinations.items():
         place = f"destinations.{alias}"
-        yield from (f"{place}{line}" for line in _destination(alias, there))
-        yield from (f"{place}{line}" for line in _grace(settings, there))
-        yield from (f"{place}{line}" for line in _callbacks(settings, there))
+        yield from (f"{place}{line}" for line in _destination(alias, destination))
+        yield from (f"{place}{line}" for line in _grace(settings, destination))
+        yield from (f"{place}{line}" for line in _callbacks(settings, destination))
 
 
 def _kafka(settings: Settings) -> Iterator[str]:

@@ -91,8 +91,8 @@ class TableReader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:
-            said, words = CHANGED.get(place) or str(exc).replace("`", ""), _words(kind)
-            self._wrong(f"{place}: {said}" + (f"; there are: {', '.join(words)}" if words else ""), key)
+            problem, words = CHANGED.get(place) or str(exc).replace("`", ""), _words(kind)
+            self._wrong(f"{place}: {problem}" + (f"; there are: {', '.join(words)}" if words else ""), key)
             return msgspec.UNSET
 
     def _unknown(self, kind: type, key: str, keys: Mapping[str, Any], where: str) -> None:

@@ -82,8 +82,8 @@ def namings_of(settings: Settings) -> Iterator[Naming]:
     """Yield the keys that name variables."""
     for table in ("kafka", "redis", "privacy", "gateway", "board", "trace", "notify", "egress"):
         yield from _namings(table, table, getattr(settings, table))
-    for alias, there in settings.destinations.items():
-        yield from _namings("destinations", f"destinations.{alias}", there)
+    for alias, destination in settings.destinations.items():
+        yield from _namings("destinations", f"destinations.{alias}", destination)
 
 
 def _namings(table: str, place: str, values: msgspec.Struct) -> Iterator[Naming]:
@@ -150,21 +150,23 @@ def value_problems(
 def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield one line for each webhook's URL, and each token, that cannot be used."""
     seen: dict[str, str] = {}
-    for there in settings.destinations.values():
-        for name in there.webhooks_env:
+    for destination in settings.destinations.values():
+        for name in destination.webhooks_env:
             if not (url := environ.get(name)):
                 continue
-            if problem := webhook_problem(url, there.allowed_hosts):
+            if problem := webhook_problem(url, destination.allowed_hosts):
                 yield f"environment variable {name}: {problem}"
             if seen.setdefault(url, name) != name:
                 yield f"environment variable {name}: is the same webhook as {seen[url]}; remove one"
-        if (token := environ.get(there.token_env or "")) and (problem := token_problem(token)):
-            yield f"environment variable {there.token_env}: {problem}"
+        if (token := environ.get(destination.token_env or "")) and (problem := token_problem(token)):
+            yield f"environment variable {destination.token_env}: {problem}"
 
 
 def _guessable(settings: Settings, namings: Iterable[Naming], environ: Mapping[str, str]) -> Iterator[str]:
     """Find our secrets that are public or guessable, whether this program needs them or not."""
-    hosts = {host.partition(":")[0] for there in settings.destinations.values() for host in there.allowed_hosts}
+    hosts = {
+        host.partition(":")[0] for destination in settings.destinations.values() for host in destination.allowed_hosts
+    }
     simulated = all(map(is_local, hosts))
     seen: dict[str, str] = {}
     for name in dict.fromkeys(name for naming in namings if naming.key in _OURS for name in naming.valid):

@@ -39,7 +39,7 @@ def _strangers(settings: Settings) -> Iterator[str]:
     Either may be a misspelt name, and then the policies of the table, such as its budget, would not apply.
     """
     workspaces = settings.workspaces
-    named, suggested = {there.workspace for there in settings.destinations.values()}, set[str]()
+    named, suggested = {destination.workspace for destination in settings.destinations.values()}, set[str]()
     idle = workspaces.keys() - named
     hints = 0
 
@@ -48,13 +48,13 @@ def _strangers(settings: Settings) -> Iterator[str]:
         hints += 1
         return difflib.get_close_matches(name, others, n=1) if hints <= _HINTS else []
 
-    for alias, there in settings.destinations.items():
-        if there.workspace not in workspaces:
-            found = near(there.workspace, idle)
+    for alias, destination in settings.destinations.items():
+        if destination.workspace not in workspaces:
+            found = near(destination.workspace, idle)
             suggested.update(found)
             hint = f"did you mean {found[0]}?" if found else "add it, an empty one will do"
-            place = f"destinations.{alias}.workspace = {there.workspace}"
-            yield f"{place}: there is no [workspaces.{there.workspace}]; {hint}"
+            place = f"destinations.{alias}.workspace = {destination.workspace}"
+            yield f"{place}: there is no [workspaces.{destination.workspace}]; {hint}"
     for name in workspaces:
         if name in idle - suggested:
             found = near(name, named)
@@ -69,11 +69,11 @@ def _place(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     if pin is not None and not 0 <= pin < partitions:
         yield f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = {partitions})"
     if default := workspace.default_destination:
-        there = settings.destinations.get(default)
-        if there is None:
+        destination = settings.destinations.get(default)
+        if destination is None:
             yield f".default_destination = {default}: there is no [destinations.{default}]"
-        elif there.workspace != name:
-            yield f".default_destination = {default}: it belongs to workspace {there.workspace}"
+        elif destination.workspace != name:
+            yield f".default_destination = {default}: it belongs to workspace {destination.workspace}"
 
 
 def _policies(settings: Settings, workspace: Workspace, checked: Workspace | None) -> Iterator[str]:
@@ -105,15 +105,15 @@ def _never(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     caps = [(key, cap) for key in budget.CAPS if (cap := getattr(rules, key)) is not None]
     if not caps or rules.shadow or rules.problems():
         return
-    for there in settings.plan.destinations_of(name):
+    for destination in settings.plan.destinations_of(name):
         for key, cap in caps:
-            yield from _too_low(there, key, cap, rules.hot_share)
+            yield from _too_low(destination, key, cap, rules.hot_share)
 
 
-def _too_low(there: Destination, key: str, cap: int, hot_share: float) -> Iterator[str]:
+def _too_low(destination: Destination, key: str, cap: int, hot_share: float) -> Iterator[str]:
     ceiling = f"ceiling_{key.partition('_')[0]}"
-    most = getattr(there, ceiling)
-    place = f"destinations.{there.alias}.{ceiling} = {most}"
+    most = getattr(destination, ceiling)
+    place = f"destinations.{destination.alias}.{ceiling} = {most}"
     if most > cap:
         yield f".budget.{key} = {cap}: below {place}: no lead could be sent"
     elif most > (bulk := budget.bulk_part(cap, hot_share)):
