@@ -238,8 +238,8 @@ def _rate_args(values: Mapping[str, str]) -> dict[str, Any]:
 def _quota(site: Site, opened: FormRequest) -> Form:
     lane = _lane(site, opened)
     known = dict(lane.view.webhooks) if lane.view else {}
-    for there in site.settings.plan.destinations_of(lane.name):
-        known |= {webhook_id: Webhook() for webhook_id in there.webhook_ids if webhook_id not in known}
+    for destination in site.settings.plan.destinations_of(lane.name):
+        known |= {webhook_id: Webhook() for webhook_id in destination.webhook_ids if webhook_id not in known}
     chosen = opened.query.get("webhook", "")
     fields = [
         Field(

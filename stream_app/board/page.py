@@ -152,9 +152,9 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
         worst.workspace or "all",
         text,
     )
-    here, every = len({each.place[1] for each in workers}), site.settings.kafka.partitions
-    if workers[0].kind in TO_ALL and here < every:
-        return msgspec.structs.replace(found, partly=f"by {here} of {every} partitions")
+    answered, every = len({each.place[1] for each in workers}), site.settings.kafka.partitions
+    if workers[0].kind in TO_ALL and answered < every:
+        return msgspec.structs.replace(found, partly=f"by {answered} of {every} partitions")
     return found
 
 

@@ -105,8 +105,10 @@ class Broker:
             raise StartError(late) from None
         # ConsumerGroupCommand prints "Error: ..." and exits with code 0.
         if done.returncode != 0 or done.stdout.lstrip().startswith("Error:"):
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line[0].isspace()]
-            raise StartError(f"{name} failed: {' | '.join(said[:3])}")
+            lines = [
+                line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line[0].isspace()
+            ]
+            raise StartError(f"{name} failed: {' | '.join(lines[:3])}")
         return done.stdout
 
 
@@ -254,8 +256,8 @@ class LocalKafka(Broker):
 
     def _cluster_id(self) -> str | None:
         """The cluster id of existing data, which the broker must keep."""
-        here = Path(self.properties["log.dirs"]) / "meta.properties"
-        lines = here.read_text().splitlines() if here.exists() else []
+        properties = Path(self.properties["log.dirs"]) / "meta.properties"
+        lines = properties.read_text().splitlines() if properties.exists() else []
         return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
 
     def _start_broker(self) -> None:

@@ -193,8 +193,8 @@ class ClusterView:
         client = await self._connected()
         found: dict[TopicPartition, PartitionProducers | Exception] = {}
 
-        async def ask(node: int, its: list[TopicPartition]) -> None:
-            request = DescribeProducers(None, its)
+        async def ask(node: int, asked: list[TopicPartition]) -> None:
+            request = DescribeProducers(None, asked)
             for place, code, producers in request.read(await client.send(node, request)):
                 found[place] = PartitionProducers(node, code, producers)
 
@@ -209,9 +209,9 @@ class ClusterView:
         client = await self._connected()
         found: dict[TopicPartition, tuple[int, int, int] | Exception] = {}
 
-        async def ask(node: int, its: list[TopicPartition]) -> None:
-            begins, ends = [await _offsets(client, node, its, when) for when in (_EARLIEST, _LATEST)]
-            for place in its:
+        async def ask(node: int, asked: list[TopicPartition]) -> None:
+            begins, ends = [await _offsets(client, node, asked, when) for when in (_EARLIEST, _LATEST)]
+            for place in asked:
                 begin, end = begins[place], ends[place]
                 if isinstance(begin, Exception):
                     found[place] = begin
@@ -234,9 +234,9 @@ async def _ask_leaders(
         if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):
             by_node[leader].append(place)
     answers = await asyncio.gather(*(ask(*each) for each in by_node.items()), return_exceptions=True)
-    for its, error in zip(by_node.values(), answers, strict=True):
+    for asked, error in zip(by_node.values(), answers, strict=True):
         if isinstance(error, KafkaError | OSError):
-            found.update(dict.fromkeys(its, error))
+            found.update(dict.fromkeys(asked, error))
         elif error is not None:
             raise error
 

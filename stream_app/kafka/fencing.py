@@ -64,7 +64,7 @@ class KafkaTransactions:
             places = self.places()
             seen = await self.view.producers(places)
             newest = await self.view.leaders({place.topic for place in places})
-            newest.require({place: its.node for place, its in seen.items()})
+            newest.require({place: answer.node for place, answer in seen.items()})
             stranded = self._open(last.producer_id, seen)
             if not stranded or (again := await self._last()) == last:
                 return last, stranded
@@ -76,8 +76,8 @@ class KafkaTransactions:
     def _open(self, producer_id: int | None, seen: Mapping[TopicPartition, PartitionProducers]) -> Stranded:
         """The places where the producer (None: any) has an open transaction, and its first offset there."""
         found: dict[tuple[str, int], int] = {}
-        for place, its in seen.items():
-            if its.open and (begins := [at for who, at in its.open.items() if producer_id in (None, who)]):
+        for place, producers in seen.items():
+            if producers.open and (begins := [at for who, at in producers.open.items() if producer_id in (None, who)]):
                 found[place] = min(begins)
         self.refusals.saw_open(TopicPartition(*place) for place in found)
         return found

@@ -47,9 +47,11 @@ async def offsets_of_stopped(connection: KafkaConnection, group: str, process: s
         StreamAppError: It has members.
         BrokerUnavailable: Kafka does not answer.
     """
-    there, offsets = (await look_at(connection, [group]))[group]
-    if there.state not in ("Empty", "Dead"):
-        raise StreamAppError(f"the group {group} is active ({there.state}), so Kafka would refuse: {_stop(process)}")
+    described, offsets = (await look_at(connection, [group]))[group]
+    if described.state not in ("Empty", "Dead"):
+        raise StreamAppError(
+            f"the group {group} is active ({described.state}), so Kafka would refuse: {_stop(process)}"
+        )
     return offsets
 
 

@@ -201,10 +201,10 @@ class Reader:
         """Return the records at these offsets, without those that are not committed, not readable or not kept."""
         with self._errors():
             topics = await self._consumer.topics()
-        there = [tp for tp in offsets if tp.topic in topics]  # a deleted topic has no records
-        begins, ends = await self.begins(there), await self.ends(there)
+        existing = [tp for tp in offsets if tp.topic in topics]  # a deleted topic has no records
+        begins, ends = await self.begins(existing), await self.ends(existing)
         found: list[Any] = []
-        for tp in there:
+        for tp in existing:
             wanted = {offset for offset in offsets[tp] if begins[tp] <= offset < ends[tp]}
             for span in _runs(sorted(wanted)):
                 async for got in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):

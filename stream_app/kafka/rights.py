@@ -239,16 +239,16 @@ async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl
     for acl in rights.acls:
         if acl.resource == "Topic":
             needed[acl.name].add(acl)
-    there: dict[str, int] = {}
+    partitions: dict[str, int] = {}
     lacking: list[Acl] = []
     for topic in (await client.ask_any(Metadata(sorted(needed), operations=True))).to_object()["topics"]:
         name = topic["topic"]
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             lacking += needed[name]
         elif not topic["error_code"]:
-            there[name] = len(topic["partitions"])
+            partitions[name] = len(topic["partitions"])
             lacking += _not_in(topic.get("authorized_operations", _UNKNOWN), needed[name])
-    return there, lacking
+    return partitions, lacking
 
 
 async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:

@@ -51,8 +51,8 @@ async def _is_open(client: Any, producer_id: int, places: Collection[TopicPartit
     for place in places:
         asked[client.cluster.leader_for_partition(place)].append(place)
     is_open = False
-    for node, its in asked.items():
-        request = DescribeProducers(producer_id, its)
+    for node, led in asked.items():
+        request = DescribeProducers(producer_id, led)
         for place, code, producers in request.read(await client.send(node, request)):
             if code:
                 raise for_code(code)(f"{place.topic}/{place.partition}")

@@ -53,18 +53,18 @@ async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], 
         seen = await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
-        there = [topic for topic in plan if topic.name not in failed]
-        while any(topic.name not in seen for topic in there):
+        existing = [topic for topic in plan if topic.name not in failed]
+        while any(topic.name not in seen for topic in existing):
             # A broker lists a topic only some time after its creation.
             await asyncio.sleep(_VISIBLE_POLL_S)
-            seen = await _look(admin, [topic.name for topic in there])
-        unchanged = [topic.name for topic in there if topic.name not in created]
+            seen = await _look(admin, [topic.name for topic in existing])
+        unchanged = [topic.name for topic in existing if topic.name not in created]
         lacking, surplus = (
-            {topic.name: other for topic in there if (other := unequal(topic, seen[topic.name], enough=enough))}
+            {topic.name: other for topic in existing if (other := unequal(topic, seen[topic.name], enough=enough))}
             for enough in (False, True)
         )
-        problems = [*by_topics(list(failed.items())), *differences(there, seen)]
-        return TopicReport(created, unchanged, problems, more_than_planned(there, seen), lacking, surplus)
+        problems = [*by_topics(list(failed.items())), *differences(existing, seen)]
+        return TopicReport(created, unchanged, problems, more_than_planned(existing, seen), lacking, surplus)
 
 
 async def alter_topics(
@@ -122,10 +122,10 @@ class TopicsThere(Background[dict[str, ExistingTopic]]):
 
 async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
     """Return those of these topics that exist, by name."""
-    there = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
-    if not there:
+    described = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
+    if not described:
         return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in there]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in described]
     configs: dict[str, dict[str, str | None]] = {}
     for response in await admin.describe_configs(resources):
         for code, message, _, name, entries in response.resources:
@@ -138,7 +138,7 @@ async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
             replication=min(len(partition["replicas"]) for partition in each["partitions"]),
             config=configs[name],
         )
-        for name, each in there.items()
+        for name, each in described.items()
     }
 
 
@@ -163,8 +163,8 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
 
 async def _too_few_brokers(admin: Any, replication: int) -> str:
     brokers = len((await admin.describe_cluster())["brokers"])
-    there = "there is one broker" if brokers == 1 else f"there are {brokers} brokers"
+    how_many = "there is one broker" if brokers == 1 else f"there are {brokers} brokers"
     return (
-        f"could not be created with kafka.replication = {replication}: {there}; set kafka.replication = {brokers}, "
+        f"could not be created with kafka.replication = {replication}: {how_many}; set kafka.replication = {brokers}, "
         "or start more brokers"
     )

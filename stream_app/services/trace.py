@@ -83,7 +83,7 @@ async def _export(
         async def commit(done: dict[int, int]) -> None:
             await reader.commit({TopicPartition(names.status, number): offset for number, offset in done.items()})
 
-        clay = {alias: clay_of(there.allowed_hosts) for alias, there in settings.destinations.items()}
+        clay = {alias: clay_of(destination.allowed_hosts) for alias, destination in settings.destinations.items()}
         settle_ms = int(trace.settle_s * 1000)
         exporter = Exporter(trace, clay, settle_ms, client, commit, count, Clock().now_ms, logger)
         starts = await reader.begins(places) | await reader.committed(places)

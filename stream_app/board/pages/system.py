@@ -25,11 +25,17 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class TopicRow(msgspec.Struct, frozen=True):
-    """A planned topic. `there`: its partitions; None: there is none. `differs`: what `stream-app topics` says of it."""
+    """A planned topic and how many partitions it has.
+
+    Attributes:
+        wanted: The partitions of the configuration.
+        existing: Those on Kafka; None if the topic does not exist.
+        differs: What `stream-app topics` says of the topic.
+    """
 
     name: str
     wanted: int
-    there: int | None
+    existing: int | None
     differs: list[str]
 
 
@@ -51,12 +57,12 @@ def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] 
     }
 
 
-def _topics(plan: list[TopicPlan], there: Mapping[str, ExistingTopic]) -> list[TopicRow]:
+def _topics(plan: list[TopicPlan], existing: Mapping[str, ExistingTopic]) -> list[TopicRow]:
     """Return the planned topics, those that differ first."""
     rows = []
     for topic in plan:
-        found = there.get(topic.name)
-        differs = [line.removeprefix(f"{topic.name}: ") for line in differences([topic], there)]
+        found = existing.get(topic.name)
+        differs = [line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)]
         rows.append(TopicRow(topic.name, topic.partitions, found.partitions if found else None, differs))
     return sorted(rows, key=lambda row: not row.differs)
 

@@ -176,12 +176,12 @@ class Imports:
             row = sums.setdefault(number, [event.at_ms, event.at_ms, 0])
             row[0], row[1] = min(row[0], event.at_ms), max(row[1], event.at_ms)
             row[2] += event.credits or 0
-            if (said := event.import_summary) is not None:
+            if (summary := event.import_summary) is not None:
                 self._db.execute(
                     # Only the first: a later one may be of a producer who knows the name of the import.
                     """UPDATE imports SET rows = ?, refused = ?, leads = ?, file = ?, who = ?
                        WHERE id = ? AND rows IS NULL""",
-                    (said.rows, said.refused, said.leads, said.file, said.who, number),
+                    (summary.rows, summary.refused, summary.leads, summary.file, summary.who, number),
                 )
         self._db.executemany(
             """UPDATE imports SET first_ms = min(first_ms, ?), last_ms = max(last_ms, ?), credits = credits + ?

@@ -47,22 +47,22 @@ class ResultFetcher:
 
     async def fill(self, found: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
-        here = found.result
+        without_data = found.result
         try:
             async with asyncio.timeout(_RESULT_WITHIN_S), self._turn:
                 raw = await self._value(found.partition, found.offset)
         except (BrokerUnavailable, TimeoutError):
             await self.close()
-            return msgspec.structs.replace(here, problem=NO_ANSWER)
+            return msgspec.structs.replace(without_data, problem=NO_ANSWER)
         except UnreadableBatch as batch:
-            return msgspec.structs.replace(here, problem=str(batch))
+            return msgspec.structs.replace(without_data, problem=str(batch))
         if raw is None:
-            return msgspec.structs.replace(here, problem=_MOVED)
+            return msgspec.structs.replace(without_data, problem=_MOVED)
         try:
             result = _result.decode(raw)
         except msgspec.DecodeError:
-            return msgspec.structs.replace(here, problem="this version cannot read the result")
-        return msgspec.structs.replace(here, age_s=result.age_s, fields=result.fields)
+            return msgspec.structs.replace(without_data, problem="this version cannot read the result")
+        return msgspec.structs.replace(without_data, age_s=result.age_s, fields=result.fields)
 
     async def _value(self, partition: int, offset: int) -> bytes | None:
         if self._reader is None:

@@ -50,8 +50,8 @@ def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], pa
         parked: The leads that wait for a human.
     """
     posts = charged = 0
-    maybe_there: set[str] = set()
-    there: set[str] = set()
+    maybe_at_clay: set[str] = set()
+    at_clay: set[str] = set()
     doubles: set[str] = set()
     for line in ledger:
         lead = str(line.get("lead_id"))
@@ -60,19 +60,19 @@ def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], pa
         if line["kind"] != "request":
             continue
         posts += 1
-        if lead in maybe_there:
+        if lead in maybe_at_clay:
             doubles.add(lead)
         if line["accepted"]:
-            there.add(lead)
+            at_clay.add(lead)
         if str(line["status"]) not in _REFUSALS:
-            maybe_there.add(lead)
+            maybe_at_clay.add(lead)
     return Comparison(
         posts=posts,
-        accepted=len(there),
+        accepted=len(at_clay),
         doubles=sorted(doubles),
-        missing=sorted(answered.keys() - there),
-        unknown=sorted(there - answered.keys() - set(parked)),
-        uncertain=len(there & set(parked)),
+        missing=sorted(answered.keys() - at_clay),
+        unknown=sorted(at_clay - answered.keys() - set(parked)),
+        uncertain=len(at_clay & set(parked)),
         charged=charged,
         booked=sum(answered.values()),
     )

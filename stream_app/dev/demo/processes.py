@@ -223,9 +223,9 @@ async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bo
         report = await create_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
-        here = Processes(children, settings, config, session, control)
-        here.start_apps()
-        yield here
+        processes = Processes(children, settings, config, session, control)
+        processes.start_apps()
+        yield processes
 
 
 async def _simulator(children: ChildProcesses) -> tuple[str, str]:

@@ -88,24 +88,24 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         StreamAppError: Kafka cannot be used.
     """
     began_s = time.monotonic()
-    async with running(bootstrap, display.say, keep=keep) as here, followed(here.settings) as state:
-        await _publish(here, state, display)
-        await here.ready()
-        display.say(f"The board, live while the demo runs: {here.settings.board_url}/board")
-        await _until(lambda: state.steps["enriched"] > 0, here, state, display, _FIRST_WITHIN_S)
-        await _pass_time(_BEFORE_OUTAGE_S, here, state, display)
-        in_the_outage = await _outage(here, state, display)
-        finished = await _until(lambda: state.at_rest, here, state, display, _REST_WITHIN_S)
+    async with running(bootstrap, display.say, keep=keep) as processes, followed(processes.settings) as state:
+        await _publish(processes, state, display)
+        await processes.ready()
+        display.say(f"The board, live while the demo runs: {processes.settings.board_url}/board")
+        await _until(lambda: state.steps["enriched"] > 0, processes, state, display, _FIRST_WITHIN_S)
+        await _pass_time(_BEFORE_OUTAGE_S, processes, state, display)
+        in_the_outage = await _outage(processes, state, display)
+        finished = await _until(lambda: state.at_rest, processes, state, display, _REST_WITHIN_S)
         if keep:
-            await _keep(here, state, display)
-            finished = await _until(lambda: state.at_rest, here, state, display, _REST_WITHIN_S)
+            await _keep(processes, state, display)
+            finished = await _until(lambda: state.at_rest, processes, state, display, _REST_WITHIN_S)
         display.say(
             "Stopping worker, replay, gateway and board as a supervisor would (SIGTERM): what is in flight ends first."
         )
-        exit_codes = await here.stop_apps()
+        exit_codes = await processes.stop_apps()
         display.say("Closing the books: every record is counted from its events, and again from the state.")
-        books = await _books(here, display)
-        ledger = compare(await here.ledger(), state.answered, state.parked)
+        books = await _books(processes, display)
+        ledger = compare(await processes.ledger(), state.answered, state.parked)
         right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
         return Outcome(
             ok=right and set(exit_codes.values()) == {0},
@@ -121,54 +121,54 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         )
 
 
-async def _publish(here: Processes, state: DemoState, display: Display) -> None:
+async def _publish(processes: Processes, state: DemoState, display: Display) -> None:
     """Publish the leads as `stream-app publish` does, and the invalid values as another program would."""
     display.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
     with LEADS.open("rb") as source:
-        summary = await publish_rows(open_csv(source, {}).rows, here.settings, PublishOptions(import_id="demo"))
+        summary = await publish_rows(open_csv(source, {}).rows, processes.settings, PublishOptions(import_id="demo"))
     if summary.refused:
         raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
     display.say(f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read.")
-    async with AIOKafkaProducer(**connection_of(here.settings).settings(), enable_idempotence=True) as producer:
+    async with AIOKafkaProducer(**connection_of(processes.settings).settings(), enable_idempotence=True) as producer:
         for name in WORKSPACES:
             for value in NO_LEADS:
-                topic, home = here.settings.names.leads, here.settings.home(name)
+                topic, home = processes.settings.names.leads, processes.settings.home(name)
                 await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
     state.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
     # Clay rejects some rows as invalid, some as unavailable, and takes some without a response.
-    await here.fault(kind="status_before", status=422, share=0.06, for_s=20)
-    await here.fault(kind="status_before", status=503, share=0.06, for_s=20)
-    await here.fault(kind="reset_after_read", share=0.02, for_s=20)
+    await processes.fault(kind="status_before", status=422, share=0.06, for_s=20)
+    await processes.fault(kind="status_before", status=503, share=0.06, for_s=20)
+    await processes.fault(kind="reset_after_read", share=0.02, for_s=20)
 
 
-async def _outage(here: Processes, state: DemoState, display: Display) -> BooksReport:
+async def _outage(processes: Processes, state: DemoState, display: Display) -> BooksReport:
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
         "the rest waits in Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
     )
-    await here.fault(kind="status_before", status=503, for_s=OUTAGE_S)
-    await _pass_time(OUTAGE_S / 2, here, state, display)
-    books = await _books(here, display)
+    await processes.fault(kind="status_before", status=503, for_s=OUTAGE_S)
+    await _pass_time(OUTAGE_S / 2, processes, state, display)
+    books = await _books(processes, display)
     held = books.columns["held"].records + books.columns["waiting"].records
     display.say(
         f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: {books.records} in, "
         f"{books.accounted} accounted for, {held} of them waiting."
     )
-    await _pass_time(OUTAGE_S / 2, here, state, display)
+    await _pass_time(OUTAGE_S / 2, processes, state, display)
     display.say("Clay is back. The breaker lets a few probes through, closes, and the dead letters are replayed.")
     return books
 
 
-async def _keep(here: Processes, state: DemoState, display: Display) -> None:
+async def _keep(processes: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
-        f"{here.settings.board_url}/board. Commands need this file: --config {here.config}"
+        f"{processes.settings.board_url}/board. Commands need this file: --config {processes.config}"
     )
     display.say(
-        f"To act on the board, log in with this token: {here.operator_token}. The budget of {SMALL} will soon be used "
-        "up, and the dead letters that Clay rejected wait to be sent back."
+        f"To act on the board, log in with this token: {processes.operator_token}. The budget of {SMALL} will soon be "
+        "used up, and the dead letters that Clay rejected wait to be sent back."
     )
     names = (*WORKSPACES, SMALL)
     try:
@@ -178,25 +178,25 @@ async def _keep(here: Processes, state: DemoState, display: Display) -> None:
                 name = WORKSPACES[0]  # a few leads that wait show what a budget does
             row = f"visitor-{number},{name},visitor{number}@example.com,Vi,Sitor\n"
             rows = open_csv(BytesIO(_KEPT_COLUMNS + row.encode()), {}).rows
-            await publish_rows(rows, here.settings, PublishOptions())
+            await publish_rows(rows, processes.settings, PublishOptions())
             state.published += 1
-            await _pass_time(_KEPT_EVERY_S, here, state, display)
+            await _pass_time(_KEPT_EVERY_S, processes, state, display)
     except asyncio.CancelledError:
         display.say(f"No more leads. The budget of {SMALL} is lifted, and the last ones get their answers first.")
         caps, why = {"caps": {"credits_per_day": None}}, "the demo ends"
-        await submit(here.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
+        await submit(processes.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
 
 
-async def _books(here: Processes, display: Display) -> BooksReport:
-    return await read_books(here.settings, limit=20, progress=lambda done, total: None, say=display.say)
+async def _books(processes: Processes, display: Display) -> BooksReport:
+    return await read_books(processes.settings, limit=20, progress=lambda done, total: None, say=display.say)
 
 
-async def _pass_time(seconds: float, here: Processes, state: DemoState, display: Display) -> None:
-    await _until(lambda: False, here, state, display, seconds)
+async def _pass_time(seconds: float, processes: Processes, state: DemoState, display: Display) -> None:
+    await _until(lambda: False, processes, state, display, seconds)
 
 
 async def _until(
-    true: Callable[[], bool], here: Processes, state: DemoState, display: Display, within_s: float
+    true: Callable[[], bool], processes: Processes, state: DemoState, display: Display, within_s: float
 ) -> bool:
     """Show the state until the condition is true. False if it was not in time."""
     deadline = time.monotonic() + within_s
@@ -204,7 +204,7 @@ async def _until(
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return False
-        here.check()
+        processes.check()
         state.check()
         display.show(state)
         await asyncio.sleep(min(_LOOK_EVERY_S, left_s))
