@@ -243,13 +243,13 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
         """Return the destination, or None if the workspace does not have it. Another workspace may."""
-        there = self.destinations.get(alias)
-        return there if there is not None and there.workspace == workspace else None
+        destination = self.destinations.get(alias)
+        return destination if destination is not None and destination.workspace == workspace else None
 
     def destinations_of(self, workspace: str) -> list[Destination]:
         """Return the destinations of a workspace in the order of the configuration."""
         known = map(self.destinations.get, self._aliases.get(workspace, ()))
-        return [there for there in known if there is not None and there.workspace == workspace]
+        return [destination for destination in known if destination is not None and destination.workspace == workspace]
 
     def home_of(self, workspace: str) -> int:
         """Return the home partition of a workspace, configured or not."""
@@ -290,6 +290,6 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     def _aliases(self) -> dict[str, dict[str, None]]:
         """The aliases of each workspace's destinations."""
         found: dict[str, dict[str, None]] = {}
-        for alias, there in self.destinations.items():
-            found.setdefault(there.workspace, {})[alias] = None
+        for alias, destination in self.destinations.items():
+            found.setdefault(destination.workspace, {})[alias] = None
         return found

@@ -226,21 +226,23 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) ->
     """Return one line for each way in which a topic has less than a process needs, with what to do."""
     found = []
     for topic in plan:
-        there = seen.get(topic.name)
-        if there is None:
+        existing = seen.get(topic.name)
+        if existing is None:
             found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
             continue
-        if there.partitions != topic.partitions:
-            text = f"has {count(there.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
-            found.append((topic.name, text))
-        if there.replication != topic.replication:
+        if existing.partitions != topic.partitions:
             text = (
-                f"has replication {there.replication}, the config says {topic.replication}; set kafka.replication = "
-                f"{there.replication}, or change the topic with kafka-reassign-partitions.sh"
+                f"has {count(existing.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
             )
             found.append((topic.name, text))
-        if lacking := unequal(topic, there, enough=False):
-            found.append((topic.name, f"{_compared(lacking, there)}; set it with: stream-app topics --apply"))
+        if existing.replication != topic.replication:
+            text = (
+                f"has replication {existing.replication}, the config says {topic.replication}; set kafka.replication = "
+                f"{existing.replication}, or change the topic with kafka-reassign-partitions.sh"
+            )
+            found.append((topic.name, text))
+        if lacking := unequal(topic, existing, enough=False):
+            found.append((topic.name, f"{_compared(lacking, existing)}; set it with: stream-app topics --apply"))
     return by_topics(found)
 
 
@@ -249,37 +251,37 @@ def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopi
     text = "that is enough; stream-app topics --apply --yes sets it"
     return by_topics(
         [
-            (topic.name, f"{_compared(more, there)}; {text}")
+            (topic.name, f"{_compared(more, existing)}; {text}")
             for topic in plan
-            if (there := seen.get(topic.name)) and (more := unequal(topic, there, enough=True))
+            if (existing := seen.get(topic.name)) and (more := unequal(topic, existing, enough=True))
         ]
     )
 
 
-def unequal(topic: TopicPlan, there: ExistingTopic, *, enough: bool) -> dict[str, str]:
+def unequal(topic: TopicPlan, existing: ExistingTopic, *, enough: bool) -> dict[str, str]:
     """Return the planned settings that a topic has otherwise: those that are enough, or those that are not."""
     return {
         key: wanted
         for key, wanted in topic.config.items()
-        if there.config.get(key) != wanted
-        and _enough(key, wanted, there) == enough
+        if existing.config.get(key) != wanted
+        and _enough(key, wanted, existing) == enough
         # With fewer replicas than planned, Kafka would refuse every write.
-        and (key != "min.insync.replicas" or there.replication == topic.replication)
+        and (key != "min.insync.replicas" or existing.replication == topic.replication)
     }
 
 
-def _enough(key: str, wanted: str, there: ExistingTopic) -> bool:
+def _enough(key: str, wanted: str, existing: ExistingTopic) -> bool:
     try:
-        has, needed = (inf if value == "-1" else float(value) for value in (there.config.get(key) or "", wanted))
+        has, needed = (inf if value == "-1" else float(value) for value in (existing.config.get(key) or "", wanted))
     except ValueError:
         return False
     if key == "min.insync.replicas":
-        return needed <= has <= there.replication
+        return needed <= has <= existing.replication
     return (key in _AT_LEAST and has >= needed) or (key in _AT_MOST and has <= needed)
 
 
-def _compared(settings: Mapping[str, str], there: ExistingTopic) -> str:
-    return ", ".join(f"{key} is {there.config.get(key)}, the plan says {wanted}" for key, wanted in settings.items())
+def _compared(settings: Mapping[str, str], existing: ExistingTopic) -> str:
+    return ", ".join(f"{key} is {existing.config.get(key)}, the plan says {wanted}" for key, wanted in settings.items())
 
 
 def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:

@@ -126,7 +126,7 @@ class CallbackPipeline:
             (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
         )
         now_ms = self._clock.now_ms()
-        step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, there=destination)
+        step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, destination=destination)
         await self._commits.commit_last(in_flight, step)
 
 

@@ -82,7 +82,7 @@ class CommandPipeline:
         if result.reason != "repeated":
             rows: Rows = [*result.rows, (row, encode_answered(result.applied, now_ms))]
             result = msgspec.structs.replace(result, rows=rows)
-        here = command.workspace in self._plan.workspaces and self._lanes.is_home(command.workspace)
+        has_lane = command.workspace in self._plan.workspaces and self._lanes.is_home(command.workspace)
         answer = CommandAnswer(
             id=command.id,
             applied=result.applied,
@@ -96,7 +96,7 @@ class CommandPipeline:
             reason=result.reason,
             text=result.text,
             under_way=self._admission.in_flight_of(command.workspace),
-            lane=self._lanes.view(command.workspace) if here else None,
+            lane=self._lanes.view(command.workspace) if has_lane else None,
             people=result.people,
         )
         return answer, result

@@ -168,5 +168,5 @@ class Conclusions:
         about = self._plan, in_flight.consumed, lead.envelope, status
         now_ms = self._clock.now_ms()
         read = lead.lead if isinstance(lead, ResolvedLead) else None
-        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, lead=read)
+        step = brief(*about, now_ms, why, lead.lead_id, *records, destination=lead.destination, lead=read)
         await self._commits.commit_last(in_flight, step)

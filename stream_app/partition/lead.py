@@ -279,10 +279,10 @@ class LeadPipeline:
         wait_until_ms = settlement.wait_until_ms
         match outcome:
             case Accepted():
-                there, due_ms = grant.destination, None
-                if there.callbacks:
-                    due_ms = self._clock.now_ms() + int(there.callback_deadline_s * 1000)
-                why, final = Reason(http_status=outcome.http_status, due_at_ms=due_ms), not there.callbacks
+                destination, due_ms = grant.destination, None
+                if destination.callbacks:
+                    due_ms = self._clock.now_ms() + int(destination.callback_deadline_s * 1000)
+                why, final = Reason(http_status=outcome.http_status, due_at_ms=due_ms), not destination.callbacks
                 await self._conclusions.conclude(in_flight, recorder, "accepted", why, settlement.spent, final=final)
                 return None
             case Uncertain():

@@ -57,37 +57,43 @@ class TimeoutPipeline:
     async def mark_overdue(self, keys: Sequence[bytes]) -> None:
         """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
         due = self._still_due(keys, WAITING)
-        await asyncio.gather(*(self._mark_overdue(key, row, there) for key, row, there in due))
+        await asyncio.gather(*(self._mark_overdue(key, row, destination) for key, row, destination in due))
 
-    def _mark_overdue(self, key: bytes, row: Delivery, there: Destination) -> asyncio.Future[None]:
-        now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
-        subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
+    def _mark_overdue(self, key: bytes, row: Delivery, destination: Destination) -> asyncio.Future[None]:
+        now_ms, policy = self._clock.now_ms(), self._plan.workspaces[destination.workspace]
+        subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
-        text = f"Clay accepted the lead and did not call back within {there.callback_deadline_s:g} s"
+        text = f"Clay accepted the lead and did not call back within {destination.callback_deadline_s:g} s"
         recorder.go(
-            "callback_overdue", now_ms, Reason("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s))
+            "callback_overdue",
+            now_ms,
+            Reason("no_callback", text, due_at_ms=now_ms + _ms(destination.callback_grace_s)),
         )
-        lane, is_silent = overdue(policy, self._lanes[there.workspace], there.alias, row.at_ms)
+        lane, is_silent = overdue(policy, self._lanes[destination.workspace], destination.alias, row.at_ms)
         if is_silent:
-            why = causes(evidence(policy, lane, there, now_ms))
-            lane = suspend_destination(policy, lane, there, why, now_ms)
+            why = causes(evidence(policy, lane, destination, now_ms))
+            lane = suspend_destination(policy, lane, destination, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
-        self._lanes[there.workspace] = lane
+        self._lanes[destination.workspace] = lane
         return self._commits.submit(recorder.step())
 
     async def park_overdue(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
         found = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
         due = self._still_due(keys, OVERDUE)
-        await asyncio.gather(*(self._park_one(key, row, there, found.get(row.origin)) for key, row, there in due))
+        await asyncio.gather(
+            *(self._park_one(key, row, destination, found.get(row.origin)) for key, row, destination in due)
+        )
 
     def _park_one(
-        self, key: bytes, row: Delivery, there: Destination, consumed: ConsumedRecord | None
+        self, key: bytes, row: Delivery, destination: Destination, consumed: ConsumedRecord | None
     ) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
-        text = f"Clay accepted the lead and did not call back within {there.callback_grace_s:g} s after its deadline"
+        text = (
+            f"Clay accepted the lead and did not call back within {destination.callback_grace_s:g} s after its deadline"
+        )
         lead_id = lead_of(key)[2]
-        if is_erased(self._rows.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
+        if is_erased(self._rows.suppression(erased_row(destination.workspace, lead_id)), row.first_at_ms):
             consumed, text = None, f"{text}; the lead was erased"
         elif consumed is None:
             text = f"{text}; its record is no longer in Kafka: publish the lead again"
@@ -95,11 +101,11 @@ class TimeoutPipeline:
         inputs = self._plan.topics.inputs
         envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
         recorder = DeliveryRecorder(
-            self._plan, LeadRef(consumed or _empty_record(row), envelope, lead_id, there, key), row
+            self._plan, LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key), row
         )
         held = row.reservation
         if held is not None:
-            self._lanes.charge(there.workspace, held)
+            self._lanes.charge(destination.workspace, held)
         recorder.go("parked", now_ms, why, held, **recorder.freed(held), sends=row.sends + 1)
         return self._commits.submit(
             recorder.step(recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed"))
@@ -112,11 +118,11 @@ class TimeoutPipeline:
         now_ms = self._clock.now_ms()
         found: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
-            row, there = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
-            if row is None or row.final or there is None or row.state not in states:
+            row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
+            if row is None or row.final or destination is None or row.state not in states:
                 continue
-            if due_ms(row, there, self._lanes[there.workspace]) <= now_ms:
-                found.append((key, row, there))
+            if due_ms(row, destination, self._lanes[destination.workspace]) <= now_ms:
+                found.append((key, row, destination))
         return found
 
 

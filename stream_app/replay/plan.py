@@ -313,7 +313,7 @@ async def _never(
     offsets: Chosen = defaultdict(set)
     for each in found:
         offsets[each.partition].add(each.offset)
-    ranges = {partition: (min(here), max(here) + 1) for partition, here in offsets.items()}
+    ranges = {partition: (min(numbers), max(numbers) + 1) for partition, numbers in offsets.items()}
     async for records in reader.read(topic, ranges):
         for record in records:
             dead_letter = (headers_of(record.headers), record.key, record.value, record.timestamp)
@@ -338,10 +338,10 @@ def _priced(
     for name, policy in policies.items():
         paces[name] = pace(policy, lanes.get(name) or Lane(name, 0), settings.replay.rate_share, rate_per_s)
     for (name, alias), leads in sorted(going.items()):
-        there, lane = settings.destinations.get(alias), lanes.get(name) or Lane(name, 0)
+        destination, lane = settings.destinations.get(alias), lanes.get(name) or Lane(name, 0)
         usual = most = Cost()  # an unknown destination is rejected by the lead pipeline and costs nothing
-        if there is not None and there.workspace == name:
-            usual, most = there.estimate, there.ceiling
+        if destination is not None and destination.workspace == name:
+            usual, most = destination.estimate, destination.ceiling
         learned = lane.estimates.get(alias) or first_estimate(usual)
         policy, at_per_s = policies.get(name) or Workspace(name), paces.get(name) or max(paces.values(), default=10)
         prices.append(price(alias, leads, learned, most, policy, lane, at_per_s, now_ms))

@@ -245,8 +245,8 @@ def callback_of(
     document, repaired = _decoded(body)
     if isinstance(document, BadBody):
         return document
-    for name, here in (("workspace", workspace), ("destination", destination)):
-        if document.get(name) not in (None, "", here):
+    for name, of_url in (("workspace", workspace), ("destination", destination)):
+        if document.get(name) not in (None, "", of_url):
             return BadBody("other_address", f"The body names another {name} than the URL: use the URL of this table.")
     for name, value in document.items():
         if name in _WORDS_OR_NUMBERS and isinstance(value, str) and "{{" in value:
@@ -325,13 +325,13 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
 
 def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
     """Return the outcome that the status claims if the results support it; without a status, from the results."""
-    said = _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower())) if isinstance(status, str) else None
-    if said in ("no_data", "enrich_error"):
-        return said
+    claimed = _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower())) if isinstance(status, str) else None
+    if claimed in ("no_data", "enrich_error"):
+        return claimed
     if not fields:
         # Many templates say "success" whatever was found.
         return "enrich_error" if failed else "no_data"
-    return said or ("partial" if failed else "enriched")
+    return claimed or ("partial" if failed else "enriched")
 
 
 def _count(value: object) -> int | None:

@@ -78,16 +78,18 @@ def booked(
     return Booking(_called_back(lane, row, cost, destination, policy, now_ms), now, spent)
 
 
-def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:
+def _called_back(
+    lane: Lane, row: Delivery, cost: Cost, destination: Destination, policy: Workspace, now_ms: int
+) -> Lane:
     """Record the callback of the destination. If it answers the probe of a suspension that waits for it, lift that."""
-    health = callback_health.record_callback(lane.callback_health, there.alias, now_ms)
+    health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
     stopped = lane.suspension
     if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
         return lane
-    if stopped.reason == OVER_CEILING and cost.exceeds(there.ceiling):
+    if stopped.reason == OVER_CEILING and cost.exceeds(destination.ceiling):
         return lane
-    return probe_succeeded(policy, lane, there.alias, now_ms)
+    return probe_succeeded(policy, lane, destination.alias, now_ms)
 
 
 def _cost(callback: Callback, estimated: Cost) -> Cost:
@@ -95,8 +97,8 @@ def _cost(callback: Callback, estimated: Cost) -> Cost:
     return Cost(_bounded(callback.credits, estimated.credits), _bounded(callback.actions, estimated.actions))
 
 
-def _bounded(said: int | None, estimated: int) -> int:
-    return estimated if said is None else min(max(0, said), _MOST_COST)
+def _bounded(reported: int | None, estimated: int) -> int:
+    return estimated if reported is None else min(max(0, reported), _MOST_COST)
 
 
 def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Reason:

@@ -92,11 +92,11 @@ def _parts(keys: Keys, token: str) -> _Parts | TokenProblem:
     return "unknown_key" if secret is None else _Parts(key_id, secret, origin)
 
 
-def _token(key_id: str, secret: bytes, said: tuple[str, str, str, str]) -> str:
+def _token(key_id: str, secret: bytes, claims: tuple[str, str, str, str]) -> str:
     # Each part is preceded by its length, so that no two leads share one text to sign.
-    text = b"".join(b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *said)))
+    text = b"".join(b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *claims)))
     parts = [key_id, _base64(hmac.digest(secret, text, sha256))]
-    return ".".join([*parts, _base64(_bytes(said[-1]))] if said[-1] else parts)
+    return ".".join([*parts, _base64(_bytes(claims[-1]))] if claims[-1] else parts)
 
 
 def _fingerprint(secret: str) -> str:

@@ -216,8 +216,8 @@ class Tally:
         elif age_ms < 2 * _HOUR_MS:
             group.hour_before += 1
         self.ages[_age(age_ms)] += 1
-        said = text(headers, HEADERS["text"])
-        group.texts[said if said in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
+        words = text(headers, HEADERS["text"])
+        group.texts[words if words in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
 
     def sorted(self) -> list[Group]:
         """Return the groups, the largest first."""

@@ -150,21 +150,21 @@ def classify(
         return RateLimited(http_status, latency_ms, retry_after)
     if http_status == 404:
         return Gone(http_status, latency_ms)
-    said = scrub(excerpt, known=known)
+    answer = scrub(excerpt, known=known)
     if http_status in (400, 413, 422):
-        return Poison(http_status, latency_ms, _explain(http_status, _WORDS[http_status], said), said)
+        return Poison(http_status, latency_ms, _explain(http_status, _WORDS[http_status], answer), answer)
     if http_status == 503 and unavailable_is_refused:
-        text = _explain(http_status, _WORDS[http_status], said)
-        return Refused("http_503", latency_ms, http_status, text, retry_after, said)
+        text = _explain(http_status, _WORDS[http_status], answer)
+        return Refused("http_503", latency_ms, http_status, text, retry_after, answer)
     if 300 <= http_status < 500 and http_status != 408:
         advice = _ADVICE.get(http_status) or _ADVICE[http_status // 100]
-        return Denied(http_status, latency_ms, _explain(http_status, f"{advice}, then resume the lane", said))
-    text = _explain(http_status, "Clay failed, and may have taken the row", said)
-    return Uncertain(f"http_{http_status}", latency_ms, http_status, text, said)
+        return Denied(http_status, latency_ms, _explain(http_status, f"{advice}, then resume the lane", answer))
+    text = _explain(http_status, "Clay failed, and may have taken the row", answer)
+    return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
 
 
-def _explain(http_status: int, words: str, said: str) -> str:
-    quote = f" (Clay said: {said})" if said else ""
+def _explain(http_status: int, words: str, answer: str) -> str:
+    quote = f" (Clay said: {answer})" if answer else ""
     return f"HTTP {http_status}: {words}{quote}"
 
 

@@ -338,9 +338,11 @@ class Rejection:
         if name not in plan.workspaces:
             name = shown_workspace(name) if bad.reason == UNKNOWN_WORKSPACE else ""
         dead_letter = rejected(plan, consumed, envelope, bad, name, now_ms)
-        why, there = Reason(bad.reason, bad.text), Destination("", name, ())
+        why, destination = Reason(bad.reason, bad.text), Destination("", name, ())
         about = plan, consumed, envelope
-        return brief(*about, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter, there=there, lead=lead)
+        return brief(
+            *about, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter, destination=destination, lead=lead
+        )
 
 
 Applicant = DeliveryRecorder[ResolvedLead] | Rejection
@@ -368,13 +370,13 @@ def brief(
     why: Reason,
     lead_id: str,
     *records: Record,
-    there: Destination | None = None,
+    destination: Destination | None = None,
     lead: Lead | Unreadable | None = None,
 ) -> WriteBatch:
     """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
-    `records` are written in the same transaction. `there` is the destination, if the event is to name it. `lead` is
-    what could be read: its import is in the event.
+    `records` are written in the same transaction. The event names `destination` if it is given. `lead` is what could be
+    read: its import is in the event.
     """
     import_id, summary = _NO_IMPORT if lead is None else import_of(lead)
     event = StatusEvent(
@@ -384,8 +386,8 @@ def brief(
         seq=envelope.seq + 1,
         at_ms=now_ms,
         origin=envelope.origin,
-        workspace=there.workspace if there else "",
-        destination=there.alias if there else "",
+        workspace=destination.workspace if destination else "",
+        destination=destination.alias if destination else "",
         replay=envelope.replay,
         epoch=envelope.epoch,
         reason=why.reason,

@@ -304,16 +304,16 @@ def may_be_at_clay(row: Delivery | None) -> bool:
 
 
 def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
-    here, there = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
+    in_row, in_copy = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
         if envelope.way == "redriven":
             # Valid only for the lead's latest dead letter.
             return "return" if envelope.seq == row.seq else "done"
         if row.state == "parked" and row.sends:
             return "done"  # Clay may have it: a rewind never sends it again, only an operator who names it
-        successor = there[0] > here[0] or there == (here[0], here[1] + 1)
+        successor = in_copy[0] > in_row[0] or in_copy == (in_row[0], in_row[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"
-    if there != here:
+    if in_copy != in_row:
         return "done"
     if row.state == "sending":
         return "uncertain"

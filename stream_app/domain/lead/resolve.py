@@ -88,8 +88,8 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
     """Return the lead with its destination and identity, or why this configuration has none for it."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
-        said = label(lead.workspace or "")
-        return Unreadable("unknown_workspace", f'its workspace "{said}" is not configured: {_THEN} unknown_workspace')
+        shown = label(lead.workspace or "")
+        return Unreadable("unknown_workspace", f'its workspace "{shown}" is not configured: {_THEN} unknown_workspace')
     name = workspace.name
     # A returning lead keeps its destination even if the default has changed.
     alias = lead.destination or envelope.destination or workspace.default_destination
@@ -151,9 +151,9 @@ def find_lead_ref(
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
     if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify_cleaned(lead)) is not None:
-        there = plan.workspaces.get(lead.workspace)
+        configured = plan.workspaces.get(lead.workspace)
         workspace, lead_id = lead.workspace, who.lead_id
-        alias = lead.destination or (there.default_destination if there else "")
+        alias = lead.destination or (configured.default_destination if configured else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None
     if workspace in plan.workspaces and plan.home_of(workspace) != consumed.partition:

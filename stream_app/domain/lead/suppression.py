@@ -78,10 +78,10 @@ class SuppressionList:
         person = suppressed_person(row_key)
         if person is None:
             return
-        here, bit = self._partitions.get(person, 0), 1 << partition
-        here = here & ~bit if value is None else here | bit
-        if here:
-            self._partitions[person] = here
+        bits, bit = self._partitions.get(person, 0), 1 << partition
+        bits = bits & ~bit if value is None else bits | bit
+        if bits:
+            self._partitions[person] = bits
         else:
             self._partitions.pop(person, None)
 
@@ -116,10 +116,10 @@ def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
 
 def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
     """Return True if nothing of this record may be written again: its lead was erased, or its person is suppressed."""
-    there = who.destination
-    if is_erased(find(erased_row(there.workspace, who.lead_id)), first_at_ms):
+    destination = who.destination
+    if is_erased(find(erased_row(destination.workspace, who.lead_id)), first_at_ms):
         return True
-    own = tuple(person_key(there.workspace, there.alias, each) for each in people_in(who.consumed.value))
+    own = tuple(person_key(destination.workspace, destination.alias, each) for each in people_in(who.consumed.value))
     return any(find(person_row(hash_of(key))) is not None for key in person_of(own, alias).aliases)
 
 
