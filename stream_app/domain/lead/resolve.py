@@ -88,8 +88,8 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
     """Return the lead with its destination and identity, or why this configuration has none for it."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
-        shown = label(lead.workspace or "")
-        return Unreadable("unknown_workspace", f'its workspace "{shown}" is not configured: {_THEN} unknown_workspace')
+        named = label(lead.workspace or "")
+        return Unreadable("unknown_workspace", f'its workspace "{named}" is not configured: {_THEN} unknown_workspace')
     name = workspace.name
     # A returning lead keeps its destination even if the default has changed.
     alias = lead.destination or envelope.destination or workspace.default_destination
