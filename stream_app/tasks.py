@@ -40,7 +40,7 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
 
 
 async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
-    """Run all of it until one part fails, and return its error: of several, that of the part that comes first.
+    """Run all parts until one fails, and return its error. If several fail, the part that comes first counts.
 
     The other parts are cancelled then. It does not end before they have, however often it is cancelled itself.
     """

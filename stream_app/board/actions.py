@@ -335,7 +335,7 @@ def _resolve_lead(site: Site, opened: FormRequest) -> Form:
     form = _lead_form(site, opened, "Resolve", orders.RESOLVE, "Resolve the lead")
     how = (("", "choose one"), (_AT_CLAY, "it is at Clay, and cost this"), (_GIVE_UP, "give it up: never send it"))
     more = (
-        Field("how", "What is so", kind="choice", choices=how, required=True),
+        Field("how", "Decision", kind="choice", choices=how, required=True),
         Field("credits", "Credits", hint="that it cost, if it is at Clay", kind="number", most=20),
         Field("actions", "Actions", hint="that it cost, if it is at Clay", kind="number", most=20),
     )

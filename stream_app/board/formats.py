@@ -127,7 +127,7 @@ def lead_path(lead_id: str) -> str:
 
 
 def leads_path(**words: str) -> str:
-    """Return the path of the list of leads. `words`: those of its filter, and `after`."""
+    """Return the path of the list of leads. `words`: the words of its filter, and `after`."""
     return _path("/leads", words)
 
 

@@ -94,7 +94,7 @@ class Form(msgspec.Struct, frozen=True):
 
 
 class FormRequest(msgspec.Struct, frozen=True):
-    """A request for a form. `path`: the parameters of the path; `query`: those of the address."""
+    """A request for a form. `path`: the parameters of the path; `query`: the parameters of the query."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]

@@ -102,7 +102,7 @@ class Watch:
 
 
 class Outbox:
-    """The difference between what is so and what was reported. It needs no queue."""
+    """The difference between the findings and what was reported of them. It needs no queue."""
 
     def __init__(self, known: Iterable[Alert], interval_s: float) -> None:
         self.known = {alert.key: alert for alert in known}
@@ -218,7 +218,7 @@ class Messages:
         self._write(alerts.values())
 
     def _read(self) -> list[Alert]:
-        """Return what was sent. A file that is missing or damaged has nothing: what is so is sent once more."""
+        """Return what was sent. Without a sound file, all present findings are sent once more."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=list[Alert])
         except (OSError, msgspec.DecodeError):

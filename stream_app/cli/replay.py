@@ -68,7 +68,7 @@ class Selection(Common):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Sending(Selection):
-    """How they are sent."""
+    """How dead letters are sent back."""
 
     yes: bool = False
     """do not ask for confirmation"""
@@ -83,7 +83,7 @@ class Sending(Selection):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Redrive(Sending):
-    """How parked leads are sent."""
+    """How parked leads are sent back."""
 
     source: Annotated[Source, Parameter(name="--from")] = "parked"
     """which topic"""

@@ -318,7 +318,7 @@ class Books:
         return others
 
     def _join_rows(self) -> None:
-        """Store each row beside the history that it is of."""
+        """Store each row beside its history."""
         self._db.execute(
             """INSERT INTO records (id, row) SELECT record, row FROM rows WHERE true
                ON CONFLICT (id) DO UPDATE SET row = excluded.row"""

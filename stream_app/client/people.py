@@ -79,7 +79,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
 
 
 def persons_in(text: str) -> list[str]:
-    """Return the persons in a file: one on each line, or those of a list that was written as JSON.
+    """Return the persons in a file: one on each line, or the entries of a list that was written as JSON.
 
     Raises:
         SettingsError: It begins like such a list, and is none.

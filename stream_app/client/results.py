@@ -165,7 +165,7 @@ class Lines:
                     self.has_others = True
 
     def begin(self, titles: list[str]) -> None:
-        """Write the header. `titles` are those of the rows' own columns; empty if there are no rows."""
+        """Write the header. `titles` are the titles of the rows' own columns, or empty if there are no rows."""
         self._titles = [_clean(title) for title in titles]
         if self._form == "csv":
             names = list(self._titles)

@@ -113,7 +113,7 @@ def _delivery(settings: Settings) -> Iterator[str]:
 
 
 def _grace(settings: Settings, table: DeliveryPolicy | Destination) -> Iterator[str]:
-    """The rules of the grace period of uncertain sends. A destination may have that of `[delivery]`."""
+    """The rules of the grace period of uncertain sends. A destination may take the period of `[delivery]`."""
     grace_s, delivery, tiers_s = table.uncertain_grace_s, settings.delivery, settings.replay.tiers_s
     if table is not delivery and grace_s == delivery.uncertain_grace_s:
         return

@@ -74,7 +74,7 @@ class Naming(NamedTuple):
 
     @property
     def valid(self) -> list[str]:
-        """The names that can be those of a variable."""
+        """The names that a variable can have."""
         return [name for name in self.names if _NAME.fullmatch(name)]
 
 
@@ -96,7 +96,7 @@ def _namings(table: str, place: str, values: msgspec.Struct) -> Iterator[Naming]
 
 
 def name_problems(settings: Settings) -> Iterator[str]:
-    """Yield one line for each name that cannot be that of a variable, or that a key has twice."""
+    """Yield one line for each name that no variable can have, or that a key has twice."""
     for naming in namings_of(settings):
         if len(set(naming.names)) < len(naming.names):
             yield f"{naming.place}: must name each environment variable once"
@@ -134,7 +134,7 @@ def missing(
 def value_problems(
     settings: Settings, namings: Iterable[Naming], needs: Set[Need], environ: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield one line for each value that cannot be used, except those of webhooks."""
+    """Yield one line for each value that cannot be used, webhooks aside."""
     yield from _guessable(settings, namings, environ)
     checks = [
         (settings.redis.url_env, _redis_problem),

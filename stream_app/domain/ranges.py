@@ -50,7 +50,7 @@ def no_later(until_ms: int, now_ms: int, longest_ms: int) -> int:
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A table of the configuration. `ORDERED`: (low, high), keys of which the first must not be above the second."""
+    """A table of the configuration. `ORDERED`: pairs of keys (low, high); the first must not be above the second."""
 
     ORDERED: ClassVar[tuple[tuple[str, str], ...]] = ()
 

@@ -195,7 +195,7 @@ def _problem_of_secret(request: Request, table: Table) -> Answer | None:
 
 
 def _label_of(table: Table | None) -> str:
-    """Return the destination for metrics. Only those of the configuration are bounded in number."""
+    """Return the destination for metrics. Only configured destinations are bounded in number."""
     return table.destination if table is not None and table.is_configured else "other"
 
 

@@ -1,4 +1,4 @@
-"""The Clay tables that call back: those of the configuration as its files are now, and any that sends a token.
+"""The Clay tables that call back: the tables of the present configuration, and any other that sends a token.
 
 A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it does not know yet. A
 secret (`callback_secrets_env`) proves nothing before this gateway has it, which it adopts when a file changes.

@@ -228,7 +228,7 @@ async def _ask_leaders(
     ask: Callable[[int, list[TopicPartition]], Awaitable[None]],
     found: dict[TopicPartition, Any],
 ) -> None:
-    """Ask each leader about its partitions, all at once. Those of a broker that fails get its error in `found`."""
+    """Ask each leader about its partitions, all at once. If a broker fails, its partitions get the error in `found`."""
     by_node: dict[int, list[TopicPartition]] = defaultdict(list)
     for place in places:
         if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):

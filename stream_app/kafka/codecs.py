@@ -148,7 +148,7 @@ def lz4_decode(payload: Any) -> bytes:
 
 
 def _lz4_header(raw: bytes) -> tuple[int, int, int]:
-    """Return where the first block begins, the bytes of a block at most, and those of its checksum."""
+    """Return where the first block begins, how many bytes a block has at most, and how many its checksum has."""
     flags, block_bytes = raw[4], _LZ4_BLOCK_BYTES.get(raw[5] >> 4)
     has_size, has_checksums, independent = flags & 8, flags & 16, flags & 32
     if not raw.startswith(_LZ4) or flags >> 6 != 1 or block_bytes is None:

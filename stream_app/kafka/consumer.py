@@ -133,7 +133,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
 
 def skipped_group(group: str) -> str:
-    """Return the group whose committed offsets say which batches another group shall pass: those that end there.
+    """Return the group whose committed offsets say which batches another group passes: a batch that ends at one.
 
     A group with members takes offsets from them only, so that an operator needs another place.
     """

@@ -273,7 +273,7 @@ class Reader:
 
 
 class TopicReader(Reader):
-    """Reads topics that all have the same number of partitions. `progress` is of the topic that is being read."""
+    """Reads topics that all have the same number of partitions. `progress` reports on the topic that is being read."""
 
     def __init__(self, connection: KafkaConnection, partitions: int, progress: Progress | None = None) -> None:
         super().__init__(connection, fetch_max_wait_ms=100)
@@ -308,7 +308,7 @@ class TopicReader(Reader):
         return {(tp.topic, tp.partition): records for tp, records in (await self.count_spans(spans)).items()}
 
     async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
-        """Scan a topic, and yield aiokafka's records, those of a partition in order.
+        """Scan a topic, and yield aiokafka's records, each partition in its order.
 
         `ranges`: what to read, by partition; None: everything that Kafka keeps.
         """
@@ -330,7 +330,7 @@ def consumed(record: Any) -> ConsumedRecord:
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[Span]:
-    """Group sorted offsets so that those of a run are near each other."""
+    """Group sorted offsets into runs whose offsets are near each other."""
     run: list[int] = []
     for offset in offsets:
         if run and offset >= run[-1] + _NEAR:

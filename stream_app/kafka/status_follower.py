@@ -52,7 +52,7 @@ class StatusFollower(Reader):
         workspace: str | None = None,
         idle_timeout_s: float | None = None,
     ) -> AsyncGenerator[StatusEvent]:
-        """Yield events of these leads and this workspace (None: all), those of each partition in order.
+        """Yield events of these leads and this workspace (None: all), each partition in its order.
 
         Ends after `idle_timeout_s` without an event to yield, half a second more at most; None: never.
         """

@@ -121,7 +121,7 @@ class TopicsThere(Background[dict[str, ExistingTopic]]):
 
 
 async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
-    """Return those of these topics that exist, by name."""
+    """Return the topics that exist, by name."""
     described = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
     if not described:
         return {}

@@ -32,7 +32,7 @@ Labels = tuple[str, ...]
 
 
 class BoundedLabel:
-    """The first MOST_NAMES names of a process have series of their own, and all others share those of OTHERS."""
+    """The first MOST_NAMES names of a process have series of their own, and all others share the series OTHERS."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -120,7 +120,7 @@ class LaneMetrics:
         self._left_out.discard(workspace)
 
     def _makes_room(self, view: LaneView) -> bool:
-        """Return True if the lane may have series. Removes those of another lane if that is necessary and allowed."""
+        """Return True if the lane may have series. Removes another lane's series if that is necessary and allowed."""
         if view.workspace in self._shown or len(self._shown) < MOST_LANES:
             return True
         for name in self._shown:

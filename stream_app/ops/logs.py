@@ -75,7 +75,7 @@ class Throttled:
         self._last: tuple[str, float] | None = None
 
     def __call__(self, text: str, same: str = "", **fields: object) -> None:
-        """Report the text and fields. Problems with the same `same` are one problem, by default those of one text."""
+        """Report the text and fields. Problems with an equal `same`, or else text, are one problem."""
         now_s, problem = self._now_s(), same or text
         if self._last is None or self._last[0] != problem or now_s - self._last[1] >= _AGAIN_S:
             self._last = problem, now_s

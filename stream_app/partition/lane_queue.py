@@ -184,7 +184,7 @@ class LaneQueue:
         return self._wakes.lowest
 
     def first(self, without: Collection[Kind]) -> Waiter | None:
-        """Return the lead that goes next, if it is of none of these kinds.
+        """Return the lead that goes next, leaving out these kinds.
 
         Next attempts go first, then sources that are owed a turn, then by priority, then by arrival.
         """

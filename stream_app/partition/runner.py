@@ -74,7 +74,7 @@ class RecordRunner:
                 previous[line] = in_flight.passed
 
     async def stop(self) -> None:
-        """Cancel all records under way, and give up those of suspended streams. The others wait for `resume`."""
+        """Cancel all records under way, and give up the records of suspended streams. The others wait for `resume`."""
         self.runs = False
         await cancel([in_flight.task for in_flight in self._unfinished])
         self._admission.clear()

@@ -127,7 +127,7 @@ def build_state(number: int, store: StateStore, parts: WorkerParts) -> Partition
 
 
 class PartitionTable(Mapping[bytes, bytes]):
-    """All rows of one partition by their key on the state topic, those of the lanes included.
+    """All rows of one partition by their key on the state topic, including the rows of the lanes.
 
     They are read in memory, which may be one transaction ahead of the state topic.
     """

@@ -83,7 +83,7 @@ def stop_signal() -> Iterator[asyncio.Event]:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder for what a process may keep: that of the service, else of the user, else a temporary one."""
+    """Return the folder for what a process may keep: the service's, else the user's, else a temporary one."""
     # systemd may name several folders
     named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
     try:

@@ -204,7 +204,7 @@ def _limits(settings: Settings) -> StateStoreLimits:
 
 
 def _own_topics(settings: Settings) -> set[str]:
-    """The topics of which the owner of a partition writes to its own partition only, besides its rows."""
+    """The topics, besides the state, of which an owner writes only to its own partition."""
     names = settings.names
     return {names.status, names.enriched, names.lanes, names.audit, *_carrying(settings)}
 

@@ -1,4 +1,4 @@
-"""The pages of dead letters: their causes, those of one cause, the replay that sends them back."""
+"""The pages of dead letters: all causes, the dead letters of one cause, the replay that sends them back."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 
 
 class CauseRow(msgspec.Struct, frozen=True):
-    """A cause. `share`: percent of all open ones; `spark`: those of each hour of the last day, as a polyline.
+    """A cause. `share`: percent of all open ones; `spark`: how many came in each hour of the last day, as a polyline.
 
     Attributes:
         last_day: Dead letters of the last day.

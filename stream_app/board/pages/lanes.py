@@ -141,7 +141,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
 
 
 def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
-    """Return the day's credits of the lanes with a limit, and those of the others.
+    """Return the day's credits of the lanes with a limit, and of the lanes without one.
 
     If no lane has a limit, the bar is empty and has the credits of all lanes.
     """

@@ -1,4 +1,4 @@
-"""Queries on the read model. Each has its own connection, or shares that of a snapshot: any thread may run one."""
+"""Queries on the read model. Each has its own connection or shares a snapshot's, so any thread may run one."""
 
 from __future__ import annotations
 

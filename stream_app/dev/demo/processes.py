@@ -229,7 +229,7 @@ async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bo
 
 
 async def _simulator(children: ChildProcesses) -> tuple[str, str]:
-    """Start the simulator. Returns its URL, and that of its control API."""
+    """Start the simulator. Returns its URL, and the URL of its control API."""
     script, log = children.directory / "sim.toml", children.directory / "sim.log"
     script.write_text(_SCRIPT)
     argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]

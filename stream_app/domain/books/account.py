@@ -88,7 +88,7 @@ def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
 
 
 def is_same_lead(kept: Kept, champion: Kept) -> bool:
-    """Return True if a record is of the lead that the other one counts for. It may name no destination."""
+    """Return True if two records belong to one lead. The first may name no destination."""
     return kept.workspace in ("", champion.workspace) and kept.destination in ("", champion.destination)
 
 

@@ -67,7 +67,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The pace of a meter: of a day, that of its last minutes or hour; of a month, the mean since it began.
+    """The pace of a meter: for a day, the pace of the last minutes or hour; for a month, the mean since it began.
 
     Attributes:
         per_hour: Units booked and reserved in an hour.

@@ -245,12 +245,12 @@ def is_plain_id(text: str) -> bool:
 
 
 def strong(hashes: Sequence[str]) -> tuple[str, ...]:
-    """Return those of `hashes` that are unique to a person: of the LinkedIn URL and of the e-mail."""
+    """Return the hashes that are unique to a person: of the LinkedIn URL and of the e-mail."""
     return tuple(filter(None, hashes[:2]))
 
 
 def identifiers(hashes: Sequence[str]) -> tuple[str, ...]:
-    """Return those of `hashes` that link leads: the name only if there is no stronger one."""
+    """Return the hashes that link leads: the name only if there is no stronger identifier."""
     return strong(hashes) or tuple(filter(None, hashes[2:]))
 
 

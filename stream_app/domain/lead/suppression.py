@@ -86,7 +86,7 @@ class SuppressionList:
             self._partitions.pop(person, None)
 
     def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
-        """Return True if a dead letter is of a suppressed person or an erased lead, even if its value is broken.
+        """Return True if a dead letter belongs to a suppressed person or an erased lead, even if its value is broken.
 
         `at_ms` (its append, epoch ms) is used if it does not say when its lead was published.
         """
@@ -110,7 +110,7 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
 
 
 def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
-    """Return True if a history that began then is of an erased lead. Its data must not be written again."""
+    """Return True if a history that began then belongs to an erased lead. Its data must not be written again."""
     return found is not None and first_at_ms <= found.at_ms
 
 

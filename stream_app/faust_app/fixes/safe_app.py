@@ -86,7 +86,7 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
         await super().on_partitions_assigned(assigned, generation)
 
     async def resume_fetching(self, but: set[Any]) -> None:
-        """Fetch again, except for these partitions, whatever Faust requests: those of the changelog."""
+        """Fetch again, except for the partitions of the changelog, whatever Faust requests."""
 
         async def resume() -> None:
             self._consumer.resume(*(self._consumer.assignment() - but))
