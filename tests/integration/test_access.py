@@ -9,12 +9,11 @@ import pytest
 from stream_app.client.commands import submit
 from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
-from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.topics import create_topics
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka, Proxy
@@ -34,21 +33,6 @@ async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
         )
         async with Proxy(elsewhere, port):
             await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, said.append)
-
-
-@pytest.mark.slow
-async def test_one_address_is_enough_and_a_hanging_one_delays_nothing(kafka: Broker) -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, LOOPBACK, 0)
-    address = server.sockets[0].getsockname()
-    async with server:
-        host, _, port = kafka.bootstrap.rpartition(":")
-        addresses = [address, (LOOPBACK, free_port()), (host, int(port))]
-        async with asyncio.timeout(20 * BUSY):
-            assert await diagnose({}, addresses, within_s=60 * BUSY) is None
 
 
 @pytest.mark.slow

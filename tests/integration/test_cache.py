@@ -63,11 +63,6 @@ async def test_the_filled_offset_is_kept(cache: Cache) -> None:
     assert (await cache.filled_to(3), await cache.filled_to(2)) == (77, 0)
 
 
-async def test_empty_calls_are_no_error(cache: Cache) -> None:
-    assert await cache.add([])
-    assert await cache.forget([])
-
-
 async def test_memory_keeps_the_last_used_entries() -> None:
     cache = MemoryCache(most_entries=2)
     await cache.add([("1", OLD), ("2", OLD)])
@@ -122,19 +117,6 @@ async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
                 os.kill(pid, signal.SIGCONT)
             assert took_s < 1.0 * slowness(), f"three times 0.05 s, then nothing; it took {took_s:.2f} s"
             await eventually(lambda: finds(cache, OLD))
-
-
-async def test_concurrent_failures_cause_one_pause() -> None:
-    reported: list[str] = []
-    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=reported.append) as link:
-        cache = RedisCache(link, "t.", 60)
-        await asyncio.gather(*[cache.find(["{w}:1"]) for _ in range(50)])
-        assert reported == ["failed"] * 50
-        await cache.find(["{w}:1"])
-        assert reported[-1] == "skipped"
-        await asyncio.sleep(1.1)  # the first rest is 1 s: this is what is looked at
-        await cache.find(["{w}:1"])
-        assert reported[-1] == "failed", "it is tried again"
 
 
 async def finds(cache: Cache, entry: Entry) -> bool:

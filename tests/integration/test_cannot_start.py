@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.dev import java
 from stream_app.dev.java import class_path, find_java
 from stream_app.dev.kafka import LocalKafka, _main
 from stream_app.dev.process import StartError
@@ -66,16 +65,6 @@ def test_offline(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_once_downloaded_no_network_is_needed(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as online:
-        online.delenv("JGO_CONFIG_FILE")
-        jars = class_path(SMALL, progress=lambda _: None)
-    reported: list[str] = []
-    assert class_path(SMALL, reported.append) == jars
-    assert reported == []
-    assert all(Path(jar).is_file() for jar in jars.split(os.pathsep))
-
-
 def test_an_interrupted_download_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
     jar = Path(class_path(SMALL, lambda _: None).split(os.pathsep)[0])
@@ -88,14 +77,6 @@ def test_an_interrupted_download_is_repeated(tmp_path: Path, monkeypatch: pytest
 def test_no_room_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 100 * 2**20))
     assert "no room for Kafka: 100 MB free at" in start_error(LocalKafka())
-
-
-def test_no_room_for_jars(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(java, "_jar", full)
-    assert start_error(LocalKafka()).startswith("no room for Kafka's jars in ")
 
 
 def test_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +100,6 @@ def test_java_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versi
     else:
         with pytest.raises(StartError, match=r"Kafka needs 17 or later: pip install"):
             find_java()
-
-
-def test_no_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jgo", None)
-    assert start_error(LocalKafka()).startswith("jgo, which fetches Kafka, is not installed: pip install")
 
 
 def test_a_bad_setting_is_reported_in_kafkas_words() -> None:

@@ -10,7 +10,6 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 from stream_app.dev.kafka import Broker
-from stream_app.dev.process import free_port
 from stream_app.domain.errors import TopicsError
 from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
@@ -18,7 +17,6 @@ from stream_app.kafka.topic_watch import KnownTopics, TopicWatch, watch_partitio
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import add_partitions, create_topics, delete_topic
 from tests.support.pace import BUSY
-from tests.support.proxy import Proxy
 
 
 async def _one_record(bootstrap: str, topic: str) -> TopicPartition:
@@ -70,22 +68,6 @@ async def test_a_broker_that_stops_during_the_check_is_waited_for(
             await gaps.verify(tp, 0, 2)
     finally:
         await gaps.close()
-
-
-async def test_an_unavailable_broker_is_waited_for(kafka: Broker, namespace: str) -> None:
-    tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
-    async with Proxy(free_port(), int(kafka.bootstrap.rpartition(":")[2])) as proxy:
-        proxy.cut()
-        gaps = GapCheck(KafkaConnection(proxy.address))
-        checking = asyncio.create_task(gaps.verify(tp, 1, 2))
-        try:
-            done, _ = await asyncio.wait({checking}, timeout=1.5)
-            assert not done, checking.exception()
-            proxy.repair()
-            await asyncio.wait_for(checking, 10 * BUSY)
-        finally:
-            checking.cancel()
-            await gaps.close()
 
 
 class OldKafka:

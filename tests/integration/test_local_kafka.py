@@ -1,10 +1,6 @@
 """The broker from pip: it answers, keeps its data over a restart and a crash, and leaves nothing behind."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,12 +8,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from stream_app.dev.kafka import Broker, LocalKafka, broker_answers
+from stream_app.dev.kafka import LocalKafka, broker_answers
 from stream_app.dev.process import StartError, port_is_free
 from tests.support.proxy import ProxiedKafka
 from tests.unit.dev.test_process import eventually, is_alive
-
-GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 
 
 def port_of(bootstrap: str) -> int:
@@ -57,30 +51,6 @@ async def test_data_and_port_survive_a_restart(broker: ProxiedKafka, namespace: 
     broker.restart()
     assert broker.pid != before
     assert await read(broker.bootstrap, f"{namespace}kept") == b"x" * 3_000_000
-
-
-@pytest.mark.parametrize(
-    ("args", "why"),
-    [(["--no-such-option"], "no-such-option"), (["--describe", "--group", "unknown"], "Group unknown not found")],
-)
-def test_a_tool_that_fails_says_why(kafka: Broker, args: list[str], why: str) -> None:
-    """Its own words also show that it takes the broker's address from the arguments, and only once."""
-    with pytest.raises(StartError, match=f"^ConsumerGroupCommand failed: .*{why}"):
-        kafka.run_tool(GROUPS, "--bootstrap-server", kafka.bootstrap, *args)
-
-
-@pytest.mark.slow
-def test_nothing_is_left_after_ctrl_c_on_the_command(tmp_path: Path) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    argv = [sys.executable, "-m", "stream_app.dev.kafka"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment, process_group=0) as command:
-        assert command.stdout is not None
-        bootstrap = command.stdout.readline().strip()
-        assert broker_answers(port_of(bootstrap))
-        os.killpg(command.pid, signal.SIGINT)
-        assert command.wait(20) == 130
-    assert not list(tmp_path.iterdir())
-    assert port_is_free(port_of(bootstrap))
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.cli.lanes import show_lanes
 from stream_app.cli.main import main
 from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings, load_settings
@@ -16,9 +15,8 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import TopicsError
-from stream_app.domain.lane.explain import LaneFacts
-from stream_app.domain.lane.meters import Forecast, Meter
-from stream_app.domain.lane_messages import Actor, Change, CommandAnswer, LaneView, PartHold
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane_messages import Actor, CommandAnswer, LaneView
 from stream_app.domain.topics import differences
 from stream_app.kafka.topics import TopicsThere, check_topics, create_topics
 
@@ -144,41 +142,3 @@ async def test_the_board_sees_the_topics_as_the_commands_do(kafka: Broker, names
     assert found.value.problems == [missing, *others]
     away = TopicsThere(connection_of(settings_of(tmp_path, f"127.0.0.1:{free_port()}", namespace)), plan)
     assert await away.look(60) is None
-
-
-def test_the_tables_are_readable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "180")
-    now_ms = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
-    meter = Meter("2026-09-21", now_ms + 600 * MINUTE_MS, 6_000, 3_000, 300)
-    by = Actor("jane", "topped up", now_ms - 60 * MINUTE_MS)
-    moving = LaneView(
-        "acme",
-        0,
-        now_ms,
-        "closed",
-        "healthy",
-        99.5,
-        8.0,
-        meters={"credits_day": meter},
-        changes=(Change("budget.credits_per_day", 5_000, 6_000, by),),
-        p95_ms=210,
-        mode="shadow",
-        partly=(PartHold(("people",), "no_webhook", "in words"),),
-    )
-    paused = msgspec.structs.replace(
-        moving, workspace="beta", holds="paused", since_ms=now_ms, paused_by=by, changes=()
-    )
-    lanes = [
-        LaneFacts("acme", 0, moving, {"leads": 1_234}, ("beta",)),
-        LaneFacts("beta", 0, paused, {}),
-        LaneFacts("new", 1, None, {}),
-    ]
-    forecasts = {"acme": {"credits_day": Forecast(1_200.0, now_ms + 135 * MINUTE_MS)}}
-    show_lanes(lanes, forecasts, {"acme": "Europe/Berlin"}, now_ms)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    now = "running, but not people (no_webhook), shares its partition with beta"
-    assert f"acme {now} closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
-    assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
-    assert "new nothing sent yet" in lines
-    assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: used up about 18:28" in lines
-    assert "acme budget.credits_per_day = 6000 jane 15:13 topped up" in lines

@@ -1,6 +1,5 @@
 """Topics on a real Kafka: created as planned, and every difference is reported."""
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -9,7 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_app.cli.main import main
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.errors import TopicsError
 from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import TopicsThere, alter_topics, check_topics, create_topics
@@ -124,15 +123,3 @@ async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: s
         f"{namespace}leads: has replication 1, the config says 3; set kafka.replication = 1, or change the topic with "
         "kafka-reassign-partitions.sh",
     ], "and no min.insync.replicas that one broker can never have"
-
-
-async def test_a_broker_that_takes_the_connection_but_never_answers_is_given_up() -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with server:
-        with pytest.raises(BrokerUnavailable):
-            await check_topics(KafkaConnection(f"{host}:{port}"), small(""), 0.5, lambda _: None)

@@ -43,8 +43,3 @@ def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
         argv = ["bash", "-c", ASK_BASH, "bash", str(script), f"stream-app {typed}"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=True)
         assert (done.stderr, completed in done.stdout.splitlines()) == ("", True), typed
-
-
-@pytest.mark.parametrize(("shell", "mark"), [("bash", "complete "), ("zsh", "#compdef stream-app"), ("fish", "-c ")])
-def test_each_shell_has_a_script_of_its_own(shell: str, mark: str) -> None:
-    assert mark in text_of(shell)

@@ -12,12 +12,10 @@ from typing import Any, Final, get_args
 import msgspec
 import pytest
 
-from stream_app.cli import tables as shown
 from stream_app.cli.base import confirm
 from stream_app.cli.books import show_report
 from stream_app.cli.main import main, parse
 from stream_app.cli.options import Audit
-from stream_app.cli.tables import reading
 from stream_app.client.answers import Cause, DeadLetters, DeadLettersAnswer, FoundImport, ImportsAnswer
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead
@@ -101,23 +99,6 @@ def test_without_a_terminal_a_missing_yes_is_wrong_usage(monkeypatch: pytest.Mon
         SettingsError, match=r"cannot ask for confirmation without a terminal: pass --yes to send 7 dead letters back$"
     ):
         confirm("send 7 dead letters back", yes=False)
-
-
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with reading("reading dead letters") as progress:
-        progress(5, 10)
-    assert capsys.readouterr() == ("", ""), "it has not taken long"
-    monkeypatch.setattr(shown, "_PLAIN_EVERY_S", 0.0)
-    with reading("reading dead letters") as progress:
-        progress(5, 10)
-    assert capsys.readouterr() == ("", "reading dead letters: 5 of 10 offsets\n")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with reading("reading dead letters") as progress:
-        progress(5, 10)
-    out, err = capsys.readouterr()
-    assert (out, "reading dead letters" in err, "50%" in err) == ("", True, True)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from stream_app.client.rows import (
     MAX_LINES_PER_ROW,
     Draft,
     Row,
-    delimiter_of,
     draft_of,
     name_columns,
     open_csv,
@@ -37,11 +36,6 @@ def test_a_plain_csv() -> None:
         (2, {"workspace": "acme", "fields": {"email": "a@b.example", "first_name": "Jane"}}),
         (4, {"fields": {"email": "c@d.example", "Notes": "x;\ny"}}),
     ]
-
-
-def test_an_empty_file_has_no_rows() -> None:
-    assert csv_rows(b"") == []
-    assert csv_rows(b"email\n") == []
 
 
 @pytest.mark.parametrize(
@@ -164,13 +158,6 @@ def test_a_name_goes_to_one_column_and_a_mapping_must_name_one() -> None:
         name_columns(["email", "email"], {})
     with pytest.raises(ValueError, match="--map email=E-Mail: no such column; there are: Email"):
         name_columns(["Email"], {"email": "E-Mail"})
-
-
-@pytest.mark.parametrize(
-    ("header", "delimiter"), [("a,b;c,d", ","), ("a;b", ";"), ("a\tb", "\t"), ('"a,b,c";d', ";"), ("a", ",")]
-)
-def test_the_delimiter(header: str, delimiter: str) -> None:
-    assert delimiter_of(header) == delimiter
 
 
 def test_a_mapping_is_a_lead_with_fields_or_a_flat_one() -> None:

@@ -149,18 +149,6 @@ async def test_timeline_and_clock(start: Start, clock: Clock) -> None:
         await bench.control("clock")
 
 
-async def test_faults_added_live_count_from_now(start: Start, clock: Clock) -> None:
-    bench = await start("[limits]\nrate_per_s = 0\n" + QUIET)
-    clock.now_s = 0.05  # so that "now" is not the timeline's beginning
-    await bench.control("faults", [{"kind": "payment", "for_s": 0.2}, {"kind": "gone", "at_s": 100}])
-    assert await bench.post({}) == 402
-    listed = (await bench.get("/control"))["faults"]
-    assert [(entry["kind"], entry["active"]) for entry in listed] == [("payment", True), ("gone", False)]
-    assert listed[0]["at_s"] == 0.05
-    clock.now_s = 0.26
-    assert await bench.post({}) == 200
-
-
 async def test_the_first_fault_that_fits_is_played(start: Start) -> None:
     script = fault("gone", 'webhook = "acme--a"') + '[[fault]]\nkind = "payment"\nworkspace = "acme"\n'
     bench = await start(script)

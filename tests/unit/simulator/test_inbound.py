@@ -90,15 +90,6 @@ async def test_lifetime_ends_silently(start: Start) -> None:
     assert len(await bench.lines("kind=row")) == 3
 
 
-async def test_lifetime_can_end_with_403_and_belongs_to_one_webhook(start: Start) -> None:
-    bench = await start(QUIET + "[limits]\nlifetime = 2\nlifetime_status = 403\n")
-    assert await bench.post([{"lead_id": lead} for lead in "abc"]) == 200
-    assert (await bench.get("/ledger/summary"))["leads"] == {"a": 1, "b": 1}
-    assert await bench.post({}) == 403
-    assert await bench.post({}, "acme--next") == 200
-    assert [line["accepted"] for line in await bench.lines("kind=request")] == [2, 0, 1]
-
-
 AT_ONCE = "[table.latency]\nscale = 0\n"
 TWO_COLUMNS = """
 [[table.columns]]
@@ -162,44 +153,3 @@ async def test_out_of_credits_the_webhook_says_yes_and_nothing_resumes_by_itself
     await bench.settled()
     assert states(await bench.lines(f"since={seq}&kind=row")) == ["done"] * 3
     assert (await meters(bench))[0] == 112 - 4 * 7  # the cell that was filled is not paid again
-
-
-async def test_actions_come_back_with_a_month_only(start: Start) -> None:
-    bench = await start(
-        "[workspaces.acme]\nactions = 1\n"
-        '[table.callback]\nurl = "http://127.0.0.1:9/"\nrun_if = "always"\n' + AT_ONCE + TWO_COLUMNS
-    )
-    for n in range(2):
-        await bench.post({"lead_id": str(n)})
-    assert {line["status"] for line in await bench.of_kind("callback", 2)} == {"error", "out_of_actions"}
-    assert await meters(bench) == (6_000 - 14, 0)
-    await bench.control("credits", {"workspace": "acme", "add": 14})
-    assert await meters(bench) == (6_000, 0)
-    await bench.control("month", {"workspace": "acme"})
-    assert await meters(bench) == (12_000, 1)
-
-
-async def test_auto_run_off_leaves_rows_until_they_are_run(start: Start) -> None:
-    bench = await start(AT_ONCE)
-    await bench.post({"lead_id": "before"})
-    await bench.of_kind("row", 1)
-    await bench.control("auto-run", {"webhook": SLUG, "on": False})
-    assert await bench.post({"lead_id": "off"}) == 200
-    await bench.control("auto-run", {"webhook": SLUG, "on": True})
-    await bench.settled()
-    assert states(await bench.lines("kind=row"))[1:] == ["not_run"]
-    await bench.control("rerun", {"webhook": SLUG, "which": "failed"})
-    rows = await bench.of_kind("row", 3)
-    assert rows[-1]["lead_id"] == "off"
-
-
-@pytest.mark.parametrize(("runs", "paid"), [("before", 7), ("after", 14)])
-async def test_auto_dedupe_keeps_the_oldest_row(start: Start, runs: str, paid: int) -> None:
-    bench = await start(f'[table]\ndedupe_on = "email"\ndedupe_runs = "{runs}"\n' + AT_ONCE + TWO_COLUMNS)
-    for lead in ("first", "second"):
-        assert await bench.post({"lead_id": lead, "email": "a@example.com"}) == 200
-    rows = {row["lead_id"]: row["state"] for row in await bench.of_kind("row", 2)}
-    assert rows == {"first": "done", "second": "deduped"}
-    state = await bench.get("/control")
-    assert (state["webhooks"][SLUG]["rows"], state["webhooks"][SLUG]["submissions"]) == (1, 2)
-    assert state["workspaces"]["acme"]["credits"] == 6_000 - paid

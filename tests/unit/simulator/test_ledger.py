@@ -3,13 +3,11 @@
 import asyncio
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from stream_app.dev.simulator import Simulator, parse_script
 from tests.unit.simulator.conftest import Bench, Receiver, Start
 
 STORM = """
@@ -110,22 +108,6 @@ async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, r
     text = json.dumps(await bench.lines()) + json.dumps(await bench.get("/control"))
     assert "t0ken" not in text
     assert "example.com" not in text
-
-
-async def test_file_is_flushed_within_the_tenth_of_a_second_and_appended_to(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    for run in (1, 2):
-        sim = Simulator(parse_script("[table]\nauto_run = false\n"), ledger=path)
-        await sim.start()
-        async with aiohttp.ClientSession() as session:
-            bench = Bench(sim, session)
-            await bench.post({"lead_id": f"run-{run}"})
-            await asyncio.sleep(0.1)  # the time in which a line must be in the file
-            assert f"run-{run}" in path.read_text()
-            assert [line["kind"] for line in await bench.lines()] == ["start", "request", "row"]
-        await sim.stop()
-    kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
-    assert kinds == ["start", "request", "row", "stop"] * 2
 
 
 @pytest.mark.parametrize(
