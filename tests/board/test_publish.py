@@ -136,6 +136,25 @@ async def test_the_reason_is_logged_without_personal_data(jane: Client, kafka: K
     assert not [text for text in ("ada@", "1234567", "crm.example.com") if text in logged]
 
 
+async def test_columns_can_be_corrected_and_left_out(jane: Client, kafka: Kafka) -> None:
+    path = await checked(
+        jane,
+        "one,two,three\nada@example.com,Ada,secret\n",
+        **{"workspace": "initech", "bulk": "yes", "column-0": "email", "column-1": "=", "column-2": ""},
+    )
+    await send(jane, path, "test")
+    await settled(jane, path)
+    assert [lead.fields for lead in kafka.leads] == [{"email": "ada@example.com", "two": "Ada"}]
+
+
+async def test_two_columns_with_one_name_are_explained(jane: Client) -> None:
+    columns = {"column-0": "email", "column-1": "email", "workspace": "hooli"}
+    path = await checked(jane, "a,b\nx@example.com,y\n", **columns)
+    text = (await jane.get(path)).text
+    assert "two columns would have the name email" in text
+    assert "Check all rows" in text
+
+
 @pytest.mark.parametrize(
     "other",
     [
