@@ -373,7 +373,11 @@ def _lead_form(site: Site, opened: FormRequest, verb: str, text: str, button: st
     lead_id = lead_id_of(opened.path)
     lead = site.queries.lead(lead_id)
     configured = site.settings.workspaces
-    of_lead = dict.fromkeys(each.workspace for each in lead.histories if each.workspace in configured) if lead else {}
+    of_lead = (
+        dict.fromkeys(history.workspace for history in lead.histories if history.workspace in configured)
+        if lead
+        else {}
+    )
     found = list(of_lead or configured)
     workspace = Field(
         "workspace",
@@ -411,13 +415,13 @@ async def _send_erasure(site: Site, sender: CommandSender, find: Find, submissio
 
 def _chosen(stored: list[StoredLead], entered: str) -> tuple[list[StoredLead], list[StoredLead]]:
     """Return the leads to erase and those to keep. The operator decides about each that only links lead to."""
-    linked = {f"{each.workspace}/{each.lead_id}": each for each in stored if not each.is_named}
+    linked = {f"{lead.workspace}/{lead.lead_id}": lead for lead in stored if not lead.is_named}
     words = set(entered.split())
     if linked and (not words or (words != {_NONE} and not words <= linked.keys())):
         text = "linked to the person, but do not name this lead. Enter those that are of the same person, or none"
         raise Invalid({"linked": f"{' '.join(linked)}: {text}"})
-    chosen = [each for each in stored if each.is_named or f"{each.workspace}/{each.lead_id}" in words]
-    return chosen, [each for each in stored if each not in chosen]
+    chosen = [lead for lead in stored if lead.is_named or f"{lead.workspace}/{lead.lead_id}" in words]
+    return chosen, [lead for lead in stored if lead not in chosen]
 
 
 def _id_of(form_id: str, *parts: str) -> str:

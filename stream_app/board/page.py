@@ -122,7 +122,7 @@ class Followed(msgspec.Struct, frozen=True):
 
 def followed_at(path: str, ids: Iterable[str]) -> str:
     """Return the address of a page that follows these commands."""
-    return f"{path}{'&' if '?' in path else '?'}{urlencode([('command', each) for each in ids])}"
+    return f"{path}{'&' if '?' in path else '?'}{urlencode([('command', name) for name in ids])}"
 
 
 def command_ids(request: Request) -> list[str]:
@@ -133,16 +133,16 @@ def command_ids(request: Request) -> list[str]:
 
 def follow(site: Site, ids: Iterable[str]) -> list[Followed]:
     """Return what is known of these commands."""
-    return [outcome_of(site, each, site.queries.answers(each)) for each in ids]
+    return [outcome_of(site, name, site.queries.answers(name)) for name in ids]
 
 
 def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
     """Return what became of a command: a command to every partition is refused if one of them refused it."""
-    first = [each for each in answers if each.reason != "repeated"] or answers
-    workers = [each for each in first if each.kind != REPLAY_RELOAD]
+    first = [answer for answer in answers if answer.reason != "repeated"] or answers
+    workers = [answer for answer in first if answer.kind != REPLAY_RELOAD]
     if not workers:
         return Followed(command, "queued", "idle", "", "", QUEUED_TEXT)
-    worst = min(first, key=lambda each: each.applied)
+    worst = min(first, key=lambda answer: answer.applied)
     text = outcome_text(worst.text or worst.reason, worst.under_way)
     found = Followed(
         command,
@@ -152,7 +152,7 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
         worst.workspace or "all",
         text,
     )
-    answered, every = len({each.place[1] for each in workers}), site.settings.kafka.partitions
+    answered, every = len({answer.place[1] for answer in workers}), site.settings.kafka.partitions
     if workers[0].kind in TO_ALL and answered < every:
         return msgspec.structs.replace(found, partly=f"by {answered} of {every} partitions")
     return found

@@ -100,7 +100,7 @@ def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
 
 
 def _of(site: Site, workspace: str) -> list[Destination]:
-    return [each for each in site.settings.destinations.values() if each.workspace == workspace]
+    return [destination for destination in site.settings.destinations.values() if destination.workspace == workspace]
 
 
 _MOST_MB: Final = MAX_FILE_BYTES // 2**20

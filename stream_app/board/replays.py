@@ -337,7 +337,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
             (many, _MEANING[fate]) for fate, many in priced.fates.most_common() if fate not in ("goes", "as_input")
         ],
         causes=priced.causes.most_common(20),
-        dear=[too_dear_text(each) for each in too_dear(priced.prices)],
+        dear=[too_dear_text(price) for price in too_dear(priced.prices)],
     )
     matching = count(priced.dead_letters, "dead letter matches", "dead letters match")
     if not priced.go:

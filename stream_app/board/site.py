@@ -156,7 +156,7 @@ class Overview(msgspec.Struct, frozen=True):
 
     def in_columns(self, *columns: str) -> int:
         """Return the number of leads in these columns of the books."""
-        return sum(each.leads for each in self.counts if each.column in columns)
+        return sum(count.leads for count in self.counts if count.column in columns)
 
 
 def overview(site: Site, moment: Moment) -> Overview:

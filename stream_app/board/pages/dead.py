@@ -125,7 +125,9 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
         )
     named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
     hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
-    deferred = sum(each.leads for each in queries.status_sums(workspace or None) if each.status == "deferred")
+    deferred = sum(
+        status_sum.leads for status_sum in queries.status_sums(workspace or None) if status_sum.status == "deferred"
+    )
     others = queries.dead_letters(other, workspace or None).open
     replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
     kept = site.settings.topics

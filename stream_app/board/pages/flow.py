@@ -71,7 +71,7 @@ def imports_of(
 def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> PageData:
     """Return the list, of one workspace or ('') of all. `after`: the last one of the page before."""
     found, more = site.queries.imports(workspace, "", after, ROWS)
-    return {"rows": [row_of(each) for each in found], "workspace": workspace, "after": more}
+    return {"rows": [row_of(publication) for publication in found], "workspace": workspace, "after": more}
 
 
 def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> PageData:
@@ -133,8 +133,10 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
-    views: dict[str, LaneView | None] = {each.workspace: site.queries.lane(each.workspace) for each in search.found}
-    leads = [waiting_lead(search, each, views[each.workspace], moment.now_ms) for each in search.found]
+    views: dict[str, LaneView | None] = {
+        record.workspace: site.queries.lane(record.workspace) for record in search.found
+    }
+    leads = [waiting_lead(search, record, views[record.workspace], moment.now_ms) for record in search.found]
     return {"leads": leads, "searched": search.searched, "left": search.left, "problem": search.problem}
 
 
@@ -152,12 +154,12 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     sums: Counter[str] = Counter()
     not_leads: Counter[str] = Counter()
     rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for each in counts:
-        if each.column:
-            sums[each.column] += each.leads
-            rows[each.workspace][each.column] += each.leads
+    for count in counts:
+        if count.column:
+            sums[count.column] += count.leads
+            rows[count.workspace][count.column] += count.leads
         else:
-            not_leads[each.status] += each.leads
+            not_leads[count.status] += count.leads
     waiting: dict[str, int] | None = None
     if (left := untaken(site, moment)) is not None:
         waiting = {}

@@ -90,7 +90,7 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
         "parked": seen.in_columns("parked"),
         "open": dlq.open,
         "coming_back": dlq.coming_back,
-        "overdue": sum(each.leads for each in seen.counts if each.status in OVERDUE),
+        "overdue": sum(count.leads for count in seen.counts if count.status in OVERDUE),
         "overdue_statuses": ",".join(OVERDUE),
         "top_cause": next((cause for cause in dlq.causes if cause.open), None),
     }
@@ -236,7 +236,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
                 burns.append(Burn(bar, _burn(slots, step_s, meter, bar, now_ms)))
     changes = queries.lane_changes(workspace)
     marks = queries.marks(workspace)
-    hours_n = _hours_known([*(mark.at_s for mark in marks), *(each.at_ms // 1000 for each in changes)], now_s)
+    hours_n = _hours_known([*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)], now_s)
     begin_ms = now_ms - hours_n * HOUR_S * 1000
     marks = [mark for mark in marks if mark.at_s * 1000 >= begin_ms]
     begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, hours_n * HOUR_S // MARK_S
@@ -307,14 +307,14 @@ def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int
     """Return the changes as spans from one change to the next, oldest first."""
     found: list[Band] = []
     end_ms = now_ms
-    for each in changes:  # newest first
-        tone = kinds.get(each.change.kind)
+    for change in changes:  # newest first
+        tone = kinds.get(change.change.kind)
         if tone is None:
             continue
-        at_ms = max(each.at_ms, begin_ms)
+        at_ms = max(change.at_ms, begin_ms)
         x, width = (at_ms - begin_ms) / (now_ms - begin_ms) * 100, (end_ms - at_ms) / (now_ms - begin_ms) * 100
-        found.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, each.change.text))
+        found.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, change.change.text))
         end_ms = at_ms
-        if each.at_ms <= begin_ms:
+        if change.at_ms <= begin_ms:
             break
     return found[::-1]

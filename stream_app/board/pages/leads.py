@@ -216,7 +216,7 @@ def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage,
     lead = site.queries.lead(lead_id)
     places = site.queries.results(lead_id) if lead is not None else []
     url = site.settings.board.trace_url or ""
-    histories = [_timeline(each, moment.now_ms) for each in lead.histories] if lead else []
+    histories = [_timeline(history, moment.now_ms) for history in lead.histories] if lead else []
     same_person = _same_person(site, lead_id) if lead else None
     results = [place.result for place in places]
     return LeadPage(lead_id, lead, histories, same_person, results, shown=False, trace_url=url), places

@@ -53,7 +53,9 @@ def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] 
         "unreadable": site.queries.unreadable(),
         "config": list(_config(settings)),
         "workspaces": sorted(settings.workspaces),
-        "destinations": sorted((each.alias, each.workspace) for each in settings.destinations.values()),
+        "destinations": sorted(
+            (destination.alias, destination.workspace) for destination in settings.destinations.values()
+        ),
     }
 
 
