@@ -141,7 +141,7 @@ class CacheFiller:
             return
         async for records in reader.read(self.topic, ranges):
             oldest = {number: end - MOST_RESULTS for number, (_, end) in ranges.items()}
-            wanted = [each for each in records if each.value is None or each.offset >= oldest[each.partition]]
+            wanted = [record for record in records if record.value is None or record.offset >= oldest[record.partition]]
             for first in range(0, len(wanted), _PIECE):
                 if not await self.take(wanted[first : first + _PIECE]):
                     return

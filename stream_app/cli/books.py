@@ -85,11 +85,11 @@ def _show_open_costs(report: BooksReport) -> None:
         f"{leads} ceiling, not known: Clay did not say what they cost. "
         "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT"
     )
-    for each in report.open_costs:
+    for cost in report.open_costs:
         booked = (
-            f"{count(each.booked.credits, 'credit')} and {count(each.booked.actions, 'action')} on {each.booked.day}"
+            f"{count(cost.booked.credits, 'credit')} and {count(cost.booked.actions, 'action')} on {cost.booked.day}"
         )
-        show(f"  {each.workspace}/{each.destination} {each.lead_id}: {booked}")
+        show(f"  {cost.workspace}/{cost.destination} {cost.lead_id}: {booked}")
     if report.open_cost_count > len(report.open_costs):
         show(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
 

@@ -285,8 +285,16 @@ def list_table(dead_letters: Sequence[inspect.Listed]) -> Table:
         Column("written", rank=1),
         Column("says", rank=4, prose=True),
     )
-    for each in dead_letters:
-        where = each.destination or each.workspace
-        reason = each.reason or "none given"
-        table.add(each.record_id, reason, each.lead_id, where, each.kind, iso(each.at_ms), each.text)
+    for dead_letter in dead_letters:
+        where = dead_letter.destination or dead_letter.workspace
+        reason = dead_letter.reason or "none given"
+        table.add(
+            dead_letter.record_id,
+            reason,
+            dead_letter.lead_id,
+            where,
+            dead_letter.kind,
+            iso(dead_letter.at_ms),
+            dead_letter.text,
+        )
     return table

@@ -96,15 +96,15 @@ def list_people(*person: str, common: Common = COMMON) -> int:
     with reading("the rows") as progress:
         found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
-        found = [each for each in found if each.person in wanted]
+        found = [suppressed for suppressed in found if suppressed.person in wanted]
     if common.json:
         show_json(found)
     else:
-        for each in found:
-            partly = "" if each.everywhere else "  not in every partition yet: some partition has no worker"
-            show(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
+        for suppressed in found:
+            partly = "" if suppressed.everywhere else "  not in every partition yet: some partition has no worker"
+            show(f"{iso(suppressed.since_ms)}  {suppressed.person}  by {suppressed.who} ({suppressed.command}){partly}")
         show(f"{count(len(found), *_PEOPLE)} on the suppression list")
-    return OK if wanted <= {each.person for each in found} else NO
+    return OK if wanted <= {suppressed.person for suppressed in found} else NO
 
 
 def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) -> int:
@@ -211,8 +211,8 @@ async def _erase(
 def _show_erased(
     settings: Settings, stored: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand], *, as_json: bool
 ) -> None:
-    refused = [answer.text for each in commands for answer in each.received if not answer.applied]
-    queued = [each.command.id for each in commands if each.is_queued]
+    refused = [answer.text for command in commands for answer in command.received if not answer.applied]
+    queued = [command.command.id for command in commands if command.is_queued]
     stays = remains(settings)
     if as_json:
         by_hand = [

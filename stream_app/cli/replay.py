@@ -166,8 +166,8 @@ async def survey_selected(
 def _affordable(prices: Sequence[Price], *, over_budget: bool, as_json: bool) -> bool:
     """Return True if each workspace's budget covers its price, or if `over_budget` is set; else print why not."""
     dear = [] if over_budget else too_dear(prices)
-    for each in dear:
-        say(f"{too_dear_text(each)}: send fewer, or use --over-budget to let the rest wait for the next budget")
+    for price in dear:
+        say(f"{too_dear_text(price)}: send fewer, or use --over-budget to let the rest wait for the next budget")
     if dear and as_json:
         show_json({"sent": 0, "refused": {}, "too_dear": dear})
     return not dear
@@ -180,8 +180,8 @@ def show_plan(priced: PricedPlan) -> None:
         show(f"  {number:,} {MEANING[end]}")
     for cause, number in priced.causes.most_common(20):
         show(f"  to be sent, {number:,}: {cause}")
-    for each in priced.prices:
-        show(price_text(each))
+    for price in priced.prices:
+        show(price_text(price))
 
 
 def plan_document(priced: PricedPlan) -> dict[str, Any]:

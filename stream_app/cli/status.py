@@ -110,8 +110,8 @@ def _show(lead: FoundLead, *, result: bool) -> None:
         _show_history(history)
     if lead.history_count > len(lead.histories):
         show(f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}")
-    for each in lead.results:
-        _show_result(each, result=result)
+    for answer in lead.results:
+        _show_result(answer, result=result)
 
 
 def _show_history(history: RecordHistory) -> None:
@@ -180,8 +180,8 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
     if common.json:
         show_json(answer)
     elif import_id:
-        for each in answer.imports:
-            _show_import(each)
+        for publication in answer.imports:
+            _show_import(publication)
     elif answer.imports:
         show_table(_imports_table(answer.imports))
     if not answer.imports:
@@ -205,20 +205,20 @@ def _imports_table(found: list[FoundImport]) -> Table:
         Column("file", rank=5),
         Column("by", rank=6),
     )
-    for each in found:
-        rest = each.leads - each.moving
-        share = f" {rest * 100 // each.leads} %" if each.leads else ""
+    for publication in found:
+        rest = publication.leads - publication.moving
+        share = f" {rest * 100 // publication.leads} %" if publication.leads else ""
         table.add(
-            each.import_id,
-            iso(each.first_ms)[:16],
-            each.workspace,
-            _number(each.rows),
-            _number(each.refused),
-            f"{each.leads:,}",
+            publication.import_id,
+            iso(publication.first_ms)[:16],
+            publication.workspace,
+            _number(publication.rows),
+            _number(publication.refused),
+            f"{publication.leads:,}",
             f"{rest:,}{share}",
-            f"{each.credits:,}",
-            each.file,
-            each.who,
+            f"{publication.credits:,}",
+            publication.file,
+            publication.who,
         )
     return table
 

@@ -146,7 +146,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
     ]
     proxy = settings.egress.proxy_env
     if proxy is not None and proxy not in settings.secrets:
-        return [_not_tried(*each, f"{proxy}, the URL of the proxy, is not set here") for each in wanted]
+        return [_not_tried(*place, f"{proxy}, the URL of the proxy, is not set here") for place in wanted]
     if not wanted:
         return []
     found: dict[tuple[str, str], TableSecret] = {}
@@ -157,8 +157,8 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
                 for alias, variable in wanted:
                     found[alias, variable] = await _table_secret(settings, alias, variable, client)
             except ProbeFailed as error:  # all are behind one proxy
-                found |= {each: _not_tried(*each, str(error)) for each in wanted}
-            wanted = [each for each in wanted if found[each].state == "missing" and time.monotonic() < ends_s]
+                found |= {place: _not_tried(*place, str(error)) for place in wanted}
+            wanted = [place for place in wanted if found[place].state == "missing" and time.monotonic() < ends_s]
             await asyncio.sleep(_AGAIN_S if wanted else 0)
     return list(found.values())
 

@@ -471,7 +471,7 @@ def column_lines(
         for name in [name for name, rows in summary.addresses.most_common(1) if 2 * rows > sampled]:
             how = f"add --map email={shlex.quote(name)}" if "--map" in correct else correct
             yield f"the column {name} holds e-mail addresses: {how}"
-    for name in [each for each in summary.fields if each not in known | LEAD_LEVEL]:
+    for name in [field for field in summary.fields if field not in known | LEAD_LEVEL]:
         near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, n=1, cutoff=0.8)
         hint = f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}" if near else ""
         yield f"{name}: no usual name, so it stays a field of its own{hint}"

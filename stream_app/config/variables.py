@@ -117,7 +117,7 @@ def needed(namings: Iterable[Naming], needs: Set[Need]) -> list[tuple[str, str]]
 def kept(namings: Sequence[Naming], needs: Set[Need], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the values that a program with these needs works with. Other secrets are forgotten."""
     names = {name for _, name in needed(namings, needs)}
-    names |= {name for each in namings if each.key in _KEPT_WHERE_SET for name in each.valid}
+    names |= {name for naming in namings if naming.key in _KEPT_WHERE_SET for name in naming.valid}
     return {name: environ[name] for name in names if name in environ}
 
 
