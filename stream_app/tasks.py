@@ -44,7 +44,7 @@ async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
 
     The other parts are cancelled then. It does not end before they have, however often it is cancelled itself.
     """
-    tasks = [asyncio.create_task(each) for each in work]
+    tasks = [asyncio.create_task(part) for part in work]
     try:
         while left := [task for task in tasks if not task.done()]:
             await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)

@@ -84,7 +84,7 @@ def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_m
     """Return the quote for one workspace. Without a `view` it is made from the configuration."""
     found = list(parts)
     policy = in_force(policy, view.changes if view is not None else ())
-    leads, rate_per_s = sum(each.leads for each in found), policy.rate.rate_per_s
+    leads, rate_per_s = sum(price.leads for price in found), policy.rate.rate_per_s
     if view is not None and view.rate_per_s > 0:
         rate_per_s = min(rate_per_s, view.rate_per_s)
     holds = view.text or view.holds if view is not None and view.holds else ""

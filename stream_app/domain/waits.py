@@ -159,7 +159,7 @@ def held_now(wait: Wait, destination: str, view: LaneView) -> Wait:
             return wait
         text = "its lane moves again, and its turn has not come yet"
         return msgspec.structs.replace(wait, limit="rate", text=text, until_ms=None)
-    limit, text, until_ms = next((each for each in holds if each[0] == wait.limit), holds[0])
+    limit, text, until_ms = next((hold for hold in holds if hold[0] == wait.limit), holds[0])
     return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)
 
 

@@ -42,7 +42,7 @@ async def run_app(
         if (error := died_of(task)) is not None:
             alarm(error)
 
-    others = [asyncio.create_task(each) for each in beside]
+    others = [asyncio.create_task(coroutine) for coroutine in beside]
     for other in others:
         other.add_done_callback(watch)
     try:

@@ -77,7 +77,7 @@ async def _first(security: Mapping[str, Any], addresses: list[Address], within_s
     finally:
         for task in asked:
             task.cancel()
-    return next((each for each in failures if each.refused), failures[-1])
+    return next((failure for failure in failures if failure.refused), failures[-1])
 
 
 async def _try(security: Mapping[str, Any], host: str, port: int, within_s: float) -> set[Address] | Diagnosis:

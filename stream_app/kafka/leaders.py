@@ -56,8 +56,8 @@ async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
             task.cancel()
     described = {node: task.result().to_object()["topics"] for node, task in answered.items()}
     known: dict[TopicPartition, tuple[int, int]] = {}
-    for each in described.values():
-        for place, leader in _leaders(each):
+    for answer in described.values():
+        for place, leader in _leaders(answer):
             known[place] = max(leader, known.get(place, leader))
     return NewestLeaders({place: leader for place, (_, leader) in known.items()}, described)
 

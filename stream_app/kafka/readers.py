@@ -144,7 +144,11 @@ class Reader:
                 got = {}
             for tp, records in got.items():
                 end = left[tp][1]
-                if wanted := records if records[-1].offset < end else [each for each in records if each.offset < end]:
+                if (
+                    wanted := records
+                    if records[-1].offset < end
+                    else [record for record in records if record.offset < end]
+                ):
                     found[tp] = wanted
             before = done
             for tp, (position, end) in list(left.items()):

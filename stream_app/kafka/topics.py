@@ -122,7 +122,7 @@ class TopicsThere(Background[dict[str, ExistingTopic]]):
 
 async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
     """Return the topics that exist, by name."""
-    described = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
+    described = {topic["topic"]: topic for topic in await admin.describe_topics(names) if not topic["error_code"]}
     if not described:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in described]
@@ -134,11 +134,11 @@ async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
             configs[name] = {key: value for key, value, *_ in entries}
     return {
         name: ExistingTopic(
-            partitions=len(each["partitions"]),
-            replication=min(len(partition["replicas"]) for partition in each["partitions"]),
+            partitions=len(topic["partitions"]),
+            replication=min(len(partition["replicas"]) for partition in topic["partitions"]),
             config=configs[name],
         )
-        for name, each in described.items()
+        for name, topic in described.items()
     }
 
 

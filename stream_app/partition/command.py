@@ -156,7 +156,7 @@ class CommandPipeline:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
-        pools = (each.webhook_ids for each in self._plan.destinations_of(name))
+        pools = (destination.webhook_ids for destination in self._plan.destinations_of(name))
         by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if not answer.done:

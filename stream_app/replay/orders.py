@@ -99,9 +99,9 @@ async def submit_and_follow(settings: Settings, command: ReplayCommand) -> Async
         await submit(settings, command)
         async for got in reader.follow(starts):
             found = [read_progress(record.key, record.value) for record in chain.from_iterable(got.values())]
-            own = [each for each in found if each is not None and each.id == command.replay]
-            for each in own:
-                yield each
+            own = [row for row in found if row is not None and row.id == command.replay]
+            for row in own:
+                yield row
             if not own:
                 yield None
 

@@ -156,32 +156,32 @@ async def survey(
         rows, lanes, on_list = await _rows(reader, settings.names.state, found)
         never = await _never(reader, topic_of(settings, source), found, on_list)
     if limit is not None:
-        found.sort(key=lambda each: (each.partition, each.offset))  # so that a later run takes the same ones
+        found.sort(key=lambda letter: (letter.partition, letter.offset))  # so that a later run takes the same ones
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
     going: Counter[tuple[str, str]] = Counter()
     counted: set[str] = set()
-    for each in found:
-        if rewind and each.kind == "failed":
-            if each.origin in counted:
+    for letter in found:
+        if rewind and letter.kind == "failed":
+            if letter.origin in counted:
                 fates["same_lead"] += 1
                 continue
-            counted.add(each.origin)
-        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds
-        row = rows.get(each.origin.encode()) or rows.get(each.key)
-        end = _fate(each, row, asked=asked, uncertain=uncertain, rewind=rewind)
-        if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
+            counted.add(letter.origin)
+        asked = letter.kind in ("failed", "deferred") or letter.kind in wanted.kinds
+        row = rows.get(letter.origin.encode()) or rows.get(letter.key)
+        end = _fate(letter, row, asked=asked, uncertain=uncertain, rewind=rewind)
+        if end in ("goes", "as_input", "waits_for_ask") and (letter.partition, letter.offset) in never:
             end = "suppressed"
-        if end in ("goes", "as_input") and not each.sendable:
+        if end in ("goes", "as_input") and not letter.sendable:
             end = "cannot_go"
         if end in ("goes", "as_input"):
             if limit is not None and sum(going.values()) >= limit:
                 fates["over_limit"] += 1
                 continue
-            chosen[each.partition].add(each.offset)
-            causes[each.cause] += 1
-            going[each.workspace, each.destination] += 1
+            chosen[letter.partition].add(letter.offset)
+            causes[letter.cause] += 1
+            going[letter.workspace, letter.destination] += 1
         fates[end] += 1
     return PricedPlan(len(found), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
 
@@ -281,7 +281,7 @@ async def _rows(
     reader: TopicReader, state: str, found: list[_Found]
 ) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
     """Return the current delivery rows by key and by origin, the lane by workspace, and the suppression list."""
-    origins, keys = {each.origin for each in found}, {each.key for each in found}
+    origins, keys = {letter.origin for letter in found}, {letter.key for letter in found}
     key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
     on_list = SuppressionList()
@@ -311,8 +311,8 @@ async def _never(
     if not on_list or not found:
         return never
     offsets: Chosen = defaultdict(set)
-    for each in found:
-        offsets[each.partition].add(each.offset)
+    for letter in found:
+        offsets[letter.partition].add(letter.offset)
     ranges = {partition: (min(numbers), max(numbers) + 1) for partition, numbers in offsets.items()}
     async for records in reader.read(topic, ranges):
         for record in records:

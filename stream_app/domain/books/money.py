@@ -100,13 +100,13 @@ class Accounts:
                 problem(lane.workspace, f"rows reserve {credits_} credits in {period_id}, which the lane does not have")
         for workspace in reserved:
             problem(workspace, "rows hold reservations, but the lane has no row")
-        for each in accounts:
-            if each.reserved != each.reserved_by_rows:
-                what = f"the lane has {each.reserved} {each.meter} reserved in {each.period}"
-                problem(each.workspace, f"{what}, its rows {each.reserved_by_rows}")
-            if each.spent_by_events not in (None, each.spent):
-                what = f"the lane has {each.spent} {each.meter} spent in {each.period}"
-                problem(each.workspace, f"{what}, its leads' events {each.spent_by_events}")
+        for account in accounts:
+            if account.reserved != account.reserved_by_rows:
+                what = f"the lane has {account.reserved} {account.meter} reserved in {account.period}"
+                problem(account.workspace, f"{what}, its rows {account.reserved_by_rows}")
+            if account.spent_by_events not in (None, account.spent):
+                what = f"the lane has {account.spent} {account.meter} spent in {account.period}"
+                problem(account.workspace, f"{what}, its leads' events {account.spent_by_events}")
         return accounts
 
     def _spent_by_events(self, workspace: str, period: Period, known_from_ms: int | None) -> list[int] | None:

@@ -200,7 +200,7 @@ class ReplayOrders:
     @property
     def running(self) -> ReplayProgress | None:
         """The replay that is to be carried out."""
-        return next((each for each in self.replays.values() if each.state == "running"), None)
+        return next((replay for replay in self.replays.values() if replay.state == "running"), None)
 
     @property
     def pending(self) -> bool:
@@ -209,8 +209,10 @@ class ReplayOrders:
 
     def outlived(self, oldest_ms: int) -> list[bytes]:
         """Return the keys of ended replays that are older than `oldest_ms`."""
-        old = (each for each in self.replays.values() if each.state != "running" and each.updated_at_ms < oldest_ms)
-        return [PROGRESS + each.id.encode() for each in old]
+        old = (
+            replay for replay in self.replays.values() if replay.state != "running" and replay.updated_at_ms < oldest_ms
+        )
+        return [PROGRESS + replay.id.encode() for replay in old]
 
     def next_step(self, now_ms: int) -> Effect | None:
         """Return the effect of the first command that was not applied yet; None: all were."""
@@ -297,7 +299,7 @@ def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProg
     if text:
         return given_up(replay, text, now_ms)
     total = replay.sent + replay.refused + priced.go
-    credits = replay.credits or sum(each.credits for each in priced.prices)
+    credits = replay.credits or sum(price.credits for price in priced.prices)
     if not priced.go:
         return finished(_changed(replay, now_ms, total=total), now_ms)
     return _changed(replay, now_ms, total=total, credits=credits)

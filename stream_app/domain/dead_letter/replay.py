@@ -160,7 +160,7 @@ def begin(recorded: Mapping[int, Came], committed: int | None) -> Begin:
     """
     epoch = max(recorded, default=0)
     came = recorded.get(epoch, Came(0))
-    seen_to = max((max(each.offset, each.skip_to) for each in recorded.values()), default=0)
+    seen_to = max((max(came_before.offset, came_before.skip_to) for came_before in recorded.values()), default=0)
     if committed is None and came.offset:
         # The group restarts at the beginning and will commit low offsets. That must not look like a rewind.
         again = Came(0, max(came.offset, came.skip_to))

@@ -99,7 +99,7 @@ def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane
 def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
     """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
     reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
-    setups = {each.alias: each.setup_id for each in destinations}
+    setups = {destination.alias: destination.setup_id for destination in destinations}
     lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))
     suspended = lane.suspension
     setup = setups.get(suspended.destination) if suspended is not None else None

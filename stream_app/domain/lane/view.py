@@ -56,7 +56,7 @@ def view(
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown = meters(policy.budget, lane.budget, now_ms)
     day, month = shown["credits_day"], shown["credits_month"]
-    answers = {each.alias: _answer(policy, lane, each, now_ms, stall) for each in destinations}
+    answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
     held = _held(policy, lane, answers)
     seen = LaneView(
         workspace=lane.workspace,
@@ -84,7 +84,8 @@ def view(
         changes=lane.changes,
         meters=shown,
         estimates={
-            each.alias: lane.estimates.get(each.alias) or first_estimate(each.estimate) for each in destinations
+            destination.alias: lane.estimates.get(destination.alias) or first_estimate(destination.estimate)
+            for destination in destinations
         },
         webhooks=lane.quota.webhooks,
         calls=counts.calls,
@@ -94,7 +95,10 @@ def view(
         concurrency=concurrency.current(policy.max_in_flight, lane.concurrency),
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
-        submissions_left={each.alias: quota.left(policy.quota, lane.quota, each.webhook_ids) for each in destinations},
+        submissions_left={
+            destination.alias: quota.left(policy.quota, lane.quota, destination.webhook_ids)
+            for destination in destinations
+        },
         outage=lane.outage if lane.breaker.phase != "closed" else None,
         partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, stall)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
@@ -132,12 +136,12 @@ def _partly(
 ) -> Iterator[PartHold]:
     """Yield what holds only the leads of some destinations, or only bulk leads."""
     found: dict[Held, list[str]] = {}
-    for each in destinations:
-        answer = answers[each.alias]
+    for destination in destinations:
+        answer = answers[destination.alias]
         if answer is None and policy.budget.hot_share:
-            answer = _answer(policy, lane, each, now_ms, stall, hot=False)
+            answer = _answer(policy, lane, destination, now_ms, stall, hot=False)
         if answer is not None and (whole is None or answer.reason != whole.reason):
-            found.setdefault(answer, []).append(each.alias)
+            found.setdefault(answer, []).append(destination.alias)
     for held, aliases in found.items():
         yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
 
