@@ -21,12 +21,12 @@ from rich.console import Console
 from stream_app.client.books import Books, BooksTerms
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import person_key
-from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
+from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.topics import TopicNames
 
 PARTITIONS = 8
 NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from tests.e2e.fleet import Fleet
 
 LEAST_PER_S = 500.0

@@ -29,9 +29,9 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import free_port
 from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.suppression import Suppression, person_row
 from stream_app.domain.lead.identity import people
-from stream_app.domain.lead.suppression import Suppression, person_row
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from stream_app.kafka.topics import create_topics
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.lane.rate import RatePolicy
+from stream_app.domain.limits.rate import RatePolicy
 from tests.e2e.fleet import Fleet, Request, now_ms
 
 RATE = RatePolicy()

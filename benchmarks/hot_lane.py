@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.policy import Shares
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Shares
 from tests.e2e.fleet import Fleet, now_ms
 
 PER_S = 8

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.clay.client import ClayClient
-from stream_app.domain.delivery.outcome import Uncertain
+from stream_app.domain.model.outcome import Uncertain
 
 _CLOSES_S = 1.0
 _SPREAD_S = 0.1

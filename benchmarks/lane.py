@@ -17,16 +17,16 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.lane.admission import Grant, decide
-from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import ChangeBudget, obey
-from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import Actor, LaneView
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits.budget import BudgetPolicy, Cost
+from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.model.outcome import Accepted
+from stream_app.domain.plan import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
 MOST_US = 40.0

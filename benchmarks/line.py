@@ -44,7 +44,7 @@ from rich.table import Table
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, free_port
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
 
 LANES = 8
 LANE_PER_S = 1_000  # the most that a configuration may name

@@ -28,7 +28,7 @@ from stream_app.board.read_model.store import Sources
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.topics import Retention, TopicNames
+from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.kafka.topics import create_topics
 
 

@@ -39,10 +39,10 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
-from stream_app.domain.delivery.outcome import Accepted, Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lead.lead import read_lead
-from stream_app.domain.record import Record
+from stream_app.domain.lead.read import read_lead
+from stream_app.domain.model.outcome import Accepted, Outcome
+from stream_app.domain.model.records import Record
 from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import PartitionStream, serve

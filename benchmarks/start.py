@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.line import configure, count, publish
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
 
 LEADS = 40
 IN_FLIGHT = 100

@@ -31,12 +31,12 @@ from benchmarks.whole_worker import LIMITS as WHOLE_LIMITS
 from benchmarks.whole_worker import TakeOver, take_over_all
 from stream_app.clock import Clock
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.identity import linked, person_key
-from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.outcome import Outcome
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Destination, Plan, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.ops import logs as log

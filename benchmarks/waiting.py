@@ -29,7 +29,7 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord, Record
 
 MAX_LATE_MS = 2_000
 MAX_GROWTH_BYTES, MAX_BYTES = 20 * 2**20, 300 * 2**20

@@ -22,16 +22,16 @@ from stream_app.cli.base import EXIT_CODES, NO
 from stream_app.cli.main import EXIT_CODE_OF
 from stream_app.config import Settings
 from stream_app.config.tables import keys_of
-from stream_app.domain import errors as error_classes
 from stream_app.domain.delivery.envelope import HEADERS, Envelope
-from stream_app.domain.delivery.outcome import classify
 from stream_app.domain.delivery.recorder import rejected
 from stream_app.domain.delivery.state_machine import NEXT
-from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.lead.suppression import TEXT as SUPPRESSED
-from stream_app.domain.messages import Status
-from stream_app.domain.ranges import Range
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.delivery.suppression import TEXT as SUPPRESSED
+from stream_app.domain.lead.read import Unreadable
+from stream_app.domain.model import errors as error_classes
+from stream_app.domain.model.messages import Status
+from stream_app.domain.model.outcome import classify
+from stream_app.domain.model.ranges import Range
+from stream_app.domain.model.records import ConsumedRecord
 
 CODE: Final = Path(__file__).parents[1] / "stream_app"
 SITUATIONS: Final = Path(__file__).with_name("situations.toml")

@@ -23,7 +23,8 @@ from stream_app.config import Settings, check_known
 from stream_app.config import load_settings as load
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.errors import (
+from stream_app.domain.lead.identity import ids_meant
+from stream_app.domain.model.errors import (
     BoardUnavailable,
     BrokerUnavailable,
     KafkaRefused,
@@ -31,8 +32,7 @@ from stream_app.domain.errors import (
     StreamAppError,
     TopicsError,
 )
-from stream_app.domain.lead.identity import ids_meant
-from stream_app.domain.messages import Lead, Result, StatusEvent
+from stream_app.domain.model.messages import Lead, Result, StatusEvent
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
 

@@ -16,9 +16,9 @@ import httpx
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.trace import Kind, Sampling, Span, Value, is_at_rest, is_sampled, spans_of
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.spans import Kind, Sampling, Span, Value, is_at_rest, is_sampled, spans_of
 
 _KINDS: Final[dict[Kind, int]] = {"internal": 1, "client": 3, "consumer": 5}
 _ERROR: Final = 2

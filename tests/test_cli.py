@@ -15,7 +15,14 @@ import pytest
 from stream_app.cli.base import Common
 from stream_app.cli.main import COMMANDS, build_app, main, parse
 from stream_app.dev.process import free_port
-from stream_app.domain.errors import BrokerUnavailable, Fenced, KafkaRefused, SettingsError, StreamAppError, TopicsError
+from stream_app.domain.model.errors import (
+    BrokerUnavailable,
+    Fenced,
+    KafkaRefused,
+    SettingsError,
+    StreamAppError,
+    TopicsError,
+)
 from stream_app.version import __version__
 from tests.support.pace import BUSY
 

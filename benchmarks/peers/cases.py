@@ -22,7 +22,7 @@ from benchmarks import line as whole_line
 from benchmarks.peers.systems import BARE, OURS, System
 from stream_app.dev.kafka import unused
 from stream_app.dev.process import ChildProcesses
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
 from tests.e2e.fleet import Fleet, now_ms
 
 CLAY_PER_S: Final = 10

@@ -32,8 +32,8 @@ from stream_app.board.access import Refused
 from stream_app.board.page import HEADERS, Handler, PageMaker
 from stream_app.board.requests import read_form
 from stream_app.board.site import Moment
-from stream_app.domain.errors import BrokerUnavailable, SettingsError
-from stream_app.domain.lane.command import MAX_TEXT
+from stream_app.domain.commands import MAX_TEXT
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 

@@ -24,7 +24,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of
 from stream_app.board.site import Moment, PageData, Shared, Site, Tone
 from stream_app.client.commands import QUEUED_TEXT
-from stream_app.domain.lane.command import REPLAY_RELOAD, TO_ALL, outcome_text
+from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
 from stream_app.version import __version__
 
 T = TypeVar("T")

@@ -19,10 +19,10 @@ from stream_app.client.commands import CommandSender
 from stream_app.client.publish import PublishOptions, column_lines, no_workspace, quote_lines
 from stream_app.client.rows import USUAL_FIELDS
 from stream_app.client.uploads import MOST_COLUMNS, CostChanged, State, TooManyUploads, Upload, Uploads
-from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.policy import Destination
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.outcome import scrub
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Destination
 from stream_app.ops import logs as log
 
 KEEP: Final = "="

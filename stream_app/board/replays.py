@@ -21,8 +21,8 @@ from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
 from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, too_dear, too_dear_text
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.text import count
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
 from stream_app.replay.orders import command_record, start_command

@@ -15,10 +15,10 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
-from stream_app.domain.lane.budget import METERS
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
-from stream_app.domain.lane.meters import Forecast, Sample, forecast
 from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.limits.budget import METERS
+from stream_app.domain.limits.meters import Forecast, Sample, forecast
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.messages import Result
+from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.model.messages import Result
+from stream_app.domain.model.untrusted import decode
 from stream_app.domain.result import (
     DAY_MS,
     CachePolicy,
@@ -30,7 +31,6 @@ from stream_app.domain.result import (
 from stream_app.domain.result import (
     decode as decode_entry,
 )
-from stream_app.domain.untrusted import decode
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.partition.ports import Cache

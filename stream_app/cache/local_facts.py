@@ -14,7 +14,7 @@ from typing import Final
 from publicsuffixlist import PublicSuffixList
 
 from stream_app.domain.lead.identity import company_domain
-from stream_app.domain.messages import Scalar
+from stream_app.domain.model.messages import Scalar
 
 # fmt: off
 _NOT_BY_COUNTRY: Final = frozenset([

@@ -31,7 +31,8 @@ from stream_app.clay.transport import (
     TransportError,
     proxy_of,
 )
-from stream_app.domain.delivery.outcome import (
+from stream_app.domain.model.addresses import MALFORMED, token_problem
+from stream_app.domain.model.outcome import (
     Accepted,
     Outcome,
     Refused,
@@ -40,7 +41,6 @@ from stream_app.domain.delivery.outcome import (
     UnsentReason,
     classify,
 )
-from stream_app.domain.webhook import MALFORMED, token_problem
 from stream_app.tasks import cancel
 
 _ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.

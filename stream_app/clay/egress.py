@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from cyclopts import App, CoercionError, Group, Parameter, Token, convert
 
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.text import for_json, for_terminal, wrapped
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.text import for_json, for_terminal, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.books import read_books
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMNS, MEANING, books_line
-from stream_app.domain.text import count
+from stream_app.domain.model.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {
     "callback_duplicate": "a callback about a lead that already had its answer",

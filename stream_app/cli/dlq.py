@@ -20,9 +20,9 @@ from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
 from stream_app.domain.books.account import STATES
 from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
-from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.text import count
 from stream_app.replay import inspect
 from stream_app.replay.plan import check_filter
 

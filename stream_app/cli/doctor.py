@@ -15,7 +15,7 @@ from stream_app.client import doctor as checks_of
 from stream_app.client import round_trip as trip
 from stream_app.client.doctor import Check
 from stream_app.config import Settings
-from stream_app.domain.messages import StatusEvent
+from stream_app.domain.model.messages import StatusEvent
 
 _MARKS: Final = {"ok": "ok      ", "advice": "advice  ", "failed": "FAILED  ", "skipped": "-       "}
 

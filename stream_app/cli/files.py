@@ -16,8 +16,8 @@ import msgspec
 
 from stream_app.cli.base import say
 from stream_app.client.publish import Ready, Refusal
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.text import for_spreadsheet, for_terminal
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.text import for_spreadsheet, for_terminal
 
 STDIO: Final = Path("-")
 SHOWN_ROWS: Final = 20

@@ -32,14 +32,14 @@ from stream_app.client.commands import QUEUED_TEXT, SIMPLE, SentCommand, submit
 from stream_app.client.gateways import table_secrets
 from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.budget import METERS
-from stream_app.domain.lane.command import REPLAY_RELOAD, TO_ALL, outcome_text
+from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
 from stream_app.domain.lane.explain import LaneFacts, outlook
-from stream_app.domain.lane.meters import Forecast
 from stream_app.domain.lane_messages import CommandAnswer, CommandKind, LaneView
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.text import count
+from stream_app.domain.limits.budget import METERS
+from stream_app.domain.limits.meters import Forecast
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.text import count
 
 Forecasts = Mapping[str, Mapping[str, Forecast]]
 """Workspace -> meter -> forecast."""

@@ -34,7 +34,7 @@ from stream_app.cli.base import (
     say,
     show_json,
 )
-from stream_app.domain.errors import (
+from stream_app.domain.model.errors import (
     BoardUnavailable,
     BrokerUnavailable,
     KafkaRefused,
@@ -42,7 +42,7 @@ from stream_app.domain.errors import (
     SettingsError,
     StreamAppError,
 )
-from stream_app.domain.text import wrapped
+from stream_app.domain.model.text import wrapped
 from stream_app.ops.process import collect_rarely
 from stream_app.version import __version__
 

@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter, validators
 from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole, console, show
 from stream_app.config import Settings, check_known
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 from stream_app.replay.plan import check_filter
 
 Positive = Annotated[Whole, Parameter(validator=validators.Number(gte=1))]

@@ -38,11 +38,11 @@ from stream_app.client.send import PublishedLeads, wait_for_rest
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.lead.lead import is_shown
-from stream_app.domain.messages import ImportSummary
-from stream_app.domain.quote import Quote
-from stream_app.domain.text import count
+from stream_app.domain.lane.price import Quote
+from stream_app.domain.lead.read import is_shown
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.messages import ImportSummary
+from stream_app.domain.model.text import count
 from stream_app.kafka.status_follower import StatusFollower
 
 DEFAULT_WAIT_S: Final = 600.0

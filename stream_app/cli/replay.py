@@ -34,8 +34,8 @@ from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPlan, ReplayProgress
 from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, price_text, too_dear, too_dear_text
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.text import count
 from stream_app.replay import rewind as offsets
 from stream_app.replay.orders import change_command, ordered_replays, start_command, submit_and_follow
 from stream_app.replay.plan import spans_of, survey

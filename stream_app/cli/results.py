@@ -20,8 +20,8 @@ from stream_app.cli.tables import reading
 from stream_app.client.lookup import find_imports
 from stream_app.client.results import MOST_FIELDS, OTHERS, Export, Joined, ResultFilter, export
 from stream_app.config import check_known
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.text import count
 
 
 def results(

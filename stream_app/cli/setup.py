@@ -14,7 +14,7 @@ from stream_app.client import clay_setup as plan
 from stream_app.client import skip as unreadable
 from stream_app.client.strimzi import resources
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.topics import shared_partitions
+from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.topics import alter_topics, create_topics
 
 

@@ -29,8 +29,8 @@ from stream_app.config import Settings, check_known
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
-from stream_app.domain.text import count
-from stream_app.domain.waits import NAMES, sums
+from stream_app.domain.lane.waits import NAMES, sums
+from stream_app.domain.model.text import count
 
 
 def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from stream_app.cli.base import console, say
 from stream_app.client.publish import PublishSummary
-from stream_app.domain.text import count, for_terminal
+from stream_app.domain.model.text import count, for_terminal
 
 _GAP: Final = "  "
 _LEAST: Final = 24

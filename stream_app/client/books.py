@@ -51,14 +51,14 @@ from stream_app.domain.books.records import (
     decode_event,
 )
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
+from stream_app.domain.delivery.parked import is_open
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.errors import StreamAppError, UnreadableBatch
-from stream_app.domain.lane.budget import BudgetPolicy, Reservation
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.resolve import is_open
-from stream_app.domain.messages import RESEND, Status
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.limits.budget import BudgetPolicy, Reservation
+from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
+from stream_app.domain.model.messages import RESEND, Status
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.topics import TopicNames
 from stream_app.kafka.connection import open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader

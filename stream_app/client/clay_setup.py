@@ -10,8 +10,8 @@ from typing import Any
 
 from stream_app.client.rows import USUAL_FIELDS
 from stream_app.config import Settings
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.policy import Destination
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.plan import Destination
 
 
 def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:

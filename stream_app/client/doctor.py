@@ -28,7 +28,9 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
-from stream_app.domain.errors import (
+from stream_app.domain.hosts import is_loopback_url
+from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.model.errors import (
     BoardUnavailable,
     BrokerUnavailable,
     KafkaRefused,
@@ -36,10 +38,8 @@ from stream_app.domain.errors import (
     StreamAppError,
     TopicsError,
 )
-from stream_app.domain.hosts import is_loopback_url
-from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.text import count
-from stream_app.domain.topics import shared_partitions
+from stream_app.domain.model.text import count
+from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,

@@ -18,8 +18,8 @@ from stream_app.clay.egress import Egress
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
-from stream_app.domain.callback.token import sign
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.tokens import sign
 from stream_app.gateway.callback_answers import (
     BAD_SECRET,
     NO_SECRET,

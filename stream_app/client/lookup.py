@@ -24,12 +24,12 @@ from stream_app.client.answers import (
     WaitingAnswer,
 )
 from stream_app.config import Settings
-from stream_app.domain.errors import BoardUnavailable, NotTheBoard, SettingsError, StreamAppError
 from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
-from stream_app.domain.lead.lead import LONGEST_ID, is_shown
-from stream_app.domain.messages import Lead
+from stream_app.domain.lead.read import LONGEST_ID, is_shown
+from stream_app.domain.model.errors import BoardUnavailable, NotTheBoard, SettingsError, StreamAppError
+from stream_app.domain.model.messages import Lead
 
 NAME: Final = "stream-app board"
 """What /healthz of the board answers."""

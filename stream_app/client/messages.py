@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from stream_app.clay.egress import Egress
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 
 _WITHIN_S: Final = 10.0
 _IN_ALL_S: Final = 30.0

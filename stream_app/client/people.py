@@ -15,13 +15,13 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.delivery.suppression import Suppression, suppressed_person
 from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import hashes, identifiers_of, is_of_person, people, plain_id, rows_of, strong
-from stream_app.domain.lead.suppression import Suppression, suppressed_person
-from stream_app.domain.messages import Result, Scalar
-from stream_app.domain.topics import COMMANDS_DAYS, wait_days
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.messages import Result, Scalar
+from stream_app.domain.model.topics import COMMANDS_DAYS, wait_days
 from stream_app.kafka.readers import Progress
 
 

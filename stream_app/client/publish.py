@@ -24,15 +24,15 @@ from stream_app.client.send import OnAcknowledged, Sender
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.price import Part, Quote, part, quote
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
-from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead
-from stream_app.domain.messages import ImportSummary, Lead
-from stream_app.domain.quote import Part, Quote, part, quote
-from stream_app.domain.text import count
+from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead
+from stream_app.domain.limits.budget import MeterName
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.messages import ImportSummary, Lead
+from stream_app.domain.model.text import count
 from stream_app.kafka.connection import silent
 
 

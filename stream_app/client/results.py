@@ -27,11 +27,11 @@ from stream_app.client.publish import Checker, PublishOptions, no_workspace
 from stream_app.client.rows import Row, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
-from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.identity import identifiers, identify_cleaned, person_key, rows_of
-from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.messages import Result, Scalar
-from stream_app.domain.text import for_json, for_spreadsheet
+from stream_app.domain.lead.read import Unreadable
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.messages import Result, Scalar
+from stream_app.domain.model.text import for_json, for_spreadsheet
 from stream_app.kafka.readers import Progress
 
 _CACHE_KIB: Final = 65_536

@@ -13,9 +13,9 @@ from stream_app.client.publish import publish
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamAppError
-from stream_app.domain.messages import Lead, Status, StatusEvent
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
+from stream_app.domain.model.messages import Lead, Status, StatusEvent
+from stream_app.domain.model.text import count
 from stream_app.kafka.connection import silent
 from stream_app.kafka.status_follower import StatusFollower
 

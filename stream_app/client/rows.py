@@ -16,9 +16,9 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.messages import Lead
-from stream_app.domain.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
+from stream_app.domain.lead.read import Unreadable
+from stream_app.domain.model.messages import Lead
+from stream_app.domain.model.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
 
 _SHOWN: Final = 20
 DELIMITERS: Final = (",", ";", "\t", "|")

@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol, Self, get_args
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.books.records import MOVING, column
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, silent
 
 BATCH_BYTES: Final = 262_144

@@ -38,11 +38,11 @@ from stream_app.client.publish import (
 from stream_app.client.rows import first_cells, guess_columns, open_named_csv, read_titles
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.lane.price import Quote
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.lead.lead import label, new_import_id
-from stream_app.domain.quote import Quote
-from stream_app.domain.text import for_spreadsheet
+from stream_app.domain.lead.read import label, new_import_id
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.text import for_spreadsheet
 from stream_app.ops import logs as log
 
 KEPT_S: Final = 1_800.0

@@ -12,8 +12,8 @@ from aiokafka import TopicPartition
 
 from stream_app.config.model import OAuth, Security, Settings
 from stream_app.config.secret_files import Secrets
-from stream_app.domain.errors import SettingsError, TopicsError
-from stream_app.domain.system import system_problem
+from stream_app.domain.model.errors import SettingsError, TopicsError
+from stream_app.domain.model.system import system_problem
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
 from stream_app.kafka.readers import Progress, Reader, TopicReader

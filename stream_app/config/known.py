@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from stream_app.config.model import Settings
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 
 _LISTED: Final = 50
 

@@ -18,11 +18,11 @@ import msgspec
 from stream_app.clay.client import Endpoint
 from stream_app.config import Settings
 from stream_app.config.secret_files import stamp_of
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.command import CommandResult
+from stream_app.domain.commands import CommandResult
 from stream_app.domain.lead.identity import current, use
-from stream_app.domain.policy import Plan
-from stream_app.domain.text import count
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Plan
 
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
 _LOOK_S: Final = 2.0

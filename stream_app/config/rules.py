@@ -11,9 +11,9 @@ from stream_app.config import workspace_rules
 from stream_app.config.model import Board, OAuth, Settings
 from stream_app.config.variables import name_problems
 from stream_app.domain.hosts import is_local, is_loopback, is_loopback_url
-from stream_app.domain.policy import DeliveryPolicy, Destination
-from stream_app.domain.ranges import outside
-from stream_app.domain.topics import wait_days
+from stream_app.domain.model.ranges import outside
+from stream_app.domain.model.topics import wait_days
+from stream_app.domain.plan import DeliveryPolicy, Destination
 
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

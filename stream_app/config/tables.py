@@ -13,8 +13,8 @@ import msgspec
 
 from stream_app.config.gone import CHANGED, gone
 from stream_app.config.model import Settings
-from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.plan import Destination, Workspace
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -14,9 +14,9 @@ import msgspec
 
 from stream_app.config.model import Settings
 from stream_app.domain.hosts import is_local
+from stream_app.domain.model.addresses import messages_problem, proxy_problem, token_problem, webhook_problem
 from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
-from stream_app.domain.trace import headers_of
-from stream_app.domain.webhook import messages_problem, proxy_problem, token_problem, webhook_problem
+from stream_app.domain.spans import headers_of
 
 Need = Literal["clay", "gateway", "board", "api", "trace", "notify"]
 """A part that needs secrets: POSTs to Clay, callbacks, the board, those who ask its look-up API, traces, messages."""

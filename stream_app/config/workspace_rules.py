@@ -9,8 +9,8 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from stream_app.config.model import Settings
-from stream_app.domain.lane import budget
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits import budget
+from stream_app.domain.plan import Destination, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _POLICIES: Final = (*("breaker", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health"),)

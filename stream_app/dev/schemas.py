@@ -16,8 +16,8 @@ from stream_app.domain.dead_letter.headers import MEANING
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
-from stream_app.domain.messages import Callback, Lead, Result, StatusEvent
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
+from stream_app.domain.model.topics import TopicNames
 from stream_app.version import __version__
 
 _TOPICS: Final = TopicNames()

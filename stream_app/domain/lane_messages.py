@@ -9,10 +9,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane.breaker import Outage
-from stream_app.domain.lane.budget import MeterName
-from stream_app.domain.lane.meters import Estimate, Meter
-from stream_app.domain.lane.webhook_quota import Webhook
+from stream_app.domain.limits.breaker import Outage
+from stream_app.domain.limits.budget import MeterName
+from stream_app.domain.limits.meters import Estimate, Meter
+from stream_app.domain.limits.webhook_quota import Webhook
 
 AS_PROBE: Final = 1
 """The time in `LaneView.turns` of a destination whose next lead goes now, as a probe."""

@@ -12,11 +12,11 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain import untrusted
 from stream_app.domain.lead.identity import company, hashes, plain_digest, strong
-from stream_app.domain.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.ranges import Policy, Range
-from stream_app.domain.record import Headers, Record
+from stream_app.domain.model import untrusted
+from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.model.ranges import Policy, Range
+from stream_app.domain.model.records import Headers, Record
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256

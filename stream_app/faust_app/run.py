@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
-from stream_app.domain.errors import UnreadableBatch
+from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.kafka.connection import wait_for_kafka
 from stream_app.tasks import cancel, died_of

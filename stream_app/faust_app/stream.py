@@ -10,8 +10,8 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import BrokerResponseError, KafkaError
 
-from stream_app.domain.errors import StreamAppError, UnreadableBatch
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
 

@@ -7,7 +7,7 @@ from collections import ChainMap
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final
 
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import serve
 from stream_app.partition.in_flight import Source

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.callback.body import BadBody
-from stream_app.domain.callback.token import TokenProblem
-from stream_app.domain.messages import Callback
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.tokens import TokenProblem
 
 RETRY_AFTER_S: Final = 30
 UNPROXIED: Final = "stream-app-unproxied"

@@ -21,11 +21,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
-from stream_app.domain.callback.token import Verified, problem_of, verify
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.messages import Callback
-from stream_app.domain.record import Record
-from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.tokens import Verified, problem_of, verify
+from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
 from stream_app.gateway.tables import PREFIX, Table, Tables, is_secret_of

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Final, Generic, TypeVar
 
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
 from stream_app.tasks import cancel
 
 T = TypeVar("T")

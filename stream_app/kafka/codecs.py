@@ -24,7 +24,7 @@ import aiokafka.record.default_records
 import aiokafka.record.legacy_records
 import cramjam
 
-from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.domain.model.topics import MAX_INPUT_BYTES
 
 MOST_BYTES: Final = 16 * MAX_INPUT_BYTES
 """The most bytes of a batch once it is decompressed. Its records as a broker takes them have a sixteenth at most."""

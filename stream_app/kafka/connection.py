@@ -26,7 +26,7 @@ from aiokafka.errors import (
     TransactionalIdAuthorizationFailed,
 )
 
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.bounded_client import CREATE_S, BoundedClient, bind
 from stream_app.kafka.diagnosis import Diagnosis, diagnose
 from stream_app.tasks import retrieve

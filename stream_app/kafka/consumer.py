@@ -34,7 +34,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
-from stream_app.domain.errors import UnreadableBatch
+from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.kafka import codecs
 from stream_app.kafka.bounded_client import bind
 

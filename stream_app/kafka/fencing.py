@@ -14,7 +14,7 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.errors import ConcurrentTransactions, GroupLoadInProgressError, NoError, for_code
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.domain.stranded import LastTransaction, Stranded
+from stream_app.domain.model.stranded import LastTransaction, Stranded
 from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.cluster_view import ClusterView, PartitionProducers
 from stream_app.kafka.protocol import DescribeTransactions

@@ -11,8 +11,8 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
-from stream_app.domain.errors import StreamAppError
 from stream_app.domain.lane.explain import Group
+from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.background import Background
 from stream_app.kafka.connection import KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer

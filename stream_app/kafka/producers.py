@@ -10,9 +10,9 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.record import Record
-from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, repeated, stop_producer
 from stream_app.kafka.transactions import end

@@ -11,8 +11,8 @@ from typing import Any, Final, Self
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.kafka.connection import KafkaConnection, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError, for_code
 
-from stream_app.domain.errors import KafkaRefused, TopicsError
-from stream_app.domain.topics import ExistingTopic, TopicNames, TopicPlan, differences
+from stream_app.domain.model.errors import KafkaRefused, TopicsError
+from stream_app.domain.model.topics import ExistingTopic, TopicNames, TopicPlan, differences
 from stream_app.kafka.protocol import DescribeGroups, Metadata
 
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.messages import StatusEvent
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.messages import StatusEvent
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 

@@ -19,9 +19,9 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
-from stream_app.domain.text import count
-from stream_app.domain.topics import MORE_PARTITIONS
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, TopicsError
+from stream_app.domain.model.text import count
+from stream_app.domain.model.topics import MORE_PARTITIONS
 from stream_app.kafka.connection import KafkaConnection, open_admin, refusal_or_silence
 from stream_app.kafka.protocol import NO_TOPIC_ID, Metadata
 from stream_app.kafka.readers import Reader

@@ -12,8 +12,8 @@ from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
-from stream_app.domain.errors import TopicsError
-from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences, more_than_planned, unequal
+from stream_app.domain.model.errors import TopicsError
+from stream_app.domain.model.topics import ExistingTopic, TopicPlan, by_topics, differences, more_than_planned, unequal
 from stream_app.kafka.background import Background
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, open_admin, repeated, silent
 from stream_app.kafka.protocol import AlterTopics

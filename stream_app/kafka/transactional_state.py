@@ -30,8 +30,8 @@ from aiokafka.errors import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.cluster_view import ClusterView

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 from stream_app.version import __version__
 
 LIMIT_CONCURRENCY: Final = 256

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.outcome import scrub
 from stream_app.tasks import is_not_abandoned
 
 Format = Literal["json", "console"]

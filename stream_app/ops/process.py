@@ -8,7 +8,7 @@ import gc
 from pathlib import Path
 from typing import IO
 
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 
 
 def collect_rarely() -> None:

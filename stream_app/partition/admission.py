@@ -20,9 +20,7 @@ from operator import attrgetter
 from typing import Final
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.recorder import Applicant, Attempt, Rejection
-from stream_app.domain.lane import concurrency, stall_detector
 from stream_app.domain.lane.admission import (
     ASK_AGAIN,
     AdmissionRequest,
@@ -34,7 +32,9 @@ from stream_app.domain.lane.admission import (
     would_hold,
 )
 from stream_app.domain.lane.settlement import Settlement
-from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.limits import concurrency, stall_detector
+from stream_app.domain.model.outcome import Outcome, Refused
+from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import MAX_WAITING_BYTES, GiveUp, InFlight, Recalled
 from stream_app.partition.lane_queue import (

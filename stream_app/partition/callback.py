@@ -13,8 +13,8 @@ from typing import Final
 
 from stream_app.domain.callback.interpret import read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, brief
+from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
     Delivery,
@@ -24,9 +24,9 @@ from stream_app.domain.delivery.state_machine import (
     match_callback,
     next_version,
 )
-from stream_app.domain.lead.resolve import LeadRef
-from stream_app.domain.lead.suppression import erased_row, is_erased
-from stream_app.domain.messages import Callback, Status
+from stream_app.domain.delivery.suppression import erased_row, is_erased
+from stream_app.domain.model.messages import Callback, Status
+from stream_app.domain.model.outcome import scrub
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState

@@ -1,9 +1,9 @@
 """Group commit: all steps that were submitted during a transaction are committed by the next one.
 
 A step applies to memory at once and is written by the next transaction, in the order of submission. The first
-transaction of a partition begins with the row that says what its namespace began with (domain/system.py). A step is
-never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are collected. If a
-transaction fails, none of it is committed, and every step in it and behind it fails. Memory is then ahead of Kafka,
+transaction of a partition begins with the row that says what its namespace began with (domain/model/system.py). A step
+is never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are collected. If
+a transaction fails, none of it is committed, and every step in it and behind it fails. Memory is then ahead of Kafka,
 until `PartitionState.load` replaces it.
 """
 
@@ -14,8 +14,8 @@ from typing import Final
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.errors import StateStoreError
-from stream_app.domain.record import Record
+from stream_app.domain.model.errors import StateStoreError
+from stream_app.domain.model.records import Record
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes

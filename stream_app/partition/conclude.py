@@ -19,13 +19,13 @@ from stream_app.domain.delivery.recorder import (
     brief,
     strayed,
 )
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest
-from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
-from stream_app.domain.messages import Lead, Status
-from stream_app.domain.policy import Destination
-from stream_app.domain.record import Record
+from stream_app.domain.lead.read import Unreadable
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.messages import Lead, Status
+from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Destination
 from stream_app.partition.in_flight import PRIORITY, InFlight
 from stream_app.partition.state import PartitionState
 

@@ -17,9 +17,9 @@ from typing import Final
 from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lead_of, read_delivery
-from stream_app.domain.errors import RowUnreadable
-from stream_app.domain.messages import Status
-from stream_app.domain.policy import Plan
+from stream_app.domain.model.errors import RowUnreadable
+from stream_app.domain.model.messages import Status
+from stream_app.domain.plan import Plan
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from stream_app.domain.delivery.recorder import Attempt
-from stream_app.domain.policy import DeliveryPolicy
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import DeliveryPolicy
 from stream_app.partition.ports import PartitionStream
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]

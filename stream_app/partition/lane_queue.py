@@ -15,8 +15,8 @@ from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import Applicant, Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Held
 from stream_app.domain.lane.lane import LANE_BUSY, Horizon, postpone, sends_per_s
-from stream_app.domain.policy import Plan, Workspace
-from stream_app.domain.text import count
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Plan, Workspace
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
 

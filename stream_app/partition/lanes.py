@@ -16,21 +16,21 @@ import msgspec
 
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import Booking, booked
-from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lane_key
-from stream_app.domain.errors import RowUnreadable
 from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.callback_health import record_owner
 from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, reconfigured
 from stream_app.domain.lane.settlement import Settlement, charged, dead_letter_counted, settled
-from stream_app.domain.lane.stall_detector import StallDetector
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.messages import Callback
-from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import Record
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.limits.callback_health import record_owner
+from stream_app.domain.limits.stall_detector import StallDetector
+from stream_app.domain.model.errors import RowUnreadable
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.outcome import Outcome
+from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.ports import HostAnswers, Observer
 from stream_app.partition.rows import read_lane
 

@@ -18,19 +18,19 @@ import msgspec
 
 from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, Reason, failure
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict, begin, classify_record
+from stream_app.domain.delivery.suppression import is_unwanted
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.identity import person_of, pointed
-from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
-from stream_app.domain.lead.suppression import is_unwanted
-from stream_app.domain.messages import RESEND, Lead
-from stream_app.domain.record import Record
+from stream_app.domain.lead.read import Unreadable, read_lead
+from stream_app.domain.model.messages import RESEND, Lead
+from stream_app.domain.model.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.records import Record
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.fallback import Fallback
 from stream_app.partition.in_flight import InFlight

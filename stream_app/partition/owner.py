@@ -15,9 +15,9 @@ from collections.abc import Hashable, Mapping
 from typing import Final
 
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
+from stream_app.domain.model.errors import Aborted, BrokerUnavailable, StateStoreError
+from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.result import seal
-from stream_app.domain.topics import ERASED_LAG_MS
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S

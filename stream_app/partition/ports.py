@@ -7,12 +7,12 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.commands import CommandResult
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane.command import CommandResult
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.messages import Scalar
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.messages import Scalar
+from stream_app.domain.model.outcome import Outcome
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.result import Entry
 
 HostAnswers = Callable[[str], Awaitable[bool]]

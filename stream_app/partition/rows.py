@@ -18,6 +18,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.recorder import Rows as Changes
+from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import (
     Delivery,
     lead_of,
@@ -30,11 +31,10 @@ from stream_app.domain.delivery.state_machine import (
     read_versioned,
     unreadable,
 )
+from stream_app.domain.delivery.suppression import Suppression, suppression_reason
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
-from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.lead.suppression import Suppression, suppression_reason
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off

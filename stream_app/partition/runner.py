@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from stream_app.domain.errors import StateStoreError
+from stream_app.domain.model.errors import StateStoreError
 from stream_app.partition.in_flight import PRIORITY, AckTracker, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
 from stream_app.partition.ports import PartitionStream
 from stream_app.partition.state import PartitionState

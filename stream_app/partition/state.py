@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stream_app.clock import Clock
+from stream_app.domain.commands import CommandResult
 from stream_app.domain.delivery.state_machine import KINDS
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.command import CommandResult
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import Record
-from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.domain.plan import Plan
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue

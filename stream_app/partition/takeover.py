@@ -1,12 +1,12 @@
-"""Takes over a transactional id: looks, and does the next step of `domain.stranded`, until the id is ours."""
+"""Takes over a transactional id: looks, and does the next step of `domain.model.stranded`, until the id is ours."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final, NamedTuple, Protocol
 
-from stream_app.domain.errors import StateStoreError
-from stream_app.domain.stranded import LastTransaction, Stranded, next_step, refusal, timeout_with_verdict
+from stream_app.domain.model.errors import StateStoreError
+from stream_app.domain.model.stranded import LastTransaction, Stranded, next_step, refusal, timeout_with_verdict
 
 _PAUSE_S: Final = 0.02
 _FRESH_S: Final = 5.0  # a process that was frozen for longer may have had successors

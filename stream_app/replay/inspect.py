@@ -16,11 +16,11 @@ from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, shown_key, text
 from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.lead.suppression import SuppressionList
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.untrusted import check_depth
+from stream_app.domain.delivery.suppression import SuppressionList
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.untrusted import check_depth
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.replay.orders import consumed_records
 from stream_app.replay.plan import check_filter, topic_of

@@ -41,9 +41,9 @@ from stream_app.domain.dead_letter.orders import (
 from stream_app.domain.dead_letter.redrive_dedup import outlived, sent_row
 from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.connection import silent
 from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader, TopicReader, consumed

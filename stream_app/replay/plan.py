@@ -21,17 +21,17 @@ from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
 from stream_app.domain.delivery.envelope import HEADERS, check_format
+from stream_app.domain.delivery.resolve import body_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.budget import Cost
+from stream_app.domain.delivery.suppression import SuppressionList
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.meters import first_estimate
 from stream_app.domain.lead.identity import identify_cleaned
-from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.domain.lead.resolve import body_of
-from stream_app.domain.lead.suppression import SuppressionList
-from stream_app.domain.messages import Lead
-from stream_app.domain.policy import Workspace
+from stream_app.domain.lead.read import Unreadable, read_lead
+from stream_app.domain.limits.budget import Cost
+from stream_app.domain.limits.meters import first_estimate
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.messages import Lead
+from stream_app.domain.plan import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
 
 LeadCheck = Callable[[Lead, str], str]

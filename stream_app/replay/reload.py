@@ -16,11 +16,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.clock import Clock
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.lane.command import REPLAY_RELOAD, CommandResult, is_stale, read_command
+from stream_app.domain.commands import REPLAY_RELOAD, CommandResult, is_stale, read_command
 from stream_app.domain.lane_messages import Command, CommandAnswer
-from stream_app.domain.record import Record
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, consumed
 from stream_app.ops import logs

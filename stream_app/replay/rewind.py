@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 from stream_app.kafka.groups import look_at, move_group, offsets_of_stopped
 from stream_app.kafka.readers import Progress
 

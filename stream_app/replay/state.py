@@ -26,14 +26,14 @@ from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.commands import MAX_TEXT
 from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin
-from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.command import MAX_TEXT
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.record import Record
-from stream_app.domain.topics import MAX_CARRIED_BYTES, TopicNames
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.outcome import scrub
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.producers import KafkaPublisher, kafka_publisher

@@ -42,7 +42,7 @@ from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.lane.explain import Finding
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from stream_app.kafka.background import ANSWER_WITHIN_S
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog

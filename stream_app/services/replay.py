@@ -15,7 +15,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import FileWatch
 from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka.clock import KafkaClock

@@ -15,9 +15,9 @@ from structlog.typing import FilteringBoundLogger
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.errors import BrokerUnavailable, SettingsError
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.trace import clay_of
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.spans import clay_of
 from stream_app.kafka.readers import Reader
 from stream_app.kafka.topic_watch import watch_partitions
 from stream_app.ops import logs as log

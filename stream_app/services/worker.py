@@ -19,8 +19,8 @@ from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.result import DAY_MS
-from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership, run_app, waiting
 from stream_app.faust_app.worker import Worker, define_agents, sources_of

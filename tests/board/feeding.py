@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import Sources
-from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
 from stream_app.ops import logs as log

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stream_app.domain.lane.breaker import Outage
-from stream_app.domain.lane.meters import Estimate, Meter
-from stream_app.domain.lane.suspension import Suspension
-from stream_app.domain.lane.webhook_quota import Webhook
 from stream_app.domain.lane_messages import Actor, Change, LaneChange
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.limits.breaker import Outage
+from stream_app.domain.limits.meters import Estimate, Meter
+from stream_app.domain.limits.suspension import Suspension
+from stream_app.domain.limits.webhook_quota import Webhook
+from stream_app.domain.model.topics import TopicNames
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, lane
 

@@ -27,12 +27,12 @@ from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead
 from stream_app.client.uploads import Uploads
 from stream_app.config import Settings, load_settings
-from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane_messages import Command, CommandAnswer
-from stream_app.domain.messages import ImportSummary, Status
-from stream_app.domain.record import Record
-from stream_app.domain.topics import ExistingTopic, TopicNames
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.messages import ImportSummary, Status
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import ExistingTopic, TopicNames
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import access_of
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS

@@ -18,7 +18,7 @@ from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.site import Moment, Site
-from stream_app.domain.lane.meters import Meter
+from stream_app.domain.limits.meters import Meter
 from tests.board.client import OWN, Client, plain
 from tests.board.clock import HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, event, lane, take

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import pytest
 
 from stream_app import board
-from stream_app.domain.messages import RESEND
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.messages import RESEND
+from stream_app.domain.model.topics import TopicNames
 from tests.board.client import PAGES, Client
 from tests.board.clock import DAY_MS, NOW_MS
 from tests.board.model_records import Made, event, person, take

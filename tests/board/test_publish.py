@@ -14,7 +14,7 @@ from stream_app.client import uploads
 from stream_app.client.publish import PublishOptions, announced
 from stream_app.client.uploads import Upload
 from stream_app.config import Settings
-from stream_app.domain.messages import Lead
+from stream_app.domain.model.messages import Lead
 from tests.board.client import OWN, Client, digest_on
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox
 from tests.support.kafka import until

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.model.messages import Status, StatusEvent
 from tests.e2e.fleet import Request
 from tests.e2e.pipeline import ANSWERED, OVER
 from tests.support.legal import follows

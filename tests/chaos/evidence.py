@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Lead, StatusEvent
+from stream_app.domain.model.messages import Lead, StatusEvent
 from tests.chaos.checker import Evidence
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import HOSTILE, POISON

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.lane.budget import Budget, Period
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.limits.budget import Budget, Period
+from stream_app.domain.model.messages import Status, StatusEvent
 from tests.chaos.checker import Checker, Evidence
 from tests.e2e.fleet import Request
 

@@ -25,8 +25,8 @@ from rich.console import Console
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.lead.identity import company, people
-from stream_app.domain.messages import Lead, Result, Scalar
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Lead, Result, Scalar
+from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY

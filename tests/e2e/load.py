@@ -15,8 +15,8 @@ import aiokafka.record._crecords.default_records as batches
 import msgspec
 
 from stream_app.domain.lead.identity import identify
-from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import kafka_producer
 from tests.e2e.pipeline import Pipeline
 from tests.simulation.schedule import foreign_headers

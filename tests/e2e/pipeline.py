@@ -22,8 +22,8 @@ from aiokafka import TopicPartition
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.process import ChildProcesses, end, free_port
-from stream_app.domain.messages import Lead, Scalar, Status, StatusEvent
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
+from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics

@@ -8,8 +8,8 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.headers import pseudonymous_key
-from stream_app.domain.messages import Lead, StatusEvent
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Lead, StatusEvent
+from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import Pipeline
 
 TRACE_ID = "a1" * 16

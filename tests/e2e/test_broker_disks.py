@@ -12,8 +12,8 @@ from aiokafka.admin import NewTopic
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
-from stream_app.domain.errors import Aborted, BrokerUnavailable
-from stream_app.domain.record import Record
+from stream_app.domain.model.errors import Aborted, BrokerUnavailable
+from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.kafka.transactions import end as end_producer

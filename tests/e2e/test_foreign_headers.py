@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.envelope import HEADERS, Envelope
-from stream_app.domain.record import Headers, Record
+from stream_app.domain.model.records import Headers, Record
 from stream_app.kafka.codecs import MOST_BYTES
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline

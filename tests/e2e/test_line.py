@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(240)

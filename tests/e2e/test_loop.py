@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.messages import Callback
+from stream_app.domain.model.messages import Callback
 from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import Fleet, now_ms
 from tests.e2e.pipeline import ANSWERED, CALLBACK

@@ -10,8 +10,8 @@ import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.record import Record
-from stream_app.domain.topics import COMPACTED
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import COMPACTED
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.e2e import freezing

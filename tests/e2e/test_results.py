@@ -17,8 +17,8 @@ from stream_app.client.results import Export, Joined, ResultFilter, export
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.lead.identity import identify, person_key
-from stream_app.domain.messages import Lead, Result, Scalar
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Lead, Result, Scalar
+from stream_app.domain.model.records import Record
 from stream_app.kafka.readers import Progress
 from tests.e2e.pipeline import Pipeline
 

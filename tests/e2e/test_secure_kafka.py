@@ -18,8 +18,8 @@ from stream_app.cli.main import main
 from stream_app.client.doctor import strangers_may_not_write
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import StartError
-from stream_app.domain.record import Record
-from stream_app.domain.topics import Retention, TopicNames
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.rights import rights_of

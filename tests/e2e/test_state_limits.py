@@ -17,8 +17,8 @@ from stream_app.dev.process import LOOPBACK
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
-from stream_app.domain.record import Record
-from stream_app.domain.system import SYSTEM_KEY, system_row
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.system import SYSTEM_KEY, system_row
 from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_topic

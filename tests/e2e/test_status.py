@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.messages import Result
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Result
+from stream_app.domain.model.records import Record
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline
 from tests.support.pace import BUSY

@@ -17,9 +17,9 @@ from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnReque
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
-from stream_app.domain.errors import StateStoreError
-from stream_app.domain.record import Record
-from stream_app.domain.stranded import timeout_with_verdict
+from stream_app.domain.model.errors import StateStoreError
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.stranded import timeout_with_verdict
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import LocalKafka
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline
 

@@ -20,8 +20,8 @@ from rich.console import Console
 from starlette.types import Message, Scope
 
 from stream_app.dev.process import free_port
-from stream_app.domain.callback.token import sign
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.tokens import sign
 from stream_app.gateway.receiver import Limits
 from stream_app.ops import logs as log
 from stream_app.ops.http import serve_http

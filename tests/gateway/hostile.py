@@ -34,8 +34,8 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
-from stream_app.domain.callback.token import sign
-from stream_app.domain.messages import Callback
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.tokens import sign
 from stream_app.kafka.topics import create_topics
 from tests.e2e.pipeline import read_topic
 from tests.gateway.attacks import ATTACKS, post

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream_app.domain.callback.token import Keys, sign
+from stream_app.domain.model.tokens import Keys, sign
 from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, SECRET
 
 IN_USE = [Keys([NEW_KEY]), Keys([OLD_KEY])]

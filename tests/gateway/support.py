@@ -8,9 +8,9 @@ import httpx
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from stream_app.domain.callback.token import Keys, sign
-from stream_app.domain.messages import Callback
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway.receiver import Limits, Receiver, build_asgi
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log

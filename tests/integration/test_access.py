@@ -11,7 +11,7 @@ from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from stream_app.kafka.topics import create_topics

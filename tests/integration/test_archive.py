@@ -7,7 +7,7 @@ from aiokafka.producer import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.lookups import fetch
 

@@ -14,8 +14,8 @@ from stream_app.cache import filler as cache_filler
 from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.dev.kafka import Broker
-from stream_app.domain.messages import Result
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Result
+from stream_app.domain.model.records import Record
 from stream_app.domain.result import NOTHING, CachePolicy, Field, company_slot, person_slot, tombstone
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader

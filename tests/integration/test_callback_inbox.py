@@ -6,8 +6,8 @@ import time
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.record import Record
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.producers import Inbox, open_inbox
 from tests.support.kafka import create_topics, read_committed

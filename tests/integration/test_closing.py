@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics

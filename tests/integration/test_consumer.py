@@ -7,7 +7,7 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import UnreadableBatch
+from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka import consumer as module
 from stream_app.kafka.connection import KafkaConnection, stop_consumer

@@ -9,8 +9,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_app.dev.kafka import LocalKafka
+from stream_app.domain.model.topics import RESULTS
 from stream_app.domain.result import seal, tombstone
-from stream_app.domain.topics import RESULTS
 
 SECRET = b"ada@example.com"
 LAG_S = 2

@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.protocol.fetch import FetchRequest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import LostRecords, PartitionStream
 from stream_app.kafka.bounded_client import BoundedClient

@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.faust_app import run as faust_run
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.run import run_app

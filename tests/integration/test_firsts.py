@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import TopicsError
-from stream_app.domain.system import SYSTEM_KEY, system_problem, system_row
+from stream_app.domain.model.errors import TopicsError
+from stream_app.domain.model.system import SYSTEM_KEY, system_problem, system_row
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import create_topics as make_topics

@@ -17,8 +17,8 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.record import Record
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.records import Record
 from stream_app.kafka.topics import create_topics
 from tests.support.pace import BUSY
 

@@ -20,12 +20,12 @@ from stream_app.client.uploads import Upload, Uploads
 from stream_app.config import Kafka, Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import BrokerUnavailable, TopicsError
-from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.messages import Lead
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits.meters import Meter
+from stream_app.domain.model.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.model.messages import Lead
+from stream_app.domain.plan import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
 from tests.support.kafka import until

@@ -16,10 +16,10 @@ from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_tri
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.lead import read_lead
-from stream_app.domain.messages import Lead, Status, StatusEvent
+from stream_app.domain.lead.read import read_lead
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.messages import Lead, Status, StatusEvent
 from stream_app.kafka.topics import create_topics
 from stream_app.ops.http import serve_http
 from tests.e2e.pipeline import read_topic

@@ -10,7 +10,7 @@ from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
-from stream_app.domain.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.model.errors import BrokerUnavailable, TopicsError
 from stream_app.kafka import connection
 from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics

@@ -35,7 +35,7 @@ def configured(folder: Path, kafka: Broker, namespace: str) -> tuple[Path, Setti
 
 def test_every_command_is_covered() -> None:
     """The programs of `domain.rights` without the processes, `topics` and `doctor`, which have tests of their own."""
-    from stream_app.domain.topics import TopicNames
+    from stream_app.domain.model.topics import TopicNames
     from stream_app.kafka.rights import rights_of
 
     own = {

@@ -19,9 +19,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK, free_port
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.topics import TopicNames
-from stream_app.domain.trace import spans_of
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.spans import spans_of
 from tests.support.kafka import committed, create_topics, until
 from tests.support.pace import BUSY
 from tests.support.raw_server import read_request

@@ -4,8 +4,8 @@ from typing import Protocol
 
 import pytest
 
-from stream_app.domain.errors import Aborted, Fenced
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.errors import Aborted, Fenced
+from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.support.ledgers import Seen

@@ -28,8 +28,8 @@ from aiokafka.protocol.transaction import (
     InitProducerIdResponse_v0,
 )
 
-from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
-from stream_app.domain.record import Record
+from stream_app.domain.model.errors import Aborted, BrokerUnavailable, StateStoreError
+from stream_app.domain.model.records import Record
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.leaders import NewestLeaders

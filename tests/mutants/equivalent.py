@@ -6,7 +6,7 @@ _TOKEN: Final = 'return urlsafe_b64decode(text + "=" * ({}len(text) % 4)).decode
 _SLUG: Final = 'slug = _lower(unquote(found[1]) if "%" in found[{}] else found[1])'
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
-    ("stream_app/domain/callback/token.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
+    ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
         "base64 ignores padding beyond what it needs, and no text has a length of 1 modulo 4"
     )
     for sign in ("+", "")
@@ -14,7 +14,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/lead/fields.py", _SLUG.format("1"), _SLUG.format(" 0")): (
         "to unquote a slug without a percent sign changes nothing"
     ),
-    ("stream_app/domain/lane/budget.py", "break", "continue"): (
+    ("stream_app/domain/limits/budget.py", "break", "continue"): (
         "soft limits rise, so behind one that is not reached none is"
     ),
 }

@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from stream_app.domain.delivery.outcome import Accepted, Refused
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane_messages import Actor
+from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import HostWatch, Lanes

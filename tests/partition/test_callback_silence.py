@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_timeouts import Bench
 from tests.partition.virtual import virtual_time

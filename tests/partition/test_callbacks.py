@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Poison
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
-from stream_app.domain.lane.budget import Budget, Period, Reservation
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Callback, Result, Status, StatusEvent
-from stream_app.domain.record import Record
+from stream_app.domain.limits.budget import Budget, Period, Reservation
+from stream_app.domain.model.messages import Callback, Result, Status, StatusEvent
+from stream_app.domain.model.outcome import Poison
+from stream_app.domain.model.records import Record
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryInlet

@@ -6,8 +6,8 @@ import json
 import msgspec
 import pytest
 
-from stream_app.domain.callback.token import Keys, verify
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.tokens import Keys, verify
 from tests.partition.test_callbacks import Bench, settled
 from tests.partition.virtual import virtual_time
 from tests.simulation.client import MemoryInlet

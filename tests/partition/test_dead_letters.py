@@ -6,8 +6,8 @@ import pytest
 
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.delivery.outcome import Outcome, classify
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.outcome import Outcome, classify
+from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup

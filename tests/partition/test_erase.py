@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.lead.identity import people
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.result import erased_by
-from stream_app.domain.topics import ERASED_LAG_MS
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, virtual_time
 

@@ -12,13 +12,13 @@ import pytest
 from stream_app.cache.filler import MemoryCache
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
-from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import company, people
-from stream_app.domain.messages import Callback, Result, Scalar, StatusEvent
-from stream_app.domain.policy import Destination, Workspace
-from stream_app.domain.record import Record
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.model.messages import Callback, Result, Scalar, StatusEvent
+from stream_app.domain.model.outcome import Accepted, Outcome, Refused
+from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Destination, Workspace
 from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition import fallback
 from stream_app.partition.in_flight import Source

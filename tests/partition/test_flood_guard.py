@@ -6,9 +6,9 @@ import json
 import msgspec
 import pytest
 
-from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.lane import lifted
-from stream_app.domain.record import Record
+from stream_app.domain.limits.flood_guard import FloodGuardPolicy
+from stream_app.domain.model.records import Record
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Denied, Gone, Outcome, RateLimited
-from stream_app.domain.messages import Callback, StatusEvent
-from stream_app.domain.record import Record
+from stream_app.domain.model.messages import Callback, StatusEvent
+from stream_app.domain.model.outcome import Denied, Gone, Outcome, RateLimited
+from stream_app.domain.model.records import Record
 from tests.partition.test_commands import Bench as OperatedBench
 from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import now_ms, virtual_time

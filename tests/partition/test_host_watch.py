@@ -6,8 +6,8 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
-from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup

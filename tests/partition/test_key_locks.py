@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.model.outcome import Outcome
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.locks import KeyLocks
 from tests.partition.test_owner import Bench, SlowClay

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.model.outcome import Outcome
 from tests.partition.test_commands import Bench
 from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import virtual_time

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.partition.lane_queue import LaneTimer
 from tests.partition.test_owner import Bench as PartitionBench
 from tests.partition.virtual import VirtualClock, now_ms, virtual_time

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
-from stream_app.domain.errors import Fenced, RowUnreadable
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.errors import Fenced, RowUnreadable
+from stream_app.domain.model.outcome import Accepted, Outcome, Refused
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import RecordingStream, consumed, now_ms, parts, virtual_time

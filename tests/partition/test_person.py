@@ -6,13 +6,13 @@ from typing import Final
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Poison
-from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.delivery.suppression import lead_row
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people, person_key
-from stream_app.domain.lead.suppression import lead_row
-from stream_app.domain.messages import Scalar
-from stream_app.domain.record import Record
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.model.messages import Scalar
+from stream_app.domain.model.outcome import Poison
+from stream_app.domain.model.records import Record
 from stream_app.domain.result import Entry, Field, person_slot
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, virtual_time

@@ -7,11 +7,11 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key, read_delivery
-from stream_app.domain.lane.budget import Period
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import Record
+from stream_app.domain.limits.budget import Period
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.outcome import Accepted, Outcome, Refused, Uncertain
+from stream_app.domain.model.records import Record
 from stream_app.partition.rows import read_lane
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import virtual_time

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
-from stream_app.domain.delivery.outcome import Outcome, classify
 from stream_app.domain.delivery.state_machine import (
     NEXT,
     ROW_VERSION,
@@ -21,8 +20,9 @@ from stream_app.domain.delivery.state_machine import (
     classify_record,
     may_be_at_clay,
 )
-from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.outcome import Outcome, classify
+from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
-from stream_app.domain.record import Record
+from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited
+from stream_app.domain.model.records import Record
 from stream_app.partition.owner import Erasures
 from tests.partition.test_owner import Bench, SlowClay, T
 from tests.partition.virtual import MEMBER_S, run, virtual_time

@@ -6,8 +6,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Accepted, Outcome, Uncertain
-from stream_app.domain.messages import StatusEvent
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.outcome import Accepted, Outcome, Uncertain
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup

@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
+from stream_app.domain.commands import command_row
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.errors import RowUnreadable
-from stream_app.domain.lane.command import command_row
+from stream_app.domain.delivery.suppression import Suppression, lead_row, person_row
 from stream_app.domain.lead.identity import person_key
-from stream_app.domain.lead.suppression import Suppression, lead_row, person_row
-from stream_app.domain.messages import Status
+from stream_app.domain.model.errors import RowUnreadable
+from stream_app.domain.model.messages import Status
 from stream_app.partition.rows import Rows
 
 DAY_MS = 86_400_000

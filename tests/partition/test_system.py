@@ -7,10 +7,10 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from stream_app.domain.errors import Aborted, SettingsError
 from stream_app.domain.lead.identity import pseudonyms_of, use
-from stream_app.domain.record import Record
-from stream_app.domain.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
+from stream_app.domain.model.errors import Aborted, SettingsError
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
 from tests.partition.test_commands import Bench
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryLedger

@@ -10,13 +10,13 @@ import pytest
 from stream_app.domain.dead_letter.pricing import fate
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.delivery.outcome import Refused
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key
-from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.callback_health import CallbackHealth
-from stream_app.domain.lead.suppression import Suppression, erased_row
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.delivery.suppression import Suppression, erased_row
+from stream_app.domain.limits.callback_health import CallbackHealth
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.outcome import Refused
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.deadlines import DeadlineQueue
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench

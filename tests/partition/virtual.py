@@ -8,11 +8,11 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Read
 from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import Plan
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight, Limiter, Source
 from stream_app.partition.ports import Clay, Observer

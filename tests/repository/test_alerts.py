@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from stream_app.domain.lane import view
-from stream_app.domain.lane.breaker import Mode
-from stream_app.domain.messages import Status
+from stream_app.domain.limits.breaker import Mode
+from stream_app.domain.model.messages import Status
 from stream_app.gateway import callback_answers
 from stream_app.partition.in_flight import Source
 from tests.repository.alert_lives import LIVES, RELEASE, series_of

@@ -19,7 +19,7 @@ from stream_app.config import Settings
 from stream_app.config.gone import GONE
 from stream_app.config.tables import keys_of
 from stream_app.dev.schemas import MESSAGES
-from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.rights import rights_of
 from tests.unit.deploy.chart_values import CONFIG
 

@@ -21,9 +21,9 @@ from unittest.mock import patch
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.client.answers import Account, ByState
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.topics import Retention
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.topics import Retention
+from stream_app.domain.plan import Plan
 from tests.board.model_records import Made
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.orders import Order

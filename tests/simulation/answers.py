@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Result, Status, StatusEvent
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.messages import Result, Status, StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import Plan
 from tests.simulation.clay import Post
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})

@@ -15,13 +15,13 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.lane.budget import Period
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.suspension import Suspension
-from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.policy import Plan, in_force
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.system import SYSTEM_KEY
+from stream_app.domain.limits.budget import Period
+from stream_app.domain.limits.suspension import Suspension
+from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.system import SYSTEM_KEY
+from stream_app.domain.plan import Plan, in_force
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
-from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.stranded import LastTransaction, Stranded
+from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.stranded import LastTransaction, Stranded
 from stream_app.partition.takeover import Producer, take_over
 from tests.simulation.kafka import (
     ORDINARY_TIMEOUT_MS,

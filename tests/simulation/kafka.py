@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.stranded import LastTransaction
-from stream_app.domain.system import SYSTEM_KEY, system_row
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.stranded import LastTransaction
+from stream_app.domain.model.system import SYSTEM_KEY, system_row
+from stream_app.domain.plan import Plan
 
 ORDINARY_TIMEOUT_MS: Final = 60_000
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
-from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.policy import Plan
+from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.plan import Plan
 from tests.simulation.clay import Fate
 from tests.simulation.schedule import CEILING, Arrival, Fault, FaultKind, Loss, Schedule, Setup
 

@@ -5,13 +5,14 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery.outcome import Outcome as PostOutcome
-from stream_app.domain.delivery.outcome import Refused
 from stream_app.domain.delivery.recorder import Applicant, DeliveryRecorder, WriteBatch
-from stream_app.domain.lane import breaker, budget, rate, settlement
+from stream_app.domain.lane import settlement
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.settlement import Settlement
-from stream_app.domain.record import Record
+from stream_app.domain.limits import breaker, budget, rate
+from stream_app.domain.model.outcome import Outcome as PostOutcome
+from stream_app.domain.model.outcome import Refused
+from stream_app.domain.model.records import Record
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes

@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.messages import Status
+from stream_app.domain.model.messages import Status
 from tests.simulation.campaign import counted, run
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Fault, Schedule, Setup, drawn

@@ -19,11 +19,11 @@ from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
-from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.admission import Grant, Held
-from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.record import Record
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.records import Record
 from stream_app.partition import lead as line_module
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits

@@ -11,9 +11,10 @@ import msgspec
 from stream_app.domain.callback import interpret as answer
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Meeting, match_callback
-from stream_app.domain.lane import budget, settlement
+from stream_app.domain.lane import settlement
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import Status
+from stream_app.domain.limits import budget
+from stream_app.domain.model.messages import Status
 from stream_app.partition import callback as correlate
 from stream_app.partition import deadlines as awaiting
 from stream_app.partition import timeout as overdue

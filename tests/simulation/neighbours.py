@@ -8,8 +8,8 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup, drawn
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.lane.command import TO_ALL
+from stream_app.domain.commands import TO_ALL
+from stream_app.domain.delivery.suppression import person_row
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.lead.identity import people
-from stream_app.domain.lead.suppression import person_row
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.plan import Plan
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from unittest.mock import patch
 
 from stream_app.domain.delivery import recorder
-from stream_app.domain.lead import resolve as case
+from stream_app.domain.delivery import resolve as case
+from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.lead.identity import identifiers
-from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.locks import KeyLock, KeyLocks
 from tests.simulation.bases import rare

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from stream_app.domain.messages import StatusEvent
+from stream_app.domain.model.messages import StatusEvent
 from tests.simulation.answers import History
 
 FIELDS: Final = {

@@ -5,10 +5,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.lane import settlement
 from stream_app.domain.lane.lane import for_new_owner
-from stream_app.domain.lane.webhook_quota import Quota
+from stream_app.domain.limits.webhook_quota import Quota
+from stream_app.domain.model.outcome import Accepted
 from tests.simulation.mutant import Patch, mutant
 
 

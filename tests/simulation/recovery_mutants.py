@@ -9,10 +9,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain import stranded
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.lane import for_new_owner
-from stream_app.domain.stranded import LastTransaction, NextStep, Stranded
+from stream_app.domain.model import stranded
+from stream_app.domain.model.stranded import LastTransaction, NextStep, Stranded
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from tests.simulation.bases import bases

@@ -12,8 +12,8 @@ from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
+from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
-from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import PRIORITY, InFlight
 from tests.simulation.mutant import Patch, mutant

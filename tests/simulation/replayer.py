@@ -5,8 +5,8 @@ from random import Random
 
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.plan import Plan
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import SimLoop
 

@@ -7,13 +7,13 @@ from typing import Final, Literal
 
 from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.callback_health import CallbackHealthPolicy
-from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.policy import DeliveryPolicy, Destination, Plan, Workspace
-from stream_app.domain.record import Headers
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.limits.budget import BudgetPolicy, Cost
+from stream_app.domain.limits.callback_health import CallbackHealthPolicy
+from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.model.records import Headers
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, Workspace
 from tests.simulation.clay import Answer, Fate
 from tests.simulation.orders import Order, drawn_orders
 

@@ -7,9 +7,9 @@ import msgspec
 
 from stream_app.client.books import Books, BooksTerms
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.policy import Plan
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import Plan
 from tests.simulation.kafka import MemoryKafka
 
 _event: Final = msgspec.json.Decoder(StatusEvent)

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from stream_app.domain.lane import budget
-from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.limits import budget
+from stream_app.domain.limits.budget import BudgetPolicy
 from tests.simulation.campaign import counted, run
 from tests.simulation.money import budgeted
 from tests.simulation.neighbours import crowded, troubled

@@ -9,9 +9,9 @@ from typing import Final, Literal, TypeVar
 
 import pytest
 
-from stream_app.domain.errors import BrokerUnavailable, StateStoreError
-from stream_app.domain.record import Record
-from stream_app.domain.stranded import timeout_with_verdict
+from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.stranded import timeout_with_verdict
 from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer, Repair
 from tests.simulation.kafka import ConcurrentTransactions, InvalidState, MemoryKafka, NoLeader, ProducerFenced

@@ -11,11 +11,11 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from stream_app.clock import Clock
-from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane_messages import CommandAnswer
-from stream_app.domain.policy import Plan
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.errors import BrokerUnavailable, Fenced, StateStoreError
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Plan
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer

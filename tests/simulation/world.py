@@ -13,8 +13,8 @@ import msgspec
 
 from stream_app.domain.dead_letter.replay import redriven
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.messages import Callback
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition import lane_queue, lanes
 from stream_app.partition.owner import Erasures
 from tests.simulation.checker import Checker

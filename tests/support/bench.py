@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.faust_app.app import FaustOptions
 from stream_app.faust_app.stream import Handler, PartitionStream
 from stream_app.kafka.connection import KafkaConnection

@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
 from tests.simulation.schedule import Schedule
 from tests.simulation.tape import Tape, tape_of
 from tests.simulation.world import World

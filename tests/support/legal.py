@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_app.domain.messages import Status
+from stream_app.domain.model.messages import Status
 
 
 def _all(*names: Status) -> frozenset[Status]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
-from stream_app.domain.delivery.outcome import Outcome
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.outcome import Outcome
 
 SLUG, TOKEN = "secret-slug", "secret-token"
 LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'

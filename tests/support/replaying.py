@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.producers import kafka_publisher
 from stream_app.replay.orders import OrderRunner
 from stream_app.replay.state import ReplayState

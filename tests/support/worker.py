@@ -13,8 +13,8 @@ import sys
 from collections import ChainMap
 from collections.abc import Mapping
 
-from stream_app.domain.errors import Aborted
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.errors import Aborted
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.faust_app.app import FaustOptions
 from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import PartitionStream

@@ -14,20 +14,20 @@ import msgspec.inspect
 import pytest
 
 import stream_app
-from stream_app.domain import policy
+from stream_app.domain import plan as policy
 from stream_app.domain.books.money import Problem
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.delivery.suppression import Suppression
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.meters import Forecast
 from stream_app.domain.lane.overrides import Order
 from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
-from stream_app.domain.lead.suppression import Suppression
-from stream_app.domain.messages import Callback, Lead, Result, StatusEvent
+from stream_app.domain.limits.meters import Forecast
+from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
 
 FOLDERS = ("board", "cache", "clay", "domain", "partition")
 FILLED = """
@@ -36,7 +36,7 @@ board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cac
 clay.client.Webhooks domain.books.account.Kept domain.books.money.BooksReport domain.books.records.Event
 domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
 domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.pricing.Price
-domain.dead_letter.pricing.PricedPlan domain.lead.suppression._Named partition.rows._Dated
+domain.dead_letter.pricing.PricedPlan domain.delivery.suppression._Named partition.rows._Dated
 """
 """Objects with a life of their own, and counts that one function fills."""
 

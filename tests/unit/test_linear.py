@@ -18,18 +18,18 @@ from stream_app.client.people import hashes_of
 from stream_app.client.rows import MAX_LINE_BYTES, open_csv, read_jsonl, read_titles
 from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.callback.interpret import read_callback
+from stream_app.domain.commands import read_command
 from stream_app.domain.dead_letter.causes import Tally, addressed_to, headers_of, lead_id_of
 from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.delivery.envelope import PREFIX, Envelope, input_envelope, read_envelope
-from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.command import read_command
+from stream_app.domain.delivery.resolve import ResolvedLead, resolve_lead
+from stream_app.domain.delivery.suppression import people_in
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
-from stream_app.domain.lead.lead import MAX_LEAD_BYTES, Unreadable, import_of, label, read_lead
-from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
-from stream_app.domain.lead.suppression import people_in
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, import_of, label, read_lead
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.outcome import scrub
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.cpu import exponent
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.e2e.fleet import Fleet
 from tests.e2e.pipeline import ANSWERED
 from tests.e2e.test_loop import TABLE

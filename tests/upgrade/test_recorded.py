@@ -26,10 +26,10 @@ from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, goes_on
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.state_machine import KINDS, read_delivery
-from stream_app.domain.lead.suppression import Suppression
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.topics import Retention, TopicNames
+from stream_app.domain.delivery.suppression import Suppression
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import read_lane
 from stream_app.replay.forward import Replay

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.record import Record
+from stream_app.domain.model.records import Record
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import committed, publish, until
 from tests.support.pace import BUSY

@@ -16,7 +16,7 @@ from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
-from stream_app.domain.lane.command import REPLAY_RELOAD
+from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.domain.lane_messages import LaneView
 
 ROWS: Final = 50

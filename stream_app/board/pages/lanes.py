@@ -32,8 +32,8 @@ from stream_app.board.site import (
     untaken,
 )
 from stream_app.client.commands import LANE_KINDS
-from stream_app.domain.lane.budget import MeterName
-from stream_app.domain.lane.meters import Meter
+from stream_app.domain.limits.budget import MeterName
+from stream_app.domain.limits.meters import Meter
 
 Span = Literal["hour", "day"]
 

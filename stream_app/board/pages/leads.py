@@ -15,7 +15,7 @@ from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.answers import FoundLead, FoundResult, RecordHistory, StatusCount, Step, steps
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
-from stream_app.domain.waits import NAMES, Kind, Wait, sums
+from stream_app.domain.lane.waits import NAMES, Kind, Wait, sums
 
 ROWS: Final = 50
 _UNKNOWN: Final = -1

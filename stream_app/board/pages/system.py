@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from stream_app.board.site import Moment, PageData, Site, Tone
-from stream_app.domain.text import count
-from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
+from stream_app.domain.model.text import count
+from stream_app.domain.model.topics import ExistingTopic, TopicPlan, differences
 from stream_app.version import __version__
 
 

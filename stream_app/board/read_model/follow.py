@@ -20,8 +20,8 @@ from aiokafka import TopicPartition
 
 from stream_app.board.read_model.store import Log, Position, ReadModel, Sources, discard, mark
 from stream_app.clock import Clock
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
-from stream_app.domain.record import KafkaRecord
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
+from stream_app.domain.model.records import KafkaRecord
 from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Logger, Throttled

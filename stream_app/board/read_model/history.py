@@ -15,8 +15,8 @@ import msgspec
 
 from stream_app.domain.books.records import COLUMN, MOVING, Event
 from stream_app.domain.lane_messages import CommandAnswer, LaneView
-from stream_app.domain.messages import RESEND
-from stream_app.domain.record import KafkaRecord
+from stream_app.domain.model.messages import RESEND
+from stream_app.domain.model.records import KafkaRecord
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900

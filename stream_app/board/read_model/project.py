@@ -21,8 +21,8 @@ from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.identity import rows_of
-from stream_app.domain.record import KafkaRecord
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.records import KafkaRecord
+from stream_app.domain.model.topics import TopicNames
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000

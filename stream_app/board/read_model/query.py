@@ -29,9 +29,9 @@ from stream_app.client.answers import (
 )
 from stream_app.domain.books.account import STATES
 from stream_app.domain.books.records import MOVING, column, numbered
+from stream_app.domain.lane.waits import held_now, waits
 from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
-from stream_app.domain.waits import held_now, waits
 from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100

@@ -22,7 +22,7 @@ from stream_app.dev.demo.comparison import Comparison, compare
 from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, running
 from stream_app.dev.demo.state import DemoState, followed
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
 NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")

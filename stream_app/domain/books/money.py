@@ -1,6 +1,6 @@
 """The money in the books: compares what lanes reserved and spent with rows and events.
 
-A reservation belongs to the day and month of its POST, and its cost is booked there too (domain/lane/budget.py).
+A reservation belongs to the day and month of its POST, and its cost is booked there too (domain/limits/budget.py).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.domain.books.records import StatusCount
-from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.budget import BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.limits import calendar as periods
+from stream_app.domain.limits.budget import BudgetPolicy, Period, Reservation
 
 Meter = Literal["credits", "actions"]
 Sums = dict[str, list[int]]

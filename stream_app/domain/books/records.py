@@ -12,9 +12,9 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 
 from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, SETTLED
-from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.messages import ImportSummary, Status
-from stream_app.domain.text import count
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.messages import ImportSummary, Status
+from stream_app.domain.model.text import count
 
 Column = Literal[
     "enriched",

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.messages import Callback, Scalar
-from stream_app.domain.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
+from stream_app.domain.model.messages import Callback, Scalar
+from stream_app.domain.model.outcome import scrub
+from stream_app.domain.model.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
 
 _KEY: Final = re.compile(r'\s*+"([^"\\\x00-\x1f]{1,200}+)"\s*+:\s*+')
 _BARE: Final = re.compile(r"(?:true|false|null|-?\d[\d.eE+-]*+)?(?=\s*+[,}])")

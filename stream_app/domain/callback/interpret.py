@@ -8,17 +8,17 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.lane import budget, callback_health, suspension
-from stream_app.domain.lane.budget import Cost, Reservation
-from stream_app.domain.lane.callback_health import Evidence
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane
-from stream_app.domain.lane.meters import meters
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
-from stream_app.domain.messages import Callback, Result, Status
-from stream_app.domain.policy import Destination, Plan, Workspace, in_force
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.untrusted import decode
+from stream_app.domain.limits import budget, callback_health, suspension
+from stream_app.domain.limits.budget import Cost, Reservation
+from stream_app.domain.limits.callback_health import Evidence
+from stream_app.domain.limits.meters import meters
+from stream_app.domain.model.messages import Callback, Result, Status
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.untrusted import decode
+from stream_app.domain.plan import Destination, Plan, Workspace, in_force
 
 _MOST_RESULT_BYTES: Final = 900_000  # well below the topic's limit, so that no callback can block a partition
 _MOST_COST: Final = 1_000_000

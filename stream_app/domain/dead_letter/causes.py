@@ -14,7 +14,7 @@ import msgspec
 from stream_app.domain.dead_letter.headers import parse_record_id, pseudonymous_key, read_number
 from stream_app.domain.delivery.envelope import HEADERS, Disposition
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.untrusted import decode
+from stream_app.domain.model.untrusted import decode
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition. `foreign`: another program wrote it, without headers of ours."""

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable
 from typing import Final
 
 from stream_app.domain.lead.identity import digest
-from stream_app.domain.lead.lead import shown_workspace
+from stream_app.domain.lead.read import shown_workspace
 
 MEANING: Final[dict[str, str]] = {
     "stream-app-origin": "topic/partition/offset of the input record",

@@ -11,12 +11,12 @@ import msgspec
 
 from stream_app.domain.dead_letter.causes import Kind
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery
-from stream_app.domain.lane import rate
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.meters import Estimate, meters
-from stream_app.domain.policy import Workspace, in_force
-from stream_app.domain.text import count
+from stream_app.domain.limits import rate
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost
+from stream_app.domain.limits.meters import Estimate, meters
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Workspace, in_force
 
 Fate = Literal[
     "goes",  # it would be sent

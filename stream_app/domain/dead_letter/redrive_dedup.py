@@ -20,7 +20,7 @@ from stream_app.domain.dead_letter.causes import Headers, Kind
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord
 
 _SENT: Final = b"sent/"
 _came: Final = msgspec.json.Decoder(Came)

@@ -14,9 +14,9 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
-from stream_app.domain.delivery.outcome import UNREACHABLE
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.ranges import Range
+from stream_app.domain.model.outcome import UNREACHABLE
+from stream_app.domain.model.ranges import Range
 
 MAX_RETURNS: Final = 30
 """Replays over all epochs, after which the lead is parked as a loop."""

@@ -7,8 +7,8 @@ from typing import Final
 
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason
+from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict, classify_record, lead_of, may_be_at_clay
-from stream_app.domain.lead.resolve import ResolvedLead
 
 _SAME_LEAD: Final = Reason("same_lead_id", "a lead with this id was accepted before")
 _MAY_BE_AT_CLAY: Final = Reason(

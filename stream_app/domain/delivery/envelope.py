@@ -20,9 +20,9 @@ from typing import Final, Literal, cast, get_args
 import msgspec
 
 from stream_app.domain.dead_letter.headers import parse_record_id, read_number
-from stream_app.domain.errors import UnknownFormat
 from stream_app.domain.lead.identity import is_plain_id
-from stream_app.domain.record import ConsumedRecord, Headers
+from stream_app.domain.model.errors import UnknownFormat
+from stream_app.domain.model.records import ConsumedRecord, Headers
 
 Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
 """Why a record comes back to the pipeline.

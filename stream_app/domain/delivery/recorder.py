@@ -13,7 +13,7 @@ import msgspec
 from stream_app.domain.dead_letter.headers import UNKNOWN_WORKSPACE, pseudonymous_key
 from stream_app.domain.dead_letter.replay import MAX_RETURNS, ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
-from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, trace_of
 from stream_app.domain.delivery.state_machine import (
     CALLBACK,
     CONCLUDED,
@@ -26,13 +26,13 @@ from stream_app.domain.delivery.state_machine import (
     step,
 )
 from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lead.identity import identify_cleaned, linked
-from stream_app.domain.lead.lead import Unreadable, import_of, shown_workspace
-from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, trace_of
-from stream_app.domain.messages import ImportSummary, Lead, Status, StatusEvent
-from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.lead.read import Unreadable, import_of, shown_workspace
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.messages import ImportSummary, Lead, Status, StatusEvent
+from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.plan import Destination, Plan
 
 _json: Final = msgspec.json.Encoder()
 Rows = list[tuple[bytes, bytes | None]]

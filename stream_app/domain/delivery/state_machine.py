@@ -15,9 +15,9 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope, Way
-from stream_app.domain.errors import RowUnreadable
-from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.messages import Status
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.errors import RowUnreadable
+from stream_app.domain.model.messages import Status
 
 ROW_VERSION: Final = 1
 
@@ -94,7 +94,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         returns: Replays in all epochs since the lead arrived or an operator sent it back.
         booked: What was booked for the last POST when its reservation ended. A callback may still correct it.
         results: The version of the lead's last published result.
-        person: Hash of the person (domain/lead/lead.py), if a result may come.
+        person: Hash of the person (domain/lead/read.py), if a result may come.
         company: Hash of the company, if a result may come.
         probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
         people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.
@@ -143,8 +143,8 @@ _versions: Final = msgspec.json.Decoder(_Version)
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"n/", b"o/", b"p/", b"s/", b"x/"})
 """Prefixes of row keys.
 
-domain/lane/command.py has k/, domain/system.py has n/, domain/lead/identity.py has p/, and domain/lead/suppression.py
-has e/, s/ and x/.
+domain/commands.py has k/, domain/model/system.py has n/, domain/lead/identity.py has p/, and
+domain/delivery/suppression.py has e/, s/ and x/.
 """
 
 

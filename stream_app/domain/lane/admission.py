@@ -9,14 +9,14 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane import breaker, budget, flood_guard, rate, stall_detector, suspension
-from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.lane_messages import Actor
-from stream_app.domain.messages import Status
-from stream_app.domain.policy import Destination, Workspace, in_force
-from stream_app.domain.ranges import Wait
+from stream_app.domain.limits import breaker, budget, flood_guard, rate, stall_detector, suspension
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.stall_detector import NOTHING, StallDetector
+from stream_app.domain.model.messages import Status
+from stream_app.domain.model.ranges import Wait
+from stream_app.domain.plan import Destination, Workspace, in_force
 
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 

@@ -11,12 +11,21 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane import breaker, budget, callback_health, concurrency, flood_guard, meters, rate, suspension
-from stream_app.domain.lane import health as window
-from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.breaker import Outage
 from stream_app.domain.lane_messages import Actor, Change
-from stream_app.domain.policy import Destination, Workspace, in_force
+from stream_app.domain.limits import (
+    breaker,
+    budget,
+    callback_health,
+    concurrency,
+    flood_guard,
+    meters,
+    rate,
+    suspension,
+    window,
+)
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.breaker import Outage
+from stream_app.domain.plan import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
 OVER_CEILING: Final = "over_ceiling"

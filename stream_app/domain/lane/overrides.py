@@ -12,15 +12,14 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane import breaker, budget
-from stream_app.domain.lane import health as window
-from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.budget import Cost
 from stream_app.domain.lane.lane import Forced, Lane, lifted
-from stream_app.domain.lane.meters import meters
 from stream_app.domain.lane_messages import Actor, Change
-from stream_app.domain.policy import Workspace, in_force
-from stream_app.domain.text import count
+from stream_app.domain.limits import breaker, budget, window
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.budget import Cost
+from stream_app.domain.limits.meters import meters
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Workspace, in_force
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]

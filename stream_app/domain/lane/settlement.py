@@ -6,8 +6,9 @@ from functools import partial
 
 import msgspec
 
-from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.lane import (
+from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
+from stream_app.domain.limits import (
     breaker,
     budget,
     callback_health,
@@ -16,13 +17,12 @@ from stream_app.domain.lane import (
     meters,
     rate,
     suspension,
+    window,
 )
-from stream_app.domain.lane import health as window
-from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
-from stream_app.domain.policy import Destination, Workspace, in_force
-from stream_app.domain.text import count
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Destination, Workspace, in_force
 
 
 class Settlement(msgspec.Struct, frozen=True):

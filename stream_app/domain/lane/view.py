@@ -8,20 +8,20 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane import concurrency, rate, suspension
-from stream_app.domain.lane import health as window
-from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, Held, decide, why_open, without_webhook
-from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.lane.meters import first_estimate, meters
 from stream_app.domain.lane.overrides import byline
-from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
-from stream_app.domain.lane.webhook_quota import QuotaPolicy, Webhook
 from stream_app.domain.lane_messages import AS_PROBE, Actor, LaneChange, LaneView, PartHold
-from stream_app.domain.policy import Destination, Workspace, in_force
-from stream_app.domain.ranges import Wait
-from stream_app.domain.text import count
+from stream_app.domain.limits import concurrency, rate, suspension
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits import window as window
+from stream_app.domain.limits.breaker import outage_text
+from stream_app.domain.limits.meters import first_estimate, meters
+from stream_app.domain.limits.stall_detector import NOTHING, REASON, StallDetector
+from stream_app.domain.limits.webhook_quota import QuotaPolicy, Webhook
+from stream_app.domain.model.ranges import Wait
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Destination, Workspace, in_force
 
 _RESUME: Final = 'repair the cause, then: stream-app lanes resume {} --why "..."'
 _LIFTS: Final = {

@@ -10,8 +10,8 @@ from importlib.resources import files
 from typing import Final
 from urllib.parse import quote, unquote
 
-from stream_app.domain.messages import Scalar
-from stream_app.domain.untrusted import is_stream_safe
+from stream_app.domain.model.messages import Scalar
+from stream_app.domain.model.untrusted import is_stream_safe
 
 _LINES: Final = (files(__package__) / "free_mail.txt").read_text(encoding="ascii").splitlines()
 

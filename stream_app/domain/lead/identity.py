@@ -28,7 +28,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lead.fields import clean_domain, clean_email, normalise
-from stream_app.domain.messages import Lead, Scalar
+from stream_app.domain.model.messages import Lead, Scalar
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")

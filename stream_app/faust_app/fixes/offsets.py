@@ -12,7 +12,7 @@ from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, AIOKafkaCons
 from faust.types import TP
 from mode.utils.futures import notify
 
-from stream_app.domain.errors import UnreadableBatch
+from stream_app.domain.model.errors import UnreadableBatch
 
 log = logging.getLogger(__name__)
 _COMMIT_S = 5.0

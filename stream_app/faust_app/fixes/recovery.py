@@ -13,7 +13,7 @@ from faust.tables.recovery import Recovery
 from faust.transport.drivers.aiokafka import Consumer
 from mode import Service
 
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.tasks import cancel, died_of
 
 _POLL_S = 0.25  # one poll takes at most this long, and a rebalance waits for it

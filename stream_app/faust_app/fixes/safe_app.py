@@ -9,7 +9,7 @@ from typing import Any
 import faust
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Transport
 
-from stream_app.domain.errors import UnreadableBatch
+from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.fixes.fetching import DirectHandover, FairFetch, UnusedProducer
 from stream_app.faust_app.fixes.membership import BoundedLifecycle, SubscribeOnce
 from stream_app.faust_app.fixes.offsets import CommitBeforeRevoke, ExactOffsets, SeekToFirst

@@ -16,7 +16,7 @@ from stream_app.board.read_model.query import Place
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import Cause
 from stream_app.domain.books.records import COLUMN, column
-from stream_app.domain.messages import RESEND, Status
+from stream_app.domain.model.messages import RESEND, Status
 from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, person, sources, take
 
 NAMES = sources().names

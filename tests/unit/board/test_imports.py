@@ -11,7 +11,7 @@ from stream_app.board.read_model import history
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundImport
-from stream_app.domain.messages import ImportSummary
+from stream_app.domain.model.messages import ImportSummary
 from tests.board.model_records import DAY_MS, NOW_MS, Made, event, sources, take
 from tests.support.cpu import exponent
 

@@ -23,8 +23,8 @@ from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundResult
 from stream_app.domain.books.account import STATES
-from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.lane.explain import Group
+from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.kafka.groups import Consumption
 from tests.board.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
 

@@ -14,8 +14,8 @@ from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queri
 from stream_app.board.read_model.store import Position, ReadModel
 from stream_app.domain.books.records import Event
 from stream_app.domain.dead_letter.headers import pseudonymous_key
-from stream_app.domain.errors import StreamAppError
-from stream_app.domain.messages import StatusEvent
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.messages import StatusEvent
 from tests.board.model_records import (
     DAY_MS,
     NOW_MS,

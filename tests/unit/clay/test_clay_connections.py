@@ -10,8 +10,8 @@ import pytest
 
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
-from stream_app.domain.delivery.outcome import Accepted, Poison, Uncertain
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
 from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, serve
 from tests.unit.clay.conftest import Authority
 

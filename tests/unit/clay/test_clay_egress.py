@@ -13,8 +13,8 @@ from stream_app.clay.egress import Egress
 from stream_app.client.doctor import host_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
-from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.outcome import Accepted, Outcome, Refused, Uncertain
 from tests.support.forward_proxy import forward_proxy
 from tests.support.raw_server import HANG, LEAD, OK, READ, SLUG, TOKEN, RawServer, client, serve
 from tests.unit.clay.conftest import Authority

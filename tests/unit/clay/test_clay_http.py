@@ -14,8 +14,8 @@ from stream_app.clay import client as clay_http
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.clay.transport import ClayProtocol, Transport
-from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.webhook import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, RateLimited, Refused, Uncertain
 from tests.support.raw_server import (
     EGRESS,
     HANG,

@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.cli.main import main
 from stream_app.dev.simulator.templates import body_text, fill
-from stream_app.domain.callback.token import sign
+from stream_app.domain.model.tokens import sign
 from tests.gateway.support import KEYS, SECRET, Gateway
 
 CONFIG = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli.files import private_file
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 
 
 def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from stream_app.cli.options import View
 from stream_app.cli.status import _unknown
 from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer
 from stream_app.client.lanes import LanesReport
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.model.errors import SettingsError
 
 FIRST_MS = 1_790_000_000_000
 MARCH = FoundImport(

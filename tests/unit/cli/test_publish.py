@@ -14,7 +14,7 @@ import pytest
 from stream_app.cli.main import main, parse
 from stream_app.cli.publish import as_json, show_wait
 from stream_app.client.send import PublishedLeads
-from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.model.messages import Status, StatusEvent
 from tests.support.pace import BUSY
 
 COMMAND = [

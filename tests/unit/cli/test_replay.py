@@ -8,7 +8,7 @@ import pytest
 from stream_app.cli import replay as module
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress, ReplayState
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 from tests.unit.domain.test_orders import plan
 
 START = ReplayCommand("r-1", "start", "r-1", 0, "jane")

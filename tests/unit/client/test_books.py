@@ -19,9 +19,9 @@ from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, Totals, column
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import RESEND, Status
-from stream_app.domain.record import ConsumedRecord, Headers
-from stream_app.domain.topics import Retention
+from stream_app.domain.model.messages import RESEND, Status
+from stream_app.domain.model.records import ConsumedRecord, Headers
+from stream_app.domain.model.topics import Retention
 from tests.board.model_records import Made
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn

@@ -18,9 +18,9 @@ from stream_app.client.publish import (
 from stream_app.client.rows import Draft, Row
 from stream_app.config import Kafka, Settings
 from stream_app.domain.lead.identity import identify, plain_id
-from stream_app.domain.lead.lead import MAX_LEAD_BYTES, read_lead
-from stream_app.domain.messages import ImportSummary, Lead
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.lead.read import MAX_LEAD_BYTES, read_lead
+from stream_app.domain.model.messages import ImportSummary, Lead
+from stream_app.domain.plan import Destination, Workspace
 
 SETTINGS = Settings(
     kafka=Kafka(bootstrap="127.0.0.1:1", partitions=4),

@@ -13,13 +13,13 @@ import pytest
 from stream_app.client import people as erase
 from stream_app.client.people import StoredLead, Suppressed, erasure, find_stored_leads, hashes_of, persons_in
 from stream_app.config import Settings
-from stream_app.domain.delivery.outcome import Poison
-from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people
-from stream_app.domain.messages import Scalar
-from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.messages import Scalar
+from stream_app.domain.model.outcome import Poison
+from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, virtual_time

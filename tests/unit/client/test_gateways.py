@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from stream_app.client.gateways import TableSecret, table_secrets
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import free_port
-from stream_app.domain.callback.token import Keys
+from stream_app.domain.model.tokens import Keys
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops.http import serve_http
 from tests.gateway.support import KEYS, NEW_KEY, Gateway

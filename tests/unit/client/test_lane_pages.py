@@ -7,9 +7,9 @@ import pytest
 from stream_app.client.lanes import LanesReport, _lane, page
 from stream_app.config import Kafka, Settings
 from stream_app.config.known import check_known
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.policy import Workspace
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.plan import Workspace
 
 NAMES = [f"w{number:04}" for number in range(1_000)]
 SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name) for name in NAMES})

@@ -13,9 +13,9 @@ import pytest
 from stream_app.client.publish import PublishOptions
 from stream_app.client.results import OTHERS, Format, Joined, Lines, Matcher, ResultStore
 from stream_app.client.rows import Draft, Row
-from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.identity import people, person_key
-from stream_app.domain.messages import Result, Scalar
+from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.messages import Result, Scalar
 from tests.integration.test_look import settings_of
 
 

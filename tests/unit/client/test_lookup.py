@@ -18,8 +18,8 @@ from stream_app.cli.options import iso
 from stream_app.client.answers import Event, FoundLead, RecordHistory, steps
 from stream_app.client.lookup import find
 from stream_app.config import Settings, load_settings
-from stream_app.domain.errors import BoardUnavailable, StreamAppError
-from stream_app.domain.waits import waits
+from stream_app.domain.lane.waits import waits
+from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 
 _LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
 

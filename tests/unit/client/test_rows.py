@@ -19,7 +19,7 @@ from stream_app.client.rows import (
     open_csv,
     read_jsonl,
 )
-from stream_app.domain.lead.lead import Unreadable
+from stream_app.domain.lead.read import Unreadable
 
 
 def csv_rows(data: bytes, **mapping: str) -> list[Row]:

@@ -18,9 +18,9 @@ from stream_app.client.publish import Checker, PublishOptions, Ready, announced
 from stream_app.client.rows import open_csv
 from stream_app.client.uploads import TooManyUploads, Upload, Uploads
 from stream_app.config import Settings, load_settings
-from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.messages import ImportSummary, Lead
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.messages import ImportSummary, Lead
 from tests.support.kafka import until
 
 NOW_MS = 1_790_000_000_000

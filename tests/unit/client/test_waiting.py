@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_app.client.send import PublishedLeads, wait_for_rest
 from stream_app.domain.books.records import NOT_LEADS
-from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.model.messages import Status, StatusEvent
 
 
 def event(place: str, status: Status, destination: str = "people") -> StatusEvent:

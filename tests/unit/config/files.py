@@ -7,7 +7,7 @@ import pytest
 import stream_app.config
 from stream_app.config import Settings, load_settings
 from stream_app.config.variables import Need
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 
 EXAMPLE = Path(stream_app.config.__file__).with_name("stream_app.example.toml")
 URL = "https://api.clay.com/v3/sources/webhook/s3cret-slug"

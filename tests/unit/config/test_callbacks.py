@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stream_app.config import load_settings
-from stream_app.domain.callback.token import Keys, sign, verify
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.tokens import Keys, sign, verify
 from tests.unit.config.files import CALLED_BACK, GATEWAY, KEY, PEOPLE, SECRETS, load, problems
 
 

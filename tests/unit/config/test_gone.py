@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.config.model import Settings
 from stream_app.config.tables import keys_of
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.plan import Destination, Workspace
 from tests.unit.config.files import PEOPLE, problems
 
 KEYS = (Path(__file__).parent / "keys_of_0_1_0.txt").read_text(encoding="utf-8").split()

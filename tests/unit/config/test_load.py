@@ -13,8 +13,8 @@ import pytest
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.variables import EVERY_NEED
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import plain_id
+from stream_app.domain.model.errors import SettingsError
 from tests.unit.config.files import EXAMPLE, GATEWAY, PEOPLE, PEPPER, SECRETS, URL, load, problems
 
 

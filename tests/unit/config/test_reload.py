@@ -6,9 +6,9 @@ import pytest
 
 from stream_app.config import Settings, load_settings
 from stream_app.config.reload import NOTHING_NEW, Configuration
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.webhook import webhook_id
+from stream_app.domain.model.addresses import webhook_id
+from stream_app.domain.model.errors import SettingsError
 
 URL = "https://api.clay.com/v3/sources/webhook/"
 TOML = """

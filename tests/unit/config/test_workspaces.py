@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.whole_worker import configuration, environment
 from stream_app.config import load_settings
-from stream_app.domain.policy import Workspace
+from stream_app.domain.plan import Workspace
 from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
 
 

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stream_app.domain.lane import breaker, flood_guard
-from stream_app.domain.lane.breaker import (
+from stream_app.domain.limits import breaker, flood_guard
+from stream_app.domain.limits.breaker import (
     HEALTHY_S,
     JITTER,
     OPEN_SHARE,
@@ -19,9 +19,9 @@ from stream_app.domain.lane.breaker import (
     Mode,
     Permit,
 )
-from stream_app.domain.lane.flood_guard import FloodGuard, FloodGuardPolicy
-from stream_app.domain.lane.health import Totals
-from stream_app.domain.ranges import Wait, exact
+from stream_app.domain.limits.flood_guard import FloodGuard, FloodGuardPolicy
+from stream_app.domain.limits.window import Totals
+from stream_app.domain.model.ranges import Wait, exact
 
 POLICY = BreakerPolicy(min_calls=10, consecutive_failures=3, open_s=5, open_cap_s=40, probe_lease_s=30)
 NOW_MS = 1_795_500_000_000

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stream_app.domain.lane import budget
-from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period, Refused, Reservation
-from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast, meters
+from stream_app.domain.limits import budget
+from stream_app.domain.limits import calendar as periods
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period, Refused, Reservation
+from stream_app.domain.limits.meters import Forecast, Meter, Sample, forecast, meters
 
 ONE = Cost(6, 1)
 HOUR_MS = 3_600_000

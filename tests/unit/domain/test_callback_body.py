@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stream_app.domain.callback import body as callback_body
 from stream_app.domain.callback.body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body, repair
-from stream_app.domain.callback.token import Keys, Verified, problem_of, sign, verify
-from stream_app.domain.messages import Callback
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.tokens import Keys, Verified, problem_of, sign, verify
 
 AT_MS = 1_790_000_000_000
 GOOD: dict[str, Any] = {"lead_id": "crm-17", "callback_token": "t", "email": "ada@example.com"}

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from stream_app.domain.callback.interpret import booked, due_ms, evidence, suspend_destination
 from stream_app.domain.callback.interpret import overdue as overdue_lead
-from stream_app.domain.delivery.outcome import Accepted, Denied
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.admission import Grant, Held, decide
-from stream_app.domain.lane.callback_health import (
+from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
+from stream_app.domain.lane.settlement import settled
+from stream_app.domain.lane.view import view
+from stream_app.domain.limits.callback_health import (
     CallbackHealth,
     CallbackHealthPolicy,
     are_missing,
@@ -23,13 +25,11 @@ from stream_app.domain.lane.callback_health import (
     taken_over,
     unowned_ms,
 )
-from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
-from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.settlement import settled
-from stream_app.domain.lane.view import view
-from stream_app.domain.lane.webhook_quota import Quota, Webhook
-from stream_app.domain.messages import Callback
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.limits.webhook_quota import Quota, Webhook
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.outcome import Accepted, Denied
+from stream_app.domain.plan import Destination, Workspace
 
 POLICY = CallbackHealthPolicy(overdue=3)
 OTHER = Destination("firms", "acme", ("w2",))

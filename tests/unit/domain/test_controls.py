@@ -3,19 +3,19 @@
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Refused
 from stream_app.domain.lane import overrides as controls
-from stream_app.domain.lane import suspension
-from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, Held, decide
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Answer, Order, obey
-from stream_app.domain.lane.rate import Rate, on_429
 from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane_messages import Actor
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
+from stream_app.domain.limits.rate import Rate, on_429
+from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Refused
+from stream_app.domain.plan import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
 BY = Actor("anna", "maintenance", NOW_MS)

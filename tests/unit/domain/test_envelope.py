@@ -20,12 +20,12 @@ from stream_app.domain.delivery.envelope import (
     read_envelope,
 )
 from stream_app.domain.delivery.recorder import NO_REASON, Rejection, brief, rejected, strayed
-from stream_app.domain.errors import UnknownFormat
+from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
 from stream_app.domain.lead.identity import is_plain_id
-from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.domain.lead.resolve import LeadRef, resolve_lead
-from stream_app.domain.record import ConsumedRecord, Headers
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.lead.read import Unreadable, read_lead
+from stream_app.domain.model.errors import UnknownFormat
+from stream_app.domain.model.records import ConsumedRecord, Headers
+from stream_app.domain.model.topics import TopicNames
 from stream_app.replay.orders import consumed_records
 from tests.board.model_records import Made
 from tests.simulation.schedule import Setup, plan_of

@@ -6,19 +6,19 @@ import msgspec
 import pytest
 
 from benchmarks import lane as lane_benchmark
-from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
-from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant, Held, decide
-from stream_app.domain.lane.breaker import SUCCESSES_TO_CLOSE, BreakerPolicy
-from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.lane import Lane, reconfigured
-from stream_app.domain.lane.meters import Estimate
-from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.settlement import book_callback, charged, settled
 from stream_app.domain.lane.view import view
-from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
-from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.breaker import SUCCESSES_TO_CLOSE, BreakerPolicy
+from stream_app.domain.limits.budget import BudgetPolicy, Cost
+from stream_app.domain.limits.flood_guard import FloodGuardPolicy
+from stream_app.domain.limits.meters import Estimate
+from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
+from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
+from stream_app.domain.plan import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
 PEOPLE = Destination(

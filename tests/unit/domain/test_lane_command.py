@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from stream_app.domain.lane.command import command_id, is_stale, outcome_text, read_command
+from stream_app.domain.commands import command_id, is_stale, outcome_text, read_command
 from stream_app.domain.lane_messages import Command, CommandAnswer
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord
 
 DAY_MS = 86_400_000
 NOW_MS = 1_796_083_140_000

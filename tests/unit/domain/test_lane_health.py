@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.delivery.outcome import Accepted, RateLimited, Refused, Uncertain
-from stream_app.domain.lane import concurrency, stall_detector
-from stream_app.domain.lane import health as window
-from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.concurrency import Concurrency
-from stream_app.domain.lane.health import LAST_MINUTE, Span, Totals, Window
 from stream_app.domain.lane.lane import Horizon, Lane, postpone, sends_per_s
-from stream_app.domain.lane.rate import Rate, RatePolicy
-from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
-from stream_app.domain.policy import Workspace
+from stream_app.domain.limits import concurrency, stall_detector, window
+from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.limits.concurrency import Concurrency
+from stream_app.domain.limits.rate import Rate, RatePolicy
+from stream_app.domain.limits.stall_detector import StallDetector, Unanswered
+from stream_app.domain.limits.window import LAST_MINUTE, Span, Totals, Window
+from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
+from stream_app.domain.plan import Workspace
 
 NOW_MS = 1_795_500_000_000
 SPAN_MS = 60_000

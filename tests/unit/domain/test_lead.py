@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.lead.fields import FREE_MAIL, clean_email, normalise
 from stream_app.domain.lead.identity import Identity, company, identify, people, pseudonyms_of, use
-from stream_app.domain.lead.lead import (
+from stream_app.domain.lead.read import (
     LONGEST_ID,
     MAX_CELL_BYTES,
     MAX_LEAD_BYTES,
@@ -23,8 +23,8 @@ from stream_app.domain.lead.lead import (
     import_of,
     read_lead,
 )
-from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.record import murmur2
+from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.records import murmur2
 
 BIG = b"9" * 30
 GOOD = b'{"fields":{"email":"jane@acme.example"}}'

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.delivery.outcome import (
+from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
     Gone,

@@ -5,7 +5,8 @@ import pytest
 
 from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
-from stream_app.domain.lane.command import read_command
+from stream_app.domain.commands import read_command
+from stream_app.domain.delivery.suppression import people_in
 from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import (
     Identity,
@@ -18,10 +19,9 @@ from stream_app.domain.lead.identity import (
     row_id,
     use,
 )
-from stream_app.domain.lead.lead import label, new_import_id
-from stream_app.domain.lead.suppression import people_in
-from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.lead.read import label, new_import_id
+from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.records import ConsumedRecord
 
 FIELDS: dict[str, Scalar] = {
     "email": "ada@example.com",

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from stream_app.domain.lane import suspension
-from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
-from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
-from stream_app.domain.ranges import Wait
-from stream_app.domain.webhook import WEBHOOK_PATH, token_problem, webhook_problem
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
+from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
+from stream_app.domain.model.addresses import WEBHOOK_PATH, token_problem, webhook_problem
+from stream_app.domain.model.ranges import Wait
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
 PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)

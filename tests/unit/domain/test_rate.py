@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from stream_app.domain.lane import rate
-from stream_app.domain.lane.rate import Rate, RatePolicy
-from stream_app.domain.ranges import Wait
+from stream_app.domain.limits import rate
+from stream_app.domain.limits.rate import Rate, RatePolicy
+from stream_app.domain.model.ranges import Wait
 
 POLICY = RatePolicy(rate_per_s=8.0, burst=10)
 CLAY_PER_S, CLAY_BURST = 10.0, 20

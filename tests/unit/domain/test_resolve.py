@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, resolve_lead
 from stream_app.domain.delivery.state_machine import (
     NEXT,
     RESUMABLE,
@@ -18,16 +18,16 @@ from stream_app.domain.delivery.state_machine import (
     delivery_key,
     match_callback,
 )
-from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.delivery.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
 from stream_app.domain.lead.identity import people
-from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
-from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, resolve_lead
-from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
-from stream_app.domain.messages import Status
-from stream_app.domain.policy import Destination, Plan, Sizes, Workspace
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.topics import TopicNames
-from stream_app.domain.trace import span_id
+from stream_app.domain.lead.read import MAX_CELL_BYTES, Unreadable, read_lead
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.messages import Status
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.tokens import Keys, verify
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Destination, Plan, Sizes, Workspace
+from stream_app.domain.spans import span_id
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.legal import LEGAL
 

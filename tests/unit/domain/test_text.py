@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lead.fields import clean_email
-from stream_app.domain.text import count, for_json, for_spreadsheet, for_terminal, wrapped
+from stream_app.domain.model.text import count, for_json, for_spreadsheet, for_terminal, wrapped
 
 _OBEYED = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2066"]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from stream_app.domain import policy
-from stream_app.domain.lead.lead import home_partition
-from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.domain.topics import (
+from stream_app.domain import plan as policy
+from stream_app.domain.lead.read import home_partition
+from stream_app.domain.model.topics import (
     MAX_CARRIED_BYTES,
     MAX_INPUT_BYTES,
     ExistingTopic,
@@ -22,6 +21,7 @@ from stream_app.domain.topics import (
     plan,
     shared_partitions,
 )
+from stream_app.domain.plan import Destination, Plan, Workspace
 from stream_app.kafka.rights import Acl, Rights, rights_of
 
 TIERS_S = (2, 60)

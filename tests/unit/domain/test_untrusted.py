@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stream_app.domain.callback.body import BadBody, read_body
 from stream_app.domain.lead.fields import clean_email, clean_linkedin, normalise
-from stream_app.domain.lead.lead import Unreadable, read_lead
-from stream_app.domain.untrusted import (
+from stream_app.domain.lead.read import Unreadable, read_lead
+from stream_app.domain.model.untrusted import (
     MOST_LEVELS,
     MOST_MARKS,
     NestedTooDeep,

@@ -18,9 +18,9 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.system import SYSTEM_KEY
-from stream_app.domain.topics import TopicNames
+from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.model.system import SYSTEM_KEY
+from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app import fixes
 from stream_app.faust_app import worker as worker_agents
 from stream_app.faust_app.app import FaustOptions, build_app

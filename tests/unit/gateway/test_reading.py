@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from stream_app.domain.callback.body import callback_of
-from stream_app.domain.callback.token import Keys, sign
+from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway import receiver as module
 from stream_app.gateway.receiver import Limits
 from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good

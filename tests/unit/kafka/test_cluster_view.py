@@ -16,8 +16,8 @@ from aiokafka.errors import (
     TopicAlreadyExistsError,
 )
 
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused
-from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
+from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka import background, leaders
 from stream_app.kafka.background import Background
 from stream_app.kafka.cluster_view import Batched

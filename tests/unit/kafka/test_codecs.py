@@ -17,7 +17,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.kafka import codecs
 from stream_app.kafka.codecs import MOST_BYTES, BatchTooLarge, BrokenBatch
 from stream_app.kafka.consumer import Consumer  # noqa: F401 - it installs them

@@ -7,7 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
-from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.kafka import readers
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, TopicReader

@@ -12,7 +12,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from stream_app.domain.errors import StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 from stream_app.ops import http
 from stream_app.ops.http import serve_http
 from stream_app.services.board import board_app

@@ -12,7 +12,7 @@ import structlog
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, TopicAuthorizationFailedError
 
 from stream_app.cli.processes import run_process
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.ops import logs as log
 from stream_app.ops.logs import _LEVELS
 from stream_app.tasks import is_not_abandoned

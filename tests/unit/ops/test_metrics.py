@@ -7,12 +7,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
-from stream_app.domain.errors import Aborted
-from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane_messages import CommandAnswer, LaneChange, LaneView
-from stream_app.domain.messages import RESEND, StatusEvent
+from stream_app.domain.limits.meters import Meter
+from stream_app.domain.model.errors import Aborted
+from stream_app.domain.model.messages import RESEND, StatusEvent
+from stream_app.domain.model.outcome import Accepted
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import MOST_NAMES, OTHERS, LaneMetrics, ParkedLeads

@@ -9,9 +9,9 @@ import pytest
 
 from stream_app.client.rows import read_jsonl
 from stream_app.config import Settings
-from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.policy import Destination, Workspace
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.lead.read import Unreadable
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import Destination, Workspace
 from stream_app.replay.inspect import line_of
 from stream_app.replay.plan import never_sent, sendable
 

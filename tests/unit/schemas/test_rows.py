@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, read_delivery
-from stream_app.domain.errors import RowUnreadable
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
+from stream_app.domain.model.errors import RowUnreadable
 from stream_app.partition.rows import read_lane
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "rows"

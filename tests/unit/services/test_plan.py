@@ -11,7 +11,7 @@ import pytest
 from stream_app.config import load_settings
 from stream_app.config.egress import egress_of
 from stream_app.domain.dead_letter.orders import Pause
-from stream_app.domain.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError
 from stream_app.replay import state as replay
 from stream_app.services.worker import clay_client
 from stream_app.tasks import run_until

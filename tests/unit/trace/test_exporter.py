@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from structlog.testing import capture_logs
 
-from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.trace import Sampling, Span, spans_of
+from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.spans import Sampling, Span, spans_of
 from stream_app.ops import logs
 from stream_app.trace import Exporter, OtlpClient, Placed, ReceiverUnavailable, SpansRefused
 from tests.support.raw_server import read_request

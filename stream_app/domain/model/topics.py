@@ -13,8 +13,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.ranges import Policy, Range
-from stream_app.domain.text import count
+from stream_app.domain.model.ranges import Policy, Range
+from stream_app.domain.model.text import count
 
 MAX_INPUT_BYTES: Final = 1_048_588
 """The largest batch that the lead topics accept: Kafka's default."""

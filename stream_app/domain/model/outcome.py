@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from stream_app.domain.untrusted import stream_safe
+from stream_app.domain.model.untrusted import stream_safe
 
 UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "proxy", "pool_timeout"]
 """Why no byte of the request can have left: each of these happens before a connection exists."""

@@ -10,10 +10,10 @@ from typing import Annotated, ClassVar, Final
 
 import msgspec
 
-from stream_app.domain import text as texts
-from stream_app.domain.lane import suspension
-from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
-from stream_app.domain.ranges import Policy, Range, Wait
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
+from stream_app.domain.model import text as texts
+from stream_app.domain.model.ranges import Policy, Range, Wait
 
 LIFETIME: Final = 50_000
 """Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")."""

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.health import Totals
-from stream_app.domain.ranges import Policy, Range, exact
-from stream_app.domain.text import count
+from stream_app.domain.limits.window import Totals
+from stream_app.domain.model.ranges import Policy, Range, exact
+from stream_app.domain.model.text import count
 
 REASON: Final = "flood_guard"
 """The reason of the suspension."""

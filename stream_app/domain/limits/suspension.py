@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from stream_app.domain.ranges import Policy, Range, Wait, no_later
+from stream_app.domain.model.ranges import Policy, Range, Wait, no_later
 
 
 class SuspensionPolicy(Policy, frozen=True):

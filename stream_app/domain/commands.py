@@ -6,13 +6,13 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.delivery.recorder import Rows
 from stream_app.domain.lane_messages import Command, CommandAnswer
-from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.domain.text import count
-from stream_app.domain.untrusted import decode
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.outcome import scrub
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.text import count
+from stream_app.domain.model.untrusted import decode
 
 TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""

@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.outcome import Outcome, Uncertain
-from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.concurrency import TOLERANCE, Concurrency, current
-from stream_app.domain.ranges import Wait
-from stream_app.domain.text import count
+from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.limits.concurrency import TOLERANCE, Concurrency, current
+from stream_app.domain.model.outcome import Outcome, Uncertain
+from stream_app.domain.model.ranges import Wait
+from stream_app.domain.model.text import count
 
 REASON: Final = "no_answer"
 """The reason of the hold once the stall is certain."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, MeterName, Period
+from stream_app.domain.limits import calendar as periods
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterName, Period
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads

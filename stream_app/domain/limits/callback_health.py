@@ -12,9 +12,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
-from stream_app.domain.ranges import Policy, Range
-from stream_app.domain.text import count
+from stream_app.domain.limits.webhook_quota import LIFETIME, Webhook
+from stream_app.domain.model.ranges import Policy, Range
+from stream_app.domain.model.text import count
 
 REASON: Final = "no_callbacks"
 """The reason of the suspension that it leads to."""

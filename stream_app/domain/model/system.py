@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lead.identity import current, fingerprint
-from stream_app.domain.topics import MORE_PARTITIONS
+from stream_app.domain.model.topics import MORE_PARTITIONS
 
 SYSTEM_KEY: Final = b"n/system"
 """The key of the row."""

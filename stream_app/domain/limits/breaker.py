@@ -17,9 +17,9 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane.health import Totals
-from stream_app.domain.ranges import Policy, Range, Wait, exact, no_later
-from stream_app.domain.text import count
+from stream_app.domain.limits.window import Totals
+from stream_app.domain.model.ranges import Policy, Range, Wait, exact, no_later
+from stream_app.domain.model.text import count
 
 Phase = Literal["closed", "open", "half_open"]
 Verdict = Literal["ok", "failure", "slow"]

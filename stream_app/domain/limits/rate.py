@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.ranges import Policy, Range, Wait, no_later
+from stream_app.domain.model.ranges import Policy, Range, Wait, no_later
 
 _SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _LONGEST_HEADER = 64

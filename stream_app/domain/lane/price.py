@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from stream_app.domain.lane.budget import Budget, Cost, MeterName
-from stream_app.domain.lane.meters import Meter, first_estimate, meters
 from stream_app.domain.lane_messages import LaneView
-from stream_app.domain.policy import Workspace, in_force
+from stream_app.domain.limits.budget import Budget, Cost, MeterName
+from stream_app.domain.limits.meters import Meter, first_estimate, meters
+from stream_app.domain.plan import Workspace, in_force
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -16,9 +16,9 @@ import msgspec
 from stream_app.domain.dead_letter.causes import Headers, addressed_to, lead_id_of, number
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.recorder import Reason
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.lead.identity import Alias, hash_of, people, person_key, person_of, row_id
-from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
-from stream_app.domain.untrusted import decode
+from stream_app.domain.model.untrusted import decode
 
 TEXT: Final = {
     "suppressed": "this person is on the suppression list",

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.callback.token import sign
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
 from stream_app.domain.lead.identity import (
@@ -21,11 +20,12 @@ from stream_app.domain.lead.identity import (
     person_key,
     plain_digest,
 )
-from stream_app.domain.lead.lead import Unreadable, clay_row, label
-from stream_app.domain.messages import Lead
-from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
-from stream_app.domain.record import ConsumedRecord
-from stream_app.domain.trace import traceparent
+from stream_app.domain.lead.read import Unreadable, clay_row, label
+from stream_app.domain.model.messages import Lead
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.tokens import sign
+from stream_app.domain.plan import MAX_PAYLOAD_BYTES, Destination, Plan
+from stream_app.domain.spans import traceparent
 
 _json: Final = msgspec.json.Encoder()
 

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from stream_app.domain.lane import calendar as periods
-from stream_app.domain.ranges import Policy, Range, exact
+from stream_app.domain.limits import calendar as periods
+from stream_app.domain.model.ranges import Policy, Range, exact
 
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations

@@ -4,7 +4,7 @@ Clay does not sign its requests, it only echoes values. So each lead carries a t
 back. The token is bound to the workspace, the destination and the lead id. Its text:
 
     <key id>.<mac>                       base64url, HMAC-SHA256
-    <key id>.<mac>.<origin, base64url>   of a forced lead: one delivery for each record (domain/lead/resolve.py)
+    <key id>.<mac>.<origin, base64url>   of a forced lead: one delivery for each record (domain/delivery/resolve.py)
 
 It holds no time: a callback may come days late, and clocks need not agree.
 """

@@ -8,20 +8,20 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from stream_app.domain.callback.token import Keys
 from stream_app.domain.dead_letter.replay import ReplayPolicy
-from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.callback_health import CallbackHealthPolicy
-from stream_app.domain.lane.flood_guard import FloodGuardPolicy
-from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.suspension import SuspensionPolicy
-from stream_app.domain.lane.webhook_quota import QuotaPolicy
 from stream_app.domain.lane_messages import Change
-from stream_app.domain.lead.lead import home_partition
-from stream_app.domain.ranges import Range
+from stream_app.domain.lead.read import home_partition
+from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.limits.budget import BudgetPolicy, Cost
+from stream_app.domain.limits.callback_health import CallbackHealthPolicy
+from stream_app.domain.limits.flood_guard import FloodGuardPolicy
+from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.limits.suspension import SuspensionPolicy
+from stream_app.domain.limits.webhook_quota import QuotaPolicy
+from stream_app.domain.model.ranges import Range
+from stream_app.domain.model.tokens import Keys
+from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.result import CachePolicy
-from stream_app.domain.topics import TopicNames
 
 MAX_PAYLOAD_BYTES: Final = 100_000
 """The largest request that Clay accepts."""

@@ -15,9 +15,9 @@ import msgspec
 
 from stream_app.domain.lead.fields import has_too_many_marks, normalise
 from stream_app.domain.lead.identity import given_id, says_who
-from stream_app.domain.messages import ImportSummary, Lead, Scalar
-from stream_app.domain.record import murmur2
-from stream_app.domain.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
+from stream_app.domain.model.messages import ImportSummary, Lead, Scalar
+from stream_app.domain.model.records import murmur2
+from stream_app.domain.model.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
 
 MAX_LEAD_BYTES: Final = 102_400
 """The largest payload that Clay accepts (docs/reference/clay.md, "Inbound")."""
