@@ -37,7 +37,7 @@ from stream_app.client.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic

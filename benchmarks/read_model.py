@@ -29,10 +29,10 @@ from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.client.send import Sender
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.delivery.resolve import trace_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.identity import person_key
 from stream_app.domain.model.messages import Result, Status, StatusEvent
+from stream_app.domain.model.records import trace_of
 from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics

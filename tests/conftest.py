@@ -14,7 +14,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker, kafka_for
 from stream_app.dev.process import StartError
-from stream_app.domain.lead.identity import Pseudonyms, current, use
+from stream_app.domain.model.pseudonyms import Pseudonyms, current, use
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka

@@ -22,7 +22,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stream_app.domain.hosts import is_loopback
+from stream_app.domain.model.addresses import is_loopback
 from stream_app.tasks import cancel
 
 _HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")

@@ -22,7 +22,8 @@ from stream_app.client import commands as orders
 from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
-from stream_app.domain.lane_messages import CommandKind, LaneView
+from stream_app.domain.commands import CommandKind
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import CAPS, METERS
 from stream_app.domain.limits.webhook_quota import Webhook

@@ -40,7 +40,7 @@ from stream_app.client.answers import (
 from stream_app.clock import Clock
 from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.text import count
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log

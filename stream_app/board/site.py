@@ -16,7 +16,7 @@ from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
 from stream_app.kafka.groups import Consumption

@@ -17,17 +17,8 @@ import msgspec
 from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.model.untrusted import decode
-from stream_app.domain.result import (
-    DAY_MS,
-    CachePolicy,
-    Entry,
-    entry_of,
-    erased_by,
-    merged,
-    of_company,
-    person_slot,
-    slots_of,
-)
+from stream_app.domain.plan import CachePolicy
+from stream_app.domain.result import DAY_MS, Entry, entry_of, erased_by, merged, of_company, person_slot, slots_of
 from stream_app.domain.result import (
     decode as decode_entry,
 )

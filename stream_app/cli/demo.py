@@ -22,7 +22,7 @@ from stream_app.dev import simulator
 from stream_app.dev.demo import DemoState, Outcome, run_scenario
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.text import count, wrapped

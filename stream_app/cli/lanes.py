@@ -32,9 +32,9 @@ from stream_app.client.commands import QUEUED_TEXT, SIMPLE, SentCommand, submit
 from stream_app.client.gateways import table_secrets
 from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
+from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, CommandAnswer, CommandKind, outcome_text
 from stream_app.domain.lane.explain import LaneFacts, outlook
-from stream_app.domain.lane_messages import CommandAnswer, CommandKind, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from stream_app.cli.base import COMMON, OK, Common, show, show_json
 from stream_app.client.lookup import check_board
 from stream_app.config import Settings
-from stream_app.domain.hosts import is_loopback_url
+from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import LOOK
 from stream_app.ops import logs

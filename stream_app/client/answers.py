@@ -9,8 +9,8 @@ import msgspec
 
 from stream_app.domain.books.records import MOVING
 from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lane.waits import Wait
-from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.model.messages import Scalar
 
 NO_ANSWER: Final = "Kafka did not respond: try again"

@@ -15,8 +15,7 @@ from aiokafka import TopicPartition
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.commands import MAX_TEXT, REPLAY_RELOAD, TO_ALL
-from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
+from stream_app.domain.commands import MAX_TEXT, REPLAY_RELOAD, TO_ALL, Command, CommandAnswer, CommandKind
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record

@@ -28,8 +28,8 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
-from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import (
     BoardUnavailable,
     BrokerUnavailable,

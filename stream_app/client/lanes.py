@@ -12,12 +12,13 @@ import msgspec
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
-from stream_app.domain.commands import command_id
+from stream_app.domain.commands import CommandAnswer, command_id
 from stream_app.domain.dead_letter.orders import PAUSE, Pause
 from stream_app.domain.lane.explain import Facts, LaneFacts
-from stream_app.domain.lane_messages import Actor, CommandAnswer, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
+from stream_app.domain.plan import Actor
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics

@@ -24,10 +24,10 @@ from stream_app.client.answers import (
     WaitingAnswer,
 )
 from stream_app.config import Settings
-from stream_app.domain.hosts import is_loopback_url
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.read import LONGEST_ID, is_shown
+from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import BoardUnavailable, NotTheBoard, SettingsError, StreamAppError
 from stream_app.domain.model.messages import Lead
 

@@ -14,9 +14,9 @@ import msgspec
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
+from stream_app.domain.commands import CommandKind
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.delivery.suppression import Suppression, suppressed_person
-from stream_app.domain.lane_messages import CommandKind
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import hashes, identifiers_of, is_of_person, people, plain_id, rows_of, strong
 from stream_app.domain.model.errors import SettingsError

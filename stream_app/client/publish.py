@@ -25,7 +25,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lane.price import Part, Quote, part, quote
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead

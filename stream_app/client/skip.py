@@ -14,8 +14,8 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
+from stream_app.domain.model.records import parse_record_id
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import skipped_group
 from stream_app.kafka.groups import look_at, move_group

@@ -39,7 +39,7 @@ from stream_app.client.rows import first_cells, guess_columns, open_named_csv, r
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.lane.price import Quote
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.read import label, new_import_id
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import for_spreadsheet

@@ -24,9 +24,9 @@ from stream_app.config.variables import (
     value_problems,
     webhook_problems,
 )
-from stream_app.domain.lead.identity import pseudonyms_of, use
 from stream_app.domain.model.addresses import setup_id, webhook_id
 from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.pseudonyms import pseudonyms_of, use
 from stream_app.domain.plan import Destination, Workspace
 
 DEFAULT_PATH = Path("stream_app.toml")

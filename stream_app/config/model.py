@@ -12,12 +12,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from stream_app.config.secret_files import Secrets, Stamp
-from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
-from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, Shares, Workspace
-from stream_app.domain.result import CachePolicy
+from stream_app.domain.plan import CachePolicy, DeliveryPolicy, Destination, Plan, ReplayPolicy, Shares, Workspace
 from stream_app.domain.spans import Sampling, headers_of
 from stream_app.version import __version__
 

@@ -19,8 +19,8 @@ from stream_app.clay.client import Endpoint
 from stream_app.config import Settings
 from stream_app.config.secret_files import stamp_of
 from stream_app.domain.commands import CommandResult
-from stream_app.domain.lead.identity import current, use
 from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.pseudonyms import current, use
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Plan
 

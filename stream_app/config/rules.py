@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from stream_app.config import workspace_rules
 from stream_app.config.model import Board, OAuth, Settings
 from stream_app.config.variables import name_problems
-from stream_app.domain.hosts import is_local, is_loopback, is_loopback_url
+from stream_app.domain.model.addresses import is_local, is_loopback, is_loopback_url
 from stream_app.domain.model.ranges import outside
 from stream_app.domain.model.topics import wait_days
 from stream_app.domain.plan import DeliveryPolicy, Destination

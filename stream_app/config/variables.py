@@ -13,9 +13,16 @@ from typing import Final, Literal, NamedTuple, get_args
 import msgspec
 
 from stream_app.config.model import Settings
-from stream_app.domain.hosts import is_local
-from stream_app.domain.model.addresses import messages_problem, proxy_problem, token_problem, webhook_problem
-from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
+from stream_app.domain.model.addresses import (
+    HOW_TO_MAKE,
+    is_local,
+    is_public,
+    messages_problem,
+    proxy_problem,
+    secret_problem,
+    token_problem,
+    webhook_problem,
+)
 from stream_app.domain.spans import headers_of
 
 Need = Literal["clay", "gateway", "board", "api", "trace", "notify"]

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import MEANING
+from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
-from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
+from stream_app.domain.delivery.envelope import HEADERS, MEANING
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
 from stream_app.domain.model.topics import TopicNames
 from stream_app.version import __version__

@@ -2,17 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Rows
-from stream_app.domain.lane_messages import Command, CommandAnswer
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import scrub
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import decode
+
+CommandKind = Literal[
+    "pause",
+    "resume",
+    "trip",
+    "close",
+    "shadow",
+    "auto",
+    "reset",
+    "budget",
+    "correct",
+    "resolve",
+    "rate",
+    "quota",
+    "reload",
+    "cancel_lead",
+    "cancel_import",
+    "suppress",
+    "unsuppress",
+    "erase",
+]
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An operator's command to a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
+
+    Attributes:
+        id: Chosen by the sender. A command that arrives twice, by redelivery or by mistake, is applied once.
+        at_ms: When it was submitted, epoch ms. It expires after 24 hours.
+        who: The operator, for the audit on `leads.audit`. The answer is written there too.
+        why: The reason, for the audit.
+        args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
+            `credits`, `actions`, `period`. resolve: `lead_id`, `destination`, and `credits`, `actions` of a lead that
+            is at Clay, or `give_up`. rate: `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead:
+            `lead_id`. cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every
+            partition). erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
+    """
+
+    id: str
+    kind: CommandKind
+    workspace: str
+    at_ms: int
+    who: str
+    why: str = ""
+    args: dict[str, Any] = {}
+
+
+class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The outcome of a command, on `leads.audit`, keyed like it: one each, in the transaction that applied it.
+
+    Attributes:
+        id: The id of the command, or its place on Kafka if it could not be read.
+        applied: False: nothing was changed.
+        at_ms: When it was applied or refused, epoch ms.
+        asked_at_ms: When it was submitted, epoch ms.
+        reason: Why nothing was changed, a stable code.
+        text: The outcome in words.
+        under_way: Requests to Clay from that partition that started before and still finish.
+        people: How many people the suppression list gained or lost in that partition.
+    """
+
+    id: str
+    applied: bool
+    at_ms: int
+    partition: int
+    kind: str = ""
+    workspace: str = ""
+    who: str = ""
+    why: str = ""
+    asked_at_ms: int = 0
+    reason: str = ""
+    text: str = ""
+    under_way: int = 0
+    lane: LaneView | None = None
+    people: int = 0
+
 
 TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 from functools import cached_property
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain.dead_letter.replay import ReplayPolicy
-from stream_app.domain.lane_messages import Change
-from stream_app.domain.lead.read import home_partition
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.callback_health import CallbackHealthPolicy
@@ -18,15 +16,97 @@ from stream_app.domain.limits.flood_guard import FloodGuardPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import QuotaPolicy
-from stream_app.domain.model.ranges import Range
+from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
-from stream_app.domain.model.topics import TopicNames
-from stream_app.domain.result import CachePolicy
+from stream_app.domain.model.topics import TopicNames, home_partition
 
 MAX_PAYLOAD_BYTES: Final = 100_000
 """The largest request that Clay accepts."""
 
+MAX_RETURNS: Final = 30
+"""Replays over all epochs, after which the lead is parked as a loop."""
+
 _NOTHING = object()
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """An operator who gave an order, the reason, and the time in epoch ms."""
+
+    who: str
+    why: str
+    at_ms: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A key of a lane's policy that an operator changed at run time, such as `budget.credits_per_day`.
+
+    Attributes:
+        was: The value in the configuration at that time. When the configuration has another value, the change ends.
+        now: The value in force.
+    """
+
+    key: str
+    was: int | float | bool | None
+    now: int | float | bool | None
+    by: Actor
+
+
+def byline(by: Actor) -> str:
+    """Return the operator, the time and the reason in words."""
+    at = datetime.fromtimestamp(min(max(by.at_ms, 0), 253_370_764_800_000) / 1000, UTC)
+    return f"by {by.who} at {at:%Y-%m-%d %H:%M:%S} UTC" + (f": {by.why}" if by.why else "")
+
+
+class ReplayPolicy(msgspec.Struct, frozen=True):
+    """When and how often failed leads are replayed.
+
+    The backoff of replay n is `backoff_base_s * 4**(n-1)`, at most `backoff_cap_s`. Half of it is jitter.
+
+    Attributes:
+        max_replays: Replays per rewind epoch.
+        rate_share: The share of a lane's configured rate that replays may use.
+        backoff_base_s: The base of the backoff.
+        backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
+        backoff_cap_s: The longest backoff.
+        tiers_s: The delay tiers, ascending.
+    """
+
+    max_replays: Annotated[int, Range(0, 100)] = 3
+    rate_share: Annotated[float, Range(0.01, 1)] = 0.5
+    backoff_base_s: Annotated[float, Range(1, 86_400)] = 10.0
+    backoff_unreachable_base_s: Annotated[float, Range(1, 86_400)] = 30.0
+    backoff_cap_s: Annotated[float, Range(1, 604_800)] = 3600.0
+    tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3600)
+
+
+class CachePolicy(Policy, frozen=True):
+    """How long a cached field counts.
+
+    Attributes:
+        freshness_days: As good as a new one.
+        stale_days: Better than nothing.
+        company_fields: Fields that are the same for all people of a company, besides those that begin with `company_`.
+    """
+
+    ORDERED: ClassVar = (("freshness_days", "stale_days"),)
+
+    freshness_days: Annotated[float, Range(0.01, 365)] = 30.0
+    stale_days: Annotated[float, Range(0.01, 3_650)] = 180.0
+    company_fields: tuple[str, ...] = (
+        "domain",
+        "website",
+        "industry",
+        "employee_count",
+        "headcount",
+        "revenue",
+        "funding",
+        "founded_year",
+        "headquarters",
+    )
+
+    def is_of_company(self, name: str) -> bool:
+        """Return True if a field describes the company and not the person."""
+        return name.startswith("company_") or name in self.company_fields
 
 
 class Destination(msgspec.Struct, frozen=True, dict=True):

@@ -8,15 +8,16 @@ on `leads.enriched` deletes a result, and names its person in headers, as hashes
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.lead.identity import company, hashes, plain_digest, strong
+from stream_app.domain.lead.identity import company, hashes, strong
 from stream_app.domain.model import untrusted
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.model.ranges import Policy, Range
+from stream_app.domain.model.pseudonyms import plain_digest
 from stream_app.domain.model.records import Headers, Record
+from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
@@ -27,36 +28,6 @@ MOST_ENTRY_BYTES: Final = 65_536
 
 Freshness = Literal["fresh", "stale", "none"]
 PEOPLE_HEADER: Final = "people"
-
-
-class CachePolicy(Policy, frozen=True):
-    """How long a cached field counts.
-
-    Attributes:
-        freshness_days: As good as a new one.
-        stale_days: Better than nothing.
-        company_fields: Fields that are the same for all people of a company, besides those that begin with `company_`.
-    """
-
-    ORDERED: ClassVar = (("freshness_days", "stale_days"),)
-
-    freshness_days: Annotated[float, Range(0.01, 365)] = 30.0
-    stale_days: Annotated[float, Range(0.01, 3_650)] = 180.0
-    company_fields: tuple[str, ...] = (
-        "domain",
-        "website",
-        "industry",
-        "employee_count",
-        "headcount",
-        "revenue",
-        "funding",
-        "founded_year",
-        "headquarters",
-    )
-
-    def is_of_company(self, name: str) -> bool:
-        """Return True if a field describes the company and not the person."""
-        return name.startswith("company_") or name in self.company_fields
 
 
 class Field(msgspec.Struct, frozen=True, array_like=True):

@@ -19,18 +19,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from itertools import pairwise
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote
 
 import msgspec
 
-from stream_app.domain.hosts import is_local
 from stream_app.domain.lane.waits import kind_of
-from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH, is_local
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.ranges import Range
+from stream_app.domain.model.records import span_id
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -86,16 +85,6 @@ class Sampling(msgspec.Struct, frozen=True):
     ratio: Annotated[float, Range(0, 1)] = 0.01
     always: tuple[Status, ...] = ("parked", "dead_lettered", "send_uncertain", "enrich_error")
     slow_s: Annotated[float, Range(0, 2_592_000)] = 0.0
-
-
-def span_id(origin: str, seq: int) -> str:
-    """Return the id of the span that an event begins; 0 is the root."""
-    return sha256(f"{origin}#{seq}".encode()).hexdigest()[:16]
-
-
-def traceparent(trace_id: str, origin: str) -> str:
-    """Return the `traceparent` of whatever continues the trace of a lead: its root span is the parent."""
-    return f"00-{trace_id}-{span_id(origin, 0)}-01"
 
 
 def headers_of(text: str) -> dict[str, str]:

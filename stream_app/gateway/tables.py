@@ -15,8 +15,8 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from stream_app.config import Settings
-from stream_app.domain.lead.read import home_partition
 from stream_app.domain.model.tokens import Keys
+from stream_app.domain.model.topics import home_partition
 
 PREFIX: Final = "/callbacks/"
 _PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1,64}})")

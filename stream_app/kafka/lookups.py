@@ -8,9 +8,8 @@ from typing import Final
 
 from aiokafka import TopicPartition
 
-from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.text import count
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, consumed

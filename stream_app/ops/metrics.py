@@ -11,8 +11,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
-from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESEND, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome
 from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics

@@ -32,7 +32,7 @@ from stream_app.domain.lane.admission import (
     would_hold,
 )
 from stream_app.domain.lane.settlement import Settlement
-from stream_app.domain.limits import concurrency, stall_detector
+from stream_app.domain.limits import concurrency
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
@@ -151,7 +151,7 @@ class AdmissionQueue:
             await committed
         if not request.as_dead_letter:
             stalls, name = self._lanes.stalls, request.destination.workspace
-            stalls[name] = stall_detector.begun(stalls[name], self._clock.now_ms())
+            stalls[name] = concurrency.begun(stalls[name], self._clock.now_ms())
         return attempt
 
     async def _wait(self, waiter: Waiter) -> Admitted | Held:
@@ -217,7 +217,7 @@ class AdmissionQueue:
         if has_slot:
             queue, stalls = self._queues[name], self._lanes.stalls
             queue.in_flight -= 1
-            stalls[name] = stall_detector.ended(stalls[name], outcome, queue.in_flight, self._clock.now_ms())
+            stalls[name] = concurrency.ended(stalls[name], outcome, queue.in_flight, self._clock.now_ms())
         if self.waits_for(name):
             self.pump_soon(name)
         return settlement
@@ -331,7 +331,7 @@ class AdmissionQueue:
         if isinstance(answer, Held):
             if answer.reason == "breaker_open":
                 self._hosts.note(destination)
-            if answer.reason == stall_detector.REASON:
+            if answer.reason == concurrency.REASON:
                 return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
             return answer
         in_flight.waits_since_ms = None

@@ -13,11 +13,12 @@ from typing import Final
 
 from stream_app.domain.callback.interpret import read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, brief
+from stream_app.domain.delivery.recorder import DeliveryRecorder, brief
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
     Delivery,
+    Reason,
     delivery_key,
     forced_key,
     mark_key,

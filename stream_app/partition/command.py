@@ -12,18 +12,26 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.commands import TO_ALL, CommandResult, command_row, encode_answered, is_stale, read_command
+from stream_app.domain.commands import (
+    TO_ALL,
+    Command,
+    CommandAnswer,
+    CommandResult,
+    command_row,
+    encode_answered,
+    is_stale,
+    read_command,
+)
 from stream_app.domain.delivery.parked import Resolution, Settled, given_up, resolved_rows, rows_of_lead, settle_lead
-from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
-from stream_app.domain.delivery.resolve import trace_of
+from stream_app.domain.delivery.recorder import WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, delivery_key, mark_key
 from stream_app.domain.delivery.suppression import Suppression, erased_row, import_row, lead_row, person_row
 from stream_app.domain.lane.overrides import Order, obey
-from stream_app.domain.lane_messages import Actor, Command, CommandAnswer
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
 from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_of
 from stream_app.domain.model.text import count
+from stream_app.domain.plan import Actor
 from stream_app.domain.result import tombstone
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight

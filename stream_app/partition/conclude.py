@@ -11,15 +11,9 @@ import msgspec
 
 from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
 from stream_app.domain.delivery.envelope import Disposition, Envelope
-from stream_app.domain.delivery.recorder import (
-    NO_REASON,
-    DeliveryRecorder,
-    Reason,
-    Rejection,
-    brief,
-    strayed,
-)
+from stream_app.domain.delivery.recorder import NO_REASON, DeliveryRecorder, Rejection, brief, strayed
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
+from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.limits.budget import Reservation

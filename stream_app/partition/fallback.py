@@ -17,9 +17,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
+from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import ResolvedLead
-from stream_app.domain.delivery.state_machine import Delivery, next_version
+from stream_app.domain.delivery.state_machine import Delivery, Reason, next_version
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record

@@ -21,11 +21,10 @@ from stream_app.domain.delivery.state_machine import Delivery, lane_key
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, reconfigured
 from stream_app.domain.lane.settlement import Settlement, charged, dead_letter_counted, settled
-from stream_app.domain.lane.view import view
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import record_owner
-from stream_app.domain.limits.stall_detector import StallDetector
+from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import Outcome

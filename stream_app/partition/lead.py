@@ -16,11 +16,10 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, Reason, failure
-from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
-from stream_app.domain.delivery.state_machine import Delivery, Verdict, begin, classify_record
+from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, failure
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, dedup, find_lead_ref, resolve_lead
+from stream_app.domain.delivery.state_machine import Delivery, Reason, Verdict, begin, classify_record
 from stream_app.domain.delivery.suppression import is_unwanted
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY

@@ -7,9 +7,9 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from stream_app.domain.commands import CommandResult
+from stream_app.domain.commands import CommandAnswer, CommandResult
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record

@@ -16,11 +16,10 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Reason
-from stream_app.domain.delivery.recorder import Rows as Changes
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import (
     Delivery,
+    Reason,
     lead_of,
     mark_key,
     marked_record,
@@ -35,6 +34,7 @@ from stream_app.domain.delivery.suppression import Suppression, suppression_reas
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import Rows as Changes
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off

@@ -23,16 +23,15 @@ from stream_app.domain.callback.interpret import (
     overdue,
     suspend_destination,
 )
-from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, WriteBatch
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
-from stream_app.domain.delivery.state_machine import Delivery, lead_of
+from stream_app.domain.delivery.state_machine import Delivery, Reason, lead_of
 from stream_app.domain.delivery.suppression import erased_row, is_erased
 from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.plan import Destination
 from stream_app.partition.ports import StateStore
 from stream_app.partition.state import PartitionState

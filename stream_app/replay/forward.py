@@ -20,10 +20,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from stream_app.clock import Clock
-from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, Turns, returning, tier_s
+from stream_app.domain.dead_letter.replay import Begin, Pace, Turns, returning, tier_s
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import ReplayPolicy
 from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import serve
 from stream_app.partition.ports import PartitionStream

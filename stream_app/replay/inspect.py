@@ -14,12 +14,11 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, shown_key, text
-from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id
-from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.delivery.suppression import SuppressionList
+from stream_app.domain.dead_letter.redrive_guard import SuppressionList
+from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import check_depth
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.replay.orders import consumed_records

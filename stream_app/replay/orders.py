@@ -4,7 +4,7 @@ The replay process that has partition 0 of leads.dlq carries them out. It takes 
 while there is work: a new operator fences those before it. What it sends and the progress are one transaction, so
 another process continues exactly where a killed one ended.
 
-Each dead letter is sent at most once (domain/dead_letter/redrive_dedup.py), and the lead pipeline accepts one only if
+Each dead letter is sent at most once (domain/dead_letter/redrive_guard.py), and the lead pipeline accepts one only if
 it is the latest record of its lead. So an interrupted run can simply be repeated.
 """
 
@@ -24,7 +24,6 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.domain.dead_letter.causes import addressed_to
-from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import (
     ReplayCommand,
     ReplayOrders,
@@ -38,9 +37,9 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.redrive_dedup import outlived, sent_row
+from stream_app.domain.dead_letter.redrive_guard import outlived, sent_row
 from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
-from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES

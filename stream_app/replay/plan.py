@@ -17,13 +17,11 @@ from stream_app.clock import Clock
 from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
-from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
-from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
-from stream_app.domain.delivery.envelope import HEADERS, check_format
+from stream_app.domain.dead_letter.redrive_guard import RedriveDedup, SuppressionList
+from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_format
 from stream_app.domain.delivery.resolve import body_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.delivery.suppression import SuppressionList
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.read import Unreadable, read_lead

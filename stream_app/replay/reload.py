@@ -16,8 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.clock import Clock
-from stream_app.domain.commands import REPLAY_RELOAD, CommandResult, is_stale, read_command
-from stream_app.domain.lane_messages import Command, CommandAnswer
+from stream_app.domain.commands import REPLAY_RELOAD, Command, CommandAnswer, CommandResult, is_stale, read_command
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames

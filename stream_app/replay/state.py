@@ -4,7 +4,7 @@ With `turns` it follows the published views of the lanes, too.
 
     dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
-    sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/redrive_dedup.py)
+    sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/redrive_guard.py)
     command/<id>, replay/<id>  ->  replays that operators order (domain/dead_letter/orders.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
@@ -29,7 +29,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.commands import MAX_TEXT
 from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record

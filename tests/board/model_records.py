@@ -7,7 +7,7 @@ import msgspec
 
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Result, Status, StatusEvent
 from stream_app.domain.model.topics import Retention, TopicNames
 

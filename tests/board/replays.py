@@ -9,8 +9,8 @@ from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, ReplayState, progress_row
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan
-from stream_app.domain.lane_messages import Actor
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Actor
 from stream_app.kafka.readers import Progress
 from tests.board.model_records import Made
 

@@ -27,8 +27,8 @@ from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead
 from stream_app.client.uploads import Uploads
 from stream_app.config import Settings, load_settings
+from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.records import Record

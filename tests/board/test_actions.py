@@ -12,7 +12,7 @@ from stream_app.cli import lanes
 from stream_app.cli.people import add_people, erase
 from stream_app.client import commands as orders
 from stream_app.client.commands import LANE_KINDS
-from stream_app.domain.lane_messages import CommandAnswer
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.limits.meters import Meter
 from tests.board.client import OWN, Client, plain
 from tests.board.clock import NOW_MS

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from stream_app.domain.limits.meters import Meter
-from stream_app.domain.model.topics import ExistingTopic, differences
 
 from stream_app.board.pages import flow
 from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.lane.explain import Group
+from stream_app.domain.limits.meters import Meter
+from stream_app.domain.model.topics import ExistingTopic, differences
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS

@@ -12,7 +12,7 @@ from stream_app.board.page import _MOST_WAITING, Renderer
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.query import Queries
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, Client, plain
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, Consumers, board_of, settings_of

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.board.read_model.store import ReadModel, Sources
-from stream_app.domain.lane_messages import CommandAnswer
+from stream_app.domain.commands import CommandAnswer
 from tests.board.client import Client
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, dead_letter, event, take

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from stream_app.domain.lane_messages import Command, CommandAnswer
+from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import Pipeline
 from tests.support.pace import BUSY

@@ -7,7 +7,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.messages import Lead, StatusEvent
 from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import Pipeline

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.lead.read import home_partition
 from stream_app.domain.model.addresses import webhook_id
+from stream_app.domain.model.topics import home_partition
 from tests.e2e.commands import answer, answers, command
 from tests.e2e.pipeline import Pipeline
 from tests.support.pace import slowness

@@ -3,9 +3,9 @@
 from collections import Counter
 
 import pytest
-from stream_app.domain.model.records import Record
 
 from stream_app.dev.kafka import Broker
+from stream_app.domain.model.records import Record
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 

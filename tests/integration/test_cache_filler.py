@@ -16,7 +16,8 @@ from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.messages import Result
 from stream_app.domain.model.records import Record
-from stream_app.domain.result import NOTHING, CachePolicy, Field, company_slot, person_slot, tombstone
+from stream_app.domain.plan import CachePolicy
+from stream_app.domain.result import NOTHING, Field, company_slot, person_slot, tombstone
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.partition.ports import Cache

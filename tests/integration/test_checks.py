@@ -21,7 +21,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.tokens import Keys
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection

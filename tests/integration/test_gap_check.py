@@ -8,9 +8,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
-from stream_app.domain.model.errors import TopicsError
 
 from stream_app.dev.kafka import Broker
+from stream_app.domain.model.errors import TopicsError
 from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch, watch_partitions

@@ -7,9 +7,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
-from stream_app.domain.limits.meters import Meter
-from stream_app.domain.model.errors import TopicsError
-from stream_app.domain.model.topics import differences
 
 from stream_app.cli.main import main
 from stream_app.client.lanes import read_lanes
@@ -17,7 +14,12 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
-from stream_app.domain.lane_messages import Actor, CommandAnswer, LaneView
+from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.lane.view import LaneView
+from stream_app.domain.limits.meters import Meter
+from stream_app.domain.model.errors import TopicsError
+from stream_app.domain.model.topics import differences
+from stream_app.domain.plan import Actor
 from stream_app.kafka.topics import TopicsThere, check_topics, create_topics
 
 MINUTE_MS = 60_000

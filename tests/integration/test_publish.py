@@ -20,7 +20,7 @@ from stream_app.client.uploads import Upload, Uploads
 from stream_app.config import Kafka, Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.errors import BrokerUnavailable, TopicsError

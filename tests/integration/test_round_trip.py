@@ -16,7 +16,7 @@ from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_tri
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.domain.lane_messages import Command
+from stream_app.domain.commands import Command
 from stream_app.domain.lead.read import read_lead
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Lead, Status, StatusEvent

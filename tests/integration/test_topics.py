@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from stream_app.domain.model.errors import TopicsError
-from stream_app.domain.model.topics import Retention, TopicNames, TopicPlan, plan
 
 from stream_app.cli.main import main
 from stream_app.dev.kafka import Broker
+from stream_app.domain.model.errors import TopicsError
+from stream_app.domain.model.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import TopicsThere, alter_topics, check_topics, create_topics
 

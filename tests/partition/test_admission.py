@@ -10,13 +10,12 @@ import pytest
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import Actor
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.limits.concurrency import Concurrency
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.model.outcome import Accepted
-from stream_app.domain.plan import Plan
+from stream_app.domain.plan import Actor, Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Source

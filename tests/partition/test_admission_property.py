@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
-from stream_app.domain.lane_messages import Actor
 from stream_app.domain.model.outcome import Accepted, Refused
+from stream_app.domain.plan import Actor
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import HostWatch, Lanes

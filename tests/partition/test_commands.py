@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.commands import CommandResult
+from stream_app.domain.commands import CommandAnswer, CommandResult
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.command import MOST_PEOPLE

@@ -10,10 +10,10 @@ import pytest
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import Actor
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Actor
 from stream_app.partition.ports import Observer
 from stream_app.partition.state import build_state
 from tests.partition.virtual import parts, virtual_time

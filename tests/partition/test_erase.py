@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from stream_app.domain.lane_messages import Command, CommandAnswer
+from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.records import ConsumedRecord, Record

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from stream_app.cache.filler import MemoryCache
+from stream_app.domain.commands import Command
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Callback, Result, Scalar, StatusEvent

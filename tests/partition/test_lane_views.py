@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from tests.partition.test_commands import Bench
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import virtual_time

@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import pytest
+
+from stream_app.domain.dead_letter.replay import Begin, Turns
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.model.records import Record
-from stream_app.domain.plan import Plan
-
-from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy, Turns
-from stream_app.domain.lane_messages import Actor, LaneView
+from stream_app.domain.plan import Actor, Plan, ReplayPolicy
 from stream_app.replay.forward import Replay
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import SlowClay

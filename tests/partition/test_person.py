@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 import pytest
 
+from stream_app.domain.commands import Command
 from stream_app.domain.delivery.suppression import lead_row
-from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Scalar

@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.domain.dead_letter.replay import MAX_RETURNS, redriven, returning
+from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import Lane
@@ -15,6 +15,7 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, reserve
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.plan import MAX_RETURNS
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, parts, virtual_time

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from stream_app.domain.books.money import BooksReport
+from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.delivery.parked import resolved_rows
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
-from stream_app.domain.lane_messages import Command, CommandAnswer
 from stream_app.domain.model.records import Record
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench

@@ -7,8 +7,8 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from stream_app.domain.lead.identity import pseudonyms_of, use
 from stream_app.domain.model.errors import Aborted, SettingsError
+from stream_app.domain.model.pseudonyms import pseudonyms_of, use
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
 from tests.partition.test_commands import Bench

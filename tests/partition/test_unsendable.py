@@ -11,9 +11,9 @@ from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
-from stream_app.domain.lead.identity import digest
 from stream_app.domain.model.messages import ImportSummary, StatusEvent
 from stream_app.domain.model.outcome import Refused, Uncertain
+from stream_app.domain.model.pseudonyms import digest
 from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.test_owner import Bench

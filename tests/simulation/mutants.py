@@ -13,9 +13,8 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.dead_letter.replay import ReplayPolicy
-from stream_app.domain.delivery import dedup as seen
 from stream_app.domain.delivery import recorder as history
+from stream_app.domain.delivery import resolve as seen
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, WriteBatch
@@ -24,6 +23,7 @@ from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.lane.admission import Grant, Held
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
+from stream_app.domain.plan import ReplayPolicy
 from stream_app.partition import lead as line_module
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits

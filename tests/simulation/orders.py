@@ -9,10 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.commands import TO_ALL
+from stream_app.domain.commands import TO_ALL, Command, CommandAnswer, CommandKind
 from stream_app.domain.delivery.suppression import person_row
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, Record

@@ -7,8 +7,8 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery import dedup as seen
 from stream_app.domain.delivery import recorder as history
+from stream_app.domain.delivery import resolve as seen
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder

@@ -5,7 +5,6 @@ from functools import lru_cache
 from random import Random
 from typing import Final, Literal
 
-from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
@@ -13,7 +12,7 @@ from stream_app.domain.limits.callback_health import CallbackHealthPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.records import Headers
 from stream_app.domain.model.topics import TopicNames
-from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, Workspace
+from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, ReplayPolicy, Workspace
 from tests.simulation.clay import Answer, Fate
 from tests.simulation.orders import Order, drawn_orders
 

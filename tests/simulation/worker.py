@@ -11,8 +11,8 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from stream_app.clock import Clock
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import CommandAnswer
 from stream_app.domain.model.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Plan

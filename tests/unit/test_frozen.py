@@ -16,6 +16,7 @@ import pytest
 import stream_app
 from stream_app.domain import plan as policy
 from stream_app.domain.books.money import Problem
+from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.dead_letter.replay import Came
@@ -25,7 +26,7 @@ from stream_app.domain.delivery.suppression import Suppression
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Order
-from stream_app.domain.lane_messages import Command, CommandAnswer, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
 

@@ -20,8 +20,7 @@ from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.commands import read_command
 from stream_app.domain.dead_letter.causes import Tally, addressed_to, headers_of, lead_id_of
-from stream_app.domain.dead_letter.headers import pseudonymous_key
-from stream_app.domain.delivery.envelope import PREFIX, Envelope, input_envelope, read_envelope
+from stream_app.domain.delivery.envelope import PREFIX, Envelope, input_envelope, pseudonymous_key, read_envelope
 from stream_app.domain.delivery.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.delivery.suppression import people_in
 from stream_app.domain.lead.fields import clean_email, clean_linkedin

@@ -17,7 +17,7 @@ from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 
 ROWS: Final = 50
 _COLOURS: Final = {

@@ -19,7 +19,7 @@ from stream_app.client.answers import Cause, Day, StatusCount
 from stream_app.domain.books.account import STATES, DeadLetterState
 from stream_app.domain.books.records import column
 from stream_app.domain.dead_letter.orders import ReplayProgress
-from stream_app.domain.lane_messages import LaneChange
+from stream_app.domain.lane.view import LaneChange
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
 _IMPORTED: Final = "imported > 0 AND of_import"

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.records import COLUMN, MOVING, Event
-from stream_app.domain.lane_messages import CommandAnswer, LaneView
+from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESEND
 from stream_app.domain.model.records import KafkaRecord
 

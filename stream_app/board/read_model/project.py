@@ -16,10 +16,9 @@ from stream_app.board.read_model.history import History, Imports
 from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
 from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
-from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
-from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import TopicNames

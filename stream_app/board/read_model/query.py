@@ -29,8 +29,8 @@ from stream_app.client.answers import (
 )
 from stream_app.domain.books.account import STATES
 from stream_app.domain.books.records import MOVING, column, numbered
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lane.waits import held_now, waits
-from stream_app.domain.lane_messages import LaneView
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 from stream_app.kafka.groups import Consumption
 

@@ -42,7 +42,7 @@ from typing import Final
 import msgspec
 
 from stream_app.board.read_model.project import DAY_MS, Projector
-from stream_app.domain.dead_letter.headers import WorkspaceKeys
+from stream_app.domain.delivery.envelope import WorkspaceKeys
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.ops.process import lock_for_writing

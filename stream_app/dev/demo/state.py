@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.kafka.readers import Reader
 from stream_app.tasks import cancel

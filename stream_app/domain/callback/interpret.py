@@ -6,8 +6,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Reason
-from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.delivery.state_machine import Delivery, Reason
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id

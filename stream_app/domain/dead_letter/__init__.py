@@ -1,1 +1,1 @@
-"""Dead letters: headers, causes, replay schedule, pricing and duplicate protection."""
+"""Dead letters: causes, replay schedule, orders, pricing and duplicate protection."""

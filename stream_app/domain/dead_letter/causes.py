@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import parse_record_id, pseudonymous_key, read_number
-from stream_app.domain.delivery.envelope import HEADERS, Disposition
+from stream_app.domain.delivery.envelope import HEADERS, Disposition, pseudonymous_key
 from stream_app.domain.lead.identity import plain_id
+from stream_app.domain.model.records import parse_record_id, read_number
 from stream_app.domain.model.untrusted import decode
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]

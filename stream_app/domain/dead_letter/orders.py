@@ -14,13 +14,13 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.commands import MAX_TEXT
+from stream_app.domain.commands import MAX_TEXT, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.pricing import PricedPlan, too_dear, too_dear_text
-from stream_app.domain.lane_messages import Actor, CommandAnswer
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import decode
+from stream_app.domain.plan import Actor
 
 PLAN_LIFE_MS: Final = 10 * 60_000
 """How long a plan may be sent. Prices and dead letters change."""

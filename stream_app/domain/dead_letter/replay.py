@@ -9,40 +9,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.outcome import UNREACHABLE
-from stream_app.domain.model.ranges import Range
+from stream_app.domain.plan import ReplayPolicy
 
-MAX_RETURNS: Final = 30
-"""Replays over all epochs, after which the lead is parked as a loop."""
 _GROWTH: Final = 4.0
-
-
-class ReplayPolicy(msgspec.Struct, frozen=True):
-    """When and how often failed leads are replayed.
-
-    The backoff of replay n is `backoff_base_s * 4**(n-1)`, at most `backoff_cap_s`. Half of it is jitter.
-
-    Attributes:
-        max_replays: Replays per rewind epoch.
-        rate_share: The share of a lane's configured rate that replays may use.
-        backoff_base_s: The base of the backoff.
-        backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
-        backoff_cap_s: The longest backoff.
-        tiers_s: The delay tiers, ascending.
-    """
-
-    max_replays: Annotated[int, Range(0, 100)] = 3
-    rate_share: Annotated[float, Range(0.01, 1)] = 0.5
-    backoff_base_s: Annotated[float, Range(1, 86_400)] = 10.0
-    backoff_unreachable_base_s: Annotated[float, Range(1, 86_400)] = 30.0
-    backoff_cap_s: Annotated[float, Range(1, 604_800)] = 3600.0
-    tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3600)
 
 
 def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, rand: float) -> int:

@@ -10,14 +10,13 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.delivery.resolve import trace_of
+from stream_app.domain.commands import Command
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery_key, forced_key, lead_of, step
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import Command
 from stream_app.domain.lead.identity import row_id
 from stream_app.domain.limits.budget import Cost, Reservation, reviewed, unbook
 from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, trace_of
 from stream_app.domain.plan import Plan, Workspace, in_force
 
 Row = Callable[[bytes], bytes | None]

@@ -10,16 +10,15 @@ from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import UNKNOWN_WORKSPACE, pseudonymous_key
-from stream_app.domain.dead_letter.replay import MAX_RETURNS, ReplayPolicy
-from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
-from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, trace_of
+from stream_app.domain.delivery.envelope import UNKNOWN_WORKSPACE, Disposition, Envelope, Way, pseudonymous_key
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.delivery.state_machine import (
     CALLBACK,
     CONCLUDED,
     NEXT,
     Delivery,
     Read,
+    Reason,
     forced_key,
     mark_key,
     next_version,
@@ -31,32 +30,11 @@ from stream_app.domain.lead.read import Unreadable, import_of, shown_workspace
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import ImportSummary, Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.domain.plan import Destination, Plan
+from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_of
+from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
-Rows = list[tuple[bytes, bytes | None]]
 LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
-
-
-class Reason(msgspec.Struct, frozen=True, gc=False):
-    """The reason of a step.
-
-    Attributes:
-        reason: A stable code.
-        text: The reason in words, scrubbed.
-        http_status: Clay's status, if it answered.
-        due_at_ms: When the lead continues automatically, epoch ms.
-        saved: The estimated credits that were saved because an earlier result answered the lead.
-        excerpt: The beginning of Clay's answer, scrubbed.
-    """
-
-    reason: str = ""
-    text: str = ""
-    http_status: int | None = None
-    due_at_ms: int | None = None
-    saved: int | None = None
-    excerpt: str = ""
 
 
 NO_REASON: Final = Reason()

@@ -1,15 +1,23 @@
-"""Resolves a lead: its workspace, its destination, its row key, its identity and the request for Clay."""
+"""What a record of a lead means: its destination, row key, identity, request for Clay; and if it is a duplicate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
-from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
+from stream_app.domain.delivery.state_machine import (
+    Delivery,
+    Reason,
+    Verdict,
+    begin,
+    classify_record,
+    delivery_key,
+    lead_of,
+    may_be_at_clay,
+)
 from stream_app.domain.lead.identity import (
     Person,
     company,
@@ -18,16 +26,28 @@ from stream_app.domain.lead.identity import (
     identify_cleaned,
     is_plain_id,
     person_key,
-    plain_digest,
 )
 from stream_app.domain.lead.read import Unreadable, clay_row, label
 from stream_app.domain.model.messages import Lead
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.pseudonyms import plain_digest
+from stream_app.domain.model.records import ConsumedRecord, trace_of, traceparent
 from stream_app.domain.model.tokens import sign
 from stream_app.domain.plan import MAX_PAYLOAD_BYTES, Destination, Plan
-from stream_app.domain.spans import traceparent
 
 _json: Final = msgspec.json.Encoder()
+
+_THEN: Final = "add it, then: stream-app replay select --disposition policy --reason"
+
+Find = Callable[[bytes], Delivery | None]
+"""Returns the row of a lead by its key."""
+
+_SAME_LEAD: Final = Reason("same_lead_id", "a lead with this id was accepted before")
+
+_MAY_BE_AT_CLAY: Final = Reason(
+    "may_be_at_clay",
+    "the lead with this id is a dead letter that may have reached Clay: look for it in Clay's table, then send it back "
+    "with `stream-app replay redrive --uncertain`, or publish it with force",
+)
 
 
 class LeadRef(msgspec.Struct, frozen=True):
@@ -75,13 +95,6 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
     def begin(self, now_ms: int) -> Delivery:
         """Return the first row of its history."""
         return begin(self.envelope, now_ms, self.identity, self.company, self.people)
-
-
-_THEN: Final = "add it, then: stream-app replay select --disposition policy --reason"
-
-
-Find = Callable[[bytes], Delivery | None]
-"""Returns the row of a lead by its key."""
 
 
 def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead) -> ResolvedLead | Unreadable:
@@ -168,6 +181,39 @@ def find_lead_ref(
     return LeadRef(consumed, envelope, lead_id, destination, key or plain)
 
 
+def dedup(
+    resolved: ResolvedLead,
+    others: Iterable[bytes],
+    find: Callable[[bytes], Delivery | None],
+    now_ms: int,
+    freshness_ms: int,
+) -> tuple[Delivery | None, Verdict, Reason]:
+    """Return the row of the lead, the verdict on the record, and the reason in case of a duplicate.
+
+    `others` are the keys of the rows of the same person's leads. A final row blocks the same lead for `freshness_ms`.
+    A dead letter that Clay never had blocks the person's other leads, not its own: that one begins a new history.
+    """
+    row = find(resolved.key)
+    verdict = classify_record(row, resolved.envelope, now_ms, freshness_ms)
+    if verdict in ("fresh", "replaces"):
+        for other in () if resolved.lead.force else others:
+            if other != resolved.key and (why := _blocks(other, find(other), resolved.envelope, now_ms, freshness_ms)):
+                return row, "duplicate", why
+        return row, "fresh", _SAME_LEAD
+    return row, verdict, _MAY_BE_AT_CLAY if may_be_at_clay(row) else _SAME_LEAD
+
+
+def _blocks(key: bytes, row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Reason | None:
+    """Return why another lead of the person makes this record a duplicate; None if it does not."""
+    match classify_record(row, envelope, now_ms, freshness_ms):
+        case "duplicate":
+            return Reason("same_person", f"the same person was accepted before, as lead {lead_of(key)[2]}")
+        case "replaces":
+            text = f"the same person has a dead letter, as lead {lead_of(key)[2]}: publish it again under that id"
+            return Reason("same_person", text)
+    return None
+
+
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:
     """Return the callback URL and the token that proves which lead a callback is about. Clay echoes both."""
     if not (destination.callbacks and destination.callback_url):
@@ -176,8 +222,3 @@ def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin:
         return {"callback_url": destination.callback_url}
     token = sign(plan.callback_keys, destination.workspace, destination.alias, lead_id, forced_origin)
     return {"callback_url": destination.callback_url, "callback_token": token}
-
-
-def trace_of(origin: str) -> str:
-    """Return a W3C trace id for a record without one. It is the same for every copy of the record."""
-    return blake2b(origin.encode(), digest_size=16).hexdigest()

@@ -386,3 +386,23 @@ def unreadable(key: bytes, why: str) -> RowUnreadable:
 
 def _name(key: bytes) -> str:
     return key.decode("utf-8", "replace")
+
+
+class Reason(msgspec.Struct, frozen=True, gc=False):
+    """The reason of a step.
+
+    Attributes:
+        reason: A stable code.
+        text: The reason in words, scrubbed.
+        http_status: Clay's status, if it answered.
+        due_at_ms: When the lead continues automatically, epoch ms.
+        saved: The estimated credits that were saved because an earlier result answered the lead.
+        excerpt: The beginning of Clay's answer, scrubbed.
+    """
+
+    reason: str = ""
+    text: str = ""
+    http_status: int | None = None
+    due_at_ms: int | None = None
+    saved: int | None = None
+    excerpt: str = ""

@@ -13,10 +13,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.dead_letter.causes import Headers, addressed_to, lead_id_of, number
-from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
+from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lead.identity import Alias, hash_of, people, person_key, person_of, row_id
 from stream_app.domain.model.untrusted import decode
 
@@ -44,7 +42,7 @@ class Suppression(msgspec.Struct, frozen=True):
     who: str
 
 
-_row: Final = msgspec.json.Decoder(Suppression)
+read_suppression: Final = msgspec.json.Decoder(Suppression).decode
 
 
 def person_row(person: str) -> bytes:
@@ -55,48 +53,6 @@ def person_row(person: str) -> bytes:
 def suppressed_person(row_key: bytes) -> str | None:
     """Return the person of such a key; None for the key of another kind of row."""
     return row_key[2:].decode() if row_key.startswith(b"s/") else None
-
-
-class SuppressionList:
-    """The suppression list and all erased leads of all partitions, for programs that only read the state topic."""
-
-    def __init__(self) -> None:
-        self._partitions: dict[str, int] = {}  # a bit each
-        self._erased: dict[bytes, int] = {}  # row key -> until when it was published, epoch ms
-
-    def __bool__(self) -> bool:
-        return bool(self._partitions or self._erased)
-
-    def apply(self, row_key: bytes, value: bytes | None, partition: int) -> None:
-        """Apply a record of the state topic, of any kind of row. One without a value deletes the row."""
-        if row_key.startswith(b"e/"):
-            if value is None:
-                self._erased.pop(row_key, None)
-            else:
-                self._erased[row_key] = _row.decode(value).at_ms
-            return
-        person = suppressed_person(row_key)
-        if person is None:
-            return
-        bits, bit = self._partitions.get(person, 0), 1 << partition
-        bits = bits & ~bit if value is None else bits | bit
-        if bits:
-            self._partitions[person] = bits
-        else:
-            self._partitions.pop(person, None)
-
-    def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
-        """Return True if a dead letter belongs to a suppressed person or an erased lead, even if its value is broken.
-
-        `at_ms` (its append, epoch ms) is used if it does not say when its lead was published.
-        """
-        if self._partitions and any(person in self._partitions for person in people_in(value)):
-            return True
-        if not self._erased:
-            return False
-        workspace, _ = addressed_to(headers, key, value)
-        until_ms = self._erased.get(erased_row(workspace, lead_id_of(headers, value)))
-        return until_ms is not None and (number(headers, HEADERS["origin_ms"]) or at_ms) <= until_ms
 
 
 def lead_row(workspace: str, lead_id: str) -> bytes:

@@ -1,1 +1,1 @@
-"""A lane: the limits of one workspace, and the decision whether a lead may be sent now."""
+"""A lane: all limits of one workspace together, and the decision whether a lead may be sent now."""

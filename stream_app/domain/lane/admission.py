@@ -10,13 +10,12 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.lane_messages import Actor
-from stream_app.domain.limits import breaker, budget, flood_guard, rate, stall_detector, suspension
+from stream_app.domain.limits import breaker, budget, concurrency, flood_guard, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits.stall_detector import NOTHING, StallDetector
+from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.ranges import Wait
-from stream_app.domain.plan import Destination, Workspace, in_force
+from stream_app.domain.plan import Actor, Destination, Workspace, in_force
 
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 
@@ -148,7 +147,7 @@ def would_hold(
 def at_limit(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
     """Return the hold of a lead while as many requests are in flight as may be: they end soon, or Clay stalls."""
     policy = in_force(policy, lane.changes)
-    certain_ms = stall_detector.certain_ms(stall, lane.concurrency)
+    certain_ms = concurrency.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or Held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
 
 
@@ -170,7 +169,7 @@ def decide_dead_letter(
 
 
 def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
-    found = stall_detector.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
+    found = concurrency.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
     if found is None or mode_of(policy, lane) != "auto":
         return None
     return Held(found.reason, found.text, found.until_ms, "held_outage" if found.text else None)

@@ -9,13 +9,13 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.lane import WEBHOOK_GONE
-from stream_app.domain.lane.view import lifts
-from stream_app.domain.lane_messages import Actor, LaneView, PartHold
+from stream_app.domain.lane.view import LaneView, PartHold, lifts
 from stream_app.domain.limits.breaker import outage_text
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Actor
 
 _OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}

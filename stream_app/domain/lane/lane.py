@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.limits import (
     breaker,
     budget,
@@ -25,7 +24,7 @@ from stream_app.domain.limits import (
 )
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
-from stream_app.domain.plan import Destination, Workspace, in_force
+from stream_app.domain.plan import Actor, Change, Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
 OVER_CEILING: Final = "over_ceiling"

@@ -7,19 +7,17 @@ a policy's key also ends when the configuration changes that key.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
 
 from stream_app.domain.lane.lane import Forced, Lane, lifted
-from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.limits import breaker, budget, window
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.limits.meters import meters
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Workspace, in_force
+from stream_app.domain.plan import Actor, Change, Workspace, byline, in_force
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]
@@ -242,9 +240,3 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
     use = f"out of use ({webhook.dead})" if webhook.dead else "suspended (404)" if webhook.suspension else "in use"
     text = f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}"
     return Answer(msgspec.structs.replace(lane, quota=state), text)
-
-
-def byline(by: Actor) -> str:
-    """Return the operator, the time and the reason in words."""
-    at = datetime.fromtimestamp(min(max(by.at_ms, 0), 253_370_764_800_000) / 1000, UTC)
-    return f"by {by.who} at {at:%Y-%m-%d %H:%M:%S} UTC" + (f": {by.why}" if by.why else "")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import Budget, Cost, MeterName
 from stream_app.domain.limits.meters import Meter, first_estimate, meters
 from stream_app.domain.plan import Workspace, in_force

@@ -4,24 +4,120 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from stream_app.domain.lane.admission import Grant, Held, decide, why_open, without_webhook
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.lane.overrides import byline
-from stream_app.domain.lane_messages import AS_PROBE, Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.limits import concurrency, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits import window as window
-from stream_app.domain.limits.breaker import outage_text
-from stream_app.domain.limits.meters import first_estimate, meters
-from stream_app.domain.limits.stall_detector import NOTHING, REASON, StallDetector
+from stream_app.domain.limits.breaker import Outage, outage_text
+from stream_app.domain.limits.budget import MeterName
+from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
+from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.limits.webhook_quota import QuotaPolicy, Webhook
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Destination, Workspace, in_force
+from stream_app.domain.plan import Actor, Change, Destination, Workspace, byline, in_force
+
+AS_PROBE: Final = 1
+"""The time in `LaneView.turns` of a destination whose next lead goes now, as a probe."""
+
+
+class LaneChange(msgspec.Struct, frozen=True):
+    """A change of a lane that is reported once: a stable code and a text."""
+
+    kind: str
+    text: str
+
+
+class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Some leads of a lane are held while others move.
+
+    Attributes:
+        destinations: The destinations whose leads are held.
+        until_ms: When it may end, epoch ms; 0 if no time ends it.
+        bulk: True if only bulk leads are held.
+    """
+
+    destinations: tuple[str, ...]
+    holds: str
+    text: str
+    until_ms: int = 0
+    bulk: bool = False
+
+
+class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace. Compacted, written on change.
+
+    Attributes:
+        breaker: `closed`, `open` or `half_open`.
+        score: The health as a number from 0 to 100.
+        rate_per_s: The present rate of the token bucket.
+        holds: Why nothing is admitted now, a stable code; '' if the lane moves.
+        until_ms: When it may move again, epoch ms.
+        credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are of the present day
+            or month and exclude reservations.
+        since_ms: Since when it is held, epoch ms.
+        lifts: What makes it move again.
+        news: The changes since the lane's last record on this topic.
+        mode: The mode of the breaker. `open` and `closed` are forced, `shadow` only reports.
+        changes: What operators changed at run time.
+        meters: `credits_day`, `credits_month`, `actions_day`, `actions_month`.
+        estimates: The cost of a lead by destination, learned from callbacks; the configured estimate before that.
+        webhooks: By id: submissions so far, and why it is out of use.
+        p50_ms: Latency of the last five minutes, as `p95_ms` and `p99_ms`.
+        concurrency: How many POSTs may be in flight.
+        shadow_breaker: Leads that a shadow breaker admitted and would have held.
+        shadow_budget: Leads that a shadow budget admitted and would have held.
+        submissions_left: Submissions left, by destination.
+        partly: What holds only some of its leads, in addition to `holds`.
+        outage: The calls that failed while the circuit breaker is not closed.
+        turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends the hold, 1 if the
+            next lead goes now, as a probe.
+    """
+
+    workspace: str
+    partition: int
+    at_ms: int
+    breaker: Literal["closed", "open", "half_open"]
+    health: Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+    score: float
+    rate_per_s: float
+    holds: str = ""
+    text: str = ""
+    until_ms: int = 0
+    credits_spent_day: int = 0
+    credits_reserved_day: int = 0
+    credits_spent_month: int = 0
+    credits_reserved_month: int = 0
+    credits_cap_day: int | None = None
+    credits_cap_month: int | None = None
+    submissions: int = 0
+    since_ms: int = 0
+    lifts: str = ""
+    news: tuple[LaneChange, ...] = ()
+    mode: Literal["auto", "open", "closed", "shadow"] = "auto"
+    mode_by: Actor | None = None
+    paused_by: Actor | None = None
+    changes: tuple[Change, ...] = ()
+    meters: dict[MeterName, Meter] = {}
+    estimates: dict[str, Estimate] = {}
+    webhooks: dict[str, Webhook] = {}
+    calls: int = 0
+    p50_ms: int = 0
+    p95_ms: int = 0
+    p99_ms: int = 0
+    concurrency: int = 0
+    shadow_breaker: int = 0
+    shadow_budget: int = 0
+    submissions_left: dict[str, int] = {}
+    partly: tuple[PartHold, ...] = ()
+    outage: Outage | None = None
+    turns: dict[str, int] = {}
+
 
 _RESUME: Final = 'repair the cause, then: stream-app lanes resume {} --why "..."'
 _LIFTS: Final = {

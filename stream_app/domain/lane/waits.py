@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from stream_app.domain.lane.lane import LANE_BUSY
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 
 Kind = Literal["queue", "rate", "budget", "pause", "outage", "POST", "retry", "callback", "replay", "person", "rest"]
 

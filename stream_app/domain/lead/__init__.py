@@ -1,1 +1,1 @@
-"""A lead from the bytes of its record to a resolved destination and identity."""
+"""A lead from the bytes of its record to cleaned fields and the identity of its person."""

@@ -1,9 +1,5 @@
 """Who a lead is: its id, and hashes of its person and company. The rules are in docs/identity.md.
 
-The hashes are keyed by a pepper, as without one, anyone with a list of addresses can find out which hash belongs to
-which address. Each process sets its pepper once, when it loads its settings (`use`). A namespace has one pepper for
-good, because no hash that was made with another one is recognised.
-
 Each e-mail address and LinkedIn URL leads to all leads of the person: each identifier (a hash) has an alias row per
 destination. Its value names the rows of the person's leads that count, and the person's other identifiers. So one
 look-up of any identifier finds the whole person:
@@ -19,9 +15,7 @@ lead that has neither an e-mail nor a LinkedIn URL. It is never linked to anothe
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from hashlib import blake2b
 from itertools import chain
 from typing import Final
 
@@ -29,6 +23,7 @@ import msgspec
 
 from stream_app.domain.lead.fields import clean_domain, clean_email, normalise
 from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.pseudonyms import current, digest
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")
@@ -38,60 +33,6 @@ MOST_IDENTIFIERS: Final = 16
 
 Alias = Callable[[bytes], bytes | None]
 """Returns the value of an alias row by its key."""
-
-
-class Pseudonyms(msgspec.Struct, frozen=True):
-    """How hashes are made.
-
-    Attributes:
-        key: The key of the pepper; b"" means no pepper.
-        hash_lead_ids: True if every lead id is replaced by its hash.
-    """
-
-    key: bytes = b""
-    hash_lead_ids: bool = False
-
-
-def pseudonyms_of(pepper: str | None, hash_lead_ids: bool) -> Pseudonyms:
-    """Return how hashes are made with this pepper; None: with none."""
-    key = b"" if pepper is None else blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest()
-    return Pseudonyms(key, hash_lead_ids)
-
-
-class _Process:
-    """The setting of this process."""
-
-    current = Pseudonyms()
-
-
-def use(pseudonyms: Pseudonyms) -> None:
-    """Set how this process hashes from now on."""
-    _Process.current = pseudonyms
-
-
-def current() -> Pseudonyms:
-    """Return the setting of this process."""
-    return _Process.current
-
-
-def fingerprint() -> str | None:
-    """Return what tells the pepper of this process from another one, and does not reveal it; None without a pepper."""
-    return digest("fingerprint of the pepper") if _Process.current.key else None
-
-
-def digest(*parts: str) -> str:
-    """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the pepper."""
-    return _digest(_Process.current.key, parts)
-
-
-def plain_digest(*parts: str) -> str:
-    """Return the digest without a pepper, for parts that are hashes already or are visible elsewhere."""
-    return _digest(b"", parts)
-
-
-def _digest(key: bytes, parts: tuple[str, ...]) -> str:
-    raw = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
-    return urlsafe_b64encode(raw)[:22].decode("ascii")
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -16,7 +16,6 @@ import msgspec
 from stream_app.domain.lead.fields import has_too_many_marks, normalise
 from stream_app.domain.lead.identity import given_id, says_who
 from stream_app.domain.model.messages import ImportSummary, Lead, Scalar
-from stream_app.domain.model.records import murmur2
 from stream_app.domain.model.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
 
 MAX_LEAD_BYTES: Final = 102_400
@@ -136,12 +135,6 @@ def _text(raw: bytes | None) -> str:
 
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
-    """Return the home partition of a workspace: its pin, else the one of Kafka's default partitioner."""
-    pin = pins.get(workspace)
-    return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
 
 
 def clay_row(

@@ -1,16 +1,40 @@
-"""Validates tokens, and URLs of webhooks and proxies. All are secrets: error texts never repeat them."""
+"""Validates what an operator enters as an address or a secret. Error texts never repeat it.
+
+No rule can prove that a secret of ours is random. These refuse common substitutes for a random text: values from public
+files, one repeated character, a repeated short text, and a run along the alphabet.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
+from ipaddress import ip_address
+from itertools import pairwise
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from stream_app.domain.hosts import is_local
-
 WEBHOOK_PATH: Final = "/v3/sources/webhook/"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+_NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+
+MIN_CHARACTERS: Final = 32
+
+HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+
+_MIN_DIFFERENT: Final = 8  # 32 random hex digits have 14 different ones on average, fewer than 8 once in 10^9
+
+_PUBLIC: Final = frozenset(
+    {
+        "only for the simulator, change it for the real Clay",
+        "only-for-the-simulator-change-it-for-the-real-Clay",
+        "any-text-of-32-characters-or-more",
+    }
+)
+"""Values that were published in this repository: docker-compose.yml and README."""
 
 
 def webhook_id(url: str) -> str:
@@ -87,3 +111,52 @@ def messages_problem(url: str) -> str | None:
     if parts.scheme != "https" and not (parts.scheme == "http" and is_local(host)):
         return "the URL for messages must begin with https:// (http:// only for this machine and names without a dot)"
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if the name or address always means this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_loopback_url(url: str) -> bool:
+    """Return True if the host of the URL always means this machine."""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def is_local(host: str) -> bool:
+    """Return True for this machine and for names without a dot, such as a container's name in its network.
+
+    The resolver takes a number such as 2130706433 or 0x7f000001 as the address of any host.
+    """
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return bool(_LABEL.fullmatch(host)) and not _NUMBER.fullmatch(host)
+
+
+def is_public(secret: str) -> bool:
+    """Return True if the value is in the history of this project."""
+    return secret in _PUBLIC
+
+
+def secret_problem(secret: str) -> str | None:
+    """Return why a secret is easy to guess and what to do about it; None if no rule is broken."""
+    if len(secret) < MIN_CHARACTERS:
+        return f"must have at least {MIN_CHARACTERS} characters; {HOW_TO_MAKE}"
+    if len(set(secret)) < _MIN_DIFFERENT or _repeats(secret) or _is_a_run(secret):
+        return f"is easy to guess (it repeats itself or follows the alphabet); {HOW_TO_MAKE}"
+    return None
+
+
+def _repeats(secret: str) -> bool:
+    """Return True if the secret is a repetition of a text of at most half its length."""
+    return any(secret[:-period] == secret[period:] for period in range(1, len(secret) // 2 + 1))
+
+
+def _is_a_run(secret: str) -> bool:
+    """Return True if most characters equal the one before or are its neighbour in the alphabet."""
+    near = sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(secret))
+    return near * 2 > len(secret)

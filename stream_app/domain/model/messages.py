@@ -1,8 +1,8 @@
-"""The messages on Kafka: lead, status event, result, callback. Those of lanes are in lane_messages.py.
+"""The messages on Kafka: lead, status event, result, callback. Those of lanes are in domain/lane/view.py.
 
 Wire format: one JSON object per message, UTF-8. Fields are only added, with a default, so that old messages still
 decode. Unknown fields are ignored. `schemas/` is generated from these types, docstrings included. A dead letter is not
-here: its value is the raw bytes of the record that failed, and headers hold the rest (domain/dead_letter/headers.py).
+here: its value is the raw bytes of the record that failed, and headers hold the rest (domain/delivery/envelope.py).
 """
 
 from __future__ import annotations

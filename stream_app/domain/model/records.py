@@ -1,14 +1,21 @@
-"""A record that was read from Kafka, a record to write, and Kafka's hash of a key."""
+"""A record of Kafka, read or to be written, with what follows from it: hash of the key, place, ids of its trace."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Protocol
+from hashlib import blake2b, sha256
+from typing import Final, Protocol
 
 import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
+
+Rows = list[tuple[bytes, bytes | None]]
+"""Keys of rows with their new values; None deletes a row."""
+
+_PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)
 
 
 class KafkaRecord(Protocol):
@@ -78,3 +85,29 @@ def murmur2(key: bytes) -> int:
         value = (value ^ int.from_bytes(tail, "little")) * mix & mask
     value = (value ^ value >> 13) * mix & mask
     return value ^ value >> 15
+
+
+def trace_of(origin: str) -> str:
+    """Return a W3C trace id for a record without one. It is the same for every copy of the record."""
+    return blake2b(origin.encode(), digest_size=16).hexdigest()
+
+
+def span_id(origin: str, seq: int) -> str:
+    """Return the id of the span that an event begins; 0 is the root."""
+    return sha256(f"{origin}#{seq}".encode()).hexdigest()[:16]
+
+
+def traceparent(trace_id: str, origin: str) -> str:
+    """Return the `traceparent` of whatever continues the trace of a lead: its root span is the parent."""
+    return f"00-{trace_id}-{span_id(origin, 0)}-01"
+
+
+def parse_record_id(text: str) -> tuple[str, int, int] | None:
+    """Return topic, partition and offset of `topic/partition/offset`; None if the text has another form."""
+    found = _PLACE.fullmatch(text)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+def read_number(text: str) -> int:
+    """Return the number in a header; 0 if it is not a number or has more digits than any of ours."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0

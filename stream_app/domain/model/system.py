@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lead.identity import current, fingerprint
+from stream_app.domain.model.pseudonyms import current, fingerprint
 from stream_app.domain.model.topics import MORE_PARTITIONS
 
 SYSTEM_KEY: Final = b"n/system"

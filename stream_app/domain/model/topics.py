@@ -14,6 +14,7 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.model.ranges import Policy, Range
+from stream_app.domain.model.records import murmur2
 from stream_app.domain.model.text import count
 
 MAX_INPUT_BYTES: Final = 1_048_588
@@ -293,3 +294,9 @@ def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:
         f"{those[0]}: {text}" if len(those) == 1 else f"{len(those)} topics, each: {text} ({', '.join(those)})"
         for text, those in names.items()
     ]
+
+
+def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
+    """Return the home partition of a workspace: its pin, else the one of Kafka's default partitioner."""
+    pin = pins.get(workspace)
+    return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions

@@ -9,7 +9,8 @@ import pytest
 
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
 from stream_app.board.read_model.store import ReadModel
-from stream_app.domain.lane_messages import CommandAnswer, LaneChange
+from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.lane.view import LaneChange
 from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
 
 NAMES = sources().names

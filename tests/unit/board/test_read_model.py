@@ -13,7 +13,7 @@ from stream_app.board.read_model.project import EVENT_COLUMNS
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.board.read_model.store import Position, ReadModel
 from stream_app.domain.books.records import Event
-from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import StatusEvent
 from tests.board.model_records import (

@@ -11,7 +11,7 @@ from stream_app.cli.status import _unknown
 from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer
 from stream_app.client.lanes import LanesReport
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import SettingsError
 
 FIRST_MS = 1_790_000_000_000

@@ -22,12 +22,12 @@ from stream_app.client.people import StoredLead
 from stream_app.client.results import Export, ResultFilter
 from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
+from stream_app.domain.commands import Command, CommandKind
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.delivery.parked import Resolution
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.overrides import Order
-from stream_app.domain.lane_messages import Command, CommandKind
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import BoardUnavailable, SettingsError, StreamAppError
 from stream_app.replay.rewind import Move

@@ -13,8 +13,9 @@ from stream_app.domain.books.money import BooksReport, LaneAccount
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
-from stream_app.domain.lane_messages import Actor, Change, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
+from stream_app.domain.plan import Actor, Change
 from stream_app.replay.inspect import Listed
 
 SAID = "Clay answered 503 and asks for another try in a while"

@@ -13,7 +13,7 @@ import pytest
 from stream_app.client import people as erase
 from stream_app.client.people import StoredLead, Suppressed, erasure, find_stored_leads, hashes_of, persons_in
 from stream_app.config import Settings
-from stream_app.domain.lane_messages import Command
+from stream_app.domain.commands import Command
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.errors import SettingsError

@@ -18,7 +18,7 @@ from stream_app.client.publish import Checker, PublishOptions, Ready, announced
 from stream_app.client.rows import open_csv
 from stream_app.client.uploads import TooManyUploads, Upload, Uploads
 from stream_app.config import Settings, load_settings
-from stream_app.domain.lane_messages import LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Lead
 from tests.support.kafka import until

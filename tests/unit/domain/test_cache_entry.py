@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from stream_app.cache.local_facts import local_facts
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import (
     DAY_MS,
     MOST_ENTRY_BYTES,
     MOST_FIELDS,
     NOTHING,
-    CachePolicy,
     Entry,
     Field,
     answer,

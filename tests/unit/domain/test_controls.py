@@ -9,13 +9,12 @@ from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Answer, Order, obey
 from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
-from stream_app.domain.lane_messages import Actor
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Refused
-from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.plan import Actor, Destination, Workspace, byline
 
 NOW_MS = 1_796_083_140_000
 BY = Actor("anna", "maintenance", NOW_MS)
@@ -284,5 +283,5 @@ def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_reported() -> None:
     ],
 )
 def test_who_gave_an_order_and_when_is_said_for_any_time(at_ms: int, shown: str) -> None:
-    assert controls.byline(Actor("jane", "a look first", at_ms)) == f"by jane at {shown} UTC: a look first"
-    assert controls.byline(Actor("jane", "", at_ms)) == f"by jane at {shown} UTC"
+    assert byline(Actor("jane", "a look first", at_ms)) == f"by jane at {shown} UTC: a look first"
+    assert byline(Actor("jane", "", at_ms)) == f"by jane at {shown} UTC"

@@ -7,16 +7,16 @@ import pytest
 
 from stream_app.domain.dead_letter.causes import Filter, Tally, addressed_to, headers_of, kind_of
 from stream_app.domain.dead_letter.pricing import Fate, fate, left, pace, price, too_dear
+from stream_app.domain.dead_letter.redrive_guard import SuppressionList
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.delivery.suppression import Suppression, SuppressionList, erased_row, person_row
+from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane_messages import Actor, Change
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, first_estimate
 from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.model.messages import Status
-from stream_app.domain.plan import Workspace
+from stream_app.domain.plan import Actor, Change, Workspace
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_700_000_000_000

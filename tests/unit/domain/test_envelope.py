@@ -8,15 +8,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.causes import headers_of, shown_key
-from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.dead_letter.replay import as_input, redriven, returning
 from stream_app.domain.delivery.envelope import (
     FORMAT,
     HEADERS,
     PREFIX,
     Envelope,
+    WorkspaceKeys,
     input_envelope,
     lead_envelope,
+    pseudonymous_key,
     read_envelope,
 )
 from stream_app.domain.delivery.recorder import NO_REASON, Rejection, brief, rejected, strayed
@@ -24,7 +25,7 @@ from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import UnknownFormat
-from stream_app.domain.model.records import ConsumedRecord, Headers
+from stream_app.domain.model.records import ConsumedRecord, Headers, parse_record_id
 from stream_app.domain.model.topics import TopicNames
 from stream_app.replay.orders import consumed_records
 from tests.board.model_records import Made

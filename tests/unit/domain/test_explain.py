@@ -9,14 +9,14 @@ from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, _duration, explain, outlook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import settled
+from stream_app.domain.lane.view import LaneView, PartHold
 from stream_app.domain.lane.view import view as view_of
-from stream_app.domain.lane_messages import Actor, LaneView, PartHold
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.limits.meters import Estimate, Forecast, Meter
 from stream_app.domain.model.outcome import Refused
-from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.plan import Actor, Destination, Workspace
 
 NOW_MS = 1_790_000_000_000
 MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)

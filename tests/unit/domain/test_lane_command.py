@@ -3,8 +3,7 @@
 import msgspec
 import pytest
 
-from stream_app.domain.commands import command_id, is_stale, outcome_text, read_command
-from stream_app.domain.lane_messages import Command, CommandAnswer
+from stream_app.domain.commands import Command, CommandAnswer, command_id, is_stale, outcome_text, read_command
 from stream_app.domain.model.records import ConsumedRecord
 
 DAY_MS = 86_400_000

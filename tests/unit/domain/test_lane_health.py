@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lane.lane import Horizon, Lane, postpone, sends_per_s
-from stream_app.domain.limits import concurrency, stall_detector, window
+from stream_app.domain.limits import concurrency, window
 from stream_app.domain.limits.breaker import BreakerPolicy
-from stream_app.domain.limits.concurrency import Concurrency
+from stream_app.domain.limits.concurrency import Concurrency, StallDetector, Unanswered
 from stream_app.domain.limits.rate import Rate, RatePolicy
-from stream_app.domain.limits.stall_detector import StallDetector, Unanswered
 from stream_app.domain.limits.window import LAST_MINUTE, Span, Totals, Window
 from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
 from stream_app.domain.plan import Workspace
@@ -210,12 +209,12 @@ ANSWER, TIMED_OUT = Accepted(200, 200), Uncertain("request_timeout", 30_000)
 def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) -> StallDetector:
     state = state or StallDetector()
     for _ in range(count):
-        state = stall_detector.begun(state, now_ms)
+        state = concurrency.begun(state, now_ms)
     return state
 
 
 def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
-    return stall_detector.permit(TRIPS, MOST, state, usual, NOW_MS + after_ms)
+    return concurrency.permit(TRIPS, MOST, state, usual, NOW_MS + after_ms)
 
 
 def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
@@ -233,8 +232,8 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
 
 def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
     usual = Concurrency(limit=3.0, usual_ms=400.0, calls=100)
-    assert stall_detector.permit(TRIPS, 3, out(2), usual, NOW_MS + 800) is None
-    assert stall_detector.permit(TRIPS, 3, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+    assert concurrency.permit(TRIPS, 3, out(2), usual, NOW_MS + 800) is None
+    assert concurrency.permit(TRIPS, 3, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
 
 
 def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
@@ -247,11 +246,11 @@ def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
 def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_more() -> None:
     state = out(5)
     for lost in (TIMED_OUT, None):
-        assert stall_detector.ended(state, lost, 4, NOW_MS + 9) == state
-        assert stall_detector.ended(state, lost, 0, NOW_MS + 9) == StallDetector()
+        assert concurrency.ended(state, lost, 4, NOW_MS + 9) == state
+        assert concurrency.ended(state, lost, 0, NOW_MS + 9) == StallDetector()
     for answer in (ANSWER, Uncertain("http_500", 200, 500), RateLimited(429, 200), Refused("http_503", 200)):
-        assert stall_detector.ended(state, answer, 4, NOW_MS + 9) == StallDetector(NOW_MS + 9, 4)
-        assert stall_detector.ended(state, answer, 0, NOW_MS + 9) == StallDetector()
+        assert concurrency.ended(state, answer, 4, NOW_MS + 9) == StallDetector(NOW_MS + 9, 4)
+        assert concurrency.ended(state, answer, 0, NOW_MS + 9) == StallDetector()
 
 
 @given(
@@ -263,17 +262,17 @@ def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, 
     for what, pause_ms in steps:
         now_ms += pause_ms
         if what == "out":
-            state, under_way = stall_detector.begun(state, now_ms), under_way + 1
+            state, under_way = concurrency.begun(state, now_ms), under_way + 1
         elif under_way:
             under_way -= 1
-            state = stall_detector.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)
-        held = stall_detector.permit(TRIPS, MOST, state, usual, now_ms)
+            state = concurrency.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)
+        held = concurrency.permit(TRIPS, MOST, state, usual, now_ms)
         if held is not None:
             assert under_way > 0
             assert now_ms < held.until_ms <= now_ms + 5_000
             assert state.waiting >= TRIPS.consecutive_failures
-    assert stall_detector.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, "lost in our books"
-    assert stall_detector.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
+    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, "lost in our books"
+    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
 
 
 ACME = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8.0))

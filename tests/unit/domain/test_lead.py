@@ -12,19 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_app.domain.lead.fields import FREE_MAIL, clean_email, normalise
-from stream_app.domain.lead.identity import Identity, company, identify, people, pseudonyms_of, use
+from stream_app.domain.lead.identity import Identity, company, identify, people
 from stream_app.domain.lead.read import (
     LONGEST_ID,
     MAX_CELL_BYTES,
     MAX_LEAD_BYTES,
     Unreadable,
     clay_row,
-    home_partition,
     import_of,
     read_lead,
 )
 from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.pseudonyms import pseudonyms_of, use
 from stream_app.domain.model.records import murmur2
+from stream_app.domain.model.topics import home_partition
 
 BIG = b"9" * 30
 GOOD = b'{"fields":{"email":"jane@acme.example"}}'

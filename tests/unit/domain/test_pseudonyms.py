@@ -5,22 +5,12 @@ import pytest
 
 from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
-from stream_app.domain.commands import read_command
+from stream_app.domain.commands import Command, read_command
 from stream_app.domain.delivery.suppression import people_in
-from stream_app.domain.lane_messages import Command
-from stream_app.domain.lead.identity import (
-    Identity,
-    Pseudonyms,
-    current,
-    hashes,
-    identify,
-    plain_id,
-    pseudonyms_of,
-    row_id,
-    use,
-)
+from stream_app.domain.lead.identity import Identity, hashes, identify, plain_id, row_id
 from stream_app.domain.lead.read import label, new_import_id
 from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.pseudonyms import Pseudonyms, current, pseudonyms_of, use
 from stream_app.domain.model.records import ConsumedRecord
 
 FIELDS: dict[str, Scalar] = {

@@ -10,10 +10,10 @@ import pytest
 
 from stream_app.cli.main import main
 from stream_app.domain.lane.price import Part, part, quote
-from stream_app.domain.lane_messages import Actor, Change, LaneView
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.meters import Estimate, Meter
-from stream_app.domain.plan import Workspace
+from stream_app.domain.plan import Actor, Change, Workspace
 
 NOW_MS = 1_790_000_000_000
 CONFIG = """

@@ -12,15 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from stream_app.domain.model.outcome import UnsentReason
-from stream_app.domain.model.records import ConsumedRecord
 
-from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup, outlived, sent_row
+from stream_app.domain.dead_letter.redrive_guard import RedriveDedup, outlived, sent_row
 from stream_app.domain.dead_letter.replay import (
     Begin,
     Came,
     Pace,
-    ReplayPolicy,
     Turns,
     begin,
     goes_on,
@@ -32,7 +29,10 @@ from stream_app.domain.dead_letter.replay import (
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery, classify_record, step
 from stream_app.domain.delivery.state_machine import begin as begin_row
-from stream_app.domain.lane_messages import AS_PROBE, LaneView
+from stream_app.domain.lane.view import AS_PROBE, LaneView
+from stream_app.domain.model.outcome import UnsentReason
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import ReplayPolicy
 
 MAX_REPLAYS = 3
 OUTCOMES = ["failed"] * 5 + ["accepted", "unanswered", "uncertain"]

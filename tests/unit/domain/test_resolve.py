@@ -23,11 +23,10 @@ from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.read import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import Status
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, span_id
 from stream_app.domain.model.tokens import Keys, verify
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Sizes, Workspace
-from stream_app.domain.spans import span_id
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.legal import LEGAL
 

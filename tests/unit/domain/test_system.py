@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.lead.identity import Pseudonyms, fingerprint, pseudonyms_of, use
+from stream_app.domain.model.pseudonyms import Pseudonyms, fingerprint, pseudonyms_of, use
 from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, system_problem, system_row
 from stream_app.kafka.clock import in_words, skew_ms
 

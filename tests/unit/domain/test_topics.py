@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from stream_app.domain import plan as policy
-from stream_app.domain.lead.read import home_partition
 from stream_app.domain.model.topics import (
     MAX_CARRIED_BYTES,
     MAX_INPUT_BYTES,
@@ -17,6 +16,7 @@ from stream_app.domain.model.topics import (
     Retention,
     TopicNames,
     differences,
+    home_partition,
     more_than_planned,
     plan,
     shared_partitions,

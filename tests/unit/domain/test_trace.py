@@ -18,7 +18,8 @@ from opentelemetry.semconv.attributes import (
 
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.model.messages import Status, StatusEvent
-from stream_app.domain.spans import Sampling, Span, clay_of, is_sampled, span_id, spans_of
+from stream_app.domain.model.records import span_id
+from stream_app.domain.spans import Sampling, Span, clay_of, is_sampled, spans_of
 from stream_app.trace import OtlpClient
 
 CLAY = {"people": clay_of(["api.clay.com"])}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.domain.lane.view import LaneView, PartHold
 from stream_app.domain.lane.waits import NAMES, Kind, Wait, held_now, kind_of, sums, waits
-from stream_app.domain.lane_messages import LaneView, PartHold
 from stream_app.domain.model.messages import Status, StatusEvent
 from tests.support.legal import LEGAL
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from stream_app.domain.lead.read import home_partition
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.tokens import Keys, TokenProblem, Verified, sign
+from stream_app.domain.model.topics import home_partition
 from stream_app.gateway import receiver
 from stream_app.gateway.tables import Table, Tables
 from tests.gateway.fuzz import fuzz

@@ -7,8 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
-from stream_app.domain.lane_messages import CommandAnswer, LaneChange, LaneView
+from stream_app.domain.lane.view import LaneChange, LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.messages import RESEND, StatusEvent

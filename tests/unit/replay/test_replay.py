@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
-from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy, Turns
+from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.model.errors import UnknownFormat
 from stream_app.domain.model.records import ConsumedRecord, Headers, Record
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import ReplayPolicy
 from stream_app.replay.forward import Replay
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 

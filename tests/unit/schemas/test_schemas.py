@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from stream_app.dev.schemas import MESSAGES, documents, schema
-from stream_app.domain.dead_letter.headers import MEANING
-from stream_app.domain.delivery.envelope import HEADERS, read_envelope
+from stream_app.domain.delivery.envelope import HEADERS, MEANING, read_envelope
 from stream_app.domain.model.records import ConsumedRecord
 
 TESTS = Path(__file__).parents[2]
