@@ -80,11 +80,14 @@ class PartitionStream:
     async def ack(self, consumed: ConsumedRecord) -> None:
         """Mark a record as finished. The order does not matter.
 
-        The committed offset passes the record when all before it are acked too. Does nothing if the record was given up
-        or its generation has ended.
+        The committed offset passes the record when all before it are acked too. A record whose generation has ended is
+        given up: another process may own the partition now, and a stop must not wait for an ack that no one takes.
         """
         event = self._held.pop(consumed.offset, None)
-        if event is None or self._generation != self._source.app.consumer_generation_id:
+        if event is None:
+            return
+        if self._generation != self._source.app.consumer_generation_id:
+            self._source.consumer.give_up(event.message)
             return
         self._source.consumer.in_flight[self._tp].pop(consumed.offset, None)
         await self._source.stream.ack(event)

@@ -180,6 +180,26 @@ async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) 
     assert slow.calls[:2] == [("assigned", {0, 1, 2, 3}), ("revoked", {0, 1, 2, 3})]
 
 
+async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_flight(bench: Bench) -> None:
+    """Another worker leaves at the same time: the consumer's thread joins the next generation before the ack."""
+    finished = asyncio.Event()
+
+    class Late(Recorder):
+        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+            await finished.wait()
+            await inlet.ack(consumed)
+
+    def next_generation() -> None:
+        app.consumer_generation_id += 1
+        finished.set()
+
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    handler = Late()
+    async with running(bench.app({bench.leads: handler})) as app:
+        await until(lambda: handler.consumed)
+        asyncio.get_running_loop().call_later(0.5, next_generation)
+
+
 async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(bench: Bench) -> None:
     class Fails(Recorder):
         async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
