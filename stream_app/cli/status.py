@@ -115,7 +115,7 @@ def _show(lead: FoundLead, *, result: bool) -> None:
 
 
 def _show_history(history: RecordHistory) -> None:
-    where = f"{history.workspace}/{history.destination}" if history.workspace else "no workspace named"
+    where = "/".join(filter(None, (history.workspace, history.destination))) or "no workspace named"
     show(f"  {where}, came as {history.origin}, trace {history.trace_id}")
     for step in steps(history.events):
         show(f"    {_step(step)}")

@@ -12,7 +12,7 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterNam
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 _HOUR_MS = 3_600_000  # so much of a day or month has passed before its pace says anything
-_LEAST_MS = 60_000  # a shorter time says nothing: reservations come and go
+_LEAST_MS = 600_000  # a shorter time says nothing: one file of leads is sent in it, and no other may follow
 _LONGEST_DAY_MS = 26 * _HOUR_MS
 
 

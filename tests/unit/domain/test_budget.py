@@ -368,7 +368,8 @@ def test_another_day_or_too_short_a_time_says_nothing() -> None:
     assert forecast([], NOON_MS) is None
     yesterday = Sample(NOON_MS - 10 * MINUTE_MS, meter(5_000, period="2026-11-23"))
     assert forecast([yesterday, Sample(NOON_MS, meter(10))], NOON_MS) is None
-    assert forecast([Sample(NOON_MS - 30_000, meter(0)), Sample(NOON_MS, meter(10))], NOON_MS) is None
+    just_too_short = Sample(NOON_MS - 10 * MINUTE_MS + 1, meter(0))
+    assert forecast([just_too_short, Sample(NOON_MS, meter(10))], NOON_MS) is None
     assert forecast([Sample(0, meter(0)), Sample(NOON_MS, meter(10))], 24 * HOUR_MS) is None
 
 
