@@ -41,6 +41,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic
+from stream_app.kafka.background import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops.process import collect_rarely
 
@@ -51,10 +52,15 @@ _ENDS: Final[tuple[Status, ...]] = ("enriched", "enriched", "enriched", "no_data
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Elsewhere:
+class Elsewhere(Background[Consumption]):
     """Everything that the board asks Kafka for."""
 
-    is_first = False
+    def __init__(self) -> None:
+        super().__init__(fresh_s=0)
+        self.is_first = False
+
+    async def _ask(self) -> Consumption:
+        raise AssertionError("nobody asks Kafka")
 
     async def look(self, within_s: float) -> Consumption | None:
         waiting = {("leads", number): 10 * number for number in range(PARTITIONS)}
@@ -67,14 +73,18 @@ class Elsewhere:
         return Search()
 
 
-class Topics:
+class Topics(Background[dict[str, ExistingTopic]]):
     """All topics as planned."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(fresh_s=0)
         self._now = {
             each.name: ExistingTopic(each.partitions, each.replication, dict(each.config))
             for each in settings.topic_plan()
         }
+
+    async def _ask(self) -> dict[str, ExistingTopic]:
+        return self._now
 
     async def look(self, within_s: float) -> dict[str, ExistingTopic]:
         return self._now
@@ -159,8 +169,8 @@ def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float 
         lambda: ProjectionLag(now_ms, 0),
         elsewhere,
         Topics(site.settings),
-        elsewhere,
-        elsewhere,
+        elsewhere.fill,
+        elsewhere.find,
         lambda: now_ms,
         shared_s,
     )

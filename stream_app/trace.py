@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -121,13 +121,6 @@ def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:
     ]
 
 
-class Receiver(Protocol):
-    """Takes spans."""
-
-    async def send(self, spans: Sequence[Span]) -> None:
-        """Send them. Raises ReceiverUnavailable or SpansRefused."""
-
-
 class Lead:
     """The events of one input record that are not exported yet.
 
@@ -150,8 +143,8 @@ class Exporter:
     """Turns events into spans.
 
     A lead without an event for `settle_ms` is exported as far as it has come. Its later spans follow with the same
-    parent. `clay` has attributes of POSTs by destination. `commit` saves how far each partition is done. `count` is
-    called with `sent` or `refused`, and a number of spans.
+    parent. `clay` has attributes of POSTs by destination. `send` may raise ReceiverUnavailable or SpansRefused.
+    `commit` saves how far each partition is done. `count` is called with `sent` or `refused`, and a number of spans.
     """
 
     def __init__(
@@ -159,7 +152,7 @@ class Exporter:
         sampling: Sampling,
         clay: Mapping[str, Mapping[str, Value]],
         settle_ms: int,
-        receiver: Receiver,
+        send: Callable[[Sequence[Span]], Awaitable[None]],
         commit: Callable[[dict[int, int]], Awaitable[None]],
         count: Callable[[str, int], None],
         now_ms: Callable[[], int],
@@ -168,7 +161,7 @@ class Exporter:
         self._sampling = sampling
         self._clay = clay
         self._settle_ms = settle_ms
-        self._receiver = receiver
+        self._send_spans = send
         self._commit = commit
         self._count = count
         self._now_ms = now_ms
@@ -227,7 +220,7 @@ class Exporter:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                await self._receiver.send(spans)
+                await self._send_spans(spans)
             except ReceiverUnavailable as error:
                 self._log.warning("traces_wait", because=str(error), pause_s=pause_s)
                 await asyncio.sleep(pause_s)

@@ -6,9 +6,9 @@ import math
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, cast, get_args
+from typing import Final, cast, get_args
 from urllib.parse import quote
 
 import msgspec
@@ -19,7 +19,7 @@ from starlette.routing import Route
 from stream_app.board.access import PATH, RETRY_AFTER_S, STRANGER, BoardAccess, LoginNeeded, Refused, Role, Visitor
 from stream_app.board.formats import Assets
 from stream_app.board.forms import Action, Actions
-from stream_app.board.lookup import Results, Waiting
+from stream_app.board.lookup import FetchResult, FindWaiting
 from stream_app.board.page import HEADERS, Handler, PageMaker
 from stream_app.board.pages.dead import REPLAY_ID, Which, cause_of, cause_page, dead_page, replay_page
 from stream_app.board.pages.flow import audit_page, backlog_page, books_page, imports_of, waiting_page
@@ -45,6 +45,7 @@ from stream_app.board.requests import (
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
 from stream_app.domain.books.account import DeadLetterState
 from stream_app.domain.model.topics import ExistingTopic
+from stream_app.kafka.background import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
@@ -122,23 +123,21 @@ class Login:
 _LONGEST_SEARCH: Final = 2_000
 
 
-class Topics(Protocol):
-    """Asks Kafka for the planned topics."""
-
-    async def look(self, within_s: float) -> Mapping[str, ExistingTopic] | None:
-        """Return those that exist, by name; None if Kafka does not answer."""
-
-
 class Views:
     """The handlers. Each look at personal data is logged."""
 
     def __init__(
-        self, maker: PageMaker, results: Results, waiting: Waiting, topics: Topics, logger: log.Logger
+        self,
+        maker: PageMaker,
+        fetch_result: FetchResult,
+        find_waiting: FindWaiting,
+        topics: Background[dict[str, ExistingTopic]],
+        logger: log.Logger,
     ) -> None:
         self._maker = maker
         self._site = maker.site
-        self._results = results
-        self._waiting = waiting
+        self._fetch_result = fetch_result
+        self._find_waiting = find_waiting
         self._topics = topics
         self._log = logger
 
@@ -194,7 +193,7 @@ class Views:
         lead_id = lead_id_of(request.path_params)
         page, places = await self._maker.threads.run(partial(lead_and_places, self._site, moment, lead_id))
         self._log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
-        results = [await self._results.fill(place) for place in places]
+        results = [await self._fetch_result(place) for place in places]
         page = msgspec.structs.replace(page, results=results, shown=True)
         return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads", live=False)
 
@@ -204,7 +203,7 @@ class Views:
             (after,), partition = numbers(request, 1) or (0,), number(request, "partition")
             backlog = partial(backlog_page, self._site, moment, word(request, "topic"), partition, after)
             return await self._maker.page(request, moment, "backlog", "Waiting on Kafka", backlog, current="leads")
-        search = await self._waiting.find(lead_id, person, "")
+        search = await self._find_waiting(lead_id, person, "")
         make = partial(waiting_page, self._site, moment, search)
         return await self._maker.page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
 
@@ -252,16 +251,6 @@ SHARED_S: Final = 1.0
 """How long requests share what was read and made for the first of them."""
 
 
-class Consumers(Protocol):
-    """Asks Kafka who consumes and how much waits."""
-
-    is_first: bool
-    """The first question is not answered yet."""
-
-    async def look(self, within_s: float) -> Consumption | None:
-        """Return what is known; None if Kafka does not answer."""
-
-
 class Board:
     """Builds the routes. Without an operator token there are none for `actions` and `publishing`."""
 
@@ -270,10 +259,10 @@ class Board:
         site: Site,
         access: BoardAccess,
         lag: Callable[[], ProjectionLag],
-        consumers: Consumers,
-        topics: Topics,
-        results: Results,
-        waiting: Waiting,
+        consumers: Background[Consumption],
+        topics: Background[dict[str, ExistingTopic]],
+        fetch_result: FetchResult,
+        find_waiting: FindWaiting,
         now_ms: Callable[[], int],
         shared_s: float = SHARED_S,
         actions: Sequence[Action] = (),
@@ -287,7 +276,7 @@ class Board:
         self._assets = Assets()
         self._maker = PageMaker(site, access, self._assets, lag, now_ms)
         self._login = Login(access, self._maker, logger)
-        self._views = Views(self._maker, results, waiting, topics, logger)
+        self._views = Views(self._maker, fetch_result, find_waiting, topics, logger)
         has_operators = "operator" in access.roles
         self._actions = Actions(self._maker, actions if has_operators else ())
         self._publish = PublishActions(self._maker, publishing, logger) if publishing and has_operators else None

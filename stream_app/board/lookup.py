@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -167,20 +167,10 @@ WHO: Final = "look-up API"
 """Who sees personal data, in the log: a token names no person."""
 MOST_IMPORTS: Final = 100
 """In one answer."""
-
-
-class Results(Protocol):
-    """Fetches results."""
-
-    async def fill(self, found: FoundResultAt) -> FoundResult:
-        """Return the result with its data, or with a problem text. Never raises."""
-
-
-class Waiting(Protocol):
-    """Searches for leads that no worker has processed yet."""
-
-    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        """Search for a lead id or a person's hash, in one workspace or (empty) in all. Never raises."""
+FetchResult = Callable[[FoundResultAt], Awaitable[FoundResult]]
+"""Returns a result with its data, or with a problem text. Never raises."""
+FindWaiting = Callable[[str, str, str], Awaitable[Search]]
+"""Searches for leads that no worker has processed yet, by lead id or person's hash, in one workspace or ("") in all."""
 
 
 @dataclass(eq=False)
@@ -189,13 +179,13 @@ class Lookup:
 
     queries: Queries
     lag: Callable[[], ProjectionLag]
-    results: Results
+    fetch_result: FetchResult
     kafka: Callable[[], Awaitable[Consumption | None]]
     inputs: Collection[str]
     access: Access
     dlq: str
     parked: str
-    waiting: Waiting
+    find_waiting: FindWaiting
     now_ms: Callable[[], int] = field(default=Clock().now_ms)
     log: log.Logger = field(default_factory=lambda: log.get("board"))
 
@@ -263,13 +253,13 @@ class Lookup:
             return None
         places = await asyncio.to_thread(self.queries.results, lead_id)
         self.log.info("personal_data_shown", who=WHO, lead_id=lead_id, results=len(places))
-        return msgspec.structs.replace(lead, results=[await self.results.fill(place) for place in places])
+        return msgspec.structs.replace(lead, results=[await self.fetch_result(place) for place in places])
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> WaitingAnswer:
         asked = request.query_params
         lead_id = _id(asked.get("lead_id", ""))
         person = "" if lead_id else _person(asked.get("person", ""))
-        search = await self.waiting.find(lead_id, person, asked.get("workspace", ""))
+        search = await self.find_waiting(lead_id, person, asked.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self.queries.lanes)
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
         return WaitingAnswer(

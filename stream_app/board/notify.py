@@ -21,11 +21,12 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
 from stream_app.board.access import STRANGER
-from stream_app.board.app import Consumers
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
 from stream_app.client.messages import Alert, Change, Format, Key, NotDelivered, body_of
 from stream_app.domain.lane.explain import Finding
+from stream_app.kafka.background import Background
+from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
 NEEDS_A_PERSON: Final[Mapping[str, str]] = MappingProxyType(
@@ -128,7 +129,7 @@ class Outbox:
 
 
 async def board_findings(
-    site: Site, lag: ProjectionLag, consumers: Consumers, now_ms: int
+    site: Site, lag: ProjectionLag, consumers: Background[Consumption], now_ms: int
 ) -> tuple[list[Finding], bool]:
     """Return what the board shows of all lanes and of its read model, and whether the former is known now."""
     moment = Moment(now_ms, lag, await consumers.look(KAFKA_WITHIN_S), STRANGER)

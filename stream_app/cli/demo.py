@@ -19,7 +19,7 @@ from stream_app.cli.books import show_report
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.config.rules import bootstrap_problem
 from stream_app.dev import simulator
-from stream_app.dev.demo import DemoState, Outcome, run_scenario
+from stream_app.dev.demo import DemoState, Display, Outcome, run_scenario
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
 from stream_app.domain.lane.view import LaneView
@@ -95,8 +95,8 @@ _WORDS: Final[dict[Status, str]] = {
 }
 
 
-class Screen:
-    """Shows the demo. Implements `dev.demo.Display`."""
+class Screen(Display):
+    """Shows the demo."""
 
     def __init__(self) -> None:
         self._console = console(stderr=True)

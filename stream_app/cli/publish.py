@@ -88,7 +88,7 @@ async def send_and_wait(
         write_ids(ids, batch)
         try:
             with reading("leads", "at rest") as progress:
-                await wait_for_rest(leads, follower, wait_s, progress)
+                await wait_for_rest(leads, follower.batches(), wait_s, progress)
         except StreamAppError as error:
             say(f"the leads are published, but following them has failed: {error}")
     return leads

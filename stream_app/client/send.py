@@ -13,7 +13,7 @@ import asyncio
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
-from typing import Any, Final, Protocol, Self, get_args
+from typing import Any, Final, Self, get_args
 
 from aiokafka.errors import KafkaError
 
@@ -130,12 +130,6 @@ _AT_REST: Final = 0x80
 """The bit that a byte has when its lead is at rest. The other seven are the number of its last status."""
 
 
-class Follower(Protocol):
-    """What yields new events, and an empty list now and then (`kafka.status_follower`)."""
-
-    def batches(self) -> AsyncIterator[list[StatusEvent]]: ...
-
-
 class PublishedLeads:
     """The last status of each lead that one command has published.
 
@@ -201,12 +195,15 @@ class PublishedLeads:
 
 
 async def wait_for_rest(
-    leads: PublishedLeads, follower: Follower, within_s: float, on_progress: Callable[[int, int], None]
+    leads: PublishedLeads,
+    batches: AsyncIterator[list[StatusEvent]],
+    within_s: float,
+    on_progress: Callable[[int, int], None],
 ) -> None:
     """Follow the leads until all are at rest, or until the time is over.
 
-    `follower` begins before the first lead was published. `on_progress` gets (leads at rest, all leads) after each
-    batch of events.
+    `batches` are of a follower that began before the first lead was published; an empty one comes now and then.
+    `on_progress` gets (leads at rest, all leads) after each.
 
     Raises:
         BrokerUnavailable, UnreadableBatch: The events could not be read to the end.
@@ -215,7 +212,7 @@ async def wait_for_rest(
         return
     try:
         async with asyncio.timeout(within_s):
-            async for events in follower.batches():
+            async for events in batches:
                 for event in events:
                     leads.apply(event)
                 on_progress(leads.at_rest, leads.total)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -29,26 +29,10 @@ from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
 from stream_app.gateway.tables import PREFIX, Table, Tables, is_secret_of
+from stream_app.ops.gateway_metrics import GatewayMetrics
 
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
-
-
-class Inbox(Protocol):
-    """Stores callbacks."""
-
-    async def put(self, record: Record) -> None:
-        """Return when the record is stored, within a bounded time. Raise BrokerUnavailable if that is uncertain."""
-
-
-class Observer(Protocol):
-    """Counts answers. Gets nothing about a lead. `destination` is a configured alias or "other"."""
-
-    def answered(self, destination: str, code: str, seconds: float) -> None: ...
-
-    def repaired(self, destination: str) -> None: ...
-
-    def not_kept(self, because: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +44,26 @@ class Limits:
 
 
 class Receiver:
-    """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs."""
+    """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs.
+
+    `put` returns when a record is stored, within a bounded time, and raises BrokerUnavailable if that is uncertain.
+    """
 
     def __init__(
         self,
         tables: Tables,
         topic: str,
-        inbox: Inbox,
+        put: Callable[[Record], Awaitable[None]],
         now_ms: Callable[[], int],
         limits: Limits,
-        observer: Observer,
+        metrics: GatewayMetrics,
     ) -> None:
         self.tables = tables
         self._topic = topic
-        self._inbox = inbox
+        self._put = put
         self._now_ms = now_ms
         self._limits = limits
-        self._observer = observer
+        self._metrics = metrics
         self._decoding = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +73,7 @@ class Receiver:
         try:
             answer = await self._answer(Request(scope, receive), table)
         finally:
-            self._observer.answered(
+            self._metrics.answered(
                 _label_of(table),
                 answer.code if answer else "gone",
                 time.perf_counter() - began,
@@ -171,12 +158,12 @@ class Receiver:
         if len(value) > _LARGEST_RECORD_BYTES:
             return answers.TOO_LARGE
         try:
-            await self._inbox.put(Record(self._topic, table.workspace.encode(), value, (), table.partition))
+            await self._put(Record(self._topic, table.workspace.encode(), value, (), table.partition))
         except BrokerUnavailable as error:
-            self._observer.not_kept(str(error))
+            self._metrics.not_kept(str(error))
             return answers.KAFKA_AWAY
         if callback.repaired:
-            self._observer.repaired(_label_of(table))
+            self._metrics.repaired(_label_of(table))
         return answers.received(callback)
 
 

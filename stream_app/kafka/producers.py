@@ -29,7 +29,7 @@ _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 
 
 class KafkaPublisher:
-    """Implements `replay.forward.Publisher` with aiokafka."""
+    """Publishes to the partition that a record came from, with aiokafka."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
@@ -88,7 +88,7 @@ async def send_command(connection: KafkaConnection, records: Sequence[Record], c
 
 
 class Inbox:
-    """Implements `gateway.receiver.Inbox`: keeps callbacks on `leads.callbacks`. The board keeps its commands by it."""
+    """Keeps callbacks on `leads.callbacks`. The board keeps its commands by it."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer

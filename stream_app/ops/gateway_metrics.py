@@ -15,7 +15,7 @@ _SAY_AGAIN_AFTER_S: Final = 60.0
 
 
 class GatewayMetrics:
-    """The receiver's observer (`gateway.receiver.Observer`)."""
+    """Counts the receiver's answers. It gets nothing about a lead. `destination`: a configured alias or "other"."""
 
     def __init__(
         self, registry: CollectorRegistry, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic

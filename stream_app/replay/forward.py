@@ -15,7 +15,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -32,20 +32,8 @@ from stream_app.partition.ports import PartitionStream
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
 
 
-class Publisher(Protocol):
-    """Publishes to the partition that a record came from."""
-
-    async def publish(self, record: Record) -> Awaitable[object]:
-        """Queue the record. The result is done when Kafka has acknowledged it."""
-
-
-class State(Protocol):
-    """State shared by all replay processes. `moving` is cleared while an operator has paused all replays."""
-
-    moving: asyncio.Event
-
-    async def begin(self, partition: int) -> Begin:
-        """Return where to start in a newly assigned partition of the dead letters."""
+Publish = Callable[[Record], Awaitable[Awaitable[object]]]
+"""Queues a record for its partition. The result is done when Kafka has acknowledged it."""
 
 
 class Replay:
@@ -53,6 +41,7 @@ class Replay:
 
     `rates_per_s` are the configured rates of the lanes by workspace. `moved` is called with the source topic and the
     envelope of each forwarded record, `began` with each newly assigned partition of the dead letters and its start.
+    `begin` returns that start; `moving` is cleared while an operator has paused all replays (`ReplayState`).
     """
 
     def __init__(
@@ -60,8 +49,9 @@ class Replay:
         topics: TopicNames,
         policy: ReplayPolicy,
         rates_per_s: Mapping[str, float],
-        publisher: Publisher,
-        state: State,
+        publish: Publish,
+        begin: Callable[[int], Awaitable[Begin]],
+        moving: asyncio.Event,
         clock: Clock,
         turns: Turns,
         moved: Callable[[str, Envelope], None],
@@ -70,8 +60,9 @@ class Replay:
         self._topics = topics
         self._policy = policy
         self._pace = Pace(rates_per_s, policy.rate_share)
-        self._publisher = publisher
-        self._state = state
+        self._publish = publish
+        self._begin = begin
+        self._moving = moving
         self._clock = clock
         self._turns = turns
         self._moved = moved
@@ -93,7 +84,7 @@ class Replay:
 
     async def dead_letters(self, stream: PartitionStream) -> None:
         """Forward `leads.dlq` to the tiers by due time. Skip dead letters that wait for an operator."""
-        begin = await self._state.begin(stream.partition)
+        begin = await self._begin(stream.partition)
         self._began(stream.partition, begin)
         async with self._forwarder(stream) as forwarder:
             async for consumed in stream:
@@ -154,9 +145,9 @@ class Replay:
 
     async def _await_turn(self, key: bytes | None, stream: PartitionStream, *, paced: bool) -> bool:
         """Wait for the end of a pause and for the workspace's rate. False: the stream was suspended first."""
-        if not self._state.moving.is_set():
+        if not self._moving.is_set():
             stopped = asyncio.create_task(stream.suspended.wait())
-            moving = asyncio.create_task(self._state.moving.wait())
+            moving = asyncio.create_task(self._moving.wait())
             with self._waiting(stream):
                 await asyncio.wait((stopped, moving), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -191,7 +182,7 @@ class Replay:
     def _forwarder(self, stream: PartitionStream) -> _Forwarder:
         position = self._positions[stream.topic, stream.partition]
         position.sent = position.acked  # records that an earlier stream left unacked are read again
-        return _Forwarder(stream, self._publisher, position)
+        return _Forwarder(stream, self._publish, position)
 
 
 class _Position:
@@ -207,9 +198,9 @@ class _Position:
 class _Forwarder:
     """Publishes in order, and acks in order after Kafka has acknowledged the published record."""
 
-    def __init__(self, stream: PartitionStream, publisher: Publisher, position: _Position) -> None:
+    def __init__(self, stream: PartitionStream, publish: Publish, position: _Position) -> None:
         self._stream = stream
-        self._publisher = publisher
+        self._publish = publish
         self._position = position
         self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(_MAX_UNACKED)
         self._acks = asyncio.TaskGroup()
@@ -234,7 +225,7 @@ class _Forwarder:
 
     async def send(self, consumed: ConsumedRecord, record: Record) -> None:
         self._position.sent += 1
-        await self._sent.put((consumed, await self._publisher.publish(record)))
+        await self._sent.put((consumed, await self._publish(record)))
 
     async def skip(self, consumed: ConsumedRecord) -> None:
         self._position.sent += 1

@@ -145,13 +145,13 @@ async def serving(
     lookup = Lookup(
         queries=queries,
         lag=lambda: projection.lag,
-        results=results,
+        fetch_result=results.fill,
         kafka=partial(backlog.look, 2 * ANSWER_WITHIN_S),
         inputs=names.inputs,
         access=Access(settings.board_token),
         dlq=names.dlq,
         parked=names.parked,
-        waiting=waiting,
+        find_waiting=waiting.find,
     )
     clock = Clock()
     site = Site(settings, queries)
@@ -163,8 +163,8 @@ async def serving(
         lambda: projection.lag,
         backlog,
         topics,
-        results,
-        waiting,
+        results.fill,
+        waiting.find,
         clock.now_ms,
         actions=actions_of(site, sender, planner) if sender and planner else (),
         publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,

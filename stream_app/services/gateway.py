@@ -43,7 +43,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
             receiver = Receiver(
                 tables,
                 settings.names.callbacks,
-                callbacks,
+                callbacks.put,
                 Clock().now_ms,
                 Limits(gateway.max_body_bytes, gateway.read_timeout_s),
                 metrics,

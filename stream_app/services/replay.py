@@ -71,7 +71,18 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         turns = Turns(rates_per_s, policy.rate_share)
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher, turns)
         await stack.enter_async_context(state)
-        replay = Replay(topics, policy, rates_per_s, publisher, state, Clock(), turns, on_moved, on_begin)
+        replay = Replay(
+            topics,
+            policy,
+            rates_per_s,
+            publisher.publish,
+            state.begin,
+            state.moving,
+            Clock(),
+            turns,
+            on_moved,
+            on_begin,
+        )
         options = faust_options(settings, connection, topics.replay_app, None)
         app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
         define_agents(app, topics, policy.tiers_s, replay)

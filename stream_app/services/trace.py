@@ -85,7 +85,7 @@ async def _export(
 
         clay = {alias: clay_of(destination.allowed_hosts) for alias, destination in settings.destinations.items()}
         settle_ms = int(trace.settle_s * 1000)
-        exporter = Exporter(trace, clay, settle_ms, client, commit, count, Clock().now_ms, logger)
+        exporter = Exporter(trace, clay, settle_ms, client.send, commit, count, Clock().now_ms, logger)
         starts = await reader.begins(places) | await reader.committed(places)
         await exporter.run(_batches(reader, starts, logger))
 

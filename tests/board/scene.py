@@ -33,6 +33,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import ExistingTopic, TopicNames
+from stream_app.kafka.background import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import access_of
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
@@ -93,12 +94,12 @@ def settings_of(
     return load_settings(path, environ, ("gateway", "board"))
 
 
-class Consumers:
-    """`app.Consumers` in memory."""
-
-    is_first = False
+class Consumers(Background[Consumption]):
+    """What Kafka says of the consumers, in memory."""
 
     def __init__(self) -> None:
+        super().__init__(fresh_s=0)
+        self.is_first = False
         waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310}
         counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
         counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
@@ -106,39 +107,42 @@ class Consumers:
             Group("Stable", 2), Group("Stable", 1), counts, dict.fromkeys(counts, 1 << 40)
         )
 
+    async def _ask(self) -> Consumption:
+        raise AssertionError("nobody asks Kafka")
+
     async def look(self, within_s: float) -> Consumption | None:
         return self.now
 
 
-class Topics:
-    """`views.Topics` in memory: all topics are as planned."""
+class Topics(Background[dict[str, ExistingTopic]]):
+    """What Kafka says of the topics, in memory: all are as planned."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(fresh_s=0)
         self.now: dict[str, ExistingTopic] | None = {
             each.name: ExistingTopic(each.partitions, each.replication, dict(each.config))
             for each in settings.topic_plan()
         }
 
+    async def _ask(self) -> dict[str, ExistingTopic]:
+        raise AssertionError("nobody asks Kafka")
+
     async def look(self, within_s: float) -> dict[str, ExistingTopic] | None:
         return self.now
 
 
-class Results:
-    """`lookup.Results` in memory."""
-
-    async def fill(self, found: FoundResultAt) -> FoundResult:
-        fields = {"Work Email": "ada@example.com", "Title": "CTO", "Note": HOSTILE}
-        return msgspec.structs.replace(found.result, age_s=3, fields=fields)
+async def fetch_result(found: FoundResultAt) -> FoundResult:
+    """The result with data that nothing had to fetch."""
+    fields = {"Work Email": "ada@example.com", "Title": "CTO", "Note": HOSTILE}
+    return msgspec.structs.replace(found.result, age_s=3, fields=fields)
 
 
-class Waiting:
-    """`lookup.Waiting` in memory: one record waits, in the partition of acme."""
-
-    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        found = []
-        if lead_id == "crm-waits":
-            found = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
-        return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
+async def find_waiting(lead_id: str, person: str, workspace: str) -> Search:
+    """One record waits, in the partition of acme."""
+    found = []
+    if lead_id == "crm-waits":
+        found = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
+    return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
 
 
 async def stored_lead(lead_id: str, workspace: str | None) -> list[StoredLead]:
@@ -190,8 +194,8 @@ def board_of(
         lambda: lag or ProjectionLag(NOW_MS - 2_000, 0),
         consumers or Consumers(),
         topics or Topics(settings),
-        Results(),
-        Waiting(),
+        fetch_result,
+        find_waiting,
         lambda: NOW_MS,
         shared_s,
         actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),

@@ -30,7 +30,7 @@ AT_MS = 1_790_000_000_000
 
 
 class RecordList:
-    """`gateway.receiver.Inbox` in memory, until it `fails_with` something."""
+    """The inbox in memory, until it `fails_with` something."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -57,7 +57,7 @@ class Gateway:
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
         tables = Tables(TABLES, keys, PARTITIONS)
-        self.receiver = Receiver(tables, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
+        self.receiver = Receiver(tables, "leads.callbacks", self.shelf.put, lambda: AT_MS, limits, metrics)
         self.app = build_asgi(self.receiver, metrics.responded)
 
     def client(self) -> httpx.AsyncClient:

@@ -67,7 +67,7 @@ class ReplayProcess:
         policy = ReplayPolicy()
         rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in plan.workspaces.items()}
         self._turns = Turns(rates_per_s, policy.rate_share)
-        about = plan.topics, policy, rates_per_s, self, self, VirtualClock(), self._turns
+        about = plan.topics, policy, rates_per_s, self.publish, self.begin, self.moving, VirtualClock(), self._turns
         replay = Replay(*about, lambda *_: None, lambda *_: None)
         handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
             plan.topics.dlq: replay.dead_letters,

@@ -23,7 +23,7 @@ from stream_app.domain.books.account import STATES
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client, plain
-from tests.board.scene import Consumers, Results, Waiting, board_of, settings_of
+from tests.board.scene import Consumers, board_of, fetch_result, find_waiting, settings_of
 from tests.simulation.account import COLUMN_OF, NO_LEADS, Ledger, Look, Numbers, looks_at, messy, read_into, sources_of
 from tests.simulation.tape import Tape
 
@@ -96,8 +96,8 @@ async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
         return IDLE
 
     names = ledger.plan.topics
-    about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), Results(), kafka, names.inputs
-    lookup = Lookup(*about, Access(None), names.dlq, names.parked, Waiting(), lambda: 1)
+    about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), fetch_result, kafka, names.inputs
+    lookup = Lookup(*about, Access(None), names.dlq, names.parked, find_waiting, lambda: 1)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
         return {path: (await client.get(path)).json() for path in ("/books", "/dlq", "/imports")}

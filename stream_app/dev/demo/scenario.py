@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -38,8 +38,8 @@ _KEPT_EVERY_S: Final = 3.0
 _KEPT_COLUMNS: Final = b"lead_id,workspace,email,first_name,last_name\n"
 
 
-class Display(Protocol):
-    """Receives the demo's output."""
+class Display:
+    """Receives the demo's output. This one shows nothing."""
 
     def say(self, line: str) -> None:
         """Show a sentence."""

@@ -25,26 +25,18 @@ An invalid call gets a 400 with {"problems": [...]}, one line each.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from aiohttp import web
 
-from stream_app.dev.simulator.clay import Clay, Which
-from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.clay import Which
 from stream_app.dev.simulator.parsing import ScriptError, checked, over
-from stream_app.dev.simulator.script import Fault, Limits, Plan, Script, Settings, Webhook
+from stream_app.dev.simulator.script import Fault, Limits, Plan, Settings, Webhook
 from stream_app.dev.simulator.tally import Leads
 
-
-class Controlled(Protocol):
-    """The simulator, as this API sees it."""
-
-    script: Script
-    clay: Clay
-    ledger: Ledger
-
-    async def reset(self) -> None: ...
+if TYPE_CHECKING:
+    from stream_app.dev.simulator.server import Simulator
 
 
 class Credits(Settings, frozen=True, kw_only=True):
@@ -78,10 +70,10 @@ class NoSettings(Settings, frozen=True, kw_only=True):
     """An empty body."""
 
 
-Action = Callable[[Controlled, Any], Awaitable[object] | object]
+Action = Callable[[Simulator, Any], Awaitable[object] | object]
 
 
-def _faults(sim: Controlled, body: Any) -> object:
+def _faults(sim: Simulator, body: Any) -> object:
     items = body if isinstance(body, list) else [body]
     problems: list[str] = []
     faults = []
@@ -96,48 +88,48 @@ def _faults(sim: Controlled, body: Any) -> object:
     return {"added": len(faults)}
 
 
-def _limits(sim: Controlled, body: Any) -> object:
+def _limits(sim: Simulator, body: Any) -> object:
     now = msgspec.structs.asdict(sim.clay.limits)
     sim.clay.set_limits(checked(Limits, now | _object(body), "limits"))
     return sim.clay.limits
 
 
-def _workspaces(sim: Controlled, body: Any) -> None:
+def _workspaces(sim: Simulator, body: Any) -> None:
     name, rest = _named(body, "name")
     sim.clay.set_workspace(name, checked(Plan, rest))
 
 
-def _webhooks(sim: Controlled, body: Any) -> None:
+def _webhooks(sim: Simulator, body: Any) -> None:
     slug, rest = _named(body, "slug")
     table = msgspec.to_builtins(sim.script.table)
     sim.clay.set_webhook(slug, checked(Webhook, over(table, rest)))
 
 
-def _credits(sim: Controlled, body: Any) -> None:
+def _credits(sim: Simulator, body: Any) -> None:
     order = checked(Credits, body)
     sim.clay.top_up(order.workspace, order.add)
 
 
-def _month(sim: Controlled, body: Any) -> None:
+def _month(sim: Simulator, body: Any) -> None:
     sim.clay.new_month(checked(Month, body).workspace)
 
 
-def _auto_run(sim: Controlled, body: Any) -> None:
+def _auto_run(sim: Simulator, body: Any) -> None:
     order = checked(AutoRun, body)
     sim.clay.set_auto_run(order.webhook, on=order.on)
 
 
-def _rerun(sim: Controlled, body: Any) -> object:
+def _rerun(sim: Simulator, body: Any) -> object:
     order = checked(Rerun, body)
     return {"rows": sim.clay.rerun(order.webhook, order.which)}
 
 
-def _clock(sim: Controlled, body: Any) -> None:
+def _clock(sim: Simulator, body: Any) -> None:
     checked(NoSettings, body)
     sim.clay.reset_clock()
 
 
-async def _reset(sim: Controlled, body: Any) -> None:
+async def _reset(sim: Simulator, body: Any) -> None:
     checked(NoSettings, body)
     await sim.reset()
 
@@ -159,7 +151,7 @@ ACTIONS: dict[str, Action] = {
 class ControlApi:
     """The handlers of the routes above."""
 
-    def __init__(self, sim: Controlled) -> None:
+    def __init__(self, sim: Simulator) -> None:
         self._sim = sim
 
     def add_routes(self, app: web.Application) -> None:

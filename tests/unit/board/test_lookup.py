@@ -33,15 +33,13 @@ HASH = "AbCdEfGhIjKlMnOpQrStUv"
 NAMES = sources().names
 
 
-class Results:
-    """`lookup.Results` in memory."""
-
-    async def fill(self, found: FoundResultAt) -> FoundResult:
-        return msgspec.structs.replace(found.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
+async def fetch_result(found: FoundResultAt) -> FoundResult:
+    """The result with data that nothing had to fetch."""
+    return msgspec.structs.replace(found.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
 
 
 class Waiting:
-    """`lookup.Waiting` in memory: gives `search`, and writes down what it was asked."""
+    """Leads that wait, in memory: gives `search`, and writes down what it was asked."""
 
     def __init__(self) -> None:
         self.search = Search()
@@ -79,8 +77,8 @@ class Api:
             return Consumption(Group("Stable", 1), Group("Stable", 1), waiting, {("leads", 0): 1 << 40})
 
         queries, access = Queries(self.path, {"firms"}), Access(token)
-        about = queries, lambda: self.lag, Results(), kafka, NAMES.inputs
-        lookup = Lookup(*about, access, NAMES.dlq, NAMES.parked, self.records, lambda: NOW_MS)
+        about = queries, lambda: self.lag, fetch_result, kafka, NAMES.inputs
+        lookup = Lookup(*about, access, NAMES.dlq, NAMES.parked, self.records.find, lambda: NOW_MS)
         base_url = more.pop("base_url", "http://127.0.0.1:9107")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)

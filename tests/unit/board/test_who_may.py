@@ -27,7 +27,7 @@ from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, fill, settings_of
 from tests.gateway.support import URL, Gateway, good
-from tests.unit.board.test_lookup import Results, Waiting
+from tests.unit.board.test_lookup import Waiting, fetch_result
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 HOSTS: Final = {"loopback": "127.0.0.1:9107", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
@@ -121,8 +121,8 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
     settings = settings_of(folder, token=has_token, operator=has_token)
     queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
     access = Access(TOKEN if has_token else None)
-    about = queries, lambda: ProjectionLag(NOW_MS, 0), Results(), kafka, names.inputs
-    lookup = Lookup(*about, access, names.dlq, names.parked, Waiting(), lambda: NOW_MS)
+    about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, kafka, names.inputs
+    lookup = Lookup(*about, access, names.dlq, names.parked, Waiting().find, lambda: NOW_MS)
     board = board_of(settings, model, shared_s=600)
     with closing(board):
         pages = {route.path: kind_of(route) for route in board.routes()}

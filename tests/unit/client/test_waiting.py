@@ -91,7 +91,7 @@ async def test_it_waits_until_all_are_at_rest() -> None:
         [event("leads/0/100", "enriched")],
         [event("leads/0/100", "never read")],  # type: ignore[arg-type]
     )
-    await wait_for_rest(leads, follower, 60, lambda done, total: shown.append((done, total)))
+    await wait_for_rest(leads, follower.batches(), 60, lambda done, total: shown.append((done, total)))
     assert shown == [(1, 2), (1, 2), (2, 2)]
     assert leads.by_status(at_rest=True) == {"enriched": 1, "duplicate": 1}
     assert len(follower.left) == 1
@@ -99,12 +99,12 @@ async def test_it_waits_until_all_are_at_rest() -> None:
 
 async def test_it_ends_when_its_time_is_over() -> None:
     leads = published(2)
-    await wait_for_rest(leads, Fake([event("leads/0/100", "enriched")]), 0.05, lambda *_: None)
+    await wait_for_rest(leads, Fake([event("leads/0/100", "enriched")]).batches(), 0.05, lambda *_: None)
     assert (leads.at_rest, leads.no_event) == (1, 1)
 
 
 async def test_without_published_leads_there_is_no_wait() -> None:
-    await wait_for_rest(PublishedLeads("leads", ()), Fake(), 60, lambda *_: None)
+    await wait_for_rest(PublishedLeads("leads", ()), Fake().batches(), 60, lambda *_: None)
 
 
 STATUSES = sorted(set(get_args(Status)) - NOT_LEADS)

@@ -11,7 +11,7 @@ from stream_app.domain.model.errors import UnknownFormat
 from stream_app.domain.model.records import ConsumedRecord, Headers, Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
-from stream_app.replay.forward import Replay
+from stream_app.replay.forward import Publish, Replay
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 
 NAMES = TopicNames()
@@ -19,7 +19,7 @@ FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", re
 
 
 class Memory:
-    """`replay.forward.Publisher` and `State`."""
+    """What the replay process publishes, and its state, in memory."""
 
     def __init__(self, begin: Begin) -> None:
         self.published: list[tuple[int, Record]] = []
@@ -43,13 +43,27 @@ class Memory:
 
 class Bench:
     def __init__(
-        self, dead_letters: list[ConsumedRecord], begin: Begin | None = None, rate_per_s: float = 1000.0
+        self,
+        dead_letters: list[ConsumedRecord],
+        begin: Begin | None = None,
+        rate_per_s: float = 1000.0,
+        publish: Publish | None = None,
     ) -> None:
         self.memory = Memory(begin or Begin())
         self.stream = RecordingStream(dead_letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
         rates = {"acme": rate_per_s}
-        about = NAMES, policy, rates, self.memory, self.memory, VirtualClock(), Turns(rates)
+        memory = self.memory
+        about = (
+            NAMES,
+            policy,
+            rates,
+            publish or memory.publish,
+            memory.begin,
+            memory.moving,
+            VirtualClock(),
+            Turns(rates),
+        )
         self.replay = Replay(*about, lambda *_: None, lambda *_: None)
 
     async def serve(self) -> asyncio.Task[None]:
@@ -184,7 +198,8 @@ class Tiers(Memory):
         super().__init__(Begin())
         policy = ReplayPolicy()
         rates, clock = {"acme": 1000.0}, VirtualClock()
-        replay = Replay(NAMES, policy, rates, self, self, clock, Turns(rates), lambda *_: None, lambda *_: None)
+        about = NAMES, policy, rates, self.publish, self.begin, self.moving, clock, Turns(rates)
+        replay = Replay(*about, lambda *_: None, lambda *_: None)
         handlers = {NAMES.deferred: replay.deferred} | {NAMES.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         self.inlets = {topic: Topic(topic) for topic in handlers}
         self._serving = [asyncio.ensure_future(handler(self.inlets[topic])) for topic, handler in handlers.items()]
@@ -258,13 +273,12 @@ async def test_a_justified_wait_is_not_under_way() -> None:
 
 @virtual_time
 async def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_due() -> None:
-    bench = Bench([])
     silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     async def publish(record: Record) -> Awaitable[object]:
         return silent
 
-    bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
+    bench = Bench([], publish=publish)  # Kafka, when it is silent
     tier = NAMES.wait(60)
     stream = RecordingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
     waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))

@@ -46,7 +46,7 @@ class Bench:
         self.committed: list[dict[int, int]] = []
         self.counts: Counter[str] = Counter()
         self.exporter = Exporter(
-            sampling, CLAY, 60_000, collector, self.commit, self.count, lambda: self.now_ms, logs.get("test")
+            sampling, CLAY, 60_000, collector.send, self.commit, self.count, lambda: self.now_ms, logs.get("test")
         )
 
     async def commit(self, offsets: dict[int, int]) -> None:
