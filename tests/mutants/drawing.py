@@ -112,14 +112,16 @@ def _part(node: Any) -> _Part:
 
 
 def _no_target(tree: ast.AST) -> Iterator[_Part]:
-    """Annotations, `__repr__`, and how a class lies in memory."""
+    """Annotations, protocols, `__repr__`, and how a class lies in memory."""
     for node in ast.walk(tree):
         part: Any = None
         if isinstance(node, ast.arg | ast.AnnAssign):
             part = node.annotation
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             part = node if node.name == "__repr__" else node.returns
-        elif isinstance(node, ast.keyword) and node.arg in _LAYOUT:
+        elif (isinstance(node, ast.keyword) and node.arg in _LAYOUT) or (
+            isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Protocol" for base in node.bases)
+        ):
             part = node
         if part is not None:
             yield _part(part)
