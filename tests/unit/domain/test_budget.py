@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stream_app.domain.limits import budget
 from stream_app.domain.limits import calendar as periods
-from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period, Refused, Reservation
+from stream_app.domain.limits.budget import CAPS, Budget, BudgetPolicy, Cost, Period, Refused, Reservation
 from stream_app.domain.limits.meters import Forecast, Meter, Sample, forecast, meters
 
 ONE = Cost(6, 1)
@@ -537,3 +537,11 @@ def test_the_cache_is_of_the_moment_not_of_its_quarter_hour() -> None:
     # Liberia was 44 minutes and 30 seconds behind until 1972: midnight falls inside a quarter of an hour.
     before, after = (periods.at("Africa/Monrovia", 1, (44 * 60 + 30) * 1000 + step) for step in (-1, 0))
     assert (before.day, after.day) == ("1969-12-31", "1970-01-01")
+
+
+def test_a_hot_share_needs_a_cap_to_be_a_share_of() -> None:
+    problems = ["hot_share = 0.25: is a share of a cap, and no cap is set"]
+    assert BudgetPolicy(hot_share=0.25).problems() == problems
+    assert BudgetPolicy().problems() == []
+    for cap in CAPS:
+        assert msgspec.structs.replace(BudgetPolicy(hot_share=0.25), **{cap: 100}).problems() == []

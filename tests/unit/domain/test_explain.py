@@ -13,6 +13,7 @@ from stream_app.domain.lane.view import LaneView, PartHold
 from stream_app.domain.lane.view import view as view_of
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.limits.meters import Estimate, Forecast, Meter
 from stream_app.domain.model.outcome import Refused
@@ -59,6 +60,11 @@ def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts
     assert finding.since_ms == NOW_MS - 60_000
     assert finding.what == "in words"
     assert lifts in finding.lifts
+    stalled = Outage("read_timeout", NOW_MS - 9_000, NOW_MS, 5)
+    during = only(explain(facts(msgspec.structs.replace(view, outage=stalled))))
+    is_outage = code in ("breaker_open", "no_answer")
+    assert during.since_ms == NOW_MS - (9_000 if is_outage else 60_000)
+    assert during.what == ("Clay does not answer (read_timeout); 5 calls have failed; " * is_outage + "in words")
 
 
 def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
@@ -149,29 +155,93 @@ def test_a_lane_whose_breaker_is_closed_has_no_outage() -> None:
     assert view_of(policy, lane, [PEOPLE], NOW_MS).outage is None
 
 
+RESUME = "stream-app replay resume"
+NO_REPLAY = "no replay process runs: dead letters and deferred leads do not come back"
+HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being handed over"
+
+
 @pytest.mark.parametrize(
-    ("changes", "codes", "lifts"),
+    ("changes", "first"),
     [
-        ({"worker": Group("Empty", 0)}, ["no_worker", "would_move"], "stream-app worker"),
-        ({"worker": Group("PreparingRebalance", 1)}, ["rebalancing", "moves"], "rebalance_timeout"),
-        ({"topics": ["leads: has 4 partitions"]}, ["wrong_topics", "moves"], "stream-app topics"),
-        ({"replay_paused": Actor("jane", "rebuild", 1)}, ["replay_paused", "moves"], "stream-app replay resume"),
-        ({"replay": Group("Dead", 0), "coming_back": 5}, ["no_replay", "moves"], "stream-app replay"),
-        ({"replay": Group("Dead", 0)}, ["moves"], ""),
+        (
+            {"worker": Group("Empty", 0)},
+            Finding("no_worker", "no worker runs: nothing is sent", lifts="stream-app worker", waiting=7),
+        ),
+        (
+            {"worker": Group("PreparingRebalance", 1)},
+            Finding("rebalancing", HANDED_OVER, lifts="it ends within kafka.rebalance_timeout_s", waiting=7),
+        ),
+        (
+            {"topics": ["leads: has 4 partitions", "more"]},
+            Finding("wrong_topics", "leads: has 4 partitions; more", lifts="stream-app topics", waiting=7),
+        ),
+        (
+            {"replay_paused": Actor("jane", "rebuild", 1), "coming_back": 4},
+            Finding("replay_paused", "replays are paused by jane: rebuild", since_ms=1, lifts=RESUME, waiting=4),
+        ),
+        (
+            {"replay_paused": Actor("jane", "", 1)},
+            Finding("replay_paused", "replays are paused by jane", since_ms=1, lifts=RESUME),
+        ),
+        (
+            {"replay": Group("Dead", 0), "coming_back": 5},
+            Finding("no_replay", NO_REPLAY, lifts="stream-app replay", waiting=5),
+        ),
+        ({"replay": Group("Dead", 0)}, None),
     ],
 )
-def test_a_hold_of_the_whole_system_comes_first(changes: dict[str, Any], codes: list[str], lifts: str) -> None:
-    found = explain(facts(waiting=7, **changes))
-    assert [finding.code for finding in found] == codes
-    assert lifts in found[0].lifts
+def test_a_hold_of_the_whole_system_comes_first(changes: dict[str, Any], first: Finding | None) -> None:
+    works = "worker" not in changes or changes["worker"].members
+    says = f"{'runs' if works else 'would run'} at up to 8 a second; what waits takes about 1 s"
+    last = Finding("moves" if works else "would_move", says, "acme", holds=False, waiting=7)
+    assert explain(facts(waiting=7, **changes)) == [*([first] if first else []), last]
 
 
-def test_a_lane_that_never_moved_or_lives_elsewhere_or_has_commands_waiting() -> None:
-    assert only(explain(facts(None, 3))).code == "never_moved"
-    moved = only(explain(facts(msgspec.structs.replace(MOVING, partition=1))))
-    assert (moved.code, moved.holds, moved.lifts) == ("moved", True, "set workspaces.acme.partition = 1")
-    asked = explain(facts(lane={"asked": 2}))
-    assert [finding.code for finding in asked] == ["commands_wait", "moves"]
+def test_what_waits_is_counted_once_for_each_partition() -> None:
+    """All lanes of a partition see the same records."""
+    lanes = [
+        LaneFacts(name, home, MOVING, {"leads": home + 1, "b": 4}) for name, home in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    found = explain(facts(topics=["leads"], lanes=lanes))
+    assert found[0].waiting == 2 + 4 + 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("view", "lane", "first"),
+    [
+        (None, {}, Finding("never_moved", "nothing was ever sent for it", "acme", holds=False, waiting=9)),
+        (
+            msgspec.structs.replace(MOVING, partition=1),
+            {},
+            Finding(
+                "moved",
+                "its lane lives in partition 1, the configuration says 3",
+                "acme",
+                lifts="set workspaces.acme.partition = 1",
+                waiting=9,
+            ),
+        ),
+        (
+            MOVING,
+            {"asked": 2},
+            Finding(
+                "commands_wait",
+                "2 commands for partition 3 not answered yet",
+                "acme",
+                holds=False,
+                lifts="a worker",
+                waiting=2,
+            ),
+        ),
+        (MOVING, {"unreadable": "stopped at 7"}, Finding("unreadable", "stopped at 7", "acme", waiting=9)),
+    ],
+)
+def test_a_lane_that_never_moved_or_lives_elsewhere_or_waits_for_another(
+    view: LaneView | None, lane: dict[str, Any], first: Finding
+) -> None:
+    found = explain(facts(view, 9, lane=lane))
+    assert found[0] == first
+    assert [each.code for each in found[1:]] == ["moves"] * (view is MOVING)
 
 
 PEOPLE = Destination("people", "acme", ())

@@ -1,7 +1,8 @@
-"""The history of one record, event by event: what counts, and what is wrong with it."""
+"""One record: what its events say, event by event, which counts for its lead, and what became of a dead letter."""
 
 import pytest
 
+from stream_app.domain.books.account import Kept, Rank, elect, is_at_rest, is_same_lead, rank_of, state_of
 from stream_app.domain.books.records import Event, RecordHistory, advance
 
 DOUBLE, GAP, BEGINS, ILLEGAL = "a double", "a gap", "its first event is missing", "no legal step"
@@ -38,3 +39,80 @@ def test_what_a_history_says(
         assert (counts, found.endswith(problem), bool(found)) == (problem != DOUBLE, True, bool(problem)), found
     assert (history.status, history.seq, history.at_ms) == (*last, last[1] * 10)
     assert (history.lead_id, history.headless, history.rerouted) == ("crm-1", headless, rerouted)
+
+
+RANKS: dict[Rank, str] = {
+    0: "erased cost_corrected callback_duplicate callback_unmatched",
+    1: "duplicate rerouted",
+    2: "rejected_invalid suppressed parked",
+    3: "received replaced confirmed expired deferred sending accepted enriched served_from_cache dead_lettered",
+}
+AT_REST = "rejected_invalid suppressed duplicate replaced confirmed expired enriched served_locally parked"
+
+
+def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> None:
+    for rank, names in RANKS.items():
+        assert {rank_of(RecordHistory(status=status, seq=2)) for status in names.split()} == {rank}
+    assert [rank_of(RecordHistory(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], (
+        "it took the row before"
+    )
+    assert all(is_at_rest(status, final=False) for status in AT_REST.split())
+    assert not any(is_at_rest(status, final=True) for status in ("", "unheard_of", "received", "deferred", "sending"))
+    assert [is_at_rest("accepted", final=final) for final in (True, False)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("own", "follower", "state"),
+    [
+        (None, None, "open"),
+        (("dead_lettered", 5), None, "open"),
+        (("replayed", 6), None, "coming_back"),
+        (("replayed", 6), "enriched", "coming_back"),
+        (("replayed", 5), "enriched", "solved"),
+        (("dead_lettered", 6), None, "solved"),
+        (("suppressed", 6), None, "given_up"),
+        (("expired", 6), None, "given_up"),
+        (None, "suppressed", "given_up"),
+        (None, "replaced", "solved"),
+        (None, "accepted", "coming_back"),
+        (("confirmed", 6), None, "solved"),
+    ],
+)
+def test_what_became_of_a_dead_letter(own: tuple[str, int] | None, follower: str | None, state: str) -> None:
+    returning = "coming_back" if state == "open" else state
+    assert state_of(5, False, own, follower, final=False) == state
+    assert state_of(5, True, own, follower, final=False) == returning
+    assert state_of(5, True, None, "accepted", final=True) == "solved"
+
+
+PLACED = Kept(workspace="acme", destination="people", rank=3, took=7)
+
+
+@pytest.mark.parametrize(
+    ("records", "counts"),
+    [
+        ([PLACED], {0}),
+        ([Kept(workspace="acme", destination="people", rank=0, took=9)], set()),
+        ([PLACED, Kept(workspace="acme", destination="people", rank=2, took=9)], {0}),
+        ([PLACED, Kept(workspace="acme", destination="people", rank=3, took=8)], {1}),
+        ([PLACED, Kept(workspace="acme", destination="people", rank=3, took=7)], {1}),
+        ([PLACED, Kept(workspace="acme", destination="firms", rank=1)], {0, 1}),
+        ([PLACED, Kept(workspace="beta", destination="people", rank=1)], {0, 1}),
+        ([PLACED, Kept(workspace="acme", rank=2)], {0}),
+        ([PLACED, Kept(workspace="beta", rank=2)], {0, 1}),
+        ([PLACED, Kept(rank=2)], {0}),
+        ([Kept(rank=2)], {0}),
+        ([Kept(workspace="acme", rank=2), Kept(rank=2)], {0}),
+    ],
+)
+def test_one_record_counts_for_each_destination_of_a_lead(records: list[Kept], counts: set[int]) -> None:
+    assert elect(enumerate(records)) == counts
+
+
+@pytest.mark.parametrize(
+    ("workspace", "destination", "same"),
+    [("acme", "people", True), ("acme", "", True), ("", "", True), ("", "firms", False), ("beta", "people", False),
+     ("beta", "", False)],
+)  # fmt: skip
+def test_a_record_without_an_address_is_of_the_lead_with_one(workspace: str, destination: str, same: bool) -> None:
+    assert is_same_lead(Kept(workspace=workspace, destination=destination), PLACED) is same

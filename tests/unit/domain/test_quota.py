@@ -11,7 +11,14 @@ from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
-from stream_app.domain.model.addresses import WEBHOOK_PATH, token_problem, webhook_problem
+from stream_app.domain.model.addresses import (
+    WEBHOOK_PATH,
+    is_local,
+    is_loopback,
+    is_loopback_url,
+    token_problem,
+    webhook_problem,
+)
 from stream_app.domain.model.ranges import Wait
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
@@ -297,3 +304,16 @@ def test_a_valid_webhook_can_be_requested(url: str) -> None:
 def test_a_token_is_printable_ascii() -> None:
     assert token_problem("abc 123~") is None
     assert all(token_problem(bad) for bad in ("", " a", "a\n", "a\r\nb: c", "\u00e9", "\x7f"))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback", "local"),
+    [("127.0.0.1", True, True), ("127.9.9.9", True, True), ("::1", True, True), ("localhost", True, True),
+     ("sim", False, True), ("sim_1-a", False, True), ("10.0.0.1", False, False), ("a.b", False, False),
+     ("2130706433", False, False), ("0x7f000001", False, False), ("0x", False, False), ("", False, False)],
+)  # fmt: skip
+def test_which_hosts_mean_this_machine_or_a_container_beside_it(host: str, loopback: bool, local: bool) -> None:
+    assert (is_loopback(host), is_local(host)) == (loopback, local)
+    if host:
+        assert is_loopback_url(f"http://[{host}]:8/x" if ":" in host else f"http://{host}:8/x") is loopback
+    assert not is_loopback_url("no URL")

@@ -1,0 +1,172 @@
+"""An operator settles one lead: its row, its event and the books, in every field, and why nothing is done."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.domain.commands import Command
+from stream_app.domain.delivery.parked import Resolution, Settled, is_open, resolved_rows, settle_lead
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, forced_key
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.limits.budget import Budget, Period, Reservation
+from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.records import ConsumedRecord, trace_of
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Destination, Plan, Workspace
+
+NOW_MS = 1_796_083_140_000
+POLICY = Workspace("acme", "people")
+PLAN = Plan(
+    topics=TopicNames(""),
+    partitions=4,
+    workspaces={"acme": POLICY},
+    destinations={name: Destination(name, "acme", ()) for name in ("firms", "people")},
+    app="test",
+)
+DAY, MONTH = "2026-11-30", "2026-11"
+BOOKED = Reservation(DAY, MONTH, 20, 5)
+LANE = Lane("acme", 0, budget=Budget((Period(DAY, 50, 7, 9, 1),), (Period(MONTH, 60, 7, 9, 1),)))
+COMMAND = Command("c-1", "resolve", "acme", NOW_MS, "jane", "seen in Clay", {"lead_id": "crm-1"})
+CONSUMED = ConsumedRecord("commands", 0, 8, b"acme", b"{}")
+PEOPLE, FIRMS = (delivery_key("acme", name, "crm-1") for name in ("people", "firms"))
+FORCED = delivery_key("acme", "people", "crm-1", "leads/0/9")
+
+
+def row(state: Status = "accepted", **more: Any) -> Delivery:
+    fields: dict[str, Any] = {"sends": 1, "attempt": 2, "replay": 3, "epoch": 1, "booked": BOOKED} | more
+    return Delivery(ROW_VERSION, state, "leads/0/1", 4, fields.pop("at_ms", 1_000), 1, "t", **fields)
+
+
+def settled(rows: dict[bytes, Delivery], **what: Any) -> Settled | str:
+    values = {key: msgspec.json.encode(each) for key, each in rows.items()}
+    if FORCED in values:
+        values[forced_key("acme", "people", "crm-1")] = FORCED
+    return settle_lead(PLAN, POLICY, LANE, values.get, COMMAND, Resolution("crm-1", **what), CONSUMED, NOW_MS)
+
+
+def done(found: Settled | str) -> Settled:
+    assert isinstance(found, Settled), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "credits_", "actions"),
+    [({"credits": 3}, 3, 5), ({"actions": 0}, 20, 0), ({"credits": 0, "actions": 9}, 0, 9)],
+)
+@pytest.mark.parametrize("state", ["accepted", "parked"])
+def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
+    state: Status, what: dict[str, int], credits_: int, actions: int
+) -> None:
+    before = row(state)
+    found = done(settled({PEOPLE: before}, **what))
+    known = Reservation(DAY, MONTH, credits_, actions, known=True)
+    text = f"20 credits and 5 actions were booked, now it is {credits_} and {actions}, in the budget of {DAY}"
+    more: dict[str, Any] = {"credits": credits_ - 20, "actions": actions - 5, "day": DAY, "month": MONTH}
+    about: dict[str, Any] = {"workspace": "acme", "destination": "people", "reason": "c-1", "text": text, "app": "test"}
+    if state == "parked":
+        after = msgspec.structs.replace(before, state="confirmed", seq=5, at_ms=NOW_MS, booked=known, final=True)
+        counts = {"attempt": 2, "replay": 3, "epoch": 1, "trace_id": "t"}
+        event = StatusEvent("leads/0/1#5", "crm-1", "confirmed", 5, NOW_MS, "leads/0/1", **counts, **about, **more)  # type: ignore[arg-type]  # as named
+    else:
+        after, place = msgspec.structs.replace(before, booked=known), "commands/0/8"
+        event = StatusEvent(
+            f"{place}#1", "crm-1", "cost_corrected", 1, NOW_MS, place, trace_id=trace_of(place), **about, **more
+        )
+    assert (found.event, found.text) == (event, f"crm-1: {text}")
+    assert found.row == (PEOPLE, msgspec.json.encode(after))
+    for period, spent in zip(found.lane.budget.days + found.lane.budget.months, (50, 60), strict=True):
+        assert (period.credits_spent, period.actions_spent) == (spent + credits_ - 20, 9 + actions - 5)
+        assert (period.credits_reserved, period.actions_reserved) == (7, 1)
+    assert settled({PEOPLE: msgspec.json.decode(found.row[1], type=Delivery)}, give_up=True) == NOT_PARKED
+
+
+NOT_PARKED = "this lead is not parked, so there is nothing to give up"
+
+
+@pytest.mark.parametrize("why", ["", ": seen in Clay"])
+def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
+    command = msgspec.structs.replace(COMMAND, why=why.removeprefix(": "))
+    values = {PEOPLE: msgspec.json.encode(row("parked"))}
+    what = Resolution("crm-1", give_up=True)
+    found = done(settle_lead(PLAN, POLICY, LANE, values.get, command, what, CONSUMED, NOW_MS))
+    assert (found.event.status, found.event.reason, found.event.text) == (
+        *("suppressed", "given_up", f"given up by jane{why}"),
+    )
+    assert (found.lane, found.event.credits) == (LANE, None)
+    after = msgspec.structs.replace(row("parked"), state="suppressed", seq=5, at_ms=NOW_MS, final=True)
+    assert found.row == (PEOPLE, msgspec.json.encode(after))
+
+
+@pytest.mark.parametrize(
+    ("rows", "what", "says"),
+    [
+        ({}, {"credits": 1}, "no such lead is known here (any more)"),
+        ({PEOPLE: row()}, {"credits": 1, "destination": "firms"}, "no such lead is known here (any more)"),
+        ({PEOPLE: row()}, {}, "nothing was named that it did cost: give credits, actions, or both"),
+        (
+            {PEOPLE: row(), FIRMS: row()},
+            {"credits": 1},
+            "the lead went to firms, people: say which destination",
+        ),
+        (
+            {PEOPLE: row(reservation=BOOKED)},
+            {"credits": 1},
+            "Clay may still call back about this lead: what it did cost is booked then",
+        ),
+        (
+            {PEOPLE: row("parked", booked=None)},
+            {"credits": 1},
+            "Clay never had this lead: send it, or give it up",
+        ),
+        ({PEOPLE: row()}, {"give_up": True}, NOT_PARKED),
+    ],
+)
+def test_nothing_is_done_where_it_is_not_clear_what(rows: dict[bytes, Delivery], what: Any, says: str) -> None:
+    assert settled(rows, **what) == says
+    known = settled({PEOPLE: row("enriched", booked=None)}, credits=1)
+    assert isinstance(known, str)
+    assert known.startswith("what this lead did cost is known: correct the lane")
+
+
+@pytest.mark.parametrize(
+    ("plain", "forced", "chosen"),
+    [
+        (row(at_ms=2), row(at_ms=1), PEOPLE),
+        (row(at_ms=1), row(at_ms=2), FORCED),
+        (row("parked", at_ms=1), row(at_ms=2), PEOPLE),
+        (row("callback_overdue", at_ms=1), row(at_ms=2), PEOPLE),
+    ],
+)
+def test_of_the_deliveries_of_a_lead_the_parked_one_counts_then_an_open_cost_then_the_newest(
+    plain: Delivery, forced: Delivery, chosen: bytes
+) -> None:
+    assert done(settled({PEOPLE: plain, FORCED: forced}, credits=1)).row[0] == chosen
+    assert done(settled({PEOPLE: plain, FIRMS: forced}, credits=1, destination="firms")).row[0] == FIRMS
+
+
+@pytest.mark.parametrize(
+    ("state", "booked", "open_"),
+    [
+        ("callback_overdue", BOOKED, True),
+        ("callback_overdue", None, False),
+        ("callback_overdue", Reservation(DAY, MONTH, 0, 1), True),
+        ("callback_overdue", Reservation(DAY, MONTH, 1, 0), True),
+        ("callback_overdue", Reservation(DAY, MONTH, 0, 0), False),
+        ("callback_overdue", Reservation(DAY, MONTH, 20, 5, known=True), False),
+        ("parked", BOOKED, True),
+        ("enriched", BOOKED, False),
+        ("accepted", BOOKED, False),
+    ],
+)
+def test_a_cost_is_open_until_clay_or_an_operator_confirms_it(
+    state: Status, booked: Reservation | None, open_: bool
+) -> None:
+    assert is_open(row(state, booked=booked)) is open_
+
+
+def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:
+    alias = {forced_key("acme", "people", "crm-1"): FORCED}.get
+    assert set(resolved_rows(PLAN, alias, COMMAND)) == {PEOPLE, FIRMS, FORCED}
+    others: tuple[dict[str, Any], ...] = ({"kind": "pause"}, {"args": {}}, {"args": {"lead_id": 5}})
+    assert [resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **each)) for each in others] == [()] * 3

@@ -1,0 +1,151 @@
+"""All that each outcome of a POST does to its lane, while the lane probes after an outage and a refused token."""
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from stream_app.domain.lane.admission import Grant, decide
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.settlement import Settlement, settled
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits import window as window
+from stream_app.domain.limits.breaker import Breaker, Outage
+from stream_app.domain.limits.rate import Rate
+from stream_app.domain.limits.window import Totals
+from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.plan import Destination, Workspace
+
+NOW_MS = 1_796_083_140_000
+END_MS = NOW_MS + 100
+POLICY = Workspace("acme", "people")
+STOPPED = suspension.begin(POLICY.suspension, "http_401", "refused", NOW_MS - 400_000, "people")
+LANE = Lane(
+    "acme",
+    0,
+    breaker=Breaker("half_open", 4, 1, successes=1, next_lease=6),
+    suspension=STOPPED,
+    rate=Rate(10.0, NOW_MS),
+)
+
+
+class After(NamedTuple):
+    """What is left of the lane: by default, of a call that says nothing and cost nothing."""
+
+    phase: str = "half_open"
+    successes: int = 1
+    stopped: tuple[str, int] | None = ("http_401", 300_000)
+    """Why, and in how many ms the next probe is due."""
+    credits: tuple[int, int] = (0, 0)
+    """Spent and reserved."""
+    window: Totals = Totals()
+    health: Totals = Totals()
+    dead_letters: int = 0
+    tokens: float = 9.0
+    blocked_ms: int = 0
+    learned: int = 0
+    outage: Outage | None = None
+
+
+FAILED: dict[str, Any] = {"phase": "open", "successes": 0, "window": Totals(0, 1), "health": Totals(0, 1)}
+SLOW = Totals(1, 0, 1)
+
+
+@pytest.mark.parametrize("callbacks", [True, False])
+@pytest.mark.parametrize(
+    ("outcome", "after", "settlement"),
+    [
+        (
+            Accepted(200, 50),
+            After(successes=2, stopped=None, window=Totals(1), health=Totals(1), learned=1),
+            Settlement(True, END_MS),
+        ),
+        (
+            Accepted(200, 10_001),
+            After(stopped=None, window=SLOW, health=SLOW, learned=1),
+            Settlement(True, END_MS),
+        ),
+        (
+            Uncertain("reset", 50),
+            After(**FAILED, credits=(0, 20), learned=1, outage=Outage("reset", END_MS, END_MS, 1)),
+            Settlement(True, END_MS),
+        ),
+        (
+            Refused("http_503", 50, 503, "busy", "7"),
+            After(**FAILED, tokens=0.0, blocked_ms=7_000, outage=Outage("http_503", END_MS, END_MS, 1)),
+            Settlement(False, END_MS + 7_000),
+        ),
+        (RateLimited(429, 50, "7"), After(tokens=0.0, blocked_ms=7_000), Settlement(False, END_MS + 7_000)),
+        (
+            Denied(403, 50, "no"),
+            After(stopped=("http_403", 600_000)),
+            Settlement(False, END_MS, "destination people (no token), webhook hook1 after 1 submission: no"),
+        ),
+        (
+            Gone(404, 50),
+            After(),
+            Settlement(False, END_MS, "the webhook hook1 of people is gone (404): a probe tries it again now and then"),
+        ),
+        (Poison(422, 50, "bad"), After(window=Totals(dead_letters=1), dead_letters=1), Settlement(False, END_MS)),
+        (None, After(), Settlement(False, END_MS)),
+    ],
+)
+def test_an_outcome_frees_the_probes_and_books_what_it_cost(
+    outcome: Outcome | None, after: After, settlement: Settlement, callbacks: bool
+) -> None:
+    there = Destination("people", "acme", ("hook1",), callbacks=callbacks)
+    lane, grant = decide(POLICY, LANE, there, NOW_MS, 0)
+    assert isinstance(grant, Grant)
+    assert lane.breaker.lease is not None
+    assert grant.probe is not None
+    lane, found = settled(POLICY, lane, grant, outcome, END_MS, 0.5, in_flight=1)
+    stopped, day = lane.suspension, lane.budget.days[-1]
+    assert lane.breaker.lease is None
+    assert stopped is None or stopped.lease_until_ms == 0
+    if isinstance(outcome, Accepted):
+        spent, reserved = (0, 20) if callbacks else (6, 0)
+        after = after._replace(credits=(spent, reserved))
+        assert (found.spent is None) is callbacks
+        assert found.spent is None or (found.spent.credits, found.spent.actions) == (6, 1)
+    assert (
+        After(
+            lane.breaker.phase,
+            lane.breaker.successes,
+            None if stopped is None else (stopped.reason, stopped.probe_at_ms - END_MS),
+            (day.credits_spent, day.credits_reserved),
+            window.totals(window.LAST_MINUTE, lane.window, END_MS),
+            window.totals(window.FIVE_MINUTES, lane.health, END_MS),
+            lane.flood_guard.run,
+            lane.rate.tokens,
+            max(0, lane.rate.blocked_until_ms - END_MS),
+            lane.concurrency.calls,
+            lane.outage,
+        )
+        == after
+    )
+    assert (found.counts, found.wait_until_ms, found.text, found.run, found.alone) == (
+        *(settlement.counts, settlement.wait_until_ms, settlement.text, settlement.run, settlement.alone),
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "run", "alone", "attempts"),
+    [(True, 1, True, 3), (True, 3, True, 3), (True, 4, True, 2), (True, 1, False, 3), (True, 2, False, 2),
+     (False, 0, True, 2), (True, 0, True, 3)],
+)  # fmt: skip
+def test_a_failure_counts_for_the_lead_unless_others_fail_as_well(
+    counts: bool, run: int, alone: bool, attempts: int
+) -> None:
+    assert Settlement(counts, 0, run=run, alone=alone).attempts(2) == attempts
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "others_wait", "alone"), [(0, False, True), (1, False, True), (2, False, False), (1, True, False)]
+)
+def test_a_refusal_says_whether_another_lead_could_show_the_difference(
+    in_flight: int, others_wait: bool, alone: bool
+) -> None:
+    there, lane = Destination("people", "acme", ("hook1",)), Lane("acme", 0, rate=Rate(10.0, NOW_MS))
+    lane, grant = decide(POLICY, lane, there, NOW_MS, 0)
+    assert isinstance(grant, Grant)
+    _, found = settled(POLICY, lane, grant, Refused("http_503", 5, 503), END_MS, 0.5, in_flight, others_wait)
+    assert found == Settlement(True, END_MS, run=1, alone=alone)

@@ -1,0 +1,144 @@
+"""Each step of a suspension, with every field of what it leaves."""
+
+import msgspec
+import pytest
+
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits.callback_health import (
+    CallbackHealth,
+    CallbackHealthPolicy,
+    DestinationCallbacks,
+    are_missing,
+    record_callback,
+    record_overdue,
+    record_owner,
+    record_report,
+    reset_reported,
+    still_missing,
+    taken_over,
+    unowned_ms,
+)
+from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
+from stream_app.domain.model.ranges import Wait
+
+POLICY = SuspensionPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)
+NOW_MS = 1_796_083_140_000
+STATE = Suspension("http_401", "refused", NOW_MS - 9, NOW_MS, 300_000, 4, NOW_MS + 50, "people", "one")
+ITS, OTHERS = Probe(4, NOW_MS - 9), (None, Probe(3, NOW_MS - 9), Probe(4, NOW_MS - 8))
+FRESH = suspension.begin(POLICY, "http_403", "forbidden", NOW_MS + 7, "people", "two")
+
+
+def changed(**changes: object) -> Suspension:
+    return msgspec.structs.replace(STATE, **changes)
+
+
+def test_it_begins_with_a_probe_after_the_shortest_interval() -> None:
+    fresh = suspension.begin(POLICY, "http_403", "forbidden", NOW_MS + 7, "people", "two")
+    assert fresh == Suspension(
+        "http_403", "forbidden", NOW_MS + 7, NOW_MS + 7 + 300_000, 300_000, 0, 0, "people", "two", False
+    )
+    assert suspension.begin(POLICY, "r", "t", 1, one_destination=True).one_destination
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "answer"), [(-1, Wait(NOW_MS)), (0, Probe(5, NOW_MS - 9)), (10, Probe(5, NOW_MS - 9))]
+)
+def test_a_probe_goes_when_it_is_due_and_no_other_is_under_way(late_ms: int, answer: Wait | Probe) -> None:
+    now_ms, free = NOW_MS + late_ms, changed(lease_until_ms=0)
+    after = free if late_ms < 0 else msgspec.structs.replace(free, probe=5, lease_until_ms=now_ms + 120_000)
+    assert suspension.permit(POLICY, free, now_ms) == (after, answer)
+    assert suspension.permit(POLICY, STATE, NOW_MS + 49) == (STATE, Wait(NOW_MS + 50)), "one is under way"
+    assert suspension.permit(POLICY, STATE, NOW_MS + 50)[1] == Probe(5, NOW_MS - 9), "its lease has ended"
+    back_ms = NOW_MS - 10**9
+    bounded = changed(probe_at_ms=back_ms + 1_000_000, lease_until_ms=back_ms + 120_000)
+    assert suspension.permit(POLICY, STATE, back_ms) == (bounded, Wait(back_ms + 1_000_000)), "the clock stepped back"
+
+
+def test_only_its_own_probe_ends_it_or_makes_its_interval_longer() -> None:
+    later = changed(probe_at_ms=NOW_MS + 7 + 600_000, backoff_ms=600_000, lease_until_ms=0)
+    assert suspension.postpone_probe(POLICY, STATE, NOW_MS + 7) == later
+    longest = suspension.postpone_probe(POLICY, changed(backoff_ms=600_000), NOW_MS)
+    assert (longest.backoff_ms, longest.probe_at_ms) == (1_000_000, NOW_MS + 1_000_000)
+    again = changed(
+        reason="http_403", text="forbidden", setup_id="two", probe_at_ms=NOW_MS + 7 + 600_000, backoff_ms=600_000,
+        lease_until_ms=0,
+    )  # fmt: skip
+    assert suspension.suspend(POLICY, STATE, FRESH, ITS) == again
+    assert suspension.lift(STATE, ITS) is None
+    assert suspension.release_probe(STATE, ITS, NOW_MS) == changed(probe_at_ms=NOW_MS + 300_000, lease_until_ms=0)
+    for probe in OTHERS:
+        assert suspension.suspend(POLICY, STATE, FRESH, probe) is STATE
+        assert suspension.lift(STATE, probe) is STATE
+        assert suspension.release_probe(STATE, probe, NOW_MS) is STATE
+    free = changed(lease_until_ms=0)
+    assert suspension.lift(free, ITS) is free, "its lease was freed"
+    assert suspension.suspend(POLICY, None, FRESH) is FRESH
+    assert suspension.probe_now(STATE, "new", 7) == changed(setup_id="new", probe_at_ms=7)
+
+
+@pytest.mark.parametrize(("reason", "one"), [("http_401", True), ("http_403", False)])
+def test_a_hold_of_one_destination_becomes_one_of_all_where_another_cause_or_destination_is_refused(
+    reason: str, one: bool
+) -> None:
+    alone = changed(one_destination=True)
+    fresh = msgspec.structs.replace(FRESH, reason=reason)
+    assert suspension.suspend(POLICY, alone, fresh, ITS).one_destination is one
+    other = msgspec.structs.replace(fresh, destination="firms", one_destination=True)
+    assert suspension.suspend(POLICY, alone, other) == msgspec.structs.replace(other, one_destination=False)
+
+
+def test_which_destinations_it_holds() -> None:
+    states = (None, STATE, changed(one_destination=True), changed(exempt=("firms",)))
+    assert [[suspension.holds(state, name) for name in ("people", "firms")] for state in states] == [
+        [False, False],
+        [True, True],
+        [True, False],
+        [True, False],
+    ]
+    soon = changed(text="t", destination="a", setup_id="", backoff_ms=300_000)
+    for others, left in (
+        (["a"], {"one_destination": True}),
+        (["a", "b"], {"exempt": ("firms", "zoo")}),
+    ):
+        state = changed(exempt=("zoo",))
+        assert suspension.exempt(POLICY, state, "firms", others, "t", NOW_MS - 1) == msgspec.structs.replace(
+            soon, **left
+        )
+    later = suspension.exempt(POLICY, changed(probe_at_ms=NOW_MS + 10**9), "firms", ["a"], "t", NOW_MS)
+    assert later.probe_at_ms == NOW_MS + 300_000
+
+
+def test_callbacks_that_are_overdue_are_counted_since_the_last_one_and_reported_once() -> None:
+    policy, state = CallbackHealthPolicy(overdue=2), record_callback(CallbackHealth(), "people", 100)
+    for accepted_ms, overdue, oldest_ms in ((100, 0, 0), (105, 1, 105), (101, 2, 101), (110, 3, 101)):
+        state = record_overdue(state, "people", accepted_ms)
+        assert state.destinations["people"] == DestinationCallbacks(100, overdue, oldest_ms)
+        assert are_missing(policy, state, "people") is (overdue >= 2)
+    assert not are_missing(policy, state, "firms")
+    state = record_report(state, "people", 500)
+    assert not are_missing(policy, state, "people")
+    assert (still_missing(state, "firms"), still_missing(state, "people")) == (["people"], [])
+    state = reset_reported(state)
+    assert state.destinations["people"] == DestinationCallbacks(100, ignored_until_ms=500)
+    assert record_overdue(state, "people", 500) is state
+    assert record_overdue(state, "people", 501).destinations["people"].overdue == 1
+    assert record_callback(state, "people", 600).destinations["people"] == DestinationCallbacks(
+        600, ignored_until_ms=500
+    )
+
+
+def test_times_without_an_owner_are_known() -> None:
+    state = taken_over(CallbackHealth(), 1_000)
+    assert (state.owned_ms, state.gaps) == (1_000, ())
+    state = record_owner(record_owner(state, 5_000), 4_000)
+    assert state.owned_ms == 5_000
+    state = taken_over(state, 10_000_000)
+    assert state.gaps == ((5_000, 10_000_000),)
+    state = taken_over(record_owner(state, 11_000_000), 20_000_000)
+    assert [unowned_ms(state, since_ms) for since_ms in (0, 5_001, 12_000_000, 20_000_000, 30_000_000)] == [
+        9_995_000 + 9_000_000,
+        9_994_999 + 9_000_000,
+        8_000_000,
+        0,
+        0,
+    ]
