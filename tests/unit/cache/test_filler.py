@@ -1,0 +1,145 @@
+"""The filler of the cache on a topic in memory: what is read again, what is remembered, and what is not."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.cache import filler as fillers
+from stream_app.cache.filler import CacheFiller, MemoryCache
+from stream_app.domain.model.messages import Result
+from stream_app.domain.plan import CachePolicy
+from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot, tombstone
+from tests.board.model_records import Made
+from tests.partition.virtual import virtual_time
+
+NOW_MS = 1_796_083_140_000
+ADA, FIRM = "A" * 22, "F" * 22
+POLICY = CachePolicy(stale_days=180)
+
+
+def made(offset: int, person: str = ADA, *, at_ms: int = NOW_MS, age_s: int = 0, **fields: Any) -> Made:
+    found = Result(person, "acme", "people", "clay", 1, at_ms, age_s, fields or {"title": f"no. {offset}"})
+    found = msgspec.structs.replace(found, person=person, company=FIRM)
+    return Made("t", b"k", msgspec.json.encode(found), 1, offset)
+
+
+class Topic:
+    """One partition in memory. `read` has what was read."""
+
+    def __init__(self, *records: Made, begin: int = 0, end: int | None = None) -> None:
+        self.records, self.begin = list(records), begin
+        self.end = end if end is not None else len(records)
+        self.read_ranges: list[Mapping[int, tuple[int, int]]] = []
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        return {0: (0, 0), 1: (self.begin, self.end)}
+
+    async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> AsyncIterator[list[Made]]:
+        self.read_ranges.append(dict(ranges))
+        for number, (begin, end) in ranges.items():
+            yield [each for each in self.records if each.partition == number and begin <= each.offset < end]
+
+
+class Full(MemoryCache):
+    """Accepts so many calls of `add`, then none."""
+
+    def __init__(self, accepts: int) -> None:
+        super().__init__()
+        self.accepts = accepts
+
+    async def add(self, changes: Any) -> bool:
+        self.accepts -= 1
+        return self.accepts >= 0 and await super().add(changes)
+
+
+def filler(cache: Any, owned: tuple[int, ...] = (0, 1)) -> CacheFiller:
+    return CacheFiller(None, "t", 2, cache, POLICY, lambda: owned, lambda: NOW_MS)  # type: ignore[arg-type]  # no Kafka
+
+
+async def title(cache: MemoryCache, person: str = ADA) -> Any:
+    (entry,) = await cache.find([person_slot("acme", "people", person)])
+    return entry.fields["title"].value if entry.fields else None
+
+
+@virtual_time
+async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() -> None:
+    newer = made(4, at_ms=NOW_MS + 1, title="CTO", industry="bikes")
+    cache, topic = MemoryCache(), Topic(made(3), newer, begin=3, end=6)
+    for _ in range(2):
+        await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
+    assert topic.read_ranges == [{1: (3, 6)}], "the second time there is nothing new"
+    assert await cache.filled_to(1) == 6
+    assert await title(cache) == "CTO"
+    assert await cache.find([company_slot("acme", FIRM)]) == [Entry({"industry": Field("bikes", NOW_MS + 1, "people")})]
+    await filler(cache, owned=()).look(topic)  # type: ignore[arg-type]  # in memory
+    again = Topic(made(0, title="new"))
+    await filler(cache).look(again)  # type: ignore[arg-type]  # in memory
+    assert again.read_ranges == [{1: (0, 1)}], "the topic was created again"
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "age_s", "kept"),
+    [(NOW_MS - 180 * DAY_MS, 0, True), (NOW_MS - 180 * DAY_MS - 1, 0, False), (NOW_MS - 1, 180 * 86_400, False),
+     (NOW_MS, 180 * 86_400, True)],
+)  # fmt: skip
+@virtual_time
+async def test_a_result_is_remembered_until_it_is_stale(at_ms: int, age_s: int, kept: bool) -> None:
+    cache = MemoryCache()
+    assert await filler(cache).take([made(0, at_ms=at_ms, age_s=age_s)])
+    assert (await title(cache) is not None) is kept
+
+
+@virtual_time
+async def test_an_erased_person_is_forgotten_in_the_order_of_the_topic() -> None:
+    gone = tombstone("t", "acme", "people", ADA, [ADA])
+    erased = Made("t", gone.key, None, 1, 1, tuple(gone.headers))
+    for records, left in (
+        ([made(0), erased], None),
+        ([erased, made(2)], "no. 2"),
+        ([made(0), erased, made(2)], "no. 2"),
+    ):
+        cache = MemoryCache()
+        assert await filler(cache).take([*records, Made("t", b"k", b"{foreign", 1, 9), Made("t", b"k", None, 1, 10)])
+        assert (await title(cache), await cache.filled_to(1)) == (left, 11)
+
+
+@virtual_time
+async def test_only_the_last_results_are_read_and_all_erasures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fillers, "MOST_RESULTS", 2)
+    gone = tombstone("t", "acme", "people", ADA, [ADA])
+    cache = MemoryCache()
+    await cache.add([(person_slot("acme", "people", ADA), Entry({"title": Field("old", 1, "people")}))])
+    bob, eve, joe = "B" * 22, "E" * 22, "J" * 22
+    topic = Topic(Made("t", gone.key, None, 1, 0, tuple(gone.headers)), made(1, bob), made(2, eve), made(3, joe))
+    await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
+    assert [await title(cache, who) for who in (ADA, bob, eve, joe)] == [None, None, "no. 2", "no. 3"]
+
+
+@virtual_time
+async def test_a_cache_that_does_not_accept_is_filled_from_the_same_place_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fillers, "_PIECE", 2)
+    cache, topic = Full(1), Topic(*(made(number) for number in range(5)))
+    await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
+    assert (await cache.filled_to(1), await title(cache)) == (2, "no. 1")
+    cache.accepts = 9
+    await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
+    assert (topic.read_ranges, await title(cache)) == ([{1: (0, 5)}, {1: (2, 5)}], "no. 4")
+
+
+@virtual_time
+async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_last() -> None:
+    one = Entry({"title": Field("x" * 20, 1, "people")})
+    size = len(msgspec.json.encode(one))
+    for cache in (MemoryCache(most_entries=2), MemoryCache(most_bytes=2 * size)):
+        await cache.add([("a", one), ("b", one)])
+        assert len(cache) == 2
+        await cache.find(["a"])
+        await cache.add([("c", one)])
+        assert [bool(each.fields) for each in await cache.find(["a", "b", "c"])] == [True, False, True]
+        await cache.forget(["a", "never"])
+        await cache.add([("d", one)])
+        assert len(cache) == 2, "what is forgotten makes room"
