@@ -1,0 +1,258 @@
+"""What pages compute before they are drawn: spans, shares, bands and next pages, on both sides of each limit."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+
+from stream_app.board.access import STRANGER
+from stream_app.board.charts import Band, Stack
+from stream_app.board.pages import leads
+from stream_app.board.pages.dead import dead_page
+from stream_app.board.pages.flow import BacklogRow, audit_page, backlog_page
+from stream_app.board.pages.lanes import _bands, _credits, _heading, _hours_known, throughput
+from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Slot
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.site import Bar, Lane, Moment, Overview, bars_of, forecasts_of
+from stream_app.client.answers import Cause, DeadLetters
+from stream_app.domain.lane.explain import Finding, Group, Outlook
+from stream_app.domain.lane.view import LaneChange, LaneView
+from stream_app.domain.lane.waits import Wait
+from stream_app.domain.limits.meters import Forecast, Meter
+from stream_app.kafka.groups import Consumption
+
+HOUR_S, DAY_S = 3_600, 86_400
+NOW_S = 1_790_000_100  # a quarter of an hour begins
+NOW_MS = NOW_S * 1_000
+VIEW = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
+UP = Group("Stable", 2)
+
+
+def lane(view: LaneView | None = VIEW, tone: Any = "ok", name: str = "acme") -> Lane:
+    return Lane(name, "", tone, "", view, [], 0, 0)
+
+
+def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_MS - 5 * HOUR_S * 1_000) -> Meter:
+    return Meter("2026-09-21", NOW_MS + HOUR_S * 1_000, cap, spent, reserved, begins_ms=begins_ms)
+
+
+@pytest.mark.parametrize(
+    ("found", "asking", "words", "tone"),
+    [
+        (Overview([lane()], [Finding("no_worker", "")], []), True, "Nothing is sent: no worker runs", "bad"),
+        (Overview([], [Finding("rebalancing", "")], []), True, "Asking Kafka", "idle"),
+        (Overview([], [], []), False, "No workspace is configured", "idle"),
+        (Overview([lane(tone="bad")], [], []), False, "1 of 1 lane is held", "bad"),
+        (Overview([lane(tone="warn"), lane()], [], []), False, "1 of 2 lanes are held", "bad"),
+        (Overview([lane(None), lane(None)], [], []), False, "Ready: no lead has come yet", "idle"),
+        (Overview([lane()], [], []), False, "The lane is running", "ok"),
+        (Overview([lane(), lane(None)], [], []), False, "All 2 lanes are running", "ok"),
+    ],
+)
+def test_the_first_words_answer_whether_it_works(found: Overview, asking: bool, words: str, tone: str) -> None:
+    said, is_toned = _heading(found, is_asking=asking)
+    assert ("".join(part if isinstance(part, str) else str(part[0]) for part in said), is_toned) == (words, tone)
+
+
+@pytest.mark.parametrize(
+    ("meters", "bar", "others"),
+    [
+        ([], (0, 0, None, 0.0, 0.0, "ok"), 0),
+        ([meter(None, 7), meter(None, 2, 1)], (9, 0, None, 0.0, 0.0, "ok"), 0),
+        ([meter(100, 60, 19), meter(None, 7)], (60, 19, 100, 60.0, 19.0, "ok"), 7),
+        ([meter(100, 60, 20), meter(50, 30, 10)], (90, 30, 150, 60.0, 20.0, "warn"), 0),
+        ([meter(100, 120, 9)], (120, 9, 100, 100.0, 0.0, "warn"), 0),
+        ([meter(3, 1, 1)], (1, 1, 3, 33.33, 33.33, "ok"), 0),
+    ],
+)
+def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(meters: list[Meter], bar: Any, others: int) -> None:
+    views = [msgspec.structs.replace(VIEW, meters={"credits_day": each}) for each in meters]
+    found, without_limit = _credits(Overview([lane(None), *map(lane, views)], [], []), NOW_MS)
+    shown = (found.used, found.reserved, found.cap, found.spent_share, found.reserved_share, found.tone)
+    assert (shown, without_limit) == (bar, others)
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "hours"), [([], 1), ([0], 1), ([3_600], 1), ([3_601, 5], 2), ([DAY_S - 1], 24), ([10 * DAY_S], 24)]
+)
+def test_a_chart_shows_the_hours_that_are_known(ago_s: list[int], hours: int) -> None:
+    assert _hours_known([NOW_S - ago for ago in ago_s], NOW_S) == hours
+
+
+class Ended:
+    """Leads that came to rest, one in each second of the list."""
+
+    def __init__(self, *at_s: int) -> None:
+        self._at_s = at_s
+
+    def came_to_rest(self, names: Sequence[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+        slots = {at_s // step_s * step_s for at_s in self._at_s}
+        return {names[0]: [Slot(at_s, 2, "partial") for at_s in sorted(slots) if at_s >= since_s]}
+
+
+QUARTER_BEGIN_S = NOW_S // 900 * 900
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "asked", "span", "ended", "begin_s", "slots", "step_s"),
+    [
+        ([], None, "day", 0, QUARTER_BEGIN_S - 95 * 900, 96, 900),
+        ([60], None, "hour", 2, NOW_S // 60 * 60 - 59 * 60, 60, 60),
+        ([60, 5_000], None, "day", 4, QUARTER_BEGIN_S - 7 * 900, 8, 900),
+        ([60], "day", "day", 2, QUARTER_BEGIN_S - 3 * 900, 4, 900),
+        ([95 * 900], "day", "day", 2, QUARTER_BEGIN_S - 95 * 900, 96, 900),
+        ([95 * 900 + 1], "day", "day", 0, QUARTER_BEGIN_S - 95 * 900, 96, 900),
+    ],
+)
+def test_the_throughput_covers_the_day_or_what_is_known_of_it(
+    ago_s: list[int], asked: Any, span: str, ended: int, begin_s: int, slots: int, step_s: int
+) -> None:
+    site: Any = SimpleNamespace(queries=Ended(*(NOW_S - ago for ago in ago_s)))
+    chart, shown, last_day = throughput(site, "", NOW_MS, asked)
+    assert (shown, last_day, len(chart.rows)) == (span, ended, slots)
+    assert [at_ms for at_ms, _ in chart.rows] == [(begin_s + n * step_s) * 1_000 for n in range(slots)]
+    assert chart.total == sum(NOW_S - ago >= begin_s for ago in ago_s) * 2
+    assert len(chart.times_ms) == (7 if span == "hour" else 9 if slots == 96 else 5)
+
+
+def test_changes_of_a_lane_are_bands_from_one_to_the_next() -> None:
+    kinds = (("moves", 1_900), ("changed", 1_800), ("held", 1_750), ("moves", 1_500), ("held", 900), ("moves", 100))
+    changes = [DatedChange(at_ms, LaneChange(kind, f"{kind} {at_ms}")) for kind, at_ms in kinds]
+    tones: Any = {"held": "warn", "moves": "ok"}
+    bands = [
+        Band(0.0, 50.0, "warn", "held 900"),
+        Band(50.0, 25.0, "ok", "moves 1500"),
+        Band(75.0, 15.0, "warn", "held 1750"),
+        Band(90.0, 10.0, "ok", "moves 1900"),
+    ]
+    assert _bands(changes, tones, 1_000, 2_000) == bands
+    assert _bands(changes[:1], tones, 1_000, 1_900) == [Band(100.0, 0.2, "ok", "moves 1900")], "wide enough to be seen"
+
+
+def test_waits_without_a_visible_gap_are_one_band() -> None:
+    def wait(begin_ms: int, end_ms: int | None, text: str = "") -> Wait:
+        return Wait("pause", "paused", text, begin_ms, end_ms, None)
+
+    waits = [wait(0, 100, "why"), wait(1_000, 2_000), wait(2_030, 2_040, "too near"), wait(9_000, None)]
+    assert leads._bands(waits, "warn", 0, 10_000, 10_000) == [
+        Band(0.0, 1.0, "warn", "100 ms: why"),
+        Band(10.0, 10.4, "warn", "1.0 s"),
+        Band(90.0, 10.0, "warn", "1.0 s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("used", "forecast", "tone", "seen"),
+    [
+        (meter(None, 0), None, None, None),
+        (meter(None, 5), None, "ok", None),
+        (meter(100, 60, 19), Forecast(600.0), "ok", Outlook("600 an hour: lasts until", NOW_MS + 3_600_000, False)),
+        (meter(100, 60, 20), None, "warn", None),
+        (meter(100, 100, 0), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
+        (meter(100, 150, 120), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
+    ],
+)
+def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, tone: Any, seen: Any) -> None:
+    view = msgspec.structs.replace(VIEW, meters={"credits_day": used})
+    cap = used.cap or 0
+    expected = Bar(
+        "credits_day", "credits today", used.spent, used.reserved, used.cap,
+        min(100.0, used.spent / cap * 100) if cap else 0.0, min(100.0, used.reserved / cap * 100) if cap else 0.0,
+        tone, seen, 600.0 if forecast else 0.0, NOW_MS + 3_600_000,
+    )  # fmt: skip
+    found = bars_of(view, {"credits_day": forecast} if forecast else {}, NOW_MS)
+    assert [msgspec.structs.replace(bar, label="credits today") for bar in found] == ([expected] if tone else [])
+
+
+def test_a_forecast_is_of_what_was_booked_in_the_last_hour() -> None:
+    view = msgspec.structs.replace(VIEW, meters={"credits_day": meter(1_000, 100), "credits_month": meter(None, 500)})
+    minutes = [Slot(NOW_S - 3_601, credits=7), Slot(NOW_S - 3_600, credits=20), Slot(NOW_S, credits=10)]
+    found = forecasts_of(view, minutes, NOW_MS)
+    assert (found["credits_day"].per_hour, found["credits_month"].per_hour) == (30.0, 30.0)
+    assert forecasts_of(VIEW, minutes, NOW_MS) == {}
+
+
+def moment(left: dict[tuple[str, int], int] | None) -> Moment:
+    kafka = (
+        None if left is None else Consumption(UP, UP, {("leads.retry", 0): 5, ("leads.retry", 1): 6, ("leads", 0): 9})
+    )
+    found = Moment(NOW_MS, ProjectionLag(), kafka, STRANGER)
+    found.shared.once("untaken", lambda: left)
+    return found
+
+
+def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
+    names = {number: [f"w{n}" for n in range(number)] for number in (9, 10, 11)}
+    plan = SimpleNamespace(residents=lambda number: names.get(number, []))
+    site: Any = SimpleNamespace(settings=SimpleNamespace(names=SimpleNamespace(retry="leads.retry"), plan=plan))
+    left = {("leads", number): number for number in range(151)} | {("leads.bulk", 1): 1_000}
+
+    def page(topic: str = "leads", partition: int | None = None, after: int = 0) -> Any:
+        return backlog_page(site, moment(left), topic, partition, after)
+
+    first, last = page(), page(after=100)
+    assert (first["records"], first["back"], first["after"], last["after"]) == (150 * 151 // 2, 11, 100, 0)
+    assert [row.partition for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
+    assert first["rows"][8:11] == [
+        BacklogRow("leads", 9, 9, names[9], False),
+        BacklogRow("leads", 10, 10, names[10], False),
+        BacklogRow("leads", 11, 11, names[11][:10], True),
+    ]
+    assert page("", 1)["records"] == 1_001
+    assert page("leads.bulk", 2)["rows"] == []
+    assert backlog_page(site, moment(None), "", None, 0)["records"] is None
+
+
+@pytest.mark.parametrize(
+    ("after", "begins"),
+    [
+        ("", (1 << 62, "")),
+        ("123.c-7", (123, "c-7")),
+        ("123.a.b", (123, "a.b")),
+        ("9" * 15 + ".x", (int("9" * 15), "x")),
+        ("9" * 16 + ".x", (1 << 62, "")),
+        ("-1.x", (1 << 62, "")),
+    ],
+)
+def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(after: str, begins: Any) -> None:
+    commands = Mock(return_value=[])
+    queries = SimpleNamespace(commands=commands, words_of_commands=lambda word: [word])
+    site: Any = SimpleNamespace(queries=queries)
+    page = audit_page(site, CommandFilter(), "", after)
+    commands.assert_called_once_with(CommandFilter(), begins, 51)
+    assert (page["rows"], page["after"], page["kinds"], page["people"]) == ([], "", ["kind"], ["who"])
+
+
+def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() -> None:
+    causes = [Cause("failed", "acme", "people" * (n > 0), f"r{n}", "503", open=7 - n) for n in range(7)]
+    begin_s = NOW_S // HOUR_S * HOUR_S - 23 * HOUR_S
+    queries = SimpleNamespace(
+        causes_after=lambda topic, workspace, after, limit: (DeadLetters(causes, open=28), 58),
+        dead_letter_hours=lambda topic, shown, since_s: [[(since_s, 1), (since_s + 23 * HOUR_S, n)] for n in range(7)],
+        status_sums=lambda workspace: [
+            SimpleNamespace(status="deferred", leads=4),
+            SimpleNamespace(status="x", leads=9),
+        ],
+        dead_letters=lambda topic, workspace: SimpleNamespace(open=3),
+        replays=lambda most: [],
+    )
+    names = SimpleNamespace(dlq="leads.dlq", parked="leads.parked")
+    topics = SimpleNamespace(dlq_days=14, parked_days=365)
+    settings = SimpleNamespace(names=names, topics=topics, workspaces={"acme": 1}, destinations={})
+    site: Any = SimpleNamespace(queries=queries, settings=settings)
+    page: Any = dead_page(site, moment({}), "dlq", "", 0)
+    chart: Stack = page["hours"]
+    assert [(area.label, area.total) for area in chart.areas] == [
+        ("r0 (acme)", 1), ("r1 (acme / people)", 2), ("r2 (acme / people)", 3), ("r3 (acme / people)", 4),
+        ("rarer causes", 3 + 4 + 5 + 6),
+    ]  # fmt: skip
+    assert (chart.rows[0], len(chart.rows)) == ((begin_s * 1_000, [1, 1, 1, 1, 3]), 24)
+    assert [(row.share, row.last_day) for row in page["rows"]] == [
+        (round((7 - n) / 28 * 100, 1), 1 + n) for n in range(7)
+    ]
+    assert (page["after"], page["deferred"], page["others"], page["kept_days"]) == (50, 4, 3, 14)
+    assert dead_page(site, moment({}), "parked", "", 8)["after"] == 0, "58 causes, and this page ends with the last"
+    assert dead_page(site, moment({}), "parked", "", 7)["after"] == 57
