@@ -84,3 +84,12 @@ def test_a_wrong_secret_is_reported_at_once(
     text = capsys.readouterr().err
     assert f"refuses the client {CLIENT} (HTTP 401, invalid_client): check kafka.security.oauth" in text
     assert "wrong-wrong-wrong" not in text
+
+
+def test_a_token_for_something_else_is_reported_at_once(
+    broker: tuple[str, TokenEndpoint], config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KAFKA_SECRET", SECRET)
+    monkeypatch.setattr(broker[1], "audience", "somewhere")
+    assert main(["topics", "--config", config]) == 6
+    assert "refuses the token (OAUTHBEARER): check the audience" in capsys.readouterr().err
