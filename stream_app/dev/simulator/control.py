@@ -70,7 +70,7 @@ class NoSettings(Settings, frozen=True, kw_only=True):
     """An empty body."""
 
 
-Action = Callable[[Simulator, Any], Awaitable[object] | object]
+Action = Callable[["Simulator", Any], Awaitable[object] | object]
 
 
 def _faults(sim: Simulator, body: Any) -> object:
