@@ -13,6 +13,7 @@ import pytest
 
 from stream_app.dev import process as module
 from stream_app.dev.process import ChildProcesses, StartError, end, free_port, freeze, port_is_free, wait_for_answer
+from tests.support.pace import BUSY
 
 # A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have been started so.
 PARENT = """
@@ -37,7 +38,7 @@ def is_alive(pid: int) -> bool:
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def eventually(condition: Callable[[], bool], *, within_s: float = 10) -> bool:
+def eventually(condition: Callable[[], bool], *, within_s: float = 10 * BUSY) -> bool:
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
