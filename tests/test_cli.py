@@ -197,11 +197,7 @@ def raising(error: BaseException) -> Callable[..., int]:
 )
 @pytest.mark.parametrize("as_json", [True, False])
 def test_an_error_is_its_lines_and_its_code(
-    error: BaseException,
-    code: int,
-    as_json: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: BaseException, code: int, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("stream_app.cli.base.Common.settings", raising(error))
     assert main(["topics", *(["--json"] if as_json else [])]) == code

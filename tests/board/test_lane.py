@@ -92,10 +92,7 @@ def test_a_bar_chart_has_a_gap_between_equal_neighbours_and_no_area_for_what_nev
     upper = f"M50.00 33.33h{50 * _FILLED:.2f}v50.00h-{50 * _FILLED:.2f}z"
     assert 0.8 < _FILLED < 0.96
     assert stack(series, values, 1_000, 60, 2, 3) == Stack(
-        areas=[
-            Area("enriched", "enriched", f"{lower}h-{50 * _FILLED:.2f}z", 5),
-            Area("failed", "failed", upper, 3),
-        ],
+        areas=[Area("enriched", "enriched", f"{lower}h-{50 * _FILLED:.2f}z", 5), Area("failed", "failed", upper, 3)],
         ticks=[6, 4, 2, 0],
         times_ms=[1_000_000, 1_060_000, 1_120_000],
         rows=[(1_000_000, [4, 0]), (1_060_000, [1, 3])],

@@ -40,10 +40,7 @@ async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tm
         with small_disk() as disk:
             large = tmp_path / "large"
             disks = {"log.dirs": f"{large},{disk.path}", "metadata.log.dir": str(large)}
-            async with (
-                LocalKafka(data_dir=large, overrides=disks) as own,
-                loaded(own, namespace, says=fault) as line,
-            ):
+            async with LocalKafka(data_dir=large, overrides=disks) as own, loaded(own, namespace, says=fault) as line:
                 await keep_apart(line, own, status, disk.path, large)
                 await asyncio.to_thread(disk.fill)
                 await line.until(

@@ -186,8 +186,7 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
 
 
 @pytest.mark.parametrize(
-    "cause",
-    [pytest.param("credits", marks=pytest.mark.slow), pytest.param("auto-run", marks=pytest.mark.long)],
+    "cause", [pytest.param("credits", marks=pytest.mark.slow), pytest.param("auto-run", marks=pytest.mark.long)]
 )
 async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: str, cause: str) -> None:
     """The credits are used up, or auto-run is off: Clay answers 2xx to every lead and calls back about none. When that

@@ -48,12 +48,7 @@ def result(line: Pipeline, lead_id: str, version: int = 1, *, workspace: str = "
     fields: dict[str, Scalar] = more.pop("fields", {"Title": f"of {lead_id}", "E-Mail": "x"})
     values: dict[str, Any] = {"source": "clay", "at_ms": AT_MS, "age_s": 0, **more}
     found = Result(
-        lead_id=lead_id,
-        workspace=workspace,
-        destination=f"{workspace}-crm",
-        version=version,
-        fields=fields,
-        **values,
+        lead_id=lead_id, workspace=workspace, destination=f"{workspace}-crm", version=version, fields=fields, **values
     )
     key = f"{workspace}/{workspace}-crm/{lead_id}".encode()
     home = line.settings.home(workspace)

@@ -72,9 +72,7 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
         async with in_groups(settings):
             lines = await found(settings)
     assert idle["lanes"] == [("ok", "no lane is held")]
-    assert lines["lanes"] == [
-        ("advice", "1 of 1 lane is held: `stream-app explain` says why, and what lifts it"),
-    ]
+    assert lines["lanes"] == [("advice", "1 of 1 lane is held: `stream-app explain` says why, and what lifts it")]
     names = settings.names
     assert idle["worker"] == [
         ("failed", f"no worker process runs (group {names.worker_app}): start one with `stream-app worker`")
@@ -250,12 +248,7 @@ async def callbacks(settings: Settings) -> tuple[str, str]:
     ("gateway", "path", "key", "says"),
     [
         (Gateway(), "/other", GONE_KEY, "healthz answers 404"),
-        (
-            Gateway(keys=Keys([GONE_KEY])),
-            "",
-            "another key, not to be guessed: 7f3",
-            "the same gateway.token_keys_env",
-        ),
+        (Gateway(keys=Keys([GONE_KEY])), "", "another key, not to be guessed: 7f3", "the same gateway.token_keys_env"),
         (Gateway(keys=None), "", "another key, not to be guessed: 7f3", "the same gateway.token_keys_env"),
     ],
 )

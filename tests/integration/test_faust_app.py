@@ -35,13 +35,7 @@ async def test_events_arrive_unchanged_and_a_restart_continues_after_them(bench:
     async with running(bench.app({bench.leads: first})):
         await until(lambda: len(first.consumed) == 3)
     assert first.consumed[0] == ConsumedRecord(
-        bench.leads,
-        2,
-        0,
-        b"key",
-        b"\xff\xfe",
-        (("trace", b"1"), ("trace", b"2"), ("none", b"")),
-        1_700_000_000_123,
+        bench.leads, 2, 0, b"key", b"\xff\xfe", (("trace", b"1"), ("trace", b"2"), ("none", b"")), 1_700_000_000_123
     )
     assert [(consumed.key, consumed.value) for consumed in first.consumed[1:]] == [(b"tombstone", None), (None, b"")]
     await publish(bench.bootstrap, bench.leads, [b"next"])

@@ -42,9 +42,7 @@ from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
 
 
-async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(
-    on_kafka: KafkaHarness,
-) -> None:
+async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(on_kafka: KafkaHarness) -> None:
     old = on_kafka.ledger()
     await old.take_over()
     await old.transact([Record(on_kafka.rows, b"a", b"1")])

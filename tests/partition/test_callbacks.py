@@ -182,10 +182,7 @@ async def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict
     bench.row(state, **changes)
     bench.call_back()
     await settled(bench)
-    assert [(event.status, event.reason) for event in bench.events()] == [
-        ("accepted", "callback"),
-        ("enriched", ""),
-    ]
+    assert [(event.status, event.reason) for event in bench.events()] == [("accepted", "callback"), ("enriched", "")]
     assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
     bench.publish("id0", "p0")
     await asyncio.sleep(10.0)
@@ -246,10 +243,7 @@ async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched(
         (msgspec.json.encode(Callback("id0", "beta", "beta-main", 1, "enriched", {})), "wrong_partition"),
         (msgspec.json.encode(Callback("ada@example.com", "acme", "acme-main", 1, "enriched", {})), "unknown_lead"),
         (msgspec.json.encode(Callback("id9", "acme", "acme-main", 1, "enriched", {})), "unknown_lead"),
-        (
-            msgspec.json.encode(Callback("id0", "acme", "acme-main", 1, "enriched", {"x": "y" * 950_000})),
-            "oversize",
-        ),
+        (msgspec.json.encode(Callback("id0", "acme", "acme-main", 1, "enriched", {"x": "y" * 950_000})), "oversize"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

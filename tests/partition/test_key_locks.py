@@ -195,9 +195,7 @@ async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> Non
     assert order == ["first", "other", "grows", "later"]
 
 
-@given(
-    st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()), max_size=12),
-)
+@given(st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()), max_size=12))
 @virtual_time
 async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
     """`asked`: keys, how long it works, whether it is cancelled while it waits or works."""

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
-from stream_app.domain.delivery.state_machine import (
-    NEXT,
-    ROW_VERSION,
-    Delivery,
-    classify_record,
-    may_be_at_clay,
-)
+from stream_app.domain.delivery.state_machine import NEXT, ROW_VERSION, Delivery, classify_record, may_be_at_clay
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, classify
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -87,10 +81,7 @@ async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal
         EARLIER: ["received", "sending", "dead_lettered", "replaced"],
         LATER: ["received", "sending", "accepted"],
     }
-    assert [json.loads(body)["email"] for body in bench.clay.bodies] == [
-        "ada@example.com",
-        "corrected@example.com",
-    ]
+    assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["ada@example.com", "corrected@example.com"]
     end = last_event(bench, EARLIER)
     assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
 

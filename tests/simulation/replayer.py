@@ -15,13 +15,7 @@ class Replayer:
     """`again`: how often (0 to 1) an entry is published a second time, as after a crash of the replay process."""
 
     def __init__(
-        self,
-        loop: SimLoop,
-        kafka: MemoryKafka,
-        plan: Plan,
-        rng: Random,
-        again: float,
-        say: Callable[[str], None],
+        self, loop: SimLoop, kafka: MemoryKafka, plan: Plan, rng: Random, again: float, say: Callable[[str], None]
     ) -> None:
         self._loop = loop
         self._kafka = kafka

@@ -60,12 +60,7 @@ class Api:
         self.records = Waiting()
 
     async def get(
-        self,
-        url: str,
-        *,
-        token: str | None = None,
-        given: str | bytes | None = None,
-        **more: Any,
+        self, url: str, *, token: str | None = None, given: str | bytes | None = None, **more: Any
     ) -> httpx.Response:
         """One request to a board that has `token`; the request has `given`."""
 
@@ -328,13 +323,9 @@ async def test_lanes_books_and_dead_letters(api: Api) -> None:
     }
     assert "waiting" not in books["columns"]
     assert books["waiting"] == {"leads": 12, "leads.bulk": 0}
-    assert {
-        "workspace": "acme",
-        "destination": "people",
-        "status": "held_budget",
-        "column": "held",
-        "leads": 1,
-    } in (books["status_counts"])
+    assert {"workspace": "acme", "destination": "people", "status": "held_budget", "column": "held", "leads": 1} in (
+        books["status_counts"]
+    )
     dead_letters = (await api.get("/dlq")).json()
     states = [[dead_letters[topic][state] for state in STATES] for topic in ("dlq", "parked")]
     assert states == [[0, 2, 0, 0], [1, 0, 0, 0]], "failed ones come back by themselves, parked ones do not"

@@ -115,11 +115,7 @@ def test_histories_are_counted_where_they_stand(model: ReadModel, ask: Queries) 
     take(model, *flat(history(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
     take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
     take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
-    assert {each.status: each.leads for each in ask.status_counts()} == {
-        "held_budget": 1,
-        "received": 2,
-        "sending": 2,
-    }
+    assert {each.status: each.leads for each in ask.status_counts()} == {"held_budget": 1, "received": 2, "sending": 2}
 
 
 def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:

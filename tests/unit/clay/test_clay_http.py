@@ -82,8 +82,7 @@ async def test_never_connected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "script"),
-    [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])],
+    ("reason", "script"), [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])]
 )
 async def test_a_tls_handshake_that_fails(reason: str, script: list[WriteBatch]) -> None:
     async with serve(*script) as server:

@@ -138,19 +138,11 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
 
 def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:
     health = after(3_000, 4_000, 5_000, state=record_callback(CallbackHealth(), "people", 2_000))
-    before = Lane(
-        "acme",
-        0,
-        callback_health=record_callback(health, "firms", 3_000),
-    )
+    before = Lane("acme", 0, callback_health=record_callback(health, "firms", 3_000))
     text = causes(evidence(ACME, before, THERE, 10_000))
     assert text.index("credits of this workspace") < text.index("auto-run")
     assert "(it called back last at 1970-01-01 00:00:02 UTC; its newest rows" in text
-    since = Lane(
-        "acme",
-        0,
-        callback_health=record_callback(health, "firms", 3_001),
-    )
+    since = Lane("acme", 0, callback_health=record_callback(health, "firms", 3_001))
     text = causes(evidence(ACME, since, THERE, 10_000))
     assert text.index("auto-run") < text.index("credits of this workspace")
     assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text

@@ -21,13 +21,7 @@ from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poi
 from stream_app.domain.plan import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
-PEOPLE = Destination(
-    "people",
-    "acme",
-    ("hook1", "hook2"),
-    token_env="CLAY_TOKEN_PEOPLE",
-    setup_id="one",
-)
+PEOPLE = Destination("people", "acme", ("hook1", "hook2"), token_env="CLAY_TOKEN_PEOPLE", setup_id="one")
 FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
 POLICY = Workspace("acme", "people", rate=FREE, flood_guard=FloodGuardPolicy(run=5, share=0.5))
 LANE = Lane("acme", 0)

@@ -223,11 +223,7 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
     assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
     held = permit(out(5), 1_800)
     assert held is not None
-    assert (held.reason, held.until_ms, held.text[:19]) == (
-        "no_answer",
-        NOW_MS + 6_800,
-        "5 requests went out",
-    )
+    assert (held.reason, held.until_ms, held.text[:19]) == ("no_answer", NOW_MS + 6_800, "5 requests went out")
 
 
 def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
@@ -299,10 +295,7 @@ def test_new_leads_come_back_behind_those_that_returned_before() -> None:
     assert due_ms == 50_125
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=50),
-    st.floats(0.01, 1_000),
-)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=50), st.floats(0.01, 1_000))
 def test_no_two_leads_of_a_kind_have_the_same_turn(asked: list[tuple[int, bool]], per_s: float) -> None:
     horizon = Horizon()
     dues: dict[bool, list[int]] = {False: [], True: []}

@@ -106,11 +106,7 @@ def test_unreadable_bytes_are_poison(value: bytes | None, expected: str) -> None
         (b'{"fields":{"a":1},"lead_id":"x","not_after_ms":"soon"}', b"acme", "invalid_lead"),
         (b'{"fields":{"a":1e3},"lead_id":"x","force":"maybe"}', b"acme", "invalid_lead"),
         (b'{"fields":{"a":' + BIG + b'},"lead_id":"x"}', b"acme", "number_out_of_range"),
-        (
-            b'{"fields":{"a":1},"lead_id":"x","not_after_ms":' + BIG + b"}",
-            b"acme",
-            "number_out_of_range",
-        ),
+        (b'{"fields":{"a":1},"lead_id":"x","not_after_ms":' + BIG + b"}", b"acme", "number_out_of_range"),
         (GOOD, None, "no_workspace"),
         (GOOD, b"", "no_workspace"),
         (GOOD, b"\xff", "bad_workspace"),
@@ -227,11 +223,7 @@ def test_cleaning_is_idempotent_and_keeps_the_identity(fields: dict[str, str]) -
         ("domain", "a..example", None),
         ("domain", "x" * 64 + ".example", None),
         ("linkedin_url", "linkedin.com/in/Jane-Doe/", "https://www.linkedin.com/in/jane-doe"),
-        (
-            "linkedin_url",
-            "http://de.linkedin.com/in/jane-doe?trk=x#top",
-            "https://www.linkedin.com/in/jane-doe",
-        ),
+        ("linkedin_url", "http://de.linkedin.com/in/jane-doe?trk=x#top", "https://www.linkedin.com/in/jane-doe"),
         ("linkedin_url", "https://linkedin.com/in/j%C3%BCrgen", "https://www.linkedin.com/in/j%C3%BCrgen"),
         ("linkedin_url", "https://linkedin.com/in/jürgen", "https://www.linkedin.com/in/j%C3%BCrgen"),
         ("linkedin_url", "https://notlinkedin.com/in/jane", None),
@@ -370,11 +362,7 @@ def test_home_is_where_kafkas_partitioner_puts_the_key(workspace: str, partition
 
 
 def test_the_body_for_clay_has_the_cleaned_fields() -> None:
-    fields: dict[str, Scalar] = {
-        "email": "a@b.example",
-        "title": "CTO",
-        "phone": None,
-    }
+    fields: dict[str, Scalar] = {"email": "a@b.example", "title": "CTO", "phone": None}
     echo = {"lead_id": "x"}
     assert clay_row(fields, {}, echo) == {"email": "a@b.example", "title": "CTO", "lead_id": "x"}
     assert clay_row(fields, {"email": "Work Email"}, echo) == {"Work Email": "a@b.example", "lead_id": "x"}

@@ -305,9 +305,7 @@ def test_a_rate_changed_live_takes_effect_at_once() -> None:
 
 
 @pytest.mark.parametrize("retry_after_ms", [None, 0])
-def test_without_a_usable_retry_after_the_wait_doubles_to_a_minute_and_is_forgotten(
-    retry_after_ms: int | None,
-) -> None:
+def test_without_a_usable_retry_after_the_wait_doubles_to_a_minute_and_is_forgotten(retry_after_ms: int | None) -> None:
     for rand, expected in ((1.0, [1, 2, 4, 8, 16, 32, 60, 60]), (0.0, [1, 1, 2, 4, 8, 16, 30, 30])):
         state, now_ms, waits = FULL, NOW_MS, []
         for _ in range(8):

@@ -46,11 +46,7 @@ PLAN = Plan(
 ADA = {"email": " Ada@Example.com", "title": "CEO", "notes": "met in May"}
 
 
-def case(
-    fields: dict[str, Any] = ADA,
-    plan: Plan = PLAN,
-    **lead: Any,
-) -> ResolvedLead | Unreadable:
+def case(fields: dict[str, Any] = ADA, plan: Plan = PLAN, **lead: Any) -> ResolvedLead | Unreadable:
     value = json.dumps({"lead_id": "crm-1", "workspace": "acme", "fields": fields, **lead}).encode()
     read = read_lead(value, b"acme")
     assert not isinstance(read, Unreadable), read

@@ -15,18 +15,7 @@ from stream_app.domain.model.topics import home_partition
 from stream_app.gateway import receiver
 from stream_app.gateway.tables import Table, Tables
 from tests.gateway.fuzz import fuzz
-from tests.gateway.support import (
-    AT_MS,
-    GONE_KEY,
-    KEYS,
-    OLD_KEY,
-    PARTITIONS,
-    SECRET,
-    TABLES,
-    URL,
-    Gateway,
-    good,
-)
+from tests.gateway.support import AT_MS, GONE_KEY, KEYS, OLD_KEY, PARTITIONS, SECRET, TABLES, URL, Gateway, good
 
 STATIC = "/callbacks/beta/static"
 

@@ -32,8 +32,7 @@ def written(form: log.Format, event: str, *more: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "event",
-    ["by_structlog", "by_the_standard_library", "by_a_task_without_an_awaiter", "by_the_end_of_the_process"],
+    "event", ["by_structlog", "by_the_standard_library", "by_a_task_without_an_awaiter", "by_the_end_of_the_process"]
 )
 def test_an_exception_is_logged_with_its_place_and_type_and_without_its_data(form: log.Format, event: str) -> None:
     said = written(form, event)
