@@ -195,6 +195,7 @@ async def measure(
         "lead": f"/board/leads/crm-{leads // 2}",
         "dead letters": "/board/dead",
         "books": "/board/books",
+        "money": "/board/money",
         "audit": "/board/audit",
         "system": "/board/system",
     }

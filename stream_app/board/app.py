@@ -25,6 +25,7 @@ from stream_app.board.pages.dead import REPLAY_ID, Which, cause_of, cause_page, 
 from stream_app.board.pages.flow import audit_page, backlog_page, books_page, imports_of, waiting_page
 from stream_app.board.pages.lanes import STATES, lane_page, lanes_page, now_page
 from stream_app.board.pages.leads import Filter, find, lead_and_places, lead_page, leads_page
+from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.pages.system import system_page
 from stream_app.board.publish import PublishActions, Publishing
 from stream_app.board.read_model.board_query import CommandFilter
@@ -157,6 +158,8 @@ class Views:
             ("GET", "/dead/records", self._cause),
             ("GET", "/replays/{replay}", self._replay),
             ("GET", "/books", self._books),
+            ("GET", "/money", self._money),
+            ("GET", "/money.csv", self._money_csv),
             ("GET", "/audit", self._audit),
             ("GET", "/system", self._system),
         ]
@@ -236,6 +239,15 @@ class Views:
     async def _books(self, request: Request, moment: Moment) -> Response:
         make = partial(books_page, self._site, moment, word(request, "after"))
         return await self._maker.page(request, moment, "books", "Books", make)
+
+    async def _money(self, request: Request, moment: Moment) -> Response:
+        make = partial(money_page, self._site, moment, word(request, "workspace"), word(request, "day"))
+        return await self._maker.page(request, moment, "money", "Money", make)
+
+    async def _money_csv(self, request: Request, moment: Moment) -> Response:
+        text = await self._maker.threads.run(partial(money_csv, self._site, word(request, "workspace")))
+        headers = {**HEADERS, "content-disposition": 'attachment; filename="money.csv"'}
+        return Response(text, headers=headers, media_type="text/csv")
 
     async def _audit(self, request: Request, moment: Moment) -> Response:
         asked = CommandFilter(**{name: word(request, name) for name in CommandFilter.__struct_fields__})

@@ -136,6 +136,11 @@ def imports_path(**words: str) -> str:
     return _path("/imports", words)
 
 
+def money_path(**words: str) -> str:
+    """Return the path of the page Money. `words`: workspace, day."""
+    return _path("/money", words)
+
+
 def waiting_path(topic: str = "", partition: int | None = None, after: int = 0) -> str:
     """Return the path of what waits on Kafka: of a topic, of a partition, or of all."""
     number = "" if partition is None else str(partition)
@@ -184,7 +189,7 @@ def _path(path: str, words: dict[str, str]) -> str:
 FOR_TEMPLATES: Final = {
     made.__name__: made
     for made in (
-        *(lane_path, lanes_path, lead_path, leads_path, imports_path, waiting_path),
+        *(lane_path, lanes_path, lead_path, leads_path, imports_path, money_path, waiting_path),
         *(dead_path, cause_path, replay_path, audit_path),
     )
 }

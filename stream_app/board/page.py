@@ -257,6 +257,7 @@ NAV: Final = (
     ("imports", "Imports", f"{PATH}/imports"),
     ("dead", "Dead letters", f"{PATH}/dead"),
     ("books", "Books", f"{PATH}/books"),
+    ("money", "Money", f"{PATH}/money"),
     ("audit", "Audit", f"{PATH}/audit"),
     ("system", "System", f"{PATH}/system"),
 )

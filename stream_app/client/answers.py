@@ -324,19 +324,29 @@ class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
 
 
 class Day(msgspec.Struct, frozen=True):
-    """The money of a workspace ('': of all) on a day, UTC, that begins at `at_s`.
+    """The money of a destination of a workspace on a day, UTC, that begins at `at_s`. Both are '' for the sum of all.
 
     Attributes:
         credits: Credits booked with the steps of that day, corrections included.
         saved: Credits saved, because an earlier result answered.
         resent: Leads sent again although they may have reached Clay.
+        refused: Leads that a budget held on that day. One that is held on two days counts on both.
+        enriched: Leads that are enriched, or partly, since that day. A lead counts on its last day only.
     """
 
     workspace: str
+    destination: str
     at_s: int
     credits: int
     saved: int
     resent: int
+    refused: int
+    enriched: int
+
+    @property
+    def per_lead(self) -> float | None:
+        """Credits for each enriched lead; None without one."""
+        return self.credits / self.enriched if self.enriched else None
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -347,7 +357,7 @@ class Account(msgspec.Struct, frozen=True):
         ended: Leads that came to rest in the last day, by workspace and status.
         dlq: Dead letters of `leads.dlq`; `parked`: of `leads.parked`.
         imports: The imports, newest first.
-        days: Money by day and workspace.
+        days: Money by day, workspace and destination.
     """
 
     statuses: list[StatusCount]

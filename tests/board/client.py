@@ -23,6 +23,7 @@ PAGES = (
     *("/board/leads?status=enriched&workspace=acme", f"/board/leads?person={HASH}", "/board/leads/crm-17"),
     *("/board/leads/crm-html", "/board/leads/unknown", "/board/waiting?lead_id=crm-waits"),
     *(f"/board/waiting?person={HASH}", "/board/dead", "/board/dead?from=parked&workspace=umbrella", "/board/books"),
+    *("/board/money", "/board/money?workspace=acme&day=2026-09-21"),
     *(f"/board/replays/r-{number}b9c40e1f2a" for number in range(4)),
     "/board/replays/r-unknown",
     *("/board/imports", "/board/imports?workspace=initech", "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"),

@@ -33,6 +33,8 @@ PAGES: Final = {
     "a replay that runs": "/board/replays/r-0b9c40e1f2a",
     "a replay with refused dead letters": "/board/replays/r-2b9c40e1f2a",
     "books": "/board/books",
+    "money": "/board/money",
+    "money of a workspace": "/board/money?workspace=acme",
     "audit": "/board/audit",
     "system": "/board/system",
 }

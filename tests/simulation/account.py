@@ -137,6 +137,9 @@ class Ledger:
         for record in leads.values():
             workspace, destination, _ = record.place
             found["status", workspace, destination, record.status] += 1
+            if record.status in ("enriched", "partial"):
+                for place in {(workspace, destination), ("", "")}:
+                    found["enriched", _day(record.last["at_ms"]), *place] += 1
             at_rest = record.status in _ENDED or (record.status == "accepted" and self.is_final(record))
             if at_rest and record.last["at_ms"] >= (now_ms // QUARTER_MS - 95) * QUARTER_MS:
                 for name in {workspace, ""}:
@@ -145,11 +148,12 @@ class Ledger:
             if record.status in NO_LEADS:
                 found["status", record.place[0], record.place[1], record.status] += 1
             for event in record.events:
-                day = str(event["at_ms"] // DAY_MS * 86_400)
-                for name in {event.get("workspace", ""), ""}:
-                    found["credits", day, name] += event.get("credits", 0)
-                    found["saved", day, name] += event.get("saved", 0)
-                    found["resent", day, name] += event["status"] == "replayed" and event.get("reason") == "resend"
+                for key in _money_keys(event):
+                    found["credits", *key] += event.get("credits", 0)
+                    found["saved", *key] += event.get("saved", 0)
+                    found["resent", *key] += event["status"] == "replayed" and event.get("reason") == "resend"
+            held = (_money_keys(event) for event in record.events if event["status"] == "held_budget")
+            found.update(("refused", *key) for key in set[tuple[str, ...]]().union(*held))
         self._imports(found)
         self._dead_letters(found, leads)
         return {name: value for name, value in found.items() if value}
@@ -220,6 +224,16 @@ class Ledger:
         return "solved" if done or (record.status == _UNDER_WAY and self.is_final(record)) else "coming_back"
 
 
+def _day(at_ms: int) -> str:
+    return str(at_ms // DAY_MS * 86_400)
+
+
+def _money_keys(event: dict[str, Any]) -> set[tuple[str, ...]]:
+    """Day, workspace and destination of an event, and of the sum of all."""
+    day, workspace = _day(event["at_ms"]), event.get("workspace", "")
+    return {(day, "", ""), (day, workspace, event.get("destination", "") if workspace else "")}
+
+
 def _strength(record: Record) -> tuple[int, int]:
     """Which of two records of a lead counts: the one with the newer row, else the one that was decided last."""
     if record.took >= 0:
@@ -248,10 +262,8 @@ def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
         for column, leads in imported.columns.items():
             found["import", *name, column] += leads
     for day in account.days:
-        key = str(day.at_s), day.workspace
-        found["credits", *key] += day.credits
-        found["saved", *key] += day.saved
-        found["resent", *key] += day.resent
+        for kind in ("credits", "saved", "resent", "refused", "enriched"):
+            found[kind, str(day.at_s), day.workspace, day.destination] += getattr(day, kind)
     for topic, letters in ((dlq, account.dlq), (parked, account.parked)):
         for cause in letters.causes:
             for state in ("open", "coming_back", "solved", "given_up"):
@@ -365,6 +377,11 @@ def messy(seed: int) -> Schedule:
     )
     more = tuple(order for order in (*orders, *resolved) if chance.random() < 0.3)
     redrives_s = tuple(chance.choice((1.0, 30.0, 300.0, 900.0)) for _ in range(chance.choice((0, 1, 2, 3))))
+    tight = Random(f"budget {seed}")
+    if tight.random() < 0.3:  # a budget is used up, for seconds or for days
+        name = tight.choice(("acme", "beta"))
+        begins, lasts = tight.choice((0.0, 0.5, 2.0)), tight.choice((5.0, 900.0, 100_000.0))
+        more += (Order(begins, name, "budget", "0"), Order(begins + lasts, name, "budget", "200"))
     return replace(base, name=f"m{seed}", arrivals=tuple(arrivals), orders=(*base.orders, *more), redrives_s=redrives_s)
 
 

@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.board.read_model import account
+from stream_app.board.read_model import account, history, query
 from stream_app.board.read_model.account import Account, Letter
-from stream_app.board.read_model.history import History, Imports
+from stream_app.board.read_model.history import History, Imports, slots_of
 from stream_app.domain.books.account import Kept, elect, is_at_rest, state_of
 from stream_app.domain.books.records import Event
 
@@ -105,6 +105,24 @@ def corrections_are_not_booked() -> AbstractContextManager[Any]:
         count(self, [(number, event) for number, event in events if (event.credits or 0) >= 0])
 
     return patch.object(History, "count", without)
+
+
+@mutant
+def no_budget_holds_a_lead() -> AbstractContextManager[Any]:
+    return patch.object(History, "_is_first_of_day", lambda self, number, event: False)
+
+
+@mutant
+def a_lead_without_data_is_enriched() -> AbstractContextManager[Any]:
+    return patch.object(query, "ENRICHED", (*query.ENRICHED, "no_data"))
+
+
+@mutant
+def a_workspace_has_one_destination() -> AbstractContextManager[Any]:
+    def without(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
+        return slots_of(workspace, "", at_ms)
+
+    return patch.object(history, "slots_of", without)
 
 
 @mutant

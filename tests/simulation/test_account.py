@@ -17,7 +17,7 @@ from tests.simulation.account_mutants import ACCOUNT_MUTANTS
 SCHEDULES: Final = 500
 HUNTED: Final = 60
 KINDS: Final = {
-    *("credits", "ended", "resent"),
+    *("credits", "ended", "resent", "refused", "enriched"),
     *(f"import {column}" for column in ("enriched", "rejected", "duplicate", "parked", "held", "under_way", "waiting")),
     *(f"{topic} {state}" for topic in ("leads.dlq", "leads.parked") for state in ("open", "solved", "coming_back")),
     *("leads.dlq given_up", "leads.parked given_up"),

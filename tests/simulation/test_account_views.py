@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import re
 from collections import Counter
+from datetime import datetime
+from io import StringIO
 from itertools import count, islice
 from pathlib import Path
 from random import Random
@@ -57,6 +60,7 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
             shown = [int(found) for found in re.findall(r'<dd id="\w+"><b><span class="total">(\d+)<', text)]
             assert (shown or [0, 0, 0, 0]) == states == [api["/dlq"][which][state] for state in STATES], f"m{seed}"
             met.update(f"{which} {state}" for state, many in zip(STATES, states, strict=True) if many)
+        assert _money_rows((await client.get("/board/money.csv")).text) == _money(expected), f"m{seed}"
         imports = {(each["workspace"], each["import_id"]): each["columns"] for each in api["/imports"]["imports"]}
         for name, of_import in imports.items():
             wanted = {key[3]: n for key, n in expected.items() if key[0] == "import" and key[1:3] == name}
@@ -75,6 +79,26 @@ def _columns(expected: Numbers) -> Counter[str]:
     for (kind, *rest), leads in expected.items():
         if kind == "status" and rest[-1] not in NO_LEADS:
             found[COLUMN_OF.get(rest[-1], "under_way")] += leads
+    return found
+
+
+_MONEY: Final = ("credits", "saved", "enriched", "refused", "resent")
+
+
+def _money(expected: Numbers) -> Numbers:
+    """The money of the ledger by workspace."""
+    return {name: value for name, value in expected.items() if name[0] in _MONEY and name[2:] != ("", "")}
+
+
+def _money_rows(text: str) -> Numbers:
+    found: Numbers = {}
+    for row in csv.DictReader(StringIO(text)):
+        place = (
+            str(int(datetime.fromisoformat(row["day"] + "+00:00").timestamp())),
+            row["workspace"],
+            row["destination"],
+        )
+        found |= {(name, *place): int(row[name]) for name in _MONEY if int(row[name])}
     return found
 
 

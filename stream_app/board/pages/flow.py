@@ -172,7 +172,6 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
     page = [BookRow(name, dict(rows[name]), rows[name].total()) for name in names[:ROWS]]
-    days = site.queries.money()
     return {
         "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
         "says": None if on_kafka is None else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
@@ -180,9 +179,6 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
         "rows": page,
         "after": page[-1].workspace if len(names) > ROWS else "",
         "not_leads": not_leads.most_common(),  # records that begin with a callback or a command, by status
-        "days": days,
-        "saved": sum(day.saved for day in days),  # credits that earlier results saved
-        "resent": sum(day.resent for day in days),  # leads sent again although they may have reached Clay
         "unreadable": site.queries.unreadable(),
     }
 

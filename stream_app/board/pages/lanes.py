@@ -82,7 +82,7 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
         "ended_day": ended,
         "credits": credits_,
         "credits_without_limit": without_limit,
-        "saved": sum(day.saved for day in queries.money()),
+        "saved": sum(day.saved for day in queries.days("")),
         # records of producers that no worker has taken
         "waiting": None if (waiting := untaken(site, moment)) is None else sum(waiting.values()),
         "held_leads": seen.in_columns("held"),

@@ -104,7 +104,7 @@ def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, l
     """Return how many records there are of a lead, or of what was sent again, and those after a place."""
     if chosen.lead_id:
         return site.queries.records_of_lead(chosen.lead_id, after, ROWS + 1)
-    days = {day_of(each.at_s): each for each in site.queries.money()}
+    days = {day_of(each.at_s): each for each in site.queries.days("")}
     if chosen.resent == "all":
         return sum(each.resent for each in days.values()), site.queries.resent(None, after, ROWS + 1)
     day = days.get(chosen.resent)

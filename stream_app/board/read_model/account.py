@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.read_model.history import KEPT_S, MINUTE_S, QUARTER_S, Imports
+from stream_app.board.read_model.history import KEPT_S, Imports, slots_of
 from stream_app.domain.books.account import (
     COPY,
     ENDED,
@@ -33,7 +33,6 @@ from stream_app.domain.books.records import Event, RecordNumbers, advance
 _FIELDS: Final = Kept.__struct_fields__
 COLUMNS: Final = ", ".join(_FIELDS)
 _COUNTED: Final = "counts + of_import"
-_ENDED_STEPS_S: Final = (MINUTE_S, QUARTER_S)
 
 Share = tuple[str, tuple[object, ...]]
 """A table of sums, and the key of one of its rows."""
@@ -42,7 +41,7 @@ _SUMS: Final = {
     "records_in": "workspace",
     "status_counts": "workspace, destination, status",
     "import_counts": "import, destination, status",
-    "ended": "workspace, step_s, slot, status",
+    "ended": "workspace, step_s, slot, destination, status",
 }
 
 
@@ -171,10 +170,8 @@ class Account:
             return
         yield "status_counts", (kept.workspace, kept.destination, kept.status)
         if is_at_rest(kept.status, final=kept.destination in self._final):
-            at_s = kept.at_ms // 1000
-            for workspace in {kept.workspace, ""}:
-                for step_s in _ENDED_STEPS_S:
-                    yield "ended", (workspace, step_s, at_s - at_s % step_s, kept.status)
+            for slot in slots_of(kept.workspace, kept.destination, kept.at_ms):
+                yield "ended", (*slot, kept.status)
 
     def _add(self, sums: Counter[Share]) -> None:
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
@@ -284,8 +281,8 @@ class Account:
         """Delete sums that are 0, and the slots that are older than they are kept."""
         for table in ("status_counts", "import_counts", "ended"):
             self._db.execute(f"DELETE FROM {table} WHERE leads <= 0")
-        for step_s in _ENDED_STEPS_S:
-            self._db.execute("DELETE FROM ended WHERE step_s = ? AND slot < ?", (step_s, now_s - KEPT_S[step_s]))
+        for step_s, kept_s in KEPT_S.items():
+            self._db.execute("DELETE FROM ended WHERE step_s = ? AND slot < ?", (step_s, now_s - kept_s))
 
     def forget_letters(self, topic: str, before_ms: int) -> None:
         """Delete the dead letters of a topic that were appended before this time."""

@@ -330,8 +330,8 @@ class BoardQueries(Queries):
 
         `step_s` is a key of `history.KEPT_S`, `since_s` the begin of the first slot, epoch s.
         """
-        sql = """SELECT slot, 0, '', credits FROM history
-                 WHERE workspace = ? AND step_s = ? AND slot >= ? ORDER BY slot"""
+        sql = """SELECT slot, 0, '', sum(credits) FROM history
+                 WHERE workspace = ? AND step_s = ? AND slot >= ? GROUP BY slot"""
         return self._slots(sql, workspaces, step_s, since_s)
 
     def came_to_rest(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
@@ -344,9 +344,11 @@ class BoardQueries(Queries):
         with self._reading() as db:
             return {name: [Slot(*row) for row in db.execute(sql, (name, step_s, since_s))] for name in workspaces}
 
-    def money(self) -> list[Day]:
-        """Return the days on which something was saved or sent again, newest first."""
-        return [day for day in self.days() if not day.workspace and (day.saved or day.resent)]
+    def lanes_money(self, workspace: str | None, since_s: int, until_s: int) -> list[Day]:
+        """Return the money of days by workspace and destination, the most credits first. `workspace`: as in `days`."""
+        order = "sum(credits) DESC, workspace, destination"
+        rows = self._money("workspace, destination", order, workspace, since_s, until_s)
+        return [row for row in rows if row.workspace]
 
     def marks(self, workspace: str) -> list[Mark]:
         """Return the health of a lane over the last day, oldest first."""

@@ -7,7 +7,7 @@ only as far as Kafka has not compacted them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
@@ -28,6 +28,18 @@ MARK_S: Final = 300
 MOST_CHANGES: Final = 300
 """Of one lane."""
 
+
+def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
+    """Yield the slots of a moment: workspace, length, begin and destination, which only the days of a workspace name.
+
+    The workspace '' is the sum of all.
+    """
+    at_s = at_ms // 1000
+    for name in {workspace, ""}:
+        for step_s in KEPT_S:
+            yield name, step_s, at_s - at_s % step_s, destination if name and step_s == DAY_S else ""
+
+
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _columns: Final = attrgetter(
     "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "under_way"
@@ -41,28 +53,36 @@ class History:
         self._db = db
 
     def count(self, events: Iterable[tuple[int, Event]]) -> None:
-        """Add up the money of events that were not counted before. Each comes with the number of its record."""
-        sums: dict[tuple[str, int, int], list[int]] = {}
+        """Add up the money of events that were not counted before. Each comes with the number of its record.
+
+        The table `events` has them already, because a lead that a budget holds twice in a day counts once.
+        """
+        sums: dict[tuple[str, int, int, str], list[int]] = {}
         resent: list[tuple[int, int]] = []
         for number, event in events:
             is_resent = event.status == "replayed" and event.reason == RESEND
-            if not (event.credits or event.saved or is_resent):
+            is_refused = event.status == "held_budget" and self._is_first_of_day(number, event)
+            if not (event.credits or event.saved or is_resent or is_refused):
                 continue
-            at_s = event.at_ms // 1000
             resent += [(event.at_ms, number)] * is_resent
-            more = (event.credits or 0, event.saved or 0, int(is_resent))
-            for workspace in {event.workspace, ""}:
-                for step_s in KEPT_S:
-                    row = sums.setdefault((workspace, step_s, at_s - at_s % step_s), [0, 0, 0])
-                    for index, value in enumerate(more):
-                        row[index] += value
+            more = (event.credits or 0, event.saved or 0, int(is_resent), int(is_refused))
+            for slot in slots_of(event.workspace, event.destination, event.at_ms):
+                row = sums.setdefault(slot, [0, 0, 0, 0])
+                for index, value in enumerate(more):
+                    row[index] += value
         self._db.executemany(
-            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    credits = credits + excluded.credits, saved = saved + excluded.saved,
-                   resent = resent + excluded.resent""",
+                   resent = resent + excluded.resent, refused = refused + excluded.refused""",
             [(*key, *row) for key, row in sums.items()],
         )
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
+
+    def _is_first_of_day(self, number: int, event: Event) -> bool:
+        """Return True if the record has no earlier event of this status on that day."""
+        begin_ms = event.at_ms - event.at_ms % (DAY_S * 1000)
+        sql = "SELECT 1 FROM events WHERE record = ? AND seq < ? AND status = ? AND at_ms >= ? LIMIT 1"
+        return self._db.execute(sql, (number, event.seq, event.status, begin_ms)).fetchone() is None
 
     def lanes(self, views: Iterable[LaneView]) -> None:
         """Keep the health and the changes of published lanes."""

@@ -36,6 +36,8 @@ from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200
+ENRICHED: Final = ("enriched", "partial")
+"""The statuses of leads that have what was bought."""
 _MOST_LEADS: Final = 100
 _BUSY_S: Final = 2.0
 
@@ -224,13 +226,31 @@ class Queries:
                 found[workspace][status] = leads
         return dict(found)
 
-    def days(self) -> list[Day]:
-        """Return the money of each day that is kept, by workspace, newest first."""
+    def days(self, workspace: str | None = None) -> list[Day]:
+        """Return the money of each day that is kept, by workspace and destination, newest first.
+
+        `workspace`: only of this one, '' for the sum of all; None for each of them, and the sum.
+        """
+        return self._money("slot, workspace, destination", "slot DESC, workspace, destination", workspace)
+
+    def _money(
+        self, groups: str, order: str, workspace: str | None, since_s: int = 0, until_s: int = 1 << 62
+    ) -> list[Day]:
+        """Return the money of the days that begin in this time, summed up by these columns."""
+        where, values = "step_s = ? AND slot >= ? AND slot < ?", [DAY_S, since_s, until_s]
+        mine = [] if workspace is None else [workspace]
+        where = f"{where} AND workspace = ?" if mine else where
+        words = ", ".join("?" * len(ENRICHED))
         with self._reading() as db:
             rows = db.execute(
-                """SELECT workspace, slot, credits, saved, resent FROM history WHERE step_s = ?
-                   ORDER BY slot DESC, workspace""",
-                (DAY_S,),
+                f"""SELECT workspace, destination, min(slot), sum(credits), sum(saved), sum(resent), sum(refused),
+                           sum(enriched)
+                    FROM (SELECT workspace, destination, slot, credits, saved, resent, refused, 0 AS enriched
+                          FROM history WHERE {where}
+                          UNION ALL SELECT workspace, destination, slot, 0, 0, 0, 0, leads
+                          FROM ended WHERE {where} AND status IN ({words}))
+                    GROUP BY {groups} ORDER BY {order}""",
+                (*values, *mine, *values, *mine, *ENRICHED),
             )
             return [Day(*row) for row in rows]
 

@@ -12,8 +12,8 @@ people    Hash of an identifier -> ids of the person's leads, separated by space
 results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
 records_in  Number of records of leads: copies of a lead are counted, too.
 status_counts  Number of leads by status.
-ended     Number of leads by status that have come to rest in each minute and quarter of an hour. The workspace '' is
-          the sum of all.
+ended     Number of leads by status that have come to rest in each minute, quarter of an hour and day. The workspace ''
+          is the sum of all. Only days name the destination, as in `history`.
 imports   What is known of each import: its first and last event, what its publisher counted, its credits, and how many
           of its rows have arrived.
 import_counts  Number of leads by import and status.
@@ -21,8 +21,8 @@ causes    Number of dead letters of each cause by their state, and when the firs
 dead_letter_hours  Number of dead letters that were appended in each hour of the last day, by cause.
 letters   Each dead letter: its position, that of the record that it came from (0: unknown), its state.
 history   Credits booked and saved in each minute, quarter of an hour and day. `step_s` is the length of a slot, `slot`
-          its begin (epoch s). The workspace '' is the sum of all. `resent`: leads that were sent again although they
-          may have reached Clay.
+          its begin (epoch s). The workspace '' is the sum of all. Only days name the destination. `resent`: leads that
+          were sent again although they may have reached Clay; `refused`: leads that a budget held.
 resent    The records of the leads that `history` counts as resent, and when.
 lane_marks The worst health and latency of a lane in each slot of five minutes.
 lane_changes The changes of a lane, newest last, as its records on Kafka report it.
@@ -93,12 +93,12 @@ TABLES: Final = (
     "CREATE INDEX letters_of_cause ON letters (cause, at_ms)",
     "CREATE INDEX letters_of_origin ON letters (origin)",
     """CREATE TABLE history (
-        workspace TEXT, step_s INTEGER, slot INTEGER, credits INTEGER NOT NULL, saved INTEGER NOT NULL, resent INTEGER
-        NOT NULL,
-        PRIMARY KEY (workspace, step_s, slot)) WITHOUT ROWID""",
+        workspace TEXT, step_s INTEGER, slot INTEGER, destination TEXT, credits INTEGER NOT NULL, saved INTEGER NOT
+        NULL, resent INTEGER NOT NULL, refused INTEGER NOT NULL,
+        PRIMARY KEY (workspace, step_s, slot, destination)) WITHOUT ROWID""",
     """CREATE TABLE ended (
-        workspace TEXT, step_s INTEGER, slot INTEGER, status TEXT, leads INTEGER NOT NULL,
-        PRIMARY KEY (workspace, step_s, slot, status)) WITHOUT ROWID""",
+        workspace TEXT, step_s INTEGER, slot INTEGER, destination TEXT, status TEXT, leads INTEGER NOT NULL,
+        PRIMARY KEY (workspace, step_s, slot, destination, status)) WITHOUT ROWID""",
     """CREATE TABLE resent (
         at_ms INTEGER, record INTEGER, PRIMARY KEY (at_ms, record)) WITHOUT ROWID""",
     """CREATE TABLE lane_marks (

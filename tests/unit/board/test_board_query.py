@@ -212,7 +212,7 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     assert (many, len({row.origin for row in (*first, *rest)})) == (9, 9)
     assert [row.lead_id for row in queries.resent(None, None, 9)] == ["crm-31", "crm-32", "crm-50"]
     model.sweep(NOW_MS)
-    days = queries.money()
+    days = queries.days("")
     assert [(day.resent, [row.lead_id for row in queries.resent(day.at_s, None, 9)]) for day in days] == [
         (1, [""]),  # its record is older than events are kept
         (1, [""]),

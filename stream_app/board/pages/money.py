@@ -1,0 +1,70 @@
+"""The page of what the leads cost: by day, by workspace and destination, and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+from io import StringIO
+from typing import Final
+
+from stream_app.board.charts import stack
+from stream_app.board.formats import day_of
+from stream_app.board.read_model.history import DAY_S, QUARTER_S
+from stream_app.board.site import HOUR_S, Moment, PageData, Site
+from stream_app.client.answers import Day
+from stream_app.domain.model.text import for_spreadsheet
+
+DAYS: Final = 35
+MOST_LANES: Final = 100
+"""Rows of the page by workspace and destination. The CSV has all."""
+COLUMNS: Final = ("credits", "saved", "enriched", "per_lead", "refused", "resent")
+
+
+def money_page(site: Site, moment: Moment, workspace: str, day: str) -> PageData | None:
+    """Return the page; None if the workspace is unknown.
+
+    `workspace`: only of this one; '' for the sum of all. `day`: of which the lanes are listed; '' for all days.
+    """
+    queries, now_s = site.queries, moment.now_ms // 1000
+    found = [each for each in queries.days(workspace) if each.at_s > now_s - DAYS * DAY_S]
+    if workspace and not found and workspace not in site.settings.workspaces:
+        return None
+    days = [_sum([each for each in found if each.at_s == at_s], at_s) for at_s in dict.fromkeys(e.at_s for e in found)]
+    chosen = next((each.at_s for each in days if day_of(each.at_s) == day), None)
+    since_s, until_s = (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + 1)
+    hour_s, today_s = now_s - now_s % HOUR_S, now_s - now_s % DAY_S
+    hours = queries.credits([workspace], QUARTER_S, hour_s - DAY_S)[workspace]
+    first_s = days[-1].at_s if days else today_s
+    spent = {each.at_s: {"enriched": each.credits} for each in days}
+    slots = (today_s - first_s) // DAY_S + 1
+    return {
+        "workspace": workspace,
+        "day": day if chosen is not None else "",
+        "days": days,
+        "all": _sum(days, first_s),
+        "today": next((each for each in days if each.at_s == today_s), _sum([], today_s)),
+        "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_LANES],
+        "chart": stack([("enriched", "credits")], spent, first_s, DAY_S, slots, min(8, slots + 1))
+        if slots > 1
+        else None,
+        "hour_ms": hour_s * 1000,
+        "this_hour": sum(slot.credits for slot in hours if slot.at_s >= hour_s),
+        "yesterday": sum(slot.credits for slot in hours if slot.at_s < hour_s - DAY_S + HOUR_S),
+    }
+
+
+def _sum(days: list[Day], at_s: int) -> Day:
+    numbers = (sum(getattr(day, name) for day in days) for name in Day.__struct_fields__[3:])
+    return Day("", "", at_s, *numbers)
+
+
+def money_csv(site: Site, workspace: str) -> str:
+    """Return a row for each day, workspace and destination, the newest first; '' for all workspaces."""
+    text = StringIO()
+    out = csv.writer(text)
+    out.writerow(("day", "workspace", "destination", *COLUMNS))
+    for each in site.queries.days(workspace or None):
+        if each.workspace:
+            names = (for_spreadsheet(name) for name in (each.workspace, each.destination))
+            values = (getattr(each, name) for name in COLUMNS)
+            out.writerow((day_of(each.at_s), *names, *("" if value is None else round(value, 2) for value in values)))
+    return text.getvalue()
