@@ -33,7 +33,7 @@ from stream_app.client.gateways import table_secrets
 from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, CommandAnswer, CommandKind, outcome_text
-from stream_app.domain.lane.explain import LaneFacts, outlook
+from stream_app.domain.lane.explain import LaneFacts, duration, outlook
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
@@ -101,7 +101,8 @@ def lane_tables(
 
 
 def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
-    view, waiting = lane.view, f"{sum(lane.waiting.values()):,}" if lane.waiting else ""
+    view, records = lane.view, sum(lane.waiting.values())
+    waiting = waiting_text(records, lane.oldest_ms, now_ms, shared=lane.is_shared) if lane.waiting else ""
     if view is None:
         return [lane.workspace, "nothing sent yet", "", "", "", waiting]
     forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")
@@ -117,6 +118,12 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
         f"{view.rate_per_s:g}",
         waiting,
     ]
+
+
+def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool) -> str:
+    """Say what waits, for how long, and that it may be of other lanes where the partition is `shared`."""
+    age = f", for {duration((now_ms - oldest_ms) / 1000)}" if records and oldest_ms else ""
+    return f"{records:,}{' in its partition' if records and shared else ''}{age}"
 
 
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:

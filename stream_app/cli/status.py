@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
-from stream_app.cli.lanes import clock
+from stream_app.cli.lanes import clock, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.client import lanes as reader
@@ -285,4 +285,5 @@ def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
     if finding.lifts:
         show(f"    lifts   {finding.lifts}")
     if finding.waiting:
-        show(f"    waiting {finding.waiting:,}")
+        text = waiting_text(finding.waiting, finding.oldest_ms, now_ms, shared=finding.in_partition)
+        show(f"    waiting {text}")

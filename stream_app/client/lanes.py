@@ -48,12 +48,13 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     async with topic_reader(settings) as reader:
         views = await _views(reader, settings, now_ms)
         waiting = await reader.count(names.lead_topics, consumed)
-        blocked = await _unreadable(reader, waiting, consumed)
+        blocked, oldest = await _first_of(reader, waiting, consumed)
         asked = await _unanswered(reader, settings, consumed)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
         coming_back = await reader.count(back, moved)
         paused = await _pause(reader, names.replay_state)
-    lanes = [_lane(settings, name, views.get(name, []), waiting, asked, blocked) for name in settings.workspaces]
+    seen = waiting, asked, blocked, oldest
+    lanes = [_lane(settings, name, views.get(name, []), *seen) for name in settings.workspaces]
     facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
     return LanesReport(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
@@ -131,11 +132,12 @@ async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[i
     return found
 
 
-async def _unreadable(
+async def _first_of(
     reader: TopicReader, waiting: Mapping[tuple[str, int], int], committed: Offsets
-) -> dict[int, str]:
-    """Return, by partition, the unreadable batch at the group's offset."""
+) -> tuple[dict[int, str], dict[int, int]]:
+    """Return, by partition, the unreadable batch at the group's offset, and when the oldest waiting record came."""
     found: dict[int, str] = {}
+    oldest: dict[int, int] = {}
     for topic in {topic for topic, _ in waiting}:
         positions = {
             number: committed.get((topic, number), 0)
@@ -144,13 +146,15 @@ async def _unreadable(
         }
         while positions:
             try:
-                async for _ in reader.read(topic, {number: (at, at + 1) for number, at in positions.items()}):
-                    pass
+                async for records in reader.read(topic, {number: (at, at + 1) for number, at in positions.items()}):
+                    for record in records:
+                        known = oldest.get(record.partition, record.timestamp)
+                        oldest[record.partition] = min(known, record.timestamp)
                 break
             except UnreadableBatch as batch:
                 found[batch.partition] = str(batch)
                 del positions[batch.partition]
-    return found
+    return found, oldest
 
 
 async def _pause(reader: TopicReader, topic: str) -> Actor | None:
@@ -196,6 +200,7 @@ def _lane(
     records: Mapping[tuple[str, int], int],
     asked: Counter[int],
     blocked: Mapping[int, str],
+    oldest: Mapping[int, int],
 ) -> LaneFacts:
     names, home = settings.names, settings.home(name)
     waiting = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
@@ -203,7 +208,7 @@ def _lane(
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
     view, unreadable = views[-1] if views else None, blocked.get(home, "")
     more = len(residents) - 1 - len(others)
-    return LaneFacts(name, home, view, waiting, tuple(others), asked[home], unreadable, more)
+    return LaneFacts(name, home, view, waiting, tuple(others), asked[home], unreadable, more, oldest.get(home, 0))
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:

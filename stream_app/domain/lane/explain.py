@@ -57,6 +57,7 @@ class LaneFacts(msgspec.Struct, frozen=True):
         waiting: Records that wait in that partition, by topic.
         shared_with: Other workspaces in that partition; the first few.
         shared_with_more: How many others there are besides.
+        oldest_ms: When the oldest record came that waits in that partition, epoch ms; 0 if unknown.
         asked: Commands without an answer.
         unreadable: The batch before which the partition has stopped, in words.
     """
@@ -69,6 +70,12 @@ class LaneFacts(msgspec.Struct, frozen=True):
     asked: int = 0
     unreadable: str = ""
     shared_with_more: int = 0
+    oldest_ms: int = 0
+
+    @property
+    def is_shared(self) -> bool:
+        """Other workspaces live in its partition, too, so what waits there may be theirs."""
+        return bool(self.shared_with or self.shared_with_more)
 
     @property
     def neighbours(self) -> str:
@@ -101,6 +108,8 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         until_ms: Until when, epoch ms; 0 if no time ends it.
         lifts: What ends it.
         waiting: Records behind it.
+        in_partition: They are those of its partition, where other workspaces live, too.
+        oldest_ms: When the oldest of them came, epoch ms; 0 if unknown.
     """
 
     code: str
@@ -111,11 +120,22 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     until_ms: int = 0
     lifts: str = ""
     waiting: int = 0
+    in_partition: bool = False
+    oldest_ms: int = 0
 
 
 def explain(facts: Facts) -> list[Finding]:
     """Return everything that holds leads, global causes first; then lanes that move, with what waits for them."""
-    return [*_of_all(facts), *(finding for lane in facts.lanes for finding in _of_lane(lane, facts))]
+    of_lanes = (_with_backlog(finding, lane) for lane in facts.lanes for finding in _of_lane(lane, facts))
+    return [*_of_all(facts), *of_lanes]
+
+
+def _with_backlog(finding: Finding, lane: LaneFacts) -> Finding:
+    """Say whose records wait behind a finding, and since when, as far as it is known."""
+    if not finding.waiting or finding.code == "commands_wait":
+        return finding
+    oldest_ms = lane.oldest_ms if finding.waiting == _behind(lane) else 0
+    return msgspec.structs.replace(finding, in_partition=lane.is_shared, oldest_ms=oldest_ms)
 
 
 def _of_all(facts: Facts) -> Iterator[Finding]:
@@ -168,7 +188,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     works = facts.worker.members > 0
     what = f"{'runs' if works else 'would run'} at up to {view.rate_per_s:g} a second"
     going = waiting - (_of_bulk(lane) if parts else 0)
-    if going and all(part.bulk for part in parts):
+    if going and not lane.is_shared and all(part.bulk for part in parts):
         what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
     if lane.shared_with:
         what += f"; shares partition {lane.partition} with {lane.neighbours}"
@@ -215,7 +235,7 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
         takes_s = rest_s + (math.ceil((leads - now) / later) - 1) * length_s
         if takes_s > slowest_s:
             slowest_s, because = takes_s, f": the budget {name} has room for about {count(now, 'more lead')} now"
-    return _duration(slowest_s) + because
+    return duration(slowest_s) + because
 
 
 def _parts(view: LaneView, now_ms: int) -> list[PartHold]:
@@ -255,7 +275,8 @@ def _behind(lane: LaneFacts) -> int:
     return sum(lane.waiting.values())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit."""
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -17,7 +17,7 @@ SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name)
 
 def _report() -> LanesReport:
     waiting = {(topic, number): 7 for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
-    lanes = [_lane(SETTINGS, name, [], waiting, Counter(), {}) for name in NAMES]
+    lanes = [_lane(SETTINGS, name, [], waiting, Counter(), {}, {0: 5, 1: 5}) for name in NAMES]
     return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
 
 
@@ -48,6 +48,8 @@ def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     facts = _report().facts
     stopped = Facts(0, Group("Empty", 0), facts.replay, facts.lanes, 0, None, [])
     assert next(found.waiting for found in explain(stopped) if found.code == "no_worker") == 2 * 3 * 7
+    of_lane = next(found for found in explain(facts) if found.workspace == facts.lanes[0].workspace)
+    assert (of_lane.waiting, of_lane.in_partition, of_lane.oldest_ms) == (3 * 7, True, 5), "it may be of other lanes"
 
 
 def test_an_unknown_name_among_many_gets_near_ones() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane.admission import Grant, decide
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, _duration, explain, outlook
+from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, duration, explain, outlook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import settled
 from stream_app.domain.lane.view import LaneView, PartHold
@@ -76,9 +76,8 @@ def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
 
 def test_a_moving_lane_states_how_long_its_waiting_leads_take() -> None:
     assert only(explain(facts())).what == "runs at up to 8 a second"
-    finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",)})))
+    finding = only(explain(facts(waiting=4_800)))
     assert "takes about 10 minutes" in finding.what
-    assert "shares partition 3 with beta" in finding.what
     assert not finding.holds
 
 
@@ -88,7 +87,7 @@ def test_a_moving_lane_states_how_long_its_waiting_leads_take() -> None:
      (172_799, "48 hours"), (172_800, "2 days"), (8_640_000, "100 days")],
 )  # fmt: skip
 def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, said: str) -> None:
-    assert _duration(seconds) == said
+    assert duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -96,6 +95,13 @@ def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, 
 )
 def test_neighbours_are_named_and_the_rest_is_counted(more: int, said: str) -> None:
     assert LaneFacts("acme", 3, None, {}, ("beta", "gamma"), shared_with_more=more).neighbours == said
+
+
+def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> None:
+    finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",), "oldest_ms": NOW_MS - 60_000})))
+    assert "shares partition 3 with beta" in finding.what
+    assert "takes about" not in finding.what
+    assert (finding.waiting, finding.in_partition, finding.oldest_ms) == (4_800, True, NOW_MS - 60_000)
 
 
 def test_the_time_left_respects_the_budgets() -> None:
