@@ -50,6 +50,7 @@ _MODE_WORDS: Final = {
     "shadow": "shadow: it only reports",
     "auto": "decides by itself",
 }
+_USES: Final = (("", "unchanged"), ("use", "use it again"), ("retire", "retire it"))
 _ON_OFF: Final = (("", "unchanged"), ("on", "on"), ("off", "off"), ("configured", "as configured"))
 
 
@@ -251,9 +252,7 @@ def _quota(site: Site, opened: FormRequest) -> Form:
             value=chosen,
             required=True,
         ),
-        Field(
-            "use", "Use", kind="choice", choices=(("", "unchanged"), ("use", "use it again"), ("retire", "retire it"))
-        ),
+        Field("use", "Use", kind="choice", choices=_USES, value=opened.query.get("use", "")),
         Field("count", "Submissions so far", "", "a number; empty: unchanged", "number", most=20),
     ]
     return _form("quota", lane, orders.QUOTA, fields=fields)

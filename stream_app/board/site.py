@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -16,6 +17,7 @@ from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
+from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
@@ -40,6 +42,16 @@ _OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})
 """Findings about all of Kafka."""
 _ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
 """Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
+
+
+_REMEDIES: Final = {
+    "paused": ("Resume", "resume"),
+    "forced_open": ("Let the breaker decide", "auto"),
+    "breaker_open": ("Reset the breaker", "reset"),
+    **dict.fromkeys(("rate_limited", "no_answer", "budget_clock", "moved", "unreadable"), None),
+}
+"""The command that ends a hold, by its code, as label and kind. None: time or another place ends it."""
+_RESUME: Final = "Resume", "resume"
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -124,6 +136,7 @@ class Lane(msgspec.Struct, frozen=True):
         partition: Where its records are.
         waiting: Records in that partition that no worker has taken.
         shared: Other workspaces have leads in that partition, so that some of these records may be theirs.
+        remedies: The commands that end what holds it: label and address below that of its commands.
         bars: Its budgets; only in `lane_rows`.
         spark: Leads that ended in every five minutes of the last hour, as a polyline; only in `lane_rows`.
     """
@@ -137,6 +150,7 @@ class Lane(msgspec.Struct, frozen=True):
     partition: int
     waiting: int
     shared: bool = False
+    remedies: list[tuple[str, str]] = []
     bars: list[Bar] = []
     spark: str = ""
 
@@ -178,8 +192,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
             finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
-    homes = Counter(each.partition for each in facts)
-    lanes = [lane_of(each, findings[each.workspace], moment, shared=homes[each.partition] > 1) for each in facts]
+    lanes = [lane_of(site, each, findings[each.workspace], moment) for each in facts]
     newer = set(unreadable)
     lanes = [_unreadable(each) if each.workspace in newer else each for each in lanes]
     return Overview(lanes, findings[""], counts)
@@ -193,8 +206,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
     findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
-    residents = len(site.settings.plan.residents(facts.partition))
-    lane = lane_of(facts, findings, moment, shared=residents > 1)
+    lane = lane_of(site, facts, findings, moment)
     return _unreadable(lane) if unreadable else lane
 
 
@@ -225,9 +237,10 @@ def lane_facts(
 ) -> LaneFacts:
     """Return what `explain` needs. `with_others`: name the workspaces in the same partition, unless they are many."""
     home = site.home(workspace, view)
-    residents = site.settings.plan.residents(home) if with_others else ()
-    others = tuple(other for other in residents if other != workspace)
-    return LaneFacts(workspace, home, view, waiting.get(home, {}), others if len(others) <= 5 else ())
+    residents = site.settings.plan.residents(home)
+    others = len(residents) - (workspace in residents)
+    named = tuple(other for other in residents if other != workspace) if with_others and others <= 5 else ()
+    return LaneFacts(workspace, home, view, waiting.get(home, {}), named, shared_with_more=others - len(named))
 
 
 def _facts(moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
@@ -236,9 +249,9 @@ def _facts(moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
     return Facts(moment.now_ms, worker, replay, lanes, coming_back)
 
 
-def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment, *, shared: bool) -> Lane:
-    """Return a lane in words. `shared`: its partition has other workspaces, too."""
-    view, waiting = facts.view, sum(facts.waiting.values())
+def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
+    """Return a lane in words."""
+    view, waiting, shared = facts.view, sum(facts.waiting.values()), facts.is_shared
     hold = next((finding for finding in findings if finding.holds), None)
     state: str
     tone: Tone
@@ -253,7 +266,22 @@ def lane_of(facts: LaneFacts, findings: list[Finding], moment: Moment, *, shared
         state, tone, says = "running", "ok", ""
     else:
         state, tone, says = "idle", "idle", "nothing to send"
-    return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared)
+    remedies: list[tuple[str, str]] = []
+    if view is not None and facts.workspace in site.settings.workspaces:
+        known = (_remedy_of(finding, view) for finding in findings if finding.holds or finding.code == WEBHOOK_GONE)
+        remedies = list(dict.fromkeys(each for each in known if each is not None))
+    return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared, remedies)
+
+
+def _remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
+    """Return the command that ends a hold: its label, and its address below that of the lane's commands."""
+    if finding.code in ("no_webhook", WEBHOOK_GONE):
+        gone = [name for name, webhook in view.webhooks.items() if webhook.suspension or webhook.dead]
+        named = [name for name in gone if name in finding.what] or gone
+        return "Put the webhook back", f"quota?webhook={quote(named[0], safe='')}&use=use" if named else "quota"
+    if finding.code.startswith("budget_") and finding.code != "budget_clock":
+        return "Budget", "budget"
+    return _REMEDIES.get(finding.code, _RESUME)
 
 
 def _unreadable(lane: Lane) -> Lane:

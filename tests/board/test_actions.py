@@ -51,6 +51,29 @@ async def send(client: Client, url: str, nonce: str = "", **values: str) -> Any:
     return await client.ask("POST", url, data=data, headers=OWN)
 
 
+async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operator: Client, with_token: Client) -> None:
+    text = (await operator.get("/board")).text
+    cards = re.findall(r'<div class="notice.*?</a></div>', text, re.S)
+    found = [re.findall(r'<a class="button main" href="/board/lanes/([^"]+)">([^<]+)<', card) for card in cards]
+    assert [("acme/act/resume", "Resume"), *_WEBHOOK] in found
+    assert [("globex/act/budget", "Budget")] in found
+    for href, _ in (each for card in found for each in card):
+        form = (await operator.get(f"/board/lanes/{href.replace('&amp;', '&')}")).text
+        assert 'name="why"' in form, href
+    form = (await operator.get("/board/lanes/acme/act/quota?webhook=w-gone&use=use")).text
+    assert '<option value="w-gone" selected>' in form
+    assert '<option value="use" selected>' in form
+    page = (await operator.get("/board/lanes/globex")).text
+    before, _, after = page.partition('<summary class="button">More</summary>')
+    assert re.findall(r'/act/(\w+)"', before) == ["budget"], "the others are below More"
+    assert set(re.findall(r'/act/(\w+)"', after)) >= set(LANE_KINDS)
+    await with_token.login()
+    assert "/act/" not in (await with_token.get("/board")).text, "a reader has none"
+
+
+_WEBHOOK = [("acme/act/quota?webhook=w-gone&amp;use=use", "Put the webhook back")]
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "args"),
     [
