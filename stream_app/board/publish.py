@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 from starlette.requests import Request
@@ -13,13 +16,15 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from stream_app.board.access import PATH, Refused
 from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
-from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form
+from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.commands import CommandSender
 from stream_app.client.publish import PublishOptions, column_lines, no_workspace, quote_lines
+from stream_app.client.results import Export, Joined, ResultFilter, export, no_stage
 from stream_app.client.rows import USUAL_FIELDS
 from stream_app.client.uploads import MOST_COLUMNS, CostChanged, State, TooManyUploads, Upload, Uploads
-from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.config import Settings
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Destination
@@ -110,20 +115,33 @@ _AT_ONCE_S: Final = 1.0
 """How long a request waits for work that is usually done at once, so that its page needs no refresh."""
 
 
+Join = Callable[[ResultFilter, Joined, IO[str]], Awaitable[Export]]
+"""Writes the rows of a file with their results."""
+
+
+async def join_on_kafka(settings: Settings, wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:
+    """Write them as `stream-app results --join` does. It reads all results, in a thread beside the pages."""
+    work = export(settings, wanted, out, "csv", file, no_stage, lambda _: None)
+    return await asyncio.to_thread(asyncio.run, work)
+
+
 class Publishing(msgspec.Struct, frozen=True):
-    """What publishing needs: the files of this board, and what sends the commands that cancel an import."""
+    """What publishing needs: this board's files, what sends commands that cancel an import, and what joins results."""
 
     uploads: Uploads
     sender: CommandSender
+    join: Join
 
 
 class PublishActions:
-    """The handlers. Each publication and each download of refused rows is logged."""
+    """The handlers. Each publication, and each download of refused rows or of results, is logged."""
 
     def __init__(self, maker: PageMaker, publishing: Publishing, logger: log.Logger) -> None:
         self._maker = maker
         self._uploads = publishing.uploads
         self._sender = publishing.sender
+        self._join = publishing.join
+        self._joining = asyncio.Semaphore(1)
         self._log = logger
         self._receiver = FileReceiver()
 
@@ -139,6 +157,7 @@ class PublishActions:
             ("POST", f"{one}/send", self._send),
             ("POST", f"{one}/stop", self._stop),
             ("POST", f"{one}/discard", self._discard),
+            ("POST", "/imports/act/results", self._results),
         ]
 
     def close(self) -> None:
@@ -247,6 +266,34 @@ class PublishActions:
         headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}"'}
         return StreamingResponse(upload.rejected_rows(), 200, headers, "text/csv; charset=utf-8")
 
+    async def _results(self, request: Request, moment: Moment) -> Response:
+        """Send the rows of an import's file with their results, which are personal data. Neither is kept."""
+        workspace, import_id = word(request, "workspace"), word(request, "id")
+        if workspace not in self._maker.site.settings.workspaces:
+            raise Refused(422, "unknown_workspace", "No workspace with this name is configured")
+        received = await self._receiver.receive(request, "file")
+        if self._joining.locked():
+            received.file.close()
+            raise Refused(503, "busy", "The results of another file are being joined: try again in a minute")
+        out = io.TextIOWrapper(tempfile.TemporaryFile(prefix="results-"), "utf-8", newline="")  # noqa: SIM115
+        with received.file:
+            async with self._joining:
+                try:
+                    done = await self._join(ResultFilter(workspace), Joined(received.name, received.file), out)
+                except SettingsError as error:
+                    raise Refused(422, "bad_file", "; ".join(error.problems)) from None
+                except BrokerUnavailable as error:
+                    raise Refused(503, "kafka", str(error)) from None
+                except StreamAppError as error:
+                    raise Refused(507, "no_room", str(error)) from None
+        if not done.results:
+            text = f"No row of {received.name} has a result in {workspace}: is it the file of this import?"
+            raise Refused(422, "no_results", text)
+        self._log.info("results_downloaded", who=moment.visitor.who, import_id=import_id, rows=done.lines)
+        out.seek(0)
+        headers = {**HEADERS, "content-disposition": 'attachment; filename="enriched.csv"'}
+        return StreamingResponse(_parts(out.detach()), 200, headers, "text/csv; charset=utf-8")
+
     def _upload(self, request: Request, moment: Moment) -> Upload:
         upload = self._uploads.get(str(request.path_params["upload"]), moment.visitor.who)
         if upload is None:
@@ -257,6 +304,12 @@ class PublishActions:
             )
             raise Refused(404, "no_upload", text)
         return upload
+
+
+def _parts(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while part := file.read(65_536):
+            yield part
 
 
 def _why(form: dict[str, str]) -> str:

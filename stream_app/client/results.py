@@ -325,7 +325,7 @@ async def results_of(
     """
     await kafka_ready(settings, "results")
     with closing(ResultStore()) as store:
-        await _read(settings, wanted, store, _no_stage, people=False)
+        await _read(settings, wanted, store, no_stage, people=False)
         for number in store:
             try:
                 result = _result.decode(store.value(number))
@@ -337,7 +337,8 @@ async def results_of(
 
 
 @contextmanager
-def _no_stage(what: str, unit: str) -> Iterator[Progress]:
+def no_stage(what: str, unit: str) -> Iterator[Progress]:
+    """A stage that reports nothing."""
     yield lambda done, total: None
 
 

@@ -26,7 +26,7 @@ from stream_app.board.actions import actions_of
 from stream_app.board.app import Board
 from stream_app.board.lookup import Lookup
 from stream_app.board.notify import Findings, Messages, board_findings, gateway_answers
-from stream_app.board.publish import Publishing
+from stream_app.board.publish import Publishing, join_on_kafka
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.on_kafka import ResultFetcher, WaitingLeads
@@ -156,6 +156,7 @@ async def serving(
     clock = Clock()
     site = Site(settings, queries)
     sender = CommandSender(settings, put) if put else None
+    uploads = Uploads(settings, site.views, clock.now_ms)
     planner = Planner(settings, put, clock.now_ms) if put else None
     board = Board(
         site,
@@ -167,7 +168,7 @@ async def serving(
         waiting.find,
         clock.now_ms,
         actions=actions_of(site, sender, planner) if sender and planner else (),
-        publishing=Publishing(Uploads(settings, site.views, clock.now_ms), sender) if sender else None,
+        publishing=Publishing(uploads, sender, partial(join_on_kafka, settings)) if sender else None,
     )
 
     async def findings() -> tuple[list[Finding], bool]:

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from stream_app.board.site import Site
 from stream_app.client.answers import FoundResult
 from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead
+from stream_app.client.results import Export, Joined, ResultFilter
 from stream_app.client.uploads import Uploads
 from stream_app.config import Settings, load_settings
 from stream_app.domain.commands import Command, CommandAnswer
@@ -145,6 +146,14 @@ async def find_waiting(lead_id: str, person: str, workspace: str) -> Search:
     return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
 
 
+async def join(wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:
+    """Join the rows of a file to results: of initech, ada has one."""
+    rows = list(file.open().rows)
+    found = [wanted.workspace == "initech" and "ada@example.com" in row.cells for row in rows]
+    out.writelines(f"{row.cells[0]},{'CTO' if has else ''}\n" for row, has in zip(rows, found, strict=True))
+    return Export(len(rows), sum(found))
+
+
 async def stored_lead(lead_id: str, workspace: str | None) -> list[StoredLead]:
     """What Kafka stores of a lead: of crm-17, in one destination. Two leads of others are linked to crm-18."""
     there = "initech-people"
@@ -199,7 +208,7 @@ def board_of(
         lambda: NOW_MS,
         shared_s,
         actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
-        Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender),
+        Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender, join),
     )
 
 

@@ -296,3 +296,24 @@ async def test_a_file_that_is_too_large_is_refused_before_it_is_read(jane: Clien
     answer = await jane.ask("POST", "/board/publish", headers=headers, content=b"")
     assert answer.status_code == 413
     assert "The file has more than 50 MB" in answer.text
+
+
+RESULTS = "/board/imports/act/results?workspace={}&id=2026-09-21-kfdwzp"
+
+
+async def test_the_results_of_an_import_are_downloaded_joined_to_its_file(jane: Client, with_token: Client) -> None:
+    page = (await jane.get("/board/imports?workspace=initech&id=2026-09-21-kfdwzp")).text
+    assert 'action="/board/imports/act/results?workspace=initech&amp;id=2026-09-21-kfdwzp"' in page
+    file = {"file": ("leads.csv", b"email\nada@example.com\nbo@example.com\n", "text/csv")}
+    answer = await post(jane, RESULTS.format("initech"), files=file)
+    assert (answer.status_code, answer.text) == (200, "ada@example.com,CTO\nbo@example.com,\n")
+    assert answer.headers["content-disposition"] == 'attachment; filename="enriched.csv"'
+    await with_token.login()
+    assert (await post(with_token, RESULTS.format("initech"), files=file)).status_code == 405, "only operators"
+    none = await post(jane, RESULTS.format("acme"), files=file)
+    assert none.status_code == 422
+    assert "No row of leads.csv has a result in acme: is it the file of this import?" in none.text
+    twice = {"file": ("leads.csv", b"email,email\na,b\n", "text/csv")}
+    bad = await post(jane, RESULTS.format("initech"), files=twice)
+    assert (bad.status_code, "leads.csv: " in bad.text) == (422, True)
+    assert (await post(jane, RESULTS.format("nowhere"), files=file)).status_code == 422

@@ -13,6 +13,7 @@ from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter, Order
 from stream_app.board.read_model.on_kafka import Search
+from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
@@ -77,7 +78,13 @@ def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, i
 def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> PageData:
     """Return the page of one import."""
     found, _ = site.queries.imports(workspace, import_id, None, 1)
-    return {"workspace": workspace, "import_id": import_id, "row": row_of(found[0]) if found else None}
+    return {
+        "workspace": workspace,
+        "import_id": import_id,
+        "row": row_of(found[0]) if found else None,
+        "may_join": workspace in site.settings.workspaces,
+        "most_mb": MAX_FILE_BYTES // 2**20,
+    }
 
 
 def row_of(found: FoundImport) -> ImportRow:
