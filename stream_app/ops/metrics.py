@@ -139,7 +139,9 @@ class WorkerMetrics(Observer):
             "Credits that were not spent because an earlier result answered the lead.",
             ("destination",),
         )
-        self._dead = counter("stream_app_dead_letters", "Dead letters, by reason.", ("destination", "reason"))
+        self._dead = counter(
+            "stream_app_dead_letters", "Leads that became dead letters, by reason.", ("destination", "reason")
+        )
         self._commands = counter("stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"))
         self._lanes = LaneMetrics(registry, log)
         self._answers = collections.deque[tuple[str, str]](maxlen=_LAST_ANSWERS)

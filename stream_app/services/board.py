@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import httpx
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -41,6 +44,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.books.account import STATES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.records import Record
 from stream_app.kafka.background import ANSWER_WITHIN_S
@@ -124,6 +128,28 @@ def _projection(
     return projection
 
 
+class DeadLetters(Collector):
+    """Reports what has become of the dead letters that Kafka keeps."""
+
+    def __init__(self, queries: BoardQueries, topics: Mapping[str, str]) -> None:
+        self._queries = queries
+        self._topics = topics
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Called at each scrape."""
+        family = GaugeMetricFamily(
+            "stream_app_dead_letters_kept",
+            "Dead letters that Kafka keeps, by what has become of them.",
+            labels=("topic", "state"),
+        )
+        with suppress(sqlite3.Error):  # no read model yet, or it is being made anew
+            for label, topic in self._topics.items():
+                found = self._queries.dead_letters(topic)
+                for state in STATES:
+                    family.add_metric([label, state], getattr(found, state))
+        yield family
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings,
@@ -142,6 +168,7 @@ async def serving(
     topics = TopicsThere(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
     queries = BoardQueries(model_path(settings, os.environ), settings.without_callbacks)
+    registry.register(DeadLetters(queries, {"dlq": names.dlq, "parked": names.parked}))
     lookup = Lookup(
         queries=queries,
         lag=lambda: projection.lag,

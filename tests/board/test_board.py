@@ -8,15 +8,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from stream_app.board.pages import flow
 from stream_app.board.pages.system import _flat
+from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import ExistingTopic, differences
 from stream_app.kafka.groups import Consumption
+from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
 from tests.board.model_records import lane, person, take
@@ -377,3 +380,16 @@ async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
     answer = await Client(board).get("/board")
     assert (answer.status_code, "The read model cannot be read" in answer.text) == (503, True)
     board.close()
+
+
+async def test_the_metric_of_dead_letters_says_what_has_become_of_them(local: Client, folder: Path) -> None:
+    registry, topics = CollectorRegistry(), {"dlq": "leads.dlq", "parked": "leads.parked"}
+    registry.register(DeadLetters(BoardQueries(folder / "model.sqlite", set()), topics))
+    text = (await local.get("/board/dead")).text
+    shown = {name: int(many) for name, many in re.findall(r'<dd id="(\w+)"><b><span class="total">(\d+)<', text)}
+    assert sum(shown.values()) > 0
+    for state, many in shown.items():
+        labels = {"topic": "dlq", "state": state}
+        assert registry.get_sample_value("stream_app_dead_letters_kept", labels) == many
+    (none,) = DeadLetters(BoardQueries(folder / "not made yet", set()), topics).collect()
+    assert none.samples == []

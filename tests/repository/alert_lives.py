@@ -122,6 +122,7 @@ LIVES: Final = {
     "DeadLettersGrowing": Life(
         {'stream_app_lead_events_total{workspace="acme", destination="people", status="dead_lettered"}': _counter(0, 2)}
     ),
+    "DeadLettersOpen": Life({'stream_app_dead_letters_kept{topic="dlq", state="open"}': _gauge(0, 2)}),
     "LeadsParked": Life({'stream_app_parked_leads{workspace="acme"}': _gauge(0, 2)}),
     "StraysParked": _event('stream_app_lead_events_total{workspace="", destination="", status="parked"}', 1),
     "NoCommits": Life(

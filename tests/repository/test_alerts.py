@@ -10,6 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
+from stream_app.domain.books.account import STATES
 from stream_app.domain.lane import view
 from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.model.messages import Status
@@ -48,6 +49,8 @@ VALUES: dict[str, set[str]] = {
     "mode": set(get_args(Mode)),
     "reason": {"http_.*", "flood_guard", "over_ceiling", *view._LIFTS, "budget_(credits|actions)_(day|month)"},
     "workspace": {""},
+    "topic": {"dlq", "parked"},
+    "state": {*STATES},
 }
 """What a label can be, by the code; as a regular expression where there are many."""
 TITLES = re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)

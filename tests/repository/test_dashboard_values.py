@@ -34,7 +34,7 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
     "Hours until a day's credits are gone": [('{workspace="acme"}', 0.45)],
     "Lanes held": [("{}", 2)],
     "Accepted by Clay, of all sent": [("{}", 0.75)],
-    "Dead letters": [('{destination="people"}', 1)],
+    "New dead letters": [('{destination="people"}', 1)],
     "Time until done, 95 %": [('{destination="people"}', 13_320)],
     "Leads answered by the cache": [('{reason="stale"}', 2)],
 }

@@ -105,6 +105,17 @@ OVERVIEW: Final = Dashboard(
                 most=1,
             ),
             Panel(
+                "Leads that wait on Kafka",
+                "Records that no worker has finished yet, by topic. A held lane makes them wait on purpose.",
+                "short",
+                {
+                    "{{source}}": "sum by (source) "
+                    f"(max by (source, partition) (stream_app_records_waiting{{{RELEASE}}}))"
+                },
+                "stack",
+                6,
+            ),
+            Panel(
                 "Credits booked",
                 "Credits booked for leads, and those that came back, per second, by destination.",
                 "short",
@@ -122,27 +133,24 @@ OVERVIEW: Final = Dashboard(
                 span=8,
             ),
             Panel(
-                "Dead letters by reason",
-                "Dead letters per second, by reason.",
+                "New dead letters by reason",
+                "Leads that became dead letters per second, by reason.",
                 "ops",
                 {"{{reason}}": rate("stream_app_dead_letters_total", RELEASE, "reason")},
                 "stack",
                 8,
             ),
             Panel(
-                "Leads that wait on Kafka",
-                "Records that no worker has finished yet, by topic. A held lane makes them wait on purpose.",
+                "Dead letters by what has become of them",
+                "Those that Kafka keeps. The open ones wait for an operator: `stream-app dlq`.",
                 "short",
-                {
-                    "{{source}}": "sum by (source) "
-                    f"(max by (source, partition) (stream_app_records_waiting{{{RELEASE}}}))"
-                },
+                {"{{state}}": f'max by (state) (stream_app_dead_letters_kept{{topic="dlq",{RELEASE}}})'},
                 "stack",
-                6,
+                12,
             ),
             Panel(
-                "Dead letters",
-                "New dead letters by destination.",
+                "New dead letters",
+                "Leads that became dead letters, by destination.",
                 "short",
                 {"{{destination}}": births(f'status="dead_lettered",{LANES}', "destination", "$__rate_interval")},
                 "stack",
