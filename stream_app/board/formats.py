@@ -39,6 +39,7 @@ WORDS: Final[dict[str, str]] = {
     "cost_corrected": "cost corrected",
     "replaced": "replaced: published again",
     "confirmed": "at Clay, as an operator says",
+    "moves": "runs again",
 }
 _BAD: Final[tuple[Status, ...]] = (
     *("refused", "send_uncertain", "callback_overdue", "enrich_error", "credits_exhausted_suspected"),

@@ -95,7 +95,7 @@ def _show_open_costs(report: BooksReport) -> None:
 
 
 def books_table(report: BooksReport) -> Table:
-    """Build the table of leads by column of the books."""
+    """Build the table of what has become of the leads."""
     table = Table(
         Column(""),
         Column("leads", right=True),

@@ -251,12 +251,12 @@ def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] 
         Column("dead letters", right=True),
         *([Column("open", rank=1, right=True)] if is_open else []),
         Column("reason"),
-        Column("destination", rank=1),
-        Column("disposition", rank=4),
-        Column("last hour", rank=5),
-        Column("first", rank=6),
-        Column("last", rank=2),
-        Column("says", rank=3, prose=True),
+        Column("destination", rank=3),
+        Column("disposition", rank=5),
+        Column("last hour", rank=6),
+        Column("first", rank=7),
+        Column("last", rank=4),
+        Column("says", rank=2, prose=True),
     )
     for group in groups:
         texts = group.texts.most_common(1)

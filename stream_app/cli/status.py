@@ -171,7 +171,7 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
       stream-app imports 2026-11-26-kfdwzp
 
     Args:
-        import_id: show this one, with its leads by column of the books
+        import_id: show this one, with what has become of its leads
         workspace: only of this workspace
     """
     settings = common.settings("api")

@@ -243,7 +243,7 @@ class FoundImport(msgspec.Struct, frozen=True):
             `published`.
         refused: Rows that were not published.
         published: Leads that were to be published when the publication began.
-        columns: Its leads by column of the books, each lead once. `waiting`: published, and not taken by a worker yet.
+        columns: What has become of its leads, each lead once. `waiting`: published, and not taken by a worker yet.
         credits: What they have cost.
     """
 

@@ -18,7 +18,7 @@ from stream_app.dev.simulator.server import Simulator
 _log = logging.getLogger("stream_app.dev.simulator")
 
 _KINDS = "\n".join(
-    f"    {kind:19}{', '.join(f'{name} = {value!r}' for name, value in parameters.items())}"
+    f"    {kind:23}{', '.join(f'{name} = {value!r}' for name, value in parameters.items())}".rstrip()
     for kind, parameters in FAULTS.items()
 )
 _API = (control.__doc__ or "").strip()

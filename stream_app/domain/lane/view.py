@@ -56,7 +56,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         breaker: `closed`, `open` or `half_open`.
         score: The health as a number from 0 to 100.
         rate_per_s: The present rate of the token bucket.
-        holds: Why nothing is admitted now, a stable code; '' if the lane moves.
+        holds: Why nothing is admitted now, a stable code; '' if the lane runs.
         until_ms: When it may move again, epoch ms.
         credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are of the present day
             or month and exclude reservations.

@@ -157,7 +157,7 @@ def held_now(wait: Wait, destination: str, view: LaneView) -> Wait:
     if not holds:
         if view.at_ms <= wait.begin_ms:  # the lane has published nothing since
             return wait
-        text = "its lane moves again, and its turn has not come yet"
+        text = "its lane runs again, and its turn has not come yet"
         return msgspec.structs.replace(wait, limit="rate", text=text, until_ms=None)
     limit, text, until_ms = next((hold for hold in holds if hold[0] == wait.limit), holds[0])
     return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)

@@ -145,6 +145,12 @@ def test_every_table_shows_whole_words(width: int | None) -> None:
         assert all(width is None or len(line) <= width for line in lines), "\n".join(lines)
 
 
+def test_the_tally_keeps_what_dead_letters_say_at_80_columns() -> None:
+    lines, left_out = lines_of(tally(), 80)
+    assert "says" not in left_out
+    assert all(word in " ".join(lines) for word in ANSWERED.split())
+
+
 def test_a_list_gives_the_place_that_show_takes_and_in_a_pipe_a_row_is_a_line() -> None:
     for width in (40, 80, 120):
         text = "\n".join(lines_of(listed(), width)[0])
