@@ -268,12 +268,12 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
         state, tone, says = "idle", "idle", "nothing to send"
     remedies: list[tuple[str, str]] = []
     if view is not None and facts.workspace in site.settings.workspaces:
-        known = (_remedy_of(finding, view) for finding in findings if finding.holds or finding.code == WEBHOOK_GONE)
+        known = (remedy_of(finding, view) for finding in findings if finding.holds)
         remedies = list(dict.fromkeys(each for each in known if each is not None))
     return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared, remedies)
 
 
-def _remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
+def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
     """Return the command that ends a hold: its label, and its address below that of the lane's commands."""
     if finding.code in ("no_webhook", WEBHOOK_GONE):
         gone = [name for name, webhook in view.webhooks.items() if webhook.suspension or webhook.dead]

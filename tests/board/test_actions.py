@@ -8,12 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.board.site import remedy_of
 from stream_app.cli import lanes
 from stream_app.cli.people import add_people, erase
 from stream_app.client import commands as orders
 from stream_app.client.commands import LANE_KINDS
 from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
+from stream_app.domain.limits.webhook_quota import Webhook
+from stream_app.domain.model.topics import TopicNames
 from tests.board.client import OWN, Client, plain
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
@@ -28,6 +33,7 @@ from tests.board.scene import (
     settings_of,
 )
 
+NAMES = TopicNames()
 _WHY = {"why": "table is being rebuilt"}
 
 
@@ -55,7 +61,7 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
     text = (await operator.get("/board")).text
     cards = re.findall(r'<div class="notice.*?</a></div>', text, re.S)
     found = [re.findall(r'<a class="button main" href="/board/lanes/([^"]+)">([^<]+)<', card) for card in cards]
-    assert [("acme/act/resume", "Resume"), *_WEBHOOK] in found
+    assert [("acme/act/resume", "Resume")] in found
     assert [("globex/act/budget", "Budget")] in found
     for href, _ in (each for card in found for each in card):
         form = (await operator.get(f"/board/lanes/{href.replace('&amp;', '&')}")).text
@@ -71,7 +77,21 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
     assert "/act/" not in (await with_token.get("/board")).text, "a reader has none"
 
 
-_WEBHOOK = [("acme/act/quota?webhook=w-gone&amp;use=use", "Put the webhook back")]
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("webhook_gone", ("Put the webhook back", "quota?webhook=w-2&use=use")),
+        ("no_webhook", ("Put the webhook back", "quota?webhook=w-2&use=use")),
+        ("budget_credits_day", ("Budget", "budget")),
+        ("no_callbacks", ("Resume", "resume")),
+        ("forced_open", ("Let the breaker decide", "auto")),
+        ("rate_limited", None),
+    ],
+)
+def test_each_hold_has_the_command_that_ends_it(code: str, remedy: tuple[str, str] | None) -> None:
+    webhooks = {"w-1": Webhook(3, "used up"), "w-2": Webhook(9, "used up")}
+    view = msgspec.json.decode(lane(NAMES, "acme", webhooks=webhooks).value or b"", type=LaneView)
+    assert remedy_of(Finding(code, "webhook w-2 answers 404"), view) == remedy
 
 
 @pytest.mark.parametrize(

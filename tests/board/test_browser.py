@@ -60,6 +60,14 @@ OVERLAPS: Final = """[...document.querySelectorAll(".stacked td")]
 """The cells whose content covers the next cell, such as a long label on a phone."""
 
 
+HEADER_HEIGHT: Final = "document.querySelector('header')?.offsetHeight ?? 0"
+SMALL_TARGETS: Final = """[...document.querySelectorAll("a[href], button, summary, select, input:not([type=hidden])")]
+    .filter((each) => each.checkVisibility({ visibilityProperty: true }) && !each.classList.contains("skip"))
+    .filter((each) => { const { width, height } = each.getBoundingClientRect(); return width < 24 || height < 24; })
+    .map((each) => each.outerHTML)"""
+"""What a thumb must hit on a phone, and cannot."""
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served(tmp_path_factory.mktemp("board")) as url:
@@ -97,6 +105,9 @@ class Watched:
         wide, width = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= width, f"{name} is {wide} pixels wide"
         assert self.page.evaluate(OVERLAPS) == [], name
+        if width < 400:
+            assert self.page.evaluate(HEADER_HEIGHT) <= 96, name
+            assert self.page.evaluate(SMALL_TARGETS) == [], name
         if keyboard:
             expected = self.page.evaluate(KEYBOARD, _CONTROLS)
             for _ in range(expected + 2):
@@ -113,6 +124,15 @@ def test_every_page_can_be_used_by_everyone(browser: Browser, url: str, scheme: 
     for name, path in PAGES.items():
         watched.open(url + path)
         watched.check(name, keyboard=scheme == "light")
+    made.close()
+
+
+def test_a_thumb_can_scroll_the_leads(browser: Browser, url: str) -> None:
+    made = context(browser, width=390)
+    page = made.new_page()
+    page.goto(f"{url}/board/leads")
+    assert page.locator("tbody tr").count() == 50
+    assert page.evaluate("document.documentElement.scrollHeight") < 4_500, "the next page is five screens below"
     made.close()
 
 

@@ -104,6 +104,7 @@
     grow();
     window.drawCharts?.();
   });
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   localTimes(document);
   grow();
   setInterval(grow, 1000);
