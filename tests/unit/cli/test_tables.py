@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stream_app.cli.books import books_table, money_table
 from stream_app.cli.dlq import list_table, tally_table
-from stream_app.cli.lanes import lane_tables
+from stream_app.cli.lanes import lane_tables, waiting_text
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.domain.books.money import BooksReport, LaneAccount
 from stream_app.domain.books.records import COLUMNS, StatusCount
@@ -165,3 +165,9 @@ def test_without_a_worker_no_lane_is_running() -> None:
     assert "running" not in text
     assert "no worker runs, shares its partition with beta" in text
     assert "paused since" in text
+
+
+def test_what_waits_says_for_how_long_and_whose_it_is() -> None:
+    assert waiting_text(1_234, NOW_MS - 720_000, NOW_MS, shared=True) == "1,234 in its partition, for 12 minutes"
+    assert waiting_text(7, 0, NOW_MS, shared=False) == "7"
+    assert waiting_text(0, 0, NOW_MS, shared=True) == "0"
