@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka import conn
+from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
 
 from stream_app.kafka.oauth import Token, TokenRefused, Tokens, aws_msk, client_credentials
 
@@ -46,6 +47,17 @@ async def test_connections_share_a_token_until_it_is_renewed() -> None:
     clock.now_s = 80.0
     assert await tokens.token() == "token-2"
     assert endpoint.given == 2
+
+
+async def test_a_broker_that_answers_the_token_with_a_challenge_refuses_it() -> None:
+    """aiokafka takes it for success: docs/reference/upstream/any-challenge-is-success.md."""
+    login = conn.OAuthAuthenticator(sasl_oauth_token_provider=Tokens(Endpoint().fetch))
+    assert b"Bearer token-1" in (await login.step(None))[0]
+    with pytest.raises(SaslAuthenticationFailed, match="refuses the token"):
+        await login.step(b'{"status":"invalid_token"}')
+    accepted = conn.OAuthAuthenticator(sasl_oauth_token_provider=Tokens(Endpoint().fetch))
+    await accepted.step(None)
+    assert await accepted.step(b"") is None
 
 
 async def test_a_valid_token_outlives_an_endpoint_that_is_away() -> None:
