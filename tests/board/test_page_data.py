@@ -9,15 +9,17 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import Band, Stack
+from stream_app.board.charts import Band, Stack, trend
 from stream_app.board.pages import leads
-from stream_app.board.pages.dead import dead_page
+from stream_app.board.pages.dead import dead_page, replay_page, share_of
 from stream_app.board.pages.flow import BacklogRow, audit_page, backlog_page
-from stream_app.board.pages.lanes import _bands, _credits, _heading, _hours_known, throughput
-from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Slot
+from stream_app.board.pages.lanes import _bands, _credits, _heading, _hours_known, lane_page, throughput
+from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Mark, Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Bar, Lane, Moment, Overview, bars_of, forecasts_of
 from stream_app.client.answers import Cause, DeadLetters
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
 from stream_app.domain.lane.explain import Finding, Group, Outlook
 from stream_app.domain.lane.view import LaneChange, LaneView
 from stream_app.domain.lane.waits import Wait
@@ -256,3 +258,84 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
     assert (page["after"], page["deferred"], page["others"], page["kept_days"]) == (50, 4, 3, 14)
     assert dead_page(site, moment({}), "parked", "", 8)["after"] == 0, "58 causes, and this page ends with the last"
     assert dead_page(site, moment({}), "parked", "", 7)["after"] == 57
+
+
+def replay(state: Any = "running", **more: Any) -> ReplayProgress:
+    plan = ReplayPlan(NOW_MS, "dlq", Filter(), {}, 8, 1, 1)
+    return ReplayProgress("r-1", state, "jane", "", NOW_MS, plan, NOW_MS - 60_001, **more)
+
+
+@pytest.mark.parametrize(
+    ("found", "share"),
+    [
+        (replay(), 0.0),
+        (replay(sent=1, refused=1), 25.0),
+        (replay(total=3, sent=1), 33.33),
+        (replay(total=3, sent=3, refused=2), 100.0),
+        (msgspec.structs.replace(replay(), plan=msgspec.structs.replace(replay().plan, dead_letters=0)), 0.0),
+    ],
+)
+def test_the_share_of_a_replay_is_of_what_it_has_to_send(found: ReplayProgress, share: float) -> None:
+    assert share_of(found) == share
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "waits", "silent"),
+    [
+        (replay(), "", False, True),
+        (replay(), "c-1", True, True),
+        (replay(commands=("c-1",)), "c-1", False, True),
+        (replay("stopped"), "c-1", True, False),
+        (replay("done"), "c-1", False, False),
+        (msgspec.structs.replace(replay(), updated_at_ms=NOW_MS - 60_000), "", False, False),
+    ],
+)
+def test_the_page_of_a_replay_says_whether_a_command_waits_and_its_process_is_silent(
+    found: ReplayProgress, asked: str, waits: bool, silent: bool
+) -> None:
+    site: Any = SimpleNamespace(queries=SimpleNamespace(replay=lambda name: found))
+    page: Any = replay_page(site, moment({}), "r-1", asked)
+    assert (page["waits"], page["silent"], page["progress"]) == (waits, silent, found)
+
+
+def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
+    asked: list[tuple[int, int]] = []
+    hour_s = NOW_S // HOUR_S * HOUR_S
+    marks = [
+        Mark(hour_s - 2 * HOUR_S, 90.0, 100),
+        Mark(hour_s - HOUR_S, 70.0, 300),
+        Mark(hour_s - HOUR_S + 300, 80.0, 900),
+        Mark(hour_s, 95.0, 50),
+    ]
+
+    class Queries(Ended):
+        def credits(self, names: Sequence[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+            asked.append((step_s, since_s))
+            return {"acme": [Slot(NOW_S - 600, credits=8), Slot(NOW_S - 50_000, credits=5)]}
+
+    queries: Any = Queries()
+    queries.lane = lambda name: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
+    queries.marks, queries.lane_changes = lambda name: marks, lambda name: []
+    queries.status_sums, queries.dead_letters = lambda name: [], lambda topic, name: None
+    queries.untaken = lambda kafka, inputs: {}
+    names = SimpleNamespace(dlq="leads.dlq", inputs=(), namespace="")
+    plan = SimpleNamespace(residents=lambda number: ["acme"])
+    home = SimpleNamespace(time_zone="Europe/Berlin")
+    settings = SimpleNamespace(names=names, workspaces={"acme": home}, plan=plan, home=lambda name: 0)
+    site: Any = SimpleNamespace(queries=queries, settings=settings, home=lambda name, view: 0)
+    page: Any = lane_page(site, moment({}), "acme", None)
+    day_s = 86_400
+    assert asked == [(60, NOW_S - HOUR_S), (900, NOW_S - 26 * HOUR_S), (day_s, NOW_S - 35 * day_s)]
+    assert (page["hours_n"], page["zone"], page["worst"]) == (3, "Europe/Berlin", (70.0, 900))
+    begin_s = NOW_S - 3 * HOUR_S
+    assert page["times_ms"] == [(begin_s + n * 3 * HOUR_S // 4) * 1_000 for n in range(5)]
+    assert page["hours"] == [
+        ((hour_s - 2 * HOUR_S) * 1_000, 90.0, 100),
+        ((hour_s - HOUR_S) * 1_000, 70.0, 900),
+        (hour_s * 1_000, 95.0, 50),
+    ]
+    slots = [begin_s // 300 * 300 + n * 300 for n in range(3 * HOUR_S // 300 + 1)]
+    assert page["health"] == trend({mark.at_s: mark.score for mark in marks}, slots)
+    assert page["latency"] == trend({mark.at_s: mark.p95_ms for mark in marks}, slots)
+    (burn,) = page["burns"]
+    assert burn.line.rows == [((NOW_S - 600) * 1_000, 12), (NOW_MS, 20)], "12 are older than the history"
