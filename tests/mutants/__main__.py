@@ -34,6 +34,7 @@ _KILLED_AT_LEAST: Final = 0.92
 _EQUIVALENT_AT_MOST: Final = 15
 _FIRST_FILES: Final = 8  # importing all tests takes longer than most need to notice
 _LIMIT_S: Final = 2 * BOUND_S + 240
+_WHOLE_RUN_S: Final = 4 * 3600  # of a busy machine
 _ALL_PASSED: Final = "-"
 Ends = dict[int, str]
 """What became of each mutant: the test that failed, how it ended otherwise, or that all passed."""
@@ -53,7 +54,7 @@ def main() -> int:
         work = args.reach or Path(folder)
         if not (work / "seconds.json").exists():
             work.mkdir(exist_ok=True)
-            list(in_forks([partial(measure, work)], 3600))
+            list(in_forks([partial(measure, work)], _WHOLE_RUN_S))
         ends = _ends(drawn, Reach(work))
     survived = [mutant for index, mutant in enumerate(drawn) if ends[index] == _ALL_PASSED]
     equivalent = [mutant for mutant in survived if mutant.key in EQUIVALENT]
@@ -78,7 +79,7 @@ def _ends(drawn: Sequence[Mutant], reach: Reach) -> Ends:
         imported = {index: partial(_imported, drawn[index], reach) for index in left if reach.of(drawn[index])[1]}
         called = {index: drawn[index] for index in left if index not in imported}
         ends |= _report(imported, drawn)
-        [(_, answer)] = in_forks([partial(_collected, called, ends, reach)], 4 * 3600)
+        [(_, answer)] = in_forks([partial(_collected, called, ends, reach)], _WHOLE_RUN_S)
         found = json.loads(answer)
         ends |= {int(index): end for index, end in found["ends"].items()}
         reach.unreliable.update(found["unreliable"])
