@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from stream_app.client import books, lookup
 from stream_app.client import publish as publishing
+from stream_app.client.answers import FoundImport
 from stream_app.client.lookup import LeadSearch
 from stream_app.client.publish import PublishOptions, PublishSummary, Refusal
 from stream_app.client.results import ResultFilter, results_of
@@ -27,6 +28,7 @@ from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.model.errors import (
     BoardUnavailable,
     BrokerUnavailable,
+    ImportUnderWay,
     KafkaRefused,
     SettingsError,
     StreamAppError,
@@ -40,6 +42,8 @@ __all__ = [
     "BoardUnavailable",
     "BooksReport",
     "BrokerUnavailable",
+    "FoundImport",
+    "ImportUnderWay",
     "KafkaRefused",
     "Lead",
     "LeadSearch",
@@ -62,6 +66,8 @@ __all__ = [
     "read_books_sync",
     "read_results",
     "read_results_sync",
+    "wait_for_import",
+    "wait_for_import_sync",
 ]
 
 AnySettings: TypeAlias = Settings | str | os.PathLike[str] | None
@@ -205,6 +211,38 @@ async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str |
     return await asyncio.to_thread(find, lead, settings, workspace)
 
 
+async def wait_for_import(
+    import_id: str, settings: AnySettings = None, *, workspace: str | None = None, timeout_s: float = 3_600.0
+) -> list[FoundImport]:
+    """Wait until all leads of an import are at rest, such as enriched, rejected, parked or a duplicate.
+
+        summary = await publish(leads, settings)
+        for report in await wait_for_import(summary.import_id, settings):
+            print(report.workspace, report.columns, report.credits)
+
+    Args:
+        import_id: The name of the import, as `publish` returns it.
+        settings: Settings, or the path of a configuration file.
+        workspace: Only the leads of this workspace.
+        timeout_s: How long to wait. It asks the board once a second, also while the board is away.
+
+    Returns:
+        A report for each workspace: `columns` counts its leads by where they are, `credits` is what they have cost.
+
+    Raises:
+        ImportUnderWay: Not all leads are at rest in time; the text says how many are under way.
+        SettingsError: The configuration is wrong, or the token of the look-up API is not set.
+        BoardUnavailable: No board answers at `board.url` at the end of that time.
+        StreamAppError: The board refused the request.
+        ValueError: `import_id` is empty, or `timeout_s` is negative.
+    """
+    if not import_id:
+        raise ValueError("import_id is empty: take it from what publish() returns")
+    if timeout_s < 0:
+        raise ValueError("timeout_s cannot be negative")
+    return await lookup.wait_for_import(_settings_for_board(settings, workspace), import_id, workspace, timeout_s)
+
+
 async def read_results(
     settings: AnySettings = None,
     *,
@@ -270,12 +308,16 @@ async def read_books(settings: AnySettings = None, *, limit: int = 20) -> BooksR
 
 def find(lead: str, settings: AnySettings, workspace: str | None) -> LeadSearch:
     """Do what `find_lead` does, and block."""
+    return lookup.find(_settings_for_board(settings, workspace), lead, workspace)
+
+
+def _settings_for_board(settings: AnySettings, workspace: str | None) -> Settings:
     config = settings_of(settings)
     check_known(config, workspace=workspace)
     token = config.board.token_env
     if token is not None and token not in config.secrets:
         raise SettingsError([f"environment variable {token} is not set; board.token_env names it"])
-    return lookup.find(config, lead, workspace)
+    return config
 
 
 def _ids_on_kafka(lead_id: str) -> tuple[str, ...]:
@@ -355,6 +397,14 @@ def follow_status_sync(
 def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> LeadSearch:
     """Do what `find_lead` does, without an event loop. Its arguments and errors are described there."""
     return find(lead, settings, workspace)
+
+
+def wait_for_import_sync(
+    import_id: str, settings: AnySettings = None, *, workspace: str | None = None, timeout_s: float = 3_600.0
+) -> list[FoundImport]:
+    """Do what `wait_for_import` does, without an event loop. Its arguments and errors are described there."""
+    with _runner("wait_for_import") as runner:
+        return runner.run(wait_for_import(import_id, settings, workspace=workspace, timeout_s=timeout_s))
 
 
 def read_results_sync(

@@ -5,6 +5,8 @@ An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -16,6 +18,7 @@ from stream_app.client.answers import (
     UNKNOWN_LEAD,
     Answer,
     DeadLettersAnswer,
+    FoundImport,
     FoundLead,
     ImportsAnswer,
     LeadAnswer,
@@ -28,13 +31,20 @@ from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.read import LONGEST_ID, is_shown
 from stream_app.domain.model.addresses import is_loopback_url
-from stream_app.domain.model.errors import BoardUnavailable, NotTheBoard, SettingsError, StreamAppError
+from stream_app.domain.model.errors import (
+    BoardUnavailable,
+    ImportUnderWay,
+    NotTheBoard,
+    SettingsError,
+    StreamAppError,
+)
 from stream_app.domain.model.messages import Lead
 
 NAME: Final = "stream-app board"
 """What /healthz of the board answers."""
 _WITHIN_S: Final = 30.0
 _ANSWERS_WITHIN_S: Final = 5.0
+_LOOK_EVERY_S: Final = 1.0
 _RECORD: Final = "record:"  # a rejected record has its position as its name
 
 A = TypeVar("A", bound=Answer)
@@ -91,6 +101,47 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
     path = f"/imports?{urlencode({name: value for name, value in asked.items() if value})}"
     with _client(settings) as client:
         return _answer(client, path, ImportsAnswer)
+
+
+async def wait_for_import(
+    settings: Settings, import_id: str, workspace: str | None, timeout_s: float
+) -> list[FoundImport]:
+    """Return an import, by workspace, when all of its leads are at rest.
+
+    Raises:
+        ImportUnderWay: They are not in time.
+        BoardUnavailable: The board does not respond at the end of that time.
+        SettingsError: The id may be an e-mail address.
+        StreamAppError: The board rejected the request.
+    """
+    ends_s, known, moving = time.monotonic() + timeout_s, 0, 0
+    while True:
+        is_last = time.monotonic() + _LOOK_EVERY_S > ends_s
+        why: BoardUnavailable | None = None
+        try:
+            imports = (await asyncio.to_thread(find_imports, settings, import_id, workspace)).imports
+        except NotTheBoard:
+            raise
+        except BoardUnavailable as error:
+            why = error
+        else:
+            rows = max((each.rows - (each.refused or 0) for each in imports if each.rows is not None), default=0)
+            # Of a workspace of which no worker has taken a lead yet, only the count of rows knows.
+            unseen = 0 if workspace else max(0, rows - sum(each.published or 0 for each in imports))
+            known = unseen + sum(each.leads for each in imports)
+            moving = unseen + sum(each.moving for each in imports)
+            if known and not moving:
+                return imports
+        if is_last:
+            break
+        await asyncio.sleep(_LOOK_EVERY_S)
+    if why is not None:
+        raise why
+    under_way = f"{moving:,} of {known:,} leads are under way" if known else "none of its leads is known"
+    raise ImportUnderWay(
+        f"import {import_id}: {under_way} after {timeout_s:g} s: wait longer; `stream-app imports {import_id}` shows "
+        "where they are, and `stream-app explain` what holds them"
+    )
 
 
 def find_dead_letters(settings: Settings) -> DeadLettersAnswer:

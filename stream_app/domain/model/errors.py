@@ -49,6 +49,10 @@ class BoardUnavailable(StreamAppError):
     """The board did not answer, or the server that answered is not the board."""
 
 
+class ImportUnderWay(StreamAppError):
+    """The leads of an import were not at rest in time."""
+
+
 class NotTheBoard(BoardUnavailable):
     """Another server answered at the board's address."""
 

@@ -19,6 +19,9 @@ import pytest
 import stream_app
 import stream_app.client.publish  # a submodule must not take the place of a function
 from stream_app import (
+    BoardUnavailable,
+    FoundImport,
+    ImportUnderWay,
     Result,
     Settings,
     SettingsError,
@@ -35,8 +38,11 @@ from stream_app import (
     read_books_sync,
     read_results,
     read_results_sync,
+    wait_for_import,
+    wait_for_import_sync,
 )
 from stream_app.client import books
+from stream_app.client.answers import ImportsAnswer
 from stream_app.client.lookup import LeadSearch
 from stream_app.client.publish import PublishOptions
 from stream_app.client.results import ResultFilter, ResultStore, export, results_of
@@ -106,6 +112,7 @@ def test_importing_the_package_imports_nothing_heavy_and_a_function_not_faust() 
         (find_lead, find_lead_sync),
         (read_results, read_results_sync),
         (read_books, read_books_sync),
+        (wait_for_import, wait_for_import_sync),
     ],
 )
 def test_both_forms_of_a_function_take_the_same_arguments(
@@ -213,6 +220,45 @@ def test_find_lead_needs_the_token_of_the_api_only(config: Path, monkeypatch: py
     assert find_lead_sync("crm-17", load_settings(config), workspace="acme").leads == []
     assert asyncio.run(find_lead("crm-18", config)).leads == []
     assert asked == [(TOKEN, "crm-17", "acme"), (TOKEN, "crm-18", None)]
+
+
+def _import(workspace: str, columns: dict[str, int], rows: int | None = 3) -> FoundImport:
+    published = None if rows is None else sum(columns.values())
+    return FoundImport("march", workspace, 1, 2, "", "", rows, None, published, columns, 4)
+
+
+def test_an_import_is_waited_for_until_all_its_leads_are_at_rest(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leads of a workspace that the board does not know yet count, and so does a board that is away for a while."""
+    monkeypatch.setenv("BOARD_TOKEN", TOKEN)
+    monkeypatch.setattr("stream_app.client.lookup._LOOK_EVERY_S", 0.01)
+    rest = [_import("acme", {"enriched": 1}), _import("beta", {"duplicate": 1, "parked": 1})]
+    moves = [rest[0], _import("beta", {"waiting": 1, "parked": 1})]
+    looks: list[list[FoundImport] | BoardUnavailable] = [[], BoardUnavailable("away"), rest[:1], moves, rest]
+
+    def look(_settings: Settings, import_id: str, _workspace: str | None) -> ImportsAnswer:
+        assert import_id == "march"
+        now = looks.pop(0) if len(looks) > 1 else looks[0]
+        if isinstance(now, BoardUnavailable):
+            raise now
+        return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=now, more=False)
+
+    monkeypatch.setattr("stream_app.client.lookup.find_imports", look)
+    assert wait_for_import_sync("march", config) == rest
+    assert looks == [rest]
+    looks[:] = [moves]
+    with pytest.raises(ImportUnderWay, match="import march: 1 of 3 leads are under way after 0 s"):
+        wait_for_import_sync("march", config, timeout_s=0)
+    looks[:] = [[]]
+    with pytest.raises(ImportUnderWay, match="none of its leads is known"):
+        wait_for_import_sync("march", config, timeout_s=0)
+    looks[:] = [BoardUnavailable("away")]
+    with pytest.raises(BoardUnavailable, match="away"):
+        wait_for_import_sync("march", config, timeout_s=0.02)
+    looks[:] = [[_import("acme", {"enriched": 1}, None)]]
+    assert len(wait_for_import_sync("march", config, workspace="acme")) == 1
+    for wrong in ({"import_id": ""}, {"import_id": "march", "timeout_s": -1}):
+        with pytest.raises(ValueError, match=r"empty|negative"):
+            wait_for_import_sync(settings=config, **wrong)
 
 
 @pytest.fixture
