@@ -32,7 +32,8 @@ from stream_app.domain.books.records import Event, RecordNumbers, advance
 
 _FIELDS: Final = Kept.__struct_fields__
 COLUMNS: Final = ", ".join(_FIELDS)
-_COUNTED: Final = "counts + of_import"
+_PLACE: Final = f"((rank > {NO_LEAD}) * (counts * 2 + of_import))"
+"""The index `records_of_lead` has it: 2 or 3 if a record counts for its lead, 1 if only for its import, else 0."""
 
 Share = tuple[str, tuple[object, ...]]
 """A table of sums, and the key of one of its rows."""
@@ -102,9 +103,13 @@ class Account:
         self._settle(before, after)
         return new
 
-    def _load(self, where: str, values: Collection[object]) -> dict[int, Kept]:
-        rows = self._db.execute(f"SELECT id, {COLUMNS} FROM records WHERE {where}", (_json(values),))
+    def _load(self, where: str, *values: Collection[object]) -> dict[int, Kept]:
+        rows = self._db.execute(f"SELECT id, {COLUMNS} FROM records WHERE {where}", [_json(each) for each in values])
         return {number: Kept(*row) for number, *row in rows}
+
+    def _champions(self, leads: Collection[str]) -> dict[int, Kept]:
+        """Return the records that count for these leads."""
+        return self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {_PLACE} IN (2, 3)", leads)
 
     def _settle(self, before: dict[int, Kept], after: dict[int, Kept]) -> None:
         """Elect the records that count anew where that may have changed, and write records and sums."""
@@ -114,7 +119,10 @@ class Account:
             if (old := before.get(number)) is None or _standing(old) != _standing(kept)
             for lead_id in {kept.lead_id, old.lead_id if old else kept.lead_id}
         }
-        champions = self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {_COUNTED} > 0", moved)
+        champions = self._champions(moved)
+        imports = {kept.imported for kept in (*after.values(), *champions.values())} - {0}
+        of_import = f"{_PLACE} = 1 AND imported IN (SELECT value FROM json_each(?))"
+        champions |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}", moved, imports)
         for number, kept in champions.items():
             if number not in after:
                 before[number], after[number] = kept, msgspec.structs.replace(kept)
@@ -142,8 +150,10 @@ class Account:
             for number, kept in of_import:
                 kept.of_import = number in best
         for number, champion in members:
+            if not champion.counts or champion.rank == NO_LEAD:
+                continue
             rivals = (kept for rival, kept in members if rival != number and is_same_lead(kept, champion))
-            champion.follows |= champion.counts and any(kept.rank >= ENDED for kept in rivals)
+            champion.follows |= any(kept.rank >= ENDED for kept in rivals)
 
     def _write(self, before: Mapping[int, Kept], after: Mapping[int, Kept]) -> None:
         changed = {number: kept for number, kept in after.items() if before.get(number) != kept}
@@ -158,7 +168,7 @@ class Account:
             sums.update(self._shares(kept))
         self._add(sums)
         if self._has_letters:
-            self._judge_of(changed)
+            self._judge_of(changed, _restated(before, after))
 
     def _shares(self, kept: Kept) -> Iterator[Share]:
         """Yield what a record contributes to the sums."""
@@ -219,11 +229,11 @@ class Account:
         self._add_states(Counter((letter.cause, letter.state) for letter in new.values()))
         self._judge(new)
 
-    def _judge_of(self, records: Mapping[int, Kept]) -> None:
-        """Judge the dead letters anew that these records are the origin of, or stand for."""
-        leads = {kept.lead_id for kept in records.values() if kept.follows}
+    def _judge_of(self, records: Mapping[int, Kept], restated: Set[str]) -> None:
+        """Judge the dead letters anew that these records are the origin of, and all of the leads `restated`."""
+        leads = {kept.lead_id for kept in records.values() if kept.follows} & restated
         others: dict[int, Kept] = {}
-        for standing in (f"{_COUNTED} > 0", f"{_COUNTED} = 0 AND rank >= {ENDED}") if leads else ():
+        for standing in (f"{_PLACE} > 0", f"{_PLACE} = 0 AND rank >= {ENDED}") if leads else ():
             others |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}", leads)
         about = {**records, **others}
         found = self._letters("origin IN (SELECT value FROM json_each(?))", about)
@@ -244,9 +254,8 @@ class Account:
             copies[kept.letter] = kept
         passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
         champions: defaultdict[str, list[Kept]] = defaultdict(list)
-        for kept in self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {_COUNTED} > 0", passed).values():
-            if kept.counts and kept.rank != NO_LEAD:
-                champions[kept.lead_id].append(kept)
+        for kept in self._champions(passed).values():
+            champions[kept.lead_id].append(kept)
         states: Counter[tuple[int, int]] = Counter()
         changed: list[tuple[int, int]] = []
         for letter in letters.values():
@@ -301,3 +310,22 @@ class Account:
 
 _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")
 """What decides whether a record counts."""
+
+
+def _restated(before: Mapping[int, Kept], after: Mapping[int, Kept]) -> set[str]:
+    """Return the leads whose status has changed, or that count in several places.
+
+    Other leads need no new judgement of all their dead letters: one that is suppressed 1,000 times has changed once.
+    """
+    old, new = _statuses(before), _statuses(after)
+    places = Counter(lead_id for lead_id, *_ in new)
+    return {lead_id for lead_id, *_ in old ^ new} | {lead_id for lead_id, many in places.items() if many > 1}
+
+
+def _statuses(records: Mapping[int, Kept]) -> set[tuple[str, ...]]:
+    """Return the status of each lead that these records count for, with its place."""
+    return {
+        (kept.lead_id, kept.workspace, kept.destination, kept.status)
+        for kept in records.values()
+        if kept.counts and kept.rank != NO_LEAD
+    }

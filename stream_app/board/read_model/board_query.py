@@ -395,16 +395,22 @@ class BoardQueries(Queries):
         for name in ("workspace", "who", "kind"):
             if word := getattr(asked, name):
                 where, values = f"{where} AND {name} = ?", [*values, word]
-        sql = f"""SELECT max(at_ms) AS last, id FROM audit WHERE {where}
-                  GROUP BY id HAVING (last, id) < (?, ?) ORDER BY last DESC, id DESC LIMIT ?"""
+        sql = f"""SELECT at_ms, id FROM audit AS last WHERE {where} AND (at_ms, id) < (?, ?) AND NOT EXISTS (
+                      SELECT 1 FROM audit WHERE id = last.id AND {where}
+                          AND (at_ms, partition, offset) > (last.at_ms, last.partition, last.offset))
+                  ORDER BY at_ms DESC, id DESC LIMIT ?"""
         with self._reading() as db:
-            return db.execute(sql, (*values, *after, limit)).fetchall()
+            return db.execute(sql, (*values, *after, *values, limit)).fetchall()
 
     def words_of_commands(self, name: Literal["kind", "who"]) -> list[str]:
         """Return the kinds of the kept commands, or the people who gave them; the first 100."""
+        sql = f"""WITH RECURSIVE each(word) AS (
+                      SELECT min({name}) FROM audit WHERE {name} > ''
+                      UNION ALL SELECT (SELECT min({name}) FROM audit WHERE {name} > word) FROM each
+                          WHERE word IS NOT NULL)
+                  SELECT word FROM each WHERE word IS NOT NULL LIMIT 100"""
         with self._reading() as db:
-            found = db.execute(f"SELECT DISTINCT {name} FROM audit WHERE {name} <> '' ORDER BY 1 LIMIT 100")
-            return [word for (word,) in found]
+            return [word for (word,) in db.execute(sql)]
 
     def answers(self, command_id: str) -> list[Order]:
         """Return the answers to one command, oldest first. A command to every partition has several."""

@@ -58,7 +58,7 @@ TABLES: Final = (
         status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, rerouted INTEGER NOT NULL, headless INTEGER
         NOT NULL, trace_id TEXT NOT NULL, imported INTEGER NOT NULL, letter INTEGER NOT NULL, rank INTEGER NOT NULL,
         took INTEGER NOT NULL, counts INTEGER NOT NULL, of_import INTEGER NOT NULL, follows INTEGER NOT NULL)""",
-    "CREATE INDEX records_of_lead ON records (lead_id, (counts + of_import), rank)",
+    "CREATE INDEX records_of_lead ON records (lead_id, ((rank > 0) * (counts * 2 + of_import)), imported, rank)",
     "CREATE INDEX records_of_status ON records (status, at_ms) WHERE counts",
     "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms) WHERE counts",
     "CREATE INDEX records_of_import ON records (imported, status, destination, at_ms) WHERE imported > 0",
@@ -114,6 +114,8 @@ TABLES: Final = (
         PRIMARY KEY (at_ms, partition, offset)) WITHOUT ROWID""",
     "CREATE INDEX audit_of_workspace ON audit (workspace, at_ms)",
     "CREATE INDEX audit_of_command ON audit (id)",
+    "CREATE INDEX audit_of_kind ON audit (kind, at_ms)",
+    "CREATE INDEX audit_of_person ON audit (who, at_ms)",
     """CREATE TABLE replays (
         id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, progress BLOB NOT NULL) WITHOUT ROWID""",
     "CREATE INDEX replays_by_time ON replays (at_ms)",

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundImport
 from stream_app.domain.model.messages import ImportSummary
-from tests.board.model_records import DAY_MS, NOW_MS, Made, event, sources, take
+from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, flat, sources, take
 from tests.support.cpu import exponent
 
 SOURCES = sources()
@@ -165,16 +166,37 @@ def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
             assert plan.startswith("SEARCH"), plan
 
 
-def test_a_lead_in_thousands_of_imports_costs_no_more_than_as_many_leads(tmp_path: Path) -> None:
-    """A producer may publish one lead under any number of import ids: each copy is free, and counts for its import."""
+def _rejected(number: int) -> list[Made]:
+    about = {"origin": f"{NAMES.leads}/0/{number}", "seq": "1", "lead_id": "crm-1"}
+    letter = dead_letter(NAMES.dlq, "http_422", NOW_MS, number, **about, disposition="poison")
+    return [event(NAMES, "crm-1", "rejected_invalid", 1, number), letter]
 
-    def copies(n: int) -> list[Made]:
-        return [event(NAMES, "crm-1", "duplicate", 1, number, import_id=f"i{number}") for number in range(n)]
 
-    def apply(records: list[Made]) -> None:
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda number: [event(NAMES, "crm-1", "duplicate", 1, number, import_id=f"i{number}")],
+        lambda number: [event(NAMES, "crm-1", "suppressed", 1, number, import_id=f"i{number}")],
+        lambda number: [event(NAMES, "crm-1", "suppressed", 1, number)],
+        lambda number: [event(NAMES, "crm-1", "callback_unmatched", 1, origin=f"{NAMES.callbacks}/0/{number}")],
+        _rejected,
+    ],
+    ids=["imported", "suppressed in imports", "suppressed", "called back", "rejected"],
+)
+def test_a_lead_that_comes_thousands_of_times_costs_no_more_than_as_many_leads(
+    copy: Callable[[int], list[Made]], tmp_path: Path
+) -> None:
+    """A producer may publish one lead any number of times, under any import ids, and each of its batches is small."""
+
+    def copies(n: int) -> list[list[Made]]:
+        return [flat(copy(number) for number in range(first, first + 50)) for first in range(1, n, 50)]
+
+    def apply(batches: list[list[Made]]) -> None:
         model = ReadModel(tmp_path / f"{time.monotonic_ns()}.sqlite", SOURCES)
-        take(model, *records)
+        take(model, *_rejected(0))
+        for number, batch in enumerate(batches, 1):
+            take(model, *batch, at=50 * number)
         model.close()
 
-    grows, took_s = exponent(apply, copies, 6_000, 1.3)
+    grows, took_s = exponent(apply, copies, 4_000, 1.3)
     assert grows <= 1.3, f"the exponent is {grows:.2f}, {took_s:.2f} s for the largest"
