@@ -5,7 +5,7 @@
 
 First stop all members of the group: Kafka refuses to move the offsets of an active group. The group
 `stream-app-replay` with the topic `leads.dlq` sends the dead letters again, and pays for them: see
-docs/dead-letters.md, and prefer `stream-app replay rewind`, which says what it costs.
+docs/dead-letters.md, and look first with `stream-app replay plan` at what waits there.
 """
 
 from __future__ import annotations

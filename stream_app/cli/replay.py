@@ -1,4 +1,4 @@
-"""`stream-app replay`: run the replay process; or plan, select, redrive, rewind, pause and resume by hand."""
+"""`stream-app replay`: run the replay process; or plan, select, redrive, pause and resume by hand."""
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -27,16 +26,15 @@ from stream_app.cli.base import (
     show_json,
     with_actions,
 )
-from stream_app.cli.options import WHICH, Positive, Which, iso, login_name, ms
+from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
 from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPlan, ReplayProgress
 from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, price_text, too_dear, too_dear_text
-from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
-from stream_app.replay import rewind as offsets
 from stream_app.replay.orders import change_command, ordered_replays, start_command, submit_and_follow
 from stream_app.replay.plan import spans_of, survey
 from stream_app.replay.state import set_replay_pause
@@ -313,69 +311,6 @@ def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)
     return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
-
-
-@app.command(sort_key=3)
-def rewind(
-    *,
-    to_earliest: bool = False,
-    to_datetime: datetime | None = None,
-    to_offset: OptionalWhole = None,
-    partition: OptionalWhole = None,
-    dry_run: bool = False,
-    yes: bool = False,
-    common: Common = COMMON,
-) -> int:
-    """Reset the replay group's offsets on leads.dlq, as Kafka's tool does.
-
-    First stop every `stream-app replay`: Kafka does not reset an active group.
-
-    example:
-      stream-app replay rewind --to-datetime 2026-11-24T08:00 --dry-run
-
-    Args:
-        to_earliest: to the first dead letter kept
-        to_datetime: to this time (UTC)
-        to_offset: to this offset
-        partition: only this partition
-        dry_run: show what would happen, change nothing
-        yes: do not ask for confirmation
-    """
-    if sum((to_earliest, to_datetime is not None, to_offset is not None)) != 1:
-        raise SettingsError(["pass one of --to-earliest, --to-datetime and --to-offset"])
-    settings = common.settings()
-    to = offsets.To(time_ms=ms(to_datetime) if to_datetime else None, offset=to_offset, partition=partition)
-    offsets.check_partition(settings, to)
-
-    async def work() -> int:
-        with reading("reading dead letters and rows") as progress:
-            moves = await offsets.moves(settings, to, progress)
-            ranges = {move.partition: (move.target, move.committed) for move in moves}
-            priced, _ = await survey(settings, "dlq", Filter(), progress, ranges=ranges, rewind=True)
-        if not common.json:
-            for move in moves:
-                first = ", the first dead letter still kept; older ones are deleted" if move.expired else ""
-                show(f"partition {move.partition}: {move.committed} -> {move.target}{first}")
-            show_plan(priced)
-        if moves and not dry_run:
-            await offsets.check_stopped(settings)
-            back = count(sum(move.committed - move.target for move in moves), "offset")
-            confirm(f"set the replay group back by {back}", yes=yes)
-            await offsets.rewind(settings, moves)
-        if common.json:
-            moved = [
-                {"partition": m.partition, "from": m.committed, "to": m.target, "expired": m.expired} for m in moves
-            ]
-            show_json({"moves": moved, "done": bool(moves) and not dry_run, "plan": plan_document(priced)})
-        elif not moves:
-            show("nothing to rewind: no dead letter is kept between that place and the group's offset")
-        elif dry_run:
-            show("dry run: nothing was changed")
-        else:
-            show("done: the next `stream-app replay` starts a new epoch there")
-        return OK if moves else NO
-
-    return on_kafka(settings, "replay rewind", work())
 
 
 @app.command(sort_key=4)

@@ -182,7 +182,6 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "replay plan": Rights(read=survey),
         "replay select": select,
         "replay redrive": select,
-        "replay rewind": Rights(read=frozenset({names.dlq, names.state}), join_groups=frozenset({names.replay_app})),
         "replay pause": pause,
         "replay resume": pause,
         "replay stop": pause,

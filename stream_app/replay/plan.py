@@ -121,7 +121,6 @@ async def survey(
     uncertain: bool = False,
     limit: int | None = None,
     ranges: Mapping[int, tuple[int, int]] | None = None,
-    rewind: bool = False,
     rate_per_s: float | None = None,
 ) -> tuple[PricedPlan, Chosen]:
     """Plan what would happen to the matching dead letters.
@@ -134,7 +133,6 @@ async def survey(
         uncertain: Include leads that may have reached Clay.
         limit: Send at most so many.
         ranges: By partition, the first offset to read and the end offset; None: everything that Kafka keeps.
-        rewind: The replay group would be rewound over these offsets; each lead counts once.
         rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's current rate.
 
     Returns:
@@ -148,8 +146,7 @@ async def survey(
     check_filter(settings, source, wanted)
     async with topic_reader(settings, progress) as reader:
         sent_back = RedriveDedup(settings.names.dlq)
-        if not rewind:
-            await _read_redrives(sent_back, reader, settings)
+        await _read_redrives(sent_back, reader, settings)
         found = await _dead_letters(reader, settings, source, wanted, sent_back, ranges)
         rows, lanes, on_list = await _rows(reader, settings.names.state, found)
         never = await _never(reader, topic_of(settings, source), found, on_list)
@@ -159,16 +156,10 @@ async def survey(
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
     going: Counter[tuple[str, str]] = Counter()
-    counted: set[str] = set()
     for letter in found:
-        if rewind and letter.kind == "failed":
-            if letter.origin in counted:
-                fates["same_lead"] += 1
-                continue
-            counted.add(letter.origin)
         asked = letter.kind in ("failed", "deferred") or letter.kind in wanted.kinds
         row = rows.get(letter.origin.encode()) or rows.get(letter.key)
-        end = _fate(letter, row, asked=asked, uncertain=uncertain, rewind=rewind)
+        end = _fate(letter, row, asked=asked, uncertain=uncertain)
         if end in ("goes", "as_input", "waits_for_ask") and (letter.partition, letter.offset) in never:
             end = "suppressed"
         if end in ("goes", "as_input") and not letter.sendable:
@@ -184,14 +175,14 @@ async def survey(
     return PricedPlan(len(found), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
 
 
-def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, rewind: bool) -> Fate:
+def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool) -> Fate:
     if each.sent_back:
         return "sent_back"
     if not asked:
         return "waits_for_ask"
     if each.kind in ("failed", "deferred") and row is not None and row.origin != each.origin:
         return "replaced"
-    return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
+    return fate(each.kind, each.seq, row, uncertain=uncertain)
 
 
 async def _read_redrives(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:

@@ -93,8 +93,7 @@ async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_p
     assert bench.states()[-1] == "parked"
     [parked] = map(read_envelope, bench.parked())
     row = bench.partition.state.rows.delivery(bench.key)
-    for rewind in (False, True):
-        assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
+    assert fate("failed", parked.seq, row, uncertain=False) == "may_be_at_clay"
     # Only who names it sends it again.
     [parked_dead_letter] = bench.parked()
     await bench.come_back(parked_dead_letter, redriven(parked, parked_dead_letter.record_id))

@@ -32,7 +32,6 @@ Fate = Literal[
     "no_row",  # its row has expired: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
     "cannot_go",  # its value is no lead that can be sent: unreadable, without an identity, too old, no destination
-    "same_lead",  # a rewind replays the lead once, by another of its dead letters
     "over_limit",  # it would be sent without --limit
 ]
 
@@ -50,19 +49,17 @@ MEANING: Final[dict[Fate, str]] = {
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
     "cannot_go": "can never be sent as they are (no lead, no identity, too old, or no such destination)",
-    "same_lead": "are more dead letters of the same leads: a lead goes once",
     "over_limit": "would go, too, but for --limit",
 }
 
 
-def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind: bool) -> Fate:
+def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate:
     """Return what would happen to a dead letter, by the rules of `state_machine.classify_record`.
 
-    `row` is that of its lead. `uncertain`: the operator also wants leads that may have reached Clay. `rewind`: the
-    replay is done by resetting offsets.
+    `row` is that of its lead. `uncertain`: the operator also wants leads that may have reached Clay.
     """
     if kind not in ("failed", "deferred"):
-        return "as_input" if not rewind else "waits_for_ask"
+        return "as_input"
     if row is None:
         return "no_row"
     if row.state in SETTLED:
@@ -73,9 +70,9 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind:
         return "goes" if (row.state, row.seq) == ("deferred", seq) else "under_way"
     if row.state not in ("dead_lettered", "parked"):
         return "under_way"
-    if row.state == "parked" and row.sends and not (uncertain and not rewind):
+    if row.state == "parked" and row.sends and not uncertain:
         return "may_be_at_clay"
-    return "goes" if rewind or seq == row.seq else "later_dead_letter"
+    return "goes" if seq == row.seq else "later_dead_letter"
 
 
 class Price(msgspec.Struct):

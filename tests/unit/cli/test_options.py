@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,13 +23,11 @@ from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.commands import Command, CommandKind
 from stream_app.domain.dead_letter.causes import Tally
-from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.delivery.parked import Resolution
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.overrides import Order
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import BoardUnavailable, SettingsError, StreamAppError
-from stream_app.replay.rewind import Move
 from tests.integration.test_look import settings_of
 
 HOUR_MS = 3_600_000
@@ -122,64 +119,6 @@ def test_older_than_limits_like_until(argv: list[str], until_ms: int, monkeypatc
 @pytest.mark.parametrize("age", ["2x", "h", "-2h", "2 h", "9999999d"])
 def test_an_unreadable_age_is_wrong_usage(age: str) -> None:
     assert main(["dlq", f"--older-than={age}"]) == 2
-
-
-class Group:
-    """The replay group as the command would move it."""
-
-    def __init__(self) -> None:
-        self.rewound = 0
-
-    async def moves(self, *_: object) -> list[Move]:
-        return [Move(0, 20, 2)]
-
-    async def survey(self, *_: object, **__: object) -> tuple[PricedPlan, dict[int, set[int]]]:
-        return PricedPlan(18, Counter({"goes": 8, "sent_back": 5, "same_lead": 5}), Counter(), []), {}
-
-    async def stopped(self, *_: object) -> None: ...
-
-    async def rewind(self, *_: object) -> None:
-        self.rewound += 1
-
-
-@pytest.fixture
-def group(monkeypatch: pytest.MonkeyPatch) -> Group:
-    group = Group()
-    for place, name in (
-        ("stream_app.replay.rewind.moves", "moves"),
-        ("stream_app.replay.rewind.check_stopped", "stopped"),
-        ("stream_app.replay.rewind.rewind", "rewind"),
-        ("stream_app.cli.replay.survey", "survey"),
-        ("stream_app.config.kafka_access.kafka_ready", "stopped"),
-    ):
-        monkeypatch.setattr(place, getattr(group, name))
-    return group
-
-
-@pytest.fixture
-def argv(config: str) -> list[str]:
-    return ["replay", "rewind", "--to-earliest", "--config", config]
-
-
-def test_a_rewind_asks_and_a_no_changes_nothing(
-    group: Group, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
-    assert main(argv) == 1
-    assert "set the replay group back by 18 offsets? [y/N]" in capsys.readouterr().err
-    assert group.rewound == 0
-    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
-    assert main(argv) == 0
-    assert group.rewound == 1
-
-
-def test_the_counts_of_a_dry_run_add_up(group: Group, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*argv, "--dry-run"]) == 0
-    assert group.rewound == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "18 dead letters match" in lines
-    assert "  5 are more dead letters of the same leads: a lead goes once" in lines
-    assert sum(int(line.split()[0]) for line in lines if line.startswith("  ")) == 18
 
 
 MINE: Final = "A" * 22

@@ -124,32 +124,27 @@ def row(state: Status, **changes: Any) -> Delivery:
 
 
 @pytest.mark.parametrize(
-    ("seq", "there", "by_select", "by_rewind"),
+    ("seq", "there", "by_select"),
     [
-        (7, row("dead_lettered"), "goes", "goes"),
-        (6, row("dead_lettered"), "later_dead_letter", "goes"),
-        (7, row("parked"), "goes", "goes"),
-        (7, row("parked", sends=1), "may_be_at_clay", "may_be_at_clay"),
-        (7, row("accepted"), "delivered", "delivered"),
-        (7, row("enriched"), "delivered", "delivered"),
-        (7, row("deferred"), "under_way", "under_way"),
-        (7, row("suppressed", final=True), "ended", "ended"),
-        (7, None, "no_row", "no_row"),
+        (7, row("dead_lettered"), "goes"),
+        (6, row("dead_lettered"), "later_dead_letter"),
+        (7, row("parked"), "goes"),
+        (7, row("parked", sends=1), "may_be_at_clay"),
+        (7, row("accepted"), "delivered"),
+        (7, row("enriched"), "delivered"),
+        (7, row("deferred"), "under_way"),
+        (7, row("suppressed", final=True), "ended"),
+        (7, None, "no_row"),
     ],
 )
-def test_the_fate_of_a_dead_letter_follows_from_its_row(
-    seq: int, there: Delivery | None, by_select: Fate, by_rewind: Fate
-) -> None:
-    assert fate("failed", seq, there, uncertain=False, rewind=False) == by_select
-    assert fate("failed", seq, there, uncertain=False, rewind=True) == by_rewind
-    assert fate("poison", seq, there, uncertain=False, rewind=True) == "waits_for_ask"
-    assert fate("poison", seq, there, uncertain=False, rewind=False) == "as_input"
+def test_the_fate_of_a_dead_letter_follows_from_its_row(seq: int, there: Delivery | None, by_select: Fate) -> None:
+    assert fate("failed", seq, there, uncertain=False) == by_select
+    assert fate("poison", seq, there, uncertain=False) == "as_input"
 
 
 def test_an_uncertain_lead_is_resent_only_on_explicit_request() -> None:
     parked = row("parked", sends=1)
-    assert fate("failed", 7, parked, uncertain=True, rewind=False) == "goes"
-    assert fate("failed", 7, parked, uncertain=True, rewind=True) == "may_be_at_clay"
+    assert fate("failed", 7, parked, uncertain=True) == "goes"
 
 
 def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
@@ -161,8 +156,8 @@ def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
         (row("expired", final=True), "ended"),
         (None, "no_row"),
     ):
-        assert fate("deferred", 7, there, uncertain=False, rewind=False) == end
-    assert fate("deferred", 6, row("deferred"), uncertain=False, rewind=False) == "under_way", "deferred again since"
+        assert fate("deferred", 7, there, uncertain=False) == end
+    assert fate("deferred", 6, row("deferred"), uncertain=False) == "under_way", "deferred again since"
 
 
 def test_the_budget_left_is_the_lesser_of_day_and_month() -> None:
