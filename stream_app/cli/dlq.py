@@ -238,7 +238,7 @@ def resolve(
         )
         check_filter(settings, "parked", wanted)
         sending = Redrive(config=audit.config, json=audit.json, uncertain=True, yes=True, why=audit.why, who=audit.who)
-        return on_kafka(settings, "dlq resolve", select_and_order(settings, wanted, sending))
+        return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
     if at_clay and (not cost or min(cost.values()) < 0):
         raise SettingsError(["--at-clay: pass what it cost as --credits, --actions or both, 0 or more"])
     words = {"lead_id": lead_id, "destination": destination or "", **(cost if at_clay else {"give_up": True})}

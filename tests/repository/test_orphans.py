@@ -90,6 +90,18 @@ def test_each_right_is_on_a_topic_that_exists() -> None:
         assert rights.topics | rights.create <= topics, process
 
 
+def test_each_program_that_asks_for_its_rights_has_some() -> None:
+    asked: set[str] = set()
+    for path in CODE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
+                program = node.args[1]
+                if node.func.id in ("on_kafka", "kafka_ready", "check_kafka") and isinstance(program, ast.Constant):
+                    asked.add(str(program.value))
+    assert asked
+    assert asked <= rights_of(TopicNames(), (2, 10)).keys()
+
+
 @pytest.mark.parametrize("message", MESSAGES)
 def test_each_field_of_a_message_is_used(message: str) -> None:
     assert not [field for field in MESSAGES[message].__struct_fields__ if field not in names_used()]
