@@ -276,3 +276,37 @@ def test_all_that_a_topic_lacks_is_one_line_and_topics_alike_share_it() -> None:
         "2 topics, each: retention.ms is 1, the plan says 604800000, segment.ms is 604800000, the plan says 86400000; "
         "set it with: stream-app topics --apply (leads, leads.retry)"
     ]
+
+
+DAYS = {
+    "leads": 7, "leads.retry": 7, "leads.bulk": 14, "leads.dlq": 14, "leads.deferred": 14, "leads.wait.2s": 3,
+    "leads.wait.60s": 3, "leads.parked": 365, "leads.status": 30, "leads.callbacks": 14, "leads.commands": 14,
+    "leads.audit": 365,
+}  # fmt: skip
+CARRIED = ["leads.retry", "leads.dlq", "leads.deferred", "leads.wait.2s", "leads.wait.60s", "leads.parked"]
+COMPACTED = {"leads.enriched": (30, "86400000"), **dict.fromkeys(("leads.lanes", "stream-app-state"), (1, None))}
+
+
+@pytest.mark.parametrize(("replication", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "4")])
+def test_each_topic_keeps_what_it_must_for_its_time(replication: int, in_sync: str) -> None:
+    day_ms, both = 86_400_000, {"min.insync.replicas": in_sync}
+    found = {topic.name: topic.config for topic in plan(TopicNames(), 2, replication, Retention(), TIERS_S)}
+    assert found.pop("stream-app-replay-state") == found["stream-app-state"]
+    for name, days in DAYS.items():
+        assert found.pop(name) == both | {
+            "cleanup.policy": "delete",
+            "max.message.bytes": "1114124" if name in CARRIED else "1048588",
+            "message.timestamp.type": "LogAppendTime",
+            "retention.bytes": "-1",
+            "retention.ms": str(days * day_ms),
+            "segment.ms": "86400000",
+        }
+    for name, (days, lag) in COMPACTED.items():
+        assert found.pop(name) == both | ({"max.compaction.lag.ms": lag} if lag else {}) | {
+            "cleanup.policy": "compact",
+            "max.message.bytes": "1048588",
+            "min.cleanable.dirty.ratio": "0.1",
+            "segment.ms": "21600000",
+            "delete.retention.ms": str(days * day_ms),
+        }
+    assert found == {}
