@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.board.publish import join_on_kafka
 from stream_app.client.results import Export, Joined, ResultFilter, export
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import delivery_key
@@ -123,9 +124,12 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
         with await asyncio.to_thread(_file, tmp_path / "leads.csv") as file:
             join = Joined("leads.csv", file)
             done, text = await exported(line, join=join)
+            of_board = io.StringIO()
+            assert await join_on_kafka(line.settings, ResultFilter(), join, of_board) == done
             _, lines = await exported(line, form="jsonl", join=join)
             none, _ = await exported(line, ResultFilter(since_ms=AT_MS + 1), join=join)
         assert (done.lines, done.results, done.broken_count, done.broken) == (6, 3, 2, [7, 9])
+        assert of_board.getvalue() == text, "the download on the page of the import is the same"
         found = rows(text)
         assert list(found[0])[:5] == ["E-Mail", "First Name", "Note", "lead_id", "result_lead_id"]
         assert "result_E-Mail" in found[0]
