@@ -36,7 +36,7 @@ from stream_app.domain.model.errors import (
 )
 from stream_app.domain.model.messages import Lead, Result, StatusEvent
 from stream_app.kafka.connection import silent
-from stream_app.kafka.status_follower import StatusFollower
+from stream_app.kafka.readers import StatusFollower
 
 __all__ = [
     "BoardUnavailable",

@@ -43,7 +43,7 @@ from stream_app.domain.lead.read import is_shown
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import ImportSummary
 from stream_app.domain.model.text import count
-from stream_app.kafka.status_follower import StatusFollower
+from stream_app.kafka.readers import StatusFollower
 
 DEFAULT_WAIT_S: Final = 600.0
 _LONGEST_S: Final = 10_000_000

@@ -17,7 +17,7 @@ from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, Str
 from stream_app.domain.model.messages import Lead, Status, StatusEvent
 from stream_app.domain.model.text import count
 from stream_app.kafka.connection import silent
-from stream_app.kafka.status_follower import StatusFollower
+from stream_app.kafka.readers import StatusFollower
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """The callback was received and matched, with or without data."""

@@ -5,10 +5,10 @@
 `kafka_access` connects to Kafka by the settings, and `egress` reaches the outside by them.
 """
 
-from stream_app.config.known import check_known, unknown
 from stream_app.config.load import load_settings
 from stream_app.config.model import Gateway, Http, Kafka, Redis, Security, Settings
 from stream_app.config.secret_files import Secrets
+from stream_app.config.workspace_rules import check_known, unknown
 
 __all__ = [
     "Gateway",

@@ -1,18 +1,20 @@
-"""The rules of workspaces: their names, the ranges of their policies, and consistency with other tables."""
+"""The rules of workspaces: their names, also as a user types them, the ranges of policies, consistency of tables."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from stream_app.config.model import Settings
 from stream_app.domain.limits import budget
+from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Destination, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LISTED: Final = 50
 _POLICIES: Final = (*("breaker", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health"),)
 _HINTS: Final = 10  # each costs a comparison with every name
 
@@ -121,3 +123,30 @@ def _too_low(destination: Destination, key: str, cap: int, hot_share: float) -> 
             f".budget.hot_share = {hot_share:g}: leaves bulk {bulk} of {key}, less than {place}: "
             "no bulk lead could be sent"
         )
+
+
+def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterable[str]) -> list[str]:
+    """Return one line for each unknown name, with the names that exist."""
+    return [
+        f"there is no {word} {name} in the configuration; {_hint(name, known)}"
+        for word, asked, known in (
+            ("workspace", workspaces, settings.workspaces),
+            ("destination", destinations, settings.destinations),
+        )
+        for name in sorted(asked)
+        if name not in known
+    ]
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    if len(known) <= _LISTED:
+        return f"there are: {', '.join(known) or 'none'}"
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {len(known):,} others"
+
+
+def check_known(settings: Settings, *, workspace: str | None = None, destination: str | None = None) -> None:
+    """Raise SettingsError for an unknown name."""
+    asked = ([each] if each is not None else [] for each in (workspace, destination))
+    if found := unknown(settings, *asked):
+        raise SettingsError(found)

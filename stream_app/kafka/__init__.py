@@ -1,8 +1,8 @@
 """Everything that speaks aiokafka: connecting, reading, writing, transactions.
 
 `connection` makes every client but the `consumer`; each is a `bounded_client`, and `diagnosis` says why none connects.
-Reading: `readers`; `lookups`, `status_follower` and `groups` build on it. Writing: `producers`.
+Reading: `readers`; `groups` builds on it. Writing: `producers`.
 The state of a partition: `transactional_state`, which builds on `transactions`, `fencing`, `stranded`, `broker_errors`,
-`cluster_view` and `leaders`. Topics and rights: `topics`, `topic_watch`, `rights`. What aiokafka lacks: `protocol`,
+`cluster_view` and `leaders`. Topics and rights: `topics`, `rights`. What aiokafka lacks: `protocol`,
 `oauth`, `clock`.
 """

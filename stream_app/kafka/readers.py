@@ -1,18 +1,22 @@
-"""Reads topics outside a consumer group: to their end, from a position on, or single records by their offsets."""
+"""Reads topics outside a consumer group: to their end, from a position on, as they grow, or single records by id."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, Final, Self
 
+import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError, UnreadableBatch
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord, parse_record_id
+from stream_app.domain.model.text import count
 from stream_app.kafka.connection import KafkaConnection, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 
@@ -21,7 +25,10 @@ _SILENT_S: Final = 30.0
 _COUNTED_EXACTLY: Final = 100
 _COUNT_WITHIN_S: Final = 5.0
 _NEAR: Final = 500
-
+_ARCHIVE_WITHIN_S: Final = 30.0
+_ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
+_RETRY_S: Final = 0.5
+_events: Final = msgspec.json.Decoder(StatusEvent)
 Span = tuple[int, int]
 """The first offset and the end offset, which is excluded."""
 Progress = Callable[[int, int], None]
@@ -343,3 +350,142 @@ def _runs(offsets: Sequence[int]) -> Iterator[Span]:
         run.append(offset)
     if run:
         yield run[0], run[-1] + 1
+
+
+async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
+    """Fetch records by their ids ("topic/partition/offset"). Connects for each call: calls are rare.
+
+    Returns:
+        The records by id. Those that are not committed, not readable or not kept are missing.
+
+    Raises:
+        BrokerUnavailable: Kafka did not answer in time.
+    """
+    wanted: dict[TopicPartition, list[int]] = {}
+    for record_id in record_ids:
+        if (at := parse_record_id(record_id)) is not None:
+            wanted.setdefault(TopicPartition(*at[:2]), []).append(at[2])
+    if not wanted:
+        return {}
+    try:
+        async with (
+            asyncio.timeout(_ARCHIVE_WITHIN_S),
+            Reader(connection, max_partition_fetch_bytes=_ARCHIVE_BYTES) as reader,
+        ):
+            found = [consumed(record) for record in await reader.fetch(wanted)]
+    except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not give {count(len(record_ids), 'record')} again: "
+            f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
+        ) from error
+    return {record.record_id: record for record in found}
+
+
+async def waiting(
+    connection: KafkaConnection, topic: str, partition: int, offset: int, most: int, within_s: float
+) -> list[ConsumedRecord]:
+    """Read at most `most` records from `offset` to the current end. Stops before a batch that cannot be read.
+
+    Raises:
+        BrokerUnavailable: Kafka did not answer within `within_s` seconds.
+    """
+    last: BaseException | None = None
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    return await _waiting(connection, TopicPartition(topic, partition), offset, most)
+                except (BrokerUnavailable, KafkaRefused) as error:
+                    last = error.__cause__ or error
+                    await asyncio.sleep(_RETRY_S)
+    except TimeoutError as late:
+        raise BrokerUnavailable(
+            f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: {last or 'no answer'}): "
+            f"is {connection.bootstrap} up, and does the topic exist?"
+        ) from (last or late)
+
+
+async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
+    found: list[ConsumedRecord] = []
+    async with Reader(connection, fetch_max_wait_ms=20) as reader:
+        end = (await reader.ends([tp]))[tp]
+        # A topic that ends before `offset` was created again.
+        begin = (await reader.begins([tp]))[tp] if offset > end else offset
+        try:
+            async for got in reader.scan({tp: (begin, end)}, most=most):
+                found += map(consumed, got[tp])
+                if len(found) >= most:
+                    break
+        except UnreadableBatch:  # the group stops there too, and reports it
+            pass
+    return found[:most]
+
+
+class StatusFollower(Reader):
+    """Read partitions of `leads.status`, committed events only. A context manager.
+
+    It reads what is committed after its block began, or everything that Kafka keeps.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        KafkaRefused: Kafka does not allow the read.
+        StreamAppError: An event cannot be read by this version.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, topic: str, partitions: Collection[int], *, from_beginning: bool = False
+    ) -> None:
+        start = "earliest" if from_beginning else "latest"
+        super().__init__(connection, auto_offset_reset=start, fetch_max_wait_ms=500)
+        self._partitions = [TopicPartition(topic, number) for number in partitions]
+        self._from_beginning = from_beginning
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            self._starts = await (self.begins if self._from_beginning else self.ends)(self._partitions)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def events(
+        self,
+        lead_ids: Collection[str] | None = None,
+        workspace: str | None = None,
+        idle_timeout_s: float | None = None,
+    ) -> AsyncGenerator[StatusEvent]:
+        """Yield events of these leads and this workspace (None: all), each partition in its order.
+
+        Ends after `idle_timeout_s` without an event to yield, half a second more at most; None: never.
+        """
+        keys = None if lead_ids is None else {lead_id.encode() for lead_id in lead_ids}
+        last_s = time.monotonic()
+        async for got in self.follow(self._starts):
+            for record in chain.from_iterable(got.values()):
+                if keys is not None and record.key not in keys:
+                    continue
+                event = _decoded(record)
+                if workspace in (None, event.workspace):
+                    yield event
+                    last_s = time.monotonic()
+            if idle_timeout_s is not None and time.monotonic() - last_s >= idle_timeout_s:
+                return
+
+    async def batches(self) -> AsyncIterator[list[StatusEvent]]:
+        """Yield all events, in the order of each partition. A batch is empty when none came for half a second.
+
+        It does not end by itself.
+        """
+        async for got in self.follow(self._starts):
+            yield [_decoded(record) for record in chain.from_iterable(got.values())]
+
+
+def _decoded(record: Any) -> StatusEvent:
+    try:
+        return _events.decode(record.value)
+    except msgspec.DecodeError as error:
+        raise StreamAppError(
+            f"{record.topic}/{record.partition}/{record.offset} is not a status event that this version can read: "
+            "update stream-app"
+        ) from error

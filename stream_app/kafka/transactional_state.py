@@ -38,8 +38,8 @@ from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
-from stream_app.kafka.lookups import fetch, waiting
-from stream_app.kafka.topic_watch import KnownTopics
+from stream_app.kafka.readers import fetch, waiting
+from stream_app.kafka.topics import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, describe_failure, end, is_fenced, places
 from stream_app.partition.takeover import take_over
 
@@ -192,7 +192,7 @@ class TransactionalState:
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
     async def fetch(self, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
-        """Fetch records of any topic by their ids; see `lookups.fetch`."""
+        """Fetch records of any topic by their ids; see `readers.fetch`."""
         return await fetch(self._connection, record_ids)
 
     async def transact(self, records: Sequence[Record]) -> None:

@@ -51,8 +51,7 @@ from stream_app.kafka.background import ANSWER_WITHIN_S
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import open_inbox
-from stream_app.kafka.topic_watch import watch_partitions
-from stream_app.kafka.topics import TopicsThere
+from stream_app.kafka.topics import TopicsThere, watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
 from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal

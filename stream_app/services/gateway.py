@@ -14,7 +14,7 @@ from stream_app.config.reload import FileWatch
 from stream_app.gateway.receiver import Limits, Receiver, build_asgi
 from stream_app.gateway.tables import tables_of
 from stream_app.kafka.producers import open_inbox
-from stream_app.kafka.topic_watch import watch_partitions
+from stream_app.kafka.topics import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.http import process_registry, serve_http

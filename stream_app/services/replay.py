@@ -20,7 +20,7 @@ from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.producers import kafka_publisher
-from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
+from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
 from stream_app.ops.metrics import ExpiredRecords, StallGauge

@@ -19,7 +19,7 @@ from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.spans import clay_of
 from stream_app.kafka.readers import Reader
-from stream_app.kafka.topic_watch import watch_partitions
+from stream_app.kafka.topics import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
 from stream_app.services.process import serve_ops, stop_signal

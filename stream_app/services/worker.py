@@ -26,7 +26,7 @@ from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership,
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.cluster_view import ClusterView
-from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
+from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry

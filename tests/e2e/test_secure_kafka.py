@@ -23,7 +23,7 @@ from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.diagnosis import diagnose
 from stream_app.kafka.rights import rights_of
-from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
+from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel
 from tests.board.client import digest_on

@@ -9,7 +9,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.lookups import fetch
+from stream_app.kafka.readers import fetch
 
 
 async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str) -> None:

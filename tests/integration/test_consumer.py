@@ -12,7 +12,7 @@ from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka import consumer as module
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.lookups import fetch, waiting
+from stream_app.kafka.readers import fetch, waiting
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.pace import BUSY

@@ -13,7 +13,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
 from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topic_watch import KnownTopics, TopicWatch, watch_partitions
+from stream_app.kafka.topics import KnownTopics, TopicWatch, watch_partitions
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import add_partitions, create_topics, delete_topic
 from tests.support.pace import BUSY

@@ -90,7 +90,7 @@ def test_a_repeated_failure_is_logged_once_a_minute() -> None:
 NEVER = "Future exception was never retrieved"
 TASK = "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro=<{}> exception=KafkaError('x')>"
 OF_AIOKAFKA = TASK.format("AIOKafkaClient.ready() done, defined at /site-packages/aiokafka/client.py:9")
-OURS = TASK.format("follow() done, defined at /app/stream_app/kafka/topic_watch.py:9")
+OURS = TASK.format("follow() done, defined at /app/stream_app/kafka/topics.py:9")
 
 
 def report(text: str, error: Exception | None = None) -> logging.LogRecord:
