@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.read_model.history import KEPT_S, Imports, slots_of
+from stream_app.board.read_model.history import KEPT_S, MINUTE_S, Imports, slots_of
 from stream_app.domain.books.account import (
     COPY,
     ENDED,
@@ -162,11 +162,7 @@ class Account:
                 ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
             [(number, *msgspec.structs.astuple(kept)) for number, kept in changed.items()],
         )
-        sums: Counter[Share] = Counter()
-        for number, kept in changed.items():
-            sums.subtract(self._shares(before[number]) if number in before else ())
-            sums.update(self._shares(kept))
-        self._add(sums)
+        self._add((before[number] for number in changed if number in before), changed.values())
         if self._has_letters:
             self._judge_of(changed, _restated(before, after))
 
@@ -183,7 +179,19 @@ class Account:
             for slot in slots_of(kept.workspace, kept.destination, kept.at_ms):
                 yield "ended", (*slot, kept.status)
 
-    def _add(self, sums: Counter[Share]) -> None:
+    def _add(self, gone: Iterable[Kept], come: Iterable[Kept]) -> None:
+        """Add what records contribute, and take away what others did. Those that contribute the same count together."""
+        alike: Counter[tuple[object, ...]] = Counter()
+        one_of: dict[tuple[object, ...], Kept] = {}
+        for many, records in ((-1, gone), (1, come)):
+            for kept in records:
+                same = *_contributing(kept), kept.at_ms // (MINUTE_S * 1000)
+                alike[same] += many
+                one_of[same] = kept
+        sums: Counter[Share] = Counter()
+        for same, many in alike.items():
+            for share in self._shares(one_of[same]) if many else ():
+                sums[share] += many
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
         for (table, key), leads in sums.items():
             if leads:
@@ -200,10 +208,7 @@ class Account:
         before = self._load("id IN (SELECT value FROM json_each(?))", numbers)
         self._db.executemany("DELETE FROM events WHERE record = ?", [(number,) for number in before])
         self._db.executemany("DELETE FROM records WHERE id = ?", [(number,) for number in before])
-        sums: Counter[Share] = Counter()
-        for kept in before.values():
-            sums.subtract(self._shares(kept))
-        self._add(sums)
+        self._add(before.values(), ())
         lost = {kept.lead_id for kept in before.values() if kept.counts or kept.of_import}
         left = self._load("lead_id IN (SELECT value FROM json_each(?))", lost)
         after = {number: msgspec.structs.replace(kept) for number, kept in left.items()}
@@ -308,6 +313,8 @@ class Account:
             self._db.execute(f"DELETE FROM causes WHERE id = ? AND {left} <= 0", (cause,))
 
 
+_contributing: Final = attrgetter("rank", "imported", "of_import", "counts", "workspace", "destination", "status")
+"""What decides with the minute how a record is counted."""
 _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")
 """What decides whether a record counts."""
 
