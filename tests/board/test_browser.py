@@ -127,6 +127,17 @@ def test_every_page_can_be_used_by_everyone(browser: Browser, url: str, scheme: 
     made.close()
 
 
+def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: str) -> None:
+    made = context(browser, timezone_id="America/New_York")
+    page = made.new_page()
+    page.clock.set_fixed_time(NOW_MS / 1000)
+    page.goto(f"{url}/board/money")
+    page.locator("#spent .u-over").hover(position={"x": 8, "y": 20})
+    oldest = page.locator("#spent tbody time").first.get_attribute("datetime") or ""
+    assert page.locator("#spent figcaption .at").inner_text() == oldest[5:10]
+    made.close()
+
+
 def test_a_thumb_can_scroll_the_leads(browser: Browser, url: str) -> None:
     made = context(browser, width=390)
     page = made.new_page()

@@ -22,10 +22,11 @@
     return { heads, times, values };
   }
 
+  // A slot of a day is a day of UTC, in whatever zone the browser is. Times are those of the browser.
   function clock(at_s, times) {
-    const long = times[times.length - 1] - times[0] > 2 * 86400;
-    const options = long ? { month: "2-digit", day: "2-digit" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
-    return new Intl.DateTimeFormat("sv-SE", options).format(new Date(at_s * 1000));
+    const at = new Date(at_s * 1000);
+    if (times[1] - times[0] >= 86400) return at.toISOString().slice(5, 10);
+    return new Intl.DateTimeFormat("sv-SE", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(at);
   }
 
   // The numbers under the pointer stand in the legend; without a pointer it has the sums.
