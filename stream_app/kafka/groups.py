@@ -40,25 +40,10 @@ async def committed_offsets(
     return {tp: at.offset for tp, at in found.items() if at.offset >= 0}
 
 
-async def offsets_of_stopped(connection: KafkaConnection, group: str, process: str) -> Offsets:
-    """Return the committed offsets of a group that has no members. `process`: what its members run, for the error.
-
-    Raises:
-        StreamAppError: It has members.
-        BrokerUnavailable: Kafka does not answer.
-    """
-    described, offsets = (await look_at(connection, [group]))[group]
-    if described.state not in ("Empty", "Dead"):
-        raise StreamAppError(
-            f"the group {group} is active ({described.state}), so Kafka would refuse: {_stop(process)}"
-        )
-    return offsets
-
-
 async def move_group(
     connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int], process: str
 ) -> None:
-    """Commit offsets for a group that has no members. `process`: as of `offsets_of_stopped`.
+    """Commit offsets for a group that has no members. `process`: what its members run, for the error.
 
     Raises:
         StreamAppError: Kafka refuses.
