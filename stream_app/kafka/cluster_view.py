@@ -3,30 +3,32 @@
 A process takes over many partitions at once, and each of them has to look at the same topics. Here all that ask at the
 same time share one request to each broker, so that the work grows with the partitions and not with their square. Each
 answer is of a request that began after the question: a look at transactions depends on that.
+
+Some of them ask which broker leads a partition. A broker that was frozen for long still believes that it is the leader
+when it resumes. Until it has read the cluster's metadata, it answers reads from a log in which newer records are
+missing, and names itself the leader. State that was read there would miss leads that were sent. Writes are safe,
+because they need the other replicas.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, NotLeaderForPartitionError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection, forget_dead, kafka_client
-from stream_app.kafka.leaders import NewestLeaders, newest_leaders
-from stream_app.kafka.protocol import DescribeProducers
-from stream_app.kafka.stranded import NO_LEADER
+from stream_app.kafka.protocol import DescribeProducers, Metadata
 from stream_app.tasks import retrieve
 
 K = TypeVar("K")
 R = TypeVar("R")
-
 _EARLIEST, _LATEST = -2, -1
 _READ_UNCOMMITTED: Final = 0
 _PATIENCE_S: Final = 0.5
@@ -35,6 +37,8 @@ _METADATA: Final = (
     *("_brokers", "controller", "_partitions", "_broker_partitions"),
     *("unauthorized_topics", "internal_topics"),
 )
+_WITHIN_S: Final = 1.0
+NO_LEADER: Final = "has no leader: look at whether it exists, at the brokers that have it, and at their disks"
 
 
 class Batched(Generic[K, R]):
@@ -254,3 +258,61 @@ async def _offsets(
             error = for_code(code)
             found[TopicPartition(topic, number)] = offset if error is NoError else error(f"{topic}/{number}")
     return found
+
+
+class NewestLeaders(NamedTuple):
+    """What the brokers know of the leaders of partitions.
+
+    Attributes:
+        leaders: The leader with the highest epoch. Brokers older than Kafka 2.8 do not send epochs; then it is empty.
+        topics: Broker -> the topics that it described, each as an answer to Metadata has it.
+    """
+
+    leaders: Mapping[TopicPartition, int]
+    topics: Mapping[int, Sequence[Mapping[str, Any]]]
+
+    def require(self, nodes: Mapping[TopicPartition, int]) -> None:
+        """Check that no broker knows of later leaders than the brokers that these partitions were read from.
+
+        Raises:
+            NotLeaderForPartitionError: Another broker leads one of them.
+        """
+        for place, node in nodes.items():
+            if self.leaders.get(place, node) != node:
+                raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
+
+
+async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
+    """Ask all brokers of a BoundedClient. Those that do not answer within a second are left out."""
+    request = Metadata(sorted(topics))
+    asked = {
+        broker.nodeId: asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()
+    }
+    try:
+        if asked:
+            await asyncio.wait(asked.values(), timeout=_WITHIN_S)
+        answered = {node: task for node, task in asked.items() if task.done() and task.exception() is None}
+    finally:
+        for task in asked.values():
+            task.cancel()
+    described = {node: task.result().to_object()["topics"] for node, task in answered.items()}
+    known: dict[TopicPartition, tuple[int, int]] = {}
+    for answer in described.values():
+        for place, leader in _leaders(answer):
+            known[place] = max(leader, known.get(place, leader))
+    return NewestLeaders({place: leader for place, (_, leader) in known.items()}, described)
+
+
+def _leaders(topics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
+    """Yield each partition with its leader's epoch and the leader, as one broker knows them."""
+    for topic in topics:
+        for partition in topic["partitions"]:
+            if "leader_epoch" in partition:
+                place = TopicPartition(topic["topic"], partition["partition"])
+                yield place, (partition["leader_epoch"], partition["leader"])
+
+
+def without_leader(client: Any, places: Iterable[TopicPartition]) -> list[str]:
+    """Return the partitions without a leader in the client's metadata."""
+    leader = client.cluster.leader_for_partition
+    return [f"{place.topic}/{place.partition}" for place in sorted(set(places)) if leader(place) in (None, -1)]

@@ -1,4 +1,11 @@
-"""Sends the requests of a take-over to Kafka: `partition.takeover.Transactions` on an aiokafka client."""
+"""Sends the requests of a take-over to Kafka: `partition.takeover.Transactions` on an aiokafka client.
+
+KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
+(KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction complete, and in that partition
+it stays open until its producer's next end marker, which then ends it too. So a transaction is over only when its end
+is visible in all partitions, as their leaders report it, and no other one starts before. partition/takeover.py ends
+transactions that were left open.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +16,30 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup
-from aiokafka.errors import ConcurrentTransactions, GroupLoadInProgressError, NoError, for_code
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    GroupLoadInProgressError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    NoError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
 from stream_app.domain.model.stranded import LastTransaction, Stranded
 from stream_app.kafka.broker_errors import Refusals
-from stream_app.kafka.cluster_view import ClusterView, PartitionProducers
-from stream_app.kafka.protocol import DescribeTransactions
+from stream_app.kafka.cluster_view import NO_LEADER, ClusterView, PartitionProducers, without_leader
+from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
 from stream_app.partition.takeover import Producer
 
 log = logging.getLogger(__name__)
-
 _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
 _BUSY: Final = (ConcurrentTransactions, GroupLoadInProgressError)
+_LASTING: Final = (TopicAuthorizationFailedError, IncompatibleBrokerVersion)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 
 
 @dataclass(eq=False)
@@ -128,3 +144,40 @@ class KafkaTransactions:
 
     async def _send(self, request: Any) -> Any:
         return await self.client.send(self.node, request, group=ConnectionGroup.COORDINATION)
+
+
+async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
+    """Return once the producer has no open transaction there. Raises KafkaError if that cannot be determined."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        await asyncio.sleep(pause_s)  # the coordinator answers before the markers are written
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        try:
+            if not await _is_open(client, producer_id, places):
+                return
+        except _LASTING:
+            raise
+        except KafkaError:
+            client.force_metadata_update()
+
+
+async def _is_open(client: Any, producer_id: int, places: Collection[TopicPartition]) -> bool:
+    if lost := without_leader(client, places):
+        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
+    asked: dict[int, list[TopicPartition]] = defaultdict(list)
+    for place in places:
+        asked[client.cluster.leader_for_partition(place)].append(place)
+    is_open = False
+    for node, led in asked.items():
+        request = DescribeProducers(producer_id, led)
+        for place, code, producers in request.read(await client.send(node, request)):
+            if code:
+                raise for_code(code)(f"{place.topic}/{place.partition}")
+            is_open = is_open or bool(producers)
+    return is_open
+
+
+def producer_id(producer: AIOKafkaProducer) -> int:
+    """Return the id that the fence assigned to the producer."""
+    given: int = producer._txn_manager.producer_id
+    return given
