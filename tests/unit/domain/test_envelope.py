@@ -67,9 +67,12 @@ def test_a_producers_traceparent_counts_beside_any_other_header(headers: list[tu
     assert envelope == Envelope("t.leads/0/9", 5, trace_id=TRACE_ID, parent_id="b" * 16, sampled=True)
 
 
-def test_a_caller_that_did_not_sample_its_span_is_no_reason_to_sample_ours() -> None:
-    traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-00".encode())
-    assert not lead_envelope(record(NAMES.leads, (traceparent,)), NAMES.inputs).sampled
+@pytest.mark.parametrize(
+    ("flags", "sampled"), [("00", False), ("01", True), ("02", False), ("03", True), ("fe", False)]
+)
+def test_a_caller_that_did_not_sample_its_span_is_no_reason_to_sample_ours(flags: str, sampled: bool) -> None:
+    traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-{flags}".encode())
+    assert lead_envelope(record(NAMES.leads, (traceparent,)), NAMES.inputs).sampled is sampled
 
 
 def test_the_callers_span_is_in_no_header_of_ours() -> None:

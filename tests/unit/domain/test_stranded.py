@@ -1,7 +1,7 @@
 """Each row of the table in domain/model/stranded.py, and what the time-out of a transaction can say."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream_app.domain.model.stranded import LastTransaction, NextStep, next_step, refusal, timeout_with_verdict
@@ -79,6 +79,9 @@ def test_a_time_out_encodes_epoch_and_verdict(epoch: int, committed: bool) -> No
 
 
 @given(st.integers(1, 599_999) | st.integers(600_512, 900_000), st.integers(-1, 32767))
+@example(599_999, 255)
+@example(600_512, 256)
+@example(600_513, 1)
 def test_any_other_time_out_has_no_verdict(timeout_ms: int, epoch: int) -> None:
     assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is None
 

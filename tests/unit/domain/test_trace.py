@@ -19,7 +19,7 @@ from opentelemetry.semconv.attributes import (
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.records import span_id
-from stream_app.domain.spans import Sampling, Span, clay_of, is_sampled, spans_of
+from stream_app.domain.spans import Sampling, Span, clay_of, headers_of, is_sampled, spans_of
 from stream_app.trace import OtlpClient
 
 CLAY = {"people": clay_of(["api.clay.com"])}
@@ -210,3 +210,23 @@ def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObj
 )
 def test_which_traces_are_sampled(sampling: Sampling, first: Any, last: Any, sampled: bool) -> None:
     assert is_sampled(sampling, history(("received", 0), last, **first)) is sampled
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a=b", {"a": "b"}),
+        (" X-Key = s%20 3cret , b=c=d ", {"x-key": "s  3cret", "b": "c=d"}),
+        ("a=1,A=2", {"a": "2"}),
+        *((bad, "must be name=value") for bad in ("", "a", "a=", "=b", "a b=c", "a=b,", "a=b,,c=d")),
+        *((bad, "printable ASCII") for bad in ("a=%0A", "a=%20b", "a=\u00e9", "a=%7F")),
+    ],
+)
+def test_headers_for_the_exporter_are_read_or_refused_without_being_repeated(
+    text: str, found: dict[str, str] | str
+) -> None:
+    if isinstance(found, dict):
+        assert headers_of(text) == found
+        return
+    with pytest.raises(ValueError, match=found):
+        headers_of(text)
