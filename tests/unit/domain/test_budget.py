@@ -545,3 +545,19 @@ def test_a_hot_share_needs_a_cap_to_be_a_share_of() -> None:
     assert BudgetPolicy().problems() == []
     for cap in CAPS:
         assert msgspec.structs.replace(BudgetPolicy(hot_share=0.25), **{cap: 100}).problems() == []
+
+
+@pytest.mark.parametrize(("spent", "warned"), [(48, 0), (49, 50), (78, 50), (79, 80)])
+@pytest.mark.parametrize("meter", ["credits", "actions"])
+def test_a_soft_limit_is_reached_by_what_is_used_with_the_next_lead(meter: str, spent: int, warned: int) -> None:
+    policy = msgspec.structs.replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 100})
+    used = {f"{meter}_spent": spent}
+    state = Budget((Period("2026-11-30", **used),), (Period("2026-11", **used),))
+    reserved = budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC"))
+    assert isinstance(reserved, tuple)
+    for period in reserved[0].days + reserved[0].months:
+        assert {name: getattr(period, f"{name}_warned") for name in ("credits", "actions")} == {
+            "credits": 0,
+            "actions": 0,
+            meter: warned,
+        }
