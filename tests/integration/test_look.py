@@ -72,8 +72,8 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
             value = view(name, partition, at_ms, spent)
             await producer.send_and_wait(names.lanes, value, name.encode(), partition, timestamp_ms=at_ms)
 
-        await publish("busy", 0, 5 * MINUTE_MS, 1_000)  # at the very first offset
-        await publish("busy", 0, 0, 1_100)
+        await publish("busy", 0, 12 * MINUTE_MS, 1_000)  # at the very first offset
+        await publish("busy", 0, 0, 1_240)
         await publish("quiet", 1, 700 * MINUTE_MS, 5)
         await publish("quiet", 1, 600 * MINUTE_MS, 7)
         for _ in range(3):
@@ -87,7 +87,7 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     seen = await read_lanes(settings, lambda _: None)
     lanes = {lane.workspace: lane for lane in seen.facts.lanes}
     assert lanes["busy"].view is not None
-    assert lanes["busy"].view.meters["credits_day"].spent == 1_100
+    assert lanes["busy"].view.meters["credits_day"].spent == 1_240
     assert lanes["busy"].waiting == {"leads": 0, "leads.retry": 0, "leads.bulk": 3}
     assert lanes["quiet"].view is not None
     assert lanes["quiet"].view.meters["credits_day"].spent == 7
