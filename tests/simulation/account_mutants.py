@@ -127,7 +127,7 @@ def a_workspace_has_one_destination() -> AbstractContextManager[Any]:
 
 @mutant
 def dead_letters_never_fall() -> AbstractContextManager[Any]:
-    return patch.object(Account, "_judge_of", lambda self, records: None)
+    return patch.object(Account, "_judge_of", lambda self, records, restated: None)
 
 
 @mutant
