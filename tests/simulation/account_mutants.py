@@ -135,11 +135,11 @@ def later_records_solve_nothing() -> AbstractContextManager[Any]:
     judge = Account._judge
 
     def alone(self: Account, letters: dict[int, Letter]) -> None:
-        with patch.object(self, "_load", lambda where, values: _load(self, where, values)):
+        with patch.object(self, "_load", lambda where, *values: _load(self, where, *values)):
             judge(self, letters)
 
-    def _load(self: Account, where: str, values: Any) -> dict[int, Kept]:
-        return {} if where.startswith("letter") else Account._load(self, where, values)
+    def _load(self: Account, where: str, *values: Any) -> dict[int, Kept]:
+        return {} if where.startswith("letter") else Account._load(self, where, *values)
 
     return patch.object(Account, "_judge", alone)
 
