@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Lead
 from tests.support.kafka import until
+from tests.support.pace import BUSY
 
 NOW_MS = 1_790_000_000_000
 ADA = b"E-Mail,Vorname,Notes\nada@example.com,Ada,fine\n"
@@ -176,10 +179,12 @@ async def test_a_header_of_50_000_columns_is_refused_before_it_is_compared(kept:
 
 async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
+    clicked = threading.Event()
 
     async def fails(batch: Any, settings: Settings, options: PublishOptions, acknowledged: Any, summaries: Any) -> int:
         sent.append([lead.value for lead in announced(batch, summaries)])
         if len(sent) == 1:
+            await asyncio.to_thread(clicked.wait, 30 * BUSY)
             raise BrokerUnavailable("Kafka accepted 0 records, then no more")
         acknowledged(0, 0, 1)
         return 1
@@ -192,6 +197,7 @@ async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: 
     upload = await checked(kept, await add(kept, ADA))
     assert kept.send(upload, upload.digest)
     assert not kept.send(upload, upload.digest), "a second click"
+    clicked.set()
     await settled(upload)
     assert (upload.state, upload.problem) == ("failed", "Kafka accepted 0 records, then no more")
     with pytest.raises(uploads.CostChanged, match="Open the page of the file again"):
