@@ -21,6 +21,7 @@ from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
+from stream_app.domain.plan import Actor
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
     back = sum(each.leads for each in counts if each.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
     on_kafka = sum((untaken(site, moment) or {}).values())
-    for finding in explain(_facts(moment, facts, back)):
+    for finding in explain(_facts(site, moment, facts, back)):
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
             finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
@@ -205,7 +206,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     if view is None and not unreadable and workspace not in site.settings.workspaces:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
-    findings = [each for each in explain(_facts(moment, [facts], 0)) if each.workspace == workspace]
+    findings = [each for each in explain(_facts(site, moment, [facts], 0)) if each.workspace == workspace]
     lane = lane_of(site, facts, findings, moment)
     return _unreadable(lane) if unreadable else lane
 
@@ -243,10 +244,12 @@ def lane_facts(
     return LaneFacts(workspace, home, view, waiting.get(home, {}), named, shared_with_more=others - len(named))
 
 
-def _facts(moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
+def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
     unknown = Group("Stable", 1)  # nothing is claimed of a group that Kafka does not describe
     worker, replay = (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
-    return Facts(moment.now_ms, worker, replay, lanes, coming_back)
+    pause = site.queries.pause()
+    paused = None if pause is None else Actor(pause.by, pause.why, pause.at_ms)
+    return Facts(moment.now_ms, worker, replay, lanes, coming_back, paused)
 
 
 def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:

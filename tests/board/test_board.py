@@ -15,6 +15,7 @@ from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
+from stream_app.domain.dead_letter.orders import PAUSE, Pause
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import ExistingTopic, differences
@@ -22,7 +23,7 @@ from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, PAGES, Client, plain
 from tests.board.clock import NOW_MS
-from tests.board.model_records import lane, person, take
+from tests.board.model_records import Made, lane, person, take
 from tests.board.scene import (
     HASH,
     HOSTILE,
@@ -111,6 +112,18 @@ async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
     assert "2 of 6 lanes are held" in plain(text), "nothing is claimed of workers when Kafka does not answer"
     assert "Kafka does not answer" in text
     board.close()
+
+
+async def test_replays_that_are_paused_have_a_card(folder: Path, tmp_path: Path) -> None:
+    settings, path = settings_of(folder), tmp_path / "model.sqlite"
+    model = model_of(path, settings)
+    value = msgspec.json.encode(Pause("jane", "wait for the new table", NOW_MS - 3_600_000))
+    take(model, Made(settings.names.replay_state, PAUSE, value))
+    model.close()
+    with closing(board_of(settings, path)) as board:
+        text = plain((await Client(board).get("/board")).text)
+    assert "replays are paused by jane: wait for the new table." in text
+    assert "Lifted by: stream-app replay resume" in text
 
 
 async def test_before_kafka_has_answered_nothing_is_said_of_it(folder: Path) -> None:

@@ -16,7 +16,7 @@ from stream_app.board.read_model.history import History, Imports
 from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
 from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
-from stream_app.domain.dead_letter.orders import PROGRESS, read_progress
+from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import rows_of
@@ -128,7 +128,7 @@ class Projector:
             self._unreadable(unreadable)
 
     def _write_replays(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the replays that operators ordered (domain/dead_letter/orders.py). Other rows are ignored."""
+        """Write the replays that operators ordered, and their pause of all (domain/dead_letter/orders.py)."""
 
         def columns(record: KafkaRecord) -> tuple[object, ...]:
             progress = read_progress(record.key, record.value)
@@ -136,8 +136,13 @@ class Projector:
                 raise ValueError("no progress of a replay")
             return (progress.at_ms, record.value)
 
-        found = (each for each in records if (each.key or b"").startswith(PROGRESS))
-        self._keep_last("replays", ("id",), found, columns, begin=len(PROGRESS))
+        found = list(records)
+        progress = (each for each in found if (each.key or b"").startswith(PROGRESS))
+        self._keep_last("replays", ("id",), progress, columns, begin=len(PROGRESS))
+        for pause in (each.value for each in found if each.key == PAUSE):
+            self._db.execute("DELETE FROM facts WHERE name = 'pause'")
+            if pause is not None:
+                self._db.execute("INSERT INTO facts VALUES ('pause', ?)", (pause.decode("utf-8", "replace"),))
 
     def _write_state(self, records: Iterable[KafkaRecord]) -> None:
         """Write the rows that map an identifier to the person's leads (domain/lead/identity.py).

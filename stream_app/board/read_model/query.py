@@ -29,9 +29,11 @@ from stream_app.client.answers import (
 )
 from stream_app.domain.books.account import STATES
 from stream_app.domain.books.records import MOVING, column, numbered
+from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.lane.waits import held_now, waits
+from stream_app.domain.lane.waits import held_by_pause, held_now, waits
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
+from stream_app.domain.plan import Actor
 from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
@@ -39,6 +41,7 @@ MOST_CAUSES: Final = 200
 ENRICHED: Final = ("enriched", "partial")
 """The statuses of leads that have what was bought."""
 _MOST_LEADS: Final = 100
+_COME_BACK: Final = ("dead_lettered", "deferred")  # through the replay process
 _BUSY_S: Final = 2.0
 
 _lane: Final = msgspec.json.Decoder(LaneView)
@@ -105,15 +108,18 @@ class Queries:
             known = db.execute("SELECT 1 FROM results WHERE lead_id = ? LIMIT 1", (lead_id,)).fetchone()
             if not rows and not known:
                 return None
-            numbers = record_numbers(db)
+            numbers, pause = record_numbers(db), _pause_of(db)
             events = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events WHERE record = ? ORDER BY seq"
             histories = []
             for number, workspace, alias, status, at_ms, trace_id in rows:
                 steps, name = [Event(*row) for row in db.execute(events, (number,))], self._column(status, alias)
                 moves, queued_ms = name in MOVING or name == "parked", steps[0].queued_ms if steps else 0
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
-                if waited and waited[-1].end_ms is None and (view := _lane_of(db, workspace)) is not None:
-                    waited[-1] = held_now(waited[-1], alias, view)
+                if waited and waited[-1].end_ms is None:
+                    if pause is not None and status in _COME_BACK:
+                        waited[-1] = held_by_pause(waited[-1], Actor(pause.by, pause.why, pause.at_ms))
+                    elif (view := _lane_of(db, workspace)) is not None:
+                        waited[-1] = held_now(waited[-1], alias, view)
                 origin = numbers.record_id(number)
                 histories.append(RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited))
             return FoundLead(lead_id, histories, count, [])
@@ -122,6 +128,11 @@ class Queries:
         """Return one lane; None if it never published anything that this version can read."""
         with self._reading() as db:
             return _lane_of(db, workspace)
+
+    def pause(self) -> Pause | None:
+        """Return an operator's pause of all replays, None if they run."""
+        with self._reading() as db:
+            return _pause_of(db)
 
     def leads_of(self, person: str) -> list[str]:
         """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
@@ -329,6 +340,14 @@ class Queries:
         with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)) as db:
             db.execute("BEGIN")
             yield db
+
+
+def _pause_of(db: sqlite3.Connection) -> Pause | None:
+    found = db.execute("SELECT value FROM facts WHERE name = 'pause'").fetchone()
+    try:
+        return None if found is None else msgspec.json.decode(found[0], type=Pause)
+    except msgspec.DecodeError:  # of a later version
+        return None
 
 
 def _lane_of(db: sqlite3.Connection, workspace: str) -> LaneView | None:

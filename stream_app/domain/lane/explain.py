@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView, PartHold, lifts
+from stream_app.domain.lane.waits import replays_paused
 from stream_app.domain.limits.breaker import outage_text
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
@@ -148,10 +149,8 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
         what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
         yield Finding("rebalancing", what, lifts="it ends within kafka.rebalance_timeout_s", waiting=waiting)
     if facts.replay_paused is not None:
-        by = facts.replay_paused
-        what = f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
-        resume = "stream-app replay resume"
-        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=facts.coming_back)
+        by, resume = facts.replay_paused, "stream-app replay resume"
+        yield Finding("replay_paused", replays_paused(by), since_ms=by.at_ms, lifts=resume, waiting=facts.coming_back)
     if not facts.replay.members and facts.coming_back:
         what = "no replay process runs: dead letters and deferred leads do not come back"
         yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)

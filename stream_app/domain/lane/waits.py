@@ -15,6 +15,7 @@ import msgspec
 
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.view import LaneView
+from stream_app.domain.plan import Actor
 
 Kind = Literal["queue", "rate", "budget", "pause", "outage", "POST", "retry", "callback", "replay", "person", "rest"]
 
@@ -161,6 +162,16 @@ def held_now(wait: Wait, destination: str, view: LaneView) -> Wait:
         return msgspec.structs.replace(wait, limit="rate", text=text, until_ms=None)
     limit, text, until_ms = next((hold for hold in holds if hold[0] == wait.limit), holds[0])
     return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)
+
+
+def replays_paused(by: Actor) -> str:
+    """Return what holds every dead letter and deferred lead while an operator has paused all replays."""
+    return f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
+
+
+def held_by_pause(wait: Wait, by: Actor) -> Wait:
+    """Return the wait of now of a record that the replay process brings back, while all replays are paused."""
+    return msgspec.structs.replace(wait, kind="replay", limit="replay_paused", text=replays_paused(by), until_ms=None)
 
 
 def sums(found: Sequence[Wait], now_ms: int) -> list[tuple[Kind, int, int]]:

@@ -7,8 +7,8 @@ import msgspec
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.dead_letter.causes import Filter
-from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, progress_row
-from tests.board.model_records import NOW_MS, Made, sources, take
+from stream_app.domain.dead_letter.orders import PAUSE, Pause, ReplayPlan, ReplayProgress, progress_row
+from tests.board.model_records import NOW_MS, Made, history, sources, take
 
 NAMES = sources().names
 
@@ -44,3 +44,28 @@ def test_deleted_replays_go_and_rows_of_other_kinds_are_ignored(model: ReadModel
     queries = BoardQueries(path, set())
     assert [each.id for each in queries.replays(10)] == ["r-2"]
     assert [(each.topic, each.records) for each in queries.unreadable()] == [(NAMES.replay_state, 1)]
+
+
+def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(model: ReadModel, path: Path) -> None:
+    take(
+        model,
+        *history(NAMES, "crm-1", "received", "sending", "refused", "dead_lettered"),
+        *history(NAMES, "crm-2", "received", "held_budget", "deferred", offset=1),
+        *history(NAMES, "crm-3", "received", "held_budget", offset=2),
+        Made(NAMES.replay_state, PAUSE, msgspec.json.encode(Pause("jane", "Clay is down", NOW_MS))),
+    )
+    queries = BoardQueries(path, set())
+
+    def limits() -> list[str]:
+        leads = [queries.lead(f"crm-{number}") for number in (1, 2, 3)]
+        return [lead.histories[0].waits[-1].limit for lead in leads if lead]
+
+    assert queries.pause() == Pause("jane", "Clay is down", NOW_MS)
+    assert limits() == ["replay_paused", "replay_paused", ""], "the third waits with its worker"
+    held = queries.lead("crm-1")
+    assert held is not None
+    now = held.histories[0].waits[-1]
+    assert (now.kind, now.text, now.until_ms) == ("replay", "replays are paused by jane: Clay is down", None)
+    take(model, Made(NAMES.replay_state, PAUSE, None, offset=1))
+    assert queries.pause() is None
+    assert "replay_paused" not in limits()
