@@ -248,9 +248,9 @@ def _revived(bench: Bench) -> None:
     bench.partition.state.admission.ask_again()
 
 
-@pytest.mark.parametrize(("trouble", "within_ms"), [("ill", 2_000), ("paused", 12_000)])  # nobody knows when it ends
+@pytest.mark.parametrize("trouble", ["ill", "paused"])
 @virtual_time
-async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(trouble: str, within_ms: int) -> None:
+async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(trouble: str) -> None:
     bench = Bench()
     await bench.start(replays=True)
     began_ms = now_ms()
@@ -270,5 +270,5 @@ async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(troubl
     done.sort()
     opened_ms, after = (done[2], done[3:]) if trouble == "ill" else (began_ms + 3_600_000, done)  # after three probes
     for place, at_ms in enumerate(after, 1):
-        assert at_ms <= opened_ms + within_ms + place * 1_000 / (8 * 0.5), place
+        assert at_ms <= opened_ms + 2_000 + place * 1_000 / (8 * 0.5), place
     assert bench.alarms == []

@@ -174,8 +174,7 @@ _PROBE_ANSWERS_WITHIN_MS: Final = 1_000
 _PROBE_EVERY_MS: Final = 1_000
 _PROBED_BEFORE_MS: Final = 2_000
 _PROBES: Final = 100
-_ASK_WITHIN_MS: Final = (2_000, 10_000)
-_SHARE_OF_HOLD: Final = 20
+_LOOK_AGAIN_MS: Final = 2_000
 
 
 class _Hold:
@@ -185,10 +184,9 @@ class _Hold:
     probes.
     """
 
-    __slots__ = ("next_ms", "probed_ms", "probes", "since_ms", "until_ms")
+    __slots__ = ("next_ms", "probed_ms", "probes", "until_ms")
 
-    def __init__(self, since_ms: int) -> None:
-        self.since_ms = since_ms
+    def __init__(self) -> None:
         self.probes: deque[str] = deque(maxlen=_PROBES)
         self.until_ms = self.probed_ms = 0
         self.next_ms = 0.0
@@ -198,8 +196,8 @@ class Turns:
     """When leads that wait for their lane ask it again, by the last published view of the lane.
 
     The worker writes events for a lead that comes in vain. So none comes before its lane takes leads: the replay
-    process looks at the view in its place, when the hold may end, or else after a twentieth of the hold so far, between
-    2 and 10 s. The leads of a lane look one by one at the rate of replays, however many wait. If the hold has ended in
+    process looks at the view in its place, when the hold may end, and at the latest after 2 s. The leads of a lane look
+    one by one at the rate of replays, however many wait. If the hold has ended in
     time only, the next lead is a probe: the worker has kept one, and if its answer does not change the view within 1 s,
     one lead a second comes. Leads that were probes before come a little later, so that it is another one each time.
     """
@@ -212,7 +210,7 @@ class Turns:
     def apply(self, view: LaneView) -> None:
         """Take in the view of a lane."""
         before = self._holds.get(view.workspace, {})
-        now = self._holds[view.workspace] = {alias: before.get(alias) or _Hold(view.at_ms) for alias in view.turns}
+        now = self._holds[view.workspace] = {alias: before.get(alias) or _Hold() for alias in view.turns}
         for alias, until_ms in view.turns.items():
             now[alias].until_ms = until_ms
 
@@ -228,8 +226,7 @@ class Turns:
             hold.probed_ms = now_ms
             hold.probes.append(envelope.origin)
             return now_ms
-        shortest_ms, longest_ms = _ASK_WITHIN_MS
-        look_ms = now_ms + min(longest_ms, max(shortest_ms, (now_ms - hold.since_ms) // _SHARE_OF_HOLD))
+        look_ms = now_ms + _LOOK_AGAIN_MS
         if hold.until_ms:
             look_ms = min(look_ms, max(hold.until_ms, now_ms + 1))
         hold.next_ms = max(hold.next_ms + 1000 / (rate_per_s * self._share), look_ms)
