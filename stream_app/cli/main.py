@@ -326,9 +326,9 @@ def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
     """Return one line that names the extra which brings a missing package, or None if no extra does."""
     missing = error if error.name else error.__cause__  # cyclopts raises an error of its own for a lazy command
     command = next((word for word in words if word in EXTRA_OF), None)
-    if command is None or not isinstance(missing, ModuleNotFoundError) or not missing.name:
+    package = str(missing.name).partition(".")[0] if isinstance(missing, ModuleNotFoundError) else ""
+    if command is None or package in ("", "stream_app"):  # a module of ours that is missing is a bug
         return None
-    package = missing.name.partition(".")[0]
     return (
         f"`stream-app {command}` needs {package}, which is not installed: pip install 'stream-app[{EXTRA_OF[command]}]'"
     )
