@@ -175,16 +175,15 @@ class Worker:
 
     async def _main(self) -> None:
         while not self.stopping:
-            generation, mine = await self._join()
+            generation, mine, was_known = await self._join()
             if generation == UNKNOWN_MEMBER:
                 continue
+            if not was_known:
+                await self._forget()
             await self._assigned(generation, mine)
             await self._rebalance.wait()
             self._rebalance.clear()
-            evicted = not self._world.group.knows(self.member)
             await self._give_up()
-            if evicted:
-                await self._forget()
         await self._forget()
         self._world.loop.outside(0.001, self._world.group.leave, self.member)
         self._world.ended(self, None)
@@ -195,15 +194,18 @@ class Worker:
             await partition.close()
         self._partitions.clear()
 
-    async def _join(self) -> tuple[int, list[int]]:
-        answer: asyncio.Future[tuple[int, list[int]]] = self._world.loop.create_future()
-        self._world.loop.outside(
-            self._world.latency_s(),
-            self._world.group.join,
-            self.member,
-            self.request_rejoin,
-            lambda generation, mine: _tell(answer, (generation, mine)),
-        )
+    async def _join(self) -> tuple[int, list[int], bool]:
+        """Return the generation, the partitions, and whether the group still knew this member when it asked."""
+        answer: asyncio.Future[tuple[int, list[int], bool]] = self._world.loop.create_future()
+
+        def arrive() -> None:
+            group = self._world.group
+            known = group.knows(self.member)
+            group.join(
+                self.member, self.request_rejoin, lambda generation, mine: _tell(answer, (generation, mine, known))
+            )
+
+        self._world.loop.outside(self._world.latency_s(), arrive)
         return await answer
 
     async def _assigned(self, generation: int, mine: list[int]) -> None:

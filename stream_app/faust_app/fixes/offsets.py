@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, AIOKafkaConsumerThread, Consumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 from mode.utils.futures import notify
 
@@ -103,14 +103,20 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
     Remove it when stock Faust delivers none of the acked records again in both tests.
 
     Attributes:
-        was_evicted: True if the group had evicted this process before the last rebalance. Another process may then
-            have owned the partitions in between.
+        was_evicted: True if the group had evicted this process before the last assignment, which was then made to a
+            new member. Another process may have owned the partitions in between.
     """
 
     was_evicted = False
+    _member_id = ""
+
+    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        # Not before: a process that is frozen while it gives its leads up learns of its eviction when it joins again.
+        member_id = self._thread._consumer._coordinator.member_id
+        self.was_evicted, self._member_id = member_id != self._member_id, member_id
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
-        self.was_evicted = self._thread._consumer._coordinator.generation == DEFAULT_GENERATION_ID
         if not self.app.should_stop:
             try:
                 await self.app.tables.recovery.interrupt()

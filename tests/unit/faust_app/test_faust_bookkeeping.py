@@ -166,6 +166,25 @@ async def test_an_offset_that_the_group_refused_is_not_believed_committed(
     assert consumer._committed_offset[LEADS] == (9 if taken_by_the_group else 5)
 
 
+async def test_a_member_with_another_id_was_evicted_even_if_it_learns_so_only_when_it_joins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that was frozen while it gave its leads up kept partitions that another one had owned meanwhile."""
+
+    async def assigned(*_: object, **__: object) -> None: ...
+
+    consumer = consumer_with([])
+    monkeypatch.setattr(consumer, "_on_partitions_assigned", assigned)
+    monkeypatch.setattr(consumer.app, "on_rebalance_return", lambda: None)
+    seen: list[bool] = []
+    for member_id in ("w1", "w1", "w1-again", "w1-again"):
+        coordinator = SimpleNamespace(member_id=member_id)
+        consumer._thread = SimpleNamespace(_consumer=SimpleNamespace(_coordinator=coordinator))
+        await consumer.on_partitions_assigned({LEADS})
+        seen.append(consumer.was_evicted)
+    assert seen == [True, False, True, False]
+
+
 async def test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash() -> None:
     """As when the app has crashed: its own loop is closed then, and upstream's stop logs a traceback."""
     thread = consumer_with([])._new_consumer_thread()
