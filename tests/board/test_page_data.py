@@ -317,7 +317,7 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     queries.lane = lambda name: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
     queries.marks, queries.lane_changes = lambda name: marks, lambda name: []
     queries.status_sums, queries.dead_letters = lambda name: [], lambda topic, name: None
-    queries.untaken = lambda kafka, inputs: {}
+    queries.untaken, queries.pause = (lambda kafka, inputs: {}), (lambda: None)
     names = SimpleNamespace(dlq="leads.dlq", inputs=(), namespace="")
     plan = SimpleNamespace(residents=lambda number: ["acme"])
     home = SimpleNamespace(time_zone="Europe/Berlin")

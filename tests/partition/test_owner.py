@@ -195,6 +195,26 @@ async def test_a_later_owner_ends_this_one_before_it_sends_anything() -> None:
 
 
 @virtual_time
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenced: bool) -> None:
+    """Rows that say "done" may be those of a former owner. A commit proves that they are the newest."""
+    bench = Bench(Setup(callbacks=False))
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.states()[-1] == "accepted"
+    if fenced:
+        await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+    again = RecordingStream(list(bench.kafka.log(bench.plan.topics.leads, 0).committed()))
+    serving = asyncio.create_task(bench.partition.serve(again, "hot"))
+    await asyncio.sleep(10.0)
+    assert again.acked == ([] if fenced else [0])
+    assert [type(error) for error in bench.alarms] == [Fenced] * fenced
+    again.over.set()
+    await serving
+
+
+@virtual_time
 async def test_held_leads_do_not_hold_up_a_suspension() -> None:
     bench = Bench(Setup(credits_per_day=20))
     bench.publish("id0", "p0")

@@ -177,13 +177,6 @@ def memory_kept_after_an_aborted_commit() -> Patch:
     return patch.object(PartitionState, "load", load)
 
 
-@mutant("2", hunt=family("unsure", "freeze"))
-def done_is_acked_unconfirmed() -> Patch:
-    async def commit_unchanged(self: Commits, in_flight: InFlight, key: bytes) -> None: ...
-
-    return patch.object(Commits, "commit_unchanged", commit_unchanged)
-
-
 @mutant("3")
 def sends_whenever_it_wakes_up() -> Patch:
     real = LeadPipeline._post

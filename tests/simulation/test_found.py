@@ -3,7 +3,8 @@
 What needs a fault at one certain turn is among the counted schedules, and has a mutant that undoes the repair:
 
 - `retry_after_forgotten_with_memory`: a Retry-After was heard, its step aborted, and it was forgotten with the rest.
-- `done_is_acked_unconfirmed`: a stale row said "done", and a worker that had been evicted acked the record unconcluded.
+- A stale row said "done", and a worker that had been evicted acked the record unconcluded. No schedule reaches it any
+  more, because an eviction is recognised at the assignment; `tests/partition/test_owner.py` breaks the owner itself.
 - `given_up_makes_no_room`: records given up while the broker was away made no room, and `serve` never ended.
 - `dropped_marks_are_asked_for_again`: a cut-off worker took over again and repeated the reports of others.
 - `acks_overtake_each_other`: two records that finished at once acked in the wrong order.

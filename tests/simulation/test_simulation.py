@@ -23,7 +23,6 @@ LONG_HUNTS: Final = {
     "acks_overtake_each_other",
     "any_copy_ends_the_grace",
     "callbacks_not_read_at_take_over",
-    "done_is_acked_unconfirmed",
     "dropped_marks_are_asked_for_again",
     "given_up_is_acked",
     "given_up_makes_no_room",
