@@ -21,7 +21,6 @@ from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
-from stream_app.domain.plan import Actor
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")
@@ -248,8 +247,7 @@ def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int)
     unknown = Group("Stable", 1)  # nothing is claimed of a group that Kafka does not describe
     worker, replay = (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
     pause = site.queries.pause()
-    paused = None if pause is None else Actor(pause.by, pause.why, pause.at_ms)
-    return Facts(moment.now_ms, worker, replay, lanes, coming_back, paused)
+    return Facts(moment.now_ms, worker, replay, lanes, coming_back, pause.actor if pause else None)
 
 
 def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:

@@ -165,8 +165,7 @@ async def _pause(reader: TopicReader, topic: str) -> Actor | None:
                 found = record.value
     if not found:
         return None
-    pause = msgspec.json.decode(found, type=Pause)
-    return Actor(pause.by, pause.why, pause.at_ms)
+    return msgspec.json.decode(found, type=Pause).actor
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:

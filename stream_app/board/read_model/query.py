@@ -33,7 +33,6 @@ from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lane.waits import held_by_pause, held_now, waits
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
-from stream_app.domain.plan import Actor
 from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
@@ -117,7 +116,7 @@ class Queries:
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
                 if waited and waited[-1].end_ms is None:
                     if pause is not None and status in _COME_BACK:
-                        waited[-1] = held_by_pause(waited[-1], Actor(pause.by, pause.why, pause.at_ms))
+                        waited[-1] = held_by_pause(waited[-1], pause.actor)
                     elif (view := _lane_of(db, workspace)) is not None:
                         waited[-1] = held_now(waited[-1], alias, view)
                 origin = numbers.record_id(number)

@@ -137,6 +137,11 @@ class Pause(msgspec.Struct, frozen=True):
     why: str
     at_ms: int
 
+    @property
+    def actor(self) -> Actor:
+        """Who paused them, why and when."""
+        return Actor(self.by, self.why, self.at_ms)
+
 
 class Effect(msgspec.Struct, frozen=True):
     """The effect of one command, to be written in one transaction."""
