@@ -226,9 +226,8 @@ class LeadPipeline:
             if (why := self._rows.why_not_sent(recorder.resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
-            request = self._request(recorder, not_before_ms, was_probe)
-            if was_probe and self._clock.now_ms() < probes_until_ms:
-                request = msgspec.structs.replace(request, probe=True)
+            is_ready = was_probe and self._clock.now_ms() < probes_until_ms
+            request = self._request(recorder, not_before_ms, was_probe=was_probe, probe=is_ready)
             answer = await self._admission.admit(in_flight, recorder, request)
             if isinstance(answer, Attempt):
                 attempt = await self._post(in_flight, recorder, answer)
@@ -239,7 +238,7 @@ class LeadPipeline:
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, recorder, answer):
                 return
 
-    def _request(self, recorder: LeadRecorder, not_before_ms: int, was_probe: bool) -> AdmissionRequest:
+    def _request(self, recorder: LeadRecorder, not_before_ms: int, *, was_probe: bool, probe: bool) -> AdmissionRequest:
         """What the lead asks of its lane. The destination is read again: webhooks are added live."""
         resolved = recorder.resolved
         return AdmissionRequest(
@@ -248,6 +247,7 @@ class LeadPipeline:
             resolved.lead.not_after_ms,
             patient=was_probe or recorder.row.state.startswith("held_"),
             bulk=resolved.bulk,
+            probe=probe,
         )
 
     async def _post(self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
