@@ -7,6 +7,7 @@ import io
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import IO, Final
 
@@ -275,20 +276,23 @@ class PublishActions:
         if self._joining.locked():
             received.file.close()
             raise Refused(503, "busy", "The results of another file are being joined: try again in a minute")
-        out = io.TextIOWrapper(tempfile.TemporaryFile(prefix="results-"), "utf-8", newline="")  # noqa: SIM115
-        with received.file:
-            async with self._joining:
-                try:
-                    done = await self._join(ResultFilter(workspace), Joined(received.name, received.file), out)
-                except SettingsError as error:
-                    raise Refused(422, "bad_file", "; ".join(error.problems)) from None
-                except BrokerUnavailable as error:
-                    raise Refused(503, "kafka", str(error)) from None
-                except StreamAppError as error:
-                    raise Refused(507, "no_room", str(error)) from None
-        if not done.results:
-            text = f"No row of {received.name} has a result in {workspace}: is it the file of this import?"
-            raise Refused(422, "no_results", text)
+        with ExitStack() as unless_sent:
+            file = unless_sent.enter_context(tempfile.TemporaryFile(prefix="results-"))
+            out = io.TextIOWrapper(file, "utf-8", newline="")
+            with received.file:
+                async with self._joining:
+                    try:
+                        done = await self._join(ResultFilter(workspace), Joined(received.name, received.file), out)
+                    except SettingsError as error:
+                        raise Refused(422, "bad_file", "; ".join(error.problems)) from None
+                    except BrokerUnavailable as error:
+                        raise Refused(503, "kafka", str(error)) from None
+                    except StreamAppError as error:
+                        raise Refused(507, "no_room", str(error)) from None
+            if not done.results:
+                text = f"No row of {received.name} has a result in {workspace}: is it the file of this import?"
+                raise Refused(422, "no_results", text)
+            unless_sent.pop_all()  # from here on the response closes the file
         self._log.info("results_downloaded", who=moment.visitor.who, import_id=import_id, rows=done.lines)
         out.seek(0)
         headers = {**HEADERS, "content-disposition": 'attachment; filename="enriched.csv"'}
