@@ -111,7 +111,8 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
     _member_id = ""
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
-        # Not before: a process that is frozen while it gives its leads up learns of its eviction when it joins again.
+        # Read here and not when partitions are revoked, because a process that is frozen while it gives its leads up
+        # learns of its eviction only when it joins again.
         member_id = self._thread._consumer._coordinator.member_id
         self.was_evicted, self._member_id = member_id != self._member_id, member_id
         await super().on_partitions_assigned(assigned, generation_id)

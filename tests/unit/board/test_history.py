@@ -74,7 +74,7 @@ def test_a_lead_that_a_budget_holds_again_counts_once_a_day(model: ReadModel, pa
     for seq, (status, at_ms) in enumerate(
         [("held_budget", 0), ("deferred", 1), ("held_budget", 2), ("held_outage", 3), ("held_budget", DAY_MS)], 1
     ):
-        take(model, event(NAMES, "crm-1", status, seq, at_ms=NOW_MS - NOW_MS % DAY_MS + at_ms))  # type: ignore[arg-type]
+        take(model, event(NAMES, "crm-1", status, seq, at_ms=NOW_MS - NOW_MS % DAY_MS + at_ms))  # type: ignore[arg-type]  # a str
     sql = "SELECT destination, refused FROM history WHERE workspace = ? AND step_s = 86400"
     assert rows(path, sql, "acme") == [("people", 1), ("people", 1)]
     assert rows(path, sql, "") == [("", 1), ("", 1)]
