@@ -75,14 +75,19 @@ class InFlight:
         return _Waiting(self)
 
     async def wait_aside(self, turn: asyncio.Future[None]) -> None:
-        """Give the place up until `turn` is done. Raises GiveUp when the stream is suspended before."""
+        """Give the place up until `turn` is done.
+
+        Raises:
+            GiveUp: The stream is suspended. A turn that came at the same time does not count, because it may come from
+                an earlier record that has just been given up, and this record must not overtake it.
+        """
         suspended = asyncio.ensure_future(self.suspended.wait())
         with self.limiter.released(), self.waiting():
             try:
                 await asyncio.wait((turn, suspended), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 suspended.cancel()
-        if not turn.done():
+        if self.suspended.is_set():
             raise GiveUp
 
     def release_next(self) -> None:

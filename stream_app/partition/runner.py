@@ -150,6 +150,8 @@ class RecordRunner:
         if previous is not None and not previous.is_set():
             with in_flight.waiting():
                 await previous.wait()
+            if in_flight.suspended.is_set() and in_flight.attempt is None:
+                raise GiveUp  # as the previous record may have been, which must not be overtaken
         if in_flight.begun:
             return
         await in_flight.limiter.wait()

@@ -176,6 +176,24 @@ async def test_a_suspended_wait_gives_up_and_leaves_the_queue() -> None:
 
 
 @virtual_time
+async def test_a_record_does_not_overtake_an_earlier_one_that_is_given_up_at_the_same_time() -> None:
+    """The earlier one leaves the queue first, which gives the turn to the later one."""
+    turns, suspended, decided = locks(), asyncio.Event(), list[int]()
+
+    async def work(offset: int) -> None:
+        async with turns.lock(in_flight(offset, suspended=suspended), lambda: keys("a")):
+            decided.append(offset)
+
+    async with turns.lock(in_flight(0, "retry"), lambda: keys("a")):
+        waiting = [asyncio.create_task(work(offset)) for offset in (1, 2)]
+        await asyncio.sleep(1.0)
+        suspended.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert decided == []
+    assert [type(answer) for answer in answers] == [GiveUp, GiveUp]
+
+
+@virtual_time
 async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> None:
     turns, order, wanted = locks(), list[str](), keys("a")
 

@@ -9,9 +9,12 @@ import pytest
 
 from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.model.records import Record
+from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.owner import Erasures
+from stream_app.partition.runner import RecordRunner
+from stream_app.partition.state import build_state
 from tests.partition.test_owner import Bench, SlowClay, T
-from tests.partition.virtual import MEMBER_S, run, virtual_time
+from tests.partition.virtual import MEMBER_S, RecordingStream, consumed, parts, run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup
 
@@ -174,6 +177,33 @@ async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_o
     assert bench.states()[-2:] == ["refused", "accepted"]
     await asyncio.sleep(100.0)
     assert bench.inlet.committed() == 2
+
+
+@virtual_time
+async def test_a_record_that_was_started_again_does_not_overtake_one_that_is_given_up() -> None:
+    bench, stream, decided = Bench(), RecordingStream([consumed(0), consumed(1)]), list[int]()
+
+    async def process(in_flight: InFlight) -> None:
+        if runner.lives == 2 and in_flight.consumed.offset == 1:
+            decided.append(1)
+            return
+        if runner.lives == 1:
+            in_flight.release_next()
+        await in_flight.suspended.wait()  # as one that waits for its lane
+        raise GiveUp
+
+    runner = RecordRunner(build_state(0, bench.ledger, parts(bench.plan, bench.clay)), {"hot": process})
+    runner.resume()
+    serving = asyncio.create_task(runner.serve(stream, "hot"))
+    await asyncio.sleep(1.0)
+    await runner.stop()
+    runner.resume()
+    await asyncio.sleep(1.0)
+    stream.suspended.set()
+    await asyncio.sleep(1.0)
+    assert (decided, stream.given_up) == ([], [0, 1])
+    stream.over.set()
+    await serving
 
 
 @virtual_time
