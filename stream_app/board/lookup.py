@@ -264,7 +264,7 @@ class Lookup:
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
         return WaitingAnswer(
             **msgspec.structs.asdict(lag),
-            leads=[waiting_lead(search, each, views.get(each.workspace), now_ms) for each in search.found],
+            leads=[waiting_lead(search, each, views.get(each.workspace), now_ms) for each in search.matches],
             searched=search.searched,
             left=search.left,
             problem=search.problem,

@@ -141,9 +141,9 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
     views: dict[str, LaneView | None] = {
-        record.workspace: site.queries.lane(record.workspace) for record in search.found
+        record.workspace: site.queries.lane(record.workspace) for record in search.matches
     }
-    leads = [waiting_lead(search, record, views[record.workspace], moment.now_ms) for record in search.found]
+    leads = [waiting_lead(search, record, views[record.workspace], moment.now_ms) for record in search.matches]
     return {"leads": leads, "searched": search.searched, "left": search.left, "problem": search.problem}
 
 

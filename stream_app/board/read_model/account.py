@@ -79,11 +79,11 @@ class Account:
 
     def write_events(self, events: Iterable[tuple[int, Event, int]], numbers: RecordNumbers) -> list[tuple[int, Event]]:
         """Apply events, each with the number of its record and its offset. Returns those that were not known."""
-        found = list(events)
-        before = self._load("id IN (SELECT value FROM json_each(?))", {number for number, *_ in found})
+        numbered = list(events)
+        before = self._load("id IN (SELECT value FROM json_each(?))", {number for number, *_ in numbered})
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
         new: list[tuple[int, Event]] = []
-        for number, event, offset in found:
+        for number, event, offset in numbered:
             kept = after.setdefault(number, Kept())
             # Retention may have deleted any event, so a history may begin anywhere.
             if not advance(kept, event, kept=False)[0]:
@@ -104,7 +104,7 @@ class Account:
         return new
 
     def _load(self, where: str, *values: Collection[object]) -> dict[int, Kept]:
-        rows = self._db.execute(f"SELECT id, {COLUMNS} FROM records WHERE {where}", [_json(each) for each in values])
+        rows = self._db.execute(f"SELECT id, {COLUMNS} FROM records WHERE {where}", [_json(value) for value in values])
         return {number: Kept(*row) for number, *row in rows}
 
     def _champions(self, leads: Collection[str]) -> dict[int, Kept]:
@@ -229,7 +229,8 @@ class Account:
             return
         self._has_letters = True
         self._db.executemany(
-            "INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(each) for each in new.values()]
+            "INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [msgspec.structs.astuple(letter) for letter in new.values()],
         )
         self._add_states(Counter((letter.cause, letter.state) for letter in new.values()))
         self._judge(new)
@@ -241,9 +242,9 @@ class Account:
         for standing in (f"{_PLACE} > 0", f"{_PLACE} = 0 AND rank >= {ENDED}") if leads else ():
             others |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}", leads)
         about = {**records, **others}
-        found = self._letters("origin IN (SELECT value FROM json_each(?))", about)
-        copied = {kept.letter for kept in about.values()} - {0, *found}
-        self._judge(found | (self._letters("id IN (SELECT value FROM json_each(?))", copied) if copied else {}))
+        letters = self._letters("origin IN (SELECT value FROM json_each(?))", about)
+        copied = {kept.letter for kept in about.values()} - {0, *letters}
+        self._judge(letters | (self._letters("id IN (SELECT value FROM json_each(?))", copied) if copied else {}))
 
     def _letters(self, where: str, values: Collection[int]) -> dict[int, Letter]:
         rows = self._db.execute(f"SELECT * FROM letters WHERE {where}", (_json(values),))
@@ -252,10 +253,10 @@ class Account:
     def _judge(self, letters: Mapping[int, Letter]) -> None:
         if not letters:
             return
-        origins = self._load("id IN (SELECT value FROM json_each(?))", {each.origin for each in letters.values()})
+        origins = self._load("id IN (SELECT value FROM json_each(?))", {letter.origin for letter in letters.values()})
         copies: dict[int, Kept] = {}
-        found = self._load("letter > 0 AND letter IN (SELECT value FROM json_each(?))", letters)
-        for _, kept in sorted(found.items(), key=lambda each: (each[1].rank, each[1].took, each[0])):
+        followers = self._load("letter > 0 AND letter IN (SELECT value FROM json_each(?))", letters)
+        for _, kept in sorted(followers.items(), key=lambda item: (item[1].rank, item[1].took, item[0])):
             copies[kept.letter] = kept
         passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
         champions: defaultdict[str, list[Kept]] = defaultdict(list)

@@ -151,7 +151,7 @@ class BoardQueries(Queries):
         """
         at_ms, record = _place(after)
         with self._reading() as db:
-            found: list[tuple[int, int, str, str, str, str]] = []
+            rows: list[tuple[int, int, str, str, str, str]] = []
             # Only the groups with the newest records can be on this page.
             groups = (
                 self._groups_of_import(db, imported, statuses, at_ms, final)
@@ -159,16 +159,16 @@ class BoardQueries(Queries):
                 else self._groups(db, workspace, statuses, at_ms, final)
             )
             for newest, group in groups:
-                if len(found) >= limit and newest < found[limit - 1][0]:
+                if len(rows) >= limit and newest < rows[limit - 1][0]:
                     break
-                found += db.execute(
+                rows += db.execute(
                     f"""{_SELECT}
                         WHERE {" AND ".join(f"{name} = ?" for name in group)} AND {_IMPORTED if imported else "counts"}
                         AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
                     (*group.values(), at_ms, at_ms, record, limit),
                 )
-                found.sort(reverse=True)
-            return _rows(db, found[:limit])
+                rows.sort(reverse=True)
+            return _rows(db, rows[:limit])
 
     def _groups(
         self, db: sqlite3.Connection, workspace: str | None, statuses: Collection[str], at_ms: int, final: bool | None
@@ -187,7 +187,7 @@ class BoardQueries(Queries):
             is_final = "destination IN (SELECT value FROM json_each(?))"
             where, values = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})", [*values, self._final_json]
             by_destination = f"({by_destination} OR status = 'accepted')"
-        found: list[tuple[int, dict[str, str | int]]] = []
+        groups: list[tuple[int, dict[str, str | int]]] = []
         for names, condition in (
             (("status",), f"NOT {by_destination}"),
             (("workspace", "status", "destination"), by_destination),
@@ -198,8 +198,8 @@ class BoardQueries(Queries):
                     FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g""",
                 (at_ms, *values),
             )
-            found += [(newest, dict(zip(names, group, strict=True))) for *group, newest in rows if newest is not None]
-        return sorted(found, key=lambda each: -each[0])
+            groups += [(newest, dict(zip(names, group, strict=True))) for *group, newest in rows if newest is not None]
+        return sorted(groups, key=lambda group: -group[0])
 
     def _groups_of_import(
         self, db: sqlite3.Connection, imported: int, statuses: Collection[str], at_ms: int, final: bool | None
@@ -212,30 +212,30 @@ class BoardQueries(Queries):
                FROM import_counts AS g WHERE import = ? AND leads > 0""",
             (at_ms, imported),
         )
-        found: list[tuple[int, dict[str, str | int]]] = [
+        groups: list[tuple[int, dict[str, str | int]]] = [
             (newest, {"imported": imported, "status": status, "destination": alias})
             for status, alias, newest in rows
             if newest is not None
             and (not statuses or status in statuses)
             and (status != "accepted" or final in (None, alias in self._final))
         ]
-        return sorted(found, key=lambda each: -each[0])
+        return sorted(groups, key=lambda group: -group[0])
 
     def records_of_lead(self, lead_id: str, after: Place | None, limit: int) -> tuple[int, list[RecordRow]]:
         """Return how many records a lead has, and those after a place, newest first."""
         with self._reading() as db:
             many = db.execute("SELECT count(*) FROM records WHERE lead_id = ?", (lead_id,)).fetchone()[0]
-            found = db.execute(
+            rows = db.execute(
                 f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?",
                 (lead_id, *_place(after), limit),
             ).fetchall()
-            return many, _rows(db, found)
+            return many, _rows(db, rows)
 
     def records_of_person(self, person: str) -> list[RecordRow]:
         """Return the newest record of each lead of a person, the newest first."""
         lead_ids = self.leads_of(person)
         with self._reading() as db:
-            found = [
+            rows = [
                 row
                 for lead_id in lead_ids
                 for row in db.execute(
@@ -243,7 +243,7 @@ class BoardQueries(Queries):
                     (lead_id,),
                 )
             ]
-            return _rows(db, sorted(found, reverse=True))
+            return _rows(db, sorted(rows, reverse=True))
 
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
         """Return the records that were sent again although they may have reached Clay, newest first.
@@ -253,7 +253,7 @@ class BoardQueries(Queries):
         """
         begin_ms, end_ms = (0, 1 << 62) if day_s is None else (day_s * 1000, (day_s + DAY_S) * 1000)
         with self._reading() as db:
-            found = db.execute(
+            rows = db.execute(
                 """SELECT s.at_ms, s.record, coalesce(lead_id, ''), coalesce(workspace, ''), coalesce(destination, ''),
                           coalesce(status, '')
                    FROM resent AS s LEFT JOIN records ON id = s.record
@@ -261,7 +261,7 @@ class BoardQueries(Queries):
                    ORDER BY s.at_ms DESC, s.record DESC LIMIT ?""",
                 (begin_ms, end_ms, *_place(after), limit),
             ).fetchall()
-            return _rows(db, found)
+            return _rows(db, rows)
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
@@ -275,10 +275,10 @@ class BoardQueries(Queries):
         """Return a cause with its number of dead letters. None if it has none."""
         sql = f"SELECT first_ms, last_ms, {', '.join(STATES)} FROM causes WHERE {SAME_CAUSE}"
         with self._reading() as db:
-            found = db.execute(sql, _words(topic, cause)).fetchone()
-        if found is None:
+            times = db.execute(sql, _words(topic, cause)).fetchone()
+        if times is None:
             return None
-        return msgspec.structs.replace(cause, **dict(zip(("first_ms", "last_ms", *STATES), found, strict=True)))
+        return msgspec.structs.replace(cause, **dict(zip(("first_ms", "last_ms", *STATES), times, strict=True)))
 
     def dead_letters_of(
         self,
@@ -353,10 +353,10 @@ class BoardQueries(Queries):
     def marks(self, workspace: str) -> list[Mark]:
         """Return the health of a lane over the last day, oldest first."""
         with self._reading() as db:
-            found = db.execute(
+            rows = db.execute(
                 "SELECT slot, score, p95_ms FROM lane_marks WHERE workspace = ? ORDER BY slot", [workspace]
             )
-            return [Mark(*row) for row in found]
+            return [Mark(*row) for row in rows]
 
     def lane_changes(self, workspace: str) -> list[DatedChange]:
         """Return the changes of a lane, newest first."""
@@ -376,8 +376,8 @@ class BoardQueries(Queries):
     def import_counts(self, workspace: str, import_id: str) -> tuple[int, list[StatusCount]]:
         """Return the number of an import (0: unknown), and its records by destination and status."""
         with self._reading() as db:
-            found = db.execute("SELECT id FROM imports WHERE name = ? AND workspace = ?", (import_id, workspace))
-            (number,) = found.fetchone() or (0,)
+            cursor = db.execute("SELECT id FROM imports WHERE name = ? AND workspace = ?", (import_id, workspace))
+            (number,) = cursor.fetchone() or (0,)
             rows = db.execute(
                 """SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0
                    ORDER BY destination, status""",
@@ -421,20 +421,20 @@ class BoardQueries(Queries):
     def replays(self, limit: int) -> list[ReplayProgress]:
         """Return the replays that operators ordered, the newest first."""
         with self._reading() as db:
-            found = db.execute("SELECT progress FROM replays ORDER BY at_ms DESC LIMIT ?", (limit,))
-            return [_replay.decode(progress) for (progress,) in found]
+            rows = db.execute("SELECT progress FROM replays ORDER BY at_ms DESC LIMIT ?", (limit,))
+            return [_replay.decode(progress) for (progress,) in rows]
 
     def replay(self, replay: str) -> ReplayProgress | None:
         """Return one replay; None if it is not known."""
         with self._reading() as db:
-            found = db.execute("SELECT progress FROM replays WHERE id = ?", (replay,)).fetchone()
-        return None if found is None else _replay.decode(found[0])
+            row = db.execute("SELECT progress FROM replays WHERE id = ?", (replay,)).fetchone()
+        return None if row is None else _replay.decode(row[0])
 
     def unreadable(self) -> list[NotReadable]:
         """Return how many records this version could not read, by topic."""
         with self._reading() as db:
-            found = db.execute("SELECT topic, records, last, last_ms FROM unreadable ORDER BY topic")
-            return [NotReadable(*row) for row in found]
+            rows = db.execute("SELECT topic, records, last, last_ms FROM unreadable ORDER BY topic")
+            return [NotReadable(*row) for row in rows]
 
     def size_bytes(self) -> int:
         with self._reading() as db:
@@ -451,11 +451,11 @@ def _place(after: Place | None) -> tuple[int, int]:
     return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
 
 
-def _rows(db: sqlite3.Connection, found: list[tuple[int, int, str, str, str, str]]) -> list[RecordRow]:
+def _rows(db: sqlite3.Connection, rows: list[tuple[int, int, str, str, str, str]]) -> list[RecordRow]:
     numbers = record_numbers(db)
     return [
         RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
-        for when, number, lead_id, name, alias, status in found
+        for when, number, lead_id, name, alias, status in rows
     ]
 
 

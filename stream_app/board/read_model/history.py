@@ -92,7 +92,9 @@ class History:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
-            changes += [(view.workspace, view.at_ms, nr, each.kind, each.text) for nr, each in enumerate(view.news)]
+            changes += [
+                (view.workspace, view.at_ms, nr, change.kind, change.text) for nr, change in enumerate(view.news)
+            ]
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
@@ -117,7 +119,7 @@ class History:
         """Delete what is older than it is kept."""
         db, now_s = self._db, now_ms // 1000
         # one workspace after the other, because a workspace comes first in the keys
-        found = db.execute(
+        workspaces = db.execute(
             """WITH RECURSIVE each(name) AS (
                    SELECT min(workspace) FROM history
                    UNION ALL SELECT (SELECT min(workspace) FROM history WHERE workspace > name) FROM each
@@ -127,16 +129,16 @@ class History:
         for step_s, kept_s in KEPT_S.items():
             db.executemany(
                 "DELETE FROM history WHERE workspace = ? AND step_s = ? AND slot < ?",
-                [(name, step_s, now_s - kept_s) for (name,) in found],
+                [(name, step_s, now_s - kept_s) for (name,) in workspaces],
             )
         db.executemany(
             "DELETE FROM lane_marks WHERE workspace = ? AND slot < ?",
-            [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in found],
+            [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in workspaces],
         )
         db.executemany(
             """DELETE FROM lane_changes WHERE workspace = :name AND at_ms <
                    (SELECT at_ms FROM lane_changes WHERE workspace = :name ORDER BY at_ms DESC LIMIT 1 OFFSET :kept)""",
-            [{"name": name, "kept": MOST_CHANGES - 1} for (name,) in found],
+            [{"name": name, "kept": MOST_CHANGES - 1} for (name,) in workspaces],
         )
         oldest_day = -((KEPT_S[DAY_S] - now_s) // DAY_S)  # the first one that `history` keeps
         db.execute("DELETE FROM resent WHERE at_ms < ?", (oldest_day * DAY_S * 1000,))
@@ -167,18 +169,18 @@ class Imports:
 
         `known`: the imports of the records that are about to be written. They make no room for others.
         """
-        found: dict[int, int] = {}
+        numbers: dict[int, int] = {}
         may_make_room = True
         for record, event in events:
             if not (event.import_id and event.workspace):
                 continue
             number = self._numbers.get((event.workspace, event.import_id), 0)
             if not number and may_make_room and len(self._numbers) >= MOST_IMPORTS:
-                self._make_room({*known, *found.values()})
+                self._make_room({*known, *numbers.values()})
                 may_make_room = False
             if number or len(self._numbers) < MOST_IMPORTS:
-                found[record] = number or self._new(event)
-        return found
+                numbers[record] = number or self._new(event)
+        return numbers
 
     def arrived(self, number: int) -> None:
         """Count a published row of an import: its record, and none that was copied from a dead letter."""

@@ -45,12 +45,12 @@ class ResultFetcher:
         if reader is not None:
             await reader.__aexit__()
 
-    async def fill(self, found: FoundResultAt) -> FoundResult:
+    async def fill(self, stored: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
-        without_data = found.result
+        without_data = stored.result
         try:
             async with asyncio.timeout(_RESULT_WITHIN_S), self._turn:
-                raw = await self._value(found.partition, found.offset)
+                raw = await self._value(stored.partition, stored.offset)
         except (BrokerUnavailable, TimeoutError):
             await self.close()
             return msgspec.structs.replace(without_data, problem=NO_ANSWER)
@@ -97,7 +97,7 @@ class FoundRecord(msgspec.Struct, frozen=True):
 class Search(msgspec.Struct):
     """The result of a search. `lag`: the offsets that the workers' group still has to read, by topic and partition."""
 
-    found: list[FoundRecord] = []
+    matches: list[FoundRecord] = []
     worker: Group = Group("", 0)
     lag: dict[tuple[str, int], int] = {}
     searched: int = 0
@@ -157,13 +157,13 @@ class WaitingLeads:
                             for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
                                 where = (log.topic, log.partition, record.offset, record.timestamp)
                                 ahead = record.offset - starts[log]
-                                search.found.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
-                        if search.found or search.searched >= _MOST_RECORDS:
+                                search.matches.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
+                        if search.matches or search.searched >= _MOST_RECORDS:
                             break
 
 
 def _matching(records: list[Any], match: Callable[[Any], tuple[str, str] | None]) -> list[tuple[Any, tuple[str, str]]]:
-    return [(record, found) for record in records if (found := match(record)) is not None]
+    return [(record, names) for record in records if (names := match(record)) is not None]
 
 
 def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple[str, str] | None]:

@@ -86,14 +86,14 @@ class Projector:
         self._writers[topic](records)
 
     def _write_events(self, records: Iterable[KafkaRecord]) -> None:
-        found: list[tuple[int, Event, int]] = []
+        events: list[tuple[int, Event, int]] = []
         for record in records:
             try:
                 event = decode_event(record.value or b"")
-                found.append((self._numbers.number(event.origin), event, record.offset))
+                events.append((self._numbers.number(event.origin), event, record.offset))
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record)
-        new = self.account.write_events(found, self._numbers)
+        new = self.account.write_events(events, self._numbers)
         self._write_logs()
         self._db.executemany(
             f"INSERT OR IGNORE INTO events VALUES (?, {', '.join('?' * len(EVENT_COLUMNS))})",
@@ -115,10 +115,10 @@ class Projector:
         self._keep_last("results", ("workspace", "destination", "lead_id"), records, columns)
 
     def _write_lanes(self, records: Iterable[KafkaRecord]) -> None:
-        found = list(records)
-        self._keep_last("lanes", ("workspace",), found, lambda record: (record.value,))
+        lanes = list(records)
+        self._keep_last("lanes", ("workspace",), lanes, lambda record: (record.value,))
         views = []
-        for record in found:
+        for record in lanes:
             with suppress(msgspec.DecodeError):  # a version that cannot read a lane reports it when it is shown
                 views.append(_lane.decode(record.value or b""))
         self.history.lanes(views)
@@ -136,10 +136,10 @@ class Projector:
                 raise ValueError("no progress of a replay")
             return (progress.at_ms, record.value)
 
-        found = list(records)
-        progress = (each for each in found if (each.key or b"").startswith(PROGRESS))
+        rows = list(records)
+        progress = (row for row in rows if (row.key or b"").startswith(PROGRESS))
         self._keep_last("replays", ("id",), progress, columns, begin=len(PROGRESS))
-        for pause in (each.value for each in found if each.key == PAUSE):
+        for pause in (row.value for row in rows if row.key == PAUSE):
             self._db.execute("DELETE FROM facts WHERE name = 'pause'")
             if pause is not None:
                 self._db.execute("INSERT INTO facts VALUES ('pause', ?)", (pause.decode("utf-8", "replace"),))
@@ -157,8 +157,8 @@ class Projector:
             return (" ".join(dict.fromkeys(ids)),)
 
         names = ("workspace", "destination", "person")
-        found = (each for each in records if (each.key or b"").startswith(_PEOPLE))
-        self._keep_last("people", names, found, leads, begin=len(_PEOPLE))
+        people = (record for record in records if (record.key or b"").startswith(_PEOPLE))
+        self._keep_last("people", names, people, leads, begin=len(_PEOPLE))
 
     def _keep_last(
         self,
@@ -194,9 +194,9 @@ class Projector:
     def _write_dead_letters(self, records: Iterable[KafkaRecord]) -> None:
         hours: Counter[tuple[int, int]] = Counter()
         letters: list[Letter] = []
-        found = [(record, *self._cause_of(record)) for record in records]
-        causes = self._write_causes((name, record.timestamp) for record, name, _ in found)
-        for record, name, headers in found:
+        classified = [(record, *self._cause_of(record)) for record in records]
+        causes = self._write_causes((name, record.timestamp) for record, name, _ in classified)
+        for record, name, headers in classified:
             cause, origin = causes[name], 0
             hours[cause, record.timestamp // _HOUR_MS] += 1
             with suppress(ValueError):  # of other programs, which name none
@@ -223,10 +223,10 @@ class Projector:
         self._causes.add(cause)
         return cause, headers
 
-    def _write_causes(self, found: Iterable[tuple[tuple[str, ...], int]]) -> dict[tuple[str, ...], int]:
+    def _write_causes(self, arrivals: Iterable[tuple[tuple[str, ...], int]]) -> dict[tuple[str, ...], int]:
         """Note when dead letters of these causes came. Returns the numbers of the causes."""
         times: dict[tuple[str, ...], tuple[int, int]] = {}
-        for name, at_ms in found:
+        for name, at_ms in arrivals:
             first_ms, last_ms = times.get(name, (at_ms, at_ms))
             times[name] = min(first_ms, at_ms), max(last_ms, at_ms)
         upsert = """INSERT INTO causes (topic, kind, workspace, reason, http_status, destination, first_ms, last_ms)
@@ -254,7 +254,7 @@ def record_numbers(db: sqlite3.Connection) -> RecordNumbers:
 
 def _split(key: bytes, parts: int) -> tuple[str, ...]:
     """Split a key; the last part may contain slashes. Raises ValueError if there are too few parts."""
-    found = key.decode().split("/", parts - 1)
-    if len(found) < parts:
+    names = key.decode().split("/", parts - 1)
+    if len(names) < parts:
         raise ValueError("too few parts")
-    return tuple(found)
+    return tuple(names)

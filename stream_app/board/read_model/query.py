@@ -136,21 +136,21 @@ class Queries:
     def leads_of(self, person: str) -> list[str]:
         """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
         with self._reading() as db:
-            found = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
-            return sorted({lead_id for (ids,) in found for lead_id in ids.split()} | {f"p-{person}"})
+            rows = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
+            return sorted({lead_id for (ids,) in rows for lead_id in ids.split()} | {f"p-{person}"})
 
     def people_of(self, lead_id: str) -> list[str]:
         """Return the hashes of the person of a lead that counts. Empty if the person was erased."""
         with self._reading() as db:
             # Few rows name several leads: those that turned out to be of one person. Without INDEXED BY, SQLite would
             # read all rows in the order of their key.
-            found = db.execute(
+            rows = db.execute(
                 """SELECT person FROM people WHERE lead_ids = ?
                    UNION SELECT person FROM people INDEXED BY people_of_leads
                    WHERE instr(lead_ids, ' ') > 0 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0 LIMIT ?""",
                 (lead_id, lead_id, MOST_IDENTIFIERS),
             )
-            return sorted(person for (person,) in found)
+            return sorted(person for (person,) in rows)
 
     def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""
@@ -168,13 +168,13 @@ class Queries:
     def lanes(self) -> tuple[list[LaneView], list[str]]:
         """Return all lanes by name, and the workspaces of the unreadable ones."""
         with self._reading() as db:
-            found, unreadable = [], []
+            lanes, unreadable = [], []
             for workspace, raw in db.execute("SELECT workspace, view FROM lanes ORDER BY workspace"):
                 try:
-                    found.append(_lane.decode(raw))
+                    lanes.append(_lane.decode(raw))
                 except msgspec.DecodeError:
                     unreadable.append(workspace)
-            return found, unreadable
+            return lanes, unreadable
 
     def account(self, now_ms: int, dlq: str, parked: str) -> Account:
         """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
@@ -226,15 +226,15 @@ class Queries:
 
     def ended(self, now_ms: int) -> dict[str, dict[str, int]]:
         """Return the leads that came to rest in the last day, by workspace ('': of all) and status."""
-        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         with self._reading() as db:
             for workspace, status, leads in db.execute(
                 """SELECT workspace, status, sum(leads) FROM ended WHERE step_s = ? AND slot >= ?
                    GROUP BY 1, 2 HAVING sum(leads) > 0""",
                 (QUARTER_S, last_day_s(now_ms)),
             ):
-                found[workspace][status] = leads
-        return dict(found)
+                counts[workspace][status] = leads
+        return dict(counts)
 
     def days(self, workspace: str | None = None) -> list[Day]:
         """Return the money of each day that is kept, by workspace and destination, newest first.
@@ -281,7 +281,7 @@ class Queries:
                     FROM imports WHERE {" AND ".join(where)} ORDER BY first_ms DESC, id DESC LIMIT ?""",
                 (*values, limit + 1),
             ).fetchall()
-            found: list[FoundImport] = []
+            imports: list[FoundImport] = []
             for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
                 for destination, status, leads in db.execute(
@@ -290,9 +290,9 @@ class Queries:
                     columns[self._column(status, destination)] += leads
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
-                found.append(FoundImport(*(*facts, published, dict(columns), credits_)))
+                imports.append(FoundImport(*(*facts, published, dict(columns), credits_)))
             last = rows[limit - 1] if len(rows) > limit else None
-            return found, None if last is None else (last[4], last[0])
+            return imports, None if last is None else (last[4], last[0])
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
@@ -342,16 +342,16 @@ class Queries:
 
 
 def _pause_of(db: sqlite3.Connection) -> Pause | None:
-    found = db.execute("SELECT value FROM facts WHERE name = 'pause'").fetchone()
+    row = db.execute("SELECT value FROM facts WHERE name = 'pause'").fetchone()
     try:
-        return None if found is None else msgspec.json.decode(found[0], type=Pause)
+        return None if row is None else msgspec.json.decode(row[0], type=Pause)
     except msgspec.DecodeError:  # of a later version
         return None
 
 
 def _lane_of(db: sqlite3.Connection, workspace: str) -> LaneView | None:
-    found = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
+    row = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
     try:
-        return None if found is None else _lane.decode(found[0])
+        return None if row is None else _lane.decode(row[0])
     except msgspec.DecodeError:
         return None

@@ -279,11 +279,11 @@ class ReadModel:
         kept, names = self._sources.kept, self._sources.names
         oldest_ms = now_ms - kept.status_days * DAY_MS
         with self._transaction() as db:
-            found = db.execute(
+            rows = db.execute(
                 "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?", (self._swept, _LOOKED_AT)
             ).fetchall()
-            self._projector.account.forget([number for number, at_ms in found if at_ms < oldest_ms])
-            self._swept = found[-1][0] if len(found) == _LOOKED_AT else -1
+            self._projector.account.forget([number for number, at_ms in rows if at_ms < oldest_ms])
+            self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
                 self._projector.account.forget_letters(topic, (now_ms // DAY_MS - days) * DAY_MS)
             if (minute := now_ms // 60_000) != self._swept_minute:
@@ -295,8 +295,8 @@ class ReadModel:
     def _fact(self, name: str) -> str | None:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():
             return None  # a new file
-        found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

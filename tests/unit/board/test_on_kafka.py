@@ -127,11 +127,11 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
     found = await search().find(lead_id, person, workspace)
     assert (found.worker, found.lag, found.problem) == (UP, {("leads", 0): 4, ("leads.bulk", 0): 2}, "")
     if offset is None:
-        assert (found.found, found.searched, found.left) == ([], 6, 0)
+        assert (found.matches, found.searched, found.left) == ([], 6, 0)
         return
     name, home = LEADS[offset].value or b"", "beta" if offset == 6 else "acme"
     expected = json.loads(name)["lead_id"] or f"p-{ADAS}"
-    assert found.found == [FoundRecord(expected, home, "leads", 0, offset, NOW_MS, offset - 3)]
+    assert found.matches == [FoundRecord(expected, home, "leads", 0, offset, NOW_MS, offset - 3)]
     assert (found.searched, found.left) == (offset - 2, 6 - (offset - 2))
 
 
@@ -139,7 +139,7 @@ async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(kafk
     kafka.logs, kafka.before = {LOG: LEADS}, UnreadableBatch("leads", 0, 3, 3, "no such codec")
     found = await search().find("crm-1", "", "")
     assert found.problem == str(kafka.before)
-    assert [each.blocked for each in found.found] == [kafka.before]
+    assert [each.blocked for each in found.matches] == [kafka.before]
 
 
 async def test_a_search_ends_after_so_many_records(kafka: type[FakeReader], monkeypatch: pytest.MonkeyPatch) -> None:
