@@ -389,7 +389,7 @@ def follow_status_sync(
         )
         events = runner.run(_entered(following))
         try:
-            yield _each(runner, events)
+            yield _iterate(runner, events)
         finally:
             runner.run(following.__aexit__(None, None, None))
 
@@ -421,7 +421,7 @@ def read_results_sync(
             settings, workspace=workspace, destination=destination, since=since, on_unreadable=on_unreadable
         )
         try:
-            yield from _each(runner, results)
+            yield from _iterate(runner, results)
         finally:
             runner.run(results.aclose())
 
@@ -445,7 +445,7 @@ def _runner(name: str) -> asyncio.Runner:
     raise RuntimeError(f"{name}_sync() cannot be called in a running event loop: use {name}()")
 
 
-def _each(runner: asyncio.Runner, items: AsyncIterator[T]) -> Iterator[T]:
+def _iterate(runner: asyncio.Runner, items: AsyncIterator[T]) -> Iterator[T]:
     async def following() -> T:
         return await anext(items)
 

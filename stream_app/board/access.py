@@ -87,8 +87,8 @@ def check_is_direct(request: Request) -> None:
 def host_of(request: Request) -> str:
     """The host that the request names, without port; "" unless there is exactly one valid Host header."""
     hosts = [value for name, value in request.scope["headers"] if name == b"host"]
-    found = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-    return (found[1] or found[2]) if found else ""
+    match = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+    return (match[1] or match[2]) if match else ""
 
 
 def _is_forwarded(request: Request) -> bool:
@@ -222,8 +222,8 @@ class BoardAccess:
         if not self._tokens:
             raise Refused(404, "no_login", "No token is configured, so there is no login")
         given = token.strip().encode()
-        found = [role for role, value in self._tokens.items() if hmac.compare_digest(given, value)]
-        if not found:
+        roles = [role for role, value in self._tokens.items() if hmac.compare_digest(given, value)]
+        if not roles:
             await self._wait(request)
             names = " or ".join(_SETTING[role] for role in self._tokens)
             raise Refused(403, "wrong_token", f"This is not the token of {names}")
@@ -231,7 +231,7 @@ class BoardAccess:
         if not name:
             raise Refused(422, "no_name", "Enter your name: it is logged, and commands are kept with it")
         raw = msgspec.json.encode(Session(name, self._now_s()))
-        visitor = Visitor(name, found[0])
+        visitor = Visitor(name, roles[0])
         return f"{urlsafe_b64encode(raw).decode()}.{self._signature(visitor.role, raw)}", visitor
 
     async def _wait(self, request: Request) -> None:

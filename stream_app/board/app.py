@@ -304,9 +304,9 @@ class Board:
         return [
             Route(f"{PATH}/static/{{path:path}}", self._assets.serve, methods=["GET"]),
             *self._login.routes(),
-            *(self._guarded("operator", *each) for each in self._actions.routes()),
-            *(self._guarded("operator", *each) for each in (self._publish.routes() if self._publish else ())),
-            *(self._guarded("viewer", *each) for each in self._views.routes()),
+            *(self._guarded("operator", *route) for route in self._actions.routes()),
+            *(self._guarded("operator", *route) for route in (self._publish.routes() if self._publish else ())),
+            *(self._guarded("viewer", *route) for route in self._views.routes()),
             self._guarded("viewer", "GET", "/{path:path}", self._unknown),
         ]
 

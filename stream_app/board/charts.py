@@ -115,7 +115,7 @@ def line(
 
     foreseen = f"{point(*rows[-1])} {point(*until)}" if rows and until else ""
     steps = [(at_ms, before) for (_, before), (at_ms, _) in pairwise(rows)]
-    points = " ".join(point(*each) for pair in zip_longest(rows, steps) for each in pair if each is not None)
+    points = " ".join(point(*place) for pair in zip_longest(rows, steps) for place in pair if place is not None)
     limit_y = None if limit is None else 100 - limit / top * 100
     return Line(points, foreseen, limit_y, _ticks(top), times(begin_s, end_s - begin_s, 5), list(rows))
 
@@ -166,9 +166,9 @@ def _ticks(top: int) -> list[int]:
 
 def _columns(below: Sequence[int], above: Sequence[int], top: int) -> str:
     """Return one rectangle for each slot, narrower than the slot, so that equal neighbours can be told apart."""
-    width, found = 100 / len(below), []
+    width, bars = 100 / len(below), []
     for n, (low, high) in enumerate(zip(below, above, strict=True)):
         if high > low:
             y, height = 100 - high / top * 100, (high - low) / top * 100
-            found.append(f"M{n * width:.2f} {y:.2f}h{width * _FILLED:.2f}v{height:.2f}h-{width * _FILLED:.2f}z")
-    return "".join(found)
+            bars.append(f"M{n * width:.2f} {y:.2f}h{width * _FILLED:.2f}v{height:.2f}h-{width * _FILLED:.2f}z")
+    return "".join(bars)

@@ -148,16 +148,16 @@ def waiting_path(topic: str = "", partition: int | None = None, after: int = 0) 
     return _path("/waiting", {"topic": topic, "partition": number, "after": str(after or "")})
 
 
-def behind_path(bulk: str, found: Finding, partition: int = 0, waiting: int = 0) -> str:
+def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 0) -> str:
     """Return the path of what waits behind a finding.
 
     `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk leads.
     """
-    if found.code in ("replay_paused", "no_replay"):
+    if finding.code in ("replay_paused", "no_replay"):
         return leads_path(status="dead_lettered,deferred")
-    if not found.workspace:
+    if not finding.workspace:
         return waiting_path()
-    return waiting_path("" if found.waiting == waiting else bulk, partition)
+    return waiting_path("" if finding.waiting == waiting else bulk, partition)
 
 
 def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:

@@ -126,7 +126,7 @@ _OPERATIONS: Final = (
 
 def document(version: str) -> dict[str, Any]:
     """Return the document as plain values."""
-    types = [*(each.answer for each in _OPERATIONS), Refusal]
+    types = [*(operation.answer for operation in _OPERATIONS), Refusal]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
@@ -137,7 +137,7 @@ def document(version: str) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
-        "paths": {each.path: {"get": _operation(each)} for each in _OPERATIONS},
+        "paths": {operation.path: {"get": _operation(operation)} for operation in _OPERATIONS},
         "components": {
             "schemas": schemas,
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
@@ -145,13 +145,13 @@ def document(version: str) -> dict[str, Any]:
     }
 
 
-def _operation(each: _Operation) -> dict[str, Any]:
-    refused = {str(code): _response(_REFUSALS[code], Refusal) for code in sorted((*each.refusals, *_ALWAYS))}
+def _operation(operation: _Operation) -> dict[str, Any]:
+    refused = {str(code): _response(_REFUSALS[code], Refusal) for code in sorted((*operation.refusals, *_ALWAYS))}
     return {
-        "operationId": each.name,
-        "summary": each.summary,
-        "parameters": list(each.parameters),
-        "responses": {"200": _response(each.summary + ".", each.answer), **refused},
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": list(operation.parameters),
+        "responses": {"200": _response(operation.summary + ".", operation.answer), **refused},
     }
 
 
@@ -211,22 +211,22 @@ class Lookup:
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         try:
             self.access.check(request)
-            found, status = await answer(request, lag), 200
+            body, status = await answer(request, lag), 200
         except Refused as refused:
             status = refused.status
             hidden = ProjectionLag() if status in (401, 403) else lag
-            found = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
+            body = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
             headers |= _HEADERS.get(status, {})
         except sqlite3.Error as error:
             status, text = 503, f"The read model cannot be read: {error}. {lag.trouble}"
             headers |= _HEADERS[status]
-            found = Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
-        raw = found if isinstance(found, bytes) else msgspec.json.encode(found)
+            body = Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
+        raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
         return Response(raw, status, headers, "application/json")
 
     async def _lead(self, request: Request, lag: ProjectionLag) -> LeadAnswer:
         lead_id = _id(str(request.path_params["lead_id"]))
-        lead = await self._found(lead_id)
+        lead = await self._lead_with_results(lead_id)
         if lead is None:
             self._check_read(lag)
             behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
@@ -236,10 +236,10 @@ class Lookup:
     async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:
         person = _person(request.query_params.get("person", ""))
         ids = await asyncio.to_thread(self.queries.leads_of, person)
-        found = [lead for lead_id in ids if (lead := await self._found(lead_id)) is not None]
-        if not found:
+        leads = [lead for lead_id in ids if (lead := await self._lead_with_results(lead_id)) is not None]
+        if not leads:
             self._check_read(lag)
-        return LeadsAnswer(**msgspec.structs.asdict(lag), leads=found)
+        return LeadsAnswer(**msgspec.structs.asdict(lag), leads=leads)
 
     def _check_read(self, lag: ProjectionLag) -> None:
         """Refuse to say that something is unknown before Kafka has been read."""
@@ -247,7 +247,7 @@ class Lookup:
             left = f", {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
             raise Refused(503, NOT_READ_YET, f"The board has not read Kafka yet{left}: ask again soon")
 
-    async def _found(self, lead_id: str) -> FoundLead | None:
+    async def _lead_with_results(self, lead_id: str) -> FoundLead | None:
         lead = await asyncio.to_thread(self.queries.lead, lead_id)
         if lead is None:
             return None
@@ -264,7 +264,7 @@ class Lookup:
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
         return WaitingAnswer(
             **msgspec.structs.asdict(lag),
-            leads=[waiting_lead(search, each, views.get(each.workspace), now_ms) for each in search.matches],
+            leads=[waiting_lead(search, record, views.get(record.workspace), now_ms) for record in search.matches],
             searched=search.searched,
             left=search.left,
             problem=search.problem,
@@ -277,17 +277,17 @@ class Lookup:
     async def _imports(self, request: Request, lag: ProjectionLag) -> ImportsAnswer:
         asked = request.query_params
         workspace, import_id = asked.get("workspace", ""), asked.get("import_id", "")
-        found, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
-        return ImportsAnswer(**msgspec.structs.asdict(lag), imports=found, more=last is not None)
+        imports, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
+        return ImportsAnswer(**msgspec.structs.asdict(lag), imports=imports, more=last is not None)
 
     async def _books(self, _: Request, lag: ProjectionLag) -> BooksAnswer:
         counts = await asyncio.to_thread(self.queries.status_counts)
         totals = Totals()
-        for each in counts:
-            totals.add(each.status, each.leads, final=each.column == "accepted_final")
+        for row in counts:
+            totals.add(row.status, row.leads, final=row.column == "accepted_final")
         return BooksAnswer(
             **msgspec.structs.asdict(lag),
-            columns={name: each.leads for name, each in totals.columns.items() if name != "waiting"},
+            columns={name: column.leads for name, column in totals.columns.items() if name != "waiting"},
             status_counts=counts,
             not_leads=dict(totals.not_leads),
             waiting=await self._untaken(),
@@ -325,15 +325,15 @@ def _person(person: str) -> str:
     return person
 
 
-def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None, now_ms: int) -> WaitingLead:
+def waiting_lead(search: Search, record: FoundRecord, view: LaneView | None, now_ms: int) -> WaitingLead:
     """A waiting record and what blocks it."""
-    waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == found.partition}
-    blocked = "" if found.blocked is None else str(found.blocked)
-    partition = view.partition if view else found.partition
-    lane = LaneFacts(found.workspace, partition, view, waiting, unreadable=blocked)
+    waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == record.partition}
+    blocked = "" if record.blocked is None else str(record.blocked)
+    partition = view.partition if view else record.partition
+    lane = LaneFacts(record.workspace, partition, view, waiting, unreadable=blocked)
     findings = explain(Facts(now_ms, search.worker, Group("", 1), [lane]))
-    origin = f"{found.topic}/{found.partition}/{found.offset}"
-    return WaitingLead(found.lead_id, found.workspace, origin, found.since_ms, found.ahead, findings)
+    origin = f"{record.topic}/{record.partition}/{record.offset}"
+    return WaitingLead(record.lead_id, record.workspace, origin, record.since_ms, record.ahead, findings)
 
 
 class _Endpoint:

@@ -128,7 +128,7 @@ def followed_at(path: str, ids: Iterable[str]) -> str:
 def command_ids(request: Request) -> list[str]:
     """Return the ids of the commands that the address names."""
     named = dict.fromkeys(request.query_params.getlist("command"))
-    return [each for each in named if _ID.fullmatch(each)][:_MOST]
+    return [name for name in named if _ID.fullmatch(name)][:_MOST]
 
 
 def follow(site: Site, ids: Iterable[str]) -> list[Followed]:
@@ -144,7 +144,7 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
         return Followed(command, "queued", "idle", "", "", QUEUED_TEXT)
     worst = min(first, key=lambda answer: answer.applied)
     text = outcome_text(worst.text or worst.reason, worst.under_way)
-    found = Followed(
+    outcome = Followed(
         command,
         "applied" if worst.applied else "refused",
         "ok" if worst.applied else "bad",
@@ -154,8 +154,8 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
     )
     answered, every = len({answer.place[1] for answer in workers}), site.settings.kafka.partitions
     if workers[0].kind in TO_ALL and answered < every:
-        return msgspec.structs.replace(found, partly=f"by {answered} of {every} partitions")
-    return found
+        return msgspec.structs.replace(outcome, partly=f"by {answered} of {every} partitions")
+    return outcome
 
 
 class Frame(msgspec.Struct, frozen=True):

@@ -52,7 +52,7 @@ def upload_page(site: Site, upload: Upload) -> PageData:
     settings, summary, state = site.settings, upload.summary, upload.state
     known = state not in ("columns", "checking")
     notes = list(column_lines(settings, upload.titles, upload.names, summary, "choose it above")) if known else []
-    credits_ = sum(each.credits for each in upload.quotes)
+    credits_ = sum(quote.credits for quote in upload.quotes)
     share = upload.published / summary.ready if known and summary.ready else upload.share
     return {
         "id": upload.id,
@@ -67,7 +67,9 @@ def upload_page(site: Site, upload: Upload) -> PageData:
         ],
         "fields": FIELDS,  # what a column may be called
         # those that may be chosen, with their destinations
-        "workspaces": {name: sorted(each.alias for each in _of(site, name)) for name in sorted(settings.workspaces)},
+        "workspaces": {
+            name: sorted(destination.alias for destination in _of(site, name)) for name in sorted(settings.workspaces)
+        },
         "workspace": upload.options.workspace or "",
         "names_workspace": "workspace" in upload.names,
         "destination": upload.options.destination or "",

@@ -62,8 +62,8 @@ class Site(msgspec.Struct, frozen=True):
 
     def views(self, workspaces: Collection[str]) -> dict[str, LaneView]:
         """Return the last published views of lanes. Lanes without one are absent."""
-        found = ((name, self.queries.lane(name)) for name in workspaces)
-        return {name: view for name, view in found if view is not None}
+        views = ((name, self.queries.lane(name)) for name in workspaces)
+        return {name: view for name, view in views if view is not None}
 
     def home(self, workspace: str, view: LaneView | None) -> int:
         """Return the partition of a lane. One that the configuration no longer has stays where it was."""
@@ -82,8 +82,8 @@ class Shared:
         """Return what `make` makes, which runs only once for a key."""
         if key not in self._made:
             self._made[key] = make()
-        found: T = self._made[key]
-        return found
+        made: T = self._made[key]
+        return made
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -165,8 +165,8 @@ class Overview(msgspec.Struct, frozen=True):
     @property
     def held(self) -> list[Lane]:
         """The held lanes, the worst first."""
-        found = [lane for lane in self.lanes if lane.tone in HELD]
-        return sorted(found, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
+        held = [lane for lane in self.lanes if lane.tone in HELD]
+        return sorted(held, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
 
     def in_columns(self, *columns: str) -> int:
         """Return the number of leads in these columns of the books."""
@@ -185,16 +185,16 @@ def _overview(site: Site, moment: Moment) -> Overview:
     by_name |= {view.workspace: view for view in views}
     waiting = waiting_in(site, moment)
     facts = [lane_facts(site, waiting, name, view) for name, view in sorted(by_name.items())]
-    back = sum(each.leads for each in counts if each.status in ("dead_lettered", "deferred"))
+    back = sum(count.leads for count in counts if count.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
     on_kafka = sum((untaken(site, moment) or {}).values())
     for finding in explain(_facts(site, moment, facts, back)):
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
             finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
-    lanes = [lane_of(site, each, findings[each.workspace], moment) for each in facts]
+    lanes = [lane_of(site, fact, findings[fact.workspace], moment) for fact in facts]
     newer = set(unreadable)
-    lanes = [_unreadable(each) if each.workspace in newer else each for each in lanes]
+    lanes = [_unreadable(lane) if lane.workspace in newer else lane for lane in lanes]
     return Overview(lanes, findings[""], counts)
 
 
@@ -205,7 +205,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     if view is None and not unreadable and workspace not in site.settings.workspaces:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
-    findings = [each for each in explain(_facts(site, moment, [facts], 0)) if each.workspace == workspace]
+    findings = [finding for finding in explain(_facts(site, moment, [facts], 0)) if finding.workspace == workspace]
     lane = lane_of(site, facts, findings, moment)
     return _unreadable(lane) if unreadable else lane
 
@@ -220,11 +220,11 @@ def untaken(site: Site, moment: Moment) -> dict[tuple[str, int], int] | None:
 
 def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
     """Return the records that no worker has taken, by partition and topic. Empty if Kafka does not answer."""
-    found: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    by_partition: defaultdict[int, dict[str, int]] = defaultdict(dict)
     prefix = site.settings.names.namespace
     for (topic, number), left in (untaken(site, moment) or {}).items():
-        found[number][topic.removeprefix(prefix)] = left
-    return found
+        by_partition[number][topic.removeprefix(prefix)] = left
+    return by_partition
 
 
 def lane_facts(
@@ -270,7 +270,7 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     remedies: list[tuple[str, str]] = []
     if view is not None and facts.workspace in site.settings.workspaces:
         known = (remedy_of(finding, view) for finding in findings if finding.holds)
-        remedies = list(dict.fromkeys(each for each in known if each is not None))
+        remedies = list(dict.fromkeys(remedy for remedy in known if remedy is not None))
     return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared, remedies)
 
 
@@ -293,7 +293,7 @@ def _unreadable(lane: Lane) -> Lane:
 
 def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
     """Return the budgets of a lane that have a cap, or in which something was used."""
-    found: list[Bar] = []
+    bars: list[Bar] = []
     for name, label in METERS.items():
         meter = view.meters.get(name)
         if meter is None:
@@ -309,7 +309,7 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
         seen = outlook(view, name, foreseen, now_ms)
         is_full = seen is not None and seen.is_full
         tone: Tone = "bad" if is_full else "warn" if share >= 80 else "ok"
-        found.append(
+        bars.append(
             Bar(
                 name=name,
                 label=label,
@@ -324,12 +324,12 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
                 ends_ms=meter.ends_ms,
             )
         )
-    return found
+    return bars
 
 
 def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict[str, Forecast]:
     """Forecast the credits of a lane. `minutes`: what was booked in the last hour."""
-    found: dict[str, Forecast] = {}
+    forecasts: dict[str, Forecast] = {}
     hour_ms = now_ms - HOUR_S * 1000
     for name in ("credits_day", "credits_month"):
         meter = view.meters.get(name)
@@ -340,8 +340,8 @@ def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict
         before = msgspec.structs.replace(meter, spent=meter.spent - booked)
         foreseen = forecast([Sample(since_ms, before), Sample(now_ms, meter)], now_ms)
         if foreseen is not None:
-            found[name] = foreseen
-    return found
+            forecasts[name] = foreseen
+    return forecasts
 
 
 def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
@@ -351,7 +351,7 @@ def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
     names = [lane.workspace for lane in shown]
     ended_in = site.queries.came_to_rest(names, MINUTE_S, begin_s)
     booked = site.queries.credits(names, MINUTE_S, begin_s)
-    found = []
+    rows = []
     for lane in shown:
         ended: Counter[int] = Counter()
         for slot in ended_in[lane.workspace]:
@@ -360,5 +360,5 @@ def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
         bars: list[Bar] = []
         if lane.view is not None:
             bars = bars_of(lane.view, forecasts_of(lane.view, booked[lane.workspace], moment.now_ms), moment.now_ms)
-        found.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
-    return found
+        rows.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
+    return rows

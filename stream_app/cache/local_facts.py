@@ -37,18 +37,18 @@ def local_facts(fields: Mapping[str, Scalar]) -> Facts:
     Returns:
         By name the value and its source: `domain`, `phone` or `tld`.
     """
-    found: Facts = {}
+    facts: Facts = {}
     domain = company_domain(fields)
     registered, suffix = _registered(domain) if domain else ("", "")
     if registered:
-        found["domain"] = (registered, "domain")
-        found["company_name"] = (_readable(registered.removesuffix(f".{suffix}")), "domain")
+        facts["domain"] = (registered, "domain")
+        facts["company_name"] = (_readable(registered.removesuffix(f".{suffix}")), "domain")
     phone = fields.get("phone")
     if isinstance(phone, str) and (country := _country_of_phone(phone)):
-        found["country"] = (country, "phone")
+        facts["country"] = (country, "phone")
     elif registered and (country := _country_of_tld(suffix.rpartition(".")[2])):
-        found["country"] = (country, "tld")
-    return {name: fact for name, fact in found.items() if fields.get(name) in (None, "")}
+        facts["country"] = (country, "tld")
+    return {name: fact for name, fact in facts.items() if fields.get(name) in (None, "")}
 
 
 def _registered(domain: str) -> tuple[str, str]:

@@ -240,7 +240,7 @@ def demo(
 def _show(outcome: Outcome) -> None:
     show_report(outcome.books)
     ledger, counts = outcome.ledger, outcome.books.statuses
-    ended = {status: each.records for status, each in counts.items()}
+    ended = {status: ended_as.records for status, ended_as in counts.items()}
     show("")
     show(
         f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay found "

@@ -69,10 +69,10 @@ def _states(common: Common, source: Source) -> tuple[DeadLetters | None, str]:
     if source == "deferred":
         return None, ""
     try:
-        found = find_dead_letters(common.settings("api"))
+        states = find_dead_letters(common.settings("api"))
     except StreamAppError as error:
         return None, str(error)
-    return (found.dlq if source == "dlq" else found.parked), ""
+    return (states.dlq if source == "dlq" else states.parked), ""
 
 
 def _name(cause: Cause | Group) -> tuple[str, ...]:
@@ -114,14 +114,14 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
     wanted = which.checked(settings, source)
     with reading("reading dead letters") as progress:
         work = inspect.newest(settings, source, wanted, limit, progress)
-        found, matching = on_kafka(settings, "dlq", work)
+        letters, matching = on_kafka(settings, "dlq", work)
     if common.json:
-        show_json({"dead_letters": found, "matching": matching})
+        show_json({"dead_letters": letters, "matching": matching})
         return OK
-    if found:
-        show_table(list_table(found))
-    more = f"; --limit {matching} shows all" if matching > len(found) else ""
-    show(f"{len(found):,} of {count(matching, 'dead letter')} in {source}{more}")
+    if letters:
+        show_table(list_table(letters))
+    more = f"; --limit {matching} shows all" if matching > len(letters) else ""
+    show(f"{len(letters):,} of {count(matching, 'dead letter')} in {source}{more}")
     return OK
 
 
@@ -139,27 +139,27 @@ def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON)
     settings = common.settings()
     inspect.parse_dead_letter_id(settings, record_id)
     with reading("reading its history") as progress:
-        found = on_kafka(settings, "dlq show", inspect.show(settings, record_id, progress))
-    dead_letter = found.dead_letter
+        shown = on_kafka(settings, "dlq show", inspect.show(settings, record_id, progress))
+    dead_letter = shown.dead_letter
     text = (dead_letter.value or b"").decode("utf-8", "backslashreplace")
     if common.json:
         document: dict[str, Any] = {
             "record_id": dead_letter.record_id,
             "at_ms": dead_letter.timestamp_ms,
-            "headers": found.headers,
-            "history": found.history,
-            "suppressed": found.suppressed,
+            "headers": shown.headers,
+            "history": shown.history,
+            "suppressed": shown.suppressed,
         }
-        show_json(document | ({"value": text} if value and not found.suppressed else {}))
+        show_json(document | ({"value": text} if value and not shown.suppressed else {}))
         return OK
     size = count(len(dead_letter.value or b""), "byte")
     show(f"{dead_letter.record_id}, written {iso(dead_letter.timestamp_ms)}, {size}")
-    for name, header in found.headers.items():
+    for name, header in shown.headers.items():
         show(f"  {name}: {header}")
-    for event in found.history:
+    for event in shown.history:
         words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
         show(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
-    if found.suppressed:
+    if shown.suppressed:
         show(f"it is {_ON_THE_LIST}: it is never sent, and its value is hidden")
     elif value:
         show(text)

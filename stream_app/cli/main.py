@@ -289,10 +289,10 @@ def in_order(app: App, words: Sequence[str]) -> list[str]:
 def _takes_value(app: App, option: str, word: str) -> bool:
     """Return True if the word after an option is its value. Where the value may be missing, it must be a number."""
     try:
-        found, _, implied = app.assemble_argument_collection().match(option)
+        argument, _, implied = app.assemble_argument_collection().match(option)
     except ValueError:
         return False  # no such option, or `--option=value`
-    return implied is UNSET and (not found.parameter.consume_multiple or _is_number(word))
+    return implied is UNSET and (not argument.parameter.consume_multiple or _is_number(word))
 
 
 def _is_number(word: str) -> bool:

@@ -94,17 +94,17 @@ def list_people(*person: str, common: Common = COMMON) -> int:
     settings = common.settings()
     wanted = set(hashes_of(person))
     with reading("the rows") as progress:
-        found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
+        on_list = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
-        found = [suppressed for suppressed in found if suppressed.person in wanted]
+        on_list = [suppressed for suppressed in on_list if suppressed.person in wanted]
     if common.json:
-        show_json(found)
+        show_json(on_list)
     else:
-        for suppressed in found:
+        for suppressed in on_list:
             partly = "" if suppressed.everywhere else "  not in every partition yet: some partition has no worker"
             show(f"{iso(suppressed.since_ms)}  {suppressed.person}  by {suppressed.who} ({suppressed.command}){partly}")
-        show(f"{count(len(found), *_PEOPLE)} on the suppression list")
-    return OK if wanted <= {suppressed.person for suppressed in found} else NO
+        show(f"{count(len(on_list), *_PEOPLE)} on the suppression list")
+    return OK if wanted <= {suppressed.person for suppressed in on_list} else NO
 
 
 def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) -> int:
@@ -172,7 +172,7 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     with reading("reading rows and results") as progress:
         lead_id = None if is_person else lead_or_person
         stored = on_kafka(settings, "erase", find_stored_leads(settings, persons, lead_id, workspace, progress))
-    named = [each for each in stored if each.is_named]
+    named = [listed for listed in stored if listed.is_named]
     if not stored and not persons:
         say("nothing found to erase: no row and no result of this lead or person")
         if audit.json:
@@ -181,7 +181,7 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     for lead in stored:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
-    taken, kept = _asked_apart([each for each in stored if not each.is_named], ask=not yes)
+    taken, kept = _asked_apart([listed for listed in stored if not listed.is_named], ask=not yes)
     chosen = erasure([*named, *taken], persons, kept)
     commands = asyncio.run(_erase(audit, settings, chosen, lead_or_person))
     _show_erased(settings, [*named, *taken], kept, commands, as_json=audit.json)

@@ -51,12 +51,12 @@ _LONGEST_S: Final = 10_000_000
 
 def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
     try:
-        found = tuple(float(token.value) for token in tokens)
+        periods = tuple(float(token.value) for token in tokens)
     except ValueError:
-        found = (0,)
-    if not all(0 < seconds <= _LONGEST_S for seconds in found):  # nan is not, either
+        periods = (0,)
+    if not all(0 < seconds <= _LONGEST_S for seconds in periods):  # nan is not, either
         raise ValueError(f"{tokens[0].value!r} is no number of seconds above 0")
-    return found
+    return periods
 
 
 Wait = Annotated[tuple[float, ...] | None, Parameter(metavar="[SECONDS]", converter=_seconds, consume_multiple=(0, 1))]
@@ -233,7 +233,7 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
 
 def _ask(quotes: list[Quote], *, yes: bool) -> None:
     """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
-    credits_, leads = sum(each.credits for each in quotes), sum(each.leads for each in quotes)
+    credits_, leads = sum(quote.credits for quote in quotes), sum(quote.leads for quote in quotes)
     cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
     confirm(f"publish {count(leads, 'lead')} for {cost}", yes=yes or credits_ <= ASK_ABOVE_CREDITS)
 

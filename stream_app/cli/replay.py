@@ -216,19 +216,19 @@ async def order_and_follow(settings: Settings, command: ReplayCommand) -> Replay
 async def order_change(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
     """Stop or resume a replay, and return its state after that; None: no replay process answers."""
     async with aclosing(submit_and_follow(settings, command)) as following:
-        async for each in _answers(following, time.monotonic() + _ANSWER_WITHIN_S):
-            if command.id in each.commands:
-                return each
+        async for progress in _answers(following, time.monotonic() + _ANSWER_WITHIN_S):
+            if command.id in progress.commands:
+                return progress
     return None
 
 
 async def _answers(following: AsyncIterator[ReplayProgress | None], deadline_s: float) -> AsyncIterator[ReplayProgress]:
     """Yield the progress. It ends if none has come before the deadline."""
     answered = False
-    async for each in following:
-        if each is not None:
+    async for progress in following:
+        if progress is not None:
             answered = True
-            yield each
+            yield progress
         elif not answered and time.monotonic() > deadline_s:
             return
 
@@ -369,11 +369,11 @@ def list_them(*, limit: Positive = 20, common: Common = COMMON) -> int:
     """
     settings = common.settings()
     orders = on_kafka(settings, "replay list", ordered_replays(settings))
-    found = sorted(orders.replays.values(), key=lambda each: -each.at_ms)[:limit]
+    newest = sorted(orders.replays.values(), key=lambda order: -order.at_ms)[:limit]
     if common.json:
-        show_json({"replays": [msgspec.structs.asdict(each) for each in found]})
-    elif found:
-        show_table(_replay_table(found))
+        show_json({"replays": [msgspec.structs.asdict(order) for order in newest]})
+    elif newest:
+        show_table(_replay_table(newest))
     else:
         show("no operator has started a replay: stream-app replay select")
     return OK
@@ -390,9 +390,18 @@ def _replay_table(replays: Sequence[ReplayProgress]) -> Table:
         Column("started", rank=3),
         Column("says", rank=4, prose=True),
     )
-    for each in replays:
-        of = f"{each.total or each.plan.dead_letters:,}"
-        row = (each.id, each.state, f"{each.sent:,}", of, f"{each.refused:,}", each.who, iso(each.at_ms), each.text)
+    for order in replays:
+        of = f"{order.total or order.plan.dead_letters:,}"
+        row = (
+            order.id,
+            order.state,
+            f"{order.sent:,}",
+            of,
+            f"{order.refused:,}",
+            order.who,
+            iso(order.at_ms),
+            order.text,
+        )
         table.add(*row)
     return table
 

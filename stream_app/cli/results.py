@@ -76,10 +76,10 @@ def _workspace_of(common: Common, import_id: str, join: Path | None) -> str | No
     """Return the workspace of an import; None if it has several, which the rows of its file name then."""
     if join is None:
         raise SettingsError(["--import needs --join: the file that was published"])
-    found = find_imports(common.settings("api"), import_id).imports
-    if not found:
+    imports = find_imports(common.settings("api"), import_id).imports
+    if not imports:
         raise StreamAppError(f"no lead of import {import_id} is known: `stream-app imports` lists those that are")
-    return found[0].workspace if len(found) == 1 else None
+    return imports[0].workspace if len(imports) == 1 else None
 
 
 @contextmanager

@@ -47,22 +47,22 @@ def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, c
     """
     settings = common.settings("api")
     check_known(settings, workspace=workspace)
-    found = find(settings, lead, workspace)
+    search = find(settings, lead, workspace)
     if common.json:
-        show_json(_document(found, result=result))
+        show_json(_document(search, result=result))
     else:
-        for each in found.leads:
-            _show(each, result=result)
-        for waiting in found.waiting.leads if found.waiting else []:
+        for match in search.leads:
+            _show(match, result=result)
+        for waiting in search.waiting.leads if search.waiting else []:
             _show_waiting(waiting)
-        if not _is_known(found):
-            say(_unknown(found.waiting))
-    say_how_far(found)
-    return OK if _is_known(found) else NO
+        if not _is_known(search):
+            say(_unknown(search.waiting))
+    say_how_far(search)
+    return OK if _is_known(search) else NO
 
 
-def _is_known(found: LeadSearch) -> bool:
-    return bool(found.leads or (found.waiting and found.waiting.leads))
+def _is_known(search: LeadSearch) -> bool:
+    return bool(search.leads or (search.waiting and search.waiting.leads))
 
 
 def _unknown(search: WaitingAnswer | None) -> str:
@@ -86,22 +86,22 @@ def _show_waiting(lead: WaitingLead) -> None:
         show(f"    {'HELD, ' if finding.holds else ''}{finding.what}{until}{lifts}")
 
 
-def _document(found: LeadSearch, *, result: bool) -> Any:
-    document = msgspec.to_builtins(found)
-    for each in [] if result else [each for lead in document["leads"] for each in lead["results"]]:
-        each["fields"] = None
+def _document(search: LeadSearch, *, result: bool) -> Any:
+    document = msgspec.to_builtins(search)
+    for answer in [] if result else [answer for lead in document["leads"] for answer in lead["results"]]:
+        answer["fields"] = None
     return document
 
 
-def say_how_far(found: Answer) -> None:
+def say_how_far(answer: Answer) -> None:
     """Print how far the answer is behind Kafka, if it is."""
-    if found.trouble:
-        say(f"The board cannot follow Kafka: {found.trouble}")
-    left = count(found.lag, "record is", "records are")
-    if found.as_of_ms is None:
+    if answer.trouble:
+        say(f"The board cannot follow Kafka: {answer.trouble}")
+    left = count(answer.lag, "record is", "records are")
+    if answer.as_of_ms is None:
         say(f"The board has not read all of Kafka yet: {left} still to be read")
-    elif found.lag or found.trouble:
-        say(f"As of {iso(found.as_of_ms)}; {left} still to be read")
+    elif answer.lag or answer.trouble:
+        say(f"As of {iso(answer.as_of_ms)}; {left} still to be read")
 
 
 def _show(lead: FoundLead, *, result: bool) -> None:
@@ -146,17 +146,17 @@ def _step(step: Step) -> str:
     return line + (f" ({step.times} times since {iso(step.since_ms)})" if step.times > 1 else "")
 
 
-def _show_result(found: FoundResult, *, result: bool) -> None:
-    line = f"  result for {found.workspace}/{found.destination}: from {found.source}, version {found.version}"
-    line += f", {iso(found.at_ms)}"
-    if found.age_s:
-        line += f", then {found.age_s} s old"
-    if found.problem:
-        line += f"; its data is missing: {found.problem}"
+def _show_result(stored: FoundResult, *, result: bool) -> None:
+    line = f"  result for {stored.workspace}/{stored.destination}: from {stored.source}, version {stored.version}"
+    line += f", {iso(stored.at_ms)}"
+    if stored.age_s:
+        line += f", then {stored.age_s} s old"
+    if stored.problem:
+        line += f"; its data is missing: {stored.problem}"
     elif not result:
-        line += f", {count(len(found.fields or {}), 'field')} (--result shows them)"
+        line += f", {count(len(stored.fields or {}), 'field')} (--result shows them)"
     show(line)
-    for name, value in (found.fields or {}).items() if result else ():
+    for name, value in (stored.fields or {}).items() if result else ():
         show(f"    {name}: {value}")
 
 
@@ -192,7 +192,7 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
     return OK if answer.imports or not import_id else NO
 
 
-def _imports_table(found: list[FoundImport]) -> Table:
+def _imports_table(publications: list[FoundImport]) -> Table:
     table = Table(
         Column("import"),
         Column("began", rank=1),
@@ -205,7 +205,7 @@ def _imports_table(found: list[FoundImport]) -> Table:
         Column("file", rank=5),
         Column("by", rank=6),
     )
-    for publication in found:
+    for publication in publications:
         rest = publication.leads - publication.moving
         share = f" {rest * 100 // publication.leads} %" if publication.leads else ""
         table.add(
@@ -223,20 +223,21 @@ def _imports_table(found: list[FoundImport]) -> Table:
     return table
 
 
-def _show_import(each: FoundImport) -> None:
-    of = f" from {each.file}" if each.file else ""
-    by = f" by {each.who}" if each.who else ""
-    show(f"{each.import_id}: {each.workspace}, began {iso(each.first_ms)}{of}{by}")
-    if each.rows is not None:
-        rows, refused = count(each.rows, "row"), f"{each.refused or 0:,} refused"
-        show(f"  {rows} in the file, {refused}; {count(each.published or 0, 'lead')} published to {each.workspace}")
-    rest = each.leads - each.moving
-    full = rest * _BAR // each.leads if each.leads else 0
-    show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(each.leads, 'lead')} at rest")
+def _show_import(publication: FoundImport) -> None:
+    of = f" from {publication.file}" if publication.file else ""
+    by = f" by {publication.who}" if publication.who else ""
+    show(f"{publication.import_id}: {publication.workspace}, began {iso(publication.first_ms)}{of}{by}")
+    if publication.rows is not None:
+        rows, refused = count(publication.rows, "row"), f"{publication.refused or 0:,} refused"
+        published = count(publication.published or 0, "lead")
+        show(f"  {rows} in the file, {refused}; {published} published to {publication.workspace}")
+    rest = publication.leads - publication.moving
+    full = rest * _BAR // publication.leads if publication.leads else 0
+    show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} at rest")
     for name in (*COLUMNS, "unknown"):
-        if leads := each.columns.get(name):
+        if leads := publication.columns.get(name):
             show(f"  {name.replace('_', ' ')}: {leads:,} ({meaning_of(name)})")
-    show(f"  {count(each.credits, 'credit')} so far; last event {iso(each.last_ms)}")
+    show(f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}")
 
 
 def _number(value: int | None) -> str:

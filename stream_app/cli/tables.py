@@ -123,7 +123,7 @@ def _widths(columns: Sequence[Column], grid: list[list[str]], shown: list[int], 
     if width is None:
         return widths
     over = _total(widths.values()) - width
-    for number in sorted((each for each in shown if columns[each].prose), key=lambda each: -widths[each]):
+    for number in sorted((number for number in shown if columns[number].prose), key=lambda number: -widths[number]):
         least = _least(columns[number], [row[number] for row in grid])
         narrower = max(0, min(over, widths[number] - least))
         widths[number] -= narrower
@@ -143,8 +143,8 @@ def _stacked(grid: list[list[str]], shown: list[int]) -> list[str]:
 
 
 def _total(widths: Iterable[int]) -> int:
-    found = list(widths)
-    return sum(found) + len(_GAP) * (len(found) - 1)
+    numbers = list(widths)
+    return sum(numbers) + len(_GAP) * (len(numbers) - 1)
 
 
 def _wrapped(cell: str, width: int, *, wraps: bool) -> list[str]:

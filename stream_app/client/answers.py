@@ -72,7 +72,7 @@ _LONGEST_CYCLE: Final = 3
 
 def steps(events: Sequence[Event]) -> list[Step]:
     """Return the events of a history. Up to three that repeat in turn are shown once, with their number."""
-    found: list[Step] = []
+    story: list[Step] = []
     n = 0
     while n < len(events):
         length, times = max(
@@ -82,9 +82,9 @@ def steps(events: Sequence[Event]) -> list[Step]:
         last = n + length * (times - 1)
         for at in range(last, last + length):
             event, gap_ms = events[at], events[at].at_ms - events[at - 1].at_ms if at else None
-            found.append(Step(event, gap_ms, times, events[at - length * (times - 1)].at_ms))
+            story.append(Step(event, gap_ms, times, events[at - length * (times - 1)].at_ms))
         n = last + length
-    return found
+    return story
 
 
 def _repeats(events: Sequence[Event], begin: int, length: int) -> int:

@@ -196,10 +196,10 @@ class Books:
             row = None
             try:
                 if value is not None:
-                    found = _delivery.decode(value)
-                    cost = found.booked if is_open(found) else None
-                    row = Row(workspace, destination, lead_id, found.state, found.seq, found.reservation, cost)
-                    self._rows[key] = (partition, self._numbers.number(found.origin), _encode(row))
+                    delivery = _delivery.decode(value)
+                    cost = delivery.booked if is_open(delivery) else None
+                    row = Row(workspace, destination, lead_id, delivery.state, delivery.seq, delivery.reservation, cost)
+                    self._rows[key] = (partition, self._numbers.number(delivery.origin), _encode(row))
                 else:
                     self._rows[key] = None
             except ValueError as error:  # includes msgspec's errors
@@ -273,26 +273,26 @@ class Books:
             any(not state.kept for state in self._partitions.values()),
             frozenset(number for number, state in self._partitions.items() if not state.exact),
         )
-        for number, history, found in self._found():
+        for number, history, evidence in self._records():
             status = history.status
-            if not found.is_input and status in NOT_LEADS:
+            if not evidence.is_input and status in NOT_LEADS:
                 totals.add(status, 1, final=False)
                 continue
-            if found.is_input and status:
-                counts[status, found.final] += 1
-                folded[status, found.final] += number in others
-                same[status, found.final] += found.row is not None and found.row.status == status
-            elif found.is_input:
-                totals.columns["waiting"].add(not found.passed, not found.passed, 0)
+            if evidence.is_input and status:
+                counts[status, evidence.final] += 1
+                folded[status, evidence.final] += number in others
+                same[status, evidence.final] += evidence.row is not None and evidence.row.status == status
+            elif evidence.is_input:
+                totals.columns["waiting"].add(not evidence.passed, not evidence.passed, 0)
             else:
-                report.outlived += found.gone and status != ""
-            wrong = audit(history, found, terms)
+                report.outlived += evidence.gone and status != ""
+            wrong = audit(history, evidence, terms)
             if wrong == IN_MOTION:
                 report.moving += 1
             elif wrong and number not in self._named:
-                lead_id = history.lead_id or (found.row.lead_id if found.row else "")
+                lead_id = history.lead_id or (evidence.row.lead_id if evidence.row else "")
                 self.problem(self._numbers.record_id(number), wrong, lead_id)
-        for status, final in sorted(counts, key=lambda each: STATUSES.index(each[0])):
+        for status, final in sorted(counts, key=lambda pair: STATUSES.index(pair[0])):
             count, rows = counts[status, final], same[status, final]
             leads = count - folded[status, final]
             totals.add(status, leads, count, rows, final=final)
@@ -301,8 +301,8 @@ class Books:
         for partition in sorted(self._partitions):
             report.accounts += self._lanes(partition)
         self._db.close()
-        report.accounted = sum(each.records for each in totals.columns.values())
-        report.leads = sum(each.leads for each in totals.columns.values())
+        report.accounted = sum(column.records for column in totals.columns.values())
+        report.leads = sum(column.leads for column in totals.columns.values())
         report.balanced = report.problem_count == 0 and report.accounted == report.records
         return report
 
@@ -327,7 +327,7 @@ class Books:
         for number, raw in self._db.execute(doubles):
             self.problem(self._numbers.record_id(number), "two rows are of the same history", _row.decode(raw).lead_id)
 
-    def _found(self) -> Iterator[tuple[int, RecordHistory, Found]]:
+    def _records(self) -> Iterator[tuple[int, RecordHistory, Found]]:
         """Yield each record: its number, its history, and what else was found of it."""
         select = "SELECT id, history, passed, copy, row FROM records ORDER BY id"
         for number, raw, passed, copy, row in self._db.execute(select):
@@ -445,11 +445,11 @@ class _BooksReader:
 
     async def _passed(self) -> dict[TopicPartition, int]:
         """Return the committed offsets of both groups."""
-        found: dict[TopicPartition, int] = {}
+        passed: dict[TopicPartition, int] = {}
         async with open_admin(self._connection) as admin:
             for group in (self._names.worker_app, self._names.replay_app):
-                found |= await committed_offsets(admin, group)
-        return found
+                passed |= await committed_offsets(admin, group)
+        return passed
 
     async def _cut(self, reader: Reader) -> tuple[set[int], dict[TopicPartition, int]]:
         """Ends of state and status, and the partitions in which both are of the same moment.
@@ -487,9 +487,9 @@ class _BooksReader:
     ) -> None:
         state, status = TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)
         books.partition(number, exact=exact, kept=begins[status] == 0)
-        async for record in self._each(reader, state, begins[state], ends[state]):
+        async for record in self._committed(reader, state, begins[state], ends[state]):
             books.row(number, record.key, record.value)
-        async for record in self._each(reader, status, begins[status], ends[status]):
+        async for record in self._committed(reader, status, begins[status], ends[status]):
             books.event(number, record.value or b"", f"{status.topic}/{number}/{record.offset}")
 
     async def _records(
@@ -499,11 +499,11 @@ class _BooksReader:
             what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
             books.problem(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
-        async for record in self._each(reader, tp, begin, end, unreadable):
+        async for record in self._committed(reader, tp, begin, end, unreadable):
             consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
             books.record(consumed, passed=record.offset < passed)
 
-    async def _each(
+    async def _committed(
         self,
         reader: Reader,
         tp: TopicPartition,

@@ -360,12 +360,12 @@ async def _test_message(settings: Settings, egress: Egress) -> str:
 
 def _webhook_hosts(settings: Settings) -> list[str]:
     """Return the hosts of the webhooks, as URLs without the path, which is secret."""
-    found = set()
+    hosts = set()
     for destination in settings.destinations.values():
         for name in destination.webhooks_env:
             parts = urlsplit(settings.secrets[name])
-            found.add(f"{parts.scheme}://{parts.netloc}")
-    return sorted(found)
+            hosts.add(f"{parts.scheme}://{parts.netloc}")
+    return sorted(hosts)
 
 
 def _proxy(public_url: str, *, is_proxied: bool) -> Check:

@@ -74,7 +74,7 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
             f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
         )
     text = answer.text.strip()
-    if text in {each.text for each in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
+    if text in {refusal.text for refusal in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
         raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
     if text != (REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else NO_SECRET).text:
         raise ProbeFailed(f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it")
@@ -149,18 +149,18 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
         return [_not_tried(*place, f"{proxy}, the URL of the proxy, is not set here") for place in wanted]
     if not wanted:
         return []
-    found: dict[tuple[str, str], TableSecret] = {}
+    states: dict[tuple[str, str], TableSecret] = {}
     ends_s = time.monotonic() + patience_s
     async with _client(egress_of(settings), _WITHIN_S) as client:
         while wanted:
             try:
                 for alias, variable in wanted:
-                    found[alias, variable] = await _table_secret(settings, alias, variable, client)
+                    states[alias, variable] = await _table_secret(settings, alias, variable, client)
             except ProbeFailed as error:  # all are behind one proxy
-                found |= {place: _not_tried(*place, str(error)) for place in wanted}
-            wanted = [place for place in wanted if found[place].state == "missing" and time.monotonic() < ends_s]
+                states |= {place: _not_tried(*place, str(error)) for place in wanted}
+            wanted = [place for place in wanted if states[place].state == "missing" and time.monotonic() < ends_s]
             await asyncio.sleep(_AGAIN_S if wanted else 0)
-    return list(found.values())
+    return list(states.values())
 
 
 def _not_tried(alias: str, variable: str, why: str) -> TableSecret:

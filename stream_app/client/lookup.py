@@ -73,7 +73,7 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
         for path in paths_of(who):
             kind: type[Answer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
             answer = _answer(client, path, kind, Refusal)
-            found = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
+            search = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
             match answer:
                 case LeadsAnswer():
                     leads = answer.leads
@@ -82,8 +82,8 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
                 case _:
                     leads = []
             if mine := list(filter(None, (_of_workspace(lead, workspace) for lead in leads))):
-                return msgspec.structs.replace(found, leads=mine)
-        return msgspec.structs.replace(found, waiting=_waiting(client, who, workspace))
+                return msgspec.structs.replace(search, leads=mine)
+        return msgspec.structs.replace(search, waiting=_waiting(client, who, workspace))
 
 
 def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
@@ -125,11 +125,14 @@ async def wait_for_import(
         except BoardUnavailable as error:
             why = error
         else:
-            rows = max((each.rows - (each.refused or 0) for each in imports if each.rows is not None), default=0)
+            rows = max(
+                (entry.rows - (entry.refused or 0) for entry in imports if entry.rows is not None),
+                default=0,
+            )
             # Of a workspace of which no worker has taken a lead yet, only the count of rows knows.
-            unseen = 0 if workspace else max(0, rows - sum(each.published or 0 for each in imports))
-            known = unseen + sum(each.leads for each in imports)
-            moving = unseen + sum(each.moving for each in imports)
+            unseen = 0 if workspace else max(0, rows - sum(entry.published or 0 for entry in imports))
+            known = unseen + sum(entry.leads for entry in imports)
+            moving = unseen + sum(entry.moving for entry in imports)
             if known and not moving:
                 return imports
         if is_last:
@@ -250,8 +253,8 @@ def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:
     """Reduce a lead to one workspace. Records whose events name no workspace stay."""
     if workspace is None:
         return lead
-    histories = [each for each in lead.histories if each.workspace in (workspace, "")]
-    results = [each for each in lead.results if each.workspace == workspace]
+    histories = [history for history in lead.histories if history.workspace in (workspace, "")]
+    results = [result for result in lead.results if result.workspace == workspace]
     if not histories and not results:
         return None
     return msgspec.structs.replace(lead, histories=histories, history_count=len(histories), results=results)

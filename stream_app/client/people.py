@@ -59,23 +59,23 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
     Raises:
         SettingsError: Some lines are neither; their numbers are named, not their content.
     """
-    found: dict[str, None] = {}
+    persons: dict[str, None] = {}
     bad: list[str] = []
     for number, line in enumerate(lines, 1):
         if not (text := line.strip()):
             continue
         if hashed and _HASH.fullmatch(text):
-            found[text] = None
+            persons[text] = None
             continue
         email, linkedin = clean_email(text), clean_linkedin(text)
         fields: dict[str, Scalar] = {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
         if known := people(fields):
-            found[known[0]] = None
+            persons[known[0]] = None
         else:
             bad.append(f"number {number} is neither an e-mail nor a LinkedIn URL of a person")
     if bad:
         raise SettingsError(bad)
-    return list(found)
+    return list(persons)
 
 
 def persons_in(text: str) -> list[str]:
@@ -106,12 +106,12 @@ async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed
                     partitions.pop(record.partition, None)
                 else:
                     partitions[record.partition] = _suppression.decode(record.value)
-    found = [
+    suppressed = [
         Suppressed(person, first.at_ms, first.who, first.command, len(partitions) == settings.kafka.partitions)
         for person, partitions in rows.items()
         if partitions and (first := min(partitions.values(), key=lambda row: row.at_ms))
     ]
-    return sorted(found, key=lambda each: (each.since_ms, each.person))
+    return sorted(suppressed, key=lambda entry: (entry.since_ms, entry.person))
 
 
 _KEY_SLASHES: Final = 3
@@ -227,14 +227,14 @@ class _Found:
     def stored(self) -> list[StoredLead]:
         """Return the leads that were found, but none that only links lead to and that was erased before."""
         people = tuple(sorted(self.hashes))
-        found = []
+        stored = []
         for lead, destinations in sorted(self.leads.items()):
             own = self._own.get(lead, set())
             is_named = self._names(lead) or not self._asked.isdisjoint(own)
             if is_named or self._began.get(lead, 0) > self._erased.get(lead, -1):
                 aliases = tuple(sorted(destinations))
-                found.append(StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named))
-        return found
+                stored.append(StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named))
+        return stored
 
     def _names(self, lead: tuple[str, str]) -> bool:
         named = lead[1] == self._lead_id and self._workspace in (None, lead[0])
@@ -260,24 +260,24 @@ async def find_stored_leads(
         BrokerUnavailable: Kafka does not answer.
         SettingsError: Several workspaces have this lead id.
     """
-    found = _Found(persons, lead_id, workspace)
+    matches = _Found(persons, lead_id, workspace)
     names = settings.names
     async with topic_reader(settings, progress) as reader:
         known = -1, -1
-        while (size := (len(found.people), len(found.leads))) > known:  # what is new may match what was read before
+        while (size := (len(matches.people), len(matches.leads))) > known:  # what is new may match what was read before
             known = size
             async for records in reader.read(names.state):
                 for record in records:
                     if record.value is not None:
-                        _add_row(found, record.key, record.value)
+                        _add_row(matches, record.key, record.value)
             async for records in reader.read(names.enriched):
                 for record in records:
                     if record.value is not None:
-                        _add_result(found, record.value)
-    if len(found.named_in) > 1 and not is_of_person(lead_id or ""):
-        where = ", ".join(sorted(found.named_in))
+                        _add_result(matches, record.value)
+    if len(matches.named_in) > 1 and not is_of_person(lead_id or ""):
+        where = ", ".join(sorted(matches.named_in))
         raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
-    return found.stored()
+    return matches.stored()
 
 
 def erasure(
@@ -288,44 +288,44 @@ def erasure(
     The people come first, so that no new lead of theirs arrives after the erasure. `asked` are the hashes that were
     asked for. What the leads `kept` have in their own fields is of another person, unless it was asked for.
     """
-    others = {each for lead in kept for each in lead.own} - set(asked)
-    persons = sorted({*asked, *(each for lead in stored for each in lead.people)} - others)
-    found: list[tuple[CommandKind, str, dict[str, Any]]] = []
+    others = {person for lead in kept for person in lead.own} - set(asked)
+    persons = sorted({*asked, *(person for lead in stored for person in lead.people)} - others)
+    commands: list[tuple[CommandKind, str, dict[str, Any]]] = []
     if persons:
-        found.append(("suppress", "", {"people": persons}))
+        commands.append(("suppress", "", {"people": persons}))
     for lead in stored:
-        mine = tuple(each for each in lead.people if each not in others)
+        mine = tuple(person for person in lead.people if person not in others)
         args = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": mine}
-        found.append(("erase", lead.workspace, args))
-    return found
+        commands.append(("erase", lead.workspace, args))
+    return commands
 
 
-def _add_row(found: _Found, key: bytes, value: bytes) -> None:
+def _add_row(matches: _Found, key: bytes, value: bytes) -> None:
     kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
     if kind == b"e/" and len(parts) == 2:
         with suppress(msgspec.DecodeError):
-            found.add_erased(parts[0], parts[1], _suppression.decode(value).at_ms)
+            matches.add_erased(parts[0], parts[1], _suppression.decode(value).at_ms)
     if len(parts) < 3:
         return
     workspace, destination, name = parts
     if kind == b"p/":
         leads = [lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES]
-        found.add_alias(workspace, destination, leads, set(identifiers_of(key, value)))
+        matches.add_alias(workspace, destination, leads, set(identifiers_of(key, value)))
     elif kind == b"d/":
         try:
             row = _row.decode(value)
         except msgspec.DecodeError:
             return  # `stream-app books` reports the unreadable row
         place, sent = (workspace, destination, name.partition("!")[0]), bool(row.webhook_id)
-        found.add(place, row.first_at_ms, row.person, row.people, sent)
+        matches.add(place, row.first_at_ms, row.person, row.people, sent)
 
 
-def _add_result(found: _Found, value: bytes) -> None:
+def _add_result(matches: _Found, value: bytes) -> None:
     try:
         result = _result.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     place = (result.workspace, result.destination, result.lead_id)
     sent = result.source == "clay"
-    found.add(place, result.at_ms, result.person, result.people, sent)
-    found.add(place, result.at_ms, result.person, hashes(result.fields), sent)
+    matches.add(place, result.at_ms, result.person, result.people, sent)
+    matches.add(place, result.at_ms, result.person, hashes(result.fields), sent)

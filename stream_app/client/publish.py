@@ -284,10 +284,10 @@ class PublishSummary(msgspec.Struct):
     @property
     def workspaces(self) -> Counter[str]:
         """Leads by workspace."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for (workspace, _), leads in self.going.items():
-            found[workspace] += leads
-        return found
+            counts[workspace] += leads
+        return counts
 
 
 async def publish(
@@ -416,20 +416,20 @@ def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, L
 
 def quote_lines(quotes: Sequence[Quote]) -> Iterator[str]:
     """Yield one line for each destination, then those for its workspace."""
-    for each in quotes:
-        for some in each.parts:
+    for quoted in quotes:
+        for some in quoted.parts:
             yield (
-                f"{each.workspace}/{some.destination}: {count(some.leads, 'lead')} at about {some.credits_each:g} "
+                f"{quoted.workspace}/{some.destination}: {count(some.leads, 'lead')} at about {some.credits_each:g} "
                 f"credits each: about {count(some.credits, 'credit')} and {count(some.actions, 'action')}, at most "
                 f"{some.credits_at_most:,} and {some.actions_at_most:,}"
             )
-        left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in each.left.items())
-        budget = "no budget limits it" if not left else f"{left} are left" if each.known else f"the budget is {left}"
-        yield f"{each.workspace}: {budget}; {_time(each.seconds)} at the lane's rate"
-        for name in each.short:
-            yield f"{each.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka"
-        if each.holds:
-            yield f"{each.workspace}: its lane is held now: {each.holds}"
+        left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in quoted.left.items())
+        budget = "no budget limits it" if not left else f"{left} are left" if quoted.known else f"the budget is {left}"
+        yield f"{quoted.workspace}: {budget}; {_time(quoted.seconds)} at the lane's rate"
+        for name in quoted.short:
+            yield f"{quoted.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka"
+        if quoted.holds:
+            yield f"{quoted.workspace}: its lane is held now: {quoted.holds}"
 
 
 def _named_addresses(draft: Draft) -> list[str]:

@@ -107,8 +107,8 @@ class ResultStore:
 
     def _number(self, question: str, key: bytes) -> int:
         with _room():
-            found = self._db.execute(question, (_hash(key),)).fetchone()
-            return 0 if found is None else int(found[0])
+            row = self._db.execute(question, (_hash(key),)).fetchone()
+            return 0 if row is None else int(row[0])
 
 
 def _hash(key: bytes) -> bytes:
@@ -394,15 +394,15 @@ class _Export:
 
     def _look(self, numbers: Iterable[int], progress: Callable[[int], None]) -> array[int]:
         """Collect the numbers of the results to write (0 for none), and the names of their fields."""
-        found = array("q")
+        matches = array("q")
         for number in numbers:
             result = self._decoded(number) if number else None
             if result is not None:
                 self._lines.learn(result)
-            found.append(number if result else 0)
-            if len(found) % _PROGRESS_EVERY == 0:
-                progress(len(found))
-        return found
+            matches.append(number if result else 0)
+            if len(matches) % _PROGRESS_EVERY == 0:
+                progress(len(matches))
+        return matches
 
     def _decoded(self, number: int) -> Result | None:
         try:
@@ -447,10 +447,10 @@ class Matcher:
         if who is None or destination is None:
             return 0
         place = f"{workspace}/{destination}"
-        found = store.of_lead(f"{place}/{who.lead_id}".encode())
+        number = store.of_lead(f"{place}/{who.lead_id}".encode())
         known_by = identifiers(who.people)
-        for each in known_by:
-            found = found or store.of_person(person_key(workspace, destination, each))
-        for each in known_by:
-            found = found or store.of_lead(f"{place}/p-{each}".encode())
-        return found
+        for person in known_by:
+            number = number or store.of_person(person_key(workspace, destination, person))
+        for person in known_by:
+            number = number or store.of_lead(f"{place}/p-{person}".encode())
+        return number

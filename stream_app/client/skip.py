@@ -89,12 +89,12 @@ async def _next_offset(connection: KafkaConnection, place: TopicPartition, offse
 
 
 def _address(settings: Settings, record_id: str) -> tuple[str, int, int]:
-    found = parse_record_id(record_id)
-    if found is None:
+    place = parse_record_id(record_id)
+    if place is None:
         raise SettingsError([f"{record_id}: is not topic/partition/offset, such as leads/0/15"])
-    if not found[1] < settings.kafka.partitions:
+    if not place[1] < settings.kafka.partitions:
         raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
-    return found
+    return place
 
 
 def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:

@@ -334,7 +334,7 @@ class Uploads:
 
     def _sweep(self) -> None:
         """Delete the files that are too old. One that is being published is kept until it is."""
-        for upload in [each for each in self._uploads.values() if time.monotonic() - each.began_s > KEPT_S]:
+        for upload in [kept for kept in self._uploads.values() if time.monotonic() - kept.began_s > KEPT_S]:
             self.discard(upload)
 
 

@@ -50,19 +50,19 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     wanted = frozenset(needs)
     if "board" in wanted and settings.notify.url_env is not None:
         wanted |= {"notify"}  # the board sends the messages, through the proxy
-    found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
+    problems = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
     namings = list(namings_of(settings))
     every = (name for _, name in needed(namings, EVERY_NEED))
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
-    found += unreadable
+    problems += unreadable
     if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist
-        found += missing(settings, namings, wanted, environ)
+        problems += missing(settings, namings, wanted, environ)
     if "clay" in needs and reader.knows("allowed_hosts"):
-        found += webhook_problems(settings, environ)
-    found += value_problems(settings, namings, wanted, environ)
-    if found:
-        raise SettingsError(found)
+        problems += webhook_problems(settings, environ)
+    problems += value_problems(settings, namings, wanted, environ)
+    if problems:
+        raise SettingsError(problems)
     secrets = Secrets(kept(namings, wanted, environ))
     privacy = settings.privacy
     pepper = environ[privacy.pepper_env] if privacy.pepper_env is not None else None

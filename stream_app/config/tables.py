@@ -61,8 +61,8 @@ class TableReader:
             for key in [key for key in table if key not in keys]:
                 self._unknown(kind, key, keys, where)
             for key in [key for key in table if key in keys]:
-                if (found := self._value(keys[key], table[key], where, key, values.get(key))) is not msgspec.UNSET:
-                    read[key] = found
+                if (value := self._value(keys[key], table[key], where, key, values.get(key))) is not msgspec.UNSET:
+                    read[key] = value
         for key in _required(kind):
             if key not in read:
                 if isinstance(table, dict) and key not in table:
@@ -81,7 +81,7 @@ class TableReader:
         if not isinstance(tables, dict):
             self._wrong(f"{where}: must be a table", where)
             return {}
-        return {key: self.read(kind, each, _at(where, key), {**values, name: key}) for key, each in tables.items()}
+        return {key: self.read(kind, table, _at(where, key), {**values, name: key}) for key, table in tables.items()}
 
     def _value(self, kind: Any, value: object, where: str, key: str, base: msgspec.Struct | None) -> Any:
         """Return UNSET if the value cannot be read."""
@@ -129,7 +129,7 @@ def _words(kind: Any) -> list[str]:
     """The words that a value may consist of. Empty if any text is allowed."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
-    return [word for each in get_args(kind) for word in _words(each)]
+    return [word for part in get_args(kind) for word in _words(part)]
 
 
 def _at(where: str, key: str) -> str:

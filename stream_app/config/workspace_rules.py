@@ -52,15 +52,15 @@ def _strangers(settings: Settings) -> Iterator[str]:
 
     for alias, destination in settings.destinations.items():
         if destination.workspace not in workspaces:
-            found = near(destination.workspace, idle)
-            suggested.update(found)
-            hint = f"did you mean {found[0]}?" if found else "add it, an empty one will do"
+            close = near(destination.workspace, idle)
+            suggested.update(close)
+            hint = f"did you mean {close[0]}?" if close else "add it, an empty one will do"
             place = f"destinations.{alias}.workspace = {destination.workspace}"
             yield f"{place}: there is no [workspaces.{destination.workspace}]; {hint}"
     for name in workspaces:
         if name in idle - suggested:
-            found = near(name, named)
-            hint = f"did you mean {found[0]}?" if found else "remove it, or add its destination"
+            close = near(name, named)
+            hint = f"did you mean {close[0]}?" if close else "remove it, or add its destination"
             yield f"workspaces.{name}: no destination names this workspace, so the table has no effect; {hint}"
 
 
@@ -147,6 +147,6 @@ def _hint(name: str, known: Collection[str]) -> str:
 
 def check_known(settings: Settings, *, workspace: str | None = None, destination: str | None = None) -> None:
     """Raise SettingsError for an unknown name."""
-    asked = ([each] if each is not None else [] for each in (workspace, destination))
-    if found := unknown(settings, *asked):
-        raise SettingsError(found)
+    asked = ([name] if name is not None else [] for name in (workspace, destination))
+    if strangers := unknown(settings, *asked):
+        raise SettingsError(strangers)

@@ -36,15 +36,15 @@ def find_java() -> str:
 
 
 def _java_on_path() -> str:
-    found = shutil.which("java")
-    if found is None:
+    program = shutil.which("java")
+    if program is None:
         raise StartError(f"no Java found: {_INSTALL}, or put a JDK {MIN_JAVA}+ on the PATH")
-    answer = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    answer = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=False)
     version = re.search(r'version "(\d+)', answer.stderr)
     if version is None or int(version[1]) < MIN_JAVA:
         is_now = version[1] if version else "of an unknown version"
-        raise StartError(f"{found} is Java {is_now}, Kafka needs {MIN_JAVA} or later: {_INSTALL}")
-    return found
+        raise StartError(f"{program} is Java {is_now}, Kafka needs {MIN_JAVA} or later: {_INSTALL}")
+    return program
 
 
 def class_path(coordinates: str, progress: Progress) -> str:
@@ -65,8 +65,8 @@ def class_path(coordinates: str, progress: Progress) -> str:
     repository = Path(settings.repo_cache)
     try:
         with _locked(repository):
-            found = jgo.resolve(coordinates, settings.repositories)
-            jars = [_jar(artifact, f"{n} of {len(found)}", progress) for n, artifact in enumerate(found, 1)]
+            artifacts = jgo.resolve(coordinates, settings.repositories)
+            jars = [_jar(artifact, f"{n} of {len(artifacts)}", progress) for n, artifact in enumerate(artifacts, 1)]
     except (OSError, RuntimeError, ParseError) as error:  # the errors of requests are OSErrors, too
         raise StartError(_why(error, repository)) from error
     return os.pathsep.join(jars)

@@ -361,15 +361,15 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def _residents(self) -> dict[int, dict[str, None]]:
-        found: dict[int, dict[str, None]] = {}
+        residents: dict[int, dict[str, None]] = {}
         for name, home in self._homes.items():
-            found.setdefault(home, {})[name] = None
-        return found
+            residents.setdefault(home, {})[name] = None
+        return residents
 
     @cached_property
     def _aliases(self) -> dict[str, dict[str, None]]:
         """The aliases of each workspace's destinations."""
-        found: dict[str, dict[str, None]] = {}
+        aliases: dict[str, dict[str, None]] = {}
         for alias, destination in self.destinations.items():
-            found.setdefault(destination.workspace, {})[alias] = None
-        return found
+            aliases.setdefault(destination.workspace, {})[alias] = None
+        return aliases

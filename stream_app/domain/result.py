@@ -88,15 +88,15 @@ def entry_of(result: Result) -> Entry:
     if result.source == "local":
         return NOTHING
     at_ms = result.at_ms - result.age_s * 1000
-    found: dict[str, Field] = {}
+    fields: dict[str, Field] = {}
     for name, value in result.fields.items():
         if value is None or value == "" or (isinstance(value, str) and len(value.encode()) > MOST_VALUE_BYTES):
             continue
         if result.source == "clay":
-            found[name] = Field(value, at_ms, result.destination)
+            fields[name] = Field(value, at_ms, result.destination)
         elif (origin := result.provenance.get(name)) is not None and not origin.shared:
-            found[name] = Field(value, origin.at_ms, origin.source)
-    return bounded(Entry(found))
+            fields[name] = Field(value, origin.at_ms, origin.source)
+    return bounded(Entry(fields))
 
 
 def of_company(policy: CachePolicy, entry: Entry) -> Entry:
@@ -118,10 +118,10 @@ def bounded(entry: Entry) -> Entry:
     """Return an entry within the limits: of too many fields the newest, of too many bytes the smallest."""
     if len(entry.fields) <= MOST_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
         return entry
-    newest = sorted(entry.fields.items(), key=lambda each: (-each[1].at_ms, each[0]))[:MOST_FIELDS]
+    newest = sorted(entry.fields.items(), key=lambda item: (-item[1].at_ms, item[0]))[:MOST_FIELDS]
     kept: dict[str, Field] = {}
     left = MOST_ENTRY_BYTES - len(encode(NOTHING))
-    for name, field in sorted(newest, key=lambda each: (len(_json.encode(each[1])), each[0])):
+    for name, field in sorted(newest, key=lambda item: (len(_json.encode(item[1])), item[0])):
         left -= len(_json.encode({name: field}))
         if left < 0:
             break

@@ -93,7 +93,7 @@ def headers_of(text: str) -> dict[str, str]:
     Raises:
         ValueError: The text has another form, or a value cannot be sent. The error does not repeat it.
     """
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (equals and value and _HEADER_NAME.fullmatch(name)):
@@ -103,8 +103,8 @@ def headers_of(text: str) -> dict[str, str]:
             raise ValueError(
                 "the values must be printable ASCII without spaces around them, also where %XX stands for a character"
             )
-        found[name.lower()] = value
-    return found
+        headers[name.lower()] = value
+    return headers
 
 
 def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
@@ -117,10 +117,10 @@ def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
         return {}
     (given,) = allowed_hosts
     host, port = given.rsplit(":", 1) if given.count(":") == 1 else (given, "")
-    found: dict[str, Value] = {"server.address": host}
+    attributes: dict[str, Value] = {"server.address": host}
     if not is_local(host):  # there it may be http
-        found |= {"server.port": 443, "url.full": f"https://{given}{WEBHOOK_PATH}REDACTED"}
-    return found | ({"server.port": int(port)} if port else {})
+        attributes |= {"server.port": 443, "url.full": f"https://{given}{WEBHOOK_PATH}REDACTED"}
+    return attributes | ({"server.port": int(port)} if port else {})
 
 
 def is_at_rest(event: StatusEvent) -> bool:

@@ -105,10 +105,10 @@ def membership(app: SafeApp) -> dict[str, int]:
     """
     if not app.started:
         return {}
-    found = heartbeats(app)
+    facts = heartbeats(app)
     if app.tables.recovery.taking_over:
-        found["no records are consumed since the last rebalance"] = app.consumer_generation_id
-    return found | {str(batch): 0 for batch in unreadable(app).values()}
+        facts["no records are consumed since the last rebalance"] = app.consumer_generation_id
+    return facts | {str(batch): 0 for batch in unreadable(app).values()}
 
 
 def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:

@@ -245,12 +245,12 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
                 waiting.add(task)
             patience_s = _NEXT_AFTER_S if left else None
             done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                if each.cancelled():
+            for attempt in done:
+                if attempt.cancelled():
                     continue
-                error = each.exception()
+                error = attempt.exception()
                 if error is None:
-                    return each.result()
+                    return attempt.result()
                 if not isinstance(error, KafkaError):
                     raise error
                 last = error

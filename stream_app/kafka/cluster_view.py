@@ -120,12 +120,12 @@ class ClusterView:
 
     async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
         """Return who has an open transaction in each partition. `refresh` must have read their topics."""
-        found = await self._producers(places)
-        if lost := sorted(place for place in places if place not in found):
+        answers = await self._producers(places)
+        if lost := sorted(place for place in places if place not in answers):
             raise KafkaError(f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}")
         seen: dict[TopicPartition, PartitionProducers] = {}
         for place in places:
-            answer = found[place]
+            answer = answers[place]
             if isinstance(answer, Exception):
                 raise answer
             if answer.code:
@@ -135,12 +135,12 @@ class ClusterView:
 
     async def span(self, place: TopicPartition) -> tuple[int, int, int]:
         """Return the first offset of a partition, its high water mark, and the broker that was asked."""
-        found = (await self._spans([place])).get(place)
-        if found is None:
+        answer = (await self._spans([place])).get(place)
+        if answer is None:
             raise KafkaError(f"{place.topic}/{place.partition} {NO_LEADER}")
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
         """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
@@ -195,15 +195,15 @@ class ClusterView:
         self, places: Collection[TopicPartition]
     ) -> dict[TopicPartition, PartitionProducers | Exception]:
         client = await self._connected()
-        found: dict[TopicPartition, PartitionProducers | Exception] = {}
+        answers: dict[TopicPartition, PartitionProducers | Exception] = {}
 
         async def ask(node: int, asked: list[TopicPartition]) -> None:
             request = DescribeProducers(None, asked)
             for place, code, producers in request.read(await client.send(node, request)):
-                found[place] = PartitionProducers(node, code, producers)
+                answers[place] = PartitionProducers(node, code, producers)
 
-        await _ask_leaders(client, places, ask, found)
-        return found
+        await _ask_leaders(client, places, ask, answers)
+        return answers
 
     async def _ask_spans(
         self, places: Collection[TopicPartition]
@@ -211,36 +211,36 @@ class ClusterView:
         if new := {place.topic for place in places} - self._topics:
             await self.refresh(new)
         client = await self._connected()
-        found: dict[TopicPartition, tuple[int, int, int] | Exception] = {}
+        answers: dict[TopicPartition, tuple[int, int, int] | Exception] = {}
 
         async def ask(node: int, asked: list[TopicPartition]) -> None:
             begins, ends = [await _offsets(client, node, asked, when) for when in (_EARLIEST, _LATEST)]
             for place in asked:
                 begin, end = begins[place], ends[place]
                 if isinstance(begin, Exception):
-                    found[place] = begin
+                    answers[place] = begin
                 else:
-                    found[place] = end if isinstance(end, Exception) else (begin, end, node)
+                    answers[place] = end if isinstance(end, Exception) else (begin, end, node)
 
-        await _ask_leaders(client, places, ask, found)
-        return found
+        await _ask_leaders(client, places, ask, answers)
+        return answers
 
 
 async def _ask_leaders(
     client: BoundedClient,
     places: Collection[TopicPartition],
     ask: Callable[[int, list[TopicPartition]], Awaitable[None]],
-    found: dict[TopicPartition, Any],
+    results: dict[TopicPartition, Any],
 ) -> None:
-    """Ask each leader about its partitions, all at once. If a broker fails, its partitions get the error in `found`."""
+    """Ask each leader about its partitions, all at once. The partitions of a broker that fails get its error."""
     by_node: dict[int, list[TopicPartition]] = defaultdict(list)
     for place in places:
         if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):
             by_node[leader].append(place)
-    answers = await asyncio.gather(*(ask(*each) for each in by_node.items()), return_exceptions=True)
+    answers = await asyncio.gather(*(ask(*question) for question in by_node.items()), return_exceptions=True)
     for asked, error in zip(by_node.values(), answers, strict=True):
         if isinstance(error, KafkaError | OSError):
-            found.update(dict.fromkeys(asked, error))
+            results.update(dict.fromkeys(asked, error))
         elif error is not None:
             raise error
 
@@ -252,12 +252,12 @@ async def _offsets(
     for place in places:
         topics[place.topic].append((place.partition, when))
     answer = await client.send(node, OffsetRequest(-1, _READ_UNCOMMITTED, list(topics.items())))
-    found: dict[TopicPartition, int | KafkaError] = {}
+    offsets: dict[TopicPartition, int | KafkaError] = {}
     for topic, partitions in answer.topics:
         for number, code, _, offset, *_ in partitions:
             error = for_code(code)
-            found[TopicPartition(topic, number)] = offset if error is NoError else error(f"{topic}/{number}")
-    return found
+            offsets[TopicPartition(topic, number)] = offset if error is NoError else error(f"{topic}/{number}")
+    return offsets
 
 
 class NewestLeaders(NamedTuple):

@@ -85,10 +85,10 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
         """Seek to the committed offsets. Returns them for each assigned partition, None where there is none."""
         assigned = self.assignment()
-        found = await self._coordinator.fetch_committed_offsets(assigned)
-        for tp in found.keys() & self.assignment():  # it may have changed meanwhile
-            self.seek(tp, found[tp].offset)
-        return {tp: found[tp].offset if tp in found else None for tp in assigned}
+        committed = await self._coordinator.fetch_committed_offsets(assigned)
+        for tp in committed.keys() & self.assignment():  # it may have changed meanwhile
+            self.seek(tp, committed[tp].offset)
+        return {tp: committed[tp].offset if tp in committed else None for tp in assigned}
 
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
@@ -218,7 +218,7 @@ class _Guard:
         first = records.next_fetch_offset
         try:
             _, last, batch = _batch_at(raw, first)
-            decoded = [records._consumer_record(tp, each) for each in lenient(batch) if each.offset >= first]
+            decoded = [records._consumer_record(tp, kept) for kept in lenient(batch) if kept.offset >= first]
         except Exception as error:  # noqa: BLE001 - as above
             self._stop(_unreadable(tp, first, raw, error), assignment)
             return
@@ -285,8 +285,8 @@ class _Lenient(bytearray):
     """Bytes that decode without an error."""
 
     def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return _Lenient(found) if isinstance(key, slice) else found
+        part = super().__getitem__(key)
+        return _Lenient(part) if isinstance(key, slice) else part
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
         return super().decode(encoding, errors)

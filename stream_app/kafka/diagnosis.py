@@ -133,7 +133,7 @@ async def _refusal(
 
 
 def _tls_refusal(error: BaseException, host: str) -> str | None:
-    failure = next((each for each in (error, error.__cause__) if isinstance(each, ssl.SSLError)), None)
+    failure = next((candidate for candidate in (error, error.__cause__) if isinstance(candidate, ssl.SSLError)), None)
     if isinstance(failure, ssl.SSLCertVerificationError):
         if failure.verify_code in _HOSTNAME_MISMATCH:
             return (

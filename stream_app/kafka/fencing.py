@@ -91,12 +91,12 @@ class KafkaTransactions:
 
     def _open(self, producer_id: int | None, seen: Mapping[TopicPartition, PartitionProducers]) -> Stranded:
         """The places where the producer (None: any) has an open transaction, and its first offset there."""
-        found: dict[tuple[str, int], int] = {}
+        begins_of: dict[tuple[str, int], int] = {}
         for place, producers in seen.items():
             if producers.open and (begins := [at for who, at in producers.open.items() if producer_id in (None, who)]):
-                found[place] = min(begins)
-        self.refusals.saw_open(TopicPartition(*place) for place in found)
-        return found
+                begins_of[place] = min(begins)
+        self.refusals.saw_open(TopicPartition(*place) for place in begins_of)
+        return begins_of
 
     async def fence(self, timeout_ms: int) -> Producer | None:
         answer = await self._send(InitProducerIdRequest(self.transactional_id, timeout_ms))

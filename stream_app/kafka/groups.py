@@ -36,8 +36,8 @@ async def committed_offsets(
     admin: Any, group: str, partitions: Sequence[TopicPartition] | None = None
 ) -> dict[TopicPartition, int]:
     """Return the committed offsets of a group, of these partitions or of all. Raises KafkaError."""
-    found = await repeated(partial(admin.list_consumer_group_offsets, group, partitions=partitions), _PATIENCE_S)
-    return {tp: at.offset for tp, at in found.items() if at.offset >= 0}
+    committed = await repeated(partial(admin.list_consumer_group_offsets, group, partitions=partitions), _PATIENCE_S)
+    return {tp: at.offset for tp, at in committed.items() if at.offset >= 0}
 
 
 async def move_group(

@@ -86,20 +86,20 @@ class Reader:
     async def begins(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the first offset that Kafka keeps of each partition."""
         with self._errors():
-            found: dict[TopicPartition, int] = await self._consumer.beginning_offsets(list(partitions))
-        return found
+            begins: dict[TopicPartition, int] = await self._consumer.beginning_offsets(list(partitions))
+        return begins
 
     async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the offset after the last committed record of each partition."""
         with self._errors():
-            found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
-        return found
+            ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
+        return ends
 
     async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the committed offsets of the reader's group. Partitions without one are absent."""
         with self._errors():
-            found = {tp: await self._consumer.committed(tp) for tp in partitions}
-        return {tp: offset for tp, offset in found.items() if offset is not None}
+            committed = {tp: await self._consumer.committed(tp) for tp in partitions}
+        return {tp: offset for tp, offset in committed.items() if offset is not None}
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit offsets for the reader's group, which must have no members."""
@@ -140,7 +140,7 @@ class Reader:
         self._assign({tp: begin for tp, (begin, _) in left.items()})
         heard_s = time.monotonic()
         while left:
-            found: Records = {}
+            batches: Records = {}
             try:
                 got = await self._poll(left, 500, most)
             except UnreadableBatch as batch:
@@ -156,7 +156,7 @@ class Reader:
                     if records[-1].offset < end
                     else [record for record in records if record.offset < end]
                 ):
-                    found[tp] = wanted
+                    batches[tp] = wanted
             before = done
             for tp, (position, end) in list(left.items()):
                 now = min(await self.position(tp), end)
@@ -167,8 +167,8 @@ class Reader:
                     self._consumer.pause(tp)
             if progress is not None:
                 progress(done, total)
-            if found:
-                yield found
+            if batches:
+                yield batches
             if done > before:
                 heard_s = time.monotonic()
             elif time.monotonic() - heard_s > _SILENT_S:
@@ -200,13 +200,13 @@ class Reader:
         """
         self._assign(starts)
         while True:
-            found: Records = {}
+            records: Records = {}
             try:
-                found = await self._poll((), wait_ms, most)
+                records = await self._poll((), wait_ms, most)
             except UnreadableBatch:
                 if not pass_unreadable:
                     raise
-            yield found
+            yield records
 
     async def fetch(self, offsets: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
         """Return the records at these offsets, without those that are not committed, not readable or not kept."""
@@ -214,13 +214,13 @@ class Reader:
             topics = await self._consumer.topics()
         existing = [tp for tp in offsets if tp.topic in topics]  # a deleted topic has no records
         begins, ends = await self.begins(existing), await self.ends(existing)
-        found: list[Any] = []
+        records: list[Any] = []
         for tp in existing:
             wanted = {offset for offset in offsets[tp] if begins[tp] <= offset < ends[tp]}
             for span in _runs(sorted(wanted)):
                 async for got in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):
-                    found += [record for record in got[tp] if record.offset in wanted]
-        return found
+                    records += [record for record in got[tp] if record.offset in wanted]
+        return records
 
     async def firsts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Any]:
         """Return the first committed record that Kafka keeps of each partition. Partitions without one are absent."""
@@ -249,8 +249,8 @@ class Reader:
         it has more than 100 offsets, holds a batch that cannot be read, or was not read within 5 s. Then the number of
         its offsets is returned.
         """
-        found = {tp: max(0, end - begin) for tp, (begin, end) in spans.items()}
-        short = {tp: spans[tp] for tp, offsets in found.items() if 0 < offsets <= _COUNTED_EXACTLY}
+        counts = {tp: max(0, end - begin) for tp, (begin, end) in spans.items()}
+        short = {tp: spans[tp] for tp, offsets in counts.items() if 0 < offsets <= _COUNTED_EXACTLY}
         read, unsure = dict.fromkeys(short, 0), set[TopicPartition]()
 
         def note(batch: UnreadableBatch) -> None:
@@ -263,8 +263,8 @@ class Reader:
                         read[tp] += len(records)
         for tp, (_, end) in short.items():
             if tp not in unsure and await self.position(tp) >= end:
-                found[tp] = read[tp]
-        return found
+                counts[tp] = read[tp]
+        return counts
 
     def _assign(self, starts: Mapping[TopicPartition, int]) -> None:
         self._consumer.assign(list(starts))
@@ -301,8 +301,8 @@ class TopicReader(Reader):
         """Return the first offset appended at or after that time, by partition. None: there is none."""
         partitions = {TopicPartition(topic, number): time_ms for number in range(self._partitions)}
         with self._errors():
-            found = await self._consumer.offsets_for_times(partitions)
-        return {tp.partition: at.offset if at else None for tp, at in found.items()}
+            offsets = await self._consumer.offsets_for_times(partitions)
+        return {tp.partition: at.offset if at else None for tp, at in offsets.items()}
 
     async def count(
         self, topics: Iterable[str], committed: Mapping[tuple[str, int], int]
@@ -372,13 +372,13 @@ async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[
             asyncio.timeout(_ARCHIVE_WITHIN_S),
             Reader(connection, max_partition_fetch_bytes=_ARCHIVE_BYTES) as reader,
         ):
-            found = [consumed(record) for record in await reader.fetch(wanted)]
+            records = [consumed(record) for record in await reader.fetch(wanted)]
     except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
         raise BrokerUnavailable(
             f"Kafka at {connection.bootstrap} did not give {count(len(record_ids), 'record')} again: "
             f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
         ) from error
-    return {record.record_id: record for record in found}
+    return {record.record_id: record for record in records}
 
 
 async def waiting(
@@ -406,19 +406,19 @@ async def waiting(
 
 
 async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
-    found: list[ConsumedRecord] = []
+    records: list[ConsumedRecord] = []
     async with Reader(connection, fetch_max_wait_ms=20) as reader:
         end = (await reader.ends([tp]))[tp]
         # A topic that ends before `offset` was created again.
         begin = (await reader.begins([tp]))[tp] if offset > end else offset
         try:
             async for got in reader.scan({tp: (begin, end)}, most=most):
-                found += map(consumed, got[tp])
-                if len(found) >= most:
+                records += map(consumed, got[tp])
+                if len(records) >= most:
                     break
         except UnreadableBatch:  # the group stops there too, and reports it
             pass
-    return found[:most]
+    return records[:most]
 
 
 class StatusFollower(Reader):

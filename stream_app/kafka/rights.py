@@ -72,17 +72,17 @@ class Rights(msgspec.Struct, frozen=True):
     @property
     def acls(self) -> list[Acl]:
         """Each right by itself, sorted, without those that another one implies."""
-        found = [Acl("Read", "Topic", name) for name in self.read]
-        found += [Acl("Write", "Topic", name) for name in self.write]
-        found += [Acl("Create", "Topic", name) for name in self.create]
-        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
-        found += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
-        found += [Acl("AlterConfigs", "Topic", name) for name in self.alter]
-        found += [Acl("Read", "Group", name) for name in self.join_groups]
-        found += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
+        acls = [Acl("Read", "Topic", name) for name in self.read]
+        acls += [Acl("Write", "Topic", name) for name in self.write]
+        acls += [Acl("Create", "Topic", name) for name in self.create]
+        acls += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
+        acls += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
+        acls += [Acl("AlterConfigs", "Topic", name) for name in self.alter]
+        acls += [Acl("Read", "Group", name) for name in self.join_groups]
+        acls += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
         if self.transactional_id:
-            found.append(Acl("Write", "TransactionalId", self.transactional_id, self.transactional_ids_begin))
-        return sorted(found, key=lambda acl: (acl.resource, acl.name, acl.operation))
+            acls.append(Acl("Write", "TransactionalId", self.transactional_id, self.transactional_ids_begin))
+        return sorted(acls, key=lambda acl: (acl.resource, acl.name, acl.operation))
 
 
 def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
@@ -212,9 +212,9 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
         problems := differences(
             plan,
             {
-                each.name: ExistingTopic(topics[each.name], each.replication, dict(each.config))
-                for each in plan
-                if each.name in topics
+                topic.name: ExistingTopic(topics[topic.name], topic.replication, dict(topic.config))
+                for topic in plan
+                if topic.name in topics
             },
         )
     ):

@@ -249,10 +249,10 @@ class TransactionalState:
 
     def _written(self, cluster: ClusterMetadata) -> set[TopicPartition]:
         """Return all places to which any owner has written: also those that another configuration does not have."""
-        found = {TopicPartition(*place) for place in self._own}
+        written = {TopicPartition(*place) for place in self._own}
         for topic in self._everywhere:
-            found.update(TopicPartition(topic, number) for number in cluster.partitions_for_topic(topic) or ())
-        return found
+            written.update(TopicPartition(topic, number) for number in cluster.partitions_for_topic(topic) or ())
+        return written
 
     async def _fence(self) -> None:
         producer = kafka_producer(

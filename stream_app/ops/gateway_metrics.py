@@ -22,7 +22,7 @@ class GatewayMetrics:
     ) -> None:
         self._log = log
         self._clock = clock
-        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+        self._warned: dict[tuple[str, str], tuple[float, int]] = {}
         self._callbacks = Counter(
             "stream_app_callbacks",
             "Callbacks answered, by outcome or by the code of the refusal.",
@@ -70,11 +70,11 @@ class GatewayMetrics:
 
     def _say(self, event: str, destination: str, because: str) -> None:
         now = self._clock()
-        due, more = self._said.get((destination, because), (now, 0))
+        due, more = self._warned.get((destination, because), (now, 0))
         if now < due:
-            self._said[destination, because] = due, more + 1
+            self._warned[destination, because] = due, more + 1
             return
-        self._said[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
+        self._warned[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
         self._log.warning(event, destination=destination, because=because, more_before=more)
 
     def responded(self, status: int) -> None:

@@ -47,7 +47,7 @@ class DeadlineQueue:
 
     async def load(self) -> None:
         """Find the waiting leads among the rows, a slice at a time. Leads added meanwhile come behind them."""
-        found: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
+        by_destination: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
         for number, key in enumerate(self._rows.leads()):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
@@ -58,8 +58,8 @@ class DeadlineQueue:
             with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
                 row = read_delivery(key, raw)
                 if not row.final:
-                    found.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append((row.at_ms, key))
-        for name, keys in found.items():
+                    by_destination.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append((row.at_ms, key))
+        for name, keys in by_destination.items():
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
 
@@ -104,17 +104,17 @@ class DeadlineQueue:
 
     def pop_due(self, now_ms: int, most: int) -> list[bytes]:
         """Remove and return the keys whose deadline has passed, `most` of them at most."""
-        found: dict[bytes, None] = {}
-        while self._again and self._again[0][0] <= now_ms and len(found) < most:
-            found[self._again.popleft()[1]] = None
+        due: dict[bytes, None] = {}
+        while self._again and self._again[0][0] <= now_ms and len(due) < most:
+            due[self._again.popleft()[1]] = None
         for queue, at_ms in self._heads():
-            while at_ms <= now_ms and len(found) < most:
-                found[queue.popleft()] = None
+            while at_ms <= now_ms and len(due) < most:
+                due[queue.popleft()] = None
                 head = self._head(queue)
                 if head is None:
                     break
                 at_ms = head
-        return list(found)
+        return list(due)
 
     def put_back(self, keys: Iterable[bytes], now_ms: int) -> None:
         """Queue those that are still due again, one second later."""

@@ -62,10 +62,10 @@ class Fallback:
             return False
         if not self._may_serve(recorder):
             return False
-        found, _, _ = await self._look_up(recorder.resolved)
-        if found is None or found.source != "cache" or not self._may_serve(recorder):
+        stored, _, _ = await self._look_up(recorder.resolved)
+        if stored is None or stored.source != "cache" or not self._may_serve(recorder):
             return False
-        await self._serve(in_flight, recorder, found, "cache_first")
+        await self._serve(in_flight, recorder, stored, "cache_first")
         return True
 
     async def serve_same_person(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None) -> bool:
@@ -87,10 +87,10 @@ class Fallback:
         recorder.emit()
         if await self.serve_cached_first(in_flight, recorder):
             return True
-        found, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
-        if found is None or found.source not in workspace.fallback or not self._may_serve(recorder):
+        stored, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
+        if stored is None or stored.source not in workspace.fallback or not self._may_serve(recorder):
             return False
-        await self._serve(in_flight, recorder, found, found.source)
+        await self._serve(in_flight, recorder, stored, stored.source)
         return True
 
     async def serve_while_held(
@@ -105,11 +105,11 @@ class Fallback:
         workspace = self._plan.workspaces[resolved.destination.workspace]
         if workspace.hold != "degrade" or resolved.lead.force:
             return []
-        found, person, company = await self._look_up(resolved)
+        stored, person, company = await self._look_up(resolved)
         if self._is_unwanted(resolved):
             return []
-        if found is not None and found.source in workspace.fallback and self._may_serve(recorder):
-            await self._serve(in_flight, recorder, found, found.source)
+        if stored is not None and stored.source in workspace.fallback and self._may_serve(recorder):
+            await self._serve(in_flight, recorder, stored, stored.source)
             return None
         if "local" not in workspace.fallback or recorder.row.results or not resolved.destination.callbacks:
             return []  # it has a result already, or would never get a better one
@@ -163,18 +163,18 @@ class Fallback:
         return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
 
     async def _serve(
-        self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead], found: Found, reason: str
+        self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead], stored: Found, reason: str
     ) -> None:
         """Conclude the lead with a result. The caller awaits nothing between `_may_serve` and this call."""
         in_flight.release_next()
         now_ms, version = self._clock.now_ms(), self._version(recorder)
         why = Reason(
             reason,
-            f"served a result that is {_in_words(found.age_s)} old; Clay was not asked",
+            f"served a result that is {_in_words(stored.age_s)} old; Clay was not asked",
             saved=recorder.resolved.destination.estimate.credits,
         )
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
-        result = self._result(recorder, found.source, found.age_s, found.fields, found.provenance)
+        result = self._result(recorder, stored.source, stored.age_s, stored.fields, stored.provenance)
         await self._commits.commit_last(in_flight, recorder.step(self._record(result)))
 
     def _version(self, recorder: DeliveryRecorder[ResolvedLead]) -> int:

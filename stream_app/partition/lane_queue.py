@@ -202,13 +202,13 @@ class LaneQueue:
         """Return the lead that would go last. The lane must have one."""
         for group in reversed(_GROUPS):
             if self._ready_in[group]:
-                tails = (waiters[-1] for (_, each), waiters in self._ready.items() if each == group)
+                tails = (waiters[-1] for (_, of_group), waiters in self._ready.items() if of_group == group)
                 return max(tails, key=_number)
         return next(reversed(self._waiters.values()))
 
     def has(self, kind: Kind) -> bool:
         """True if a lead of this kind is ready."""
-        return any(each == kind for each, _ in self._ready)
+        return any(of_kind == kind for of_kind, _ in self._ready)
 
     def ready(self, kind: Kind) -> list[Waiter]:
         """Return the leads of a kind in the order of their groups and arrival."""
@@ -233,11 +233,11 @@ class LaneQueue:
 
     def count_share(self, source: Source, shares: dict[Source, float]) -> None:
         """Credit the sources that wait behind a send of `source` with their share; a send of theirs uses it up."""
-        for each, share in shares.items():
-            if each == source:
-                self._owed[each] = max(0.0, self._owed.get(each, 0.0) - 1.0)
-            elif self._waiting_of.get(each):
-                self._owed[each] = min(_MOST_OWED, self._owed.get(each, 0.0) + share)
+        for sender, share in shares.items():
+            if sender == source:
+                self._owed[sender] = max(0.0, self._owed.get(sender, 0.0) - 1.0)
+            elif self._waiting_of.get(sender):
+                self._owed[sender] = min(_MOST_OWED, self._owed.get(sender, 0.0) + share)
 
     def _rank(self, group: Group) -> int:
         if group == "again":

@@ -235,12 +235,12 @@ class HostWatch:
         self._clock = clock
         self._host_answers = host_answers
         self._held: dict[str, str] = {}
-        self._found = asyncio.Event()
+        self._any_held = asyncio.Event()
 
     def note(self, destination: Destination) -> None:
         """Note that the breaker holds a lead of this destination."""
         self._held[destination.workspace] = destination.alias
-        self._found.set()
+        self._any_held.set()
 
     async def run(self, pump: Callable[[str], None]) -> None:
         """Check the hosts of the held lanes every second. Until cancelled.
@@ -248,12 +248,12 @@ class HostWatch:
         `pump` is called with a workspace whose probe may have become due.
         """
         while True:
-            await self._found.wait()
+            await self._any_held.wait()
             now_ms = self._clock.now_ms()
             for name in [name for name in self._held if self._lanes[name].breaker.until_ms <= now_ms]:
                 del self._held[name]
             if not self._held:
-                self._found.clear()
+                self._any_held.clear()
                 continue
             asked = dict(self._held)
             answers = await asyncio.gather(*(self._host_answers(alias) for alias in asked.values()))

@@ -97,11 +97,11 @@ class KeyLocks:
             if not queue or key in self._holders:
                 continue
             lock = queue[0]
-            if all(each not in self._holders and self._queues[each][0] is lock for each in lock.keys):
-                for each in lock.keys:
-                    self._queues[each].popleft()
-                    self._drop_empty(each)
-                    self._holders[each] = lock
+            if all(wanted not in self._holders and self._queues[wanted][0] is lock for wanted in lock.keys):
+                for wanted in lock.keys:
+                    self._queues[wanted].popleft()
+                    self._drop_empty(wanted)
+                    self._holders[wanted] = lock
                 lock.holds = True
                 lock.granted.set_result(None)
 

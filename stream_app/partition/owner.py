@@ -188,27 +188,27 @@ class Bootstrap:
 
     async def run(self) -> None:
         """Process all of them."""
-        await self._each(self._topics.commands, "command")
-        await self._each(self._topics.callbacks, "callback")
+        await self._of_topic(self._topics.commands, "command")
+        await self._of_topic(self._topics.callbacks, "callback")
 
-    async def _each(self, topic: str, source: Source) -> None:
+    async def _of_topic(self, topic: str, source: Source) -> None:
         """Process the records of one topic. Its stream has them too: the first of the two concludes a record."""
         offset, more = self._rows.passed(topic), True
         while more:
             try:
-                found = await self._store.waiting(topic, offset, _READ)
+                waiting = await self._store.waiting(topic, offset, _READ)
             except BrokerUnavailable as error:
                 self._observer.recovering(self._number, error)
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            for first in range(0, len(found), _PARALLEL[source]):
+            for first in range(0, len(waiting), _PARALLEL[source]):
                 async with asyncio.TaskGroup() as group:
-                    for consumed in found[first : first + _PARALLEL[source]]:
+                    for consumed in waiting[first : first + _PARALLEL[source]]:
                         if not self._rows.is_passed(consumed):
                             in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
                             group.create_task(self._pipelines[source](in_flight))
-            more = len(found) == _READ
-            offset = found[-1].offset + 1 if found else offset
+            more = len(waiting) == _READ
+            offset = waiting[-1].offset + 1 if waiting else offset
 
 
 class Erasures:

@@ -200,8 +200,8 @@ class Rows:
         if key[:2] in (b"k/", b"x/"):
             return read_row(_dated, key, self._values[key]).at_ms
         since_ms = _LONG_AGO_MS
-        for each in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
-            if (row := self.delivery(each)) is not None:
+        for row_key in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
+            if (row := self.delivery(row_key)) is not None:
                 if not row.final:
                     return None
                 since_ms = max(since_ms, row.at_ms)

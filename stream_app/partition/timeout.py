@@ -78,10 +78,10 @@ class TimeoutPipeline:
 
     async def park_overdue(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
-        found = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
+        leads = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
         due = self._still_due(keys, OVERDUE)
         await asyncio.gather(
-            *(self._park_one(key, row, destination, found.get(row.origin)) for key, row, destination in due)
+            *(self._park_one(key, row, destination, leads.get(row.origin)) for key, row, destination in due)
         )
 
     def _park_one(
@@ -115,14 +115,14 @@ class TimeoutPipeline:
     ) -> list[tuple[bytes, Delivery, Destination]]:
         """Those that are in one of these states and due now."""
         now_ms = self._clock.now_ms()
-        found: list[tuple[bytes, Delivery, Destination]] = []
+        due: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
             row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
             if row is None or row.final or destination is None or row.state not in states:
                 continue
             if due_ms(row, destination, self._lanes[destination.workspace]) <= now_ms:
-                found.append((key, row, destination))
-        return found
+                due.append((key, row, destination))
+        return due
 
 
 def _empty_record(row: Delivery) -> ConsumedRecord:

@@ -99,7 +99,7 @@ async def newest(
                     heapq.heappush(kept, (*order, _listed(topic, record, headers, workspace)))
                 elif order > kept[0][:3]:
                     heapq.heapreplace(kept, (*order, _listed(topic, record, headers, workspace)))
-    return [listed for *_, listed in sorted(kept, key=lambda each: each[:3], reverse=True)], matching
+    return [listed for *_, listed in sorted(kept, key=lambda item: item[:3], reverse=True)], matching
 
 
 def _listed(topic: str, record: Any, headers: dict[str, bytes], workspace: str) -> Listed:
@@ -135,16 +135,16 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     """
     topic, partition, offset = parse_dead_letter_id(settings, record_id)
     async with topic_reader(settings, progress) as reader:
-        found: list[ConsumedRecord] = []
+        taken: list[ConsumedRecord] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
-            found += consumed_records(records, WorkspaceKeys(settings.workspaces))
-        if not found:
+            taken += consumed_records(records, WorkspaceKeys(settings.workspaces))
+        if not taken:
             raise StreamAppError(f"no dead letter at {record_id}: it never existed, or is no longer kept")
-        headers = dict(found[0].headers)
+        headers = dict(taken[0].headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
     shown = {name: _shown(value) for name, value in headers.items()}
-    dead_letter = found[0]
+    dead_letter = taken[0]
     suppressed = on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
     return Shown(dead_letter, shown, history, suppressed)
 
@@ -152,14 +152,14 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
 async def _history(reader: TopicReader, status: str, partition: int, origin: bytes) -> list[StatusEvent]:
     """Read the kept status events of that origin."""
     bounds = await reader.bounds(status)
-    found = []
+    events = []
     async for records in reader.read(status, {partition: bounds[partition]}):
         for record in records:
             if origin and record.value and origin in record.value:
                 event = _event.decode(record.value)
                 if event.origin.encode() == origin:
-                    found.append(event)
-    return found
+                    events.append(event)
+    return events
 
 
 async def export(
@@ -217,12 +217,12 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: 
 
 def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
     """Parse the id of a dead letter to topic, partition and offset. Raises SettingsError if it is none."""
-    found, names = parse_record_id(record_id), settings.names
-    if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
+    place, names = parse_record_id(record_id), settings.names
+    if place is None or place[0] not in (names.dlq, names.parked, names.deferred):
         raise SettingsError([f"{record_id}: is not the id of a dead letter, such as {names.dlq}/0/17"])
-    if found[1] >= settings.kafka.partitions:
+    if place[1] >= settings.kafka.partitions:
         raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
-    return found
+    return place
 
 
 def _shown(value: bytes) -> str:

@@ -66,17 +66,17 @@ def topic_of(settings: Settings, source: Source) -> str:
 
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
     """Raise SettingsError if a filter contradicts itself, or names something that the configuration does not have."""
-    found = wanted.problems()
+    problems = wanted.problems()
     if wanted.kinds == {"deferred"} and source != "deferred":
-        found.append(f"--disposition deferred: {source} has none, use --from deferred")
+        problems.append(f"--disposition deferred: {source} has none, use --from deferred")
     if wanted.kinds and "deferred" not in wanted.kinds and source == "deferred":
-        found.append("--from deferred has only the disposition deferred: leave out --disposition")
-    found += unknown(settings, wanted.workspaces, wanted.destinations)
+        problems.append("--from deferred has only the disposition deferred: leave out --disposition")
+    problems += unknown(settings, wanted.workspaces, wanted.destinations)
     homes = {settings.destinations[name].workspace for name in wanted.destinations & settings.destinations.keys()}
-    if not found and wanted.workspaces and homes and not homes & wanted.workspaces:
-        found.append("no --destination belongs to a --workspace")
-    if found:
-        raise SettingsError(found)
+    if not problems and wanted.workspaces and homes and not homes & wanted.workspaces:
+        problems.append("no --destination belongs to a --workspace")
+    if problems:
+        raise SettingsError(problems)
 
 
 async def spans_of(settings: Settings, source: Source) -> dict[int, tuple[int, int]]:
@@ -147,16 +147,16 @@ async def survey(
     async with topic_reader(settings, progress) as reader:
         sent_back = RedriveDedup(settings.names.dlq)
         await _read_redrives(sent_back, reader, settings)
-        found = await _dead_letters(reader, settings, source, wanted, sent_back, ranges)
-        rows, lanes, on_list = await _rows(reader, settings.names.state, found)
-        never = await _never(reader, topic_of(settings, source), found, on_list)
+        letters = await _dead_letters(reader, settings, source, wanted, sent_back, ranges)
+        rows, lanes, on_list = await _rows(reader, settings.names.state, letters)
+        never = await _never(reader, topic_of(settings, source), letters, on_list)
     if limit is not None:
-        found.sort(key=lambda letter: (letter.partition, letter.offset))  # so that a later run takes the same ones
+        letters.sort(key=lambda letter: (letter.partition, letter.offset))  # so that a later run takes the same ones
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
     going: Counter[tuple[str, str]] = Counter()
-    for letter in found:
+    for letter in letters:
         asked = letter.kind in ("failed", "deferred") or letter.kind in wanted.kinds
         row = rows.get(letter.origin.encode()) or rows.get(letter.key)
         end = _fate(letter, row, asked=asked, uncertain=uncertain)
@@ -172,17 +172,17 @@ async def survey(
             causes[letter.cause] += 1
             going[letter.workspace, letter.destination] += 1
         fates[end] += 1
-    return PricedPlan(len(found), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
+    return PricedPlan(len(letters), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
 
 
-def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool) -> Fate:
-    if each.sent_back:
+def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool) -> Fate:
+    if letter.sent_back:
         return "sent_back"
     if not asked:
         return "waits_for_ask"
-    if each.kind in ("failed", "deferred") and row is not None and row.origin != each.origin:
+    if letter.kind in ("failed", "deferred") and row is not None and row.origin != letter.origin:
         return "replaced"
-    return fate(each.kind, each.seq, row, uncertain=uncertain)
+    return fate(letter.kind, letter.seq, row, uncertain=uncertain)
 
 
 async def _read_redrives(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:
@@ -202,7 +202,7 @@ async def _dead_letters(
     sent_back: RedriveDedup,
     ranges: Mapping[int, tuple[int, int]] | None,
 ) -> list[_Found]:
-    found: list[_Found] = []
+    letters: list[_Found] = []
     check_lead, now_ms = sendable(settings), Clock().now_ms()
     topic, keys = topic_of(settings, source), WorkspaceKeys(settings.workspaces)
     async for records in reader.read(topic, ranges):
@@ -213,7 +213,7 @@ async def _dead_letters(
                 continue
             workspace, alias = _address(settings, *addressed_to(headers, key, record.value))
             reason, kind = text(headers, HEADERS["reason"]), kind_of(headers)
-            found.append(
+            letters.append(
                 _Found(
                     record.partition,
                     record.offset,
@@ -228,7 +228,7 @@ async def _dead_letters(
                     never_sent(record.value, key, text(headers, HEADERS["destination"]), check_lead, now_ms) == "",
                 )
             )
-    return found
+    return letters
 
 
 def sendable(settings: Settings) -> LeadCheck:
@@ -267,10 +267,10 @@ def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
 
 
 async def _rows(
-    reader: TopicReader, state: str, found: list[_Found]
+    reader: TopicReader, state: str, letters: list[_Found]
 ) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
     """Return the current delivery rows by key and by origin, the lane by workspace, and the suppression list."""
-    origins, keys = {letter.origin for letter in found}, {letter.key for letter in found}
+    origins, keys = {letter.origin for letter in letters}, {letter.key for letter in letters}
     key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
     on_list = SuppressionList()
@@ -293,14 +293,14 @@ async def _rows(
 
 
 async def _never(
-    reader: TopicReader, topic: str, found: list[_Found], on_list: SuppressionList
+    reader: TopicReader, topic: str, letters: list[_Found], on_list: SuppressionList
 ) -> set[tuple[int, int]]:
     """Find suppressed dead letters, by partition and offset. Values are read only if the list is not empty."""
     never: set[tuple[int, int]] = set()
-    if not on_list or not found:
+    if not on_list or not letters:
         return never
     offsets: Chosen = defaultdict(set)
-    for letter in found:
+    for letter in letters:
         offsets[letter.partition].add(letter.offset)
     ranges = {partition: (min(numbers), max(numbers) + 1) for partition, numbers in offsets.items()}
     async for records in reader.read(topic, ranges):

@@ -136,8 +136,8 @@ class ReplayState:
     async def committed(self) -> dict[int, int]:
         """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
         partitions = [TopicPartition(self._names.dlq, tp.partition) for tp in self._partitions]
-        found = await committed_offsets(self._admin, self._names.replay_app, partitions)
-        return {tp.partition: offset for tp, offset in found.items()}
+        committed = await committed_offsets(self._admin, self._names.replay_app, partitions)
+        return {tp.partition: offset for tp, offset in committed.items()}
 
     async def _record_on(self) -> None:
         warn = Throttled(lambda why: log.warning("could not save the replay checkpoint: %s", why))

@@ -143,9 +143,9 @@ class DeadLetters(Collector):
         )
         with suppress(sqlite3.Error):  # no read model yet, or it is being made anew
             for label, topic in self._topics.items():
-                found = self._queries.dead_letters(topic)
+                letters = self._queries.dead_letters(topic)
                 for state in STATES:
-                    family.add_metric([label, state], getattr(found, state))
+                    family.add_metric([label, state], getattr(letters, state))
         yield family
 
 

@@ -44,7 +44,7 @@ MEASURES = {
     "parts": {
         *("number", "each.used", "each.reserved", "each.cap", "lane.view.score", "lane.view.rate_per_s"),
         "lane.view.submissions_left.values()|sum",
-        *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.found.leads"),
+        *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.publication.leads"),
     },
     # a plan is not stored: the page has the command that lists what it would send
     "plan": {

@@ -4,7 +4,7 @@ from typing import Final
 
 _TOKEN: Final = 'return urlsafe_b64decode(text + "=" * ({}len(text) % 4)).decode()'
 _OWED: Final = "return -1 if self._owed.get(group, {}) >= 1.0 else PRIORITY[group]"
-_SLUG: Final = 'slug = _lower(unquote(found[1]) if "%" in found[{}] else found[1])'
+_SLUG: Final = 'slug = _lower(unquote(match[1]) if "%" in match[{}] else match[1])'
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (

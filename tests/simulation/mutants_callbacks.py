@@ -110,7 +110,7 @@ def no_worker_there() -> Iterable[Schedule]:
 
 @mutant("3", hunt=no_worker_there)
 def callbacks_not_read_at_take_over() -> Patch:
-    real = Bootstrap._each
+    real = Bootstrap._of_topic
 
     async def each(self: Bootstrap, topic: str, source: Source) -> None:
         if source == "command":

@@ -53,7 +53,7 @@ class ImportRow(msgspec.Struct, frozen=True):
     `groups`: the title, the id on the page, the number of leads and the parts of those at rest, and of the others.
     """
 
-    found: FoundImport
+    publication: FoundImport
     parts: list[Part]
     at_rest: int
     share: int
@@ -71,37 +71,39 @@ def imports_of(
 
 def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> PageData:
     """Return the list, of one workspace or ('') of all. `after`: the last one of the page before."""
-    found, more = site.queries.imports(workspace, "", after, ROWS)
-    return {"rows": [row_of(publication) for publication in found], "workspace": workspace, "after": more}
+    imports, more = site.queries.imports(workspace, "", after, ROWS)
+    return {"rows": [row_of(publication) for publication in imports], "workspace": workspace, "after": more}
 
 
 def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> PageData:
     """Return the page of one import."""
-    found, _ = site.queries.imports(workspace, import_id, None, 1)
+    imports, _ = site.queries.imports(workspace, import_id, None, 1)
     return {
         "workspace": workspace,
         "import_id": import_id,
-        "row": row_of(found[0]) if found else None,
+        "row": row_of(imports[0]) if imports else None,
         "may_join": workspace in site.settings.workspaces,
         "most_mb": MAX_FILE_BYTES // 2**20,
     }
 
 
-def row_of(found: FoundImport) -> ImportRow:
+def row_of(publication: FoundImport) -> ImportRow:
     """Return an import with its bar."""
     parts: list[Part] = []
     x = 0.0
-    for name in (*COLUMNS, *sorted(set(found.columns) - set(COLUMNS))):
-        if leads := found.columns.get(name, 0):
-            width = leads / found.leads * 100
+    for name in (*COLUMNS, *sorted(set(publication.columns) - set(COLUMNS))):
+        if leads := publication.columns.get(name, 0):
+            width = leads / publication.leads * 100
             meaning = meaning_of(name)
             parts.append(Part(name, meaning, _COLOURS.get(name, "nodata"), leads, round(x, 2), round(width, 2)))
             x += width
-    at_rest = found.leads - found.moving
+    at_rest = publication.leads - publication.moving
     resting = [part for part in parts if part.column not in MOVING]
     moving = [part for part in parts if part.column in MOVING]
-    groups = [("At rest", "at-rest", at_rest, resting), ("Not at rest", "moving", found.moving, moving)]
-    return ImportRow(found, parts, at_rest, at_rest * 100 // found.leads if found.leads else 0, groups)
+    groups = [("At rest", "at-rest", at_rest, resting), ("Not at rest", "moving", publication.moving, moving)]
+    return ImportRow(
+        publication, parts, at_rest, at_rest * 100 // publication.leads if publication.leads else 0, groups
+    )
 
 
 BACKLOG_ROWS: Final = 100
@@ -122,7 +124,7 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
     """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
     if moment.kafka is None:
         return {"records": None, "rows": [], "topic": topic, "partition": partition, "after": 0, "back": 0}
-    found = [
+    backlog = [
         (log, left)
         for log, left in sorted((untaken(site, moment) or {}).items())
         if left and topic in ("", log[0]) and partition in (None, log[1])
@@ -130,11 +132,11 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
     retry = site.settings.names.retry
     back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == retry)
     rows: list[BacklogRow] = []
-    for (name, number), left in found[after : after + BACKLOG_ROWS]:
+    for (name, number), left in backlog[after : after + BACKLOG_ROWS]:
         names = list(site.settings.plan.residents(number))
         rows.append(BacklogRow(name, number, left, names[:_MOST_NAMES], len(names) > _MOST_NAMES))
-    more = after + BACKLOG_ROWS if len(found) > after + BACKLOG_ROWS else 0
-    records = sum(left for _, left in found)
+    more = after + BACKLOG_ROWS if len(backlog) > after + BACKLOG_ROWS else 0
+    records = sum(left for _, left in backlog)
     return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more, "back": back}
 
 
@@ -197,15 +199,15 @@ def audit_page(site: Site, asked: CommandFilter, command: str, after: str) -> Pa
         return {"orders": queries.answers(command), "id": command}
     at_ms, _, last = after.partition(".")
     begins = (int(at_ms), last) if at_ms.isdecimal() and len(at_ms) < 16 else (1 << 62, "")
-    found = queries.commands(asked, begins, ROWS + 1)
-    answers = {each: queries.answers(each) for _, each in found[:ROWS]}
+    commands = queries.commands(asked, begins, ROWS + 1)
+    answers = {name: queries.answers(name) for _, name in commands[:ROWS]}
     return {
         "id": "",
         "filter": asked,
         "kinds": queries.words_of_commands("kind"),
         "people": queries.words_of_commands("who"),
-        "rows": [(_last(orders), outcome_of(site, each, orders)) for each, orders in answers.items()],
-        "after": f"{found[ROWS - 1][0]}.{found[ROWS - 1][1]}" if len(found) > ROWS else "",
+        "rows": [(_last(orders), outcome_of(site, name, orders)) for name, orders in answers.items()],
+        "after": f"{commands[ROWS - 1][0]}.{commands[ROWS - 1][1]}" if len(commands) > ROWS else "",
     }
 
 

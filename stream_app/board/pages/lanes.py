@@ -115,11 +115,11 @@ def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tu
 
 
 def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
-    found: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for slot in slots:
         key = _SERIES_OF[slot.status]
-        found[slot.at_s][key] = found[slot.at_s].get(key, 0) + slot.leads
-    return found
+        by_slot[slot.at_s][key] = by_slot[slot.at_s].get(key, 0) + slot.leads
+    return by_slot
 
 
 def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, str]], Tone]:
@@ -305,7 +305,7 @@ def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: in
 
 def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int, now_ms: int) -> list[Band]:
     """Return the changes as spans from one change to the next, oldest first."""
-    found: list[Band] = []
+    bands: list[Band] = []
     end_ms = now_ms
     for change in changes:  # newest first
         tone = kinds.get(change.change.kind)
@@ -313,8 +313,8 @@ def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int
             continue
         at_ms = max(change.at_ms, begin_ms)
         x, width = (at_ms - begin_ms) / (now_ms - begin_ms) * 100, (end_ms - at_ms) / (now_ms - begin_ms) * 100
-        found.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, change.change.text))
+        bands.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, change.change.text))
         end_ms = at_ms
         if change.at_ms <= begin_ms:
             break
-    return found[::-1]
+    return bands[::-1]

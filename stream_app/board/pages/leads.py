@@ -70,15 +70,15 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
     else:
         counts = site.queries.status_sums(chosen.of)
     columns: Counter[str] = Counter()
-    for each in counts:
-        columns[each.column] += each.leads
+    for count in counts:
+        columns[count.column] += count.leads
     # Without a filter the list has what the books count: callbacks and commands are no leads.
-    wanted = [each for each in counts if _matches(each, chosen)]
-    matches = sum(each.leads for each in wanted)
+    wanted = [count for count in counts if _matches(count, chosen)]
+    matches = sum(count.leads for count in wanted)
     final = chosen.column == "accepted_final" if chosen.column else None
     rows = []
     if matches:
-        statuses = {each.status for each in wanted}
+        statuses = {count.status for count in wanted}
         rows = site.queries.records(chosen.of, statuses, after, ROWS + 1, final=final, imported=imported)
     return {
         "rows": rows[:ROWS],
@@ -104,9 +104,9 @@ def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, l
     """Return how many records there are of a lead, or of what was sent again, and those after a place."""
     if chosen.lead_id:
         return site.queries.records_of_lead(chosen.lead_id, after, ROWS + 1)
-    days = {day_of(each.at_s): each for each in site.queries.days("")}
+    days = {day_of(of_day.at_s): of_day for of_day in site.queries.days("")}
     if chosen.resent == "all":
-        return sum(each.resent for each in days.values()), site.queries.resent(None, after, ROWS + 1)
+        return sum(of_day.resent for of_day in days.values()), site.queries.resent(None, after, ROWS + 1)
     day = days.get(chosen.resent)
     return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS + 1))
 
@@ -224,10 +224,10 @@ def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage,
 
 def _same_person(site: Site, lead_id: str) -> SamePerson | None:
     """Return what the person's identifier that leads to the most leads leads to."""
-    found = {person: site.queries.records_of_person(person) for person in site.queries.people_of(lead_id)}
-    person = max(found, key=lambda each: len(found[each]), default="")
-    others = [row for row in found.get(person, ()) if row.lead_id != lead_id]
-    return SamePerson(person, len(found[person]), others[:_MOST_OTHERS]) if others else None
+    records = {person: site.queries.records_of_person(person) for person in site.queries.people_of(lead_id)}
+    person = max(records, key=lambda name: len(records[name]), default="")
+    others = [row for row in records.get(person, ()) if row.lead_id != lead_id]
+    return SamePerson(person, len(records[person]), others[:_MOST_OTHERS]) if others else None
 
 
 def _timeline(history: RecordHistory, now_ms: int) -> Timeline:
@@ -244,12 +244,12 @@ def _timeline(history: RecordHistory, now_ms: int) -> Timeline:
 
 def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: int) -> list[Band]:
     """Return the waits of a kind. Those without a visible gap are one band, so that their number stays bounded."""
-    found: list[Band] = []
+    bands: list[Band] = []
     for wait in waits:
         x, width = (wait.begin_ms - begin_ms) / length_ms * 100, wait.length_ms(now_ms) / length_ms * 100
         text = f"{duration(wait.length_ms(now_ms))}{': ' if wait.text else ''}{wait.text}"
-        if found and x - found[-1].x - found[-1].width < _NARROWEST:
-            last = found.pop()
+        if bands and x - bands[-1].x - bands[-1].width < _NARROWEST:
+            last = bands.pop()
             x, width, text = last.x, max(last.width, x + width - last.x), last.text
-        found.append(Band(round(x, 3), round(max(width, _NARROWEST), 3), tone, text))
-    return found
+        bands.append(Band(round(x, 3), round(max(width, _NARROWEST), 3), tone, text))
+    return bands

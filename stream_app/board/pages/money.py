@@ -25,23 +25,23 @@ def money_page(site: Site, moment: Moment, workspace: str, day: str) -> PageData
     `workspace`: only of this one; '' for the sum of all. `day`: of which the lanes are listed; '' for all days.
     """
     queries, now_s = site.queries, moment.now_ms // 1000
-    found = [each for each in queries.days(workspace) if each.at_s > now_s - DAYS * DAY_S]
-    if workspace and not found and workspace not in site.settings.workspaces:
+    rows = [row for row in queries.days(workspace) if row.at_s > now_s - DAYS * DAY_S]
+    if workspace and not rows and workspace not in site.settings.workspaces:
         return None
-    days = [_sum([each for each in found if each.at_s == at_s], at_s) for at_s in dict.fromkeys(e.at_s for e in found)]
-    chosen = next((each.at_s for each in days if day_of(each.at_s) == day), None)
+    days = [_sum([row for row in rows if row.at_s == at_s], at_s) for at_s in dict.fromkeys(e.at_s for e in rows)]
+    chosen = next((entry.at_s for entry in days if day_of(entry.at_s) == day), None)
     since_s, until_s = (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + 1)
     hour_s, today_s = now_s - now_s % HOUR_S, now_s - now_s % DAY_S
     hours = queries.credits([workspace], QUARTER_S, hour_s - DAY_S)[workspace]
     first_s = days[-1].at_s if days else today_s
-    spent = {each.at_s: {"enriched": each.credits} for each in days}
+    spent = {entry.at_s: {"enriched": entry.credits} for entry in days}
     slots = (today_s - first_s) // DAY_S + 1
     return {
         "workspace": workspace,
         "day": day if chosen is not None else "",
         "days": days,
         "all": _sum(days, first_s),
-        "today": next((each for each in days if each.at_s == today_s), _sum([], today_s)),
+        "today": next((entry for entry in days if entry.at_s == today_s), _sum([], today_s)),
         "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_LANES],
         "chart": stack([("enriched", "credits")], spent, first_s, DAY_S, slots, min(8, slots + 1))
         if slots > 1
@@ -62,9 +62,9 @@ def money_csv(site: Site, workspace: str) -> str:
     text = StringIO()
     out = csv.writer(text)
     out.writerow(("day", "workspace", "destination", *COLUMNS))
-    for each in site.queries.days(workspace or None):
-        if each.workspace:
-            names = (for_spreadsheet(name) for name in (each.workspace, each.destination))
-            values = (getattr(each, name) for name in COLUMNS)
-            out.writerow((day_of(each.at_s), *names, *("" if value is None else round(value, 2) for value in values)))
+    for row in site.queries.days(workspace or None):
+        if row.workspace:
+            names = (for_spreadsheet(name) for name in (row.workspace, row.destination))
+            values = (getattr(row, name) for name in COLUMNS)
+            out.writerow((day_of(row.at_s), *names, *("" if value is None else round(value, 2) for value in values)))
     return text.getvalue()

@@ -63,9 +63,9 @@ def _topics(plan: list[TopicPlan], existing: Mapping[str, ExistingTopic]) -> lis
     """Return the planned topics, those that differ first."""
     rows = []
     for topic in plan:
-        found = existing.get(topic.name)
+        present = existing.get(topic.name)
         differs = [line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)]
-        rows.append(TopicRow(topic.name, topic.partitions, found.partitions if found else None, differs))
+        rows.append(TopicRow(topic.name, topic.partitions, present.partitions if present else None, differs))
     return sorted(rows, key=lambda row: not row.differs)
 
 

@@ -56,7 +56,7 @@ class Callbacks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
 
-    def report(self, row: Row, cells: dict[str, Any], found: bool) -> None:
+    def report(self, row: Row, cells: dict[str, Any], is_found: bool) -> None:
         """Run the HTTP column of a row, if it has one and its run condition is met."""
         settings = row.webhook.settings.callback
         if not settings.enabled:
@@ -66,7 +66,7 @@ class Callbacks:
         body = settings.body or self._default_body(row)
         faults = self._timeline.callback_faults(row.webhook.workspace.name, row.webhook.slug, row.about, row.run)
         job = Job(row, row.run, settings, url, body, cells, {fault.kind: fault for fault in faults})
-        if not url or (settings.run_if == "found" and not found):
+        if not url or (settings.run_if == "found" and not is_found):
             self._write(job, 1, "condition_not_met")
             return
         task = asyncio.get_running_loop().create_task(self._deliver(job))

@@ -107,7 +107,7 @@ class Enrichment:
         else:
             value = None
             if self._chance.draw("column miss", *about) >= column.miss_share:
-                value = _found(column.values[self._chance.pick(len(column.values), *about)], run.cells)
+                value = _value_of(column.values[self._chance.pick(len(column.values), *about)], run.cells)
             row.filled[column.name] = run.cells[column.name] = value
         self._next(run)
 
@@ -129,15 +129,15 @@ class Enrichment:
 
     def _finish(self, run: Run) -> None:
         row = run.row
-        found = any(value is not None for value in row.filled.values())
+        is_found = any(value is not None for value in row.filled.values())
         state = "errors" if run.errors else "done"
         self._end(row, "deduped" if row.duplicate else state)
-        self._report(row, run.cells, found)
+        self._report(row, run.cells, is_found)
 
     def _end(self, row: Row, state: str) -> None:
         self.running -= row.state == "running"
         row.state = state
-        found = sum(value is not None for value in row.filled.values())
+        filled = sum(value is not None for value in row.filled.values())
         self._ledger.write(
             lines.Row(
                 workspace=row.webhook.workspace.name,
@@ -145,7 +145,7 @@ class Enrichment:
                 row=row.number,
                 run=row.run,
                 state=state,
-                found=found,
+                filled=filled,
                 lead_id=row.lead_id,
                 delivery_id=row.delivery_id,
             )
@@ -166,7 +166,7 @@ def _cut(cells: dict[str, Any], cell_bytes: int) -> dict[str, Any]:
     }
 
 
-def _found(value: str | float | bool, cells: dict[str, Any]) -> object:
+def _value_of(value: str | float | bool, cells: dict[str, Any]) -> object:
     """Return a column's result. A column with an empty input finds nothing."""
     if not isinstance(value, str):
         return value

@@ -56,7 +56,7 @@ class Row(Line):
     row: int
     run: int
     state: str
-    found: int = 0
+    filled: int = msgspec.field(default=0, name="found")
     lead_id: str | None = None
     delivery_id: str | None = None
 

@@ -336,14 +336,14 @@ class Terms(msgspec.Struct, frozen=True):
     inexact: frozenset[int]
 
 
-def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
+def audit(history: RecordHistory, evidence: Found, terms: Terms) -> str:
     """Return what does not add up; "" if everything does; IN_MOTION if that cannot be said."""
-    status, in_hand = history.status, found.copy or (found.is_input and not found.passed)
-    if not found.is_input and not found.gone:
+    status, in_hand = history.status, evidence.copy or (evidence.is_input and not evidence.passed)
+    if not evidence.is_input and not evidence.gone:
         if status:
             return "a history without a record: its origin is no input record of a lead topic"
-        return "it has a row, but no record of a lead topic is there" if found.row else ""
-    if not status and found.is_input and found.passed:
+        return "it has a row, but no record of a lead topic is there" if evidence.row else ""
+    if not status and evidence.is_input and evidence.passed:
         hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
         return f"lost: the worker's group has passed it, and it has no event{hint}"
     if history.headless and not history.rerouted and not terms.trimmed:
@@ -352,13 +352,13 @@ def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
         return f"left at {status}: its group has passed the record, and no worker continues it"
     if status in _AWAY and not in_hand:
         return f"left at {status}: no copy of it is on its way back"
-    wrong = _against_row(history, found, terms)
-    movable = found.partition in terms.inexact or (terms.inexact and history.rerouted)
+    wrong = _against_row(history, evidence, terms)
+    movable = evidence.partition in terms.inexact or (terms.inexact and history.rerouted)
     return IN_MOTION if wrong and movable else wrong
 
 
-def _against_row(history: RecordHistory, found: Found, terms: Terms) -> str:
-    status, row = history.status, found.row
+def _against_row(history: RecordHistory, evidence: Found, terms: Terms) -> str:
+    status, row = history.status, evidence.row
     if row is not None:
         if row.status == status and row.seq == history.seq:
             return ""
@@ -366,7 +366,7 @@ def _against_row(history: RecordHistory, found: Found, terms: Terms) -> str:
         return f"its row says {row.status} (event {row.seq}), its events {events}"
     if not status or status in _ROWLESS or (status == "parked" and history.rerouted and history.seq == 2):
         return ""
-    if status in SETTLED and (status != "accepted" or found.final):
+    if status in SETTLED and (status != "accepted" or evidence.final):
         if history.at_ms < terms.stale_ms:
             return ""
         return f"{status}, and its row is gone before the freshness window: it could be paid twice"

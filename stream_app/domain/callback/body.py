@@ -123,20 +123,20 @@ def _value(text: str, at: int) -> tuple[str, int] | None:
 def _end_of_text(text: str, at: int) -> int | None:
     """Return the position of the closing quote: the first one before the next member or the end of the object."""
     within = 0
-    for found in _QUOTE.finditer(text, at):
-        if found[0] != '"':
+    for match in _QUOTE.finditer(text, at):
+        if match[0] != '"':
             continue
-        if _ENDS_TEXT.match(text, found.start()):
-            return None if within % 2 else found.start()
-        if _LACKS_COMMA.match(text, found.start()):
+        if _ENDS_TEXT.match(text, match.start()):
+            return None if within % 2 else match.start()
+        if _LACKS_COMMA.match(text, match.start()):
             return None
         within += 1
     return None
 
 
 def _escaped(content: str) -> str:
-    quoted = _QUOTE.sub(lambda found: '\\"' if found[0] == '"' else found[0], content)
-    return _CONTROL.sub(lambda found: _ESCAPES.get(found[0], " "), quoted)
+    quoted = _QUOTE.sub(lambda match: '\\"' if match[0] == '"' else match[0], content)
+    return _CONTROL.sub(lambda match: _ESCAPES.get(match[0], " "), quoted)
 
 
 class BadBody(msgspec.Struct, frozen=True):
@@ -233,8 +233,8 @@ def _claimed(text: str, name: str) -> str | None:
     at = text.find(quoted)
     if at < 0 or text.find(quoted, at + 1) >= 0:
         return None
-    found = _VALUE.match(text, at + len(quoted))
-    value = found[1] if found else "null"
+    match = _VALUE.match(text, at + len(quoted))
+    value = match[1] if match else "null"
     return "" if value == "null" else value.strip('"')
 
 
@@ -257,8 +257,8 @@ def callback_of(
     fields = _fields(document)
     if isinstance(fields, BadBody):
         return fields
-    found = [value for value in fields.values() if isinstance(value, str)]
-    text = scrub(error, known=found) if isinstance(error, str) else ""
+    texts = [value for value in fields.values() if isinstance(value, str)]
+    text = scrub(error, known=texts) if isinstance(error, str) else ""
     callback = Callback(
         lead_id=body.lead_id,
         workspace=workspace,
@@ -301,16 +301,16 @@ def _not_json(text: str) -> BadBody:
 
 def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
     """Return the results that have a value."""
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     if sum(len(value) if isinstance(value, dict) else 1 for value in document.values()) > MOST_FIELDS:
         return BadBody("too_many_fields", f"There are more than {MOST_FIELDS} values: send fewer columns.")
     for name, value in document.items():
         if name in _NESTED and isinstance(value, dict):
-            found |= value
+            merged |= value
         elif name not in RESERVED and not name.startswith("_"):  # Clay's own, such as _clay_meta
-            found[name] = value
+            merged[name] = value
     fields: dict[str, Scalar] = {}
-    for name, value in found.items():
+    for name, value in merged.items():
         if isinstance(value, dict | list):
             kind = "a list" if isinstance(value, list) else "an object"
             return BadBody("nested", f"{_named(name)} is {kind}: send each value of it under a name of its own.")

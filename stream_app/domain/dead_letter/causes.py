@@ -114,14 +114,14 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
     if kind_of(headers) in ("failed", "deferred"):
         return workspace, text(headers, HEADERS["destination"])
     named = _read(value)
-    return _said(named.workspace) or workspace, _said(named.destination)
+    return _string(named.workspace) or workspace, _string(named.destination)
 
 
 def lead_id_of(headers: Headers, value: bytes | None) -> str:
     """Return the lead's id as rows have it; '' if there is none or if it is derived from the person."""
     if lead_id := text(headers, HEADERS["lead_id"]):
         return lead_id
-    given = _said(_read(value).lead_id).strip()
+    given = _string(_read(value).lead_id).strip()
     return plain_id(given) if given else ""
 
 
@@ -132,7 +132,7 @@ def _read(value: bytes | None) -> _Named:
         return _Named()
 
 
-def _said(value: Any) -> str:
+def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
@@ -152,7 +152,7 @@ def number(headers: Headers, name: str) -> int:
 
 
 def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:
-    return not wanted or value.decode("utf-8", "replace") in {str(each) for each in wanted}
+    return not wanted or value.decode("utf-8", "replace") in {str(allowed) for allowed in wanted}
 
 
 class Group(msgspec.Struct):

@@ -99,14 +99,14 @@ class Price(msgspec.Struct):
     seconds: float
 
 
-def price_text(each: Price) -> str:
+def price_text(cost: Price) -> str:
     """Say what the leads of a destination cost, what is left, and how long they take."""
-    where = f"{each.destination or 'no destination'} ({each.workspace or 'no workspace'})"
+    where = f"{cost.destination or 'no destination'} ({cost.workspace or 'no workspace'})"
     return (
-        f"{where}: {count(each.leads, 'lead')}, about "
-        f"{count(each.credits, 'credit')} (at most {each.credits_at_most:,}) of {left_text(each.credits_left)}, about "
-        f"{count(each.actions, 'action')} (at most {each.actions_at_most:,}) of {left_text(each.actions_left)}, about "
-        f"{each.seconds:.0f} s"
+        f"{where}: {count(cost.leads, 'lead')}, about "
+        f"{count(cost.credits, 'credit')} (at most {cost.credits_at_most:,}) of {left_text(cost.credits_left)}, about "
+        f"{count(cost.actions, 'action')} (at most {cost.actions_at_most:,}) of {left_text(cost.actions_left)}, about "
+        f"{cost.seconds:.0f} s"
     )
 
 
@@ -124,30 +124,30 @@ class TooDear(msgspec.Struct, frozen=True):
 def too_dear(prices: Iterable[Price]) -> list[TooDear]:
     """Return the workspaces whose estimated cost exceeds their budget."""
     sums: dict[str, TooDear] = {}
-    for each in prices:
-        before = sums.get(each.workspace)
-        sums[each.workspace] = TooDear(
-            each.workspace,
-            each.leads + (before.leads if before else 0),
-            each.credits + (before.credits if before else 0),
-            each.actions + (before.actions if before else 0),
-            each.credits_left,
-            each.actions_left,
+    for cost in prices:
+        before = sums.get(cost.workspace)
+        sums[cost.workspace] = TooDear(
+            cost.workspace,
+            cost.leads + (before.leads if before else 0),
+            cost.credits + (before.credits if before else 0),
+            cost.actions + (before.actions if before else 0),
+            cost.credits_left,
+            cost.actions_left,
         )
     return [
-        each
-        for each in sums.values()
-        if (each.credits_left is not None and each.credits > each.credits_left)
-        or (each.actions_left is not None and each.actions > each.actions_left)
+        total
+        for total in sums.values()
+        if (total.credits_left is not None and total.credits > total.credits_left)
+        or (total.actions_left is not None and total.actions > total.actions_left)
     ]
 
 
-def too_dear_text(each: TooDear) -> str:
+def too_dear_text(total: TooDear) -> str:
     """Say what the leads cost and what is left."""
-    cost = f"{count(each.credits, 'credit')} and {count(each.actions, 'action')}"
+    cost = f"{count(total.credits, 'credit')} and {count(total.actions, 'action')}"
     return (
-        f"{each.workspace}: {count(each.leads, 'lead costs', 'leads cost')} about {cost}, there are "
-        f"{left_text(each.credits_left)} and {left_text(each.actions_left)}"
+        f"{total.workspace}: {count(total.leads, 'lead costs', 'leads cost')} about {cost}, there are "
+        f"{left_text(total.credits_left)} and {left_text(total.actions_left)}"
     )
 
 
@@ -223,12 +223,12 @@ class PricedPlan(msgspec.Struct):
     @property
     def credits_at_most(self) -> int:
         """The cost of all in credits, at the ceilings."""
-        return sum(each.credits_at_most for each in self.prices)
+        return sum(cost.credits_at_most for cost in self.prices)
 
     @property
     def actions_at_most(self) -> int:
         """The cost of all in Actions, at the ceilings."""
-        return sum(each.actions_at_most for each in self.prices)
+        return sum(cost.actions_at_most for cost in self.prices)
 
 
 def _least(*rests: int | None) -> int | None:

@@ -88,19 +88,19 @@ def settle_lead(
     now_ms: int,
 ) -> Settled | str:
     """Book what the lead did cost, and end it if it is parked; or return why not, in words."""
-    found = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
+    rows = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
     if what.destination:
-        found = [(key, each) for key, each in found if lead_of(key)[1] == what.destination]
-    if not found:
+        rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
+    if not rows:
         return "no such lead is known here (any more)"
     fits = _is_parked if what.give_up else _is_booked
-    chosen = [(key, each) for key, each in found if fits(each)]
+    chosen = [(key, delivery) for key, delivery in rows if fits(delivery)]
     if not chosen:
-        return _refusal(what, [each for _, each in found])
+        return _refusal(what, [delivery for _, delivery in rows])
     aliases = sorted({lead_of(key)[1] for key, _ in chosen})
     if len(aliases) > 1:
         return f"the lead went to {', '.join(aliases)}: say which destination"
-    key, mine = min(chosen, key=lambda each: (not _is_parked(each[1]), not is_open(each[1]), -each[1].at_ms))
+    key, mine = min(chosen, key=lambda item: (not _is_parked(item[1]), not is_open(item[1]), -item[1].at_ms))
     if what.give_up:
         why = f": {command.why}" if command.why else ""
         return given_up(plan, lane, key, mine, "given_up", f"given up by {command.who}{why}", now_ms)

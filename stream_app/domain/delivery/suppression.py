@@ -65,9 +65,9 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
     return f"e/{workspace}/{row_id(lead_id)}".encode()
 
 
-def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
+def is_erased(suppression: Suppression | None, first_at_ms: int) -> bool:
     """Return True if a history that began then belongs to an erased lead. Its data must not be written again."""
-    return found is not None and first_at_ms <= found.at_ms
+    return suppression is not None and first_at_ms <= suppression.at_ms
 
 
 def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
@@ -75,7 +75,9 @@ def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppress
     destination = who.destination
     if is_erased(find(erased_row(destination.workspace, who.lead_id)), first_at_ms):
         return True
-    own = tuple(person_key(destination.workspace, destination.alias, each) for each in people_in(who.consumed.value))
+    own = tuple(
+        person_key(destination.workspace, destination.alias, person) for person in people_in(who.consumed.value)
+    )
     return any(find(person_row(hash_of(key))) is not None for key in person_of(own, alias).aliases)
 
 
@@ -102,9 +104,9 @@ def import_row(workspace: str, import_id: str) -> bytes:
 
 def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
     """Return why a lead must not be sent; None if it may be. `find` returns the row of a key."""
-    for found in filter(None, map(find, _rows_about(case))):
-        if _binds(found, case):
-            return Reason(found.reason, f"{TEXT[found.reason]} (command {found.command})")
+    for suppression in filter(None, map(find, _rows_about(case))):
+        if _binds(suppression, case):
+            return Reason(suppression.reason, f"{TEXT[suppression.reason]} (command {suppression.command})")
     return None
 
 
@@ -116,9 +118,9 @@ def _rows_about(case: ResolvedLead) -> Iterator[bytes]:
         yield import_row(case.destination.workspace, case.lead.import_id)
 
 
-def _binds(found: Suppression, case: ResolvedLead) -> bool:
+def _binds(suppression: Suppression, case: ResolvedLead) -> bool:
     """Return True if the suppression applies: a cancellation ignores what was published or redriven after it."""
-    if found.reason == "suppressed":
+    if suppression.reason == "suppressed":
         return True
-    redriven = case.envelope.way == "redriven" and found.reason == "cancelled"
-    return (case.consumed.timestamp_ms if redriven else case.envelope.origin_ms) <= found.at_ms
+    redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
+    return (case.consumed.timestamp_ms if redriven else case.envelope.origin_ms) <= suppression.at_ms

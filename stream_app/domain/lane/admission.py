@@ -169,10 +169,10 @@ def decide_dead_letter(
 
 
 def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
-    found = concurrency.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
-    if found is None or mode_of(policy, lane) != "auto":
+    permit = concurrency.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
+    if permit is None or mode_of(policy, lane) != "auto":
         return None
-    return Held(found.reason, found.text, found.until_ms, "held_outage" if found.text else None)
+    return Held(permit.reason, permit.text, permit.until_ms, "held_outage" if permit.text else None)
 
 
 def _paused(by: Actor) -> str:

@@ -220,8 +220,8 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
     slowest_s, because = leads / max(view.rate_per_s, 0.01), ""
     for name, meter in view.meters.items():
         kind, _, period = name.partition("_")
-        each = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
-        cost = sum(each) / len(each) if each else 0.0
+        costs = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
+        cost = sum(costs) / len(costs) if costs else 0.0
         if meter.cap is None or not cost:
             continue
         now, later = int((meter.at(now_ms).left or 0) / cost), int(meter.cap / cost)

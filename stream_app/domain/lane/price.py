@@ -68,27 +68,27 @@ class Quote(msgspec.Struct, frozen=True):
 def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView | None) -> Part:
     """Return the cost of a number of leads of one destination. `usual` and `most` are as configured."""
     learned = view.estimates.get(destination) if view is not None else None
-    each = learned or first_estimate(usual)
+    estimate = learned or first_estimate(usual)
     return Part(
         destination,
         leads,
-        round(each.credits, 1),
-        math.ceil(leads * each.credits),
+        round(estimate.credits, 1),
+        math.ceil(leads * estimate.credits),
         leads * most.credits,
-        math.ceil(leads * each.actions),
+        math.ceil(leads * estimate.actions),
         leads * most.actions,
     )
 
 
 def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_ms: int) -> Quote:
     """Return the quote for one workspace. Without a `view` it is made from the configuration."""
-    found = list(parts)
+    priced = list(parts)
     policy = in_force(policy, view.changes if view is not None else ())
-    leads, rate_per_s = sum(price.leads for price in found), policy.rate.rate_per_s
+    leads, rate_per_s = sum(price.leads for price in priced), policy.rate.rate_per_s
     if view is not None and view.rate_per_s > 0:
         rate_per_s = min(rate_per_s, view.rate_per_s)
     holds = view.text or view.holds if view is not None and view.holds else ""
-    return Quote(policy.name, found, _left(policy, view, now_ms), view is not None, leads / rate_per_s, holds)
+    return Quote(policy.name, priced, _left(policy, view, now_ms), view is not None, leads / rate_per_s, holds)
 
 
 def _left(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[MeterName, int]:

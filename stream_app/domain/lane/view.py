@@ -231,14 +231,14 @@ def _partly(
     stall: StallDetector,
 ) -> Iterator[PartHold]:
     """Yield what holds only the leads of some destinations, or only bulk leads."""
-    found: dict[Held, list[str]] = {}
+    holds: dict[Held, list[str]] = {}
     for destination in destinations:
         answer = answers[destination.alias]
         if answer is None and policy.budget.hot_share:
             answer = _answer(policy, lane, destination, now_ms, stall, hot=False)
         if answer is not None and (whole is None or answer.reason != whole.reason):
-            found.setdefault(answer, []).append(destination.alias)
-    for held, aliases in found.items():
+            holds.setdefault(answer, []).append(destination.alias)
+    for held, aliases in holds.items():
         yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
 
 
@@ -307,7 +307,7 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
             else LaneChange("resumed", "resumed")
         )
     if now.mode != before.mode:
-        yield LaneChange("mode", f"the breaker's mode is {now.mode}{_said(now.mode_by)}")
+        yield LaneChange("mode", f"the breaker's mode is {now.mode}{_by(now.mode_by)}")
     for change in now.changes:
         if change not in before.changes:
             yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
@@ -355,5 +355,5 @@ def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
             )
 
 
-def _said(by: Actor | None) -> str:
+def _by(by: Actor | None) -> str:
     return f", {byline(by)}" if by else ""

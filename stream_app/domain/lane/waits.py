@@ -132,19 +132,19 @@ def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[W
 
     `moves`: the record is not at rest, so it waits now. `queued_ms`: how long it was on Kafka before its first event.
     """
-    found: list[Wait] = []
+    timeline: list[Wait] = []
     if queued_ms > 0 and events:
-        found.append(Wait("queue", "", "", events[0].at_ms - queued_ms, events[0].at_ms, None))
+        timeline.append(Wait("queue", "", "", events[0].at_ms - queued_ms, events[0].at_ms, None))
     # Two workers with different clocks write the events of a record that was rerouted.
     begin_ms = events[0].at_ms if events else 0
     for event, after in pairwise(events):
         end_ms = max(begin_ms, after.at_ms)
         if end_ms > begin_ms:
-            _append(found, _after(event, begin_ms, end_ms))
+            _append(timeline, _after(event, begin_ms, end_ms))
         begin_ms = end_ms
     if events and moves:
-        _append(found, _after(events[-1], begin_ms, None))
-    return found
+        _append(timeline, _after(events[-1], begin_ms, None))
+    return timeline
 
 
 def held_now(wait: Wait, destination: str, view: LaneView) -> Wait:
@@ -174,12 +174,12 @@ def held_by_pause(wait: Wait, by: Actor) -> Wait:
     return msgspec.structs.replace(wait, kind="replay", limit="replay_paused", text=replays_paused(by), until_ms=None)
 
 
-def sums(found: Sequence[Wait], now_ms: int) -> list[tuple[Kind, int, int]]:
+def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[Kind, int, int]]:
     """Return the length in ms and the number of the waits of each kind that occurs, in the order of the first ones."""
     lengths: defaultdict[Kind, list[int]] = defaultdict(list)
-    for wait in found:
+    for wait in timeline:
         lengths[wait.kind].append(wait.length_ms(now_ms))
-    return [(kind, sum(each), len(each)) for kind, each in lengths.items()]
+    return [(kind, sum(times), len(times)) for kind, times in lengths.items()]
 
 
 def _after(event: Event, begin_ms: int, end_ms: int | None) -> Wait:
@@ -190,8 +190,8 @@ def _after(event: Event, begin_ms: int, end_ms: int | None) -> Wait:
     return Wait(kind, limit, event.text or text, begin_ms, end_ms, event.due_at_ms if end_ms is None else None)
 
 
-def _append(found: list[Wait], wait: Wait) -> None:
+def _append(timeline: list[Wait], wait: Wait) -> None:
     """Append a wait, or let the last one go on if it is for the same limit."""
-    if found and (found[-1].kind, found[-1].limit) == (wait.kind, wait.limit):
-        wait = msgspec.structs.replace(wait, begin_ms=found.pop().begin_ms)
-    found.append(wait)
+    if timeline and (timeline[-1].kind, timeline[-1].limit) == (wait.kind, wait.limit):
+        wait = msgspec.structs.replace(wait, begin_ms=timeline.pop().begin_ms)
+    timeline.append(wait)

@@ -85,8 +85,8 @@ def _lower(text: str) -> str:
 def clean_email(text: str) -> str:
     """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
     address = _lower(text)
-    if found := _MAILTO.match(address):
-        address = address[found.end() :].partition("?")[0].strip()
+    if match := _MAILTO.match(address):
+        address = address[match.end() :].partition("?")[0].strip()
     local, _, domain = address.rpartition("@")
     host = _host(domain)
     return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
@@ -109,10 +109,10 @@ def clean_domain(text: str) -> str:
 
 def clean_linkedin(text: str) -> str:
     """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on LinkedIn."""
-    found = _LINKEDIN.match(tidy(text))
-    if not found:
+    match = _LINKEDIN.match(tidy(text))
+    if not match:
         return ""
-    slug = _lower(unquote(found[1]) if "%" in found[1] else found[1])
+    slug = _lower(unquote(match[1]) if "%" in match[1] else match[1])
     if not slug or _NOT_IN_SLUG.search(slug):
         return ""
     return f"https://www.linkedin.com/in/{quote(slug, safe='')}"

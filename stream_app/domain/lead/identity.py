@@ -92,9 +92,9 @@ def _says_something(fields: Mapping[str, Scalar]) -> bool:
 
 def _ids_from(cleaned: Mapping[str, Scalar], people: Iterable[str]) -> frozenset[str]:
     """Return all ids that may have been made of these fields."""
-    given = (each for each in (cleaned.get("linkedin_url"), cleaned.get("email")) if isinstance(each, str))
-    derived = (f"p-{each}" for each in people if each)
-    return frozenset(chain(derived, (f"h-{digest('id', each)}" for each in given)))
+    given = (value for value in (cleaned.get("linkedin_url"), cleaned.get("email")) if isinstance(value, str))
+    derived = (f"p-{person}" for person in people if person)
+    return frozenset(chain(derived, (f"h-{digest('id', value)}" for value in given)))
 
 
 def given_id(lead_id: str) -> str:
@@ -256,7 +256,7 @@ def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes
 
 def unlinked(value: bytes, row: bytes, hashes: Collection[str]) -> bytes | None:
     """Return the value of an alias row without a lead's row and these identifiers; None if no lead is left in it."""
-    gone = {row, *(each.encode() for each in hashes)}
+    gone = {row, *(name.encode() for name in hashes)}
     words = [word for word in value.split() if word not in gone]
     return b" ".join(words) if any(word.startswith(b"d/") for word in words) else None
 
@@ -279,4 +279,4 @@ def hash_of(key: bytes) -> str:
 def _written(aliases: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes]]:
     """Return the rows in a fixed order, independent of the order of leads, so that equal values are equal bytes."""
     hashes = sorted([key.rpartition(b"/")[2] for key in aliases])
-    return [(key, b" ".join([row, *[each for each in hashes if not key.endswith(each)]])) for key in aliases]
+    return [(key, b" ".join([row, *[other for other in hashes if not key.endswith(other)]])) for key in aliases]

@@ -64,11 +64,11 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     document = _document(value, max_bytes)
     if isinstance(document, Unreadable):
         return document
-    found = _read_document(document, key)
-    if isinstance(found, Unreadable):
+    lead = _read_document(document, key)
+    if isinstance(lead, Unreadable):
         with suppress(msgspec.ValidationError):
-            return msgspec.structs.replace(found, of_import=import_of(msgspec.convert(document, _OfImport)))
-    return found
+            return msgspec.structs.replace(lead, of_import=import_of(msgspec.convert(document, _OfImport)))
+    return lead
 
 
 def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unreadable:
@@ -83,8 +83,8 @@ def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unread
         return Unreadable("no_workspace", text, lead_id=_given_id(lead))
     if not _WORKSPACE.fullmatch(workspace):
         return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=_given_id(lead))
-    for each in (*lead.fields.values(), lead.not_after_ms):
-        if isinstance(each, int) and not -(2**63) <= each < 2**64:  # Python has no limit, other JSON readers have
+    for value in (*lead.fields.values(), lead.not_after_ms):
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:  # Python has no limit, other JSON readers have
             return Unreadable(
                 "number_out_of_range", "A number has more than 64 bits: send it as text", workspace, _given_id(lead)
             )
@@ -177,10 +177,12 @@ def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary |
         return lead.of_import
     if not lead.import_id or not is_shown(lead.import_id):
         return _NONE
-    found = lead.import_summary
-    if found is None:
+    summary = lead.import_summary
+    if summary is None:
         return lead.import_id, None
-    return lead.import_id, ImportSummary(found.rows, found.refused, found.leads, label(found.file), label(found.who))
+    return lead.import_id, ImportSummary(
+        summary.rows, summary.refused, summary.leads, label(summary.file), label(summary.who)
+    )
 
 
 def shown_workspace(name: str) -> str:

@@ -73,19 +73,19 @@ class BudgetPolicy(Policy, frozen=True):
 
     def problems(self) -> list[str]:
         """Return what is wrong, one line per key."""
-        found = super().problems()
+        problems = super().problems()
         try:
             ZoneInfo(self.tz)
         except (OSError, ValueError, KeyError):
-            found.append(f"tz = {self.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
+            problems.append(f"tz = {self.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
         if (self.opening_credits or self.opening_actions) and not _is_month(self.opening_month):
-            found.append(f"opening_month = {self.opening_month!r}: the month of the opening balance, like '2026-11'")
+            problems.append(f"opening_month = {self.opening_month!r}: the month of the opening balance, like '2026-11'")
         limits = self.soft_limits
         if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
-            found.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
+            problems.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
         if self.hot_share and all(getattr(self, cap) is None for cap in CAPS):
-            found.append(f"hot_share = {self.hot_share:g}: is a share of a cap, and no cap is set")
-        return found
+            problems.append(f"hot_share = {self.hot_share:g}: is a share of a cap, and no cap is set")
+        return problems
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -215,9 +215,9 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
 def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
     """Return the budget with soft limits that were reached other than by a reservation."""
     now = periods.at(policy.tz, policy.billing_day, now_ms)
-    days = tuple(_reserved(policy, each, Cost()) if each.id == now.day else each for each in state.days)
+    days = tuple(_reserved(policy, day, Cost()) if day.id == now.day else day for day in state.days)
     months = tuple(
-        _reserved(policy, each, Cost(), is_month=True) if each.id == now.month else each for each in state.months
+        _reserved(policy, month, Cost(), is_month=True) if month.id == now.month else month for month in state.months
     )
     return msgspec.structs.replace(state, days=days, months=months)
 

@@ -101,15 +101,21 @@ def record_report(state: CallbackHealth, destination: str, now_ms: int) -> Callb
 def reset_reported(state: CallbackHealth) -> CallbackHealth:
     """Return the state after the suspension ended. Leads from before the report prove nothing."""
     of = {
-        name: DestinationCallbacks(each.last_ms, ignored_until_ms=each.reported_ms) if each.reported_ms else each
-        for name, each in state.destinations.items()
+        name: DestinationCallbacks(of_destination.last_ms, ignored_until_ms=of_destination.reported_ms)
+        if of_destination.reported_ms
+        else of_destination
+        for name, of_destination in state.destinations.items()
     }
     return msgspec.structs.replace(state, destinations=of)
 
 
 def still_missing(state: CallbackHealth, destination: str) -> list[str]:
     """Return the other destinations that were reported and have not called back since."""
-    return sorted(name for name, each in state.destinations.items() if each.reported_ms and name != destination)
+    return sorted(
+        name
+        for name, of_destination in state.destinations.items()
+        if of_destination.reported_ms and name != destination
+    )
 
 
 def missing_text(missing: Sequence[str], destination: str) -> str:
@@ -163,21 +169,21 @@ class Evidence(msgspec.Struct, frozen=True):
 
 def causes(evidence: Evidence) -> str:
     """Return the likely causes in order, each with its evidence and what to do."""
-    found = [
+    likely = [
         f"the credits of this workspace are used up (booked here this month: {evidence.spent}): top up, then run the "
         "rows in Clay again, for nothing resumes by itself",
         f"auto-run is off in the table of {evidence.destination}, or its HTTP column does not run "
         f"({_of_table(evidence)}): switch it on",
     ]
     if evidence.others:  # which have the same credits
-        found.reverse()
+        likely.reverse()
     counts = ", ".join(f"{name} has had {webhook.count}" for name, webhook in evidence.webhooks.items())
     full = f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): put a new one in"
     nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in evidence.webhooks.values())
-    found.insert(0 if nearly else 2, full)
-    found.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
+    likely.insert(0 if nearly else 2, full)
+    likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     of_it = f"of {evidence.destination}"
-    numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(found, 1))
+    numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))
     return (
         f"{count(evidence.overdue, f'lead {of_it} is', f'leads {of_it} are')} overdue and no callback of it came since "
         f"{_utc(evidence.oldest_ms)}, while its webhook takes every lead. Likely, in this order: {numbered}"

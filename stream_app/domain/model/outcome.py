@@ -198,7 +198,7 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
     """
     line = _one_line(text)
     folded = _folded(line)
-    for value in sorted({_one_line(each) for each in known}, key=lambda value: (len(value), value), reverse=True):
+    for value in sorted({_one_line(secret) for secret in known}, key=lambda value: (len(value), value), reverse=True):
         if len(value) > 1 and _folded(value) in folded:  # a pattern for each of thousands of values takes seconds
             line = _without(line, value)
     line = _EMAIL.sub("[email]", line.replace("%40", "@"))

@@ -28,11 +28,11 @@ def outside(table: msgspec.Struct) -> list[str]:
 @cache
 def _ranges(kind: type[msgspec.Struct]) -> dict[str, Range]:
     hints = get_type_hints(kind, include_extras=True)
-    found = {
-        key: [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Range)]
+    constraints = {
+        key: [constraint for constraint in getattr(hint, "__metadata__", ()) if isinstance(constraint, Range)]
         for key, hint in hints.items()
     }
-    return {key: ranges[0] for key, ranges in found.items() if ranges}
+    return {key: ranges[0] for key, ranges in constraints.items() if ranges}
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -56,12 +56,12 @@ class Policy(msgspec.Struct, frozen=True):
 
     def problems(self) -> list[str]:
         """Return what is wrong, one line per key."""
-        found = outside(self)
+        problems = outside(self)
         for low_key, high_key in self.ORDERED:
             low, high = getattr(self, low_key), getattr(self, high_key)
             if low is not None and high is not None and low > high:
-                found.append(f"{low_key} = {low!r}: must not be above {high_key} = {high!r}")
-        return found
+                problems.append(f"{low_key} = {low!r}: must not be above {high_key} = {high!r}")
+        return problems
 
 
 @lru_cache(maxsize=1_024)

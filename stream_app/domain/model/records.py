@@ -104,8 +104,8 @@ def traceparent(trace_id: str, origin: str) -> str:
 
 def parse_record_id(text: str) -> tuple[str, int, int] | None:
     """Return topic, partition and offset of `topic/partition/offset`; None if the text has another form."""
-    found = _PLACE.fullmatch(text)
-    return (found[1], int(found[2]), int(found[3])) if found else None
+    match = _PLACE.fullmatch(text)
+    return (match[1], int(match[2]), int(match[3])) if match else None
 
 
 def read_number(text: str) -> int:

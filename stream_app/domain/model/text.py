@@ -43,7 +43,7 @@ def wrapped(text: str, width: int, hang: int = 0) -> str:
 def _wrapped(line: str, width: int, hang: int) -> str:
     if len(line) <= width:
         return line
-    glued = _COMMAND.sub(lambda found: _glued(found[0], width), line)
+    glued = _COMMAND.sub(lambda match: _glued(match[0], width), line)
     indent = " " * (len(line) - len(line.lstrip(" ")) + hang)
     parts = textwrap.wrap(
         glued,
@@ -82,5 +82,5 @@ def for_spreadsheet(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
-def _escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

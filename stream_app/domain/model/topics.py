@@ -225,26 +225,26 @@ _AT_MOST: Final = frozenset(("max.compaction.lag.ms", "min.cleanable.dirty.ratio
 
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
     """Return one line for each way in which a topic has less than a process needs, with what to do."""
-    found = []
+    problems = []
     for topic in plan:
         existing = seen.get(topic.name)
         if existing is None:
-            found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
+            problems.append((topic.name, "there is no such topic; create it with: stream-app topics"))
             continue
         if existing.partitions != topic.partitions:
             text = (
                 f"has {count(existing.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
             )
-            found.append((topic.name, text))
+            problems.append((topic.name, text))
         if existing.replication != topic.replication:
             text = (
                 f"has replication {existing.replication}, the config says {topic.replication}; set kafka.replication = "
                 f"{existing.replication}, or change the topic with kafka-reassign-partitions.sh"
             )
-            found.append((topic.name, text))
+            problems.append((topic.name, text))
         if lacking := unequal(topic, existing, enough=False):
-            found.append((topic.name, f"{_compared(lacking, existing)}; set it with: stream-app topics --apply"))
-    return by_topics(found)
+            problems.append((topic.name, f"{_compared(lacking, existing)}; set it with: stream-app topics --apply"))
+    return by_topics(problems)
 
 
 def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
@@ -285,10 +285,10 @@ def _compared(settings: Mapping[str, str], existing: ExistingTopic) -> str:
     return ", ".join(f"{key} is {existing.config.get(key)}, the plan says {wanted}" for key, wanted in settings.items())
 
 
-def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:
+def by_topics(problems: Sequence[tuple[str, str]]) -> list[str]:
     """Return one line for each text, with the names of all its topics."""
     names: dict[str, list[str]] = {}
-    for name, text in found:
+    for name, text in problems:
         names.setdefault(text, []).append(name)
     return [
         f"{those[0]}: {text}" if len(those) == 1 else f"{len(those)} topics, each: {text} ({', '.join(those)})"

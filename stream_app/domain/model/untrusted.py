@@ -57,7 +57,7 @@ def _shape(character: str) -> str:
     if not unicodedata.decomposition(character):
         return _MARK if unicodedata.combining(character) else _LETTER
     decomposed = unicodedata.normalize("NFKD", character)
-    shape = "".join(_MARK if unicodedata.combining(each) else _LETTER for each in decomposed)
+    shape = "".join(_MARK if unicodedata.combining(char) else _LETTER for char in decomposed)
     return shape if _MARK in shape else _LETTER
 
 
