@@ -18,19 +18,20 @@ from stream_app.board.page import followed_at
 from stream_app.board.replays import Planner, replay_actions
 from stream_app.board.requests import lead_id_of
 from stream_app.board.site import Site
-from stream_app.client import commands as orders
 from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import CommandKind
+from stream_app.domain.commands import MAX_TEXT, CommandKind, help_text
+from stream_app.domain.entries import Entry, entries, read_entries
+from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.limits.budget import CAPS, METERS
+from stream_app.domain.limits.budget import CAPS, METERS, MeterName
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.plan import Workspace, in_force
 
-_BUTTONS: Final[dict[CommandKind, str]] = {
+_BUTTONS: Final[dict[OrderKind, str]] = {
     "pause": "Pause the lane",
     "resume": "Resume the lane",
     "trip": "Open the breaker",
@@ -43,15 +44,15 @@ _BUTTONS: Final[dict[CommandKind, str]] = {
     "rate": "Change the rate",
     "quota": "Change the webhook",
 }
-_MODES: Final[dict[CommandKind, str]] = {"trip": "open", "close": "closed", "shadow": "shadow", "auto": "auto"}
+_MODES: Final[dict[OrderKind, str]] = {"trip": "open", "close": "closed", "shadow": "shadow", "auto": "auto"}
+_MEANT: Final[dict[str, MeterName]] = {"credits": "credits_day", "actions": "actions_day"}
+"""The meter of what is booked."""
 _MODE_WORDS: Final = {
     "open": "forced open",
     "closed": "forced closed",
     "shadow": "shadow: it only reports",
     "auto": "decides by itself",
 }
-_USES: Final = (("", "unchanged"), ("use", "use it again"), ("retire", "retire it"))
-_ON_OFF: Final = (("", "unchanged"), ("on", "on"), ("off", "off"), ("configured", "as configured"))
 
 
 class _Lane(msgspec.Struct, frozen=True):
@@ -63,36 +64,30 @@ class _Lane(msgspec.Struct, frozen=True):
 
 
 def lane_actions(site: Site, sender: CommandSender) -> list[Action]:
-    """Return the actions of the page Lane."""
-    path = "/lanes/{workspace}/act/"
-    simple = [
-        Action(f"{path}{kind}", partial(_simple, site, kind), partial(_send, sender, kind, lambda _: {}), "lanes")
-        for kind in orders.SIMPLE
+    """Return the actions of the page Lane, and the reload of the page System."""
+    return [
+        *(
+            Action(
+                f"/lanes/{{workspace}}/act/{kind}", partial(_show, site, kind), partial(_send, sender, kind), "lanes"
+            )
+            for kind in _BUTTONS
+        ),
+        Action("/act/reload", _reload, partial(_send_reload, sender), "system"),
     ]
-    others: list[
-        tuple[CommandKind, Callable[[Site, FormRequest], Form], Callable[[Mapping[str, str]], dict[str, Any]]]
-    ] = [
-        ("budget", _budget, _budget_args),
-        ("correct", _correct, _correct_args),
-        ("rate", _rate, _rate_args),
-        ("quota", _quota, _quota_args),
-    ]
-    forms = [
-        Action(f"{path}{kind}", partial(show, site), partial(_send, sender, kind, args), "lanes")
-        for kind, show, args in others
-    ]
-    return [*simple, *forms, Action("/act/reload", partial(_reload, site), partial(_send_reload, sender), "system")]
 
 
-async def _send(
-    sender: CommandSender,
-    kind: CommandKind,
-    args: Callable[[Mapping[str, str]], dict[str, Any]],
-    submission: Submission,
-) -> str:
-    workspace = submission.opened.path["workspace"]
-    await sender.send(submission.id, kind, workspace, args(submission.values), submission.who, submission.why)
+async def _send(sender: CommandSender, kind: OrderKind, submission: Submission) -> str:
+    workspace, args = submission.opened.path["workspace"], _args(kind, submission.values)
+    await sender.send(submission.id, kind, workspace, args, submission.who, submission.why)
     return followed_at(lane_path(workspace), [submission.id])
+
+
+def _args(kind: CommandKind, entered: Mapping[str, str | bool]) -> dict[str, Any]:
+    """Return the arguments of a command. Raises Invalid if something is wrong with them."""
+    args, problems = read_entries(kind, entered)
+    if problems:
+        raise Invalid(problems)
+    return args
 
 
 async def _send_reload(sender: CommandSender, submission: Submission) -> str:
@@ -109,20 +104,74 @@ def _lane(site: Site, opened: FormRequest) -> _Lane:
     return _Lane(name, view, in_force(policy, view.changes if view else ()))
 
 
-def _form(kind: CommandKind, lane: _Lane, text: str, **more: Any) -> Form:
-    title = f"{kind.capitalize()}: {lane.name}"
-    return Form(title, text, _BUTTONS[kind], lane_path(lane.name), **more)
-
-
-# ------------------------------------------------------------------------------------------------- without arguments
-
-
-def _simple(site: Site, kind: CommandKind, opened: FormRequest) -> Form:
+def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     lane = _lane(site, opened)
-    return _form(kind, lane, orders.SIMPLE[kind].replace("`", ""), facts=_facts(kind, lane.view))
+    in_force = _in_force(lane, opened.moment.now_ms)
+    fields = [_field(entry, opened.query.get(entry.name, ""), in_force.get(entry.name, "")) for entry in entries(kind)]
+    if kind == "quota":
+        choices = [("", "choose one"), *_webhooks(site, lane)]
+        fields[0] = msgspec.structs.replace(fields[0], hint="", kind="choice", choices=choices)
+    return Form(
+        title=f"{kind.capitalize()}: {lane.name}",
+        text=_words(kind),
+        button=_BUTTONS[kind],
+        back=lane_path(lane.name),
+        facts=() if fields else _facts(kind, lane.view),
+        fields=fields,
+    )
 
 
-def _facts(kind: CommandKind, view: LaneView | None) -> list[Fact]:
+def _field(entry: Entry, value: str = "", was: str = "") -> Field:
+    words = [] if entry.number else [(word, word) for word in entry.words]
+    return Field(
+        name=entry.name,
+        label=entry.label,
+        was=was,
+        hint=entry.hint,
+        kind="choice" if words else "number",
+        choices=words if entry.default else [("", "unchanged"), *words],
+        value=value or entry.default,
+        required=entry.required,
+        most=20 if entry.number else MAX_TEXT,
+    )
+
+
+def _words(kind: CommandKind) -> str:
+    return " ".join(help_text(kind).replace("`", "").split())
+
+
+def _in_force(lane: _Lane, now_ms: int) -> dict[str, str]:
+    """Return what is in force, or booked, by entry."""
+    budget, rate, meters = lane.policy.budget, lane.policy.rate, lane.view.meters if lane.view else {}
+    caps = {
+        cap: meters[name].cap if name in meters else getattr(budget, cap)
+        for cap, name in zip(CAPS, METERS, strict=True)
+    }
+    booked = {
+        name: f"{amount(meters[meter].at(now_ms).booked)} booked" for name, meter in _MEANT.items() if meter in meters
+    }
+    return {
+        **{cap: "no limit" if value is None else amount(value) for cap, value in caps.items()},
+        "shadow": "on" if budget.shadow else "off",
+        **booked,
+        "per_second": amount(rate.rate_per_s),
+        "burst": amount(rate.burst),
+    }
+
+
+def _webhooks(site: Site, lane: _Lane) -> list[tuple[str, str]]:
+    known = dict(lane.view.webhooks) if lane.view else {}
+    for destination in site.settings.plan.destinations_of(lane.name):
+        known |= {webhook_id: Webhook() for webhook_id in destination.webhook_ids if webhook_id not in known}
+    return [(name, f"{name}: {_webhook(webhook)}") for name, webhook in known.items()]
+
+
+def _webhook(webhook: Webhook) -> str:
+    state = "out of use" if webhook.dead else "suspended" if webhook.suspension else "in use"
+    return f"{amount(webhook.count)} submissions, {state}"
+
+
+def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
     if kind in _MODES:
         return [Fact("Circuit breaker", _MODE_WORDS[view.mode if view else "auto"], _MODE_WORDS[_MODES[kind]])]
     if kind == "reset":
@@ -139,165 +188,8 @@ def _facts(kind: CommandKind, view: LaneView | None) -> list[Fact]:
     return found
 
 
-def _reload(site: Site, opened: FormRequest) -> Form:
-    return Form("Reload the configuration", orders.RELOAD, "Reload", f"{PATH}/system")
-
-
-# ---------------------------------------------------------------------------------------------------- with arguments
-
-
-def _budget(site: Site, opened: FormRequest) -> Form:
-    lane = _lane(site, opened)
-    budget, meters = lane.policy.budget, lane.view.meters if lane.view else {}
-    hint = "a number, none for no limit, or configured; empty: unchanged"
-    fields = [
-        Field(
-            cap,
-            cap.replace("_", " ").capitalize(),
-            _cap(meters[name].cap if name in meters else getattr(budget, cap)),
-            hint,
-            "number",
-            most=20,
-        )
-        for cap, name in zip(CAPS, METERS, strict=True)
-    ]
-    shadow = Field("shadow", "Shadow", "on" if budget.shadow else "off", "count only, hold no lead", "choice", _ON_OFF)
-    return _form("budget", lane, orders.BUDGET.replace("`", ""), fields=[*fields, shadow])
-
-
-def _cap(value: int | None) -> str:
-    return "no limit" if value is None else amount(value)
-
-
-def _budget_args(values: Mapping[str, str]) -> dict[str, Any]:
-    problems: dict[str, str] = {}
-    caps = {cap: _cap_of(values.get(cap, ""), cap, problems) for cap in CAPS if values.get(cap)}
-    shadow = values.get("shadow", "")
-    if not caps and not shadow:
-        problems[""] = "Nothing to change was entered"
-    _check(problems)
-    return {"caps": caps, "shadow": {"on": True, "off": False, "configured": "configured"}.get(shadow)}
-
-
-def _cap_of(text: str, name: str, problems: dict[str, str]) -> int | str | None:
-    if text.lower() in ("none", "configured"):
-        return None if text.lower() == "none" else "configured"
-    return _whole(text, name, problems, "Enter a number, none or configured", least=0)
-
-
-def _correct(site: Site, opened: FormRequest) -> Form:
-    lane = _lane(site, opened)
-    meters = lane.view.meters if lane.view else {}
-    now_ms = opened.moment.now_ms
-    spent = {name: f"{amount(meter.at(now_ms).booked)} booked" for name, meter in meters.items()}
-    fields = [
-        Field("credits", "Credits", spent.get("credits_day", ""), "to book; below 0: returned", "number", most=20),
-        Field("actions", "Actions", spent.get("actions_day", ""), "to book; below 0: returned", "number", most=20),
-        Field(
-            "period", "Period", kind="choice", choices=(("day", "today and this month"), ("month", "only this month"))
-        ),
-    ]
-    return _form("correct", lane, orders.CORRECT, fields=fields)
-
-
-def _correct_args(values: Mapping[str, str]) -> dict[str, Any]:
-    problems: dict[str, str] = {}
-    amounts = {
-        name: _whole(values[name], name, problems, "Enter a whole number")
-        for name in ("credits", "actions")
-        if values.get(name)
-    }
-    if not any(amounts.values()) and not problems:
-        problems[""] = "Enter credits or actions"
-    _check(problems)
-    return {"credits": 0, "actions": 0, **amounts, "period": values.get("period") or "day"}
-
-
-def _rate(site: Site, opened: FormRequest) -> Form:
-    lane = _lane(site, opened)
-    hint, rate = "a number, or configured; empty: unchanged", lane.policy.rate
-    fields = [
-        Field("per_second", "Leads a second at most", amount(rate.rate_per_s), hint, "number", most=20),
-        Field("burst", "Leads at once at most", amount(rate.burst), hint, "number", most=20),
-    ]
-    return _form("rate", lane, orders.RATE, fields=fields)
-
-
-def _rate_args(values: Mapping[str, str]) -> dict[str, Any]:
-    problems: dict[str, str] = {}
-    found: dict[str, Any] = {}
-    hint = "Enter a number or configured"
-    if text := values.get("per_second", ""):
-        found["rate_per_s"] = text if text == "configured" else _decimal(text, "per_second", problems, hint)
-    if text := values.get("burst", ""):
-        found["burst"] = text if text == "configured" else _whole(text, "burst", problems, hint, least=1)
-    if not found:
-        problems[""] = "Nothing to change was entered"
-    _check(problems)
-    return found
-
-
-def _quota(site: Site, opened: FormRequest) -> Form:
-    lane = _lane(site, opened)
-    known = dict(lane.view.webhooks) if lane.view else {}
-    for destination in site.settings.plan.destinations_of(lane.name):
-        known |= {webhook_id: Webhook() for webhook_id in destination.webhook_ids if webhook_id not in known}
-    chosen = opened.query.get("webhook", "")
-    fields = [
-        Field(
-            "webhook",
-            "Webhook",
-            kind="choice",
-            choices=[("", "choose one"), *((name, f"{name}: {_webhook(each)}") for name, each in known.items())],
-            value=chosen,
-            required=True,
-        ),
-        Field("use", "Use", kind="choice", choices=_USES, value=opened.query.get("use", "")),
-        Field("count", "Submissions so far", "", "a number; empty: unchanged", "number", most=20),
-    ]
-    return _form("quota", lane, orders.QUOTA, fields=fields)
-
-
-def _webhook(webhook: Webhook) -> str:
-    state = "out of use" if webhook.dead else "suspended" if webhook.suspension else "in use"
-    return f"{amount(webhook.count)} submissions, {state}"
-
-
-def _quota_args(values: Mapping[str, str]) -> dict[str, Any]:
-    problems: dict[str, str] = {}
-    text, use = values.get("count", ""), {"use": True, "retire": False}.get(values.get("use", ""))
-    count = _whole(text, "count", problems, "Enter a number", least=0) if text else None
-    if use is None and not text:
-        problems[""] = "Nothing to change was entered"
-    _check(problems)
-    return {"webhook_id": values["webhook"], "use": use, "count": count}
-
-
-def _whole(text: str, name: str, problems: dict[str, str], hint: str, least: int = -(10**12)) -> int | None:
-    try:
-        value = int(text.replace(",", ""))
-    except ValueError:
-        problems[name] = hint
-        return None
-    if not least <= value <= 10**12:
-        problems[name] = f"{hint}, {least:,} or more" if value < least else f"{hint} of 12 digits at most"
-    return value
-
-
-def _decimal(text: str, name: str, problems: dict[str, str], hint: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        problems[name] = hint
-        return None
-    if not 0 < value <= 1_000:
-        problems[name] = f"{hint}, above 0 and at most 1,000"
-    return value
-
-
-def _check(problems: Mapping[str, str]) -> None:
-    if problems:
-        raise Invalid(problems)
+def _reload(opened: FormRequest) -> Form:
+    return Form("Reload the configuration", _words("reload"), "Reload", f"{PATH}/system")
 
 
 Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
@@ -307,6 +199,7 @@ _FIND_WITHIN_S: Final = 60.0
 _NONE: Final = "none"
 _AT_CLAY: Final = "at_clay"
 _GIVE_UP: Final = "give_up"
+_COSTS: Final = ("credits", "actions")
 _finding: Final = asyncio.Semaphore(1)
 
 
@@ -326,41 +219,28 @@ def lead_actions(site: Site, sender: CommandSender, find: Find | None = None) ->
 
 
 def _cancel_lead(site: Site, opened: FormRequest) -> Form:
-    return _lead_form(
-        site, opened, "Cancel", "Cancel a lead: what is not at Clay yet ends as suppressed.", "Cancel the lead"
-    )
+    return _lead_form(site, opened, "Cancel", _words("cancel_lead"), "Cancel the lead")
 
 
 def _resolve_lead(site: Site, opened: FormRequest) -> Form:
-    form = _lead_form(site, opened, "Resolve", orders.RESOLVE, "Resolve the lead")
+    form = _lead_form(site, opened, "Resolve", _words("resolve"), "Resolve the lead")
     how = (("", "choose one"), (_AT_CLAY, "it is at Clay, and cost this"), (_GIVE_UP, "give it up: never send it"))
-    more = (
-        Field("how", "Decision", kind="choice", choices=how, required=True),
-        Field("credits", "Credits", hint="that it cost, if it is at Clay", kind="number", most=20),
-        Field("actions", "Actions", hint="that it cost, if it is at Clay", kind="number", most=20),
-    )
-    return msgspec.structs.replace(form, fields=[*form.fields, *more])
+    decision = Field("how", "Decision", kind="choice", choices=how, required=True)
+    costs = [_field(entry) for entry in entries("resolve") if entry.name in _COSTS]
+    return msgspec.structs.replace(form, fields=[*form.fields, decision, *costs])
 
 
 async def _send_resolution(sender: CommandSender, submission: Submission) -> str:
-    lead_id, values, problems = submission.opened.path["lead_id"], submission.values, dict[str, str]()
-    args: dict[str, Any] = {"lead_id": plain_id(lead_id), "destination": "", "give_up": values["how"] == _GIVE_UP}
-    if values["how"] == _AT_CLAY:
-        cost = {
-            name: _whole(values[name], name, problems, "Enter a whole number")
-            for name in ("credits", "actions")
-            if values.get(name)
-        }
-        if not problems and (not cost or any((cost_ or 0) < 0 for cost_ in cost.values())):
-            problems[""] = "Enter the credits or actions that it cost, 0 or more"
-        args |= cost
-    _check(problems)
+    lead_id, values = submission.opened.path["lead_id"], submission.values
+    entered: dict[str, str | bool] = {"lead_id": plain_id(lead_id), "give_up": values["how"] == _GIVE_UP}
+    costs = {name: values.get(name, "") for name in _COSTS if values["how"] == _AT_CLAY}
+    args = _args("resolve", {**entered, **costs})
     await sender.send(submission.id, "resolve", values["workspace"], args, submission.who, submission.why)
     return followed_at(lead_path(lead_id), [submission.id])
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:
-    form = _lead_form(site, opened, "Erase", orders.ERASE, "Erase the lead and its person", is_final=True)
+    form = _lead_form(site, opened, "Erase", _words("erase"), "Erase the lead and its person", is_final=True)
     linked = Field(
         "linked",
         "Linked leads to erase as well",
@@ -453,7 +333,12 @@ async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None
 def _suppress(opened: FormRequest) -> Form:
     person = Field("person", "Person", hint="an e-mail or a LinkedIn URL; it is hashed here", required=True)
     return Form(
-        "Suppress a person", orders.SUPPRESS, "Suppress the person", f"{PATH}/leads", fields=[person], typed="suppress"
+        "Suppress a person",
+        _words("suppress"),
+        "Suppress the person",
+        f"{PATH}/leads",
+        fields=[person],
+        typed="suppress",
     )
 
 

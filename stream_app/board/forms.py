@@ -190,7 +190,7 @@ class Actions:
         except Invalid as invalid:
             problems, status = invalid.problems, 422
         except SettingsError as error:
-            problems, status = {"": "; ".join(error.problems)}, 422
+            problems, status = {"": f"Nothing was sent: {'; '.join(error.problems)}"}, 422
         except BrokerUnavailable as error:
             problems, status = {"": str(error)}, 503
         page = msgspec.structs.replace(page, problems=problems)

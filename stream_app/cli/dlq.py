@@ -228,7 +228,6 @@ def resolve(
     if at_clay + send + give_up != 1:
         raise SettingsError(["say one of --at-clay, --send and --give-up"])
     lead_id = plain_id(lead.strip())
-    cost = {meter: amount for meter, amount in (("credits", credits), ("actions", actions)) if amount is not None}
     if send:
         settings = audit.settings()
         wanted = Filter(
@@ -239,10 +238,8 @@ def resolve(
         check_filter(settings, "parked", wanted)
         sending = Redrive(config=audit.config, json=audit.json, uncertain=True, yes=True, why=audit.why, who=audit.who)
         return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
-    if at_clay and (not cost or min(cost.values()) < 0):
-        raise SettingsError(["--at-clay: pass what it cost as --credits, --actions or both, 0 or more"])
-    words = {"lead_id": lead_id, "destination": destination or "", **(cost if at_clay else {"give_up": True})}
-    return lanes.order(audit, "resolve", workspace, words)
+    costs = {"credits": credits, "actions": actions} if at_clay else {"give_up": True}
+    return lanes.order(audit, "resolve", workspace, {"lead_id": lead_id, "destination": destination or "", **costs})
 
 
 def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Table:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from cyclopts import Parameter
+from cyclopts import CoercionError, Parameter, Token
 
 from stream_app.cli.base import (
     COMMON,
     NO,
     OK,
     QUEUED,
-    WHOLE,
     Common,
-    OptionalWhole,
     Whole,
     on_kafka,
     say,
@@ -28,12 +27,14 @@ from stream_app.cli.base import (
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.client import lanes as reader
-from stream_app.client.commands import QUEUED_TEXT, SIMPLE, SentCommand, submit
+from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.client.gateways import table_secrets
 from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, CommandAnswer, CommandKind, outcome_text
+from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, CommandAnswer, CommandKind, help_text, outcome_text
+from stream_app.domain.entries import Entry, entries, read_entries
 from stream_app.domain.lane.explain import LaneFacts, duration, outlook
+from stream_app.domain.lane.overrides import ORDERS, OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
@@ -219,7 +220,6 @@ def zones(settings: Settings) -> Mapping[str, str]:
     return {name: workspace.time_zone for name, workspace in settings.workspaces.items()}
 
 
-Cap = Annotated[int | Literal["none", "configured"] | None, WHOLE]
 _PAGE: Final = 100
 
 app = with_actions("lanes")
@@ -262,121 +262,62 @@ def _show_page(settings: Settings, report: LanesReport, *, as_json: bool) -> int
     return OK
 
 
-def _simple(kind: CommandKind) -> Callable[..., int]:
-    def run(workspace: str, /, *, audit: Audit) -> int:
-        return order(audit, kind, workspace)
+_EXAMPLES: Final = {
+    "budget": 'acme --credits-per-day 8000 --why "topped up"',
+    "correct": 'acme --credits 120 --why "spent by hand in Clay"',
+    "rate": 'acme --per-second 4 --why "Clay is slow"',
+    "quota": 'acme --webhook ID --count 12000 --why "used by hand"',
+}
 
+
+def _command(kind: OrderKind) -> Callable[..., int]:
+    """Return the command whose options are what a person enters for this kind of order."""
+
+    def run(workspace: str, /, *, audit: Audit, **entered: str | bool | None) -> int:
+        args, _ = read_entries(kind, {name: value for name, value in entered.items() if value is not None})
+        return order(audit, kind, workspace, args)
+
+    options = [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if entry.required else entry.default or None,
+            annotation=_option(entry),
+        )
+        for entry in entries(kind)
+    ]
+    workspace, audit, _ = inspect.signature(run).parameters.values()
+    run.__signature__ = inspect.Signature([workspace, *options, audit])  # type: ignore[attr-defined]  # read by cyclopts
     return run
 
 
-for _kind, _text in SIMPLE.items():
-    _help = f'{_text}\n\nexample:\n  stream-app lanes {_kind} acme --why "..."'
-    app.command(_simple(_kind), name=_kind, help=_help, sort_key=0)
+def _option(entry: Entry) -> Any:
+    """Return the annotation of an option."""
+    help_ = Parameter(help=entry.says)
+    if entry.is_flag:
+        yes, no = entry.words
+        return Annotated[bool | None, Parameter(name=f"--{yes}", negative=f"--{no}", allow_repeating=False), help_]
+    if entry.words and not entry.number:
+        return Annotated[Literal[tuple(entry.words)], help_]
+
+    def check(_: Any, tokens: Sequence[Token]) -> str:
+        try:
+            entry.value(tokens[0].value)
+        except ValueError as error:
+            raise CoercionError(str(error), token=tokens[0]) from None
+        return tokens[0].value
+
+    metavar = "|".join(["N" if entry.number else "ID", *entry.words])
+    return Annotated[str, Parameter(metavar=metavar, converter=check), help_]
 
 
-@app.command(sort_key=1)
-def budget(
-    workspace: str,
-    /,
-    *,
-    credits_per_day: Cap = None,
-    credits_per_month: Cap = None,
-    actions_per_day: Cap = None,
-    actions_per_month: Cap = None,
-    shadow: Literal["on", "off", "configured"] | None = None,
-    audit: Audit,
-) -> int:
-    """Change caps live, from the next lead on. N, `none` for no limit, or `configured`.
-
-    example:
-      stream-app lanes budget acme --credits-per-day 8000 --why "topped up"
-
-    Args:
-        shadow: count only, hold no lead
-    """
-    caps = {
-        "credits_per_day": credits_per_day,
-        "credits_per_month": credits_per_month,
-        "actions_per_day": actions_per_day,
-        "actions_per_month": actions_per_month,
-    }
-    given = {name: None if cap == "none" else cap for name, cap in caps.items() if cap is not None}
-    count_only = shadow == "on" if shadow in ("on", "off") else shadow
-    return order(audit, "budget", workspace, {"caps": given, "shadow": count_only})
+for _number, _kind in enumerate(ORDERS):
+    _example = _EXAMPLES.get(_kind, 'acme --why "..."')
+    _help = f"{help_text(_kind)}\n\nexample:\n  stream-app lanes {_kind} {_example}"
+    app.command(_command(_kind), name=_kind, help=_help, sort_key=_number if entries(_kind) else 0)
 
 
-@app.command(sort_key=2)
-def correct(
-    workspace: str,
-    /,
-    *,
-    credits: OptionalWhole = None,
-    actions: OptionalWhole = None,
-    period: Literal["day", "month"] = "day",
-    audit: Audit,
-) -> int:
-    """Book credits or actions that were spent elsewhere, or (below 0) returned by Clay.
-
-    What one lead did cost: `stream-app dlq resolve`.
-
-    example:
-      stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"
-
-    Args:
-        period: day: today and this month; month: only this month
-    """
-    amounts: dict[str, Any] = {"credits": credits or 0, "actions": actions or 0, "period": period}
-    return order(audit, "correct", workspace, amounts)
-
-
-@app.command(sort_key=3)
-def rate(
-    workspace: str,
-    /,
-    *,
-    per_second: float | Literal["configured"] | None = None,
-    burst: Annotated[int | Literal["configured"] | None, WHOLE] = None,
-    audit: Audit,
-) -> int:
-    """Change the rate live.
-
-    example:
-      stream-app lanes rate acme --per-second 4 --why "Clay is slow"
-
-    Args:
-        per_second: at most N leads per second
-        burst: at most N leads at once
-    """
-    return order(audit, "rate", workspace, {"rate_per_s": per_second, "burst": burst})
-
-
-@app.command(sort_key=4)
-def quota(
-    workspace: str,
-    /,
-    *,
-    webhook: Annotated[str, Parameter(metavar="ID")],
-    use: Annotated[bool | None, Parameter(negative="--retire", allow_repeating=False)] = None,
-    count: OptionalWhole = None,
-    audit: Audit,
-) -> int:
-    """Retire a webhook or use it again, or set its count of submissions.
-
-    example:
-      stream-app lanes --json                # shows the ID of each webhook
-      stream-app lanes quota acme --webhook ID --count 12000 --why "used by hand"
-
-    Args:
-        webhook: the ID that `lanes --json` shows
-        use: use the webhook again, or stop using it
-        count: submissions so far
-    """
-    if "/" in webhook:
-        raise SettingsError(["pass the webhook's ID that `stream-app lanes --json` shows, never its URL"])
-    return order(audit, "quota", workspace, {"webhook_id": webhook, "use": use, "count": count})
-
-
-@app.command(sort_key=5)
+@app.command(sort_key=20)
 def cancel(
     workspace: str,
     /,
@@ -401,7 +342,7 @@ def cancel(
     return order(audit, "cancel_import", workspace, {"import_id": import_id})
 
 
-@app.command(sort_key=6)
+@app.command(sort_key=21)
 def reload(*, audit: Audit) -> int:
     """Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces.
 
@@ -433,7 +374,7 @@ def reload(*, audit: Audit) -> int:
     return exit_code([command]) or (QUEUED if absent else OK)
 
 
-@app.command(sort_key=7)
+@app.command(sort_key=22)
 def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = COMMON) -> int:
     """Show the commands to lanes: who sent them, why, and their results.
 

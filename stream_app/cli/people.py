@@ -27,10 +27,9 @@ from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of, on_the_list, persons_in, remains
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import CommandKind
+from stream_app.domain.commands import MOST_PEOPLE, CommandKind
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
-from stream_app.partition.command import MOST_PEOPLE
 
 _Kind = Literal["suppress", "unsuppress"]
 

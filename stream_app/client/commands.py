@@ -15,41 +15,20 @@ from aiokafka import TopicPartition
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.commands import MAX_TEXT, REPLAY_RELOAD, TO_ALL, Command, CommandAnswer, CommandKind
-from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.commands import (
+    MAX_TEXT,
+    REPLAY_RELOAD,
+    TO_ALL,
+    Command,
+    CommandAnswer,
+    CommandKind,
+    read_arguments,
+)
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record
 from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
-
-SIMPLE: Final[dict[CommandKind, str]] = {
-    "pause": "Send no more leads of a lane until `resume`. They wait in Kafka.",
-    "resume": "End a pause, or the suspension of a lane whose leads Clay rejected.",
-    "trip": "Force the circuit breaker open.",
-    "close": "Force the circuit breaker closed, regardless of Clay's answers.",
-    "shadow": "Let the breaker report its decisions without holding leads.",
-    "auto": "Let the breaker decide again.",
-    "reset": "Reset the breaker and its window, and end a suspension.",
-}
-"""Commands without arguments."""
-
-LANE_KINDS: Final[tuple[CommandKind, ...]] = (*SIMPLE, "budget", "correct", "rate", "quota")
-"""The commands to one lane."""
-
-BUDGET: Final = "Change caps live, from the next lead on. N, `none` for no limit, or `configured`."
-CORRECT: Final = "Book credits or actions that were spent elsewhere, or (below 0) returned by Clay."
-RATE: Final = "Change the rate live."
-QUOTA: Final = "Retire a webhook or use it again, or set its count of submissions."
-SUPPRESS: Final = "Add people to the list. Their leads then end as suppressed, in every workspace."
-RESOLVE: Final = (
-    "Settle a parked lead. If it is not at Clay, plan a replay of it instead, with those that may have reached Clay."
-)
-ERASE: Final = (
-    "Erase a lead, or all leads of a person, from results, cache and look-up. The person is never sent again, not even "
-    "from a dead letter. Clay's rows cannot be deleted from here; the command lists them."
-)
-RELOAD: Final = "Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces."
-
 
 Put = Callable[[Record], Awaitable[None]]
 
@@ -103,10 +82,10 @@ async def submit(
     this waits for Kafka, `wait_s` is for the answers.
 
     Raises:
-        SettingsError: The workspace is unknown.
+        SettingsError: The workspace is unknown, or the arguments are wrong.
         TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
     """
-    command = _command(settings, f"c-{uuid.uuid4().hex}", kind, workspace, args, who, why, known)
+    command = new_command(settings, f"c-{uuid.uuid4().hex}", kind, workspace, args, who, why, known)
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Reader(connection) as reader:
@@ -116,7 +95,7 @@ async def submit(
         return await _answered(reader, ends, command, wait_s)
 
 
-def _command(
+def new_command(
     settings: Settings,
     command_id: str,
     kind: CommandKind,
@@ -126,7 +105,11 @@ def _command(
     why: str,
     known: Sequence[str] = (),
 ) -> Command:
-    """Return a command. The arguments are those of `submit`. Raises SettingsError if the workspace is unknown."""
+    """Return a command. The arguments are those of `submit`. Raises SettingsError as `submit`."""
+    try:
+        read_arguments(kind, args)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
     why = scrub(why, MAX_TEXT, known)
@@ -182,10 +165,10 @@ class CommandSender:
         """Send one command. A second one with the same id is not applied again. The arguments are those of `submit`.
 
         Raises:
-            SettingsError: The workspace is unknown.
+            SettingsError: The workspace is unknown, or the arguments are wrong.
             BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
         """
-        command = _command(self._settings, command_id, kind, workspace, args, who, why, known)
+        command = new_command(self._settings, command_id, kind, workspace, args, who, why, known)
         await put_command(self._put, _records(self._settings, command))
 
 

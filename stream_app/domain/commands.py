@@ -1,11 +1,19 @@
-"""A command from the bytes of its record to what it did."""
+"""A command: its arguments, its record, and the answer to it.
+
+The class of the arguments is the one definition of a command. Its docstring is the text of its form on the board, and
+every sender checks the arguments by it before it writes the record, as the worker does when it reads that.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
+from msgspec import Meta, Struct
 
+from stream_app.domain.lane.overrides import ORDERS, Order, OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import scrub
@@ -13,29 +21,109 @@ from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import decode
 
-CommandKind = Literal[
-    "pause",
-    "resume",
-    "trip",
-    "close",
-    "shadow",
-    "auto",
-    "reset",
-    "budget",
-    "correct",
-    "resolve",
-    "rate",
-    "quota",
-    "reload",
-    "cancel_lead",
-    "cancel_import",
-    "suppress",
-    "unsuppress",
-    "erase",
-]
+CommandKind = Literal[OrderKind, "resolve", "reload", "cancel_lead", "cancel_import", "suppress", "unsuppress", "erase"]
+
+MOST_PEOPLE: Final = 500
+"""The most people in one suppress command: its step is one transaction."""
+
+_Name = Annotated[str, Meta(min_length=1, max_length=1_024)]
+_Person = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}$")]
+_Destination = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+_Cost = Annotated[Annotated[int, Meta(ge=0, le=1_000_000)] | None, Meta(description="that it cost, if it is at Clay")]
+_FEW: Final = Meta(max_length=100)
 
 
-class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+class Suppress(Struct, frozen=True):
+    """Add people to the list. Their leads then end as suppressed, in every workspace."""
+
+    people: Annotated[tuple[_Person, ...], Meta(min_length=1, max_length=MOST_PEOPLE)]
+
+
+class Unsuppress(Suppress, frozen=True):
+    """Remove people from the list. Leads that ended as suppressed can be published again."""
+
+
+class CancelLead(Struct, frozen=True):
+    """Cancel a lead: what is not at Clay yet ends as suppressed."""
+
+    lead_id: _Name
+
+
+class CancelImport(Struct, frozen=True):
+    """Cancel an import: what is not at Clay yet ends as suppressed."""
+
+    import_id: _Name
+
+
+class Erase(Struct, frozen=True, omit_defaults=True):
+    """Erase a lead, or all leads of a person, from results, cache and look-up.
+
+    The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from here; the command
+    lists them.
+    """
+
+    lead_id: _Name
+    destinations: Annotated[tuple[_Destination, ...], _FEW] = ()
+    people: Annotated[tuple[_Person, ...], _FEW] = ()
+
+
+class Resolve(Struct, frozen=True, omit_defaults=True):
+    """Settle a parked lead.
+
+    If it is not at Clay, plan a replay of it instead, with those that may have reached Clay.
+
+    Attributes:
+        credits: Credits that it did cost. A missing amount stays as booked.
+        actions: As `credits`, in Actions.
+        give_up: A parked lead is not to be sent any more. Otherwise it is at Clay.
+        destination: Needed only if the lead went to several.
+    """
+
+    lead_id: _Name
+    credits: _Cost = None
+    actions: _Cost = None
+    give_up: bool = False
+    destination: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.give_up and self.credits is None and self.actions is None:
+            raise ValueError("name what it did cost: credits, actions, or both, 0 or more")
+
+
+class Reload(Struct, frozen=True):
+    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces."""
+
+
+Arguments = Order | Suppress | CancelLead | CancelImport | Erase | Resolve | Reload
+
+ARGUMENTS: Final[Mapping[CommandKind, type[Arguments]]] = {
+    **cast("Mapping[CommandKind, type[Arguments]]", ORDERS),
+    "suppress": Suppress,
+    "unsuppress": Unsuppress,
+    "cancel_lead": CancelLead,
+    "cancel_import": CancelImport,
+    "erase": Erase,
+    "resolve": Resolve,
+    "reload": Reload,
+}
+"""By kind of command."""
+
+
+def read_arguments(kind: CommandKind, args: Mapping[str, Any]) -> Arguments:
+    """Return the arguments of a command. Raises ValueError with one line, which names what is wrong."""
+    try:
+        return msgspec.convert(args, ARGUMENTS[kind])
+    except msgspec.ValidationError as error:
+        raise ValueError(re.sub(r"^(.*) - at `\$\.(.*)`$", r"\2: \1", str(error))) from None
+
+
+def help_text(kind: CommandKind) -> str:
+    """Return what a kind of command does, in one or more paragraphs."""
+    paragraphs = (" ".join(part.split()) for part in (ARGUMENTS[kind].__doc__ or "").split("\n\n"))
+    return "\n\n".join(part for part in paragraphs if not part.startswith("Attributes:"))
+
+
+class Command(Struct, frozen=True, omit_defaults=True):
     """An operator's command to a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
 
     Attributes:
@@ -59,7 +147,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     args: dict[str, Any] = {}
 
 
-class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+class CommandAnswer(Struct, frozen=True, omit_defaults=True):
     """The outcome of a command, on `leads.audit`, keyed like it: one each, in the transaction that applied it.
 
     Attributes:
@@ -101,7 +189,7 @@ MAX_TEXT: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
 
 
-class CommandResult(msgspec.Struct, frozen=True):
+class CommandResult(Struct, frozen=True):
     """What a command did (`text`, one line) and what it writes. If it is not `applied`, `reason` says why."""
 
     text: str
@@ -113,14 +201,14 @@ class CommandResult(msgspec.Struct, frozen=True):
     people: int = 0
 
 
-class Answered(msgspec.Struct, frozen=True):
+class Answered(Struct, frozen=True):
     """The value of the row that records that a command was answered. `at_ms`: when, epoch ms."""
 
     at_ms: int
     applied: bool
 
 
-class _Signed(msgspec.Struct, frozen=True):
+class _Signed(Struct, frozen=True):
     """The fields of an invalid command that its answer needs."""
 
     id: str

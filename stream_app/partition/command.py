@@ -8,21 +8,28 @@ are applied one after the other. When `CommandPipeline.process` returns, the com
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from stream_app.domain.commands import (
     TO_ALL,
+    CancelImport,
+    CancelLead,
     Command,
     CommandAnswer,
     CommandResult,
+    Erase,
+    Reload,
+    Resolve,
+    Suppress,
     command_row,
     encode_answered,
     is_stale,
+    read_arguments,
     read_command,
 )
-from stream_app.domain.delivery.parked import Resolution, Settled, given_up, resolved_rows, rows_of_lead, settle_lead
+from stream_app.domain.delivery.parked import Settled, given_up, resolved_rows, rows_of_lead, settle_lead
 from stream_app.domain.delivery.recorder import WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, delivery_key, mark_key
 from stream_app.domain.delivery.suppression import Suppression, erased_row, import_row, lead_row, person_row
@@ -36,9 +43,6 @@ from stream_app.domain.result import tombstone
 from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, WorkerParts
-
-MOST_PEOPLE: Final = 500
-"""The most people in one suppress command: its step is one transaction."""
 
 _json: Final = msgspec.json.Encoder()
 
@@ -134,34 +138,30 @@ class CommandPipeline:
 
     def _apply(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         try:
-            match command.kind:
-                case "reload":
-                    result = self._reload(command.id)
-                    self._lanes.reconfigured()
-                    return result
-                case "suppress" | "unsuppress":
-                    return self._change_suppressions(command, msgspec.convert(command.args, _People).people, now_ms)
-                case "cancel_lead":
-                    lead_id = msgspec.convert(command.args, _LeadId).lead_id
-                    row = lead_row(command.workspace, lead_id)
-                    cancelled = self._cancel(command, row, "this lead", consumed.timestamp_ms or now_ms)
-                    return self._no_longer_parked(command, lead_id, "cancelled", cancelled, now_ms)
-                case "erase":
-                    what = msgspec.convert(command.args, _Erased)
-                    erased = self._erase(command, what, consumed, now_ms)
-                    return self._no_longer_parked(command, what.lead_id, "erased", erased, now_ms)
-                case "cancel_import":
-                    row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
-                    return self._cancel(command, row, "this import", consumed.timestamp_ms or now_ms)
-                case "resolve":
-                    return self._resolve(command, msgspec.convert(command.args, Resolution), consumed, now_ms)
-                case _:
-                    return self._change_lane(command, now_ms)
-        except msgspec.ValidationError as error:
+            what = read_arguments(command.kind, command.args)
+        except ValueError as error:
             return CommandResult(f"invalid arguments: {error}", False, "bad_arguments")
+        until_ms = consumed.timestamp_ms or now_ms
+        match what:
+            case Reload():
+                result = self._reload(command.id)
+                self._lanes.reconfigured()
+                return result
+            case Suppress():
+                return self._change_suppressions(command, what.people, now_ms)
+            case CancelLead():
+                cancelled = self._cancel(command, lead_row(command.workspace, what.lead_id), "this lead", until_ms)
+                return self._no_longer_parked(command, what.lead_id, "cancelled", cancelled, now_ms)
+            case CancelImport():
+                return self._cancel(command, import_row(command.workspace, what.import_id), "this import", until_ms)
+            case Erase():
+                erased = self._erase(command, what, consumed, now_ms)
+                return self._no_longer_parked(command, what.lead_id, "erased", erased, now_ms)
+            case Resolve():
+                return self._resolve(command, what, consumed, now_ms)
+        return self._change_lane(command, what, now_ms)
 
-    def _change_lane(self, command: Command, now_ms: int) -> CommandResult:
-        order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
+    def _change_lane(self, command: Command, order: Order, now_ms: int) -> CommandResult:
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
         pools = (destination.webhook_ids for destination in self._plan.destinations_of(name))
@@ -184,7 +184,7 @@ class CommandPipeline:
         text += f", {count(len(rows) - len(new), 'was', 'were')} already"
         return CommandResult(text, rows=[(row, value) for row in new], people=len(new))
 
-    def _erase(self, command: Command, erasure: _Erased, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+    def _erase(self, command: Command, erasure: Erase, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         """Erase a lead's results and the aliases of its person.
 
         Its row stays: it prevents a second purchase and a second event.
@@ -240,7 +240,7 @@ class CommandPipeline:
             events=[*result.events, *events],
         )
 
-    def _resolve(self, command: Command, what: Resolution, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+    def _resolve(self, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         """Settle one lead, as an operator says."""
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
@@ -256,28 +256,3 @@ class CommandPipeline:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
         text = f"records of {what} published until now that are not at Clay yet will be suppressed"
         return CommandResult(text, rows=[(row, value)])
-
-
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
-_Person = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{22}$")]
-
-
-_Few = msgspec.Meta(max_length=100)
-
-
-class _People(msgspec.Struct, frozen=True):
-    people: Annotated[tuple[_Person, ...], msgspec.Meta(min_length=1, max_length=MOST_PEOPLE)]
-
-
-class _LeadId(msgspec.Struct, frozen=True):
-    lead_id: _Name
-
-
-class _Erased(msgspec.Struct, frozen=True):
-    lead_id: _Name
-    destinations: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ...], _Few] = ()
-    people: Annotated[tuple[_Person, ...], _Few] = ()
-
-
-class _ImportId(msgspec.Struct, frozen=True):
-    import_id: _Name

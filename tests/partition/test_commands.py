@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.commands import CommandAnswer, CommandResult
+from stream_app.domain.commands import MOST_PEOPLE, CommandAnswer, CommandResult
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.partition.command import MOST_PEOPLE
 from stream_app.partition.in_flight import InFlight, Limiter
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
@@ -195,16 +194,18 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
         ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 h"),
         ("pause", {"workspace": "unknown"}, "unknown_workspace", "no such workspace"),
         ("pause", {"workspace": "beta"}, "wrong_partition", "lives in partition 1"),
-        ("budget", {}, "refused", "nothing to change"),
-        ("budget", {"caps": {"credits_per_day": -1}}, "refused", "credits_per_day = -1"),
+        ("budget", {"caps": {"credits_per_day": -1}}, "bad_arguments", "caps[...]: Expected `int` >= 0"),
         ("budget", {"caps": {"credits_per_day": 10, "credits_per_month": 5}}, "refused", "must not be above"),
         ("budget", {"caps": {"credits_per_week": 10}}, "bad_arguments", "caps"),
         ("budget", {"caps": {"credits_per_day": "lots"}}, "bad_arguments", "caps"),
-        ("rate", {"rate_per_s": 1e9}, "refused", "rate_per_s"),
-        ("rate", {"burst": 0}, "refused", "burst"),
+        ("rate", {"rate_per_s": 1e9}, "bad_arguments", "rate_per_s"),
+        ("rate", {"burst": 0}, "bad_arguments", "burst"),
         ("quota", {}, "bad_arguments", "webhook_id"),
-        ("quota", {"webhook_id": "unknown"}, "refused", "no webhook"),
-        ("correct", {"credits": 10**15}, "refused", "so large"),
+        ("quota", {"webhook_id": "unknown", "use": True}, "refused", "no webhook"),
+        ("quota", {"webhook_id": "w"}, "bad_arguments", "name something to change"),
+        ("budget", {}, "bad_arguments", "name something to change"),
+        ("correct", {"credits": 10**15}, "bad_arguments", "credits: Expected `int` <= 1000000000000"),
+        ("correct", {}, "bad_arguments", "name credits or actions"),
         ("cancel_lead", {}, "bad_arguments", "lead_id"),
         ("cancel_import", {"import_id": ""}, "bad_arguments", "import_id"),
         ("suppress", {"people": []}, "bad_arguments", "people"),

@@ -117,7 +117,7 @@ async def test_it_may_be_corrected_again() -> None:
     [
         ({"lead_id": "other", "credits": 1}, "no such lead is known here"),
         ({"destination": "none", "credits": 1}, "no such lead is known here"),
-        ({}, "nothing was named that it did cost"),
+        ({}, "invalid arguments: name what it did cost"),
         ({"credits": -1}, "invalid arguments"),
         ({"credits": 4, "lead_id": ""}, "invalid arguments"),
         ({"credits": "four"}, "invalid arguments"),

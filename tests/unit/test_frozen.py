@@ -16,7 +16,7 @@ import pytest
 import stream_app
 from stream_app.domain import plan as policy
 from stream_app.domain.books.money import Problem
-from stream_app.domain.commands import Command, CommandAnswer
+from stream_app.domain.commands import ARGUMENTS, Command, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.dead_letter.replay import Came
@@ -25,7 +25,6 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.overrides import Order
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
@@ -82,7 +81,8 @@ def test_a_field_that_is_not_set_says_nothing() -> None:
 
 
 WRITTEN = (
-    *(Callback, Command, CommandAnswer, Delivery, Envelope, Finding, Forecast, Lane, LaneView, Lead, Order, Problem),
+    *(Callback, Command, CommandAnswer, Delivery, Envelope, Finding, Forecast, Lane, LaneView, Lead, Problem),
+    *ARGUMENTS.values(),
     *(ReplayCommand, ReplayProgress, Result, StatusEvent, Suppression, Came),
 )
 """Rows, messages, and what commands print."""

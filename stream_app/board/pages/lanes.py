@@ -31,7 +31,7 @@ from stream_app.board.site import (
     overview,
     untaken,
 )
-from stream_app.client.commands import LANE_KINDS
+from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Meter
 
@@ -267,7 +267,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
         "statuses": queries.status_sums(workspace),
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
         "zone": policy.time_zone if policy else "UTC",
-        "kinds": LANE_KINDS if policy else (),  # the commands that an operator can give
+        "kinds": ORDERS if policy else (),  # the commands that an operator can give
     }
 
 

@@ -6,11 +6,11 @@ Without a callback, the ceiling of a lead was booked. A lead that is parked leav
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
-from stream_app.domain.commands import Command
+from stream_app.domain.commands import Command, Resolve
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery_key, forced_key, lead_of, step
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import row_id
@@ -23,22 +23,6 @@ Row = Callable[[bytes], bytes | None]
 
 _json: Final = msgspec.json.Encoder()
 _row: Final = msgspec.json.Decoder(Delivery)
-_Amount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-
-
-class Resolution(msgspec.Struct, frozen=True):
-    """Arguments of the command. A missing amount stays as booked.
-
-    Attributes:
-        give_up: A parked lead is not to be sent any more. Otherwise it is at Clay.
-        destination: Needed only if the lead went to several.
-    """
-
-    lead_id: Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
-    credits: _Amount | None = None
-    actions: _Amount | None = None
-    give_up: bool = False
-    destination: str = ""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -83,7 +67,7 @@ def settle_lead(
     lane: Lane,
     row: Row,
     command: Command,
-    what: Resolution,
+    what: Resolve,
     consumed: ConsumedRecord,
     now_ms: int,
 ) -> Settled | str:
@@ -104,8 +88,6 @@ def settle_lead(
     if what.give_up:
         why = f": {command.why}" if command.why else ""
         return given_up(plan, lane, key, mine, "given_up", f"given up by {command.who}{why}", now_ms)
-    if what.credits is None and what.actions is None:
-        return "nothing was named that it did cost: give credits, actions, or both"
     before = mine.booked or Reservation("", "", 0, 0)
     credits_ = before.credits if what.credits is None else what.credits
     actions = before.actions if what.actions is None else what.actions
@@ -162,7 +144,7 @@ def _is_booked(row: Delivery) -> bool:
     return row.booked is not None and row.reservation is None
 
 
-def _refusal(what: Resolution, rows: list[Delivery]) -> str:
+def _refusal(what: Resolve, rows: list[Delivery]) -> str:
     if what.give_up:
         return "this lead is not parked, so there is nothing to give up"
     if any(row.reservation is not None for row in rows):

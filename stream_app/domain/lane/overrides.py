@@ -7,9 +7,10 @@ a policy's key also ends when the configuration changes that key.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
+from msgspec import Meta, Struct
 
 from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.limits import breaker, budget, window
@@ -22,73 +23,113 @@ from stream_app.domain.plan import Actor, Change, Workspace, byline, in_force
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]
 
-
-class Pause(msgspec.Struct, frozen=True, tag="pause"):
-    """Send nothing until `Resume`."""
-
-
-class Resume(msgspec.Struct, frozen=True, tag="resume"):
-    """Lift the pause and the suspensions of the lane and of its webhooks."""
+_MOST: Final = 10**12
+_Amount = Annotated[int, Meta(ge=0, le=_MOST)]
+_Correction = Annotated[int, Meta(ge=-_MOST, le=_MOST)]
 
 
-class Trip(msgspec.Struct, frozen=True, tag="trip"):
-    """Force the breaker open."""
+class Pause(Struct, frozen=True):
+    """Send no more leads of a lane until `resume`. They wait in Kafka."""
 
 
-class Close(msgspec.Struct, frozen=True, tag="close"):
-    """Force the breaker closed, whatever Clay answers."""
+class Resume(Struct, frozen=True):
+    """End a pause, or the suspension of a lane whose leads Clay rejected."""
 
 
-class Shadow(msgspec.Struct, frozen=True, tag="shadow"):
-    """The breaker decides and reports, and holds nothing."""
+class Trip(Struct, frozen=True):
+    """Force the circuit breaker open."""
 
 
-class Auto(msgspec.Struct, frozen=True, tag="auto"):
-    """The breaker decides again. One that was forced open starts with probes."""
+class Close(Struct, frozen=True):
+    """Force the circuit breaker closed, regardless of Clay's answers."""
 
 
-class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """A new breaker and window, no suspension, nothing forced. A pause and Clay's Retry-After stay."""
+class Shadow(Struct, frozen=True):
+    """Let the breaker report its decisions without holding leads."""
 
 
-class ChangeBudget(msgspec.Struct, frozen=True, omit_defaults=True, tag="budget"):
-    """Caps (None: no limit; `configured`: as in the configuration), effective for the next lead.
+class Auto(Struct, frozen=True):
+    """Let the breaker decide again."""
 
-    `shadow`: refuse nothing and count what would have been refused.
+
+class Reset(Struct, frozen=True):
+    """Reset the breaker and its window, and end a suspension."""
+
+
+class ChangeBudget(Struct, frozen=True, omit_defaults=True):
+    """Change caps live, from the next lead on. N, `none` for no limit, or `configured`."""
+
+    caps: dict[Cap, _Amount | AsConfigured | None] = {}
+    shadow: Annotated[bool | AsConfigured | None, Meta(description="count only, hold no lead")] = None
+
+    def __post_init__(self) -> None:
+        _check_named(self.caps or self.shadow is not None)
+
+
+class Correct(Struct, frozen=True, omit_defaults=True):
+    """Book credits or actions that were spent elsewhere, or (below 0) returned by Clay.
+
+    What one lead did cost: `stream-app dlq resolve`.
     """
 
-    caps: dict[Cap, int | AsConfigured | None] = {}
-    shadow: bool | AsConfigured | None = None
+    credits: Annotated[_Correction, Meta(description="to book; below 0: returned")] = 0
+    actions: Annotated[_Correction, Meta(description="to book; below 0: returned")] = 0
+    period: Annotated[
+        Literal["day", "month"], Meta(description="day: today and this month; month: only this month")
+    ] = "day"
+
+    def __post_init__(self) -> None:
+        _check_named(self.credits or self.actions, "name credits or actions that are not 0")
 
 
-class Correct(msgspec.Struct, frozen=True, omit_defaults=True, tag="correct"):
-    """Book what was spent elsewhere, or (below 0) returned by Clay, in this month and, if `period` is day, today."""
+class ChangeRate(Struct, frozen=True, omit_defaults=True, rename={"per_second": "rate_per_s"}):
+    """Change the rate live."""
 
-    credits: int = 0
-    actions: int = 0
-    period: Literal["day", "month"] = "day"
+    per_second: Annotated[
+        Annotated[float, Meta(ge=0.01, le=1_000)] | AsConfigured | None,
+        Meta(title="Leads a second at most", description="at most N leads per second"),
+    ] = None
+    burst: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | AsConfigured | None,
+        Meta(title="Leads at once at most", description="at most N leads at once"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        _check_named(self.per_second is not None or self.burst is not None)
 
 
-class ChangeRate(msgspec.Struct, frozen=True, omit_defaults=True, tag="rate"):
-    """The token bucket at its best; None leaves a key unchanged."""
+class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "webhook_id"}):
+    """Retire a webhook or use it again, or set its count of submissions."""
 
-    rate_per_s: float | AsConfigured | None = None
-    burst: int | AsConfigured | None = None
+    webhook: Annotated[str, Meta(description="the ID that `lanes --json` shows")]
+    use: Annotated[
+        bool | None,
+        Meta(description="use the webhook again, or stop using it", extra={"words": ("use", "retire")}),
+    ] = None
+    count: Annotated[
+        Annotated[int, Meta(ge=0, le=quota.LIFETIME)] | None,
+        Meta(title="Submissions so far", description="submissions so far"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if "/" in self.webhook:
+            raise ValueError("name the webhook by the ID that `stream-app lanes --json` shows, never by its URL")
+        _check_named(self.use is not None or self.count is not None)
 
 
-class ChangeQuota(msgspec.Struct, frozen=True, omit_defaults=True, tag="quota"):
-    """A webhook by its id: take it out of use, put it back, or set its number of submissions."""
-
-    webhook_id: str
-    use: bool | None = None
-    count: int | None = None
+def _check_named(named: object, problem: str = "name something to change") -> None:
+    if not named:
+        raise ValueError(problem)
 
 
 Order = Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota
-"""A tagged union. Its JSON names the order in `type`."""
+OrderKind = Literal["pause", "resume", "trip", "close", "shadow", "auto", "reset", "budget", "correct", "rate", "quota"]
+
+ORDERS: Final[Mapping[OrderKind, type[Order]]] = dict(zip(get_args(OrderKind), get_args(Order), strict=True))
+"""By kind of command. The docstring of an order is the text of its help and of its form, its fields are the options."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(Struct, frozen=True):
     """The lane after an order, and the outcome in one line; not `done`: refused, and nothing changed."""
 
     lane: Lane
@@ -124,7 +165,7 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
         case Correct():
             return _correct(policy, lane, order, by.at_ms)
         case ChangeRate():
-            asked = {"rate.rate_per_s": order.rate_per_s, "rate.burst": order.burst}
+            asked = {"rate.rate_per_s": order.per_second, "rate.burst": order.burst}
             return _change(policy, lane, {key: value for key, value in asked.items() if value is not None}, by)
         case ChangeQuota():
             return _quota(lane, order, webhook_ids, by)
@@ -178,8 +219,6 @@ def _reset(lane: Lane, now_ms: int) -> Answer:
 
 
 def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> Answer:
-    if not values:
-        return Answer(lane, "nothing to change was named", done=False)
     kept = {change.key: change for change in lane.changes}
     for key, value in values.items():
         kept.pop(key, None)
@@ -208,10 +247,6 @@ def _plain(policy: Workspace, key: str) -> str:
 
 
 def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:
-    if not -(10**12) <= min(order.credits, order.actions) <= max(order.credits, order.actions) <= 10**12:
-        return Answer(lane, "refused: no correction is so large", done=False)
-    if not order.credits and not order.actions:
-        return Answer(lane, "nothing to correct was named", done=False)
     rules = in_force(policy, lane.changes).budget
     cost = Cost(order.credits, order.actions)
     corrected = budget.correct(rules, lane.budget, cost, now_ms, order.period == "day")
@@ -223,14 +258,10 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
 
 
 def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Actor) -> Answer:
-    webhook_id = order.webhook_id
+    webhook_id = order.webhook
     known = sorted({*webhook_ids, *lane.quota.webhooks})
     if webhook_id not in known:
         return Answer(lane, f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}", done=False)
-    if order.count is not None and not 0 <= order.count <= quota.LIFETIME:
-        return Answer(lane, f"refused: count = {order.count}: must be from 0 to {quota.LIFETIME}", done=False)
-    if order.count is None and order.use is None:
-        return Answer(lane, "nothing to change was named", done=False)
     state = lane.quota
     if order.use is not None:
         state = quota.revive(state, webhook_id) if order.use else quota.mark_dead(state, webhook_id, byline(by))

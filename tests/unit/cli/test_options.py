@@ -6,24 +6,22 @@ import json
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-import msgspec
 import pytest
 
 from stream_app.cli.base import confirm
 from stream_app.cli.books import show_report
 from stream_app.cli.main import main, parse
-from stream_app.cli.options import Audit
 from stream_app.client.answers import Cause, DeadLetters, DeadLettersAnswer, FoundImport, ImportsAnswer
-from stream_app.client.commands import SentCommand
+from stream_app.client.commands import SentCommand, new_command
 from stream_app.client.people import StoredLead
 from stream_app.client.results import Export, ResultFilter
+from stream_app.config import Settings
 from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
-from stream_app.domain.commands import Command, CommandKind
+from stream_app.domain.commands import Command, Resolve, read_arguments
 from stream_app.domain.dead_letter.causes import Tally
-from stream_app.domain.delivery.parked import Resolution
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.overrides import Order
 from stream_app.domain.limits.budget import Reservation
@@ -192,20 +190,18 @@ def test_a_linked_lead_stays_with_yes_and_is_named(
     assert [each["lead_id"] for each in report["by_hand"]] == ["crm-1"]
 
 
-Sent = tuple[Audit, str, str, dict[str, Any]]
-
-
 @pytest.fixture
-def orders(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
-    """The commands that would be sent to lanes."""
-    sent: list[Sent] = []
+def commands(config: str, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
+    """The commands that would be written to Kafka."""
+    written: list[Command] = []
 
-    def order(audit: Audit, kind: str, workspace: str = "", arguments: dict[str, Any] | None = None) -> int:
-        sent.append((audit, kind, workspace, arguments or {}))
-        return 0
+    async def submit(settings: Settings, *given: Any, **_: object) -> SentCommand:
+        written.append(new_command(settings, "c-1", *given))
+        return SentCommand(written[-1], {})
 
-    monkeypatch.setattr("stream_app.cli.lanes.order", order)
-    return sent
+    monkeypatch.setattr("stream_app.cli.lanes.submit", submit)
+    monkeypatch.setenv("STREAM_APP_CONFIG", config)
+    return written
 
 
 @pytest.mark.parametrize(
@@ -218,8 +214,8 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         ("shadow acme", controls.Shadow()),
         ("auto acme", controls.Auto()),
         ("reset acme", controls.Reset()),
-        ("rate acme --per-second 4.5", controls.ChangeRate(rate_per_s=4.5)),
-        ("rate acme --per-second configured --burst 3", controls.ChangeRate(rate_per_s="configured", burst=3)),
+        ("rate acme --per-second 4.5", controls.ChangeRate(per_second=4.5)),
+        ("rate acme --per-second configured --burst 3", controls.ChangeRate(per_second="configured", burst=3)),
         ("correct acme --credits 120", controls.Correct(credits=120)),
         ("correct acme --credits -30 --actions -2 --period month", controls.Correct(-30, -2, "month")),
         ("budget acme --credits-per-day 8000", controls.ChangeBudget({"credits_per_day": 8_000})),
@@ -231,50 +227,77 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         ("quota acme --webhook 3f9a --use --count 12000", controls.ChangeQuota("3f9a", use=True, count=12_000)),
     ],
 )
-def test_a_command_has_the_typed_values(typed: str, order: Order, orders: list[Sent]) -> None:
+def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list[Command]) -> None:
     assert main(["lanes", *typed.split(), "--why", "because"]) == 0
-    ((audit, kind, workspace, arguments),) = orders
-    assert (workspace, audit.why) == ("acme", "because")
-    assert kind in get_args(CommandKind)
-    consumed: Any = msgspec.convert({**arguments, "type": kind}, Order)
-    assert consumed == order
+    (command,) = commands
+    assert (command.workspace, command.why) == ("acme", "because")
+    assert read_arguments(command.kind, command.args) == order
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("rate", "name something to change"),
+        ("rate --per-second fast", "--per-second: 'fast' is not a number or configured, from 0.01 to 1,000"),
+        ("rate --per-second nan", "--per-second: 'nan' is not a number or configured, from 0.01 to 1,000"),
+        ("rate --burst 1.5", "--burst: '1.5' is not a whole number or configured, from 1 to 10,000"),
+        (
+            "budget --credits-per-day -1",
+            "--credits-per-day: '-1' is not a whole number, none or configured, from 0 to 1,000",
+        ),
+        ("budget --credits-per-day 1 --actions-per-day y", "--actions-per-day: 'y' is not a whole number, none or"),
+        ("budget --shadow maybe", "--shadow"),
+        ("correct --period month", "name credits or actions that are not 0"),
+        (
+            "correct --credits 9999999999999",
+            "--credits: '9999999999999' is not a whole number, from -1,000",
+        ),
+        ("quota --use", "--webhook"),
+        ("quota --webhook 3f9a", "name something to change"),
+        ("quota --webhook 3f9a --count 50001", "--count: '50001' is not a whole number, from 0 to 50,000"),
+    ],
+)
+def test_what_is_typed_wrong_is_named_before_anything_is_sent(
+    typed: str, says: str, commands: list[Command], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, *options = typed.split()
+    assert main(["lanes", kind, "acme", *options, "--why", "because"]) == 2
+    assert (says in capsys.readouterr().err, commands) == (True, [])
 
 
 @pytest.mark.parametrize(
     ("typed", "arguments"),
     [
-        ("--at-clay --credits 4", {"lead_id": "crm-17", "destination": "", "credits": 4}),
-        ("--give-up", {"lead_id": "crm-17", "destination": "", "give_up": True}),
-        (
-            "--at-clay --credits 0 --actions 1 --destination people",
-            {"lead_id": "crm-17", "destination": "people", "credits": 0, "actions": 1},
-        ),
+        ("--at-clay --credits 4", Resolve("crm-17", credits=4)),
+        ("--give-up", Resolve("crm-17", give_up=True)),
+        ("--at-clay --credits 0 --actions 1 --destination people", Resolve("crm-17", 0, 1, destination="people")),
     ],
 )
-def test_a_lead_is_settled_as_it_is_typed(typed: str, arguments: dict[str, Any], orders: list[Sent]) -> None:
+def test_a_lead_is_settled_as_it_is_typed(typed: str, arguments: Resolve, commands: list[Command]) -> None:
     assert main(["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"]) == 0
-    assert [each[1:] for each in orders] == [("resolve", "acme", arguments)]
-    msgspec.convert(arguments, Resolution)
+    (command,) = commands
+    assert (command.kind, command.workspace) == ("resolve", "acme")
+    assert read_arguments(command.kind, command.args) == arguments
 
 
 @pytest.mark.parametrize("typed", ["", "--at-clay", "--at-clay --credits -4", "--at-clay --credits 4 --give-up"])
-def test_a_resolution_that_says_too_little_is_wrong_usage(typed: str, orders: list[Sent]) -> None:
+def test_a_resolution_that_says_too_little_is_wrong_usage(typed: str, commands: list[Command]) -> None:
     assert main(["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"]) == 2
-    assert orders == []
+    assert commands == []
 
 
 @pytest.mark.parametrize("typed", ["", "--lead crm-17 --import march.csv"])
-def test_a_cancellation_names_either_a_lead_or_an_import(typed: str, orders: list[Sent]) -> None:
+def test_a_cancellation_names_either_a_lead_or_an_import(typed: str, commands: list[Command]) -> None:
     assert main(["lanes", "cancel", "acme", *typed.split(), "--why", "because"]) == 2
     assert main(["lanes", "cancel", "acme", "--import", "march.csv", "--why", "because"]) == 0
-    assert [each[1:] for each in orders] == [("cancel_import", "acme", {"import_id": "march.csv"})]
+    assert [(each.kind, each.args) for each in commands] == [("cancel_import", {"import_id": "march.csv"})]
 
 
-def test_the_url_of_a_webhook_is_not_its_id(orders: list[Sent], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_url_of_a_webhook_is_not_its_id(commands: list[Command], capsys: pytest.CaptureFixture[str]) -> None:
     url = "https://api.clay.com/v3/sources/webhook/secret"
     assert main(["lanes", "quota", "acme", "--webhook", url, "--retire", "--why", "because"]) == 2
     assert "secret" not in capsys.readouterr().err
-    assert orders == []
+    assert commands == []
 
 
 def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
