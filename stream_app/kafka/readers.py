@@ -34,7 +34,7 @@ Span = tuple[int, int]
 Progress = Callable[[int, int], None]
 """Called with the offsets read so far and the offsets to read."""
 Records = dict[TopicPartition, list[Any]]
-"""aiokafka's records by partition, each list in order and not empty."""
+"""PlainRecords by partition, each list in order and not empty."""
 
 
 class Reader:
@@ -57,6 +57,7 @@ class Reader:
             "auto_offset_reset": "earliest",
             "isolation_level": "read_committed",
             "fetch_max_wait_ms": 50,
+            "plain_records": True,
             **options,
         }
 
@@ -319,7 +320,7 @@ class TopicReader(Reader):
         return {(tp.topic, tp.partition): records for tp, records in (await self.count_spans(spans)).items()}
 
     async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
-        """Scan a topic, and yield aiokafka's records, each partition in its order.
+        """Scan a topic, and yield its PlainRecords, each partition in its order.
 
         `ranges`: what to read, by partition; None: everything that Kafka keeps.
         """
@@ -334,7 +335,7 @@ class TopicReader(Reader):
 
 
 def consumed(record: Any) -> ConsumedRecord:
-    """Convert a record of aiokafka's."""
+    """Convert a record that was read."""
     headers = tuple((name, value or b"") for name, value in record.headers)
     where = (record.topic, record.partition, record.offset)
     return ConsumedRecord(*where, record.key, record.value, headers, round(record.timestamp))
