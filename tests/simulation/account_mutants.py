@@ -109,7 +109,7 @@ def corrections_are_not_booked() -> AbstractContextManager[Any]:
 
 @mutant
 def no_budget_holds_a_lead() -> AbstractContextManager[Any]:
-    return patch.object(History, "_is_first_of_day", lambda self, number, event: False)
+    return patch.object(History, "_firsts_of_days", lambda self, number: set())
 
 
 @mutant

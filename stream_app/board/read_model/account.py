@@ -21,6 +21,7 @@ from stream_app.domain.books.account import (
     ENDED,
     NO_LEAD,
     STATES,
+    TOOK,
     Kept,
     elect,
     is_at_rest,
@@ -29,6 +30,7 @@ from stream_app.domain.books.account import (
     state_of,
 )
 from stream_app.domain.books.records import Event, RecordNumbers, advance
+from stream_app.domain.model.records import KafkaRecord
 
 _FIELDS: Final = Kept.__struct_fields__
 COLUMNS: Final = ", ".join(_FIELDS)
@@ -77,23 +79,28 @@ class Account:
 
     # ---------------------------------------------------------------------------------------------------- records
 
-    def write_events(self, events: Iterable[tuple[int, Event, int]], numbers: RecordNumbers) -> list[tuple[int, Event]]:
-        """Apply events, each with the number of its record and its offset. Returns those that were not known."""
-        numbered = list(events)
-        before = self._load("id IN (SELECT value FROM json_each(?))", {number for number, *_ in numbered})
+    def write_events(
+        self, by_record: Mapping[int, Iterable[tuple[Event, KafkaRecord]]], numbers: RecordNumbers
+    ) -> list[tuple[int, Event]]:
+        """Apply events, each with its place on Kafka, by the number of the record that they are about.
+
+        Returns those that were not known, with this number, and those of a record together.
+        """
+        before = self._load("id IN (SELECT value FROM json_each(?))", by_record)
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
         new: list[tuple[int, Event]] = []
-        for number, event, offset in numbered:
+        for number, events in by_record.items():
             kept = after.setdefault(number, Kept())
-            # Retention may have deleted any event, so a history may begin anywhere.
-            if not advance(kept, event, kept=False)[0]:
-                continue
-            new.append((number, event))
-            if (rank := rank_of(kept)) > kept.rank:
-                kept.rank, kept.took = rank, offset
-            if event.dead_letter and not kept.letter:
-                with suppress(ValueError):  # of a newer version
-                    kept.letter = numbers.number(event.dead_letter)
+            for event, at in events:
+                # Retention may have deleted any event, so a history may begin anywhere.
+                if not advance(kept, event, kept=False)[0]:
+                    continue
+                new.append((number, event))
+                if kept.rank < TOOK and (rank := rank_of(kept)) > kept.rank:
+                    kept.rank, kept.took = rank, at.offset
+                if event.dead_letter and not kept.letter:
+                    with suppress(ValueError):  # of a newer version
+                        kept.letter = numbers.number(event.dead_letter)
         for number, imported in self._imports.numbers_of(new, (kept.imported for kept in after.values())).items():
             kept = after[number]
             if imported and not kept.imported and not kept.letter:
@@ -120,9 +127,9 @@ class Account:
             for lead_id in {kept.lead_id, old.lead_id if old else kept.lead_id}
         }
         champions = self._champions(moved)
-        imports = {kept.imported for kept in (*after.values(), *champions.values())} - {0}
-        of_import = f"{_PLACE} = 1 AND imported IN (SELECT value FROM json_each(?))"
-        champions |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}", moved, imports)
+        if imports := {kept.imported for kept in (*after.values(), *champions.values())} - {0}:
+            of_import = f"{_PLACE} = 1 AND imported IN (SELECT value FROM json_each(?))"
+            champions |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}", moved, imports)
         for number, kept in champions.items():
             if number not in after:
                 before[number], after[number] = kept, msgspec.structs.replace(kept)

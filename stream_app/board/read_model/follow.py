@@ -27,6 +27,8 @@ from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Logger, Throttled
 
 _MOST_RECORDS: Final = 5_000
+_MOST_AT_ONCE: Final = 4
+"""So many pieces make a batch, because a record is written once for all its events in a batch."""
 _FETCH_BYTES: Final = 1 * 2**20  # read ahead in memory, for one partition
 _FETCH_ALL_BYTES: Final = 16 * 2**20  # for all partitions
 _LOOK_EVERY_S: Final = 1.0
@@ -194,17 +196,21 @@ class _Reading:
 
     async def more(self) -> tuple[dict[str, list[KafkaRecord]], dict[Any, Position]]:
         """Return the next records by topic, and the positions after them."""
-        got = await anext(self._records)
         batch: dict[str, list[KafkaRecord]] = {}
         moved: dict[Any, Position] = {}
-        for log, records in got.items():
-            at = self._at[log]
-            if records and log in self._unproven:
-                self._prove(log, at, records)
-            batch.setdefault(log.topic, []).extend(records)
-            if records:
-                last = records[-1]
-                moved[log] = Position(at.next, last.offset, mark(last))
+        for _ in range(_MOST_AT_ONCE):
+            got = await anext(self._records)
+            for log, records in got.items():
+                at = self._at[log]
+                if records and log in self._unproven:
+                    self._prove(log, at, records)
+                batch.setdefault(log.topic, []).extend(records)
+                if records:
+                    last = records[-1]
+                    moved[log] = Position(at.next, last.offset, mark(last))
+            if sum(map(len, got.values())) < _MOST_RECORDS:
+                break  # it has caught up, or waits for Kafka
+            await asyncio.sleep(0)
         for log in self._logs:
             at = moved.get(log, self._at[log])
             position = await self._reader.position(log)

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.events import events_of
 from stream_app.domain.books.records import COLUMN, MOVING, Event
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneView
@@ -40,6 +41,7 @@ def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str
             yield name, step_s, at_s - at_s % step_s, destination if name and step_s == DAY_S else ""
 
 
+_REFUSED: Final = "held_budget"
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _columns: Final = attrgetter(
     "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "under_way"
@@ -58,10 +60,15 @@ class History:
         The table `events` has them already, because a lead that a budget holds twice in a day counts once.
         """
         sums: dict[tuple[str, int, int, str], list[int]] = {}
+        firsts: dict[int, set[int]] = {}
         resent: list[tuple[int, int]] = []
         for number, event in events:
             is_resent = event.status == "replayed" and event.reason == RESEND
-            is_refused = event.status == "held_budget" and self._is_first_of_day(number, event)
+            is_refused = event.status == _REFUSED
+            if is_refused:
+                if number not in firsts:
+                    firsts[number] = self._firsts_of_days(number)
+                is_refused = event.seq in firsts[number]
             if not (event.credits or event.saved or is_resent or is_refused):
                 continue
             resent += [(event.at_ms, number)] * is_resent
@@ -78,11 +85,13 @@ class History:
         )
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
 
-    def _is_first_of_day(self, number: int, event: Event) -> bool:
-        """Return True if the record has no earlier event of this status on that day."""
-        begin_ms = event.at_ms - event.at_ms % (DAY_S * 1000)
-        sql = "SELECT 1 FROM events WHERE record = ? AND seq < ? AND status = ? AND at_ms >= ? LIMIT 1"
-        return self._db.execute(sql, (number, event.seq, event.status, begin_ms)).fetchone() is None
+    def _firsts_of_days(self, number: int) -> set[int]:
+        """Return the sequence numbers of the first event of each day with which a budget held the record."""
+        firsts: dict[int, int] = {}
+        for event in events_of(self._db, number):
+            if event.status == _REFUSED:
+                firsts.setdefault(event.at_ms // (DAY_S * 1000), event.seq)
+        return set(firsts.values())
 
     def lanes(self, views: Iterable[LaneView]) -> None:
         """Keep the health and the changes of published lanes."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from operator import attrgetter
 from typing import Final
 
 import msgspec
 
 from stream_app.board.read_model.account import Account, Letter
+from stream_app.board.read_model.events import write_events
 from stream_app.board.read_model.history import History, Imports
-from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
 from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress
@@ -30,9 +29,6 @@ SAME_CAUSE: Final = "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _ORIGIN, _SEQ = HEADERS["origin"], HEADERS["seq"]
 _MOST_CAUSES: Final = 10_000
-EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
-"""The columns of an event, beside the number of its record."""
-_event_row: Final = attrgetter(*EVENT_COLUMNS)
 _PEOPLE: Final = b"p/"
 
 
@@ -86,19 +82,24 @@ class Projector:
         self._writers[topic](records)
 
     def _write_events(self, records: Iterable[KafkaRecord]) -> None:
-        events: list[tuple[int, Event, int]] = []
+        by_origin: defaultdict[str, list[tuple[Event, KafkaRecord]]] = defaultdict(list)
         for record in records:
             try:
                 event = decode_event(record.value or b"")
-                events.append((self._numbers.number(event.origin), event, record.offset))
-            except ValueError:  # msgspec's errors are ValueErrors, too
+            except msgspec.DecodeError:
                 self._unreadable(record)
-        new = self.account.write_events(events, self._numbers)
+            else:
+                by_origin[event.origin].append((event, record))
+        by_record: dict[int, list[tuple[Event, KafkaRecord]]] = {}
+        for origin, events in by_origin.items():
+            try:
+                by_record.setdefault(self._numbers.number(origin), []).extend(events)
+            except ValueError:
+                for _, record in events:
+                    self._unreadable(record)
+        new = self.account.write_events(by_record, self._numbers)
         self._write_logs()
-        self._db.executemany(
-            f"INSERT OR IGNORE INTO events VALUES (?, {', '.join('?' * len(EVENT_COLUMNS))})",
-            [(number, *_event_row(event)) for number, event in new],
-        )
+        write_events(self._db, new)
         self.history.count(new)
 
     def _write_logs(self) -> None:

@@ -13,14 +13,14 @@ from urllib.parse import quote
 
 import msgspec
 
+from stream_app.board.read_model.events import events_of
 from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S
-from stream_app.board.read_model.project import EVENT_COLUMNS, record_numbers
+from stream_app.board.read_model.project import record_numbers
 from stream_app.client.answers import (
     Account,
     Cause,
     Day,
     DeadLetters,
-    Event,
     FoundImport,
     FoundLead,
     FoundResult,
@@ -108,10 +108,9 @@ class Queries:
             if not rows and not known:
                 return None
             numbers, pause = record_numbers(db), _pause_of(db)
-            events = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events WHERE record = ? ORDER BY seq"
             histories = []
             for number, workspace, alias, status, at_ms, trace_id in rows:
-                steps, name = [Event(*row) for row in db.execute(events, (number,))], self._column(status, alias)
+                steps, name = events_of(db, number), self._column(status, alias)
                 moves, queued_ms = name in MOVING or name == "parked", steps[0].queued_ms if steps else 0
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
                 if waited and waited[-1].end_ms is None:

@@ -41,6 +41,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.board.read_model.events import COLUMNS as EVENT_COLUMNS
 from stream_app.board.read_model.project import DAY_MS, Projector
 from stream_app.domain.delivery.envelope import WorkspaceKeys
 from stream_app.domain.model.records import KafkaRecord
@@ -64,10 +65,8 @@ TABLES: Final = (
     "CREATE INDEX records_of_import ON records (imported, status, destination, at_ms) WHERE imported > 0",
     "CREATE INDEX records_of_letter ON records (letter) WHERE letter > 0",
     """CREATE TABLE events (
-        record INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
-        NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
-        INTEGER, credits INTEGER, queued_ms INTEGER NOT NULL,
-        PRIMARY KEY (record, seq)) WITHOUT ROWID""",
+        record INTEGER, place INTEGER, steps BLOB NOT NULL,
+        PRIMARY KEY (record, place)) WITHOUT ROWID""",
     """CREATE TABLE people (
         workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,
         PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
@@ -201,7 +200,7 @@ class ReadModel:
 
     def __init__(self, path: Path, sources: Sources) -> None:
         self._sources = sources
-        made_of = (TABLES, sources.topics, sources.partitions, sorted(sources.final))
+        made_of = (TABLES, EVENT_COLUMNS, sources.topics, sources.partitions, sorted(sources.final))
         self._made_of = msgspec.json.encode(made_of).decode()
         self._swept = -1
         self._swept_minute = -1

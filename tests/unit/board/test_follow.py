@@ -114,6 +114,21 @@ async def test_it_is_complete_once_it_has_read_what_was_there_when_it_asked(kafk
     assert at.as_of_ms == 2_000, "what it was asked for first"
 
 
+async def test_full_pieces_make_one_batch_of_a_bounded_size(
+    kafka: type[FakeReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_MOST_RECORDS", 2)
+    kafka.logs = {A: made(A, *"0123456789"), B: []}
+    at, _ = reading({})
+    await at.begin(1)
+    sizes = []
+    for _ in range(3):
+        batch, moved = await at.more()
+        sizes.append(len(batch["a"]))
+        at.done(moved)
+    assert (sizes, at.lag) == ([8, 2, 0], 0)
+
+
 @pytest.mark.parametrize(
     ("at", "first", "starts", "read"),
     [

@@ -70,11 +70,15 @@ def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, 
         assert counted(path, "beta", step_s) == (0, 0, 1)
 
 
-def test_a_lead_that_a_budget_holds_again_counts_once_a_day(model: ReadModel, path: Path) -> None:
-    for seq, (status, at_ms) in enumerate(
-        [("held_budget", 0), ("deferred", 1), ("held_budget", 2), ("held_outage", 3), ("held_budget", DAY_MS)], 1
-    ):
-        take(model, event(NAMES, "crm-1", status, seq, at_ms=NOW_MS - NOW_MS % DAY_MS + at_ms))  # type: ignore[arg-type]  # a str
+@pytest.mark.parametrize("many", [1, 2, 5])
+def test_a_lead_that_a_budget_holds_again_counts_once_a_day(model: ReadModel, path: Path, many: int) -> None:
+    steps = [("held_budget", 0), ("deferred", 1), ("held_budget", 2), ("held_outage", 3), ("held_budget", DAY_MS)]
+    events = [
+        event(NAMES, "crm-1", status, seq, at_ms=NOW_MS - NOW_MS % DAY_MS + at_ms)  # type: ignore[arg-type]  # a str
+        for seq, (status, at_ms) in enumerate(steps, 1)
+    ]
+    for begin in range(0, len(events), many):
+        take(model, *events[begin : begin + many])
     sql = "SELECT destination, refused FROM history WHERE workspace = ? AND step_s = 86400"
     assert rows(path, sql, "acme") == [("people", 1), ("people", 1)]
     assert rows(path, sql, "") == [("", 1), ("", 1)]
