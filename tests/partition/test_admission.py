@@ -299,18 +299,6 @@ async def test_the_place_of_a_lead_in_its_line_counts_all_that_go_before_it() ->
     assert shared == {2: 3, 5: 5, 7: 6}, "a share of a half lets one of three go, but nothing makes it later"
 
 
-@virtual_time
-async def test_no_lead_waits_longer_than_patience_allows() -> None:
-    bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
-    first = await bench.send(in_flight(0))
-    assert isinstance(first, Grant)
-    began = now_ms()
-    answer = await bench.send(in_flight(1))
-    assert isinstance(answer, Held)
-    assert answer.defer
-    assert now_ms() - began == 2_000
-
-
 @pytest.mark.parametrize("bound", ["leads", "bytes"])
 @virtual_time
 async def test_a_full_window_defers_the_last_lead_of_the_longest_line(

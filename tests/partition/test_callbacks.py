@@ -206,15 +206,6 @@ async def test_a_rejected_lead_costs_what_its_late_callback_states() -> None:
 
 
 @virtual_time
-async def test_an_overdue_lead_is_answered() -> None:
-    bench = Bench()
-    bench.row("callback_overdue")
-    bench.call_back()
-    await settled(bench)
-    assert [event.status for event in bench.events()] == ["enriched"]
-
-
-@virtual_time
 async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> None:
     bench = Bench()
     bench.row("accepted")

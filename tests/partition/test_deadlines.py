@@ -1,15 +1,15 @@
-"""The queue of leads that wait for a callback reads only its heads; markers go when their records are passed."""
+"""The queue of leads that wait for a callback reads only its heads."""
 
 import asyncio
 
 import msgspec
 
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key, mark_key
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import VirtualClock, consumed, virtual_time
+from tests.partition.virtual import VirtualClock, virtual_time
 from tests.simulation.schedule import Setup, plan_of
 
 MANY = 50_000
@@ -60,42 +60,6 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
     awaiting.put_back([key(8), key(7)], wait_ms + 7)
     assert (len(awaiting), awaiting.next_ms()) == (1, wait_ms + 7 + 1_000), "the other one is not due"
     assert [awaiting.pop_due(wait_ms + 1_007 - early, 9) for early in (1, 0, 0)] == [[], [key(7)], []]
-
-
-def test_only_passed_markers_are_deleted_and_the_offset_is_written_with_them() -> None:
-    marks = Rows(0, 10**12)
-    for offset in (3, 1, 7):
-        marks.apply([(mark_key(f"leads/0/{offset}"), b"1")])
-    assert marks.drop_passed(lambda topic: None) == []
-    assert marks.drop_passed(lambda topic: 3) == []  # the first in order of time is not passed: no search behind it
-    rows = marks.drop_passed(lambda topic: 5)
-    assert rows == [(b"o/leads/0/3", None), (b"o/leads/0/1", None), (b"c/leads", b"5")]
-    assert marks.is_passed(consumed(4))
-    assert not marks.is_passed(consumed(5))
-
-
-def test_a_topic_without_a_stream_delays_no_other() -> None:
-    marks = Rows(0, 10**12)
-    marks.apply([(mark_key("leads.bulk/0/1"), b"1")])
-    marks.apply([(mark_key("leads/0/1"), b"1")])
-    rows = marks.drop_passed({"leads": 2}.get)
-    assert (b"o/leads/0/1", None) in rows
-    assert (b"o/leads.bulk/0/1", None) not in rows
-
-
-def test_the_marker_of_another_partition_stays() -> None:
-    marks = Rows(0, 10**12)
-    marks.apply([(mark_key("leads/1/1"), b"1")])
-    assert marks.drop_passed(lambda topic: 100) == []
-
-
-def test_a_take_over_reads_markers_and_offsets() -> None:
-    marks = Rows(0, 10**12)
-    rows = {b"o/leads/0/8": b"1", b"c/leads": b"6", b"d/acme/main/a": b"..."}
-    marks.load(rows)
-    assert rows.keys() == {b"o/leads/0/8", b"d/acme/main/a"}
-    assert marks.is_passed(consumed(5))
-    assert marks.drop_passed(lambda topic: 9) == [(b"o/leads/0/8", None), (b"c/leads", b"9")]
 
 
 def waiting(*numbers: int) -> tuple[DeadlineQueue, int]:

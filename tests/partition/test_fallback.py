@@ -196,21 +196,17 @@ async def test_others_of_a_company_complete_a_provisional_result() -> None:
     assert local.provenance["industry"].shared
 
 
+@pytest.mark.parametrize(
+    ("workspace", "days", "status"), [({"fallback": ("cache",)}, 40, "deferred"), ({"hold": "pause"}, 2, "held_budget")]
+)
 @virtual_time
-async def test_an_operator_chooses_what_may_be_served() -> None:
-    bench = Bench(fallback=("cache",))
+async def test_an_operator_chooses_what_may_be_served(workspace: Any, days: float, status: str) -> None:
+    """Nothing is, where leads wait."""
+    bench = Bench(**workspace)
     await bench.begin()
-    await bench.remember("stale@b.example", days=40, title="CTO")
-    assert await bench.lead("1", "stale@b.example") == ["received", "deferred"]
+    await bench.remember(ADA, days=days, title="CTO")
+    assert await bench.lead("1", ADA) == ["received", status]
     assert bench.results("1") == []
-
-
-@virtual_time
-async def test_nothing_is_served_where_leads_wait() -> None:
-    bench = Bench(hold="pause")
-    await bench.begin()
-    await bench.remember(ADA, days=2, title="CEO")
-    assert await bench.lead("1", ADA) == ["received", "held_budget"]
 
 
 @virtual_time
@@ -235,7 +231,8 @@ async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> No
     await bench.remember(ADA, days=0, title="CEO")
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
     assert [each.source for each in bench.results("3")] == ["cache"]
-    assert bench.clay.sent == ["1"]
+    assert await bench.lead("4", ADA, force=True) == ["received", "sending", "accepted"], "in spite of the cache"
+    assert bench.clay.sent == ["1", "4"]
 
 
 @virtual_time
@@ -245,6 +242,9 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     await bench.begin()
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
+    bench.change(budget=BudgetPolicy(credits_per_day=0))
+    assert await bench.lead("0", ADA) == ["duplicate"], "nothing of it is in the cache"
+    bench.change(budget=BudgetPolicy())
     await bench.remember(ADA, days=40, title="CEO")
     assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
     bench.change(budget=BudgetPolicy(credits_per_day=0))
@@ -276,23 +276,6 @@ async def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_pro
         await bench.lead(lead_id, ADA)
     assert {tuple(bench.history(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
     assert not set(ids) & set(bench.clay.sent)
-
-
-@virtual_time
-async def test_a_person_without_a_cached_result_stays_a_duplicate_in_an_outage() -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
-    await bench.lead("1", ADA)
-    bench.change(budget=BudgetPolicy(credits_per_day=0))
-    assert await bench.lead("2", ADA) == ["duplicate"]
-
-
-@virtual_time
-async def test_a_forced_lead_is_sent_in_spite_of_a_cached_result() -> None:
-    bench = Bench(cache_first=True, budget=BudgetPolicy())
-    await bench.begin()
-    await bench.remember(ADA, days=2, title="CEO")
-    assert await bench.lead("1", ADA, force=True) == ["received", "sending", "accepted"]
 
 
 @virtual_time

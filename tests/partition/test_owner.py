@@ -105,20 +105,6 @@ def _row(**changes: object) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(row, **changes))
 
 
-@virtual_time
-async def test_leads_are_processed_and_acked() -> None:
-    bench = Bench()
-    for number in range(3):
-        bench.publish(f"id{number}", f"p{number}")
-    await bench.serve()
-    await asyncio.sleep(10.0)
-    assert len(bench.clay.bodies) == 3
-    assert sorted(bench.states()) == ["accepted"] * 3 + ["received"] * 3 + ["sending"] * 3
-    assert bench.inlet.committed() == 3
-    assert bench.partition.runner.unfinished == 0
-    assert bench.alarms == []
-
-
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [

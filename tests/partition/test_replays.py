@@ -14,71 +14,37 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, reserve
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.model.outcome import Outcome, Refused
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import Record
 from stream_app.domain.plan import MAX_RETURNS
-from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import now_ms, parts, virtual_time
-from tests.simulation.client import MemoryInlet, MemoryLedger
-from tests.simulation.kafka import MemoryKafka, begin_system
-from tests.simulation.schedule import Setup, plan_of
+from tests.partition.test_owner import SlowClay
+from tests.partition.virtual import now_ms, virtual_time
+from tests.simulation.client import MemoryInlet
+from tests.simulation.schedule import Setup
 
 
-class NeverClay:
-    """`ports.Clay`: takes nothing."""
-
-    def __init__(self) -> None:
-        self.sent = 0
+class NeverClay(SlowClay):
+    """Takes nothing."""
 
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        self.sent += 1
+        self.bodies.append(body)
         return Refused("connect_error", 1)
 
-    async def host_answers(self, destination: str) -> bool:
-        return True
 
-
-class Bench:
-    """Partition 0 with one lead that never gets through; `come_back` plays the replay app."""
+class Bench(LeadBench):
+    """Partition 0 with one lead that never gets through."""
 
     def __init__(self, budget: BudgetPolicy | None = None) -> None:
-        plan = plan_of(Setup())
-        policy = msgspec.structs.replace(plan.replay, max_replays=2)
-        delivery = msgspec.structs.replace(plan.delivery, max_attempts=1)
-        workspaces = {
-            name: msgspec.structs.replace(
-                here, breaker=msgspec.structs.replace(here.breaker, mode="closed"), budget=budget or here.budget
-            )
-            for name, here in plan.workspaces.items()
-        }
-        self.plan = msgspec.structs.replace(plan, replay=policy, delivery=delivery, workspaces=workspaces)
-        self.kafka = MemoryKafka()
-        begin_system(self.kafka, self.plan)
-        self.clay = NeverClay()
-        ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
-        self.partition = PartitionOwner(0, ledger, parts(self.plan, self.clay))
+        super().__init__(Setup(max_attempts=1, max_replays=2), clay=NeverClay)
+        for name, here in self.plan.workspaces.items():
+            closed = msgspec.structs.replace(here.breaker, mode="closed")
+            self.plan.workspaces[name] = msgspec.structs.replace(here, breaker=closed, budget=budget or here.budget)
 
     async def begin(self) -> None:
-        await self.partition.take_over()
-        self.serving = []
-        for topic, source in ((self.plan.topics.leads, "hot"), (self.plan.topics.retry, "retry")):
-            inlet = MemoryInlet(self.kafka, "g", 0, topic, 0)
-            serving = self.partition.serve(inlet, source)  # type: ignore[arg-type]  # a Literal, from a tuple
-            self.serving.append(asyncio.create_task(serving))
-        value = json.dumps({"lead_id": "id0", "fields": {"email": "a@example.com"}}).encode()
-        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
+        await self.serve()
+        self.serve_retry()
+        self.publish("id0", "a")
         await asyncio.sleep(5)
-
-    def dead_letters(self, topic: str) -> list[ConsumedRecord]:
-        return list(self.kafka.log(topic, 0).committed())
-
-    async def send(self, dead_letter: ConsumedRecord, envelope: Envelope | None) -> None:
-        assert envelope is not None
-        self.kafka.produce(0, Record(self.plan.topics.retry, dead_letter.key, dead_letter.value, envelope.to_headers()))
-        await asyncio.sleep(5)
-
-    def states(self) -> list[str]:
-        return [json.loads(event.value or b"")["status"] for event in self.dead_letters("leads.status")]
 
 
 @virtual_time
@@ -87,7 +53,7 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     await bench.begin()
     dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
     for epoch in range(1, MAX_RETURNS + 4):
-        await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
     parked = [read_envelope(each) for each in bench.dead_letters(bench.plan.topics.parked)]
     assert [(each.reason, each.epoch, each.returns) for each in parked] == [
         ("loop_guard", 31, 31),
@@ -95,13 +61,13 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
         ("loop_guard", 33, 33),
     ]
     assert "31 times" in parked[0].text
-    assert bench.clay.sent == 31, "once as it came, and thirty times more"
+    assert len(bench.clay.bodies) == 31, "once as it came, and thirty times more"
     # An operator's word begins a new count.
     last = bench.dead_letters(bench.plan.topics.parked)[-1]
-    await bench.send(last, redriven(read_envelope(last), last.record_id))
-    assert bench.clay.sent == 32
-    await bench.send(last, redriven(read_envelope(last), last.record_id))
-    assert bench.clay.sent == 32, "one word, one time"
+    await bench.come_back(last, redriven(read_envelope(last), last.record_id))
+    assert len(bench.clay.bodies) == 32
+    await bench.come_back(last, redriven(read_envelope(last), last.record_id))
+    assert len(bench.clay.bodies) == 32, "one word, one time"
 
 
 @virtual_time
@@ -112,7 +78,7 @@ async def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letter
         done = 0
         while len(dead_letters := bench.dead_letters(bench.plan.topics.dlq)) > done:
             for dead_letter in dead_letters[done if epoch == 0 else 0 :] * 2:
-                await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+                await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
             done = len(dead_letters)
         assert bench.states().count("parked") == epoch + 1
         assert bench.states().count("replayed") == 2 * (epoch + 1)
@@ -202,12 +168,12 @@ async def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
     bench = Bench(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
     await bench.begin()
-    assert bench.clay.sent == 1, "a hot one"
+    assert len(bench.clay.bodies) == 1, "a hot one"
     value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()
     envelope = Envelope(f"{bench.plan.topics.bulk}/0/0", way="deferred")
     bench.kafka.produce(0, Record(bench.plan.topics.retry, b"acme", value, envelope.to_headers()))
     await asyncio.sleep(5)
-    assert bench.clay.sent == 1
+    assert len(bench.clay.bodies) == 1
     assert bench.states()[-1] == "deferred"
     (copy,) = bench.dead_letters(bench.plan.topics.deferred)
     assert read_envelope(copy).origin == envelope.origin

@@ -1,4 +1,4 @@
-"""Rows of a partition: what is counted, and when they are deleted, to the millisecond."""
+"""Rows of a partition: what is counted, when they are deleted, to the millisecond, and how few a step reads."""
 
 from unittest.mock import Mock
 
@@ -14,6 +14,7 @@ from tests.partition.virtual import consumed
 
 FRESH_MS = 1_000_000
 NOW_MS = 1_796_083_140_000
+ADA, STRAY = b"p/acme/people/ada", b"p/acme/people/stray"
 
 
 def key(lead_id: str, workspace: str = "acme") -> bytes:
@@ -31,17 +32,20 @@ def rows(*changes: tuple[bytes, bytes | None]) -> Rows:
 
 
 @pytest.mark.parametrize(("early_ms", "gone"), [(0, False), (-1, True)])
-@pytest.mark.parametrize("name", ["lead", "person", "forced", "command"])
+@pytest.mark.parametrize("name", ["lead", "person", "forced", "command", "cancellation"])
 def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(name: str, early_ms: int, gone: bool) -> None:
     since_ms = NOW_MS - FRESH_MS
     keys = {
         "lead": (key("a"), row("enriched", since_ms)),
-        "person": (b"p/acme/people/ada", b" ".join([key("a"), key("never")])),
+        "person": (ADA, b" ".join([key("earlier"), key("a"), key("never"), b"other"])),
         "forced": (forced_key("acme", "people", "a"), key("a")),
         "command": (b"k/c-1", msgspec.json.encode({"at_ms": since_ms, "applied": True})),
+        "cancellation": (lead_row("acme", "a"), msgspec.json.encode(Suppression("cancelled", since_ms, "c", "jane"))),
     }
     found = Rows(0, FRESH_MS)
-    found.load(dict([(key("a"), row("enriched", since_ms)), keys[name]]))
+    found.load(
+        dict([(key("earlier"), row("enriched", since_ms - 9)), (key("a"), row("enriched", since_ms)), keys[name]])
+    )
     changes = [found.expire(NOW_MS - early_ms) for _ in range(3)]
     assert ((keys[name][0], None) in [each for some in changes for each in some]) is gone
     assert (found.get(keys[name][0]) is None) is gone
@@ -50,15 +54,21 @@ def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(name: str, 
 def test_a_row_that_is_open_is_kept_and_lets_others_go() -> None:
     old_ms = NOW_MS - 2 * FRESH_MS
     found = rows((key("open"), row("accepted", old_ms, final=False)), (key("old"), row("enriched", old_ms)))
-    found.apply([(b"p/acme/people/ada", key("open") + b" " + key("old"))])
+    found.apply([(ADA, key("open") + b" " + key("old")), (STRAY, key("never"))])
     gone: Changes = []
     for step in range(5):
         gone += found.expire(NOW_MS + step * 60_000)
-    assert gone == [(key("old"), None)]
+    assert gone == [(key("old"), None), (STRAY, None)]
     found.apply([(key("open"), row("enriched", NOW_MS))])
     for step in range(5):
         gone += found.expire(NOW_MS + FRESH_MS + 1 + step * 60_000)
-    assert {name for name, _ in gone} == {key("old"), key("open"), b"p/acme/people/ada"}
+    assert {name for name, _ in gone} == {key("old"), key("open"), ADA, STRAY}
+
+
+def test_a_step_reads_only_a_few_rows() -> None:
+    found = Rows(0, FRESH_MS)
+    found.load({key(f"{number}"): row("enriched", 0) for number in range(10_000)})
+    assert [len(found.expire(NOW_MS + 50 * step)) for step in range(2_500)] == [4] * 2_500
 
 
 def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,25 +81,30 @@ def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest
     assert found.expire(NOW_MS + FRESH_MS + 1) == [(key("a"), None)]
 
 
-def test_parked_leads_are_counted_by_workspace() -> None:
-    found = rows((key("a"), row("parked")), (key("b"), row("parked")), (key("c", "beta"), row("parked")))
-    found.apply([(key("a"), row("parked")), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')])
+def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
+    found, parked = Rows(0, FRESH_MS), row("parked", final=False)
+    found.load({key("a"): parked, key("b"): parked, key("c", "beta"): parked, key("d"): row("dead_lettered")})
+    found.apply([(key("a"), parked), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')])
     assert found.parked == {"acme": 2, "beta": 1}
-    found.apply([(key("a"), row("replayed")), (key("b"), None), (key("never"), None)])
+    found.apply(
+        [(key("a"), row("replayed")), (key("b"), None), (key("never"), None), (key("d", "parked"), row("sending"))]
+    )
     assert {name: many for name, many in found.parked.items() if many} == {"beta": 1}
+    found.load({})
+    assert found.parked == {}
 
 
 def test_suppressions_are_counted_and_erasures_listed() -> None:
     value = msgspec.json.encode(Suppression("suppressed", 7, "c-1", "jane"))
     person, lead, erased = person_row("x" * 22), lead_row("acme", "a"), erased_row("acme", "crm/1")
-    found = rows((person, value), (lead, value), (erased, value))
-    before = found.suppressing
-    found.apply([(person, value)])
-    assert (found.suppressing, list(found.erasures())) == (before, [("acme", 7)])
+    found = Rows(0, FRESH_MS)
+    found.load({person: value, lead: value, erased: value})
+    found.apply([(person, value), (person_row("y" * 22), None)])
+    assert (found.suppressing, list(found.erasures())) == (3, [("acme", 7)])
     assert found.suppression(person) == Suppression("suppressed", 7, "c-1", "jane")
+    assert found.expire(NOW_MS) == [(lead, None)], "a person stays on the list"
     found.apply([(person, None), (erased, None)])
-    assert list(found.erasures()) == []
-    assert found.suppressing < before
+    assert (found.suppressing, list(found.erasures())) == (0, [])
     assert found.suppression(person) is None
 
 
@@ -102,3 +117,19 @@ def test_markers_are_found_by_any_of_their_records_and_only_those_of_the_partiti
     assert [found.is_passed(consumed(offset)) for offset in (3, 4)] == [True, False]
     assert found.drop_passed({"leads": 9}.get) == [(mark_key("leads/0/4"), None), (passed_key("leads"), b"9")]
     assert found.drop_passed({"leads": 99}.get) == []
+
+
+def test_markers_go_in_the_order_in_which_they_were_set_and_a_topic_without_a_stream_delays_no_other() -> None:
+    found = rows(*((mark_key(f"{place}"), b"1") for place in ("leads.bulk/0/1", "leads/0/3", "leads/0/1", "leads/0/7")))
+    assert found.drop_passed(dict[str, int]().get) == []
+    assert found.drop_passed({"leads": 3}.get) == [], "the first is not passed: no search behind it"
+    assert found.drop_passed({"leads": 5}.get) == [(b"o/leads/0/3", None), (b"o/leads/0/1", None), (b"c/leads", b"5")]
+
+
+def test_a_take_over_reads_markers_and_offsets() -> None:
+    found = Rows(0, FRESH_MS)
+    loaded = {b"o/leads/0/8": b"1", b"c/leads": b"6", b"d/acme/main/a": b"..."}
+    found.load(loaded)
+    assert loaded.keys() == {b"o/leads/0/8", b"d/acme/main/a"}
+    assert [found.is_passed(consumed(offset)) for offset in (5, 6)] == [True, False]
+    assert found.drop_passed(lambda topic: 9) == [(b"o/leads/0/8", None), (b"c/leads", b"9")]

@@ -161,21 +161,12 @@ async def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_
 
 @virtual_time
 async def test_pending_callbacks_are_processed_before_any_lead_is_overdue() -> None:
-    bench = Bench()
-    bench.row("accepted")  # since 1970
-    bench.call_back()
-    await bench.partition.take_over()
-    await asyncio.sleep(10.0)
-    assert [event.status for event in bench.events()] == ["enriched"]
-
-
-@virtual_time
-async def test_pending_callbacks_are_processed_in_batches() -> None:
+    """In batches."""
     bench = Bench()
     many = 2_500
     for number in range(many):
         bench.call_back(lead_id=f"unknown{number}")
-    bench.row("accepted")
+    bench.row("accepted")  # since 1970
     bench.call_back()
     await bench.partition.take_over()
     await asyncio.sleep(30.0)
