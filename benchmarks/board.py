@@ -66,8 +66,8 @@ class Elsewhere(Background[Consumption]):
         waiting = {("leads", number): 10 * number for number in range(PARTITIONS)}
         return Consumption(Group("Stable", 4), Group("Stable", 1), waiting)
 
-    async def fill(self, found: FoundResultAt) -> FoundResult:
-        return found.result
+    async def fill(self, stored: FoundResultAt) -> FoundResult:
+        return stored.result
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
         return Search()
@@ -79,8 +79,8 @@ class Topics(Background[dict[str, ExistingTopic]]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(fresh_s=0)
         self._now = {
-            each.name: ExistingTopic(each.partitions, each.replication, dict(each.config))
-            for each in settings.topic_plan()
+            topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config))
+            for topic in settings.topic_plan()
         }
 
     async def _ask(self) -> dict[str, ExistingTopic]:

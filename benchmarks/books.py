@@ -74,18 +74,18 @@ def measure(leads: int) -> tuple[BooksReport, float, int]:
     names = [f"w{number}" for number in range(PARTITIONS)]
     final = {f"people-{number}" for number in range(PARTITIONS)}
     books = Books(BooksTerms(dict.fromkeys(names, BudgetPolicy()), final, 30 * 86_400_000, TopicNames()))
-    each, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
+    per_partition, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
     for partition in range(PARTITIONS):
         books.partition(partition, exact=True, kept=True)
-        for key, value in stream(partition, each):
+        for key, value in stream(partition, per_partition):
             began = clock()
             books.row(partition, key, value)
             seconds += clock() - began
-        for raw in events(partition, each):
+        for raw in events(partition, per_partition):
             began = clock()
             books.event(partition, raw, "")
             seconds += clock() - began
-        for number in range(each):
+        for number in range(per_partition):
             consumed = ConsumedRecord("leads", partition, number, None, None)
             began = clock()
             books.record(consumed, passed=True)

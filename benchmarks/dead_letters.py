@@ -134,15 +134,15 @@ async def write(settings: Settings, dead_letters: Iterator[Record]) -> None:
 def missed(seen: Counted) -> list[str]:
     """The limits that a count is beyond, one line each."""
     limit_s = MAX_S_PER_MILLION * seen.dead_letters / 1_000_000 + (START_S if seen.dead_letters < 1_000_000 else 0)
-    found = []
+    failed = []
     if seen.took_s > limit_s:
-        found.append(f"{seen.dead_letters} dead letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
+        failed.append(f"{seen.dead_letters} dead letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
     if seen.peak_bytes - seen.early_bytes > MAX_GROWTH_BYTES:
         grown = (seen.peak_bytes - seen.early_bytes) / 2**20
-        found.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
+        failed.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
     if seen.peak_bytes > MAX_BYTES:
-        found.append(f"memory came to {seen.peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
-    return found
+        failed.append(f"memory came to {seen.peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
+    return failed
 
 
 def count(config: Path, dead_letters: int) -> Counted:
@@ -182,7 +182,7 @@ def main() -> None:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("dead-letters"))
         now_ms = time.time_ns() // 1_000_000
         dead_letters = (dead_letter(number, now_ms, now_ms) for number in range(args.dead_letters))
-        asyncio.run(write(settings, (replace(each, topic=settings.names.dlq) for each in dead_letters)))
+        asyncio.run(write(settings, (replace(letter, topic=settings.names.dlq) for letter in dead_letters)))
         show(plain := count(config, args.dead_letters))
         asyncio.run(write(settings, suppressions(settings, args.suppressed)))
         say(f"with {args.suppressed} people on the suppression list, so that values are read:")

@@ -35,7 +35,7 @@ MOST_S = SESSION_S + 4.0
 
 async def measure(bootstrap: str, runs: int, progress: Callable[[str], None]) -> list[list[float]]:
     """For each run the seconds that each lane of the dead worker stood still."""
-    found: list[list[float]] = []
+    gaps: list[list[float]] = []
     async with Fleet(bootstrap, unused("failover"), LANES, partitions=LANES) as line:
         team = [line.join() for _ in range(WORKERS)]
         async with Load(line, PER_S):
@@ -46,12 +46,12 @@ async def measure(bootstrap: str, runs: int, progress: Callable[[str], None]) ->
                 killed_ms = now_ms()
                 await asyncio.to_thread(victim.kill)
                 moved = await line.first_request(lanes, killed_ms + _STRAGGLERS_MS, _WITHIN_S)
-                found.append([(_STRAGGLERS_MS + ms) / 1000 for ms in moved.values()])
-                progress(f"run {run + 1} of {runs}: {', '.join(f'{s:.2f}' for s in found[-1])} s")
+                gaps.append([(_STRAGGLERS_MS + ms) / 1000 for ms in moved.values()])
+                progress(f"run {run + 1} of {runs}: {', '.join(f'{s:.2f}' for s in gaps[-1])} s")
                 team[run % WORKERS] = line.join()
         if line.posted_again():
             raise SystemExit("a lead was POSTed twice: the figures are worth nothing")
-    return found
+    return gaps
 
 
 def spread_of(values: list[float]) -> dict[str, float]:
@@ -85,8 +85,8 @@ def main() -> None:
         "a run's slowest": spread_of(list(map(max, runs))),
     }
     if arguments.json:
-        found = {"session_timeout_s": SESSION_S, "runs": runs, "seconds": rows, "missed": missed(runs)}
-        sys.stdout.write(json.dumps(found) + "\n")
+        report = {"session_timeout_s": SESSION_S, "runs": runs, "seconds": rows, "missed": missed(runs)}
+        sys.stdout.write(json.dumps(report) + "\n")
     else:
         _show(rows, len(runs))
     if problem := missed(runs):

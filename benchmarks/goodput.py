@@ -171,24 +171,24 @@ async def measure(
 
 def missed(outages: Mapping[str, Outage], quotas: Mapping[str, Steady]) -> list[str]:
     """The goals that were missed, in words."""
-    found = []
+    failed = []
     if (checked := outages.get(CHECKED_OUTAGE)) is not None:
         if checked.failed_calls > MAX_FAILED:
-            found.append(f"{checked.failed_calls} calls failed, more than {MAX_FAILED}")
+            failed.append(f"{checked.failed_calls} calls failed, more than {MAX_FAILED}")
         if checked.recovery_s > MAX_RECOVERY_S:
-            found.append(f"back after {checked.recovery_s:.2f} s, later than {MAX_RECOVERY_S:g} s")
+            failed.append(f"back after {checked.recovery_s:.2f} s, later than {MAX_RECOVERY_S:g} s")
         if checked.goodput < MIN_GOODPUT:
-            found.append(f"goodput {checked.goodput:.1%}, below {MIN_GOODPUT:.0%}")
+            failed.append(f"goodput {checked.goodput:.1%}, below {MIN_GOODPUT:.0%}")
         if checked.dead_letters:
-            found.append(f"{checked.dead_letters} dead letters: an outage is no poison")
+            failed.append(f"{checked.dead_letters} dead letters: an outage is no poison")
     for name in RATES:
         if (seen := quotas.get(name)) is None:
             continue
         if seen.limited_share > MAX_LIMITED:
-            found.append(f"{seen.limited_share:.2%} of the calls at quota ({name}) were 429, above {MAX_LIMITED:.1%}")
+            failed.append(f"{seen.limited_share:.2%} of the calls at quota ({name}) were 429, above {MAX_LIMITED:.1%}")
         if seen.of_limit < MIN_OF_LIMIT:
-            found.append(f"{seen.of_limit:.1%} of the quota ({name}) was used, below {MIN_OF_LIMIT:.0%}")
-    return found
+            failed.append(f"{seen.of_limit:.1%} of the quota ({name}) was used, below {MIN_OF_LIMIT:.0%}")
+    return failed
 
 
 def main() -> None:
@@ -220,8 +220,8 @@ def main() -> None:
         outages, quotas = asyncio.run(run)
     failed = missed(outages, quotas)
     if arguments.json:
-        found = {"outage_s": arguments.outage_s, "outage": outages, "at_quota": quotas, "missed": failed}
-        sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
+        report = {"outage_s": arguments.outage_s, "outage": outages, "at_quota": quotas, "missed": failed}
+        sys.stdout.write(json.dumps(msgspec.to_builtins(report)) + "\n")
     else:
         _show(outages, quotas, arguments.outage_s, arguments.around_s)
     if failed:
@@ -245,9 +245,9 @@ def _show(outages: Mapping[str, Outage], quotas: Mapping[str, Steady], outage_s:
     table = Table(title=f"At quota: Clay takes {CLAY_PER_S}/s; {LEFT_PER_S}/s where something else uses the workspace")
     for column in ("case", "calls", "429", "share", "of the limit"):
         table.add_column(column, justify="left" if column == "case" else "right")
-    for name, found in quotas.items():
-        share = f"{found.limited_share:.2%}"
-        table.add_row(name, str(found.requests), str(found.limited), share, f"{found.of_limit:.1%}")
+    for name, quota in quotas.items():
+        share = f"{quota.limited_share:.2%}"
+        table.add_row(name, str(quota.requests), str(quota.limited), share, f"{quota.of_limit:.1%}")
     Console().print(table)
 
 

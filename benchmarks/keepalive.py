@@ -69,9 +69,9 @@ async def _uncertain(leads: int, link_s: float, keepalive_s: float, seed: int) -
             return body if isinstance(await clay.send(url, None, body), Uncertain) else None
 
     pauses = [_CLOSES_S + chance.uniform(-_SPREAD_S, _SPREAD_S) for _ in range(leads)]
-    found = [body for body in await asyncio.gather(*map(one, range(leads), pauses)) if body is not None]
+    sent = [body for body in await asyncio.gather(*map(one, range(leads), pauses)) if body is not None]
     server.close()
-    return len(found), sum(body not in received for body in found)
+    return len(sent), sum(body not in received for body in sent)
 
 
 def main() -> int:

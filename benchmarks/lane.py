@@ -115,20 +115,20 @@ def main() -> None:
     parser.add_argument("--leads", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = measure(arguments.leads)
+    times = measure(arguments.leads)
     if arguments.json:
-        Console().print_json(data={name: round(us, 1) for name, us in found.items()})
+        Console().print_json(data={name: round(us, 1) for name, us in times.items()})
     else:
-        _show(found)
-    if (us := found[_WHOLE]) > MOST_US:
+        _show(times)
+    if (us := times[_WHOLE]) > MOST_US:
         raise SystemExit(f"{_WHOLE} takes {us:.1f} us, more than {MOST_US:g}")
 
 
-def _show(found: dict[str, float]) -> None:
+def _show(times: dict[str, float]) -> None:
     table = Table(title="The lane's decisions: CPU us")
     table.add_column("what")
     table.add_column("us", justify="right")
-    for name, us in found.items():
+    for name, us in times.items():
         table.add_row(name, f"{us:.1f}")
     Console().print(table)
 

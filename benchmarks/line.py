@@ -122,14 +122,14 @@ class _Bench:
             environment = {**os.environ, **environment}
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
-                found = measure(process, lambda: count(port), leads)
+                row = measure(process, lambda: count(port), leads)
                 rows = _rows(metrics) if case in WORKERS else 0
             finally:
                 process.terminate()
                 process.wait(60)
             if case in WORKERS:
-                found["rss_mb_of_a_fresh_one"] = _fresh_mb(command, environment, metrics, rows)
-            return found
+                row["rss_mb_of_a_fresh_one"] = _fresh_mb(command, environment, metrics, rows)
+            return row
         finally:
             target.kill()
 
@@ -258,7 +258,7 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics this new have no leader for a moment
     console = Console(stderr=True)
     cases = [arguments.only] if arguments.only else CASES
-    found: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
+    rounds_of: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
     children = ChildProcesses("bench")
     try:
         with kafka_for(console.print) as kafka:
@@ -266,10 +266,10 @@ def main() -> None:
             for number in range(arguments.rounds):
                 for case in cases:
                     console.print(f"round {number + 1} of {arguments.rounds}: {case} ...")
-                    found[case].append(bench.run(case, arguments.leads // (10 if case == "stock" else 1)))
+                    rounds_of[case].append(bench.run(case, arguments.leads // (10 if case == "stock" else 1)))
     finally:
         children.close()
-    rows = {case: _median(rounds) for case, rounds in found.items()}
+    rows = {case: _median(rounds) for case, rounds in rounds_of.items()}
     if arguments.json:
         Console().print_json(data=rows)
     else:
@@ -279,7 +279,7 @@ def main() -> None:
 
 
 def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
 
 
 def missed(rows: dict[str, dict[str, float]]) -> str:

@@ -129,9 +129,9 @@ def measure(bootstrap: str, workspaces: int, directory: Path) -> Iterator[Cost]:
     )
     path.write_text(wrong + "[workspaces.w00099.rate]\nburst = 0\n")
     yield _run("wrong", ["lanes", "--config", str(path)], environ, log, None)
-    said = log.read_text()
-    missing = [name for name in ("w00042", "w77", "w00099") if name not in said]
-    assert not missing, f"{missing} are not named in:\n{said}"
+    log_text = log.read_text()
+    missing = [name for name in ("w00042", "w77", "w00099") if name not in log_text]
+    assert not missing, f"{missing} are not named in:\n{log_text}"
 
 
 def main() -> None:
@@ -143,15 +143,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, kafka_for(Console(stderr=True).print) as kafka:
-        found = list(measure(kafka.bootstrap, arguments.workspaces, Path(directory)))
+        rows = list(measure(kafka.bootstrap, arguments.workspaces, Path(directory)))
     if arguments.json:
-        Console().print_json(data=msgspec.to_builtins(found))
+        Console().print_json(data=msgspec.to_builtins(rows))
     else:
         table = Table("process or command", "s", "CPU s", "MB", "ended", title=f"{arguments.workspaces:,} workspaces")
-        for each in found:
-            table.add_row(each.name, f"{each.seconds:.1f}", f"{each.cpu_s:.2f}", f"{each.rss_mb:.0f}", each.ended)
+        for row in rows:
+            table.add_row(row.name, f"{row.seconds:.1f}", f"{row.cpu_s:.2f}", f"{row.rss_mb:.0f}", row.ended)
         Console().print(table)
-    if failed := [line for each in found for line in each.missed]:
+    if failed := [line for row in rows for line in row.missed]:
         raise SystemExit("; ".join(failed))
 
 

@@ -80,7 +80,7 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
         )
         await producer.send(topic, msgspec.json.encode(row), key, partition=0)
         if not awaiting:
-            aliases = tuple(person_key("acme", "people", each) for each in (person, email))
+            aliases = tuple(person_key("acme", "people", identifier) for identifier in (person, email))
             for alias, value in linked(aliases, key, lambda _: None):
                 await producer.send(topic, value, alias, partition=0)
     await producer.stop()
@@ -115,7 +115,7 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     seconds = time.perf_counter() - started
     await partition.close()  # before it catches up with topics that are not there; its rows stay
     rows_mb = memory().rss / 2**20
-    found = {"seconds": seconds, "rss_mb": rows_mb, "rows_mb": rows_mb - before_mb}
+    figures = {"seconds": seconds, "rss_mb": rows_mb, "rows_mb": rows_mb - before_mb}
     awaiting = DeadlineQueue(plan, partition.state.rows, partition.state.lanes)
     started = time.process_time()
     await awaiting.load()
@@ -125,15 +125,17 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
         awaiting.next_ms()
     looks = time.process_time() - loaded
     waiting = {"waiting": float(len(awaiting)), "clock_s": loaded - started, "clock_mb": memory().rss / 2**20 - rows_mb}
-    return found | waiting | {"look_us": looks / _LOOKS * 1e6}
+    return figures | waiting | {"look_us": looks / _LOOKS * 1e6}
 
 
-def missed(rows: int, found: Mapping[str, float], awaiting: bool) -> list[str]:
+def missed(rows: int, figures: Mapping[str, float], awaiting: bool) -> list[str]:
     """The goals that were missed, in words."""
     scale = max(1.0, rows / _PER_ROWS)
     limits = CLOCK_LIMITS if awaiting else LIMITS
     allowed = {name: most if name == "look_us" else most * scale for name, most in limits.items()}
-    return [f"{name}: {found[name]:.1f}, not below {most:g}" for name, most in allowed.items() if found[name] >= most]
+    return [
+        f"{name}: {figures[name]:.1f}, not below {most:g}" for name, most in allowed.items() if figures[name] >= most
+    ]
 
 
 def main() -> None:
@@ -150,7 +152,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(asyncio.run(_take_over(*arguments.case))))
         return
     console = Console(stderr=True)
-    found: dict[int, dict[str, float]] = {}
+    figures: dict[int, dict[str, float]] = {}
     with kafka_for(console.print) as kafka:
         if arguments.partitions:
             _whole(take_over_all(kafka.bootstrap, arguments.partitions, arguments.workspaces, console.print))
@@ -161,19 +163,19 @@ def main() -> None:
             asyncio.run(_fill(kafka.bootstrap, topic, rows, arguments.awaiting))
             command = [sys.executable, "-m", "benchmarks.take_over", "--case", kafka.bootstrap, topic]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-            found[rows] = json.loads(ran.stdout)
-    failed = [text for rows, row in found.items() for text in missed(rows, row, arguments.awaiting)]
+            figures[rows] = json.loads(ran.stdout)
+    failed = [text for rows, row in figures.items() for text in missed(rows, row, arguments.awaiting)]
     if arguments.json:
-        Console().print_json(data={str(rows): row for rows, row in found.items()} | {"missed": failed})
+        Console().print_json(data={str(rows): row for rows, row in figures.items()} | {"missed": failed})
     else:
-        _show(found)
+        _show(figures)
     if failed:
         raise SystemExit("; ".join(failed))
 
 
-def _whole(found: TakeOver) -> None:
+def _whole(take_over: TakeOver) -> None:
     """Print what a whole worker took, and exit with 1 when a goal was missed."""
-    figures = msgspec.structs.asdict(found)
+    figures = msgspec.structs.asdict(take_over)
     Console().print_json(data=figures)
     if failed := [
         f"{name}: {figures[name]:.1f}, not below {most:g}"
@@ -183,11 +185,11 @@ def _whole(found: TakeOver) -> None:
         raise SystemExit("; ".join(failed))
 
 
-def _show(found: Mapping[int, Mapping[str, float]]) -> None:
+def _show(figures: Mapping[int, Mapping[str, float]]) -> None:
     table = Table(title="Taking one partition over")
     for column in ("rows", "s", "process MB", "of these rows MB", "waiting", "clock s", "clock MB", "a look us"):
         table.add_column(column, justify="right")
-    for rows, row in found.items():
+    for rows, row in figures.items():
         clock = (f"{row['waiting']:,.0f}", f"{row['clock_s']:.2f}", f"{row['clock_mb']:.0f}", f"{row['look_us']:.0f}")
         table.add_row(f"{rows:,}", f"{row['seconds']:.2f}", f"{row['rss_mb']:.0f}", f"{row['rows_mb']:.0f}", *clock)
     Console().print(table)

@@ -51,19 +51,19 @@ class Figures(msgspec.Struct):
 
 def missed(seen: Figures) -> list[str]:
     """The limits that a process was beyond, one line each."""
-    found = []
+    misses = []
     if seen.late_ms[0] < 0:
-        found.append(f"one came {-seen.late_ms[0]} ms before it was due")
+        misses.append(f"one came {-seen.late_ms[0]} ms before it was due")
     if seen.late_ms[-1] > MAX_LATE_MS:
-        found.append(f"one came {seen.late_ms[-1]} ms late, more than {MAX_LATE_MS}")
+        misses.append(f"one came {seen.late_ms[-1]} ms late, more than {MAX_LATE_MS}")
     if seen.rss_after_bytes - seen.rss_before_bytes > MAX_GROWTH_BYTES:
         grown = (seen.rss_after_bytes - seen.rss_before_bytes) / 2**20
-        found.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
+        misses.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
     if seen.rss_peak_bytes > MAX_BYTES:
-        found.append(f"memory came to {seen.rss_peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
+        misses.append(f"memory came to {seen.rss_peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
     if seen.exit_code or seen.term_s > MAX_TERM_S:
-        found.append(f"SIGTERM took {seen.term_s:.1f} s (exit code {seen.exit_code})")
-    return found
+        misses.append(f"SIGTERM took {seen.term_s:.1f} s (exit code {seen.exit_code})")
+    return misses
 
 
 def failed(settings: Settings, number: int, now_ms: int, due_ms: int) -> Record:

@@ -123,7 +123,7 @@ def _kind(hint: Any) -> str:
         case None:
             return _TYPES[hint]
         case origin if origin is Annotated:
-            ranges = [f", {each.low:.15g} to {each.high:.15g}" for each in given[1:] if isinstance(each, Range)]
+            ranges = [f", {bound.low:.15g} to {bound.high:.15g}" for bound in given[1:] if isinstance(bound, Range)]
             return _kind(given[0]) + "".join(ranges)
         case origin if origin is Literal:
             return ", ".join(f"`{word}`" for word in given)
@@ -131,7 +131,7 @@ def _kind(hint: Any) -> str:
             return f"list of {_TYPES.get(given[0]) or _kind(given[0])}"
         case origin if origin is dict:
             return f"table of {_TYPES[given[1]]}"
-    return " or ".join(_kind(each) for each in given if each is not type(None))
+    return " or ".join(_kind(part) for part in given if part is not type(None))
 
 
 def _described(kind: type) -> str:
@@ -140,11 +140,11 @@ def _described(kind: type) -> str:
 
 def _attributes(kind: type) -> dict[str, str]:
     """Return the meanings of a class's fields, by the docstrings of the class and its bases."""
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        attributes = inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("\n\nAttributes:\n")[2]
-        found |= {name: " ".join(text.split()) for name, text in re.findall(ATTRIBUTE, attributes, re.M)}
-    return found
+    descriptions: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        attributes = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("\n\nAttributes:\n")[2]
+        descriptions |= {name: " ".join(text.split()) for name, text in re.findall(ATTRIBUTE, attributes, re.M)}
+    return descriptions
 
 
 def metrics() -> str:
@@ -188,8 +188,8 @@ def _calls(tree: ast.AST) -> Iterator[_Call]:
 def failures() -> str:
     """Return the page of errors, exit codes, statuses and reasons."""
     codes = re.findall(r"^ +(\d+) +(.+)$", EXIT_CODES, re.M)
-    errors = [each for each in vars(error_classes).values() if isinstance(each, type)]
-    statuses = [(each, sorted(NEXT.get(each, ()))) for each in get_args(Status)]
+    errors = [value for value in vars(error_classes).values() if isinstance(value, type)]
+    statuses = [(status, sorted(NEXT.get(status, ()))) for status in get_args(Status)]
     parts = [
         "# Errors, statuses and reasons\n\nThis page has the codes that the program writes, as the code defines them. "
         "[Failures](../failures.md) says what they mean for you, and [dead letters](../dead-letters.md) what to do.\n"
@@ -199,13 +199,16 @@ def failures() -> str:
             "Errors",
             "The exit code is that of a command which ends with the error.",
             "Error | Exit code | Meaning",
-            [(f"`{each.__name__}`", str(EXIT_CODE_OF.get(each, NO)), _described(each)) for each in errors],
+            [(f"`{error.__name__}`", str(EXIT_CODE_OF.get(error, NO)), _described(error)) for error in errors],
         ),
         _table(
             "Statuses of a lead",
             "Events on `leads.status` have them. `stream-app status` shows them.",
             "Status | What may follow",
-            [(f"`{each}`", ", ".join(f"`{after}`" for after in next_ones) or "final") for each, next_ones in statuses],
+            [
+                (f"`{status}`", ", ".join(f"`{after}`" for after in next_ones) or "final")
+                for status, next_ones in statuses
+            ],
         ),
         _table(
             "Responses of Clay",
@@ -276,7 +279,7 @@ def _disposition(reason: str) -> str:
 
 def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
     """Return the codes of a class of reasons, each with its texts. `{name}` stands for a part that varies."""
-    found: set[tuple[str, str]] = set()
+    reasons: set[tuple[str, str]] = set()
     for path in (path for folder in folders.split() for path in (CODE / folder).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         if f"{name}(" not in source:
@@ -290,20 +293,20 @@ def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
             for call in _calls(scope):
                 if call.func.id == name and len(call.args) > 1:
                     codes, texts = (_texts(arg, scope, module) for arg in call.args[:2])
-                    found |= {(f"`{code}`", text) for code in codes for text in texts if _is_text(code, text)}
-    return sorted(found)
+                    reasons |= {(f"`{code}`", text) for code in codes for text in texts if _is_text(code, text)}
+    return sorted(reasons)
 
 
 def _is_text(code: str, text: str) -> bool:
     """True unless one of them is empty, or passes on what another function made."""
-    return bool(code and text) and not any(re.fullmatch(r"\{\w+\}", each) for each in (code, text))
+    return bool(code and text) and not any(re.fullmatch(r"\{\w+\}", part) for part in (code, text))
 
 
 def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
     """Return what a text can be. `{name}` stands for a value that is known only at run time."""
 
     def within(*parts: ast.expr) -> list[str]:
-        return ["".join(each) for each in product(*(_texts(part, scope, module) for part in parts))]
+        return ["".join(words) for words in product(*(_texts(part, scope, module) for part in parts))]
 
     match node:
         case ast.Constant(value=str() | int() as given):
@@ -321,20 +324,20 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
         case ast.Name() if isinstance(value := getattr(module, node.id, None), str | int):
             return [str(value)]
         case ast.Name():
-            texts = [text for each in _assigned(node, scope) for text in within(each)]
+            texts = [text for assigned in _assigned(node, scope) for text in within(assigned)]
             return texts if texts and _VARIES not in texts else [f"{{{node.id}}}"]
         case ast.Call(func=ast.Name(id="len")):
             return ["{number}"]
         case ast.Call(func=ast.Name(id="count"), args=[_, noun]):
-            return [f"{{number}} {each}s" for each in within(noun)]
+            return [f"{{number}} {word}s" for word in within(noun)]
         case ast.Call(func=ast.Name(id="count"), args=[_, _, nouns]):
-            return [f"{{number}} {each}" for each in within(nouns)]
+            return [f"{{number}} {word}" for word in within(nouns)]
         case ast.Call(func=ast.Name(id="scrub"), args=[first]):
             return within(first)
         case ast.Call(func=ast.Name(id=called)) if isfunction(function := getattr(module, called, None)):
-            body, there = ast.parse(inspect.getsource(function)), importlib.import_module(function.__module__)
-            returned = [each.value for each in ast.walk(body) if isinstance(each, ast.Return) and each.value]
-            return [text for each in returned for text in _texts(each, body, there)]
+            body, home = ast.parse(inspect.getsource(function)), importlib.import_module(function.__module__)
+            returned = [inner.value for inner in ast.walk(body) if isinstance(inner, ast.Return) and inner.value]
+            return [text for expression in returned for text in _texts(expression, body, home)]
         case ast.Attribute():
             return [f"{{{node.attr}}}"]
         case ast.Call(func=ast.Name(), args=[first, *_]) | ast.Subscript(value=first) | ast.Starred(value=first):
@@ -344,19 +347,19 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
 
 def _assigned(name: ast.Name, scope: ast.AST) -> list[ast.expr]:
     """Return the values that a function gives a name before the place where it is used."""
-    found: list[ast.expr] = []
-    for each in ast.walk(scope):
-        if isinstance(each, ast.Assign) and each.lineno < name.lineno:
-            target = each.targets[0]
+    values: list[ast.expr] = []
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and node.lineno < name.lineno:
+            target = node.targets[0]
             pairs = (
-                zip(target.elts, each.value.elts, strict=True)
-                if isinstance(target, ast.Tuple) and isinstance(each.value, ast.Tuple)
-                else [(target, each.value)]
+                zip(target.elts, node.value.elts, strict=True)
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                else [(target, node.value)]
             )
-            found += [value for left, value in pairs if ast.unparse(left) == name.id]
-        elif isinstance(each, ast.Assign) and name in ast.walk(each):  # text = f"{text}; ...": of the first one
-            return found[:1] if name.id in ast.unparse(each.targets[0]) else found
-    return found
+            values += [value for left, value in pairs if ast.unparse(left) == name.id]
+        elif isinstance(node, ast.Assign) and name in ast.walk(node):  # text = f"{text}; ...": of the first one
+            return values[:1] if name.id in ast.unparse(node.targets[0]) else values
+    return values
 
 
 def cell(text: str) -> str:

@@ -38,7 +38,7 @@ def commands() -> str:
     ]
     for name in COMMANDS:
         parts.append(f"## `stream-app {name}`\n\n{_help([name])}")
-        actions = [each for each in build_app()[name] if not each.startswith("-")]
+        actions = [action for action in build_app()[name] if not action.startswith("-")]
         parts += [f"### `stream-app {name} {action}`\n\n{_help([name, action])}" for action in actions]
     return "\n".join(parts)
 
@@ -59,9 +59,9 @@ def api() -> str:
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             parts.append(f"## `{method.upper()} {path}`\n\n{operation['summary']}\n")
-            if rows := [_parameter(each) for each in operation.get("parameters", [])]:
+            if rows := [_parameter(parameter) for parameter in operation.get("parameters", [])]:
                 parts.append("| Parameter | In | Meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n")
-            answers = [f"| {code} | {cell(each['description'])} |" for code, each in operation["responses"].items()]
+            answers = [f"| {code} | {cell(answer['description'])} |" for code, answer in operation["responses"].items()]
             parts.append("| Answer | Meaning |\n|---|---|\n" + "\n".join(answers) + "\n")
     return "\n".join(parts)
 
@@ -148,11 +148,11 @@ def _on_site(text: str, page: Path, pages: Path) -> str:
 
 def pages_of(nav: list[Any]) -> Iterator[str]:
     """Yield the pages of a navigation."""
-    for each in nav:
-        if isinstance(each, str):
-            yield each
+    for entry in nav:
+        if isinstance(entry, str):
+            yield entry
         else:
-            for inner in each.values():
+            for inner in entry.values():
                 yield from pages_of(inner)
 
 

@@ -14,7 +14,7 @@ BOOTSTRAP = os.environ.get("KAFKA_BOOTSTRAP", "127.0.0.1:9094")
 
 def settings() -> Settings:
     """The settings of STREAM_APP_CONFIG, else of examples/stream_app.toml."""
-    found = load_settings(os.environ.get("STREAM_APP_CONFIG") or Path(__file__).with_name("stream_app.toml"))
+    loaded = load_settings(os.environ.get("STREAM_APP_CONFIG") or Path(__file__).with_name("stream_app.toml"))
     if "KAFKA_BOOTSTRAP" in os.environ:
-        found = msgspec.structs.replace(found, kafka=msgspec.structs.replace(found.kafka, bootstrap=BOOTSTRAP))
-    return found
+        loaded = msgspec.structs.replace(loaded, kafka=msgspec.structs.replace(loaded.kafka, bootstrap=BOOTSTRAP))
+    return loaded

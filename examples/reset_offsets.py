@@ -29,7 +29,7 @@ async def partitions_of(topic: str) -> list[TopicPartition]:
         await admin.close()
     if described["error_code"]:
         raise SystemExit(f"{topic}: there is no such topic")
-    return [TopicPartition(topic, number) for number in sorted(each["partition"] for each in described["partitions"])]
+    return [TopicPartition(topic, number) for number in sorted(place["partition"] for place in described["partitions"])]
 
 
 async def main(group: str, topic: str, to: datetime | None) -> None:
@@ -41,9 +41,9 @@ async def main(group: str, topic: str, to: datetime | None) -> None:
             offsets = await consumer.beginning_offsets(partitions)
         else:
             time_ms = round(to.timestamp() * 1000)
-            found = await consumer.offsets_for_times(dict.fromkeys(partitions, time_ms))
+            offsets_then = await consumer.offsets_for_times(dict.fromkeys(partitions, time_ms))
             ends = await consumer.end_offsets(partitions)
-            offsets = {each: at.offset if (at := found[each]) else ends[each] for each in partitions}
+            offsets = {place: at.offset if (at := offsets_then[place]) else ends[place] for place in partitions}
         try:
             await consumer.commit(offsets)
         except KafkaError as error:

@@ -90,8 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limits[item.path] = max(limits[item.path], limit_s)
         item.add_marker(pytest.mark.timeout(limit_s * BUSY), append=False)
     ranks = {name: rank for rank, name in enumerate(_SLOWEST_FIRST)}
-    here = Path(__file__).parent
-    order = {path: (-limit, ranks.get(path.relative_to(here).parts[0], len(ranks))) for path, limit in limits.items()}
+    tests = Path(__file__).parent
+    order = {path: (-limit, ranks.get(path.relative_to(tests).parts[0], len(ranks))) for path, limit in limits.items()}
     items.sort(key=lambda item: order[item.path])
 
 

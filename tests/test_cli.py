@@ -40,7 +40,7 @@ def common_options(typed: str) -> tuple[Path | None, bool]:
     """`--config` and `--json`, as the command gets them."""
     _, arguments = parse(typed.split())
     arguments.apply_defaults()
-    (options,) = (each for each in arguments.arguments.values() if isinstance(each, Common))
+    (options,) = (argument for argument in arguments.arguments.values() if isinstance(argument, Common))
     return options.config, options.json
 
 
@@ -62,7 +62,7 @@ def test_every_action_has_help_with_an_example(command: str, action: str) -> Non
 
 def test_help_is_plain_text_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for page in (help_of(), *map(help_of, COMMANDS), *(help_of(*each) for each in ACTIONS)):
+    for page in (help_of(), *map(help_of, COMMANDS), *(help_of(*words) for words in ACTIONS)):
         assert page.isascii()
         assert "\x1b" not in page
         lines = [line for line in page.splitlines() if not line.startswith("  stream-app")]  # examples stay whole
@@ -243,8 +243,8 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     name, *more = typed.split()
     assert main([name, *more, "--config", str(path)]) == 2
     word, known = ("destination", "people") if "--destination" in typed else ("workspace", "acme")
-    said = f"there is no {word} unknown in the configuration; there are: {known}\n"
-    assert capsys.readouterr().err == said
+    expected = f"there is no {word} unknown in the configuration; there are: {known}\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_wrong_address_of_the_demos_kafka_is_named_as_it_was_given(

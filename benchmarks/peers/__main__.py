@@ -48,16 +48,16 @@ def candidates(names: list[str], console: Console) -> list[Candidate]:
 
 
 def measure(
-    bootstrap: str, chosen: list[Candidate], arguments: argparse.Namespace, console: Console, found: Found
+    bootstrap: str, chosen: list[Candidate], arguments: argparse.Namespace, console: Console, results: Found
 ) -> None:
     """Run the cases, and add to `found` what each one shows."""
     promising = [candidate for candidate in chosen if candidate.system.name != BARE]
     for case in arguments.case or CASES:
         if case in ("cpu", "kills"):
-            found[case] = {}
+            results[case] = {}
             for candidate in chosen if case == "cpu" else promising:
                 console.print(f"{case}: {candidate.system.name} ...")
-                found[case][candidate.system.name] = (
+                results[case][candidate.system.name] = (
                     cases.cpu(bootstrap, candidate, arguments.leads)
                     if case == "cpu"
                     else asyncio.run(cases.kills(bootstrap, candidate, arguments.leads // 10, arguments.kills))
@@ -66,30 +66,30 @@ def measure(
         console.print(f"{case}: all at once ...")
         if case == "outage":
             run = cases.outages(bootstrap, promising, arguments.outage_s, 20)
-            found[case] = dict(asyncio.run(run))
+            results[case] = dict(asyncio.run(run))
         elif case == "squeezed":
-            found[case] = dict(asyncio.run(cases.squeezed(bootstrap, promising, arguments.outage_s)))
+            results[case] = dict(asyncio.run(cases.squeezed(bootstrap, promising, arguments.outage_s)))
         else:
-            found[case] = dict(asyncio.run(cases.hot(bootstrap, promising, 5_000, 30)))
+            results[case] = dict(asyncio.run(cases.hot(bootstrap, promising, 5_000, 30)))
 
 
-def missed(found: Found) -> list[str]:
+def missed(results: Found) -> list[str]:
     """Return what this system must never do, in words."""
     problems = []
-    if isinstance(kills := found.get("kills", {}).get(OURS), cases.Kills) and (kills.lost or kills.doubled):
+    if isinstance(kills := results.get("kills", {}).get(OURS), cases.Kills) and (kills.lost or kills.doubled):
         problems.append(f"{kills.lost} leads lost and {kills.doubled} sent twice in {kills.leads}")
-    if isinstance(outage := found.get("outage", {}).get(OURS), cases.Outage) and outage.dead_letters:
+    if isinstance(outage := results.get("outage", {}).get(OURS), cases.Outage) and outage.dead_letters:
         problems.append(f"{outage.dead_letters} dead letters in an outage")
     return problems
 
 
-def rows(found: Found) -> dict[str, list[str]]:
+def rows(results: Found) -> dict[str, list[str]]:
     """Return the cells of each system, a column after the other."""
-    names = [system.name for system in SYSTEMS if any(system.name in row for row in found.values())]
-    bare = found.get("cpu", {}).get(BARE)
+    names = [system.name for system in SYSTEMS if any(system.name in row for row in results.values())]
+    bare = results.get("cpu", {}).get(BARE)
     bare_us = bare.cpu_us_per_lead if isinstance(bare, cases.Cpu) else 0.0
     return {
-        name: [cell for case in CASES if case in found for cell in _cells(case, found[case].get(name), bare_us)]
+        name: [cell for case in CASES if case in results for cell in _cells(case, results[case].get(name), bare_us)]
         for name in names
     }
 
@@ -119,16 +119,16 @@ def _cells(case: str, row: msgspec.Struct | None, bare_us: float) -> list[str]:
     return [""] * len(HEADINGS[case])
 
 
-def show(found: Found) -> None:
+def show(results: Found) -> None:
     """Print one row a system. In a pipe it is as wide as it has to be."""
     table = Table(title="Leads from Kafka to an API that takes 10 a second")
     table.add_column("system", no_wrap=True)
     for case in CASES:
-        for heading in HEADINGS[case] if case in found else []:
+        for heading in HEADINGS[case] if case in results else []:
             table.add_column(heading, justify="right")
     table.add_column("lines", justify="right")
     lines = {system.name: str(system.lines) if system.program else "" for system in SYSTEMS}
-    for name, cells in rows(found).items():
+    for name, cells in rows(results).items():
         table.add_row(name, *cells, lines[name])
     out = Console()
     (out if out.is_terminal else Console(width=200)).print(table)
@@ -152,16 +152,16 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console(stderr=True)
     chosen = candidates(arguments.only, console)
-    found: Found = {}
+    results: Found = {}
     try:
         with kafka_for(console.print) as kafka:
-            measure(kafka.bootstrap, chosen, arguments, console, found)
+            measure(kafka.bootstrap, chosen, arguments, console, results)
     finally:  # the cases that were finished, even if a later one failed
         if arguments.json:
-            sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
+            sys.stdout.write(json.dumps(msgspec.to_builtins(results)) + "\n")
         else:
-            show(found)
-    if problems := missed(found):
+            show(results)
+    if problems := missed(results):
         raise SystemExit("; ".join(problems))
 
 

@@ -110,7 +110,7 @@ def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
         with (children.directory / "log").open("wb") as log:
             process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
         try:
-            found = whole_line.measure(process, lambda: whole_line.count(port), leads)
+            measured = whole_line.measure(process, lambda: whole_line.count(port), leads)
         except SystemExit as problem:
             words = (children.directory / "log").read_text(errors="replace")[-1500:]
             raise SystemExit(f"{candidate.system.name}: {problem}\n{words}") from None
@@ -120,7 +120,7 @@ def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
     finally:
         target.kill()
         children.close()
-    return Cpu(found["cpu_us_per_lead"], found["leads_per_s"], found["rss_mb_at_100_percent"])
+    return Cpu(measured["cpu_us_per_lead"], measured["leads_per_s"], measured["rss_mb_at_100_percent"])
 
 
 def settings_of(bootstrap: str, namespace: str, url: str, rate_per_s: float) -> dict[str, str]:
@@ -217,15 +217,15 @@ async def outages(
             run.line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "for_s": outage_s})
         up_ms = now_ms() + int(outage_s * 1000)
         await asyncio.sleep(outage_s + around_s)
-        found = {}
+        results = {}
         for run in runs:
             seen = run.line.requests()
             back = [request.at_ms - up_ms for request in seen if request.accepted and request.at_ms > up_ms]
             name = run.candidate.system.name
             wasted = sum(request.status == 503 for request in seen)
             back_s = min(back, default=int(around_s * 1000)) / 1000
-            found[name] = Outage(first_s[name], wasted, len(await run.dead_letters()), back_s)
-        return found
+            results[name] = Outage(first_s[name], wasted, len(await run.dead_letters()), back_s)
+        return results
 
 
 async def squeezed(bootstrap: str, candidates: Sequence[Candidate], watch_s: float) -> dict[str, Squeezed]:
@@ -238,14 +238,14 @@ async def squeezed(bootstrap: str, candidates: Sequence[Candidate], watch_s: flo
         began_ms = now_ms()
         await asyncio.sleep(watch_s)
         ended_ms = now_ms()
-        found = {}
+        results = {}
         for run in runs:
             seen = [request for request in run.line.requests() if began_ms <= request.at_ms <= ended_ms]
             took = sum(request.accepted for request in seen)
             limited = sum(request.status == 429 for request in seen)
             of_limit = took / (SQUEEZED_PER_S * watch_s)
-            found[run.candidate.system.name] = Squeezed(of_limit, limited / max(1, len(seen)))
-        return found
+            results[run.candidate.system.name] = Squeezed(of_limit, limited / max(1, len(seen)))
+        return results
 
 
 async def hot(bootstrap: str, candidates: Sequence[Candidate], bulk: int, watch_s: float) -> dict[str, Hot]:
@@ -260,7 +260,7 @@ async def hot(bootstrap: str, candidates: Sequence[Candidate], bulk: int, watch_
                 await run.line.publish([run.line.lead(number, run.line.names[0])])
             await asyncio.sleep(1)
         await asyncio.sleep(watch_s)
-        found = {}
+        results = {}
         for run in runs:
             took = {
                 request.lead_id: (request.at_ms - published[request.lead_id]) / 1000
@@ -268,8 +268,8 @@ async def hot(bootstrap: str, candidates: Sequence[Candidate], bulk: int, watch_
                 if request.accepted and request.lead_id in published
             }
             p50_s = statistics.median(took.values()) if took else watch_s
-            found[run.candidate.system.name] = Hot(hot_leads, len(took), p50_s)
-        return found
+            results[run.candidate.system.name] = Hot(hot_leads, len(took), p50_s)
+        return results
 
 
 async def _begin(

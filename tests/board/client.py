@@ -45,8 +45,8 @@ def plain(text: str) -> str:
 
 def digest_on(page: str) -> str:
     """Return what the button that publishes a file carries; '' on a page without it."""
-    found = re.search(r'name="digest" value="(\w+)"', page)
-    return found[1] if found else ""
+    match = re.search(r'name="digest" value="(\w+)"', page)
+    return match[1] if match else ""
 
 
 class Client:

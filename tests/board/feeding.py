@@ -42,8 +42,8 @@ async def make_topics(bootstrap: str, namespace: str) -> None:
 async def write(bootstrap: str, records: Iterable[Made]) -> None:
     """Write the records, each to its partition."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
-        for each in records:
-            await producer.send(each.topic, each.value, each.key, each.partition, headers=list(each.headers))
+        for record in records:
+            await producer.send(record.topic, record.value, record.key, record.partition, headers=list(record.headers))
 
 
 @asynccontextmanager

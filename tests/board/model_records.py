@@ -46,8 +46,8 @@ def history(names: TopicNames, lead_id: str, *statuses: Status, offset: int = 0,
 
 def result(names: TopicNames, lead_id: str, version: int = 1, **more: Any) -> Made:
     values: dict[str, Any] = {"source": "clay", "at_ms": NOW_MS, "age_s": 0, "fields": {"Title": "CEO"}, **more}
-    found = Result(lead_id=lead_id, workspace="acme", destination="people", version=version, **values)
-    return Made(names.enriched, f"acme/people/{lead_id}".encode(), msgspec.json.encode(found))
+    stored = Result(lead_id=lead_id, workspace="acme", destination="people", version=version, **values)
+    return Made(names.enriched, f"acme/people/{lead_id}".encode(), msgspec.json.encode(stored))
 
 
 def lane(names: TopicNames, workspace: str = "acme", **more: Any) -> Made:

@@ -121,8 +121,8 @@ class Topics(Background[dict[str, ExistingTopic]]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(fresh_s=0)
         self.now: dict[str, ExistingTopic] | None = {
-            each.name: ExistingTopic(each.partitions, each.replication, dict(each.config))
-            for each in settings.topic_plan()
+            topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config))
+            for topic in settings.topic_plan()
         }
 
     async def _ask(self) -> dict[str, ExistingTopic]:
@@ -132,36 +132,36 @@ class Topics(Background[dict[str, ExistingTopic]]):
         return self.now
 
 
-async def fetch_result(found: FoundResultAt) -> FoundResult:
+async def fetch_result(stored: FoundResultAt) -> FoundResult:
     """The result with data that nothing had to fetch."""
     fields = {"Work Email": "ada@example.com", "Title": "CTO", "Note": HOSTILE}
-    return msgspec.structs.replace(found.result, age_s=3, fields=fields)
+    return msgspec.structs.replace(stored.result, age_s=3, fields=fields)
 
 
 async def find_waiting(lead_id: str, person: str, workspace: str) -> Search:
     """One record waits, in the partition of acme."""
-    found = []
+    matches = []
     if lead_id == "crm-waits":
-        found = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
-    return Search(found, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if found else 40, "")
+        matches = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
+    return Search(matches, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if matches else 40, "")
 
 
 async def join(wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:
     """Join the rows of a file to results: of initech, ada has one."""
     rows = list(file.open().rows)
-    found = [wanted.workspace == "initech" and "ada@example.com" in row.cells for row in rows]
-    out.writelines(f"{row.cells[0]},{'CTO' if has else ''}\n" for row, has in zip(rows, found, strict=True))
-    return Export(len(rows), sum(found))
+    has_title = [wanted.workspace == "initech" and "ada@example.com" in row.cells for row in rows]
+    out.writelines(f"{row.cells[0]},{'CTO' if has else ''}\n" for row, has in zip(rows, has_title, strict=True))
+    return Export(len(rows), sum(has_title))
 
 
 async def stored_lead(lead_id: str, workspace: str | None) -> list[StoredLead]:
     """What Kafka stores of a lead: of crm-17, in one destination. Two leads of others are linked to crm-18."""
-    there = "initech-people"
+    alias = "initech-people"
     if lead_id == "crm-18":
-        mine = StoredLead("initech", lead_id, (there,), (HASH, OTHER_HASH), own=(HASH, OTHER_HASH))
-        others = (StoredLead("initech", name, (there,), mine.people, (OTHER_HASH,), False) for name in ("l-1", "l-2"))
+        mine = StoredLead("initech", lead_id, (alias,), (HASH, OTHER_HASH), own=(HASH, OTHER_HASH))
+        others = (StoredLead("initech", name, (alias,), mine.people, (OTHER_HASH,), False) for name in ("l-1", "l-2"))
         return [mine, *others]
-    return [StoredLead("initech", "crm-17", (there,), (HASH,))] if lead_id == "crm-17" else []
+    return [StoredLead("initech", "crm-17", (alias,), (HASH,))] if lead_id == "crm-17" else []
 
 
 class Outbox:
@@ -284,8 +284,8 @@ def _one_lead() -> Iterator[Made]:
         yield event(_NAMES, "crm-17", status, seq, 17, at_ms=began + after_ms, **values)
     hostile = event(_NAMES, "crm-html", "rejected_invalid", 1, 18, reason="bad", text=HOSTILE, workspace=HOSTILE)
     yield hostile
-    found = result(_NAMES, "crm-17", at_ms=NOW_MS - 11 * MINUTE_MS)
-    yield Made(found.topic, b"initech/initech-people/crm-17", found.value)
+    record = result(_NAMES, "crm-17", at_ms=NOW_MS - 11 * MINUTE_MS)
+    yield Made(record.topic, b"initech/initech-people/crm-17", record.value)
     yield person(_NAMES, HASH, "crm-17")
     of_globex = b"d/globex/globex-people/crm-60003"
     yield Made(_NAMES.state, f"p/globex/globex-people/{HASH}".encode(), of_globex)
@@ -320,9 +320,9 @@ def _dead_letters() -> Iterator[Made]:
     offsets = itertools.count()
 
     def one(workspace: str, age_ms: int, reason: str, **more: str) -> Made:
-        there = f"{workspace}-people"
-        found = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, next(offsets), destination=there, **more)
-        return msgspec.structs.replace(found, key=workspace.encode())
+        alias = f"{workspace}-people"
+        letter = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, next(offsets), destination=alias, **more)
+        return msgspec.structs.replace(letter, key=workspace.encode())
 
     for number in range(398):
         age_ms = 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3)

@@ -48,6 +48,6 @@ def served(
 def chromium() -> str:
     """The installed browser. AssertionError where there is none."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
-        if (found := shutil.which(name)) is not None:
-            return found
+        if (program := shutil.which(name)) is not None:
+            return program
     raise AssertionError("no Chromium: run apt-get install -y --no-install-recommends chromium fonts-dejavu-core")

@@ -46,8 +46,8 @@ async def nonce_of(client: Client, url: str) -> str:
     """Open a form; returns the random number that it carries."""
     answer = await client.get(url)
     assert answer.status_code == 200, answer.text
-    (found,) = re.findall(r'name="form" value="([0-9a-f]{32})"', answer.text)
-    return str(found)
+    (nonce,) = re.findall(r'name="form" value="([0-9a-f]{32})"', answer.text)
+    return str(nonce)
 
 
 async def send(client: Client, url: str, nonce: str = "", **values: str) -> Any:
@@ -59,10 +59,10 @@ async def send(client: Client, url: str, nonce: str = "", **values: str) -> Any:
 async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operator: Client, with_token: Client) -> None:
     text = (await operator.get("/board")).text
     cards = re.findall(r'<div class="notice.*?</a></div>', text, re.S)
-    found = [re.findall(r'<a class="button main" href="/board/lanes/([^"]+)">([^<]+)<', card) for card in cards]
-    assert [("acme/act/resume", "Resume")] in found
-    assert [("globex/act/budget", "Budget")] in found
-    for href, _ in (each for card in found for each in card):
+    buttons = [re.findall(r'<a class="button main" href="/board/lanes/([^"]+)">([^<]+)<', card) for card in cards]
+    assert [("acme/act/resume", "Resume")] in buttons
+    assert [("globex/act/budget", "Budget")] in buttons
+    for href, _ in (button for card in buttons for button in card):
         form = (await operator.get(f"/board/lanes/{href.replace('&amp;', '&')}")).text
         assert 'name="why"' in form, href
     form = (await operator.get("/board/lanes/acme/act/quota?webhook=w-gone&use=use")).text
@@ -301,7 +301,7 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
         ({"after": "x.y"}, 3),
     ):
         listed = (await client.get("/board/audit", params=words)).text
-        mine = [each for each in {command.id for command in outbox.commands} if f">{each[:10]}<" in listed]
+        mine = [name for name in {command.id for command in outbox.commands} if f">{name[:10]}<" in listed]
         assert len(mine) == commands, words
     answered(1_010, partition=3, kind="replay reload", text="the configuration has no changes")
     assert "by 3 of 6 partitions" in (await client.get(page)).text, "a replay process is no worker"
@@ -390,10 +390,12 @@ async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
         assert (answer.status_code, "initech/l-1 initech/l-2: linked to the person" in answer.text) == (422, True)
         assert outbox.commands == []
     assert (await send(operator, url, linked=entered, **form)).status_code == 303
-    assert {tuple(each.args["people"]) for each in outbox.commands if each.kind == "suppress"} == {tuple(suppressed)}
-    leads = [each.args for each in outbox.commands if each.kind == "erase"]
-    assert [each["lead_id"] for each in leads] == erased
-    assert [sorted(each["people"]) for each in leads] == [suppressed] * len(erased)
+    assert {tuple(command.args["people"]) for command in outbox.commands if command.kind == "suppress"} == {
+        tuple(suppressed)
+    }
+    leads = [command.args for command in outbox.commands if command.kind == "erase"]
+    assert [lead["lead_id"] for lead in leads] == erased
+    assert [sorted(lead["people"]) for lead in leads] == [suppressed] * len(erased)
 
 
 def _both(outbox: Outbox) -> list[Any]:

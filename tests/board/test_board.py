@@ -66,16 +66,16 @@ async def test_each_page_is_strict_and_leads_nowhere_else(local: Client, url: st
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy
     assert answer.headers["cache-control"] == "no-store"
-    found = _Html()
-    found.feed(answer.text)
-    assert found.forbidden == []
-    assert len(found.ids) == len(set(found.ids)), "an id is there twice"
+    page = _Html()
+    page.feed(answer.text)
+    assert page.forbidden == []
+    assert len(page.ids) == len(set(page.ids)), "an id is there twice"
     assert HOSTILE not in answer.text, "text from outside is escaped"
     assert "ada@example.com" not in answer.text, "personal data is shown on request only"
     assert answer.text.count("<h1") == 1
-    for link in found.links:
+    for link in page.links:
         if link.startswith(("#", "?")):
-            assert not link.startswith("#") or link[1:] in found.ids, link
+            assert not link.startswith("#") or link[1:] in page.ids, link
             continue
         if link == f"https://tempo.example.com/trace/{'ab' * 16}":
             continue
@@ -203,7 +203,7 @@ async def test_the_pages_of_the_books_have_every_workspace_once(
 ) -> None:
     monkeypatch.setattr(flow, "ROWS", rows)
     counts = local.board._maker.site.queries.status_counts()
-    names = sorted({each.workspace for each in counts if each.column})
+    names = sorted({count.workspace for count in counts if count.column})
     url, pages = "/board/books", list[list[str]]()
     while url:
         text = (await local.get(url)).text
@@ -257,7 +257,7 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(fold
     consumers = Consumers()
     board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
     client = Client(board)
-    for worker, replay, said in (
+    for worker, replay, texts in (
         (Group("Stable", 2), Group("Stable", 1), ["workers 2 members", "replay processes 1 member"]),
         (Group("Empty", 0), Group("Stable", 1), ["workers none runs Nothing is sent until one runs. Start it: stream"]),
         (Group("Stable", 2), Group("Dead", 0), ["replay processes none runs Dead letters and deferred leads do not"]),
@@ -265,7 +265,7 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(fold
     ):
         consumers.now = Consumption(worker, replay, {})
         text = words((await client.get("/board/system")).text)
-        assert [each for each in said if each not in text] == []
+        assert [expected for expected in texts if expected not in text] == []
     board.close()
 
 
@@ -273,25 +273,25 @@ async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder:
     settings = settings_of(folder)
     topics = Topics(settings)
     assert topics.now is not None
-    there = dict(topics.now)
+    existing = dict(topics.now)
     board = board_of(settings, folder / "model.sqlite", topics=topics)
     client = Client(board)
     text = (await client.get("/board/system")).text
     names = re.findall(r'<th scope="row"><code>([^<]+)</code>', text)
-    assert names == [each.name for each in settings.topic_plan()]
+    assert names == [topic.name for topic in settings.topic_plan()]
     assert text.count('<span class="pill ok">nothing</span>') == len(names)
     del topics.now["leads.parked"]
-    topics.now["leads.audit"] = ExistingTopic(3, 1, there["leads.audit"].config | {"retention.ms": "60000"})
+    topics.now["leads.audit"] = ExistingTopic(3, 1, existing["leads.audit"].config | {"retention.ms": "60000"})
     lines = differences(settings.topic_plan(), topics.now)
     assert len(lines) >= 3
     text = (await client.get("/board/system")).text
     assert re.findall(r'<th scope="row"><code>([^<]+)</code>', text)[:2] == ["leads.parked", "leads.audit"]
-    said = words(text)
+    shown = words(text)
     for line in lines:
         name, _, what = line.partition(": ")
-        assert what in said, name
-    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in said
-    assert "leads.audit 6 3 has 3 partitions, the config says 6; a system keeps the number that it began with" in said
+        assert what in shown, name
+    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in shown
+    assert "leads.audit 6 3 has 3 partitions, the config says 6; a system keeps the number that it began with" in shown
     topics.now = None
     assert "Which topics there are is not known: Kafka has not answered" in plain(
         (await client.get("/board/system")).text
@@ -341,7 +341,7 @@ async def test_a_lead_names_at_most_20_other_leads_of_its_person(tmp_path: Path)
     fill(tmp_path / "model.sqlite", settings)
     model = model_of(tmp_path / "model.sqlite", settings)
     leads = [f"crm-{number}" for number in range(60_000, 60_023)]
-    take(model, person(settings.names, HASH, *leads[:1], *(f"d/acme/people/{each}" for each in leads[1:])))
+    take(model, person(settings.names, HASH, *leads[:1], *(f"d/acme/people/{lead}" for lead in leads[1:])))
     model.close()
     board = board_of(settings, tmp_path / "model.sqlite")
     text = (await Client(board).get("/board/leads/crm-60022")).text

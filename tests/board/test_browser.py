@@ -88,7 +88,7 @@ class Watched:
     def __init__(self, made: BrowserContext) -> None:
         self.page: Page = made.new_page()
         self.errors: list[str] = []
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def open(self, url: str) -> Page:
@@ -100,8 +100,8 @@ class Watched:
 
         `keyboard`: it reaches each control.
         """
-        found = Axe().run(self.page)
-        assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+        report = Axe().run(self.page)
+        assert report.violations_count == 0, f"{name}: {report.generate_report()}"
         wide, width = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= width, f"{name} is {wide} pixels wide"
         assert self.page.evaluate(OVERLAPS) == [], name

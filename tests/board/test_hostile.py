@@ -48,16 +48,16 @@ def everything() -> Iterator[Made]:
         yield event(_NAMES, HOSTILE, "parked", 1, offset, **values)
         yield event(_NAMES, f"{HOSTILE} 2", HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]
         yield event(_NAMES, HOSTILE, "replayed", 1, 20 + offset, **values | {"reason": "resend"})
-    found = result(_NAMES, HOSTILE, at_ms=NOW_MS)
-    yield Made(found.topic, f"acme/{HOSTILE}/{HOSTILE}".encode(), found.value)
+    stored = result(_NAMES, HOSTILE, at_ms=NOW_MS)
+    yield Made(stored.topic, f"acme/{HOSTILE}/{HOSTILE}".encode(), stored.value)
     for workspace in (HOSTILE, "acme"):
         yield hostile_lane(workspace)
     yield Made(_NAMES.lanes, f"not readable {HOSTILE}".encode(), b"{", 0, 9)
     headers = tuple((name, HOSTILE.encode()) for name in HEADERS.values())
     ours = tuple((name, b"failed" if name == HEADERS["disposition"] else value) for name, value in headers)
     for topic in (_NAMES.dlq, _NAMES.parked):
-        for offset, (key, said) in enumerate(((HOSTILE, headers), (HOSTILE, ours), ("acme", ours))):
-            yield Made(topic, key.encode(), HOSTILE.encode(), 0, offset, said, NOW_MS)
+        for offset, (key, given) in enumerate(((HOSTILE, headers), (HOSTILE, ours), ("acme", ours))):
+            yield Made(topic, key.encode(), HOSTILE.encode(), 0, offset, given, NOW_MS)
     for offset, applied in enumerate((True, False)):
         answer = CommandAnswer(
             HOSTILE, applied, NOW_MS, 0, HOSTILE, HOSTILE, HOSTILE, HOSTILE, NOW_MS, HOSTILE, HOSTILE
@@ -135,7 +135,7 @@ async def test_commands_to_copy_are_quoted_for_a_shell(tmp_path: Path) -> None:
         (f"/board/leads/{quote(hostile)}", ["status", hostile]),
     ):
         text = (await client.get(url)).text
-        commands = [unescape(found) for found in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)]
+        commands = [unescape(command) for command in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)]
         assert [shlex.split(command) for command in commands] == [["stream-app", *words]], url
     client.board.close()
 

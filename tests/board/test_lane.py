@@ -157,8 +157,8 @@ async def test_all_imports_are_listed_with_their_progress(local: Client) -> None
 async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
     text = (await local.get(MARCH)).text
     assert "93 of 180 leads" in plain(text)
-    found = re.findall(r'<a class="count" href="(/board/leads\?[^"]*column=(\w+)[^"]*)">([\d,]+)</a>', text)
-    assert {column: number for _, column, number in found} == {
+    counts = re.findall(r'<a class="count" href="(/board/leads\?[^"]*column=(\w+)[^"]*)">([\d,]+)</a>', text)
+    assert {column: number for _, column, number in counts} == {
         "enriched": "70",
         "served_from_cache": "12",
         "rejected": "3",
@@ -167,7 +167,7 @@ async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
         "held": "17",
         "under_way": "14",
     }
-    for link, column, number in found:
+    for link, column, number in counts:
         listed, seen = link.replace("&amp;", "&"), 0
         while listed:
             page = (await local.get(listed)).text

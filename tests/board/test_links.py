@@ -96,8 +96,8 @@ def rare() -> Iterator[Made]:
 
 def links(url: str, text: str) -> list[tuple[str, str]]:
     """Absolute paths and texts of the links of a page."""
-    found = [(urljoin(url, unescape(href)), re.sub(r"<[^>]*>", "", inner)) for href, inner in _LINK.findall(text)]
-    return [(href, inner) for href, inner in found if href.startswith("/board")]
+    anchors = [(urljoin(url, unescape(href)), re.sub(r"<[^>]*>", "", inner)) for href, inner in _LINK.findall(text)]
+    return [(href, inner) for href, inner in anchors if href.startswith("/board")]
 
 
 async def test_every_link_on_every_page_is_answered(local: Client) -> None:
@@ -123,9 +123,9 @@ def test_no_count_is_plain() -> None:
     """Templates print a number with `count`, with `total`, or it is one of `MEASURES`."""
     plain: dict[str, set[str]] = {}
     for path in sorted((Path(board.__file__).parent / "templates").glob("*.html")):
-        found = re.findall(r"\{\{ ((?:(?!\}\}).)*?)\|amount", path.read_text())
-        if found:
-            plain[path.stem] = {each.strip("()") for each in found}
+        counts = re.findall(r"\{\{ ((?:(?!\}\}).)*?)\|amount", path.read_text())
+        if counts:
+            plain[path.stem] = {expression.strip("()") for expression in counts}
     assert plain == MEASURES, "print a count with count(number, href), so that it links to what it counts"
 
 
@@ -199,26 +199,26 @@ _COUNT_IN_LEGEND = re.compile(r'<span class="key [^"]*">[^<]*<a [^>]*>([\d,]+)<'
 
 def total(text: str) -> int:
     """What a page says that it lists."""
-    found = re.search(r'<h1>(No) |<span class="total">([\d,]+)</span>', text)
-    assert found is not None
-    return 0 if found[1] else integer(found[2])
+    match = re.search(r'<h1>(No) |<span class="total">([\d,]+)</span>', text)
+    assert match is not None
+    return 0 if match[1] else integer(match[2])
 
 
 def integer(digits: str) -> int:
     return int(digits.replace(",", ""))
 
 
-def same(said: int, listed: int) -> int:
-    assert said == listed
+def same(shown: int, listed: int) -> int:
+    assert shown == listed
     return listed
 
 
 async def in_all_pages(client: Client, url: str, pattern: str) -> list[str]:
     """What matches in a page and in those after it."""
-    found: list[str] = []
+    matches: list[str] = []
     while url:
         text = (await client.get(url)).text
-        found += re.findall(pattern, text)
+        matches += re.findall(pattern, text)
         more = re.search(r'rel="next" href="([^"]+)"', text)
         url = unescape(more[1]) if more else ""
-    return found
+    return matches

@@ -65,12 +65,12 @@ async def test_nothing_is_known_of_lanes_while_kafka_is_away_or_the_model_is_beh
 def test_the_vendored_files_are_unchanged() -> None:
     folder = files("stream_app.board") / "static" / "vendor"
     listed = tomllib.loads(folder.joinpath("VENDORED.toml").read_text())["file"]
-    for each in listed:
-        assert sha256(folder.joinpath(each["name"]).read_bytes()).hexdigest() == each["sha256"], each["name"]
-        assert folder.joinpath(each["licence_file"]).is_file()
-        assert each["version"] in each["name"]
-    names = {each["name"] for each in listed} | {each["licence_file"] for each in listed} | {"VENDORED.toml"}
-    assert {each.name for each in folder.iterdir()} == names
+    for asset in listed:
+        assert sha256(folder.joinpath(asset["name"]).read_bytes()).hexdigest() == asset["sha256"], asset["name"]
+        assert folder.joinpath(asset["licence_file"]).is_file()
+        assert asset["version"] in asset["name"]
+    names = {asset["name"] for asset in listed} | {asset["licence_file"] for asset in listed} | {"VENDORED.toml"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 async def test_static_files_are_kept_by_browsers_and_are_in_no_other_place(local: Client) -> None:

@@ -42,7 +42,7 @@ def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_M
 
 
 @pytest.mark.parametrize(
-    ("found", "asking", "words", "tone"),
+    ("overview", "asking", "words", "tone"),
     [
         (Overview([lane()], [Finding("no_worker", "")], []), True, "Nothing is sent: no worker runs", "bad"),
         (Overview([], [Finding("rebalancing", "")], []), True, "Asking Kafka", "idle"),
@@ -54,9 +54,9 @@ def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_M
         (Overview([lane(), lane(None)], [], []), False, "All 2 lanes are running", "ok"),
     ],
 )
-def test_the_first_words_answer_whether_it_works(found: Overview, asking: bool, words: str, tone: str) -> None:
-    said, is_toned = _heading(found, is_asking=asking)
-    assert ("".join(part if isinstance(part, str) else str(part[0]) for part in said), is_toned) == (words, tone)
+def test_the_first_words_answer_whether_it_works(overview: Overview, asking: bool, words: str, tone: str) -> None:
+    heading, is_toned = _heading(overview, is_asking=asking)
+    assert ("".join(part if isinstance(part, str) else str(part[0]) for part in heading), is_toned) == (words, tone)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,16 @@ def test_the_first_words_answer_whether_it_works(found: Overview, asking: bool, 
     ],
 )
 def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(meters: list[Meter], bar: Any, others: int) -> None:
-    views = [msgspec.structs.replace(VIEW, meters={"credits_day": each}) for each in meters]
-    found, without_limit = _credits(Overview([lane(None), *map(lane, views)], [], []), NOW_MS)
-    shown = (found.used, found.reserved, found.cap, found.spent_share, found.reserved_share, found.tone)
+    views = [msgspec.structs.replace(VIEW, meters={"credits_day": of_day}) for of_day in meters]
+    credits_, without_limit = _credits(Overview([lane(None), *map(lane, views)], [], []), NOW_MS)
+    shown = (
+        credits_.used,
+        credits_.reserved,
+        credits_.cap,
+        credits_.spent_share,
+        credits_.reserved_share,
+        credits_.tone,
+    )
     assert (shown, without_limit) == (bar, others)
 
 
@@ -165,15 +172,15 @@ def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, t
         min(100.0, used.spent / cap * 100) if cap else 0.0, min(100.0, used.reserved / cap * 100) if cap else 0.0,
         tone, seen, 600.0 if forecast else 0.0, NOW_MS + 3_600_000,
     )  # fmt: skip
-    found = bars_of(view, {"credits_day": forecast} if forecast else {}, NOW_MS)
-    assert [msgspec.structs.replace(bar, label="credits today") for bar in found] == ([expected] if tone else [])
+    bars = bars_of(view, {"credits_day": forecast} if forecast else {}, NOW_MS)
+    assert [msgspec.structs.replace(bar, label="credits today") for bar in bars] == ([expected] if tone else [])
 
 
 def test_a_forecast_is_of_what_was_booked_in_the_last_hour() -> None:
     view = msgspec.structs.replace(VIEW, meters={"credits_day": meter(1_000, 100), "credits_month": meter(None, 500)})
     minutes = [Slot(NOW_S - 3_601, credits=7), Slot(NOW_S - 3_600, credits=20), Slot(NOW_S, credits=10)]
-    found = forecasts_of(view, minutes, NOW_MS)
-    assert (found["credits_day"].per_hour, found["credits_month"].per_hour) == (30.0, 30.0)
+    forecasts = forecasts_of(view, minutes, NOW_MS)
+    assert (forecasts["credits_day"].per_hour, forecasts["credits_month"].per_hour) == (30.0, 30.0)
     assert forecasts_of(VIEW, minutes, NOW_MS) == {}
 
 
@@ -181,9 +188,9 @@ def moment(left: dict[tuple[str, int], int] | None) -> Moment:
     kafka = (
         None if left is None else Consumption(UP, UP, {("leads.retry", 0): 5, ("leads.retry", 1): 6, ("leads", 0): 9})
     )
-    found = Moment(NOW_MS, ProjectionLag(), kafka, STRANGER)
-    found.shared.once("untaken", lambda: left)
-    return found
+    made = Moment(NOW_MS, ProjectionLag(), kafka, STRANGER)
+    made.shared.once("untaken", lambda: left)
+    return made
 
 
 def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
@@ -266,7 +273,7 @@ def replay(state: Any = "running", **more: Any) -> ReplayProgress:
 
 
 @pytest.mark.parametrize(
-    ("found", "share"),
+    ("progress", "share"),
     [
         (replay(), 0.0),
         (replay(sent=1, refused=1), 25.0),
@@ -275,12 +282,12 @@ def replay(state: Any = "running", **more: Any) -> ReplayProgress:
         (msgspec.structs.replace(replay(), plan=msgspec.structs.replace(replay().plan, dead_letters=0)), 0.0),
     ],
 )
-def test_the_share_of_a_replay_is_of_what_it_has_to_send(found: ReplayProgress, share: float) -> None:
-    assert share_of(found) == share
+def test_the_share_of_a_replay_is_of_what_it_has_to_send(progress: ReplayProgress, share: float) -> None:
+    assert share_of(progress) == share
 
 
 @pytest.mark.parametrize(
-    ("found", "asked", "waits", "silent"),
+    ("progress", "asked", "waits", "silent"),
     [
         (replay(), "", False, True),
         (replay(), "c-1", True, True),
@@ -291,11 +298,11 @@ def test_the_share_of_a_replay_is_of_what_it_has_to_send(found: ReplayProgress, 
     ],
 )
 def test_the_page_of_a_replay_says_whether_a_command_waits_and_its_process_is_silent(
-    found: ReplayProgress, asked: str, waits: bool, silent: bool
+    progress: ReplayProgress, asked: str, waits: bool, silent: bool
 ) -> None:
-    site: Any = SimpleNamespace(queries=SimpleNamespace(replay=lambda name: found))
+    site: Any = SimpleNamespace(queries=SimpleNamespace(replay=lambda name: progress))
     page: Any = replay_page(site, moment({}), "r-1", asked)
-    assert (page["waits"], page["silent"], page["progress"]) == (waits, silent, found)
+    assert (page["waits"], page["silent"], page["progress"]) == (waits, silent, progress)
 
 
 def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:

@@ -22,14 +22,14 @@ def made(names: Any, number: int) -> list[Made]:
     """One more row for each list but the one of a cause."""
     at_ms, name = NOW_MS - number, f"{number:03}"
     more = {"workspace": f"w-{name}", "import_id": f"import-{name}", "at_ms": at_ms}
-    said: dict[str, Any] = {
+    what: dict[str, Any] = {
         "kind": "pause",
         "workspace": f"w-{name}",
         "who": f"who-{name}",
         "why": "a test",
         "text": "done",
     }
-    answer = CommandAnswer(id=f"c-{name}", partition=0, applied=True, at_ms=at_ms, **said)
+    answer = CommandAnswer(id=f"c-{name}", partition=0, applied=True, at_ms=at_ms, **what)
     return [
         event(names, f"crm-{name}", "received", 1, number, **more),
         dead_letter(names.dlq, f"reason-{name}", timestamp=at_ms),
@@ -53,7 +53,7 @@ async def test_a_list_has_fifty_rows_a_page_and_each_row_once(tmp_path: Path, pa
     model = ReadModel(
         tmp_path / "model.sqlite", Sources(settings.names, 6, settings.topics, frozenset(settings.workspaces))
     )
-    take(model, *(each for number in range(rows) for each in made(settings.names, number)))
+    take(model, *(record for number in range(rows) for record in made(settings.names, number)))
     model.close()
     board = board_of(settings, tmp_path / "model.sqlite")
     pages, url = [], page
@@ -64,5 +64,5 @@ async def test_a_list_has_fifty_rows_a_page_and_each_row_once(tmp_path: Path, pa
         url = unescape(following[-1]) if following else ""
         assert len(pages) < 4
     board.close()
-    assert [len(each) for each in pages] == [min(rows, ROWS)] + [1] * (rows > ROWS), pages
-    assert len({each for some in pages for each in some}) == rows
+    assert [len(listed) for listed in pages] == [min(rows, ROWS)] + [1] * (rows > ROWS), pages
+    assert len({listed for some in pages for listed in some}) == rows

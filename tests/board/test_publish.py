@@ -49,14 +49,14 @@ class Kafka:
 
 @pytest.fixture
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
-    found = Kafka()
+    fake = Kafka()
 
     async def ready(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(uploads, "send_batch", found.send)
+    monkeypatch.setattr(uploads, "send_batch", fake.send)
     monkeypatch.setattr(uploads, "kafka_ready", ready)
-    return found
+    return fake
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_the_button_follows_the_price(jane: Client, kafka: Kafka) -> None:
     await post(jane, f"{path}/columns", data={"workspace": "initech"})
     assert digest_on(await settled(jane, path)) == first
     upload = next(iter(jane.board._publish._uploads._uploads.values()))  # type: ignore[union-attr]
-    upload.quotes = [msgspec.structs.replace(each, seconds=9_999) for each in upload.quotes]
+    upload.quotes = [msgspec.structs.replace(quote, seconds=9_999) for quote in upload.quotes]
     assert digest_on((await jane.get(path)).text) not in ("", first)
 
 

@@ -51,16 +51,16 @@ async def receive(raw: bytes, size: int = CHUNK, headers: Mapping[str, str] | No
 @pytest.mark.parametrize("size", [1, 7, 1_000, CHUNK])
 async def test_a_file_arrives_as_it_was_sent(size: int) -> None:
     content = b"email,note\r\n--xY\r\n\r\n--x\r\nada@example.com,\xff\x00\r\n"
-    found = await receive(form(content), size)
-    found.file.seek(0)
-    assert (found.file.read(), found.size, found.name) == (content, len(content), "leads.csv")
-    found.file.close()
+    received = await receive(form(content), size)
+    received.file.seek(0)
+    assert (received.file.read(), received.size, received.name) == (content, len(content), "leads.csv")
+    received.file.close()
 
 
 async def test_the_same_bytes_have_the_same_digest() -> None:
-    found = [await receive(form(content, name)) for content, name in ((b"a", "x"), (b"a", "y"), (b"b", "x"))]
-    assert found[0].digest == found[1].digest != found[2].digest
-    assert all(len(each.digest) == 6 for each in found)
+    received = [await receive(form(content, name)) for content, name in ((b"a", "x"), (b"a", "y"), (b"b", "x"))]
+    assert received[0].digest == received[1].digest != received[2].digest
+    assert all(len(file.digest) == 6 for file in received)
 
 
 @pytest.mark.parametrize("name", ["C:\\\\Users\\\\ada\\\\leads.csv", "/home/ada/leads.csv"])

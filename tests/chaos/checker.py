@@ -175,9 +175,9 @@ class Checker:
             self._rests(place, status)
             return
         if place not in self._evidence.coming:
-            self._found("lost", place, f"it stands at {status}, and nothing of it is on its way")
+            self._report("lost", place, f"it stands at {status}, and nothing of it is on its way")
         elif self._evidence.may_wait.get(place) not in self._used_up:
-            self._found("stuck", place, f"it still stands at {status}, and no budget that is used up holds it")
+            self._report("stuck", place, f"it still stands at {status}, and no budget that is used up holds it")
         else:
             self._verdict.held += 1
 
@@ -186,11 +186,11 @@ class Checker:
         who = self._evidence.people.get(place, ())
         unwanted = not self._evidence.suppressed.isdisjoint(who)
         if (status == "rejected_invalid") is bool(who):
-            self._found("lost", place, f"{status}, and it is {'a good lead' if who else 'no lead'}")
+            self._report("lost", place, f"{status}, and it is {'a good lead' if who else 'no lead'}")
         elif status == "expired" or (status == "suppressed") is not unwanted:
-            self._found("lost", place, f"{status}, for no reason")
+            self._report("lost", place, f"{status}, for no reason")
         elif status == "duplicate" and not any(self._counts(other) for name in who for other in self._places[name]):
-            self._found("lost", place, "a duplicate of nothing that was sent, parked or held")
+            self._report("lost", place, "a duplicate of nothing that was sent, parked or held")
 
     def _counts(self, place: str) -> bool:
         """True if a second record of the same lead or person may rely on this record's history."""
@@ -202,19 +202,19 @@ class Checker:
         published = sum(self._evidence.published.values())
         if inputs != published or poison != self._evidence.published.get("poison", 0):
             what = f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"
-            self._found("lost", "what was published", what)
+            self._report("lost", "what was published", what)
 
     def _history(self, origin: str, history: list[StatusEvent]) -> None:
         """A legal path, in sequence, each event once; dead letters as its events say."""
         if [event.seq for event in history] != list(range(1, len(history) + 1)):
-            self._found("illegal", origin, f"its events are {[event.seq for event in history]}")
+            self._report("illegal", origin, f"its events are {[event.seq for event in history]}")
         before: Status | None = None
         dead_letters = 0
         for event in history:
             if not follows(before, event.status):
-                self._found("illegal", origin, f"{before} -> {event.status}")
+                self._report("illegal", origin, f"{before} -> {event.status}")
             if event.status == "parked" and before != "send_uncertain" and dead_letters < self._evidence.max_replays:
-                self._found("lost", origin, f"parked after {before} and {dead_letters} dead letters: for no reason")
+                self._report("lost", origin, f"parked after {before} and {dead_letters} dead letters: for no reason")
             dead_letters += event.status == "dead_lettered"
             before = event.status
             self._verdict.uncertain += event.status == "send_uncertain"
@@ -222,15 +222,15 @@ class Checker:
         last = history[-1]
         self._verdict.parked += last.status == "parked"
         if self._evidence.parked[origin] != sum(event.status == "parked" for event in history):
-            self._found("illegal", origin, f"{self._evidence.parked[origin]} parked records of it")
+            self._report("illegal", origin, f"{self._evidence.parked[origin]} parked records of it")
         if last.status == "rejected_invalid" and self._evidence.poison[origin] != 1:
-            self._found("illegal", origin, f"{self._evidence.poison[origin]} dead letters of it")
+            self._report("illegal", origin, f"{self._evidence.poison[origin]} dead letters of it")
         if origin not in self._evidence.inputs:
-            self._found("illegal", origin, "a history without a record")
+            self._report("illegal", origin, "a history without a record")
         if last.status in _SENT:
             self._verdict.accepted += 1
             if not any(request.accepted for request in self._requests.get(last.lead_id, ())):
-                self._found("lost", last.lead_id, "its history says accepted, and Clay never got it")
+                self._report("lost", last.lead_id, "its history says accepted, and Clay never got it")
 
     def _person(self, requests: list[Request]) -> None:
         """Sent once, under any id, unless the POST before was refused, or the policy sent it again and reported it."""
@@ -241,9 +241,9 @@ class Checker:
             self._verdict.doubles += sum(request.accepted for request in requests) > 1
             if not self._evidence.resend or resent < unanswered:
                 what = f"{len(requests)} POSTs as {' and '.join(lead_ids)}, {resent} reported as sent again"
-                self._found("double", requests[-1].lead_id or "", what)
+                self._report("double", requests[-1].lead_id or "", what)
         for lead_id in lead_ids.keys() - self._events_of.keys():
-            self._found("illegal", lead_id, "Clay got it, and no event tells of it")
+            self._report("illegal", lead_id, "Clay got it, and no event tells of it")
 
     def _money(self) -> None:
         """Never over a cap: in no committed row of a lane, and not by Clay's own count."""
@@ -254,7 +254,7 @@ class Checker:
                 days[lane.workspace].add(day.id)
                 if day.credits_spent + day.credits_reserved > (cap or 0):
                     what = f"{day.credits_spent} spent + {day.credits_reserved} reserved of {cap} in {day.id}"
-                    self._found("overspend", lane.workspace, what)
+                    self._report("overspend", lane.workspace, what)
         took: Counter[str | None] = Counter()
         for requests in self._requests.values():
             for request in requests:
@@ -262,7 +262,7 @@ class Checker:
         for workspace, cap in self._evidence.caps.items():
             credits_ = took[workspace] * self._evidence.credits_a_lead
             if credits_ > cap * max(1, len(days[workspace])):
-                self._found("overspend", workspace, f"Clay took leads for {credits_} credits of {cap}")
+                self._report("overspend", workspace, f"Clay took leads for {credits_} credits of {cap}")
 
-    def _found(self, promise: str, about: str, what: str) -> None:
+    def _report(self, promise: str, about: str, what: str) -> None:
         self._verdict.findings.append(Finding(promise, about, what))

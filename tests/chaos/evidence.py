@@ -32,8 +32,8 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
     inputs: dict[str, str] = {}
     people: dict[str, set[str]] = {}
     coming: set[str] = set()
-    for topic, found in (records | returns).items():
-        for record in found:
+    for topic, taken in (records | returns).items():
+        for record in taken:
             origin = None if topic in names.inputs else _header(record, "stream-app-origin")
             if origin is None:
                 inputs[_place(record)] = _workspace(record)
@@ -66,11 +66,11 @@ def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> dict[
     """
     homes = Counter(line.settings.home(name) for name in line.names)
     shut = {line.settings.home(name): name for name in caps if homes[line.settings.home(name)] == 1}
-    found = {place: workspace for place, workspace in inputs.items() if workspace in caps}
-    for place in inputs.keys() - found.keys():
+    waiting = {place: workspace for place, workspace in inputs.items() if workspace in caps}
+    for place in inputs.keys() - waiting.keys():
         if (workspace := shut.get(int(place.split("/")[-2]))) is not None:
-            found[place] = workspace
-    return found
+            waiting[place] = workspace
+    return waiting
 
 
 async def read_lanes(line: Fleet) -> list[Lane]:

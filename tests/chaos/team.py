@@ -213,7 +213,7 @@ class Team:
 
     def _look_at_words(self, member: Member) -> None:
         """One that ends by itself gives the cause in one line, and no process leaves a traceback."""
-        said = member.said()
-        at = next((i for i, text in enumerate(said) if "Traceback" in text), None)
+        printed = member.output()
+        at = next((i for i, text in enumerate(printed) if "Traceback" in text), None)
         if at is not None:
-            self.untidy.append("a traceback: " + " | ".join(text[:200] for text in said[max(0, at - 1) :][-3:]))
+            self.untidy.append("a traceback: " + " | ".join(text[:200] for text in printed[max(0, at - 1) :][-3:]))

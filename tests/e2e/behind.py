@@ -23,8 +23,8 @@ async def caught_up(line: Pipeline, timeout_s: float = 40) -> None:
 async def eventually(missing: Callable[[], Awaitable[object]], timeout_s: float) -> None:
     """Wait until `missing()` is empty, or fail with its last answer."""
     deadline = time.monotonic() + timeout_s * BUSY
-    while found := await missing():
-        assert time.monotonic() < deadline, found
+    while lacking := await missing():
+        assert time.monotonic() < deadline, lacking
         await asyncio.sleep(0.2)
 
 
@@ -36,13 +36,13 @@ async def behind(line: Pipeline, topics: dict[str, list[str]]) -> dict[str, int]
     await admin.start()
     await consumer.start()
     try:
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for group, names in topics.items():
             tps = [TopicPartition(name, number) for name in names for number in range(line.settings.kafka.partitions)]
             passed = await admin.list_consumer_group_offsets(group, partitions=tps)
             for tp, end in (await consumer.end_offsets(tps)).items():
-                found[tp.topic] += await _records(consumer, tp, max(0, passed[tp].offset), end)
-        return {name: count for name, count in found.items() if count}
+                counts[tp.topic] += await _records(consumer, tp, max(0, passed[tp].offset), end)
+        return {name: count for name, count in counts.items() if count}
     finally:
         await consumer.stop()
         await admin.close()

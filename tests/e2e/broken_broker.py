@@ -49,10 +49,10 @@ async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says
             yield line
             await goes_on(line, 30)
         await line.until_rest(load.count, 30)
-        assert worker.alive, worker.said()[-5:]
+        assert worker.alive, worker.output()[-5:]
         for member in line.members:
             if member.alive:
-                assert await line.stop(member.process) == 0, member.said()[-5:]
+                assert await line.stop(member.process) == 0, member.output()[-5:]
                 tells(member)
         reported = [because for member in line.members for because in recoveries(member)]
         assert any(re.search(says, because) for because in reported) or not says, reported
@@ -106,8 +106,8 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
     )
     async with admin(kafka.bootstrap) as client, asyncio.timeout(10 * BUSY):
         while True:
-            there = (await client.describe_topics([topic]))[0]["partitions"]
-            if all(set(each["replicas"]) == set(each["isr"]) == set(replicas) for each in there):
+            partitions = (await client.describe_topics([topic]))[0]["partitions"]
+            if all(set(partition["replicas"]) == set(partition["isr"]) == set(replicas) for partition in partitions):
                 return
             await asyncio.sleep(0.05)
 

@@ -113,20 +113,20 @@ async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -
     deadline = time.monotonic() + within_s * BUSY
     async with redis.asyncio.from_url(url) as client:
         while True:
-            found = [key async for key in client.scan_iter(f"{line.settings.kafka.namespace}*:person:*", count=1000)]
-            if len(found) >= entries:
+            cached = [key async for key in client.scan_iter(f"{line.settings.kafka.namespace}*:person:*", count=1000)]
+            if len(cached) >= entries:
                 return
-            assert time.monotonic() < deadline, f"{len(found)} of {entries} people are in the cache"
+            assert time.monotonic() < deadline, f"{len(cached)} of {entries} people are in the cache"
             await asyncio.sleep(0.2)
 
 
 async def results(line: Pipeline, prefix: str = "lead") -> dict[str, list[tuple[int, Result]]]:
     """Return the results of the leads whose id has this prefix, each with the time of its record."""
-    found: dict[str, list[tuple[int, Result]]] = defaultdict(list)
+    by_lead: dict[str, list[tuple[int, Result]]] = defaultdict(list)
     for record in await line.read(line.settings.names.enriched):
         if record.value is not None and (result := _result.decode(record.value)).lead_id.startswith(f"{prefix}-"):
-            found[result.lead_id].append((record.timestamp, result))
-    return found
+            by_lead[result.lead_id].append((record.timestamp, result))
+    return by_lead
 
 
 @dataclass
@@ -193,17 +193,17 @@ async def _checked(line: Pipeline, thirds: list[list[int]]) -> Outage:
     }
     third_of = {number: third for third, numbers in enumerate(thirds) for number in numbers}
     seen = Outage(len(third_of))
-    found = await results(line)
+    by_lead = await results(line)
     for number, third in sorted(third_of.items()):
         lead_id = f"lead-{number}"
-        if not found[lead_id]:
+        if not by_lead[lead_id]:
             seen.wrong.append(f"{lead_id} has no result at all")
             continue
-        at_ms, first = found[lead_id][0]
+        at_ms, first = by_lead[lead_id][0]
         seen.first[first.source] += 1
         seen.hits[third] += first.source in ("cache", "stale")
         seen.times_s.append((at_ms - sent_ms[lead_id]) / 1000)
-        reported = [(result.source, result.version) for _, result in found[lead_id]]
+        reported = [(result.source, result.version) for _, result in by_lead[lead_id]]
         if first.source == "local":
             seen.upgraded += len(reported) == 2
         # A known one whom Redis could not tell of in time is served locally, then from the cache or by Clay.

@@ -88,7 +88,7 @@ class Storm:
 
 async def storm(plan: Plan) -> Storm:
     """Run one."""
-    found, children = Storm(), ChildProcesses("callback-storm")
+    result, children = Storm(), ChildProcesses("callback-storm")
     kafka = LocalKafka()
     try:
         await asyncio.to_thread(kafka.start)
@@ -97,21 +97,21 @@ async def storm(plan: Plan) -> Storm:
         gateway = _gateway(children, LOOPBACK)
         with Nginx(settings.http.gateway_port) as nginx:
             await _until_healthy(nginx)
-            started_cpu_s, senders = _cpu_s(gateway), Senders(settings, nginx.port, found)
+            started_cpu_s, senders = _cpu_s(gateway), Senders(settings, nginx.port, result)
             async with asyncio.timeout(plan.seconds + 2 * _ALL_WITHIN_S):
                 await asyncio.gather(*(senders.deliver() for _ in range(plan.burst)))
-                found.burst_p99_s = found.p(0.99)
-                found.burst_cpu_s = _cpu_s(gateway) - started_cpu_s
+                result.burst_p99_s = result.p(0.99)
+                result.burst_cpu_s = _cpu_s(gateway) - started_cpu_s
                 gateway = await _stream(plan, senders, kafka, nginx, gateway, children)
             await asyncio.to_thread(end, gateway, grace_s=20)
         assert gateway.returncode == 0, (children.directory / "gateway.log").read_text()[-2000:]
         for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions):
             callback = msgspec.json.decode(record.value, type=Callback)
-            found.stored[callback.lead_id] += 1
+            result.stored[callback.lead_id] += 1
     finally:
         kafka.stop()
         children.close()
-    return found
+    return result
 
 
 async def _stream(
@@ -123,12 +123,12 @@ async def _stream(
     children: ChildProcesses,
 ) -> subprocess.Popen[bytes]:
     """Send each callback at its time, whether or not earlier ones were answered."""
-    found = senders.found
+    result = senders.result
 
     async def disturb() -> subprocess.Popen[bytes]:
         await asyncio.sleep(plan.seconds / 2)
         first = time.monotonic()
-        found.disturbed = first, float("inf")
+        result.disturbed = first, float("inf")
         new = gateway
         if plan.disturb == "kafka":
             await asyncio.to_thread(kafka.restart)
@@ -138,7 +138,7 @@ async def _stream(
             nginx.names.hosts["gateway"] = _ELSEWHERE
             new = _gateway(children, _ELSEWHERE)
         back = time.monotonic()
-        found.disturbed = first, back
+        result.disturbed = first, back
         return new
 
     disturbing = asyncio.create_task(disturb())
@@ -148,23 +148,23 @@ async def _stream(
         tasks.append(asyncio.create_task(senders.deliver()))
     await asyncio.gather(*tasks)
     new = await disturbing
-    first, back = found.disturbed
-    found.back_s = back - first
-    good = [ended for began, ended, status in found.attempts if status == 200 and began > back]
-    found.disturbed = first, min(good, default=back)
+    first, back = result.disturbed
+    result.back_s = back - first
+    good = [ended for began, ended, status in result.attempts if status == 200 and began > back]
+    result.disturbed = first, min(good, default=back)
     return new
 
 
 class Senders:
     """Clay's HTTP columns."""
 
-    def __init__(self, settings: Settings, port: int, found: Storm) -> None:
-        self._settings, self._port, self.found = settings, port, found
+    def __init__(self, settings: Settings, port: int, result: Storm) -> None:
+        self._settings, self._port, self.result = settings, port, result
 
     async def deliver(self) -> None:
         """Send one callback until it is acknowledged."""
-        found, number = self.found, self.found.sent
-        found.sent += 1
+        result, number = self.result, self.result.sent
+        result.sent += 1
         workspace, lead_id = f"w{number % WORKSPACES}", f"lead-{number}"
         destination = f"{workspace}-crm"
         body = {
@@ -177,12 +177,12 @@ class Senders:
         }
         request = _request("POST", f"/callbacks/{workspace}/{destination}", json.dumps(body).encode())
         pauses = random.Random(number)
-        while lead_id not in found.acknowledged:
+        while lead_id not in result.acknowledged:
             began = time.monotonic()
             status = await _status(self._port, request)
-            found.attempts.append((began, time.monotonic(), status))
+            result.attempts.append((began, time.monotonic(), status))
             if status == 200:
-                found.acknowledged.add(lead_id)
+                result.acknowledged.add(lead_id)
             else:
                 await asyncio.sleep(pauses.uniform(*_RETRY_S))
 
@@ -264,29 +264,29 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    found = asyncio.run(storm(Plan(args.burst, args.per_s, args.seconds, args.disturb)))
-    first, last = found.disturbed
+    result = asyncio.run(storm(Plan(args.burst, args.per_s, args.seconds, args.disturb)))
+    first, last = result.disturbed
     report = {
-        "sent": found.sent,
-        "acknowledged": len(found.acknowledged),
-        "acknowledged_and_lost": len(found.lost),
-        "on_kafka_twice": sum(count > 1 for count in found.stored.values()),
-        "answers": dict(sorted(Counter(status for _, _, status in found.attempts).items())),
-        "back_after_s": round(found.back_s, 2),
+        "sent": result.sent,
+        "acknowledged": len(result.acknowledged),
+        "acknowledged_and_lost": len(result.lost),
+        "on_kafka_twice": sum(count > 1 for count in result.stored.values()),
+        "answers": dict(sorted(Counter(status for _, _, status in result.attempts).items())),
+        "back_after_s": round(result.back_s, 2),
         "answers_200_after_s": round(last - first, 2),
-        "burst_gateway_cpu_s": round(found.burst_cpu_s, 2),
-        "burst_p99_s": round(found.burst_p99_s, 4),
-        "outside_p50_s": round(found.p(0.5), 4),
-        "outside_p99_s": round(found.p(0.99), 4),
-        "outside_max_s": round(found.p(1), 4),
-        "during_max_s": round(found.p(1, during=True), 4),
+        "burst_gateway_cpu_s": round(result.burst_cpu_s, 2),
+        "burst_p99_s": round(result.burst_p99_s, 4),
+        "outside_p50_s": round(result.p(0.5), 4),
+        "outside_p99_s": round(result.p(0.99), 4),
+        "outside_max_s": round(result.p(1), 4),
+        "during_max_s": round(result.p(1, during=True), 4),
     }
     if args.json:
         sys.stdout.write(json.dumps(report) + "\n")
     else:
         for name, value in report.items():
             Console().print(f"{name:24}{value}")
-    return 1 if found.lost or found.p(0.99) >= 2 else 0
+    return 1 if result.lost or result.p(0.99) >= 2 else 0
 
 
 if __name__ == "__main__":

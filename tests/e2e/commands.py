@@ -20,15 +20,17 @@ def command(line: Pipeline, kind: str, name: str, workspace: str = "w0", **args:
 
 async def answers(line: Pipeline) -> dict[str, CommandAnswer]:
     """Return all answers by the id of the command. No command may have two."""
-    found = [msgspec.json.decode(each.value, type=CommandAnswer) for each in await line.read(line.settings.names.audit)]
-    assert len({answer.id for answer in found}) == len(found)
-    return {answer.id: answer for answer in found}
+    decoded = [
+        msgspec.json.decode(record.value, type=CommandAnswer) for record in await line.read(line.settings.names.audit)
+    ]
+    assert len({answer.id for answer in decoded}) == len(decoded)
+    return {answer.id: answer for answer in decoded}
 
 
 async def answer(line: Pipeline, name: str, timeout_s: float = 20) -> CommandAnswer:
     deadline = time.monotonic() + timeout_s * BUSY
     while time.monotonic() < deadline:
-        if found := (await answers(line)).get(name):
-            return found
+        if answered := (await answers(line)).get(name):
+            return answered
         await asyncio.sleep(0.1)
     raise AssertionError(f"{name} is not answered")

@@ -75,17 +75,17 @@ class Member:
         """Wait for its end. Return its exit code."""
         return await asyncio.to_thread(self.process.wait, within_s)
 
-    def said(self) -> list[str]:
+    def output(self) -> list[str]:
         """Return the lines of its stderr."""
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
 
     def logged(self) -> list[dict[str, Any]]:
         """Return its log events, without the lines for people."""
-        return [json.loads(line) for line in self.said() if line.startswith("{")]
+        return [json.loads(line) for line in self.output() if line.startswith("{")]
 
     def last_words(self) -> list[str]:
         """Return its lines for people; each log event is a line of JSON."""
-        return [line for line in self.said() if not line.startswith("{")]
+        return [line for line in self.output() if not line.startswith("{")]
 
     def answers(self) -> bool:
         """True if it serves its metrics."""
@@ -104,7 +104,7 @@ class Member:
         """Wait until its partitions are assigned: it reports that it is ready."""
         deadline = time.monotonic() + within_s * BUSY
         while not await asyncio.to_thread(self.ready):
-            assert time.monotonic() < deadline, f"no partition within {within_s * BUSY:g} s: {self.said()[-3:]}"
+            assert time.monotonic() < deadline, f"no partition within {within_s * BUSY:g} s: {self.output()[-3:]}"
             await asyncio.sleep(0.1)
 
     def sent(self) -> dict[str, float]:
@@ -139,18 +139,18 @@ class Fleet(Pipeline):
         send.
         """
         first = await self._counts()
-        found: dict[str, Member] = {}
+        owners: dict[str, Member] = {}
         deadline = time.monotonic() + within_s * BUSY
-        while found.keys() != set(self.names):
+        while owners.keys() != set(self.names):
             if time.monotonic() > deadline:
                 raise AssertionError(
-                    f"no worker sends for {set(self.names) - found.keys()}, within {within_s * BUSY:g} s"
+                    f"no worker sends for {set(self.names) - owners.keys()}, within {within_s * BUSY:g} s"
                 )
             await asyncio.sleep(0.2)
             for member, counts in (await self._counts()).items():
                 risen = {name for name, count in counts.items() if count > first.get(member, {}).get(name, 0)}
-                found |= dict.fromkeys(risen, member)
-        return found
+                owners |= dict.fromkeys(risen, member)
+        return owners
 
     async def spread(self, members: Iterable[Member], within_s: float) -> dict[str, Member]:
         """Wait until each of these members sends for some workspace, and no other member does."""
@@ -182,19 +182,19 @@ class Fleet(Pipeline):
 
     async def first_request(self, workspaces: Iterable[str], after_ms: int, within_s: float) -> dict[str, int]:
         """Return when the first request of each workspace arrived, in ms after `after_ms`."""
-        missing, found = set(workspaces), dict[str, int]()
+        missing, firsts = set(workspaces), dict[str, int]()
         deadline = time.monotonic() + within_s * BUSY
         seen = 0
-        while missing - found.keys():
+        while missing - firsts.keys():
             requests = self.requests()
             for request in requests[seen:]:
                 if request.workspace in missing and request.at_ms > after_ms:
-                    found.setdefault(request.workspace, request.at_ms - after_ms)
+                    firsts.setdefault(request.workspace, request.at_ms - after_ms)
             seen = len(requests)
             if time.monotonic() > deadline:
-                raise AssertionError(f"no request of {missing - found.keys()} within {within_s * BUSY:g} s")
+                raise AssertionError(f"no request of {missing - firsts.keys()} within {within_s * BUSY:g} s")
             await asyncio.sleep(_POLL_S)
-        return found
+        return firsts
 
     def posted_again(self) -> dict[str, list[Request]]:
         """Return the leads that were sent again after a POST that was not refused. This must never happen."""

@@ -42,10 +42,10 @@ def install(station: str, directory: Path) -> None:
     """Patch the worker so that it freezes at that step, once."""
 
     def freeze(lead_id: str) -> None:
-        here = directory / f"{station}.lead"
-        if here.exists() or not (directory / "freeze").exists():
+        marker = directory / f"{station}.lead"
+        if marker.exists() or not (directory / "freeze").exists():
             return
-        here.write_text(lead_id)
+        marker.write_text(lead_id)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     if station.endswith(("write_ahead", "settle")):

@@ -15,9 +15,9 @@ OWN: Final = {"sec-fetch-site": "same-origin"}
 async def acted(client: httpx.AsyncClient, path: str, **values: str) -> httpx.Response:
     """Send the form of a page, and return the page after it."""
     page = await client.get(path)
-    found = re.search(r'name="form" value="(\w+)"', page.text)
-    assert found is not None, page.text
-    answer = await client.post(path, data={"form": found[1], **values})
+    match = re.search(r'name="form" value="(\w+)"', page.text)
+    assert match is not None, page.text
+    answer = await client.post(path, data={"form": match[1], **values})
     assert answer.status_code == 200, answer.text
     return answer
 

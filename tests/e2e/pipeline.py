@@ -228,15 +228,15 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def done(self, *argv: str) -> str:
         """Run a command that succeeds. Return its output."""
-        code, said = await self.run(*argv)
-        assert code == 0, said
-        return said
+        code, output = await self.run(*argv)
+        assert code == 0, output
+        return output
 
     async def ask(self, *argv: str) -> tuple[int, Any]:
         """Run a command with --json. Return its exit code and its document. Its progress may stand around that."""
-        code, said = await self.run(*argv, "--json")
-        assert "{" in said, said
-        return code, json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
+        code, output = await self.run(*argv, "--json")
+        assert "{" in output, output
+        return code, json.JSONDecoder().raw_decode(output[output.index("{") :])[0]
 
     async def books_balance(self) -> dict[str, Any]:
         """Check that the books balance, and return them."""
@@ -376,11 +376,11 @@ async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
         consumer.assign(tps)
         await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(tps)
-        found: list[Any] = []
+        read: list[Any] = []
         while any([await consumer.position(tp) < ends[tp] for tp in tps]):
             for records in (await consumer.getmany(timeout_ms=500)).values():
-                found.extend(records)
-        return found
+                read.extend(records)
+        return read
     finally:
         await consumer.stop()
 

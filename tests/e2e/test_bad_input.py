@@ -99,20 +99,20 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         await _check_dead_letters(line, origins, ends)
         for reason in ("unknown_workspace", "unknown_destination"):
             reported = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")
-            code, said = await line.ask(*reported.split())
+            code, output = await line.ask(*reported.split())
             # The command finds that one dead letter. It cannot be sent before the configuration knows the workspace.
-            assert (code, said["fates"]) == (1, {"cannot_go": 1}), said
+            assert (code, output["fates"]) == (1, {"cannot_go": 1}), output
 
 
-def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
+def _check_log(output: str, ends: dict[str, StatusEvent]) -> None:
     """The log is JSON only, has a line for each rejected record with lead id and trace id, and no personal data."""
-    lines = [json.loads(text) for text in said.splitlines()]
+    lines = [json.loads(text) for text in output.splitlines()]
     rejected = [event for event in ends.values() if event.status == "rejected_invalid"]
     reported = sorted((line["lead_id"], line["trace_id"]) for line in lines if line["event"] == "rejected_invalid")
     assert reported == sorted((event.lead_id, event.trace_id) for event in rejected)
     assert ends["not_utf8"].trace_id == TRACE_ID, "the record's own traceparent"
-    assert "example.com" not in said
-    assert "Ada" not in said
+    assert "example.com" not in output
+    assert "Ada" not in output
 
 
 async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:

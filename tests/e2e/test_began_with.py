@@ -30,8 +30,8 @@ class Namespace(Fleet):
 
 async def ends(member: Member) -> str:
     """Return the one line with which a process ends."""
-    assert await member.ended(60) != 0, member.said()
-    assert not [text for text in member.said() if "Traceback" in text or '"critical"' in text], member.said()
+    assert await member.ended(60) != 0, member.output()
+    assert not [text for text in member.output() if "Traceback" in text or '"critical"' in text], member.output()
     (line,) = member.last_words()
     return line
 
@@ -45,8 +45,8 @@ async def test_partitions_that_kafkas_own_tool_adds_end_every_process(kafka: Bro
 
         topics = [topic.name for topic in line.settings.topic_plan()]
         await add_partitions(kafka.bootstrap, 8, *topics)
-        said = dict(zip(members, await asyncio.gather(*map(ends, members.values())), strict=True))
-        for name, text in said.items():
+        outputs = dict(zip(members, await asyncio.gather(*map(ends, members.values())), strict=True))
+        for name, text in outputs.items():
             assert "has 8 partitions, and this process runs with 4: partitions were added while it ran" in text, name
             assert MORE in text, name
 

@@ -24,14 +24,14 @@ async def test_books_name_a_skipped_lead_and_exit_with_1(kafka: Broker, namespac
         books = await line.books_balance()
         assert books["columns"]["waiting"]["records"] == 3
         await pass_over(kafka, namespace, line.settings.names.leads, 2)
-        code, said = await line.run("books")
+        code, output = await line.run("books")
         assert code == 1
-        assert f"{namespace}leads/0/0: lost" in said
-        assert f"{namespace}leads/0/1: lost" in said
-        assert "3 in, 1 accounted for" in said
-        code, said = await line.run("books", "--limit", "1")
+        assert f"{namespace}leads/0/0: lost" in output
+        assert f"{namespace}leads/0/1: lost" in output
+        assert "3 in, 1 accounted for" in output
+        code, output = await line.run("books", "--limit", "1")
         assert code == 1
-        assert "and 1 more" in said
+        assert "and 1 more" in output
 
 
 @pytest.mark.slow

@@ -44,7 +44,9 @@ async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tm
                 await keep_apart(line, own, status, disk.path, large)
                 await asyncio.to_thread(disk.fill)
                 await line.until(
-                    lambda: any(re.search(fault, each) for each in recoveries(line.members[0])), 20, "it is reported"
+                    lambda: any(re.search(fault, recovery) for recovery in recoveries(line.members[0])),
+                    20,
+                    "it is reported",
                 )
                 await nothing_is_acked(line)
                 line.join()
@@ -145,13 +147,13 @@ async def keep_apart(line: Fleet, kafka: LocalKafka, topic: str, disk: Path, oth
     async with admin(kafka.bootstrap) as client:
         partitions = [
             {
-                "topic": each["topic"],
+                "topic": described["topic"],
                 "partition": partition["partition"],
                 "replicas": [1],
-                "log_dirs": [str(disk if each["topic"] == topic else others)],
+                "log_dirs": [str(disk if described["topic"] == topic else others)],
             }
-            for each in await client.describe_topics()
-            for partition in each["partitions"]
+            for described in await client.describe_topics()
+            for partition in described["partitions"]
         ]
     await reassign(line, kafka, partitions)
     its = {f"{topic}-{number}" for number in range(line.settings.kafka.partitions)}

@@ -34,7 +34,7 @@ async def test_a_broker_is_frozen_for_longer_than_the_session(broker: ProxiedKaf
             code, _ = await asyncio.gather(line.stop(other.process), asyncio.sleep(FROZEN_S))
         finally:
             broker.thaw()
-        assert code == 0, other.said()[-3:]
+        assert code == 0, other.output()[-3:]
 
 
 @pytest.mark.slow

@@ -56,29 +56,29 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         for who in (email, linkedin, "lead-2"):
             await looked_up(line, who, 1)
 
-        code, said = await line.run("erase", email, "--why", "asked for it")
-        assert (code, "pass --yes to erase 1 lead, and never send" in said) == (2, True), said
+        code, output = await line.run("erase", email, "--why", "asked for it")
+        assert (code, "pass --yes to erase 1 lead, and never send" in output) == (2, True), output
         code, reported = await line.ask("erase", email, "--yes", "--why", f"{email} asked for it")
         assert code == 0, reported
         assert reported["by_hand"] == [{"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}]
         everywhere = {topic.name for topic in line.settings.topic_plan()} - {line.settings.names.lanes}
-        assert everywhere - {each["place"] for each in reported["stays"]} == {line.settings.names.replay_state}
+        assert everywhere - {kept["place"] for kept in reported["stays"]} == {line.settings.names.replay_state}
 
         await gone(line, redis_url, 3)
         await looked_up(line, "lead-2", 0)
         assert [await looked_up(line, who) for who in (email, linkedin)] == [[], []]
         await looked_up(line, "lead-1", 1)
-        said = await line.done("results")
-        assert ("lead-1" in said, "lead-2" in said) == (True, False)
+        output = await line.done("results")
+        assert ("lead-1" in output, "lead-2" in output) == (True, False)
         await line.publish([lead(line, 2, "again")])
         await line.until(lambda: line.last()["suppressed"] == 1, 60, "he is not sent again")
-        said = await line.done("erase", "lead-2", "--yes", "--why", "once more")
-        assert "to do by hand: delete lead lead-2 in Clay, workspace w0, table w0-crm" in said
-        assert "if it is the same person: stream-app erase again-2 --workspace w0" in said
-        code, said = await line.ask("erase", "again-2", "--yes", "--why", "the same person")
-        assert (code, said["linked"]) == (0, []), said
-        code, said = await line.ask("erase", "unknown-1", "--yes", "--why", "x")
-        assert (code, said["by_hand"]) == (1, []), said
+        output = await line.done("erase", "lead-2", "--yes", "--why", "once more")
+        assert "to do by hand: delete lead lead-2 in Clay, workspace w0, table w0-crm" in output
+        assert "if it is the same person: stream-app erase again-2 --workspace w0" in output
+        code, output = await line.ask("erase", "again-2", "--yes", "--why", "the same person")
+        assert (code, output["linked"]) == (0, []), output
+        code, output = await line.ask("erase", "unknown-1", "--yes", "--why", "x")
+        assert (code, output["by_hand"]) == (1, []), output
         books = await line.books_balance()
         assert books["not_leads"]["erased"] == 3, "the last one is the lead that came in between"
         asked = await line.read(line.settings.names.commands)
@@ -95,10 +95,10 @@ async def looked_up(line: Pipeline, who: str, results: int | None = None) -> lis
     """Return the gateway's answer about a lead or person, once it has this many results."""
     deadline = time.monotonic() + 60 * BUSY
     while True:
-        found = (await asyncio.to_thread(find, line.settings, who)).leads
-        if results is None or (found and [len(each.results) for each in found] == [results]):
-            return found
-        assert time.monotonic() < deadline, (who, found)
+        leads = (await asyncio.to_thread(find, line.settings, who)).leads
+        if results is None or (leads and [len(known.results) for known in leads] == [results]):
+            return leads
+        assert time.monotonic() < deadline, (who, leads)
         await asyncio.sleep(0.2)
 
 

@@ -81,7 +81,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
         await line.spread(workers, 60)
         # The one that coordinates the worker's group comes first, then those that are left.
         first = await coordinator_of(cluster.bootstrap, names.worker_app)
-        for broker in sorted(cluster.brokers, key=lambda each: cluster.brokers.index(each) != first - 1):
+        for broker in sorted(cluster.brokers, key=lambda name: cluster.brokers.index(name) != first - 1):
             began_ms = now_ms()
             await fault(broker)
             await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
@@ -94,7 +94,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
         await line.until_rest(LEADS, LEADS / PER_S / LANES + 60)
         assert [await line.stop(member.process) for member in (*workers, replay)] == [0, 0, 0]
         for member in (*workers, replay):
-            assert not [text for text in member.said() if "Traceback" in text]
+            assert not [text for text in member.output() if "Traceback" in text]
 
 
 @pytest.mark.long

@@ -26,17 +26,17 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
 
         code, counted = await line.ask("dlq", "--from", "deferred")
         assert (code, counted["dead_letters"], counted["suppressed"]) == (0, 10, 2)
-        assert [(each["kind"], each["reason"]) for each in counted["causes"]] == [("deferred", "paused")]
-        code, said = await line.run("dlq", "--from", "deferred", "--disposition", "poison")
-        assert (code, "--from deferred has only the disposition deferred" in said) == (2, True)
+        assert [(cause["kind"], cause["reason"]) for cause in counted["causes"]] == [("deferred", "paused")]
+        code, output = await line.run("dlq", "--from", "deferred", "--disposition", "poison")
+        assert (code, "--from deferred has only the disposition deferred" in output) == (2, True)
         code, plan = await line.ask("replay", "plan", "--from", "deferred", "--limit", "7")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 7, "over_limit": 1})
 
         file = line.directory / "dead-letters.jsonl"
         code, exported = await line.ask("dlq", "export", str(file), "--from", "deferred")
         assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 8, 2)
-        lines = [json.loads(each) for each in file.read_text().splitlines()]
-        assert not {each["lead"]["lead_id"] for each in lines} & {"lead-0", "lead-2"}
+        lines = [json.loads(text) for text in file.read_text().splitlines()]
+        assert not {listed["lead"]["lead_id"] for listed in lines} & {"lead-0", "lead-2"}
         await shown(line, line.settings.names.deferred, 2)
 
         # Sooner than in an hour; each once, whatever is run again.
@@ -69,7 +69,7 @@ async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(k
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 5})
         code, exported = await line.ask("dlq", "export", str(line.directory / "dead-letters.jsonl"))
         assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 5, 2)
-        (erased,) = [each for each in await line.read(line.settings.names.dlq) if b"Unknown person" in each.value]
+        (erased,) = [record for record in await line.read(line.settings.names.dlq) if b"Unknown person" in record.value]
         code, dead_letter = await line.ask(
             "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value"
         )
@@ -108,7 +108,7 @@ async def shown(line: Pipeline, topic: str, suppressed: int) -> None:
     """`dlq show` shows the value of lead 4, and not that of the suppressed one. Retries decide about their order."""
     records = await line.read(topic)
     for number, is_suppressed in ((suppressed, True), (4, False)):
-        dead_letter = next(each for each in records if f"person{number}@".encode() in each.value)
+        dead_letter = next(record for record in records if f"person{number}@".encode() in record.value)
         place = f"{topic}/{dead_letter.partition}/{dead_letter.offset}"
         code, document = await line.ask("dlq", "show", place, "--value")
         assert (code, document["suppressed"], "value" in document) == (0, is_suppressed, not is_suppressed)

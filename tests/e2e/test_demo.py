@@ -41,15 +41,15 @@ def left_files(place: Path) -> Iterator[Path]:
 
 def users_of(place: Path) -> list[str]:
     """Return the command lines of the processes that work in that folder or name it."""
-    found = []
+    users = []
     for process in psutil.process_iter():
         try:
             argv = process.cmdline()
             if process.cwd().startswith(str(place)) or any(str(place) in argument for argument in argv):
-                found.append(" ".join(argv))
+                users.append(" ".join(argv))
         except psutil.Error:
             continue
-    return found
+    return users
 
 
 @pytest.mark.slow
@@ -101,12 +101,12 @@ def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) ->
                     break
             began = time.monotonic()
             demo.send_signal(signal.SIGINT)
-            _, said = demo.communicate(timeout=40 * BUSY)
+            _, output = demo.communicate(timeout=40 * BUSY)
         finally:
             demo.kill()
-    assert demo.returncode == 130, said
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    assert demo.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
     assert time.monotonic() - began < 20 * slowness()
 
 
@@ -118,11 +118,11 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(enviro
             assert demo.stderr is not None
             board = token = ""
             for line in demo.stderr:
-                if (found := re.search(r"The board, live while the demo runs: (\S+)", line)) is not None:
-                    board = found[1]
+                if (match := re.search(r"The board, live while the demo runs: (\S+)", line)) is not None:
+                    board = match[1]
                     assert httpx.get(board).status_code == 200
-                if (found := re.search(r"log in with this token: (\S+)\.", line)) is not None:
-                    token = found[1]
+                if (match := re.search(r"log in with this token: (\S+)\.", line)) is not None:
+                    token = match[1]
                     break
             origin = {"origin": board.removesuffix("/board"), "sec-fetch-site": "same-origin"}
             with httpx.Client(headers=origin, timeout=20) as operator:
@@ -135,10 +135,10 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(enviro
                 assert "Budget" in operator.get(f"{board}/lanes/cedar/act/budget").text, "the remedy"
                 assert "visitor-1" in operator.get(f"{board}/leads").text
             demo.send_signal(signal.SIGINT)
-            out, said = demo.communicate(timeout=100 * BUSY)
+            out, output = demo.communicate(timeout=100 * BUSY)
         finally:
             demo.kill()
-    assert demo.returncode == 0, said
+    assert demo.returncode == 0, output
     outcome = json.loads(out)
     assert outcome["ok"]
     assert outcome["books"]["records"] == outcome["books"]["accounted"] > 308

@@ -135,10 +135,10 @@ class Stack:
     def scraped(self, service: str) -> list[str]:
         """Return the scraped lines, from the service's address in prometheus.yml."""
         (port,) = [
-            found["port"]
+            target["port"]
             for job in PROMETHEUS["scrape_configs"]
-            for found in job["dns_sd_configs"]
-            if found["names"] == [service]
+            for target in job["dns_sd_configs"]
+            if target["names"] == [service]
         ]
         with urlopen(f"http://127.0.0.1:{self.moved(str(port))}/metrics", timeout=5 * BUSY) as answer:
             lines: list[str] = answer.read().decode().splitlines()
@@ -182,8 +182,8 @@ async def refusal(address: str, settings: Settings, **changes: str) -> str:
     host, port = address.split(":")
     client = connection_of(settings).settings()
     del client["bootstrap_servers"]
-    found = await diagnose(client | changes, [(host, int(port))])
-    return "" if found is None else found.text
+    refused = await diagnose(client | changes, [(host, int(port))])
+    return "" if refused is None else refused.text
 
 
 def health_check_config() -> str:
@@ -227,15 +227,15 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
         assert sent.returncode == 0, sent.stderr
 
     def accepted() -> bool:
-        found = stack.samples("worker")
-        return sum(value for name, value in found.items() if 'status="accepted"' in name and "_total" in name) == 10
+        samples = stack.samples("worker")
+        return sum(value for name, value in samples.items() if 'status="accepted"' in name and "_total" in name) == 10
 
     worker_log = stack.directory / "worker.log"
     wait_for_answer("worker", started["worker"], accepted, log=worker_log, timeout_s=40 * BUSY)
 
     def called_back() -> bool:
-        found = stack.samples("worker")
-        return any('status="enriched"' in name and value for name, value in found.items())
+        samples = stack.samples("worker")
+        return any('status="enriched"' in name and value for name, value in samples.items())
 
     wait_for_answer("worker", started["worker"], called_back, log=worker_log, timeout_s=90 * BUSY)
     for command in (("status", "p0@example.com"), ("results",)):

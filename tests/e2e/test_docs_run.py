@@ -32,15 +32,15 @@ NAMES = {"acme": "w0", "people": "w0-crm"}
 
 def documented() -> list[list[str]]:
     """Each command that is shown in a block, once, with the names of this test's system."""
-    found: dict[tuple[str, ...], None] = {}
+    commands: dict[tuple[str, ...], None] = {}
     for document in DOCUMENTS:
         for line in lines_of(document):
             for words in commands_of(line):
                 if words[0].rpartition("/")[2] == "stream-app" and not any("$" in word for word in words):
                     arguments = tuple(NAMES.get(word, word) for word in words[1:])
                     if " ".join(arguments) not in NOT_HERE:
-                        found[arguments] = None
-    return [list(each) for each in found]
+                        commands[arguments] = None
+    return [list(command) for command in commands]
 
 
 def write_inputs(directory: Path) -> None:

@@ -64,14 +64,14 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         printed = await run(line, "publish_leads.py", "--workspace", "w0")
         assert printed[0].startswith("lead 3 refused: Its e-mail is not an e-mail address")
         assert printed[1] == "2 of 3 leads published"
-        ended = [each for each in printed if ": enriched" in each]
-        assert sorted(each.split(":")[0] for each in ended) == ["crm-17", "crm-18"]
+        ended = [text for text in printed if ": enriched" in text]
+        assert sorted(text.split(":")[0] for text in ended) == ["crm-17", "crm-18"]
 
         count = str(sum(map(len, line.histories.values())))
         await by_plain_consumers(line, status, count)
 
-        results = [json.loads(each) for each in await run(line, "read_results.py", "--workspace", "w0")]
-        assert sorted(each["lead_id"] for each in results) == ["crm-17", "crm-18"]
+        results = [json.loads(text) for text in await run(line, "read_results.py", "--workspace", "w0")]
+        assert sorted(result["lead_id"] for result in results) == ["crm-17", "crm-18"]
         await by_the_api(line)
 
 
@@ -82,18 +82,18 @@ async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
     assert len(events) == int(count)
     seen = await run(line, "consume_status_confluent.py", "--topic", status, "--group", other, "--count", count)
     assert sorted(seen) == sorted(events)
-    assert len({each.split()[0] for each in events}) == int(count), "the ids are unique"
+    assert len({event.split()[0] for event in events}) == int(count), "the ids are unique"
     offsets = await run(line, "reset_offsets.py", "--topic", status, "--group", group)
-    assert sorted(each.rpartition(" ")[2] for each in offsets) == ["0", "0"]
+    assert sorted(offset.rpartition(" ")[2] for offset in offsets) == ["0", "0"]
     again = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
     assert sorted(again) == sorted(events)
     async with AIOKafkaConsumer(status, bootstrap_servers=line.bootstrap, group_id=group) as member:
         await member.getmany(timeout_ms=100)
-        said = await run(line, "reset_offsets.py", "--topic", status, "--group", group, code=1)
-    assert said[-1].endswith("stop all members of the group first")
+        output = await run(line, "reset_offsets.py", "--topic", status, "--group", group, code=1)
+    assert output[-1].endswith("stop all members of the group first")
     past = ["--to-datetime", "2020-01-01T00:00+00:00"]
     assert sorted(await run(line, "reset_offsets.py", "--topic", status, "--group", other, *past)) == sorted(
-        each.replace(group, other, 1) for each in offsets
+        offset.replace(group, other, 1) for offset in offsets
     )
 
 
@@ -108,8 +108,8 @@ async def by_the_api(line: Pipeline) -> None:
     assert len(results) == 2
     books = await read_books(config)
     assert (books.balanced, books.records) == (True, 2)
-    found = await find_lead("ADA@example.com", config)
-    assert [lead.lead_id for lead in found.leads] == ["crm-17"]
+    search = await find_lead("ADA@example.com", config)
+    assert [lead.lead_id for lead in search.leads] == ["crm-17"]
 
 
 def statuses_in(config: str) -> list[str]:

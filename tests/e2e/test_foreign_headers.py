@@ -124,12 +124,12 @@ async def test_hostile_leads_stop_nothing_but_themselves(kafka: Broker, namespac
         assert psutil.Process(worker.pid).memory_info().rss < 300 << 20, "the batch alone has 128 MiB, and copies"
 
         for _ in range(20):  # the lead before it has ended, and its offset is committed within seconds
-            code, said = await line.run("skip", place, "--yes")
+            code, output = await line.run("skip", place, "--yes")
             if code == 0:
                 break
             await asyncio.sleep(1)
-        assert (code, f"skipped {topic}/{other}, offsets 1 to 1" in said) == (0, True), said
-        assert "the process continues at 2" in said, "its offset is committed, although no record follows"
+        assert (code, f"skipped {topic}/{other}, offsets 1 to 1" in output) == (0, True), output
+        assert "the process continues at 2" in output, "its offset is committed, although no record follows"
         await line.publish([line.lead(22, "w1")])
         await line.until_over(13, 40)
         assert worker.poll() is None, "the same worker"

@@ -37,7 +37,7 @@ async def test_an_idle_process_is_healthy(kafka: Broker, namespace: str, monkeyp
             await member.joined(40)
         await asyncio.sleep(1 + 2 * FAUST_LOOKS_S)
         for member in members:
-            assert not [said for said in member.logged() if said["level"] in ("warning", "error")]
+            assert not [entry for entry in member.logged() if entry["level"] in ("warning", "error")]
             assert not member.last_words()
 
 
@@ -55,14 +55,14 @@ async def test_an_idle_process_notices_that_kafka_is_gone(broker: ProxiedKafka, 
             broker.thaw()
         await until(members, ready=True, within_s=20)
         for member in members:
-            still = [said["what"] for said in member.logged() if said["event"] == "stalled"]
-            assert still == [["the group accepts no heartbeat of this process"]], member.said()
+            still = [entry["what"] for entry in member.logged() if entry["event"] == "stalled"]
+            assert still == [["the group accepts no heartbeat of this process"]], member.output()
 
 
 async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
     deadline = time.monotonic() + within_s * slowness()
     while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
-        assert time.monotonic() < deadline, [member.said()[-3:] for member in members]
+        assert time.monotonic() < deadline, [member.output()[-3:] for member in members]
         await asyncio.sleep(0.2)
 
 
@@ -83,9 +83,9 @@ async def test_a_process_that_is_stopped_together_with_kafka_ends_cleanly(broker
             await asyncio.to_thread(broker.restart)
         assert dict(zip(members, codes, strict=True)) == dict.fromkeys(members, 0)
         for name, member in members.items():
-            assert is_calm(member), (name, member.said())
+            assert is_calm(member), (name, member.output())
 
 
 def is_calm(member: Member) -> bool:
     """True if its log has nothing that looks like a bug."""
-    return not any("Traceback" in text or '"critical"' in text for text in member.said())
+    return not any("Traceback" in text or '"critical"' in text for text in member.output())

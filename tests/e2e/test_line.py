@@ -45,15 +45,15 @@ async def test_publish_waits_until_its_leads_are_finished(kafka: Broker, namespa
                 rows.writerows([f"L{n}", f"w{n % 3}", f"p{n}@example.com"] for n in range(first, first + 300))
             return str(source)
 
-        code, said = await line.ask("publish", written("a.csv", 0), "--wait", "1", "--yes")
-        assert code == 3, said
-        waited = said["wait"]
+        code, report = await line.ask("publish", written("a.csv", 0), "--wait", "1", "--yes")
+        assert code == 3, report
+        waited = report["wait"]
         assert (waited["at_rest"], waited["under_way"], waited["no_event"]) == (0, 300, 300)
 
         line.start("worker")
-        code, said = await line.ask("publish", written("b.csv", 200), "--wait", "90", "--yes")
-        assert code == 0, said
-        waited = said["wait"]
+        code, report = await line.ask("publish", written("b.csv", 200), "--wait", "90", "--yes")
+        assert code == 0, report
+        waited = report["wait"]
         assert waited == {
             "at_rest": 300,
             "under_way": 0,
@@ -128,7 +128,7 @@ delay_s = 0.03
     async with Pipeline(kafka.bootstrap, namespace, 4, config=SOON, lane=UNBROKEN, script=FAULTS + slow) as line:
         poison = Record(line.settings.names.leads, b"w0", b"no lead", (), 0)
         leads = line.leads(3_000)
-        await line.publish(each for n in range(0, 3_000, 100) for each in (*leads[n : n + 100], poison))
+        await line.publish(lead for n in range(0, 3_000, 100) for lead in (*leads[n : n + 100], poison))
         worker, replay = line.start("worker"), line.start("replay")
         for killed_at in (400, 1_100, 1_800):
             await line.until(lambda: line.last()["accepted"] >= killed_at, 60, f"{killed_at} accepted")  # noqa: B023

@@ -80,19 +80,19 @@ class Loop(Fleet):
 
     def charged(self) -> Counter[str]:
         """Return the credits that Clay charged for each lead, less refunds."""
-        found: Counter[str] = Counter()
+        credits_: Counter[str] = Counter()
         for line in self.ledger():
             if line["kind"] in ("charge", "refund"):
-                found[line["lead_id"]] += line.get("credits", 0) * (1 if line["kind"] == "charge" else -1)
-        return found
+                credits_[line["lead_id"]] += line.get("credits", 0) * (1 if line["kind"] == "charge" else -1)
+        return credits_
 
     def booked(self) -> Counter[str]:
         """Return the credits that the events report for each lead."""
-        found: Counter[str] = Counter()
+        credits_: Counter[str] = Counter()
         for history in self.histories.values():
             for event in history:
-                found[event.lead_id] += event.credits or 0
-        return found
+                credits_[event.lead_id] += event.credits or 0
+        return credits_
 
     def ledger(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / "ledger.jsonl").read_bytes().splitlines()]
@@ -171,9 +171,9 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         assert acknowledged <= came, "what the gateway acknowledged outlived it"
         charged, booked = line.charged(), line.booked()
         assert {lead: charged[lead] for lead in answered} == {lead: booked[lead] for lead in answered}
-        found = {event.lead_id for event in ended.values() if event.status in ("enriched", "partial")}
-        assert found
-        await filled(line, redis_url, len(found))
+        enriched = {event.lead_id for event in ended.values() if event.status in ("enriched", "partial")}
+        assert enriched
+        await filled(line, redis_url, len(enriched))
         steps = Counter(event.status for history in line.histories.values() for event in history)
         assert steps["callback_duplicate"] >= 10, "those that came twice"
         late = [
@@ -222,8 +222,8 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         wasted = [request for request in line.requests() if request.at_ms > last_ms]
         assert len(wasted) <= burst + rate_per_s * (deadline_s + overdue / rate_per_s + 3)
         assert not [request for request in line.requests() if request.at_ms > reported.at_ms + 1_000]
-        said = await line.done("lanes", "--json")
-        assert '"no_callbacks"' in said
+        output = await line.done("lanes", "--json")
+        assert '"no_callbacks"' in output
 
         if cause == "auto-run":
             line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": True})

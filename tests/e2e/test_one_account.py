@@ -68,8 +68,8 @@ async def test_board_api_commands_and_an_own_count_agree(
             kinds = [MESSY[0]] * 8 + [MESSY[1], MESSY[2]]
             messy = "".join(f'"{kinds[n % 10].format(n)}",crm-{n}\n' for n in range(200))
             file.write_text(f"E-Mail Adresse (work),CRM-ID\n{messy}")
-            code, said = await line.run("publish", str(file), "--workspace", "w0", "--import-id", "march", "--yes")
-            assert (code, "200 rows: 180 published, 20 refused" in said) == (1, True), said
+            code, output = await line.run("publish", str(file), "--workspace", "w0", "--import-id", "march", "--yes")
+            assert (code, "200 rows: 180 published, 20 refused" in output) == (1, True), output
 
             line.control("POST", "/control/faults", [{"kind": "status_before", "status": 422, "workspace": "w1"}])
             line.control("POST", "/control/faults", [{"kind": "gone", "workspace": "w3"}])
@@ -101,7 +101,7 @@ async def test_board_api_commands_and_an_own_count_agree(
             assert f"{books['records']} records in, of {books['leads']} leads: each lead in one column" in page
             assert books["leads"] == sum(EXPECTED.values())
             _, imports = await line.ask("imports")
-            assert {each["import_id"]: each["published"] for each in imports["imports"]} == {
+            assert {publication["import_id"]: publication["published"] for publication in imports["imports"]} == {
                 "march": 180,
                 **dict(FILES.values()),
             }

@@ -62,31 +62,31 @@ def of_w0(line: Pipeline) -> list[str]:
 async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         await line.publish(line.leads(20))
-        code, said = await line.run("lanes", "pause", "w0", "--why", "no operator is here")
-        assert code == 3, said
-        queued = said.split("queued ")[1].split()[0]
-        code, said = await line.run("explain")
+        code, output = await line.run("lanes", "pause", "w0", "--why", "no operator is here")
+        assert code == 3, output
+        queued = output.split("queued ")[1].split()[0]
+        code, output = await line.run("explain")
         assert code == 1
-        assert "no worker runs" in said
-        assert "stream-app worker" in said
+        assert "no worker runs" in output
+        assert "stream-app worker" in output
         worker = line.start("worker")
         await line.until(lambda: line.last()["accepted"] >= 10, 40, "the other lane moves")
         assert (await answer(line, queued)).applied
         assert sendings(line, "w0") == []
-        code, said = await line.ask("explain", "--workspace", "w0")
-        assert code == 1, said
-        (finding,) = said["findings"]
+        code, output = await line.ask("explain", "--workspace", "w0")
+        assert code == 1, output
+        (finding,) = output["findings"]
         assert (finding["code"], finding["waiting"]) == ("paused", 10)
         assert "stream-app lanes resume w0" in finding["lifts"]
-        code, said = await line.ask("lanes", "resume", "w0", "--why", "go on", "--who", "jane")
-        assert code == 0, said
-        (resumed,) = said["answers"]
+        code, output = await line.ask("lanes", "resume", "w0", "--why", "go on", "--who", "jane")
+        assert code == 0, output
+        (resumed,) = output["answers"]
         assert (resumed["who"], resumed["applied"], resumed["lane"].get("holds", "")) == ("jane", True, "")
         await line.until_over(20, 30)
-        said = await line.done("lanes")
-        assert "running" in said
-        code, said = await line.run("lanes", "log")
-        assert "jane resume (go on)" in said
+        output = await line.done("lanes")
+        assert "running" in output
+        code, output = await line.run("lanes", "log")
+        assert "jane resume (go on)" in output
         await line.done("explain")
         assert await line.stop(worker) == 0
 
@@ -94,17 +94,17 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
 @pytest.mark.slow
 async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
-        code, said = await line.run("lanes", "pause", "unknown", "--why", "x")
-        assert (code, "there are: w0" in said) == (2, True), said
-        code, said = await line.run("lanes", "quota", "w0", "--webhook", "https://x/y", "--use", "--why", "x")
-        assert (code, "never its URL" in said) == (2, True), said
+        code, output = await line.run("lanes", "pause", "unknown", "--why", "x")
+        assert (code, "there are: w0" in output) == (2, True), output
+        code, output = await line.run("lanes", "quota", "w0", "--webhook", "https://x/y", "--use", "--why", "x")
+        assert (code, "never its URL" in output) == (2, True), output
         line.start("worker")
         await line.publish([command(line, "auto", "are you there")])
         await answer(line, "are you there")
-        code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "-5", "--why", "x")
-        assert (code, "NOT APPLIED" in said) == (1, True), said
-        code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "20", "--why", "x")
-        assert (code, "no limit -> 20" in said) == (0, True), said
+        code, output = await line.run("lanes", "budget", "w0", "--credits-per-day", "-5", "--why", "x")
+        assert (code, "NOT APPLIED" in output) == (1, True), output
+        code, output = await line.run("lanes", "budget", "w0", "--credits-per-day", "20", "--why", "x")
+        assert (code, "no limit -> 20" in output) == (0, True), output
         await line.publish(line.leads(2))
         await line.until(lambda: line.last() == {"accepted": 1, "held_budget": 1}, 30, "one has room")
         await line.done("lanes", "budget", "w0", "--credits-per-day", "40", "--why", "x")
@@ -126,9 +126,9 @@ async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
             if number % 2:
                 await answer(line, f"c{number}")  # else the next one is asked before a worker has come
         await answer(line, "c7")
-        found = await answers(line)
-        assert sorted(found) == [f"c{number}" for number in range(8)]
-        last = max(found.values(), key=lambda each: each.at_ms)
+        by_id = await answers(line)
+        assert sorted(by_id) == [f"c{number}" for number in range(8)]
+        last = max(by_id.values(), key=lambda answered: answered.at_ms)
         assert last.lane is not None
         assert last.lane.meters["credits_month"].elsewhere == 11_111_111
         assert await line.stop(worker) == 0
@@ -138,8 +138,8 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
     kafka: Broker, namespace: str
 ) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
-        code, said = await line.run("suppress", "add", "person3@example.com", "--why", "objected")
-        assert (code, said.count("queued c-")) == (3, 1), said
+        code, output = await line.run("suppress", "add", "person3@example.com", "--why", "objected")
+        assert (code, output.count("queued c-")) == (3, 1), output
         await line.publish(line.leads(10))
         await line.publish([command(line, "pause", "c1")])
         await line.publish([line.lead(number, "w0", import_id="march.csv") for number in range(10, 30)])
@@ -154,13 +154,13 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         cancelled = dict.fromkeys(["lead-0", *(f"lead-{number}" for number in range(10, 30))], "cancelled")
         assert suppressed == {"lead-3": "suppressed", **cancelled}
         assert line.summary()["leads"].keys() == ended.keys() - suppressed.keys()
-        code, said = await line.run("suppress", "list", "person3@example.com", "person4@example.com")
-        assert (code, "1 person is on the suppression list" in said) == (1, True), said
-        assert "person3" not in said
-        assert "some partition has no worker" not in said
+        code, output = await line.run("suppress", "list", "person3@example.com", "person4@example.com")
+        assert (code, "1 person is on the suppression list" in output) == (1, True), output
+        assert "person3" not in output
+        assert "some partition has no worker" not in output
         await line.done("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
-        code, said = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
-        assert (code, "0 people are off the suppression list; 1 person was not on it" in said) == (1, True), said
+        code, output = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
+        assert (code, "0 people are off the suppression list; 1 person was not on it" in output) == (1, True), output
         await line.publish([line.lead(3, "w1")])
         await line.until(lambda: "lead-3" in line.summary()["leads"], 20, "it may be sent now")
         await line.until_over(32, 20)
@@ -181,8 +181,8 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         assert (await answer(line, "c1")).applied
         await line.publish(line.leads(4))
         await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the pool is used up")
-        code, said = await line.ask("explain", "--workspace", "w0")
-        assert said["findings"][0]["code"] == "no_webhook", said
+        code, report = await line.ask("explain", "--workspace", "w0")
+        assert report["findings"][0]["code"] == "no_webhook", report
         (tmp_path / "SECOND").write_text(url.replace("--crm", "--second"))
         (tmp_path / "OTHER").write_text(url.replace("w0--crm", "new--crm"))
         path = next(line.directory.glob("worker-*.toml"))
@@ -190,9 +190,9 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         path.write_text(path.read_text().replace('["WEBHOOK_0"]', '["WEBHOOK_0", "SECOND"]') + new)
         path = next(line.directory.glob("replay-*.toml"))
         path.write_text(path.read_text() + new)
-        code, said = await line.run("lanes", "reload", "--why", "a second webhook")
-        assert (code, "adopted: " in said) == (0, True), said
-        assert "destination w0-crm with 2 webhooks" in said
+        code, report = await line.run("lanes", "reload", "--why", "a second webhook")
+        assert (code, "adopted: " in report) == (0, True), report
+        assert "destination w0-crm with 2 webhooks" in report
         adopted = '"workspaces": 2, "destinations": 2'
         await line.until(lambda: adopted in line.logs[replay.pid].read_text(), 20, "replay has adopted it by itself")
         await line.until_over(4, 20)
@@ -202,7 +202,7 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         await line.publish([msgspec.structs.replace(lead, value=value)])
         await line.until_over(5, 20)
         assert line.last() == {"accepted": 5}
-        assert [await line.stop(each) for each in (worker, replay)] == [0, 0]
+        assert [await line.stop(process) for process in (worker, replay)] == [0, 0]
         assert url not in "".join(log.read_text(errors="replace") for log in line.logs.values())
 
 
@@ -231,38 +231,38 @@ allowed_hosts = ["127.0.0.1"]
         append("stream_app.toml")
         append("worker-*.toml")
         began = time.monotonic()
-        code, said = await line.run("lanes", "reload", "--why", "a new table")
+        code, report = await line.run("lanes", "reload", "--why", "a new table")
         assert time.monotonic() - began < 40 * slowness(), "replay is absent, and the wait is bounded"
-        assert code == 1, said
-        assert "all: adopted: workspace new (new), destination new (new)" in said
-        assert "no replay process has answered for 2 of 2 partitions within 5 s" in said
-        assert "new: a gateway lacks TABLE" in said
+        assert code == 1, report
+        assert "all: adopted: workspace new (new), destination new (new)" in report
+        assert "no replay process has answered for 2 of 2 partitions within 5 s" in report
+        assert "new: a gateway lacks TABLE" in report
 
         replays = [line.start("replay"), line.start("replay")]
         await line.ready(*replays)
         append("replay-*.toml")
         append("gateway-*.toml")
         for _ in range(10):  # on a busy machine 5 s may not be enough for the processes that have just started
-            code, said = await line.run("lanes", "reload", "--why", "the gateway has it")
+            code, report = await line.run("lanes", "reload", "--why", "the gateway has it")
             if code == 0:
                 break
-        assert code == 0, said
-        assert "replay: " in said
-        assert "new: 8 answers at http://127.0.0.1" in said
-        assert "accept TABLE" in said
-        assert not [word for word in ("lacks", "no replay process", "NOT APPLIED") if word in said], said
+        assert code == 0, report
+        assert "replay: " in report
+        assert "new: 8 answers at http://127.0.0.1" in report
+        assert "accept TABLE" in report
+        assert not [word for word in ("lacks", "no replay process", "NOT APPLIED") if word in report], report
 
         append("replay-*.toml", "[no_such_table]\n")
-        code, said = await line.ask("lanes", "reload", "--why", "a typing error")
-        assert code == 1, said
-        answers = sorted(said["answers"], key=lambda each: (each["kind"], each["partition"]))
-        assert [(each["kind"], each["applied"], each["partition"]) for each in answers] == [
+        code, report = await line.ask("lanes", "reload", "--why", "a typing error")
+        assert code == 1, report
+        answers = sorted(report["answers"], key=lambda row: (row["kind"], row["partition"]))
+        assert [(row["kind"], row["applied"], row["partition"]) for row in answers] == [
             ("reload", True, 0),
             ("reload", True, 1),
             ("replay reload", False, 0),
             ("replay reload", False, 1),
         ]
         assert "no_such_table" in answers[2]["text"]
-        code, said = await line.run("lanes", "log")
-        assert " replay reload (a typing error)  replay: NOT APPLIED, the configuration is invalid" in said
-        assert [await line.stop(each) for each in (*running, *replays)] == [0, 0, 0, 0]
+        code, report = await line.run("lanes", "log")
+        assert " replay reload (a typing error)  replay: NOT APPLIED, the configuration is invalid" in report
+        assert [await line.stop(process) for process in (*running, *replays)] == [0, 0, 0, 0]

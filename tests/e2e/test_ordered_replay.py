@@ -61,14 +61,14 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         done = await state(line, "done")
         assert (done["sent"], done["total"], done["why"]) == (leads, leads, "Clay is back")
         code, listed = await line.ask("replay", "list")
-        assert (code, [each["state"] for each in listed["replays"]]) == (0, ["done"])
+        assert (code, [progress["state"] for progress in listed["replays"]]) == (0, ["done"])
 
         places = Counter(
             dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
         )
         assert sorted(places.values()) == [1] * leads, "each dead letter went back once"
-        code, said = await line.run("lanes", "log")
-        assert (code, "Clay is back" in said, "a look first" in said) == (0, True, True), "the audit has both"
+        code, output = await line.run("lanes", "log")
+        assert (code, "Clay is back" in output, "a look first" in output) == (0, True, True), "the audit has both"
         line.check_histories()
         assert set(line.summary()["leads"].values()) == {1}
         assert await line.stop(replay) == 0
@@ -78,26 +78,26 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
 
 async def state(line: Pipeline, wanted: str = "") -> Any:
     """Return the only replay, once it is in this state."""
-    found: dict[str, Any] = {"sent": 0, "state": ""}
+    progress: dict[str, Any] = {"sent": 0, "state": ""}
 
     async def missing() -> bool:
-        nonlocal found
+        nonlocal progress
         for replay in (await ordered_replays(line.settings)).replays.values():
-            found = msgspec.structs.asdict(replay)
-        return bool(wanted) and found["state"] != wanted
+            progress = msgspec.structs.asdict(replay)
+        return bool(wanted) and progress["state"] != wanted
 
     await eventually(missing, 60)
-    return found
+    return progress
 
 
 async def sent(line: Pipeline, least: int) -> Any:
     """Wait until so many were sent back, or all, and return the replay."""
-    found: Any = None
+    progress: Any = None
 
     async def too_few() -> bool:
-        nonlocal found
-        found = await state(line)
-        return bool(found["state"] != "done" and found["sent"] < least)
+        nonlocal progress
+        progress = await state(line)
+        return bool(progress["state"] != "done" and progress["sent"] < least)
 
     await eventually(too_few, 90)
-    return found
+    return progress

@@ -62,7 +62,7 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka:
             for member in frozen.values():
                 member.thaw()
             ends = dict(
-                zip(frozen, await asyncio.gather(*(_end_of(each, 20) for each in frozen.values())), strict=True)
+                zip(frozen, await asyncio.gather(*(_end_of(owner, 20) for owner in frozen.values())), strict=True)
             )
         assert successor.alive
         await line.until_rest(load.count, 40)
@@ -95,7 +95,7 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
             code = await _end_of(alone, 10)
             if code is None:
                 await line.spread(line.members, 20)
-            assert other.alive, other.said()[-3:]
+            assert other.alive, other.output()[-3:]
         await line.until_rest(load.count, 40)
         _check_words(how, alone, code)
         assert await line.stop(other.process) == 0
@@ -169,11 +169,11 @@ async def _end_of(member: Member, within_s: float) -> int | None:
 def _check_words(station: str, member: Member, code: int | None) -> None:
     """A fenced worker reports it in one line and exits with a code other than 0."""
     words = member.last_words()
-    assert not any("Traceback" in line for line in member.said()), (station, member.said())
+    assert not any("Traceback" in line for line in member.output()), (station, member.output())
     if code is None:
         assert not words, (station, words)
         return
-    assert code == 1, (station, code, member.said()[-5:])
+    assert code == 1, (station, code, member.output()[-5:])
     assert len(words) == 1, (station, words)
     assert "later owner" in words[0], (station, words)
 

@@ -40,11 +40,11 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
                 owners = await line.spread(team, 30)
                 left_ms = now_ms()
                 moving = asyncio.create_task(_moved(line, owners, leaving, left_ms, 10))
-                assert await line.stop(leaving.process) == 0, leaving.said()[-3:]
+                assert await line.stop(leaving.process) == 0, leaving.output()[-3:]
                 assert await moving < (5 + LONGEST_REQUEST_S) * slowness()
                 team[number] = line.join()
         await line.until_rest(load.count, 40)
-        assert not any("Traceback" in text for member in line.members for text in member.said())
+        assert not any("Traceback" in text for member in line.members for text in member.output())
         parked = line.last()["parked"]
         assert parked <= 200, "only the one that was killed left leads uncertain"
 
@@ -83,7 +83,7 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker,
             assert request["w2"] < 10_000 * slowness()
             for member in (first, second, third):
                 began = time.monotonic()
-                assert await line.stop(member.process) == 0, member.said()[-3:]
+                assert await line.stop(member.process) == 0, member.output()[-3:]
                 assert time.monotonic() - began < (10 + LONGEST_REQUEST_S) * slowness()
             line.control("DELETE", "/control/faults")
         assert not line.posted_again()

@@ -38,13 +38,15 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         # What parked leads would cost, and sending some of them back: each once, whatever is run again.
         code, plan = await line.ask("replay", "plan", "--from", "parked", "--status", "503")
         assert (code, plan["dead_letters"], plan["go"], plan["causes"]) == (0, 30, 30, {"http_503": 30})
-        assert [(each["leads"], each["credits"], each["credits_left"]) for each in plan["prices"]] == [(30, 180, None)]
+        assert [(price["leads"], price["credits"], price["credits_left"]) for price in plan["prices"]] == [
+            (30, 180, None)
+        ]
         code, plan = await line.ask("replay", "plan", "--reason", "http_503")
         assert (code, plan["fates"]) == (1, {"later_dead_letter": 60}), "their last word is in leads.parked"
-        code, said = await line.run("replay", "plan", "--destination", "nowhere")
-        assert (code, "there is no destination nowhere" in said) == (2, True)
-        code, said = await line.run("replay", "redrive", "--limit", "10")
-        assert (code, "--yes" in said) == (2, True)
+        code, output = await line.run("replay", "plan", "--destination", "nowhere")
+        assert (code, "there is no destination nowhere" in output) == (2, True)
+        code, output = await line.run("replay", "redrive", "--limit", "10")
+        assert (code, "--yes" in output) == (2, True)
 
         line.control("DELETE", "/control/faults")
         code, answer = await line.ask("replay", "redrive", "--limit", "10", "--yes")
@@ -95,21 +97,21 @@ async def rewound(line: Pipeline) -> None:
 async def look_at_the_poison(line: Pipeline) -> None:
     """Count, show and export: what it is, and personal data only on request."""
     code, counted = await line.ask("dlq")
-    causes = {(each["kind"], each["reason"]): each["count"] for each in counted["causes"]}
+    causes = {(cause["kind"], cause["reason"]): cause["count"] for cause in counted["causes"]}
     assert (code, causes) == (0, {("failed", "http_503"): 60, ("poison", "invalid_lead"): 2})
     code, counted = await line.ask("dlq", "--from", "parked")
     assert counted["dead_letters"] == 30
     file = line.directory / "dead-letters.jsonl"
     code, answer = await line.ask("dlq", "export", str(file), "--disposition", "poison")
     assert (code, answer["dead_letters"], file.stat().st_mode & 0o777) == (0, 2, 0o600)
-    exported = [json.loads(each) for each in file.read_text().splitlines()]
+    exported = [json.loads(text) for text in file.read_text().splitlines()]
     assert exported[1]["lead"]["field"] == {"email": "2@example.com"}
     code, shown = await line.ask("dlq", "show", exported[1]["record_id"])
     assert [event["status"] for event in shown["history"]] == ["rejected_invalid"]
     assert shown["headers"]["stream-app-origin"].startswith(f"{line.settings.names.leads}/")
     assert "@example.com" not in json.dumps(shown)
-    code, said = await line.run("dlq", "show", exported[1]["record_id"], "--value")
-    assert (code, "2@example.com" in said) == (0, True)
+    code, output = await line.run("dlq", "show", exported[1]["record_id"], "--value")
+    assert (code, "2@example.com" in output) == (0, True)
     assert (await line.run("dlq", "show", "nowhere/0/1"))[0] == 2
 
     # Corrected by hand: one that is no lead is refused with its line, one that is becomes a new lead.

@@ -48,12 +48,12 @@ def person(email: str) -> str:
 def result(line: Pipeline, lead_id: str, version: int = 1, *, workspace: str = "w0", **more: Any) -> Record:
     fields: dict[str, Scalar] = more.pop("fields", {"Title": f"of {lead_id}", "E-Mail": "x"})
     values: dict[str, Any] = {"source": "clay", "at_ms": AT_MS, "age_s": 0, **more}
-    found = Result(
+    stored = Result(
         lead_id=lead_id, workspace=workspace, destination=f"{workspace}-crm", version=version, fields=fields, **values
     )
     key = f"{workspace}/{workspace}-crm/{lead_id}".encode()
     home = line.settings.home(workspace)
-    return Record(line.settings.names.enriched, key, msgspec.json.encode(found), (), home)
+    return Record(line.settings.names.enriched, key, msgspec.json.encode(stored), (), home)
 
 
 def gone(record: Record) -> Record:
@@ -85,9 +85,9 @@ async def test_the_last_result_of_each_lead(kafka: Broker, namespace: str) -> No
         await line.publish([newer, gone(result(line, "crm-2")), result(line, "other", workspace="w1")])
         done, text = await exported(line)
         assert (done.results, done.lines, done.unreadable) == (3, 3, 1)
-        found = {row["lead_id"]: row for row in rows(text)}
-        assert sorted(found) == ["crm-1", "crm-3", "other"]
-        assert {name: found["crm-1"][name] for name in ("Title", "Extra", "version", "source", "E-Mail")} == {
+        by_lead = {row["lead_id"]: row for row in rows(text)}
+        assert sorted(by_lead) == ["crm-1", "crm-3", "other"]
+        assert {name: by_lead["crm-1"][name] for name in ("Title", "Extra", "version", "source", "E-Mail")} == {
             "Title": "newer",
             "Extra": "1",
             "version": "2",
@@ -101,7 +101,7 @@ async def test_the_last_result_of_each_lead(kafka: Broker, namespace: str) -> No
             (ResultFilter(since_ms=AT_MS + 1), ["crm-1"]),
         ):
             _, text = await exported(line, wanted, "jsonl")
-            assert sorted(json.loads(each)["lead_id"] for each in text.splitlines()) == ids
+            assert sorted(json.loads(row)["lead_id"] for row in text.splitlines()) == ids
 
 
 async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: str, tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
             none, _ = await exported(line, ResultFilter(since_ms=AT_MS + 1), join=join)
         assert (done.lines, done.results, done.broken_count, done.broken) == (6, 3, 2, [7, 9])
         assert of_board.getvalue() == text, "the download on the page of the import is the same"
-        found = rows(text)
-        assert list(found[0])[:5] == ["E-Mail", "First Name", "Note", "lead_id", "result_lead_id"]
-        assert "result_E-Mail" in found[0]
-        assert "A column that no row has" not in found[0]
-        assert [(row["First Name"], row["result_lead_id"][:6], row["Title"]) for row in found] == [
+        joined = rows(text)
+        assert list(joined[0])[:5] == ["E-Mail", "First Name", "Note", "lead_id", "result_lead_id"]
+        assert "result_E-Mail" in joined[0]
+        assert "A column that no row has" not in joined[0]
+        assert [(row["First Name"], row["result_lead_id"][:6], row["Title"]) for row in joined] == [
             ("Ada", "crm-1", "of crm-1"),
             ("Bob", f"p-{person('bob@example.com')}"[:6], "by mail"),
             ("Carl", "crm-3a", "by person"),
@@ -142,8 +142,8 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
             ("Noname", "", ""),
             ("Fr\ufffdnk", "", ""),
         ]
-        assert found[0]["Note"] == "by her; id"
-        assert found[1]["E-Mail"] == "BOB@Example.com", "as it stands in the file"
+        assert joined[0]["Note"] == "by her; id"
+        assert joined[1]["E-Mail"] == "BOB@Example.com", "as it stands in the file"
         first = json.loads(lines.splitlines()[0])
         assert (first["row"]["First Name"], first["result"]["fields"]["Title"]) == ("Ada", "of crm-1")
         assert json.loads(lines.splitlines()[3])["result"] is None
@@ -155,30 +155,30 @@ async def test_at_the_command_line(kafka: Broker, namespace: str, tmp_path: Path
         out, leads = tmp_path / "out.csv", tmp_path / "leads.csv"
         await asyncio.to_thread(leads.write_bytes, INPUT)
         await asyncio.to_thread(out.write_text, "of yesterday")
-        code, said = await line.run("results", "--map", "email=E-Mail")
-        assert (code, "--map needs --join" in said) == (2, True), said
-        code, said = await line.run("results", "--join", str(leads), "-o", str(leads))
-        assert (code, "pass another name to -o" in said) == (2, True)
-        code, said = await line.run("results", "--join", str(leads), "--map", "email=Mail", "-o", str(out))
-        assert (code, "no such column" in said) == (2, True)
+        code, output = await line.run("results", "--map", "email=E-Mail")
+        assert (code, "--map needs --join" in output) == (2, True), output
+        code, output = await line.run("results", "--join", str(leads), "-o", str(leads))
+        assert (code, "pass another name to -o" in output) == (2, True)
+        code, output = await line.run("results", "--join", str(leads), "--map", "email=Mail", "-o", str(out))
+        assert (code, "no such column" in output) == (2, True)
         assert await asyncio.to_thread(out.read_text) == "of yesterday"
         await line.publish([result(line, "crm-1")])
-        said = await line.done("results", "--join", str(leads), "--map", "email=E-Mail", "-o", str(out))
-        assert "1 result of 6 rows" in said
-        assert "2 rows cannot be read and were left out, at the lines 7, 9" in said
+        output = await line.done("results", "--join", str(leads), "--map", "email=E-Mail", "-o", str(out))
+        assert "1 result of 6 rows" in output
+        assert "2 rows cannot be read and were left out, at the lines 7, 9" in output
         assert "of crm-1" in await asyncio.to_thread(out.read_text)
         assert out.stat().st_mode & 0o077 == 0
         assert sorted(os.listdir(tmp_path)) == ["leads.csv", "out.csv"]
-        code, said = await line.ask("results", "--since", "2099-01-01", "-o", str(out))
-        assert (code, said["results"]) == (1, 0)
-        code, said = await line.ask("results")
-        assert (code, "--format jsonl" in said["error"][0]) == (2, True)
+        code, output = await line.ask("results", "--since", "2099-01-01", "-o", str(out))
+        assert (code, output["results"]) == (1, 0)
+        code, output = await line.ask("results")
+        assert (code, "--format jsonl" in output["error"][0]) == (2, True)
         lines = tmp_path / "out.jsonl"
-        code, said = await line.ask("results", "-o", str(lines))
-        assert (code, said["file"]) == (0, str(lines))
+        code, output = await line.ask("results", "-o", str(lines))
+        assert (code, output["file"]) == (0, str(lines))
         assert json.loads(await asyncio.to_thread(lines.read_text))["lead_id"] == "crm-1", "by its name, as `publish`"
-        code, said = await line.run("results", "--format", "jsonl")
-        assert (code, json.loads(said.splitlines()[0])["lead_id"]) == (0, "crm-1")
+        code, output = await line.run("results", "--format", "jsonl")
+        assert (code, json.loads(output.splitlines()[0])["lead_id"]) == (0, "crm-1")
 
 
 def _file(path: Path, content: bytes = INPUT) -> Any:

@@ -46,7 +46,9 @@ PROGRAMS: Final = tuple(rights_of(TopicNames(), TIERS_S))
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     try:
-        with secure_kafka(tmp_path_factory.mktemp("pem"), {user_of(each): PASSWORD for each in PROGRAMS}) as kafka:
+        with secure_kafka(
+            tmp_path_factory.mktemp("pem"), {user_of(program): PASSWORD for program in PROGRAMS}
+        ) as kafka:
             yield kafka
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
@@ -67,42 +69,42 @@ def tls(authority: Path, certificate: Path | None = None) -> ssl.SSLContext:
     return context
 
 
-async def said(kafka: SecureKafka, listener: str, protocol: str, **security: Any) -> str:
+async def refusal_of(kafka: SecureKafka, listener: str, protocol: str, **security: Any) -> str:
     """Return the error for a client with these settings. Empty if Kafka accepts it."""
     host, _, port = kafka.addresses[listener].rpartition(":")
-    found = await diagnose({"security_protocol": protocol, **security}, [(host, int(port))])
-    if found is None:
+    refusal = await diagnose({"security_protocol": protocol, **security}, [(host, int(port))])
+    if refusal is None:
         return ""
-    assert found.refused
-    assert PASSWORD not in found.text
-    return found.text.removeprefix(f"Kafka at {host}:{port} ")
+    assert refusal.refused
+    assert PASSWORD not in refusal.text
+    return refusal.text.removeprefix(f"Kafka at {host}:{port} ")
 
 
 async def test_each_kind_of_refusal_has_its_own_text(secure: SecureKafka) -> None:
     ours, others = tls(secure.ca_pem), tls(secure.other_ca_pem)
-    assert await said(secure, "PLAINTEXT", "PLAINTEXT") == ""
-    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram()) == ""
-    assert await said(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **scram()) == ""
-    assert await said(secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.client_pem)) == ""
+    assert await refusal_of(secure, "PLAINTEXT", "PLAINTEXT") == ""
+    assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram()) == ""
+    assert await refusal_of(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **scram()) == ""
+    assert await refusal_of(secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.client_pem)) == ""
 
     wrong = scram(plain_password="wrong")
-    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **wrong) == (
+    assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **wrong) == (
         "refuses the user worker (SCRAM-SHA-512): check kafka.security.username, and the secret that "
         "kafka.security.password_env names"
     )
     unknown = scram(plain_username="mallory")
-    assert "refuses the user mallory" in await said(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **unknown)
-    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram(mechanism="PLAIN")) == (
+    assert "refuses the user mallory" in await refusal_of(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **unknown)
+    assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram(mechanism="PLAIN")) == (
         "has not enabled the mechanism PLAIN: set kafka.security.mechanism to SCRAM-SHA-512"
     )
-    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=others, **scram()) == (
+    assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=others, **scram()) == (
         "has a certificate that is not trusted (unable to get local issuer certificate): set kafka.security.ca_file to "
         "the authority that signed it"
     )
-    assert await said(secure, "SSL", "SSL", ssl_context=ours) == (
+    assert await refusal_of(secure, "SSL", "SSL", ssl_context=ours) == (
         "wants a client certificate: set kafka.security.cert_file and key_file"
     )
-    assert "refuses our client certificate (" in await said(
+    assert "refuses our client certificate (" in await refusal_of(
         secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.stranger_pem)
     )
 
@@ -124,22 +126,26 @@ async def test_a_stranger_may_not_write_to_topics_whose_records_are_obeyed(secur
 async def test_a_wrong_protocol_is_reported_with_the_right_one(secure: SecureKafka) -> None:
     ours = tls(secure.ca_pem)
     for listener in ("SASL_SSL", "SSL"):
-        assert "speaks TLS: set kafka.security.protocol to SSL or SASL_SSL" in await said(secure, listener, "PLAINTEXT")
-    assert "set kafka.security.protocol to SASL_SSL" in await said(secure, "SASL_SSL", "SASL_PLAINTEXT", **scram())
-    assert 'speaks no TLS: set kafka.security.protocol = "PLAINTEXT"' in await said(
+        assert "speaks TLS: set kafka.security.protocol to SSL or SASL_SSL" in await refusal_of(
+            secure, listener, "PLAINTEXT"
+        )
+    assert "set kafka.security.protocol to SASL_SSL" in await refusal_of(
+        secure, "SASL_SSL", "SASL_PLAINTEXT", **scram()
+    )
+    assert 'speaks no TLS: set kafka.security.protocol = "PLAINTEXT"' in await refusal_of(
         secure, "PLAINTEXT", "SSL", ssl_context=ours
     )
-    assert 'speaks no TLS: set kafka.security.protocol = "SASL_PLAINTEXT"' in await said(
+    assert 'speaks no TLS: set kafka.security.protocol = "SASL_PLAINTEXT"' in await refusal_of(
         secure, "SASL_PLAINTEXT", "SASL_SSL", ssl_context=ours, **scram()
     )
-    assert 'asks for no user: set kafka.security.protocol = "PLAINTEXT"' in await said(
+    assert 'asks for no user: set kafka.security.protocol = "PLAINTEXT"' in await refusal_of(
         secure, "PLAINTEXT", "SASL_PLAINTEXT", **scram()
     )
     for listener, protocol, context in (
         ("SASL_PLAINTEXT", "PLAINTEXT", {}),
         ("SASL_SSL", "SSL", {"ssl_context": ours}),
     ):
-        assert await said(secure, listener, protocol, **context) == (
+        assert await refusal_of(secure, listener, protocol, **context) == (
             f'asks for a user: set kafka.security.protocol = "{listener}", username, password_env and mechanism '
             "(SCRAM-SHA-512)"
         )
@@ -148,9 +154,9 @@ async def test_a_wrong_protocol_is_reported_with_the_right_one(secure: SecureKaf
 async def test_a_certificate_for_another_name_is_reported(secure: SecureKafka) -> None:
     port = int(secure.addresses["SASL_SSL"].rpartition(":")[2])
     security = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram()}
-    found = await diagnose(security, [("localhost", port)])
-    assert found is not None
-    assert found.text.startswith(f"Kafka at localhost:{port} has a certificate for another name than localhost (")
+    refusal = await diagnose(security, [("localhost", port)])
+    assert refusal is not None
+    assert refusal.text.startswith(f"Kafka at localhost:{port} has a certificate for another name than localhost (")
 
 
 CONFIG: Final = """
@@ -243,8 +249,8 @@ def test_missing_rights_are_named(
     config.write_text(text.replace("[kafka]", f'[kafka]\nnamespace = "{namespace}"'))
     assert main(on_its_own(typed(program, tmp_path, namespace), config)) == 6
     why = f"`stream-app {program}` needs it; docs/kafka-rights.md has all its rights"
-    said = [f"Kafka does not allow us {each.format(namespace)}: {why}" for each in lines]
-    assert capsys.readouterr().err.splitlines() == said
+    expected = [f"Kafka does not allow us {line.format(namespace)}: {why}" for line in lines]
+    assert capsys.readouterr().err.splitlines() == expected
 
 
 def test_a_client_is_known_by_its_certificate(
@@ -330,7 +336,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
     rights = rights_of(TopicNames(namespace), TIERS_S)
     async with Secured(secure, namespace, "[delivery]\nmax_attempts = 1\n") as line:
         programs = ("gateway", "board", OPERATORS, "worker", "replay")
-        await grant(secure, {user_of(each): rights[each].acls for each in programs})
+        await grant(secure, {user_of(program): rights[program].acls for program in programs})
         less = line.process("board", operators=True)
         assert await asyncio.to_thread(less.wait, 60) == 6
         for topic in ("leads.commands", "leads, ", "stream-app-replay-state"):

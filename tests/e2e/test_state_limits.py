@@ -65,8 +65,8 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
         for key, value, says in BAD_ROWS:
             await line.publish([Record(state, key, value, (), 0)])
             stopped = line.join()
-            assert await stopped.ended(40) == 1, stopped.said()
-            assert len(stopped.last_words()) == 1, stopped.said()
+            assert await stopped.ended(40) == 1, stopped.output()
+            assert len(stopped.last_words()) == 1, stopped.output()
             assert says in stopped.last_words()[0]
             assert (namespace + "leads", 0) not in await committed(kafka.bootstrap, line.settings.names.worker_app)
             await line.publish([Record(state, key, None, (), 0)])
@@ -192,8 +192,8 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Brok
     [
         ("worker", "owner.PartitionOwner.serve", "are not consumed"),
         *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
                 ("worker", "owner.LeadPipeline.process", "does not end"),
                 ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
                 ("worker", "safe_app.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),

@@ -125,11 +125,11 @@ class Interruptions:
 
 @asynccontextmanager
 async def stranded(
-    broker: LocalKafka, namespace: str, directory: Path, each: int
+    broker: LocalKafka, namespace: str, directory: Path, per_ending: int
 ) -> AsyncIterator[dict[Ending, list[Partition]]]:
     """Make this many partitions of each ending. "open": the owner is gone, and nothing was decided."""
     state, events = f"{namespace}state", f"{namespace}events"
-    endings = [ending for ending in ENDINGS for _ in range(each)]
+    endings = [ending for ending in ENDINGS for _ in range(per_ending)]
     async with to_lose(broker, directory, state, events, partitions=len(endings)) as second:
         partitions = [Partition(broker, state, events, *numbered) for numbered in enumerate(endings)]
         producers = list(await asyncio.gather(*map(begun, partitions)))
@@ -141,7 +141,7 @@ async def stranded(
                 await producer.abort_transaction()
             await end_producer(producer, None, 1)
         await asyncio.to_thread(second.restart)
-        yield {ending: [each for each in partitions if each.ending == ending] for ending in ENDINGS}
+        yield {ending: [place for place in partitions if place.ending == ending] for ending in ENDINGS}
 
 
 async def begun(partition: Partition) -> AIOKafkaProducer:

@@ -41,8 +41,8 @@ async def test_a_damaged_batch_stops_only_its_partition_until_it_is_skipped(name
         damage(kafka, topic, partition, b"person3@example.com")
         place = f"{topic}/{partition}/3"
         says = f"{topic}/{partition} cannot be read at offset 3: its checksum does not match"
-        code, said = await line.run("skip", place, "--yes")
-        assert (code, "the record at offset 0 can be read, and is not finished" in said) == (1, True), said
+        code, output = await line.run("skip", place, "--yes")
+        assert (code, "the record at offset 0 can be read, and is not finished" in output) == (1, True), output
 
         worker = line.start("worker")
         await line.until_over(9, 40)
@@ -52,25 +52,25 @@ async def test_a_damaged_batch_stops_only_its_partition_until_it_is_skipped(name
         assert says in line.logs[worker.pid].read_text()
 
         async def missing() -> str:
-            code, said = await line.run("explain", "--workspace", "w0")
-            return "" if (code, f"w0: HELD, {says}" in said) == (1, True) else said
+            code, output = await line.run("explain", "--workspace", "w0")
+            return "" if (code, f"w0: HELD, {says}" in output) == (1, True) else output
 
         await eventually(missing, 20)  # `explain` looks at the record behind the committed offset
         await line.stop(worker)
 
-        code, said = await line.ask("books")
-        books = said
+        code, output = await line.ask("books")
+        books = output
         assert (code, books["records"], books["columns"]["waiting"]["records"]) == (1, 12, 2)
         assert [(problem["where"], "cannot be read" in problem["what"]) for problem in books["problems"]] == [
             (place, True)
         ]
         for wrong, why in ((f"{topic}/{partition}/4", says), (f"{topic}/{other}/3", "can be read")):
-            code, said = await line.run("skip", wrong, "--yes")
-            assert (code, why in said) == (1, True), said
-        code, said = await line.run("skip", place)
-        assert (code, "--yes" in said) == (2, True)
-        code, said = await line.run("skip", place, "--yes")
-        assert (code, said) == (0, f"skipped {topic}/{partition}, offsets 3 to 3; the next start continues at 4\n")
+            code, output = await line.run("skip", wrong, "--yes")
+            assert (code, why in output) == (1, True), output
+        code, output = await line.run("skip", place)
+        assert (code, "--yes" in output) == (2, True)
+        code, output = await line.run("skip", place, "--yes")
+        assert (code, output) == (0, f"skipped {topic}/{partition}, offsets 3 to 3; the next start continues at 4\n")
 
         worker = line.start("worker")
         await line.until_over(12, 40)

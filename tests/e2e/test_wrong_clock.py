@@ -32,6 +32,6 @@ async def test_records_refused_for_their_timestamp_are_explained(kafka: Broker, 
         await line.until(lambda: any(cause in text for text in clock_errors(worker)), 60, "the clock is named")
 
         def explained() -> bool:
-            return any("InvalidTimestampError" in text and cause in text for text in worker.said())
+            return any("InvalidTimestampError" in text and cause in text for text in worker.output())
 
         await line.until(explained, 60, "the refusal is explained")

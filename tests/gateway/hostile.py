@@ -153,9 +153,9 @@ class Target:
         try:
             yield running
         finally:
-            for each in running:
-                each.kill()
-                each.wait(10)
+            for process in running:
+                process.kill()
+                process.wait(10)
 
 
 async def attacked(target: Target, name: str, names: list[str], args: argparse.Namespace) -> Figures:
@@ -176,8 +176,8 @@ async def attacked(target: Target, name: str, names: list[str], args: argparse.N
                 figures.bad.append(answer)
         after, took_s = target.ran_and_waited_s(), time.monotonic() - began
         figures.cpu, figures.held_up = ((after[n] - before[n]) / took_s for n in range(2))
-        for each in running:
-            out, _ = await asyncio.to_thread(each.communicate, timeout=60)
+        for process in running:
+            out, _ = await asyncio.to_thread(process.communicate, timeout=60)
             done = json.loads(out)
             figures.sent_mb += done["sent_bytes"] / 1e6
             figures.connections += done["connections"]
@@ -216,12 +216,12 @@ class Siege:
     def held(self) -> bool:
         """True if no goal was missed."""
         ended = self.exit_code == 0 and self.ended_s <= ENDS_WITHIN_S and "raceback" not in self.log
-        return ended and not self.lost and not any(each.faults for each in self.figures)
+        return ended and not self.lost and not any(figure.faults for figure in self.figures)
 
 
 async def siege(args: argparse.Namespace) -> Siege:
     """Run the attacks."""
-    children, kafka, found = ChildProcesses("hostile"), LocalKafka(), []
+    children, kafka, figures = ChildProcesses("hostile"), LocalKafka(), []
     try:
         await asyncio.to_thread(kafka.start)
         settings = _settings(children, kafka.bootstrap)
@@ -232,7 +232,7 @@ async def siege(args: argparse.Namespace) -> Siege:
             await asyncio.sleep(2)
             for name in ["none", *(args.only or [*ATTACKS, "all"])]:
                 names = {"none": [], "all": list(ATTACKS)}.get(name, [name])
-                found.append(await attacked(target, name, names, args))
+                figures.append(await attacked(target, name, names, args))
                 await asyncio.sleep(1)
             seconds, code = await ended_by_sigterm(target, args)
         stored = {
@@ -240,7 +240,7 @@ async def siege(args: argparse.Namespace) -> Siege:
             for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions)
         }
         log = await asyncio.to_thread(target.log.read_text)
-        return Siege(found, seconds, code, log, target.acknowledged - stored)
+        return Siege(figures, seconds, code, log, target.acknowledged - stored)
     finally:
         kafka.stop()
         children.close()
@@ -304,18 +304,18 @@ def main() -> int:
     table = Table(
         "attack", "sent MB", "connections", "good", "p99 s", "/healthz p99 s", "RSS MB", "CPU", "no CPU", "missed"
     )
-    for each in done.figures:
+    for figure in done.figures:
         table.add_row(
-            f"{each.name}: {each.about}",
-            f"{each.sent_mb:.0f}",
-            str(each.connections),
-            f"{len(each.good) - len(each.bad)} of {len(each.good)}",
-            f"{p99(each.good):.2f}",
-            f"{p99(each.health):.2f}",
-            f"{each.most_mb:.0f}",
-            f"{each.cpu:.0%}",
-            f"{each.held_up:.0%}",
-            ", ".join(sorted(set(each.faults))),
+            f"{figure.name}: {figure.about}",
+            f"{figure.sent_mb:.0f}",
+            str(figure.connections),
+            f"{len(figure.good) - len(figure.bad)} of {len(figure.good)}",
+            f"{p99(figure.good):.2f}",
+            f"{p99(figure.health):.2f}",
+            f"{figure.most_mb:.0f}",
+            f"{figure.cpu:.0%}",
+            f"{figure.held_up:.0%}",
+            ", ".join(sorted(set(figure.faults))),
         )
     out = Console(width=170)
     out.print(table)

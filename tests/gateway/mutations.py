@@ -204,17 +204,17 @@ def secret(sent: Sent) -> None:
 
 
 def paths(sent: Sent) -> None:
-    here = f"/callbacks/{sent.workspace}/{sent.destination}"
+    path = f"/callbacks/{sent.workspace}/{sent.destination}"
     sent.path = sent.rng.choice(
         [
             *("/callbacks/beta/static", "/callbacks/acme/other", "/callbacks/acme/none", "/callbacks/", "/callbacks"),
-            *(f"{here}/", f"/{here}", f"{here}/..", here.upper(), f"{here}\u0000", f"{here}%2f", f"{here} ", "/", ""),
+            *(f"{path}/", f"/{path}", f"{path}/..", path.upper(), f"{path}\u0000", f"{path}%2f", f"{path} ", "/", ""),
             *(
                 "/callbacks/" + "x" * 5_000,
                 "/callbacks/\ud800/é",
                 "/callbacks/acme%2fpeople",
                 "/nothing",
-                here + "?x=1",
+                path + "?x=1",
             ),
         ]
     )

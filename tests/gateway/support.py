@@ -82,12 +82,12 @@ class Gateway:
         return self._sum("stream_app_gateway_responses_total", "status")
 
     def _sum(self, name: str, label: str) -> dict[str, int]:
-        found: dict[str, int] = {}
+        sums: dict[str, int] = {}
         for family in self.registry.collect():
             for sample in family.samples:
                 if sample.name == name:
-                    found[sample.labels[label]] = found.get(sample.labels[label], 0) + int(sample.value)
-        return found
+                    sums[sample.labels[label]] = sums.get(sample.labels[label], 0) + int(sample.value)
+        return sums
 
 
 def good(lead_id: str = "crm-17", *, keys: Keys = KEYS, origin: str = "", **more: Any) -> dict[str, Any]:

@@ -24,15 +24,15 @@ async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
     port, elsewhere = free_port(), free_port()
     overrides = {"advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{elsewhere}"}
     async with LocalKafka(port=port, overrides=overrides) as kafka:
-        said: list[str] = []
+        lines: list[str] = []
         with pytest.raises(BrokerUnavailable):
-            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 1, said.append)
-        assert said[0].startswith(
+            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 1, lines.append)
+        assert lines[0].startswith(
             f"Kafka at {kafka.bootstrap} does not answer (none of the brokers that it names does, "
             f"{LOOPBACK}:{elsewhere}: connection refused; are their advertised.listeners addresses"
         )
         async with Proxy(elsewhere, port):
-            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, said.append)
+            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, lines.append)
 
 
 @pytest.mark.slow

@@ -35,13 +35,13 @@ async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str
     asked = [9, 10, 11, 400, 1_000, 1_202, 1_203, 9_999]  # 1203 was aborted
     places = [f"{topic}/1/{offset}" for offset in asked]
     places += [f"{topic}/0/0", f"{namespace}nothing/0/0", "no place"]
-    found = await fetch(connection, places)
-    assert {place: consumed.value for place, consumed in found.items()} == {
+    fetched = await fetch(connection, places)
+    assert {place: consumed.value for place, consumed in fetched.items()} == {
         f"{topic}/1/10": b"10",
         f"{topic}/1/11": b"11",
         f"{topic}/1/1000": b"998",
     }
-    one = found[f"{topic}/1/10"]
+    one = fetched[f"{topic}/1/10"]
     assert (one.key, one.headers, one.record_id) == (b"k", (("h", b"1"),), f"{topic}/1/10")
     assert one.timestamp_ms > 1_600_000_000_000
     assert await fetch(connection, []) == {}

@@ -65,8 +65,8 @@ async def test_kafka_hangs_then_dies_then_returns(broker: ProxiedKafka, topic: s
         await asyncio.to_thread(broker.restart)
         kept |= await until_kept(inbox, topic, 4_000)
         assert await inbox.not_ready() is None
-    there = {int(value or b"0") for _, value in await read_committed(broker.bootstrap, topic)}
-    assert kept <= there
+    stored = {int(value or b"0") for _, value in await read_committed(broker.bootstrap, topic)}
+    assert kept <= stored
 
 
 @pytest.mark.slow

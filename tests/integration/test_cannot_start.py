@@ -103,12 +103,12 @@ def test_java_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versi
 
 
 def test_a_bad_setting_is_reported_in_kafkas_words() -> None:
-    said = start_error(LocalKafka(overrides={"num.io.threads": "many"}))
-    assert said.startswith("Kafka cannot format its storage: ")
-    assert "Invalid value many for configuration num.io.threads" in said
+    error = start_error(LocalKafka(overrides={"num.io.threads": "many"}))
+    assert error.startswith("Kafka cannot format its storage: ")
+    assert "Invalid value many for configuration num.io.threads" in error
 
 
 def test_a_broker_that_exits_is_reported_with_the_end_of_its_log() -> None:
-    said = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
-    assert said.startswith("Kafka exited during its start (code 1): ")
-    assert "no.such.Reporter" in said
+    error = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
+    assert error.startswith("Kafka exited during its start (code 1): ")
+    assert "no.such.Reporter" in error

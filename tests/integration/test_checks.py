@@ -41,7 +41,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream_app.client.doctor._WITHIN_S", 4.0)
 
 
-async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
+async def verdicts(settings: Settings) -> dict[str, list[tuple[str, str]]]:
     """Return verdict and text of each line, by check."""
     lines: dict[str, list[tuple[str, str]]] = {}
     async for check in examine(settings):
@@ -65,12 +65,12 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
             more=f'[board]\nurl = "{at}"\n',
         )
         await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
-        idle = await found(settings)
+        idle = await verdicts(settings)
         view = LaneView("acme", 2, time.time_ns() // 1_000_000, "closed", "healthy", 100.0, 8.0, "paused", "by jane")
         async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
             await producer.send_and_wait(settings.names.lanes, msgspec.json.encode(view), b"acme", 2)
         async with in_groups(settings):
-            lines = await found(settings)
+            lines = await verdicts(settings)
     assert idle["lanes"] == [("ok", "no lane is held")]
     assert lines["lanes"] == [("advice", "1 of 1 lane is held: `stream-app explain` says why, and what lifts it")]
     names = settings.names
@@ -81,7 +81,7 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
         ("failed", f"no replay process runs (group {names.replay_app}): start one with `stream-app replay`")
     ]
     assert lines["worker"] == [("ok", f"1 process runs (group {names.worker_app})")]
-    assert {name: [verdict for verdict, _ in said] for name, said in lines.items()} == {
+    assert {name: [verdict for verdict, _ in results] for name, results in lines.items()} == {
         "kafka": ["ok"],
         "topics": ["ok"],
         "strangers": ["advice"],
@@ -133,8 +133,8 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
         redis_url=f"redis://:{PASSWORD}@{nowhere}/0",
         more=f'[board]\nurl = "http://{nowhere}"\n',
     )
-    lines = await found(settings)
-    assert {name: said[-1][0] for name, said in lines.items()} == {
+    lines = await verdicts(settings)
+    assert {name: results[-1][0] for name, results in lines.items()} == {
         "kafka": "failed",
         "topics": "skipped",
         "strangers": "skipped",
@@ -165,7 +165,7 @@ async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: P
         url = f"http://ada:{PASSWORD}@{place}"
         webhook = "https://127.0.0.1:1/v3/sources/webhook/x"
         settings = settings_for(tmp_path, "127.0.0.1:1", "x.", webhook=webhook, public_url=at, proxy=url)
-        lines = await found(settings)
+        lines = await verdicts(settings)
     assert lines["clay"][0][0] == "failed"
     assert lines["callbacks"][-1][0] == "ok"
     asked = [what.partition("?")[0] for what, status in proxy.asked if status == 200]
@@ -187,7 +187,7 @@ async def test_missing_topics_and_workspaces_that_share_a_partition(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     settings = settings_for(tmp_path, kafka.bootstrap, namespace, more=BETA)
-    lines = await found(settings)
+    lines = await verdicts(settings)
     assert [verdict for verdict, _ in lines["partitions"]] == ["advice"]
     assert "shared by acme, beta" in lines["partitions"][0][1]
     ((verdict, text),) = lines["topics"]
@@ -207,7 +207,7 @@ allowed_hosts = ["127.0.0.1"]
 async def test_an_unreachable_gateway_is_reported_once_for_all_destinations(tmp_path: Path) -> None:
     url = f"https://127.0.0.1:{free_port()}"
     settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=url, more=MORE)
-    ((verdict, text),) = (await found(settings))["callbacks"]
+    ((verdict, text),) = (await verdicts(settings))["callbacks"]
     assert (verdict, "cannot be reached from here" in text) == ("failed", True)
 
 
@@ -240,7 +240,7 @@ def test_equal_findings_are_one_line(
 
 
 async def callbacks(settings: Settings) -> tuple[str, str]:
-    return (await found(settings))["callbacks"][-1]
+    return (await verdicts(settings))["callbacks"][-1]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -30,8 +30,8 @@ async def produce(bootstrap: str, topic: str, partition: int, batches: int, code
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
         for number in range(batches):
             batch = producer.create_batch()
-            for each in range(3):
-                value = b"%d" % (3 * number + each)
+            for nth in range(3):
+                value = b"%d" % (3 * number + nth)
                 batch.append(timestamp=None, key=None, value=value, headers=[("a-name", b"x")])
             await (await producer.send_batch(batch, topic, partition=partition))
 
@@ -43,12 +43,12 @@ async def started(bootstrap: str, *places: TopicPartition) -> Consumer:
     return consumer
 
 
-async def read(consumer: Consumer, found: dict[int, list[int]], records: int) -> None:
+async def read(consumer: Consumer, values: dict[int, list[int]], records: int) -> None:
     """Read this many records, or until no more can be read."""
     async with asyncio.timeout(15 * BUSY):
-        while sum(map(len, found.values())) < records:
+        while sum(map(len, values.values())) < records:
             for place, got in (await consumer.getmany(timeout_ms=200)).items():
-                found.setdefault(place.partition, []).extend(int(record.value) for record in got)
+                values.setdefault(place.partition, []).extend(int(record.value) for record in got)
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -56,13 +56,13 @@ async def test_every_codec_of_kafka_is_read(kafka: Broker, namespace: str, codec
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 2, codec)
-    found: dict[int, list[int]] = {}
+    values: dict[int, list[int]] = {}
     consumer = await started(kafka.bootstrap, TopicPartition(topic, 0))
     try:
-        await read(consumer, found, 6)
+        await read(consumer, values, 6)
     finally:
         await stop_consumer(consumer)
-    assert found == {0: [*range(6)]}
+    assert values == {0: [*range(6)]}
 
 
 @pytest.mark.parametrize(("damage", "cause"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
@@ -73,24 +73,29 @@ async def test_only_the_damaged_partition_stops_after_its_sound_records(
     await create_topics(kafka.bootstrap, topic, partitions=2)
     for partition in (0, 1):
         await produce(kafka.bootstrap, topic, partition, 4)
-    found: dict[int, list[int]] = {}
+    values: dict[int, list[int]] = {}
     bad, good = TopicPartition(topic, 0), TopicPartition(topic, 1)
     consumer = await started(kafka.bootstrap, bad, good)
     tamper(consumer, {(bad, 6): damage})
     try:
-        with pytest.raises(UnreadableBatch, match=cause) as said:
-            await read(consumer, found, 24)
-        assert (said.value.topic, said.value.partition, said.value.first, said.value.last) == (topic, 0, 6, 8)
-        assert f"{topic}/0 cannot be read at offsets 6 to 8: " in str(said.value)
-        assert f"stream-app skip {topic}/0/6" in str(said.value)
-        assert found == {0: [*range(6)], 1: [*range(12)]}
+        with pytest.raises(UnreadableBatch, match=cause) as refused:
+            await read(consumer, values, 24)
+        assert (refused.value.topic, refused.value.partition, refused.value.first, refused.value.last) == (
+            topic,
+            0,
+            6,
+            8,
+        )
+        assert f"{topic}/0 cannot be read at offsets 6 to 8: " in str(refused.value)
+        assert f"stream-app skip {topic}/0/6" in str(refused.value)
+        assert values == {0: [*range(6)], 1: [*range(12)]}
         await produce(kafka.bootstrap, topic, 1, 1)
-        await read(consumer, found, 21)
-        assert found[1] == [*range(12), 0, 1, 2]
+        await read(consumer, values, 21)
+        assert values[1] == [*range(12), 0, 1, 2]
         assert list(consumer.unreadable) == [bad]
-        consumer.skip(said.value)
-        await read(consumer, found, 24)
-        assert found[0] == [*range(6), *range(9, 12)]
+        consumer.skip(refused.value)
+        await read(consumer, values, 24)
+        assert values[0] == [*range(6), *range(9, 12)]
         assert not consumer.unreadable
     finally:
         await stop_consumer(consumer)
@@ -103,7 +108,7 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 3)
-    found: dict[int, list[int]] = {}
+    values: dict[int, list[int]] = {}
     place = TopicPartition(topic, 0)
     consumer = await started(kafka.bootstrap, place)
     damages: dict[tuple[TopicPartition, int], Damage] = {(place, 3): bad_checksum}
@@ -111,17 +116,17 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
     try:
         for _ in range(2):
             with pytest.raises(UnreadableBatch):
-                await read(consumer, found, 9)
+                await read(consumer, values, 9)
         damages.clear()
         async with asyncio.timeout(15 * BUSY):
-            while len(found[0]) < 9:
+            while len(values[0]) < 9:
                 try:
-                    await read(consumer, found, 9)
+                    await read(consumer, values, 9)
                 except UnreadableBatch:
                     continue
     finally:
         await stop_consumer(consumer)
-    assert found == {0: [*range(9)]}
+    assert values == {0: [*range(9)]}
     assert not consumer.unreadable
 
 
@@ -200,8 +205,8 @@ async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_re
     await produce(kafka.bootstrap, topic, 0, 3)
     connection = KafkaConnection(kafka.bootstrap)
     with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
-        found = await waiting(connection, topic, 0, 0, 100, 15)
-        assert [consumed.value for consumed in found] == [b"0", b"1", b"2"]
+        records = await waiting(connection, topic, 0, 0, 100, 15)
+        assert [consumed.value for consumed in records] == [b"0", b"1", b"2"]
         kept = await fetch(connection, [f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
     assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
 

@@ -47,7 +47,7 @@ def test_the_ledger_agrees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ledger", "answered", "parked", "found"),
+    ("ledger", "answered", "parked", "problems"),
     [
         ([post("a"), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
         ([post("a", 500), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
@@ -58,24 +58,24 @@ def test_the_ledger_agrees() -> None:
     ],
 )
 def test_the_ledger_disagrees(
-    ledger: list[dict[str, Any]], answered: dict[str, int], parked: set[str], found: dict[str, Any]
+    ledger: list[dict[str, Any]], answered: dict[str, int], parked: set[str], problems: dict[str, Any]
 ) -> None:
     comparison = compare(ledger, answered, parked)
-    for name, leads in found.items():
+    for name, leads in problems.items():
         assert getattr(comparison, name) == leads
     assert not comparison.agrees
 
 
 async def test_a_broker_of_the_user_is_left_unchanged(kafka: Broker) -> None:
-    said: list[str] = []
-    async with running(kafka.bootstrap, said.append, keep=False) as here:
-        namespace = here.settings.kafka.namespace
-        assert len(await topics(kafka, namespace)) == len(here.settings.topic_plan())
-        await here.ready()
-        assert await here.stop_apps() == dict.fromkeys(APPS, 0)
+    lines: list[str] = []
+    async with running(kafka.bootstrap, lines.append, keep=False) as demo:
+        namespace = demo.settings.kafka.namespace
+        assert len(await topics(kafka, namespace)) == len(demo.settings.topic_plan())
+        await demo.ready()
+        assert await demo.stop_apps() == dict.fromkeys(APPS, 0)
     assert namespace.startswith("demo-")
     assert not await topics(kafka, namespace)
-    assert any(kafka.bootstrap in line for line in said)
+    assert any(kafka.bootstrap in line for line in lines)
 
 
 async def topics(kafka: Broker, namespace: str) -> list[str]:

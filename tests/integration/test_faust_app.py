@@ -240,7 +240,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
         with pytest.raises(kind, match=says):
             await run_app(bench.app({bench.leads: seen}, Fails()))
     assert not seen.consumed
-    assert not [each.getMessage() for each in caplog.records if each.exc_info and each.exc_info[0]]
+    assert not [record.getMessage() for record in caplog.records if record.exc_info and record.exc_info[0]]
 
 
 async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:

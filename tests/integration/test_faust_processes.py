@@ -44,16 +44,16 @@ async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_with
     await make_topics(kafka, namespace)
     async with workers(kafka, namespace, PARTITIONS) as group:
         worker = await group.start()
-        await worker.said("assigned [0, 1, 2, 3]")
+        await worker.printed("assigned [0, 1, 2, 3]")
         assert await stop_time_s(worker) < 2 * slowness()
         await publish(kafka.bootstrap, namespace + "leads", [b"first", b"hold", b"second"])
         worker = await group.start()
-        await worker.said("took first", "took hold", "took second")
+        await worker.printed("took first", "took hold", "took second")
         assert await stop_time_s(worker) < 2 * slowness()
         # What was held is given up and comes again, with what is behind it; what was before it does not.
         assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 1}
         worker = await group.start()
-        await worker.said("took hold", "took second")
+        await worker.printed("took hold", "took second")
         assert not worker.lines["took first"]
 
 
@@ -62,7 +62,7 @@ async def test_sigterm_waits_for_events_in_flight_and_commits_them(kafka: Broker
     await publish(kafka.bootstrap, namespace + "leads", [b"slow 1", b"quick", b"slow 2"])
     async with workers(kafka, namespace, PARTITIONS) as group:
         worker = await group.start(slow_s=3)
-        await worker.said("took slow 1", "took slow 2")
+        await worker.printed("took slow 1", "took slow 2")
         assert 1 < await stop_time_s(worker) < 6 * slowness()
     assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 3}
     assert {key for key, _ in await read_committed(kafka.bootstrap, namespace + "events")} == {

@@ -41,12 +41,12 @@ async def test_the_model_has_the_records_of_all_topics(kafka: Broker, namespace:
     )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        found = it.ask.lead("crm-1")
-        assert found is not None
-        assert found.histories[0].status == "accepted"
+        lead = it.ask.lead("crm-1")
+        assert lead is not None
+        assert lead.histories[0].status == "accepted"
         assert it.ask.results("crm-1")[0].offset == 0
         assert it.ask.leads_of("hash")[0] == "crm-1"
-        assert [each.workspace for each in it.ask.lanes()[0]] == ["acme"]
+        assert [view.workspace for view in it.ask.lanes()[0]] == ["acme"]
         assert it.ask.dead_letters(names.dlq).written == it.ask.dead_letters(names.parked).written == 1
         assert it.feed.lag.lag == 0
         await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
@@ -86,7 +86,7 @@ async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, p
     assert kills >= 2
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert {each.status: each.leads for each in it.ask.status_counts()} == {"dead_lettered": leads}
+        assert {count.status: count.leads for count in it.ask.status_counts()} == {"dead_lettered": leads}
         assert it.ask.dead_letters(names.dlq).written == leads
     with sqlite3.connect(path) as db:
         numbers = [number for (number,) in db.execute("SELECT id FROM records")]

@@ -29,8 +29,8 @@ COMPACTED = {
 async def firsts(kafka: Broker, topic: str, partitions: int) -> dict[int, tuple[bytes, bytes, int]]:
     """Key, value and offset, by partition."""
     async with Reader(KafkaConnection(kafka.bootstrap), max_partition_fetch_bytes=64) as reader:
-        found = await reader.firsts([TopicPartition(topic, number) for number in range(partitions)])
-    return {place.partition: (record.key, record.value, record.offset) for place, record in found.items()}
+        first_records = await reader.firsts([TopicPartition(topic, number) for number in range(partitions)])
+    return {place.partition: (record.key, record.value, record.offset) for place, record in first_records.items()}
 
 
 async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker, namespace: str) -> None:
@@ -74,8 +74,8 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
             async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
                 place = TopicPartition(topic, 0)
                 span = (await reader.begins([place]))[place], (await reader.ends([place]))[place]
-                found = [record.offset async for got in reader.scan({place: span}) for record in got[place]]
-                offsets = found if number > 8 else offsets
+                kept = [record.offset async for got in reader.scan({place: span}) for record in got[place]]
+                offsets = kept if number > 8 else offsets
     finally:
         await producer.stop()
     key, value, offset = (await firsts(kafka, topic, 1))[0]

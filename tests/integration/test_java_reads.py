@@ -32,9 +32,9 @@ async def read_by_java(bootstrap: str, topic: str, records: int) -> list[bytes]:
     process = await asyncio.create_subprocess_exec(
         find_java(), *argv, "--timeout-ms", str(int(15_000 * BUSY)), stdout=-1, stderr=-1
     )
-    said, errors = await process.communicate()
+    output, errors = await process.communicate()
     assert b"Processed a total of" in errors, errors
-    return said.splitlines()
+    return output.splitlines()
 
 
 async def read_by_us(bootstrap: str, topic: str, records: int) -> list[Any]:
@@ -42,12 +42,12 @@ async def read_by_us(bootstrap: str, topic: str, records: int) -> list[Any]:
     await consumer.start()
     try:
         consumer.assign([TopicPartition(topic, 0)])
-        found: list[Any] = []
+        values: list[Any] = []
         async with asyncio.timeout(15 * BUSY):
-            while len(found) < records:
+            while len(values) < records:
                 for got in (await consumer.getmany(timeout_ms=200)).values():
-                    found += [record.value for record in got]
-        return found
+                    values += [record.value for record in got]
+        return values
     finally:
         await stop_consumer(consumer)
 

@@ -27,11 +27,11 @@ def test_an_unknown_tool_is_refused_with_a_list_of_the_tools(capfd: pytest.Captu
 
 
 def test_the_class_of_each_tool_is_in_kafkas_jars() -> None:
-    found: set[str] = set()
+    names: set[str] = set()
     for jar in class_path(TOOLS_JARS, lambda _: None).split(os.pathsep):
         with ZipFile(jar) as archive:
-            found.update(archive.namelist())
-    assert {f"{name.replace('.', '/')}.class" for name in TOOLS.values()} <= found
+            names.update(archive.namelist())
+    assert {f"{name.replace('.', '/')}.class" for name in TOOLS.values()} <= names
 
 
 def documented(kafka: Broker, namespace: str) -> list[str]:

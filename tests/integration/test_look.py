@@ -135,12 +135,12 @@ async def test_the_board_sees_the_topics_as_the_commands_do(kafka: Broker, names
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     connection, plan = connection_of(settings), settings.topic_plan()
     await create_topics(connection, plan[1:], 30, lambda _: None)
-    there = await TopicsThere(connection, plan).look(60)
-    assert there is not None
-    missing, *others = differences(plan, there)
+    existing = await TopicsThere(connection, plan).look(60)
+    assert existing is not None
+    missing, *others = differences(plan, existing)
     assert missing == f"{plan[0].name}: there is no such topic; create it with: stream-app topics"
-    with pytest.raises(TopicsError) as found:
+    with pytest.raises(TopicsError) as refused:
         await check_topics(connection, plan, 30)
-    assert found.value.problems == [missing, *others]
+    assert refused.value.problems == [missing, *others]
     away = TopicsThere(connection_of(settings_of(tmp_path, f"127.0.0.1:{free_port()}", namespace)), plan)
     assert await away.look(60) is None

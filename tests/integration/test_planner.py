@@ -52,9 +52,9 @@ async def bench(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for value in foreign(12):
             await producer.send_and_wait(settings.names.dlq, value, b"w0", partition=0)
-    found = Bench(settings)
-    yield found
-    await found.planner.close()
+    made = Bench(settings)
+    yield made
+    await made.planner.close()
 
 
 async def test_a_plan_is_made_kept_and_sent_once(bench: Bench) -> None:
@@ -127,7 +127,7 @@ Written = list[tuple[str, bytes | None, bytes]]
 
 
 @pytest.fixture
-def there(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
+def configured(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
     """A configuration in a file, and its topics."""
     config = tmp_path / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
@@ -152,12 +152,12 @@ def foreign(count: int, **more: str) -> list[bytes]:
 
 
 def test_a_dead_letter_that_cannot_be_sent_has_no_price(
-    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+    configured: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, settings = there
+    config, settings = configured
     old = {"fields": {"email": "old@example.com"}, "workspace": "w0", "not_after_ms": 1}
     dead_letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
-    write(settings, [(settings.names.dlq, b"w0", each) for each in dead_letters])
+    write(settings, [(settings.names.dlq, b"w0", letter) for letter in dead_letters])
     assert main(["replay", "plan", "--disposition", "foreign", "--json", "--config", config]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
@@ -167,11 +167,11 @@ def test_a_dead_letter_that_cannot_be_sent_has_no_price(
 
 
 def test_the_newest_dead_letters_are_listed_each_with_the_id_that_show_takes(
-    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+    configured: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, settings = there
+    config, settings = configured
     topic = settings.names.dlq
-    write(settings, [(topic, b"w0", each) for each in foreign(3)])
+    write(settings, [(topic, b"w0", letter) for letter in foreign(3)])
     assert main(["dlq", "list", "--limit", "2", "--config", config]) == 0
     head, *rows, last = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["record", "reason"]

@@ -60,13 +60,13 @@ async def records(settings: Settings, topic: str) -> list[Any]:
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
         ends = await consumer.end_offsets(places)
-        found: list[Any] = []
+        taken: list[Any] = []
         deadline = time.monotonic() + WAIT_S * BUSY
-        while len(found) < sum(ends.values()):
+        while len(taken) < sum(ends.values()):
             assert time.monotonic() < deadline
             for batch in (await consumer.getmany(timeout_ms=200)).values():
-                found += batch
-        return found
+                taken += batch
+        return taken
     finally:
         await consumer.stop()
 
@@ -82,10 +82,10 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
     ]
     summary = await publish(leads, settings, PublishOptions(import_id="b1"), on_refused=refused.append)
     assert (summary.rows, summary.ready, summary.published, summary.refused) == (3_002, 3_001, 3_001, 1)
-    assert [(each.line, each.reason) for each in refused] == [(2, "bad_email")]
-    found = await records(settings, settings.names.leads)
-    acme = [record for record in found if record.partition == 2]
-    beta = [record for record in found if record.partition == 0]
+    assert [(row.line, row.reason) for row in refused] == [(2, "bad_email")]
+    published = await records(settings, settings.names.leads)
+    acme = [record for record in published if record.partition == 2]
+    beta = [record for record in published if record.partition == 0]
     assert len(acme) + len(beta) == 3_001
     assert [record.key for record in acme] == [b"acme"]
     assert json.loads(acme[0].value) == {
@@ -172,20 +172,20 @@ def test_the_command_reports_every_error_in_a_csv(
     assert (answer["rows"], answer["published"], answer["refused"]) == (6, 2, 4)
     assert answer["rejected_file"] == "leads.csv.rejected.jsonl"
     settings = load_settings(Path("stream_app.toml"), {}, ())
-    found = asyncio.run(records(settings, settings.names.bulk))
-    assert [(record.key, json.loads(record.value)["fields"]["email"]) for record in found] == [
+    published = asyncio.run(records(settings, settings.names.bulk))
+    assert [(record.key, json.loads(record.value)["fields"]["email"]) for record in published] == [
         (b"acme", "a@acme.example"),
         (b"acme", "e@acme.example"),
     ]
     assert asyncio.run(records(settings, settings.names.leads)) == []
     refused = [json.loads(line) for line in Path("leads.csv.rejected.jsonl").read_text().splitlines()]
-    assert [(each["line"], each["reason"]) for each in refused] == [
+    assert [(row["line"], row["reason"]) for row in refused] == [
         (3, "bad_csv"),
         (4, "not_utf8"),
         (5, "bad_csv"),
         (6, "bad_email"),
     ]
-    assert [each["row"][:22] for each in refused] == [
+    assert [row["row"][:22] for row in refused] == [
         'b@acme.example,"broken',
         "c@acme.example,caf\ufffd",
         "d@acme.example,xxxxxxx",
@@ -226,9 +226,9 @@ def test_many_credits_need_a_confirmation_that_shows_the_rest(
     capsys.readouterr()
 
     assert main(["publish", "leads.csv", "--out", "ids.csv"]) == 2
-    said = capsys.readouterr()
-    assert "acme: 1,120 credits of today are left; about 50 s at the lane's rate" in said.out.splitlines()
-    assert "pass --yes to publish 200 leads for about 1,200 credits" in said.err
+    output = capsys.readouterr()
+    assert "acme: 1,120 credits of today are left; about 50 s at the lane's rate" in output.out.splitlines()
+    assert "pass --yes to publish 200 leads for about 1,200 credits" in output.err
     assert asyncio.run(records(settings, settings.names.leads)) == []
     assert not Path("ids.csv").exists()
 
@@ -295,8 +295,10 @@ async def uploaded(uploads: Uploads, raw: bytes, workspace: str | None) -> Uploa
     return upload
 
 
-def by_partition(found: list[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
-    return {number: [(each.key, each.value) for each in found if each.partition == number] for number in (0, 1)}
+def by_partition(published: list[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
+    return {
+        number: [(record.key, record.value) for record in published if record.partition == number] for number in (0, 1)
+    }
 
 
 def test_the_leads_are_identical_to_those_of_the_command(

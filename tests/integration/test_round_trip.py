@@ -96,7 +96,7 @@ async def test_the_outcome_of_the_test_lead_is_shown(
     if reported and reported[-1][0] in ("enriched", "no_data", "rejected_invalid", "accepted"):
         assert cancelled == [], "nothing is left to cancel"
     else:
-        assert [(each.kind, each.workspace, each.args) for each in cancelled] == [
+        assert [(command.kind, command.workspace, command.args) for command in cancelled] == [
             ("cancel_lead", "acme", {"lead_id": "doctor-17"})
         ]
         assert "The test lead is cancelled" in went.text
@@ -123,7 +123,7 @@ async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_p
         went.cancel()
         with pytest.raises(asyncio.CancelledError):
             await went
-    assert [each.args for each in await commands_of(settings)] == [{"lead_id": "doctor-18"}]
+    assert [command.args for command in await commands_of(settings)] == [{"lead_id": "doctor-18"}]
 
 
 async def test_each_test_lead_is_another_person() -> None:
@@ -157,19 +157,19 @@ async def test_the_command_asks_before_it_spends(
             monkeypatch.setenv("WEBHOOK", f"{webhook}/v3/sources/webhook/x")
             argv = ["doctor", "--config", str(tmp_path / "stream_app.toml"), "--json", "--round-trip", "people"]
             code = await asyncio.to_thread(cli.main, [*argv, *more])
-            said = capsys.readouterr()
-            answer = said.out[said.out.index("{\n") :]  # behind what the gateway logs, which is in this process
-            return code, json.loads(answer), said.err
+            output = capsys.readouterr()
+            answer = output.out[output.out.index("{\n") :]  # behind what the gateway logs, which is in this process
+            return code, json.loads(answer), output.err
 
         async with in_groups(settings), worker_that_reports(settings, [("accepted", ""), ("enriched", "")]) as took:
-            code, report, said = await doctor("http://127.0.0.1:1", "--yes")
+            code, report, errors = await doctor("http://127.0.0.1:1", "--yes")
             assert code == 1
-            assert "no test lead was sent: correct the failed checks first" in said
+            assert "no test lead was sent: correct the failed checks first" in errors
             assert [check["name"] for check in report["checks"] if check["verdict"] == "failed"] == ["clay"]
-            code, report, said = await doctor(at)
+            code, report, errors = await doctor(at)
             assert code == 2
-            assert "pass --yes to send one test lead to Clay through people: about 6 credits" in said
+            assert "pass --yes to send one test lead to Clay through people: about 6 credits" in errors
             assert took == []
-            code, report, said = await doctor(at, "--yes")
+            code, report, errors = await doctor(at, "--yes")
             assert (code, report["round_trip"]["ok"], len(took)) == (0, True, 1)
-            assert "about 6 credits" in said
+            assert "about 6 credits" in errors

@@ -67,13 +67,13 @@ async def test_a_missing_kafka_is_retried_less_and_less_often_and_then_given_up(
         if len(pauses) == 6:
             raise TimeoutError  # as the bound on all of it does
 
-    said: list[str] = []
+    lines: list[str] = []
     monkeypatch.setattr(connection, "sleep", sleep)
     with pytest.raises(BrokerUnavailable) as away:
-        await wait_for_kafka(KafkaConnection(where), 30, said.append)
+        await wait_for_kafka(KafkaConnection(where), 30, lines.append)
     refused = f"{where}: connection refused"
     assert str(away.value) == (
         f"Kafka at {where} did not answer within 30 s ({refused}). Is it running, and is kafka.bootstrap right?"
     )
     assert pauses == [0.5, 1, 2, 4, 5, 5]
-    assert said == [f"Kafka at {where} does not answer ({refused}); trying again in {each:g} s" for each in pauses]
+    assert lines == [f"Kafka at {where} does not answer ({refused}); trying again in {pause:g} s" for pause in pauses]

@@ -27,19 +27,19 @@ def small(namespace: str, **retention: int) -> list[TopicPlan]:
 
 async def test_missing_topics_are_created_as_planned_and_only_once(kafka: Broker, namespace: str) -> None:
     topics = small(namespace)
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(TopicsError) as caught:
-        await check_topics(client(kafka), topics, WAIT_S, said.append)
+        await check_topics(client(kafka), topics, WAIT_S, lines.append)
     (line,) = caught.value.problems
     assert line.startswith(f"{len(topics)} topics, each: there is no such topic; create it with: stream-app topics (")
     assert all(topic.name in line for topic in topics)
-    first = await create_topics(client(kafka), topics, WAIT_S, said.append)
+    first = await create_topics(client(kafka), topics, WAIT_S, lines.append)
     assert first.created == [topic.name for topic in topics]
     assert first.problems == []
-    again = await create_topics(client(kafka), topics, WAIT_S, said.append)
+    again = await create_topics(client(kafka), topics, WAIT_S, lines.append)
     assert (again.created, again.problems, again.unchanged) == ([], [], first.created)
-    await check_topics(client(kafka), topics, WAIT_S, said.append)
-    assert said == []
+    await check_topics(client(kafka), topics, WAIT_S, lines.append)
+    assert lines == []
 
 
 async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, namespace: str) -> None:
@@ -94,9 +94,9 @@ def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
     assert main(["topics", "--config", str(path)]) == 0
     path.write_text(f"{text}\n[topics]\nparked_days = 366\nstatus_days = 29\n")
     assert main(["topics", "--config", str(path)]) == 1
-    said = capsys.readouterr().err
-    assert f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it" in said
-    assert f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says 2505600000; that is" in said
+    errors = capsys.readouterr().err
+    assert f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it" in errors
+    assert f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says 2505600000; that is" in errors
     assert main(["topics", "--apply", "--config", str(path)]) == 0
     capsys.readouterr()
     assert main(["topics", "--config", str(path)]) == 0

@@ -73,7 +73,10 @@ async def test_another_topic_is_read_from_an_offset_to_its_end_past_markers(harn
     assert await ledger.waiting(harness.events, 0, 9) == []
     for value in (b"1", b"2", b"3"):  # each with a commit marker behind it: offsets 0, 2 and 4
         await ledger.transact([Record(harness.events, b"k", value)])
-    assert [(each.offset, each.value) for each in await ledger.waiting(harness.events, 1, 9)] == [(2, b"2"), (4, b"3")]
+    assert [(record.offset, record.value) for record in await ledger.waiting(harness.events, 1, 9)] == [
+        (2, b"2"),
+        (4, b"3"),
+    ]
     assert await ledger.waiting(harness.events, 5, 9) == await ledger.waiting(harness.events, 6, 9) == []
 
 

@@ -57,17 +57,19 @@ async def test_a_lead_is_found_by_its_id_and_by_its_person(leads: Leads) -> None
     await leads.publish(bulk, 1, b'{"lead_id": "crm\\u002d7", "fields": {"email": "x@example.com"}}')
     await leads.pass_to(hot, 1, 1)
     search = await leads.search.find("crm-1", "", "")
-    (found,) = search.matches
-    assert (found.lead_id, found.workspace, found.topic, found.partition) == ("crm-1", "acme", hot, 1)
-    assert (found.offset, found.ahead, found.blocked) == (2, 1, None)
+    (match,) = search.matches
+    assert (match.lead_id, match.workspace, match.topic, match.partition) == ("crm-1", "acme", hot, 1)
+    assert (match.offset, match.ahead, match.blocked) == (2, 1, None)
     assert search.lag == {(hot, 0): 0, (hot, 1): 2, (bulk, 0): 2, (bulk, 1): 1}
     assert (search.worker.members, search.problem) == (0, "")
     _, ada, _ = hashes({"email": "ada@example.com"})
     _, bob, _ = hashes({"email": "bob@example.com"})
-    assert [each.lead_id for each in (await leads.search.find("", ada, "")).matches] == ["crm-1"]
-    assert [each.lead_id for each in (await leads.search.find("", bob, "")).matches] == [f"p-{bob}"]
-    assert [each.lead_id for each in (await leads.search.find(f"p-{bob}", "", "")).matches] == [f"p-{bob}"]
-    assert [each.offset for each in (await leads.search.find("crm-7", "", "")).matches] == [0], "written with an escape"
+    assert [waiting.lead_id for waiting in (await leads.search.find("", ada, "")).matches] == ["crm-1"]
+    assert [waiting.lead_id for waiting in (await leads.search.find("", bob, "")).matches] == [f"p-{bob}"]
+    assert [waiting.lead_id for waiting in (await leads.search.find(f"p-{bob}", "", "")).matches] == [f"p-{bob}"]
+    assert [waiting.offset for waiting in (await leads.search.find("crm-7", "", "")).matches] == [0], (
+        "written with an escape"
+    )
     assert not (await leads.search.find("crm-1", "", "beta")).matches
     await leads.pass_to(hot, 1, 3)
     search = await leads.search.find("crm-1", "", "")
@@ -88,9 +90,9 @@ async def test_unreadable_records_before_the_lead_are_reported(leads: Leads) -> 
     await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(3)))
     with tampered({(TopicPartition(hot, 0), 1): bad_checksum}):
         search = await leads.search.find("crm-2", "", "")
-    (found,) = search.matches
-    assert found.blocked is not None
-    assert str(found.blocked) == search.problem
+    (match,) = search.matches
+    assert match.blocked is not None
+    assert str(match.blocked) == search.problem
     assert f"{hot}/0 cannot be read at offset 1" in search.problem
 
 

@@ -80,9 +80,9 @@ def _ends(drawn: Sequence[Mutant], reach: Reach) -> Ends:
         called = {index: drawn[index] for index in left if index not in imported}
         ends |= _report(imported, drawn)
         [(_, answer)] = in_forks([partial(_collected, called, ends, reach)], _WHOLE_RUN_S)
-        found = json.loads(answer)
-        ends |= {int(index): end for index, end in found["ends"].items()}
-        reach.unreliable.update(found["unreliable"])
+        result = json.loads(answer)
+        ends |= {int(index): end for index, end in result["ends"].items()}
+        reach.unreliable.update(result["unreliable"])
         left = [index for index, end in ends.items() if end in reach.unreliable]
     return ends
 

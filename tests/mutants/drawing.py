@@ -142,12 +142,12 @@ def _mutant(path: str, line: int, operator: Any, occurrence: int) -> Mutant | No
 
 def _statement(tree: ast.AST, line: int) -> range:
     """The lines of the smallest statement at this line; of a compound one, the lines before its body."""
-    found = []
+    ranges = []
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt | ast.ExceptHandler):
             body = getattr(node, "body", None)
             last = max(node.lineno, body[0].lineno - 1 if body else node.end_lineno or 0)
             first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])])
             if first <= line <= last:
-                found.append(range(first, last + 1))
-    return min(found, key=len, default=range(line, line + 1))
+                ranges.append(range(first, last + 1))
+    return min(ranges, key=len, default=range(line, line + 1))

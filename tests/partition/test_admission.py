@@ -197,18 +197,22 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
     """A lead has room for 40 credits of 80 where it is bulk: two leads, by whatever topic it comes."""
     bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=Concurrency(limit=9.0))
-    there = bench.plan.destinations["acme-main"]
+    destination = bench.plan.destinations["acme-main"]
     for offset in range(2):
-        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there, bulk=True)), Grant)
-    refused = await bench.send(in_flight(2, "retry"), AdmissionRequest(there, bulk=True))
+        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination, bulk=True)), Grant)
+    refused = await bench.send(in_flight(2, "retry"), AdmissionRequest(destination, bulk=True))
     assert isinstance(refused, Held)
     assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
     assert "bulk" in refused.text
-    waiting = asyncio.create_task(bench.send(in_flight(0, "bulk"), AdmissionRequest(there, bulk=True, patient=True)))
+    waiting = asyncio.create_task(
+        bench.send(in_flight(0, "bulk"), AdmissionRequest(destination, bulk=True, patient=True))
+    )
     await asyncio.sleep(0.0)
     for offset in range(3, 5):
-        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there)), Grant)
-    full = asyncio.create_task(bench.send(in_flight(5, "retry"), AdmissionRequest(there, bulk=True, patient=True)))
+        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination)), Grant)
+    full = asyncio.create_task(
+        bench.send(in_flight(5, "retry"), AdmissionRequest(destination, bulk=True, patient=True))
+    )
     await asyncio.sleep(50.0)
     assert not waiting.done(), "in its own topic it blocks no other lead"
     assert not full.done(), "no lead has room any more: it waits like the others"
@@ -225,12 +229,12 @@ def _stop(for_s: float) -> Suspension:
 async def test_a_lead_whose_hold_was_recorded_keeps_its_place() -> None:
     bench = Bench(Setup(shared=True, rate_per_s=8.0, patience_s=100.0))
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=Actor("operator", "", 1))
-    there = bench.plan.destinations["acme-main"]
+    destination = bench.plan.destinations["acme-main"]
     first, second = in_flight(0), in_flight(1)
     assert isinstance(await bench.send(first), Held)
-    later = asyncio.create_task(bench.send(second, AdmissionRequest(there, patient=True)))
+    later = asyncio.create_task(bench.send(second, AdmissionRequest(destination, patient=True)))
     await asyncio.sleep(0.1)
-    earlier = asyncio.create_task(bench.send(first, AdmissionRequest(there, patient=True)))
+    earlier = asyncio.create_task(bench.send(first, AdmissionRequest(destination, patient=True)))
     await asyncio.sleep(0.1)
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], pause=None)
     bench.queue.pump_lane("acme")
@@ -313,7 +317,7 @@ async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
     bench.lanes["gamma"] = Lane("gamma", 0, rate=Rate(at_ms=now_ms()))
     order: tuple[Source, ...] = ("bulk", "hot", "hot")
     acme = [in_flight(offset, source) for offset, source in enumerate(order)]  # of 2 bytes each
-    tasks = [asyncio.create_task(bench.send(each)) for each in acme]
+    tasks = [asyncio.create_task(bench.send(lead)) for lead in acme]
     await asyncio.sleep(0.0)
     await asyncio.sleep(0.0)
     assert bench.queue.waiting == 3

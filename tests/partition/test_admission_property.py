@@ -278,13 +278,13 @@ class Admissions(RuleBasedStateMachine):
         assert all(lead.asked_ms >= latest_ms for lead in self.leads if lead.waits)
 
     def _now_ms(self) -> int:
-        found: list[int] = []
+        moments: list[int] = []
 
         async def main() -> None:
-            found.append(now_ms())
+            moments.append(now_ms())
 
         self.run(main())
-        return found[0]
+        return moments[0]
 
     def teardown(self) -> None:
         if hasattr(self, "queue"):

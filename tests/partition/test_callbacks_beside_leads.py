@@ -84,10 +84,10 @@ async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
 async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> None:
     bench = Bench()
     keys = Keys(["a secret of at least thirty-two characters"])
-    there = msgspec.structs.replace(
+    destination = msgspec.structs.replace(
         bench.plan.destinations["acme-main"], callback_url="https://example.com/callbacks/acme/acme-main"
     )
-    bench.plan = plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
+    bench.plan = plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": destination}, callback_keys=keys)
     assert "thirty-two" not in repr(plan)
     bench.partition = bench.owner()
     lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}

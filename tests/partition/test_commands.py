@@ -87,13 +87,13 @@ class Bench:
         self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", json.dumps(lead).encode()))
 
     def answers(self) -> list[CommandAnswer]:
-        return [_ANSWER.decode(each.value or b"") for each in self.kafka.log("leads.audit", 0).committed()]
+        return [_ANSWER.decode(record.value or b"") for record in self.kafka.log("leads.audit", 0).committed()]
 
     def states(self) -> list[str]:
         return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
 
     def lane(self) -> Lane:
-        rows = [each for each in self.kafka.log(self.plan.topics.state, 0).committed() if each.key == b"l/acme"]
+        rows = [record for record in self.kafka.log(self.plan.topics.state, 0).committed() if record.key == b"l/acme"]
         return msgspec.json.decode(rows[-1].value or b"", type=Lane)
 
 

@@ -76,13 +76,13 @@ async def test_a_failed_one_that_was_replayed() -> None:
     ), "5 s, then four times as long; half of it jitter, which is one half here"
 
 
-@pytest.mark.parametrize(("said", "quote"), [(SAID, b" (Clay said: " + SCRUBBED + b")"), ("", b"")])
+@pytest.mark.parametrize(("text", "quote"), [(SAID, b" (Clay said: " + SCRUBBED + b")"), ("", b"")])
 @virtual_time
-async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quote: bytes) -> None:
+async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(text: str, quote: bytes) -> None:
     began_ms = now_ms()
-    _, dead_letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
+    _, dead_letter = await refused(classify(422, None, text, 100, True, known=["Ada"]), "leads.dlq")
     emitted = b"HTTP 422: Clay refuses this row for what is in it" + quote
-    excerpt = {"stream-app-answer-excerpt": SCRUBBED} if said else {}
+    excerpt = {"stream-app-answer-excerpt": SCRUBBED} if text else {}
     assert headers_of(dead_letter, "stream-app-trace-id", *TIMES) == excerpt | {
         "stream-app-origin": b"leads/0/0",
         "stream-app-origin-timestamp-ms": b"%d" % began_ms,

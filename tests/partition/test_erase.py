@@ -48,7 +48,7 @@ async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_pers
     assert bench.partition.state.rows.get(f"p/acme/acme-main/{PERSON}".encode()) is None
     again = await erase(bench, "1")
     assert (again.applied, again.reason) == (False, "repeated")
-    assert [each.value is None for each in enriched(bench)].count(True) == 1
+    assert [record.value is None for record in enriched(bench)].count(True) == 1
 
 
 @virtual_time
@@ -57,9 +57,9 @@ async def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once
     await bench.begin()
     fields = {"email": ADA, "linkedin_url": "https://www.linkedin.com/in/ada"}
     linkedin, email = people(fields)
-    keys = [f"p/acme/acme-main/{each}".encode() for each in (linkedin, email)]
+    keys = [f"p/acme/acme-main/{identifier}".encode() for identifier in (linkedin, email)]
     await bench.lead("1", ADA, fields=fields)
-    others = [f"d/acme/acme-main/1 {each}".encode() for each in (email, linkedin)]
+    others = [f"d/acme/acme-main/1 {identifier}".encode() for identifier in (email, linkedin)]
     assert [bench.partition.state.rows.get(key) for key in keys] == others
     await bench.lead("2", ADA)
     assert bench.clay.sent == ["1"], "the e-mail alone is of the same person"
@@ -76,8 +76,8 @@ async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_noth
     await erase(bench, "1")
     await bench.call_back("1", **fields)
     assert bench.history("1") == ["received", "sending", "accepted", "erased", "enriched"]
-    assert [each.value for each in enriched(bench)] == [None]
-    lanes = [each for each in bench.kafka.log(bench.plan.topics.state, 0).committed() if each.key == b"l/acme"]
+    assert [record.value for record in enriched(bench)] == [None]
+    lanes = [record for record in bench.kafka.log(bench.plan.topics.state, 0).committed() if record.key == b"l/acme"]
     (day,) = json.loads(lanes[-1].value or b"")["budget"]["days"]
     assert day.get("credits_reserved", 0) == 0
 
@@ -110,7 +110,7 @@ async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing
     assert len(enriched(bench)) == before, "Kafka would not compact the segment yet"
     await asyncio.sleep(DAY_S / 12)
     sealed = enriched(bench)[before:]
-    assert [(each.key, each.value) for each in sealed] == [(b"acme//", None)]
+    assert [(record.key, record.value) for record in sealed] == [(b"acme//", None)]
     assert erased_by(sealed[0].key, sealed[0].headers) is None
     await asyncio.sleep(20 * DAY_S)
     assert len(enriched(bench)) == before + 1
@@ -122,4 +122,4 @@ async def test_without_an_erasure_nothing_is_written() -> None:
     await bench.begin()
     await bench.lead("1", ADA)
     await asyncio.sleep(3 * DAY_S)
-    assert not [each for each in enriched(bench) if each.key == b"acme//"]
+    assert not [record for record in enriched(bench) if record.key == b"acme//"]

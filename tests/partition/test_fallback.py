@@ -73,8 +73,8 @@ class Bench:
         self.plan = msgspec.structs.replace(plan, workspaces=workspaces, destinations=destinations)
         self.change(**of_workspace)
         alias = "acme-main"
-        there: Destination = msgspec.structs.replace(self.plan.destinations[alias], cache_first=cache_first)
-        self.plan.destinations[alias] = there
+        destination: Destination = msgspec.structs.replace(self.plan.destinations[alias], cache_first=cache_first)
+        self.plan.destinations[alias] = destination
         self.kafka, self.clay = MemoryKafka(now_ms), Clay()
         begin_system(self.kafka, self.plan)
         self.cache = MemoryCache() if cache is None else cache
@@ -110,7 +110,7 @@ class Bench:
         return self.history(lead_id)
 
     def events(self) -> list[StatusEvent]:
-        return [_event.decode(each.value or b"") for each in self.kafka.log("leads.status", 0).committed()]
+        return [_event.decode(record.value or b"") for record in self.kafka.log("leads.status", 0).committed()]
 
     def history(self, lead_id: str) -> list[str]:
         emitted = [event for event in self.events() if event.lead_id == lead_id]
@@ -119,8 +119,8 @@ class Bench:
         return [event.status for event in emitted]
 
     def results(self, lead_id: str) -> list[Result]:
-        found = [_result.decode(each.value or b"") for each in self.kafka.log("leads.enriched", 0).committed()]
-        return [result for result in found if result.lead_id == lead_id]
+        decoded = [_result.decode(record.value or b"") for record in self.kafka.log("leads.enriched", 0).committed()]
+        return [result for result in decoded if result.lead_id == lead_id]
 
     async def open_and_return(self) -> None:
         """The budget is back, and what was deferred too."""
@@ -165,10 +165,10 @@ async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
     await bench.call_back("1", title="CEO")
     expected = ["received", "served_locally", "deferred", "replayed", "sending", "accepted", "enriched"]
     assert bench.history("1") == expected
-    assert [(each.source, each.version) for each in bench.results("1")] == [("local", 1), ("clay", 2)]
+    assert [(result.source, result.version) for result in bench.results("1")] == [("local", 1), ("clay", 2)]
     (person,) = people({"email": ADA})
-    assert {each.person for each in bench.results("1")} == {person}
-    assert {each.company for each in bench.results("1")} == {company({"email": ADA})}
+    assert {result.person for result in bench.results("1")} == {person}
+    assert {result.company for result in bench.results("1")} == {company({"email": ADA})}
 
 
 @virtual_time
@@ -230,7 +230,7 @@ async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> No
     await bench.call_back("1", title="CEO")
     await bench.remember(ADA, days=0, title="CEO")
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
-    assert [each.source for each in bench.results("3")] == ["cache"]
+    assert [result.source for result in bench.results("3")] == ["cache"]
     assert await bench.lead("4", ADA, force=True) == ["received", "sending", "accepted"], "in spite of the cache"
     assert bench.clay.sent == ["1", "4"]
 
@@ -249,7 +249,7 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
     bench.change(budget=BudgetPolicy(credits_per_day=0))
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
-    ((result,), (event,)) = bench.results("3"), [each for each in bench.events() if each.lead_id == "3"][1:]
+    ((result,), (event,)) = bench.results("3"), [of_lead for of_lead in bench.events() if of_lead.lead_id == "3"][1:]
     assert (result.source, result.fields["title"], event.reason) == ("stale", "CEO", "stale")
     assert await bench.lead("3", ADA) == ["received", "served_from_cache", "duplicate"], "once"
     bench.change(fallback=("cache", "local"))

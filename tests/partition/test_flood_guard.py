@@ -27,8 +27,8 @@ class Bench(LeadBench):
 
     def __init__(self, setup: Setup | None = None) -> None:
         super().__init__(setup or Setup(callbacks=False), clay_takes_s=0.1)
-        for name, here in self.plan.workspaces.items():
-            self.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy(run=RUN))
+        for name, workspace in self.plan.workspaces.items():
+            self.plan.workspaces[name] = msgspec.structs.replace(workspace, flood_guard=FloodGuardPolicy(run=RUN))
 
     def publish_bad(self, kind: str, count: int) -> None:
         document, key = BAD[kind]
@@ -160,8 +160,8 @@ async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
 @virtual_time
 async def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
     bench = Bench()
-    for name, here in bench.plan.workspaces.items():
-        bench.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy())
+    for name, workspace in bench.plan.workspaces.items():
+        bench.plan.workspaces[name] = msgspec.structs.replace(workspace, flood_guard=FloodGuardPolicy())
     bench.publish_bad("no_identity", 20)
     await bench.serve()
     await asyncio.sleep(3.0)

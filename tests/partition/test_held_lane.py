@@ -70,7 +70,7 @@ class Bench(OperatedBench):
         log = self.kafka.log(self.plan.topics.status, 0).committed()
         return [
             event.status
-            for event in map(_event.decode, (each.value or b"" for each in log))
+            for event in map(_event.decode, (record.value or b"" for record in log))
             if event.lead_id == lead_id
         ]
 

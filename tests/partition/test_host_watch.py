@@ -39,8 +39,8 @@ async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> Non
     bench.clay = clay = IllClay()
     clay.host_answers_meanwhile = host_answers
     bench.partition = bench.owner()
-    name, here = next(iter(bench.plan.workspaces.items()))
-    bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=BreakerPolicy())
+    name, workspace = next(iter(bench.plan.workspaces.items()))
+    bench.plan.workspaces[name] = msgspec.structs.replace(workspace, breaker=BreakerPolicy())
     for number in range(900):
         bench.publish(f"id{number}", f"p{number}")
     await bench.serve()

@@ -32,7 +32,7 @@ class Statuses:
     """What became of each record, in the order of the events."""
 
     def __init__(self, bench: Bench) -> None:
-        events = [json.loads(each.value or b"") for each in bench.kafka.log("leads.status", 0).committed()]
+        events = [json.loads(record.value or b"") for record in bench.kafka.log("leads.status", 0).committed()]
         self.ends = [(event["origin"], event["status"], event.get("reason", "")) for event in events]
 
     def of(self, offset: int) -> list[str]:
@@ -140,8 +140,8 @@ async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_h
     turns, order = locks(recalled.append), list[str]()
     first = in_flight(0)
 
-    async def work(name: str, each: InFlight) -> None:
-        async with turns.lock(each, lambda: keys("a")):
+    async def work(name: str, under_way: InFlight) -> None:
+        async with turns.lock(under_way, lambda: keys("a")):
             order.append(name)
 
     async with turns.lock(first, lambda: keys("a")):

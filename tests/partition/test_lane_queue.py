@@ -46,11 +46,11 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
         elif rng.random() < 0.3:
             sent = rng.choice(SOURCES)
             queue.count_share(sent, SHARES)
-            for each, share in SHARES.items():
-                if each == sent:
-                    owed[each] = max(0.0, owed[each] - 1.0)
-                elif any(waiter.in_flight.source == each for waiter in line):
-                    owed[each] = min(2.0, owed[each] + share)
+            for source, share in SHARES.items():
+                if source == sent:
+                    owed[source] = max(0.0, owed[source] - 1.0)
+                elif any(waiter.in_flight.source == source for waiter in line):
+                    owed[source] = min(2.0, owed[source] + share)
         elif rng.random() < 0.5:
             queue.remove(line.pop(rng.randrange(len(line))))
         else:
@@ -74,8 +74,8 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
             impatient = [waiter for waiter in of_kind if not waiter.request.patient]
             assert queue.unreported(kind) == sorted(impatient, key=lambda waiter: waiter.number)
         for waiter in ready:
-            own = sum(each.group == waiter.group and each.number < waiter.number for each in ready)
-            in_all = own + sum(groups_of(each) < groups_of(waiter) for each in ready)
+            own = sum(other.group == waiter.group and other.number < waiter.number for other in ready)
+            in_all = own + sum(groups_of(other) < groups_of(waiter) for other in ready)
             assert queue.sends_before(waiter, 0.0) == in_all
             assert queue.sends_before(waiter, 0.25) == min(in_all, (own + 1) * 5)
         times = {waiter.number: wakes[waiter.number] for waiter in line if waiter.number in wakes}
@@ -120,12 +120,12 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
         queue.add(waiter)
         queue.make_ready(waiter)
     held = Held(reason, "", NOW_MS + PATIENCE_MS + over_ms, status, bulk_only=bulk_only)
-    found = patience.impatient("acme", queue, ("acme-main", False), held, NOW_MS)
+    waiters = patience.impatient("acme", queue, ("acme-main", False), held, NOW_MS)
     is_long = over_ms > 0 and reason != "in_flight"
     expected: tuple[Source, ...] = ("retry",) if bulk_only and is_long else ()
     if (status and hold == "degrade") or (is_long and (shared or hold == "degrade")):
         expected = SOURCES
-    assert tuple(waiter.in_flight.source for waiter in found) == expected
+    assert tuple(waiter.in_flight.source for waiter in waiters) == expected
     stall = Held("no_answer", "", NOW_MS + 900)
     waits = patience.wait_for_stall(plan.workspaces["acme"], stall, NOW_MS - 1_500, NOW_MS + 499 + over_ms)
     if over_ms or not (shared or hold == "degrade"):

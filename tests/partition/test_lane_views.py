@@ -47,7 +47,7 @@ class Board(Bench):
 
     def published(self) -> list[LaneView]:
         log = self.kafka.log(self.plan.topics.lanes, 0).committed()
-        return [_VIEW.decode(each.value or b"") for each in log if each.key == b"acme"]
+        return [_VIEW.decode(record.value or b"") for record in log if record.key == b"acme"]
 
     def emitted(self) -> list[str]:
         """The kinds of news on `leads.lanes`, in order."""

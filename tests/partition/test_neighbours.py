@@ -154,7 +154,7 @@ class Bench(OwnerBench):
         return sum(name.startswith("lane") for name in self.plan.workspaces)
 
     def events(self) -> list[StatusEvent]:
-        return [_event.decode(each.value or b"") for each in self.kafka.log("leads.status", 0).committed()]
+        return [_event.decode(record.value or b"") for record in self.kafka.log("leads.status", 0).committed()]
 
     def sent_ms(self) -> dict[str, int]:
         """When the first POST of each lead was committed."""

@@ -161,7 +161,7 @@ async def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> No
     await bench.serve()
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
-    _, _, *events = (json.loads(each.value or b"") for each in bench.kafka.log("leads.status", 0).committed())
+    _, _, *events = (json.loads(record.value or b"") for record in bench.kafka.log("leads.status", 0).committed())
     base_ms = int(bench.plan.delivery.retry_base_s * 1000)
     for refused, sending, pause_ms in zip(events[::2], events[1::2], (base_ms, 2 * base_ms), strict=False):
         assert refused["due_at_ms"] == refused["at_ms"] + pause_ms

@@ -99,7 +99,7 @@ async def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers(
     bench = Bench()
     await bench.begin()
     linkedin, email = people(BOTH)
-    keys = [person_key("acme", "acme-main", each) for each in (linkedin, email)]
+    keys = [person_key("acme", "acme-main", identifier) for identifier in (linkedin, email)]
     assert (await lead(bench, "1", BOTH))[-1] == "deferred"
     assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
     assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
@@ -136,7 +136,7 @@ async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person
     bench.clay.first = [Poison(422, 1)]
     await lead(bench, "1", {"email": ADA, **OTHER})
     await lead(bench, "2", BOTH)
-    (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
+    (slot,) = (person_slot("acme", "acme-main", person) for person in people(LINKEDIN))
     await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
     assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
     assert bench.clay.sent == ["1", "2"]
@@ -147,7 +147,7 @@ async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person
 @virtual_time
 async def test_a_cached_result_is_not_served_for_a_namesake() -> None:
     bench = await opened(cache_first=True)
-    (slot,) = (person_slot("acme", "acme-main", each) for each in people(NAME))
+    (slot,) = (person_slot("acme", "acme-main", person) for person in people(NAME))
     await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
     assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
     assert await lead(bench, "2", NAME) == ["received", "served_from_cache"]
@@ -158,7 +158,7 @@ async def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead()
     bench = await opened(cache_first=True)
     bench.clay.first = [Poison(422, 1)]
     assert await lead(bench, "1", BOTH) == ["received", "sending", "rejected_invalid"]
-    (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
+    (slot,) = (person_slot("acme", "acme-main", person) for person in people(LINKEDIN))
     await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
     await suppress(bench, {"email": ADA})
     assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
@@ -226,10 +226,10 @@ async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them
 
     def aliases() -> list[bytes | None]:
         rows = bench.partition.state.rows
-        return [rows.get(person_key("acme", "acme-main", each)) for each in (linkedin, email, other)]
+        return [rows.get(person_key("acme", "acme-main", identifier)) for identifier in (linkedin, email, other)]
 
     lead_1, everybody = "d/acme/acme-main/1", (linkedin, email, other)
-    linked = [sorted(name for name in everybody if name != each) for each in everybody]
+    linked = [sorted(name for name in everybody if name != person) for person in everybody]
     assert aliases() == [" ".join((lead_1, *names)).encode() for names in linked]
     if whole:
         assert await erase(bench, "1", *everybody) == set(everybody)

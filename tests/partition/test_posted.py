@@ -147,7 +147,7 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
         async def ask(self, what: str, request: Callable[[], T]) -> T:
             if what == "fence" and bench.clay.bodies:
                 log = bench.kafka.log(bench.plan.topics.state, 0).committed()
-                key, value = next((each.key, each.value) for each in log if (each.key or b"").startswith(b"d/"))
+                key, value = next((record.key, record.value) for record in log if (record.key or b"").startswith(b"d/"))
                 ours = read_delivery(key or b"", value or b"")
                 theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
                 bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))

@@ -30,11 +30,11 @@ States = dict[str, list[str]]
 
 def histories(bench: Bench) -> States:
     """The statuses of each history, by its origin."""
-    found: States = {}
+    statuses: States = {}
     for record in bench.kafka.log("leads.status", 0).committed():
         event = msgspec.json.decode(record.value or b"", type=StatusEvent)
-        found.setdefault(event.origin, []).append(event.status)
-    return found
+        statuses.setdefault(event.origin, []).append(event.status)
+    return statuses
 
 
 def last_event(bench: Bench, origin: str) -> StatusEvent:

@@ -72,7 +72,7 @@ def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_second
         link.fences = None
         asked, back_s = len(link.asked_s), link.asked_s[-1] + 10.0
         await asyncio.sleep(20 * MEMBER_S)
-        assert [round(each - back_s, 3) for each in link.asked_s[asked:]] == [0.0]
+        assert [round(at_s - back_s, 3) for at_s in link.asked_s[asked:]] == [0.0]
         assert bench.states() == ["received", "sending", "accepted"]
 
     run(main())

@@ -36,9 +36,11 @@ class Bench(LeadBench):
 
     def __init__(self, budget: BudgetPolicy | None = None) -> None:
         super().__init__(Setup(max_attempts=1, max_replays=2), clay=NeverClay)
-        for name, here in self.plan.workspaces.items():
-            closed = msgspec.structs.replace(here.breaker, mode="closed")
-            self.plan.workspaces[name] = msgspec.structs.replace(here, breaker=closed, budget=budget or here.budget)
+        for name, workspace in self.plan.workspaces.items():
+            closed = msgspec.structs.replace(workspace.breaker, mode="closed")
+            self.plan.workspaces[name] = msgspec.structs.replace(
+                workspace, breaker=closed, budget=budget or workspace.budget
+            )
 
     async def begin(self) -> None:
         await self.serve()
@@ -54,8 +56,8 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
     for epoch in range(1, MAX_RETURNS + 4):
         await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
-    parked = [read_envelope(each) for each in bench.dead_letters(bench.plan.topics.parked)]
-    assert [(each.reason, each.epoch, each.returns) for each in parked] == [
+    parked = [read_envelope(record) for record in bench.dead_letters(bench.plan.topics.parked)]
+    assert [(envelope.reason, envelope.epoch, envelope.returns) for envelope in parked] == [
         ("loop_guard", 31, 31),
         ("loop_guard", 32, 32),
         ("loop_guard", 33, 33),
@@ -138,8 +140,8 @@ async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refuse
 async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> None:
     """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
     bench = LeadBench()
-    topics, there = bench.plan.topics, bench.plan.destinations["acme-main"]
-    held = reserve(BudgetPolicy(), Budget(), there.ceiling, now_ms())
+    topics, destination = bench.plan.topics, bench.plan.destinations["acme-main"]
+    held = reserve(BudgetPolicy(), Budget(), destination.ceiling, now_ms())
     assert isinstance(held, tuple)
     lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
     row = Delivery(*(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t"), sends=1, reservation=held[1])
@@ -158,7 +160,7 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
         await inlet.end()
         await serving
     spent = bench.partition.state.lanes["acme"].budget.days[-1]
-    assert (spent.credits_spent, spent.credits_reserved) == (there.ceiling.credits, 0)
+    assert (spent.credits_spent, spent.credits_reserved) == (destination.ceiling.credits, 0)
     assert bench.states() == ["replayed"]
     assert bench.alarms == []
 

@@ -55,12 +55,15 @@ class Bench(OverdueBench):
         return report
 
     def lead(self) -> Delivery:
-        rows = [each for each in self.kafka.log(self.plan.topics.state, 0).committed() if each.key == self.key]
+        rows = [record for record in self.kafka.log(self.plan.topics.state, 0).committed() if record.key == self.key]
         return _row.decode(rows[-1].value or b"")
 
 
 def money(report: BooksReport) -> dict[tuple[str, str], tuple[int, int | None, int]]:
-    return {(each.period, each.meter): (each.spent, each.spent_by_events, each.unknown) for each in report.accounts}
+    return {
+        (account.period, account.meter): (account.spent, account.spent_by_events, account.unknown)
+        for account in report.accounts
+    }
 
 
 @virtual_time

@@ -26,9 +26,9 @@ def row(state: Status, at_ms: int = NOW_MS, *, final: bool = True) -> bytes:
 
 
 def rows(*changes: tuple[bytes, bytes | None]) -> Rows:
-    found = Rows(0, FRESH_MS)
-    found.apply(list(changes))
-    return found
+    made = Rows(0, FRESH_MS)
+    made.apply(list(changes))
+    return made
 
 
 @pytest.mark.parametrize(("early_ms", "gone"), [(0, False), (-1, True)])
@@ -42,94 +42,94 @@ def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(name: str, 
         "command": (b"k/c-1", msgspec.json.encode({"at_ms": since_ms, "applied": True})),
         "cancellation": (lead_row("acme", "a"), msgspec.json.encode(Suppression("cancelled", since_ms, "c", "jane"))),
     }
-    found = Rows(0, FRESH_MS)
-    found.load(
+    held = Rows(0, FRESH_MS)
+    held.load(
         dict([(key("earlier"), row("enriched", since_ms - 9)), (key("a"), row("enriched", since_ms)), keys[name]])
     )
-    changes = [found.expire(NOW_MS - early_ms) for _ in range(3)]
-    assert ((keys[name][0], None) in [each for some in changes for each in some]) is gone
-    assert (found.get(keys[name][0]) is None) is gone
+    changes = [held.expire(NOW_MS - early_ms) for _ in range(3)]
+    assert ((keys[name][0], None) in [change for some in changes for change in some]) is gone
+    assert (held.get(keys[name][0]) is None) is gone
 
 
 def test_a_row_that_is_open_is_kept_and_lets_others_go() -> None:
     old_ms = NOW_MS - 2 * FRESH_MS
-    found = rows((key("open"), row("accepted", old_ms, final=False)), (key("old"), row("enriched", old_ms)))
-    found.apply([(ADA, key("open") + b" " + key("old")), (STRAY, key("never"))])
+    held = rows((key("open"), row("accepted", old_ms, final=False)), (key("old"), row("enriched", old_ms)))
+    held.apply([(ADA, key("open") + b" " + key("old")), (STRAY, key("never"))])
     gone: Changes = []
     for step in range(5):
-        gone += found.expire(NOW_MS + step * 60_000)
+        gone += held.expire(NOW_MS + step * 60_000)
     assert gone == [(key("old"), None), (STRAY, None)]
-    found.apply([(key("open"), row("enriched", NOW_MS))])
+    held.apply([(key("open"), row("enriched", NOW_MS))])
     for step in range(5):
-        gone += found.expire(NOW_MS + FRESH_MS + 1 + step * 60_000)
+        gone += held.expire(NOW_MS + FRESH_MS + 1 + step * 60_000)
     assert {name for name, _ in gone} == {key("old"), key("open"), ADA, STRAY}
 
 
 def test_a_step_reads_only_a_few_rows() -> None:
-    found = Rows(0, FRESH_MS)
-    found.load({key(f"{number}"): row("enriched", 0) for number in range(10_000)})
-    assert [len(found.expire(NOW_MS + 50 * step)) for step in range(2_500)] == [4] * 2_500
+    held = Rows(0, FRESH_MS)
+    held.load({key(f"{number}"): row("enriched", 0) for number in range(10_000)})
+    assert [len(held.expire(NOW_MS + 50 * step)) for step in range(2_500)] == [4] * 2_500
 
 
 def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = rows((key("a"), row("enriched", NOW_MS)))
-    looks = Mock(side_effect=found.delivery)
-    monkeypatch.setattr(found, "delivery", looks)
+    held = rows((key("a"), row("enriched", NOW_MS)))
+    looks = Mock(side_effect=held.delivery)
+    monkeypatch.setattr(held, "delivery", looks)
     for at_ms in (NOW_MS, NOW_MS + 1, NOW_MS + FRESH_MS - 1):
-        assert found.expire(at_ms) == []
+        assert held.expire(at_ms) == []
     assert looks.call_count == 1
-    assert found.expire(NOW_MS + FRESH_MS + 1) == [(key("a"), None)]
+    assert held.expire(NOW_MS + FRESH_MS + 1) == [(key("a"), None)]
 
 
 def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
-    found, parked = Rows(0, FRESH_MS), row("parked", final=False)
-    found.load({key("a"): parked, key("b"): parked, key("c", "beta"): parked, key("d"): row("dead_lettered")})
-    found.apply([(key("a"), parked), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')])
-    assert found.parked == {"acme": 2, "beta": 1}
-    found.apply(
+    held, parked = Rows(0, FRESH_MS), row("parked", final=False)
+    held.load({key("a"): parked, key("b"): parked, key("c", "beta"): parked, key("d"): row("dead_lettered")})
+    held.apply([(key("a"), parked), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')])
+    assert held.parked == {"acme": 2, "beta": 1}
+    held.apply(
         [(key("a"), row("replayed")), (key("b"), None), (key("never"), None), (key("d", "parked"), row("sending"))]
     )
-    assert {name: many for name, many in found.parked.items() if many} == {"beta": 1}
-    found.load({})
-    assert found.parked == {}
+    assert {name: many for name, many in held.parked.items() if many} == {"beta": 1}
+    held.load({})
+    assert held.parked == {}
 
 
 def test_suppressions_are_counted_and_erasures_listed() -> None:
     value = msgspec.json.encode(Suppression("suppressed", 7, "c-1", "jane"))
     person, lead, erased = person_row("x" * 22), lead_row("acme", "a"), erased_row("acme", "crm/1")
-    found = Rows(0, FRESH_MS)
-    found.load({person: value, lead: value, erased: value})
-    found.apply([(person, value), (person_row("y" * 22), None)])
-    assert (found.suppressing, list(found.erasures())) == (3, [("acme", 7)])
-    assert found.suppression(person) == Suppression("suppressed", 7, "c-1", "jane")
-    assert found.expire(NOW_MS) == [(lead, None)], "a person stays on the list"
-    found.apply([(person, None), (erased, None)])
-    assert (found.suppressing, list(found.erasures())) == (0, [])
-    assert found.suppression(person) is None
+    held = Rows(0, FRESH_MS)
+    held.load({person: value, lead: value, erased: value})
+    held.apply([(person, value), (person_row("y" * 22), None)])
+    assert (held.suppressing, list(held.erasures())) == (3, [("acme", 7)])
+    assert held.suppression(person) == Suppression("suppressed", 7, "c-1", "jane")
+    assert held.expire(NOW_MS) == [(lead, None)], "a person stays on the list"
+    held.apply([(person, None), (erased, None)])
+    assert (held.suppressing, list(held.erasures())) == (0, [])
+    assert held.suppression(person) is None
 
 
 def test_markers_are_found_by_any_of_their_records_and_only_those_of_the_partition_go() -> None:
-    found = rows(*((mark_key(f"leads/{number}/{offset}"), b"1") for number in (0, 1) for offset in (3, 4)))
-    assert found.marker("leads/0/9", "leads/1/4") == mark_key("leads/1/4")
-    assert found.marker("leads/0/9") is None
-    assert found.drop_passed({"leads": 3}.get) == []
-    assert found.drop_passed({"leads": 4}.get) == [(mark_key("leads/0/3"), None), (passed_key("leads"), b"4")]
-    assert [found.is_passed(consumed(offset)) for offset in (3, 4)] == [True, False]
-    assert found.drop_passed({"leads": 9}.get) == [(mark_key("leads/0/4"), None), (passed_key("leads"), b"9")]
-    assert found.drop_passed({"leads": 99}.get) == []
+    held = rows(*((mark_key(f"leads/{number}/{offset}"), b"1") for number in (0, 1) for offset in (3, 4)))
+    assert held.marker("leads/0/9", "leads/1/4") == mark_key("leads/1/4")
+    assert held.marker("leads/0/9") is None
+    assert held.drop_passed({"leads": 3}.get) == []
+    assert held.drop_passed({"leads": 4}.get) == [(mark_key("leads/0/3"), None), (passed_key("leads"), b"4")]
+    assert [held.is_passed(consumed(offset)) for offset in (3, 4)] == [True, False]
+    assert held.drop_passed({"leads": 9}.get) == [(mark_key("leads/0/4"), None), (passed_key("leads"), b"9")]
+    assert held.drop_passed({"leads": 99}.get) == []
 
 
 def test_markers_go_in_the_order_in_which_they_were_set_and_a_topic_without_a_stream_delays_no_other() -> None:
-    found = rows(*((mark_key(f"{place}"), b"1") for place in ("leads.bulk/0/1", "leads/0/3", "leads/0/1", "leads/0/7")))
-    assert found.drop_passed(dict[str, int]().get) == []
-    assert found.drop_passed({"leads": 3}.get) == [], "the first is not passed: no search behind it"
-    assert found.drop_passed({"leads": 5}.get) == [(b"o/leads/0/3", None), (b"o/leads/0/1", None), (b"c/leads", b"5")]
+    held = rows(*((mark_key(f"{place}"), b"1") for place in ("leads.bulk/0/1", "leads/0/3", "leads/0/1", "leads/0/7")))
+    assert held.drop_passed(dict[str, int]().get) == []
+    assert held.drop_passed({"leads": 3}.get) == [], "the first is not passed: no search behind it"
+    assert held.drop_passed({"leads": 5}.get) == [(b"o/leads/0/3", None), (b"o/leads/0/1", None), (b"c/leads", b"5")]
 
 
 def test_a_take_over_reads_markers_and_offsets() -> None:
-    found = Rows(0, FRESH_MS)
+    held = Rows(0, FRESH_MS)
     loaded = {b"o/leads/0/8": b"1", b"c/leads": b"6", b"d/acme/main/a": b"..."}
-    found.load(loaded)
+    held.load(loaded)
     assert loaded.keys() == {b"o/leads/0/8", b"d/acme/main/a"}
-    assert [found.is_passed(consumed(offset)) for offset in (5, 6)] == [True, False]
-    assert found.drop_passed(lambda topic: 9) == [(b"o/leads/0/8", None), (b"c/leads", b"9")]
+    assert [held.is_passed(consumed(offset)) for offset in (5, 6)] == [True, False]
+    assert held.drop_passed(lambda topic: 9) == [(b"o/leads/0/8", None), (b"c/leads", b"9")]

@@ -80,9 +80,9 @@ class Stalling(SlowClay):
 @virtual_time
 async def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Setup) -> None:
     bench = Bench(replace(setup, rate_per_s=8.0, burst=2, max_in_flight=100, callbacks=False))
-    for name, here in bench.plan.workspaces.items():
-        slow = msgspec.structs.replace(here.breaker, open_s=30.0)
-        bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=slow)
+    for name, workspace in bench.plan.workspaces.items():
+        slow = msgspec.structs.replace(workspace.breaker, open_s=30.0)
+        bench.plan.workspaces[name] = msgspec.structs.replace(workspace, breaker=slow)
     patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
     bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
     bench.clay = clay = Stalling()

@@ -26,7 +26,7 @@ class Fresh(Bench):
 
     def state(self) -> list[bytes | None]:
         """The keys of what the partition has written, in order."""
-        return [each.key for each in self.kafka.log(self.plan.topics.state, 0).committed()]
+        return [record.key for record in self.kafka.log(self.plan.topics.state, 0).committed()]
 
     async def used(self) -> None:
         """Send one lead, and leave."""
@@ -53,7 +53,7 @@ async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
     first, *others = bench.kafka.log(bench.plan.topics.state, 0).committed()
     assert first.key == SYSTEM_KEY
     assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(SYSTEM_VERSION, bench.plan.partitions)
-    assert SYSTEM_KEY not in [each.key for each in others]
+    assert SYSTEM_KEY not in [key.key for key in others]
     await bench.kill()
 
 

@@ -67,13 +67,17 @@ async def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once
 @virtual_time
 async def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: str) -> None:
     bench, dead_letter = await _failed()
-    there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
+    destination, workspace = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
     if gone == "workspace":
         del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
     for _ in range(2):
         await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     parked = _waits(bench, f"unknown_{gone}")
-    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = there, here, 0
+    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = (
+        destination,
+        workspace,
+        0,
+    )
     await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
     assert bench.states()[-2:] == ["sending", "accepted"]
 
@@ -83,8 +87,8 @@ async def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(
 async def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> None:
     bench, dead_letter = await _failed()
     reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
-    said = Suppression(reason, now_ms(), "c1", "jane")
-    await bench.partition.state.commits.submit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
+    suppression = Suppression(reason, now_ms(), "c1", "jane")
+    await bench.partition.state.commits.submit(WriteBatch([(row, msgspec.json.encode(suppression))], [], []))
     del bench.plan.destinations["acme-main"]
     await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     assert _waits(bench, "unknown_destination").value is None
@@ -123,19 +127,19 @@ async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_
     await bench.serve()
     await asyncio.sleep(5.0)
     [copy] = bench.dead_letters(bench.plan.topics.wait(60))
-    there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
+    destination, workspace = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
     for _ in range(2):
         await bench.come_back(copy, read_envelope(copy))
     assert bench.states()[-2:] == ["send_uncertain", "parked"]
     [parked] = bench.dead_letters(bench.plan.topics.parked)
-    assert bench.day().credits_reserved == there.ceiling.credits
-    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = there, here
+    assert bench.day().credits_reserved == destination.ceiling.credits
+    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = destination, workspace
     await bench.come_back(parked, returning(read_envelope(parked), parked.record_id, 9))
     assert len(bench.clay.bodies) == 1, "no rewind sends it"
     await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
     assert len(bench.clay.bodies) == 2
     day = bench.day()
-    assert (day.credits_spent, day.credits_reserved) == (there.ceiling.credits, there.ceiling.credits)
+    assert (day.credits_spent, day.credits_reserved) == (destination.ceiling.credits, destination.ceiling.credits)
     assert bench.alarms == []
 
 
@@ -223,15 +227,15 @@ async def events_of(*documents: dict[str, Any], partition: int = 0) -> list[Stat
         bench.kafka.produce(partition, Record(bench.plan.topics.leads, b"acme", value))
     await bench.serve()
     await asyncio.sleep(10.0)
-    found = bench.kafka.log(bench.plan.topics.status, 0).committed()
-    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in found]
+    records = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in records]
 
 
 @virtual_time
 async def test_only_the_first_event_names_the_import() -> None:
-    found = await events_of({"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"})
-    assert len(found) > 2
-    assert [event.import_id for event in found] == ["march", *[""] * (len(found) - 1)]
+    events = await events_of({"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_id": "march"})
+    assert len(events) > 2
+    assert [event.import_id for event in events] == ["march", *[""] * (len(events) - 1)]
 
 
 @virtual_time
@@ -244,8 +248,8 @@ async def test_the_summary_goes_on_without_personal_data() -> None:
 @virtual_time
 async def test_a_duplicate_belongs_to_the_import_that_sent_it() -> None:
     lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}}
-    found = await events_of({**lead, "import_id": "march"}, {**lead, "import_id": "april"})
-    assert [(event.status, event.import_id) for event in found if event.import_id] == [
+    events = await events_of({**lead, "import_id": "march"}, {**lead, "import_id": "april"})
+    assert [(event.status, event.import_id) for event in events if event.import_id] == [
         ("received", "march"),
         ("duplicate", "april"),
     ]
@@ -255,5 +259,5 @@ async def test_a_duplicate_belongs_to_the_import_that_sent_it() -> None:
 @virtual_time
 async def test_a_name_that_may_be_personal_is_in_no_event(import_id: str | None) -> None:
     lead = {"lead_id": "a", "fields": {"email": "ada@example.com"}, "import_summary": SUMMARY}
-    found = await events_of({**lead, "import_id": import_id})
-    assert {(event.import_id, event.import_summary) for event in found} == {("", None)}
+    events = await events_of({**lead, "import_id": import_id})
+    assert {(event.import_id, event.import_summary) for event in events} == {("", None)}

@@ -99,11 +99,11 @@ def whole(case: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.timeout(400)  # the first time it is fetched
 def test_prometheus_accepts_the_rules_and_the_configuration() -> None:
-    code, said = ran("check", "rules", RULES)
-    assert code == 0, said
-    assert f"{len(RULE)} rules found" in said
-    code, said = ran("check", "config", ROOT / "deploy/prometheus.yml")
-    assert code == 0, said
+    code, output = ran("check", "rules", RULES)
+    assert code == 0, output
+    assert f"{len(RULE)} rules found" in output
+    code, output = ran("check", "config", ROOT / "deploy/prometheus.yml")
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("name", RULE)
@@ -149,8 +149,8 @@ def test_the_page_has_the_alerts_in_the_order_of_the_file() -> None:
 
 @pytest.mark.timeout(400)
 def test_each_alert_says_what_it_should(tmp_path: Path) -> None:
-    code, said = ran("test", "rules", written(tmp_path, "all", [whole(case) for case in CASES], RULES.read_text()))
-    assert code == 0, said
+    code, output = ran("test", "rules", written(tmp_path, "all", [whole(case) for case in CASES], RULES.read_text()))
+    assert code == 0, output
 
 
 def test_each_alert_is_seen_firing_and_silent() -> None:
@@ -195,5 +195,5 @@ def _always(name: str, firing: int, first: int, last: int) -> dict[str, Any]:
 @pytest.mark.timeout(400)
 def test_an_alert_outlasts_a_restart_ends_with_its_cause_and_is_not_that_of_another_release(tmp_path: Path) -> None:
     files = [written(tmp_path, name, lives(name, "prod/other"), alone(name)) for name in RULE]
-    code, said = ran("test", "rules", *files)
-    assert code == 0, said
+    code, output = ran("test", "rules", *files)
+    assert code == 0, output

@@ -38,8 +38,8 @@ def outage(limited_share: float = 0.002, of_limit: float = 0.99, **changes: Any)
 
 
 def paces(copies_per_s: float, persons_per_s: float) -> str:
-    found = {"copies": copies_per_s, "persons": persons_per_s}
-    return copies.missed({name: copies.Row(3_000, 1, 3_000 / pace, pace) for name, pace in found.items()})
+    paces_of = {"copies": copies_per_s, "persons": persons_per_s}
+    return copies.missed({name: copies.Row(3_000, 1, 3_000 / pace, pace) for name, pace in paces_of.items()})
 
 
 def ours(lost: int = 0, twice: int = 0, letters: int = 0) -> list[str]:
@@ -73,8 +73,8 @@ def ours(lost: int = 0, twice: int = 0, letters: int = 0) -> list[str]:
         (outage(recovery_s=2.1), ["back after 2.10 s"]),
         (outage(goodput=0.969), ["goodput 96.9%"]),
         (outage(dead_letters=1), ["1 dead letters"]),
-        (outage(limited_share=0.003), [f"0.30% of the calls at quota ({each})" for each in ("alone", "shared")]),
-        (outage(of_limit=0.98), [f"98.0% of the quota ({each})" for each in ("alone", "shared")]),
+        (outage(limited_share=0.003), [f"0.30% of the calls at quota ({name})" for name in ("alone", "shared")]),
+        (outage(of_limit=0.98), [f"98.0% of the quota ({name})" for name in ("alone", "shared")]),
         (safety.missed({"safe": 159.0, "unsafe": 100.0}), []),
         (safety.missed({"safe": 161.0, "unsafe": 100.0}), ["61% more"]),
         (failover.missed([[6.0] * 39, [9.9]]), []),
@@ -90,6 +90,6 @@ def ours(lost: int = 0, twice: int = 0, letters: int = 0) -> list[str]:
     ],
 )
 def test_a_goal_that_is_missed_is_named(missed: list[str] | str, words: list[str]) -> None:
-    found = missed if isinstance(missed, list) else [missed] if missed else []
-    assert len(found) == len(words), found
-    assert all(word in text for word, text in zip(words, found, strict=True))
+    texts = missed if isinstance(missed, list) else [missed] if missed else []
+    assert len(texts) == len(words), texts
+    assert all(word in text for word, text in zip(words, texts, strict=True))

@@ -75,5 +75,5 @@ def run(tmp_path: Path, expected: dict[str, list[tuple[str, float]]]) -> tuple[i
 
 @pytest.mark.timeout(400)  # the first time promtool is fetched
 def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
-    code, said = run(tmp_path, EXPECTED)
-    assert code == 0, said
+    code, output = run(tmp_path, EXPECTED)
+    assert code == 0, output

@@ -44,7 +44,7 @@ def environment(service: str) -> dict[str, str]:
     """Return what `docker compose` gives to a service if .env has the required values only."""
     given = SERVICES[service].get("environment") or {}
     return {
-        name: _VARIABLE.sub(lambda found: DEMANDED[found[1]] if found[2] == "?" else found[3], str(value))
+        name: _VARIABLE.sub(lambda match: DEMANDED[match[1]] if match[2] == "?" else match[3], str(value))
         for name, value in given.items()
     }
 
@@ -82,9 +82,9 @@ def end_image() -> list[tuple[str, str]]:
 
 
 def seconds(text: str) -> int:
-    found = re.fullmatch(r"(\d+)s", text)
-    assert found, text
-    return int(found[1])
+    match = re.fullmatch(r"(\d+)s", text)
+    assert match, text
+    return int(match[1])
 
 
 # ------------------------------------------------------------------------------------------------- docker-compose.yml
@@ -121,9 +121,11 @@ def test_each_command_exists(name: str) -> None:
 
 def test_the_commands_in_the_comments_exist() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    found = [line.split() for line in re.findall(r"compose run --rm (?:-T )?(.*?)(?: [<>] .*)?$", text, re.MULTILINE)]
-    assert [parse(command)[0].__name__ for _, *command in found] == COMMENTED
-    assert {service for service, *_ in found} <= set(OURS)
+    commands = [
+        line.split() for line in re.findall(r"compose run --rm (?:-T )?(.*?)(?: [<>] .*)?$", text, re.MULTILINE)
+    ]
+    assert [parse(command)[0].__name__ for _, *command in commands] == COMMENTED
+    assert {service for service, *_ in commands} <= set(OURS)
 
 
 @pytest.mark.parametrize("name", WITH_CONFIG)
@@ -141,8 +143,8 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     clay = {name for name in used if name.startswith("CLAY_")}
     secret = clay | DEMANDED.keys()
     text = (ROOT / "docker-compose.yml").read_text()
-    asked = {found[0] for found in _VARIABLE.findall(text)}
-    assert {found[0] for found in _VARIABLE.findall(text) if found[1] == "?"} == DEMANDED.keys(), "no known default"
+    asked = {match[0] for match in _VARIABLE.findall(text)}
+    assert {match[0] for match in _VARIABLE.findall(text) if match[1] == "?"} == DEMANDED.keys(), "no known default"
     assert f"for name in {' '.join(DEMANDED)}; do" in text, "its first lines make them"
     example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert secret == asked == set(example)
@@ -255,9 +257,9 @@ def test_kafka_has_the_settings_of_the_tests() -> None:
 def test_the_image_has_a_python_that_the_package_allows() -> None:
     allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
     (base,) = [rest.removeprefix("BASE=") for word, rest in dockerfile() if word == "ARG"]
-    found = re.fullmatch(r"python:(\d+\.\d+)-slim@sha256:[0-9a-f]{64}", base)
-    assert found, base
-    assert found[1] in allowed
+    match = re.fullmatch(r"python:(\d+\.\d+)-slim@sha256:[0-9a-f]{64}", base)
+    assert match, base
+    assert match[1] in allowed
     for word, rest in dockerfile():
         if word == "FROM":
             assert rest.startswith("${BASE}"), rest
@@ -311,9 +313,9 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
     http = settings("worker").http
     assert http.host == settings("replay").http.host
     seen = {
-        job["job_name"]: (found["names"], found["type"], found["port"])
+        job["job_name"]: (target["names"], target["type"], target["port"])
         for job in PROMETHEUS["scrape_configs"]
-        for found in job["dns_sd_configs"]
+        for target in job["dns_sd_configs"]
     }
     assert seen == {
         "worker": (["worker"], "A", http.worker_port),

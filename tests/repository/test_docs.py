@@ -58,8 +58,8 @@ def test_tests_files_and_modules_exist(document: Path) -> None:
 
 def links_of(document: Path) -> list[str]:
     """The targets of the links and pictures of a document that lead into the repository."""
-    found = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
-    return [target for target in found if not re.match(r"https?://|mailto:", target)]
+    targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    return [target for target in targets if not re.match(r"https?://|mailto:", target)]
 
 
 @cache
@@ -261,7 +261,7 @@ def test_metrics_in_the_text_exist(document: Path) -> None:
 
 def test_the_failures_page_has_every_error_and_every_code() -> None:
     codes = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "failures.md").read_text(encoding="utf-8"), re.M)
-    errors = {each.__name__ for each in vars(error_classes).values() if isinstance(each, type)}
+    errors = {value.__name__ for value in vars(error_classes).values() if isinstance(value, type)}
     assert errors | set(get_args(Status)) <= set(codes)
     assert {*get_args(UnsentReason), *get_args(UncertainReason)} <= set(codes)
     # Of a lead that cannot be read, of one that waits, and of one that has ended.

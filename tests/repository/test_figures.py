@@ -36,8 +36,8 @@ def prose_of(document: Path) -> str:
 
 
 def figures_of(document: Path) -> Iterator[str]:
-    for found in MEASURED.finditer(" ".join(prose_of(document).split())):
-        yield found[0]
+    for match in MEASURED.finditer(" ".join(prose_of(document).split())):
+        yield match[0]
 
 
 @each_document

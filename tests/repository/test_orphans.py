@@ -50,8 +50,8 @@ def names_used() -> frozenset[str]:
 def keys(kind: type[msgspec.Struct], place: str = "") -> Iterator[tuple[str, str]]:
     """Each key of the configuration: its name, and its place."""
     for key, hint in keys_of(kind).items():
-        inner = [each for each in (hint, *getattr(hint, "__args__", ())) if isinstance(each, type)]
-        tables = [each for each in inner if issubclass(each, msgspec.Struct)]
+        inner = [part for part in (hint, *getattr(hint, "__args__", ())) if isinstance(part, type)]
+        tables = [part for part in inner if issubclass(part, msgspec.Struct)]
         for table in tables:
             yield from keys(table, f"{place}{key}.")
         if not tables:
@@ -69,14 +69,14 @@ def test_no_setting_that_is_gone_exists() -> None:
         place.replace("destinations.", "destinations.*.").replace("workspaces.", "workspaces.*.")
         for _, place in keys(Settings)
     }
-    assert not [place for place in GONE if place in places or any(each.startswith(f"{place}.") for each in places)]
+    assert not [place for place in GONE if place in places or any(key.startswith(f"{place}.") for key in places)]
 
 
 def test_each_topic_is_written_and_read_by_something() -> None:
     names, tiers_s = TopicNames(), (2, 10)
     rights = rights_of(names, tiers_s).values()
-    written = frozenset().union(*(each.write for each in rights))
-    read = frozenset().union(*(each.read for each in rights))
+    written = frozenset().union(*(program.write for program in rights))
+    read = frozenset().union(*(program.read for program in rights))
     by_users = {names.leads, names.bulk}  # producers write them; `publish` is one
     for topic in plan(names, 4, 1, Retention(), tiers_s):
         assert topic.name in written | by_users, topic.name

@@ -37,5 +37,5 @@ def test_the_documents_pass(tmp_path: Path) -> None:
 
 def test_a_slip_is_found(tmp_path: Path) -> None:
     text = "# Page\n\n```sh\nthe the\n```\n\nThe lead has has irregardless.\n"
-    found = found_by_proselint(tmp_path, {"page.md": text})
-    assert re.findall(r"page\.md:(\d+)", found) == ["7", "7"]
+    report = found_by_proselint(tmp_path, {"page.md": text})
+    assert re.findall(r"page\.md:(\d+)", report) == ["7", "7"]

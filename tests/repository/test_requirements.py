@@ -51,7 +51,7 @@ def pins(file: str) -> Iterator[Pin]:
     for line in text(file).replace("\\\n", " ").splitlines():
         if line.strip():
             what, *hashes = line.split(" --hash=")
-            yield Pin(Requirement(what.strip()), [each.strip() for each in hashes])
+            yield Pin(Requirement(what.strip()), [digest.strip() for digest in hashes])
 
 
 def applies(requirement: Requirement, place: dict[str, str]) -> bool:
@@ -60,16 +60,16 @@ def applies(requirement: Requirement, place: dict[str, str]) -> bool:
 
 def asked_for(file: str) -> list[Requirement]:
     lines = [*PROJECT["dependencies"], *(line for extra in FILES[file] for line in EXTRAS[extra])]
-    return [each for each in map(Requirement, lines) if each.name != PROJECT["name"]]
+    return [requirement for requirement in map(Requirement, lines) if requirement.name != PROJECT["name"]]
 
 
 def installed(file: str, place: dict[str, str]) -> dict[str, str]:
     """Return the version of everything that pip installs there, by name. Fails if a name comes twice."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for pin in pins(file):
         if applies(pin.requirement, place):
-            assert found.setdefault(name_of(pin.requirement), pin.version) == pin.version
-    return found
+            assert versions.setdefault(name_of(pin.requirement), pin.version) == pin.version
+    return versions
 
 
 def test_every_place_names_the_same_versions_of_python() -> None:
@@ -78,7 +78,7 @@ def test_every_place_names_the_same_versions_of_python() -> None:
         assert span in text(file), file
     later = f"3.{int(VERSIONS[-1].removeprefix('3.')) + 1}"
     assert PROJECT["requires-python"] == f">={VERSIONS[0]},<{later}"
-    named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if " :: Python :: " in each]
+    named = [classifier.rpartition(" ")[2] for classifier in PROJECT["classifiers"] if " :: Python :: " in classifier]
     assert tuple(named) == VERSIONS
     candidates = re.findall(r"python(3\.\d+)", next(re.finditer(r"for candidate in .*", text(".ci/run")))[0])
     assert sorted(candidates) == list(VERSIONS)
@@ -107,7 +107,7 @@ def test_each_pin_has_hashes_and_no_address(file: str) -> None:
     for pin in pins(file):
         assert pin.requirement.url is None
         assert pin.hashes, str(pin.requirement)
-        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in pin.hashes), str(pin.requirement)
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in pin.hashes), str(pin.requirement)
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_each_pin_has_hashes_and_no_address(file: str) -> None:
 )
 def test_the_image_and_ci_install_nothing_else(user: str, files: list[str], then: str) -> None:
     installs = re.findall(r"install (?:--disable-pip-version-check )?(--(?:require-hashes|no-deps)[^&\n]*)", text(user))
-    assert {each.strip() for each in installs} == {*(f"--require-hashes -r {file}" for file in files), then}
+    assert {command.strip() for command in installs} == {*(f"--require-hashes -r {file}" for file in files), then}

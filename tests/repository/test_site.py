@@ -33,7 +33,7 @@ def test_the_navigation_has_every_page_once(site: ModuleType) -> None:
     nav = tomllib.loads((DOCS / "zensical.toml").read_text())["project"]["nav"]
     pages = list(site.pages_of(nav))
     assert sorted(pages) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
-    assert [next(iter(each)) for each in nav] == ["Start", "How to", "Reference", "Why"]
+    assert [next(iter(section)) for section in nav] == ["Start", "How to", "Reference", "Why"]
 
 
 def test_the_reference_is_generated(site: ModuleType, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_every_import_is_a_dependency_of_the_package() -> None:
         *project["dependencies"],
         *(line for extra in ("worker", "gateway", "board", "local") for line in extras[extra]),
     ]
-    brings = {canonicalize_name(Requirement(each).name) for each in asked_for}
+    brings = {canonicalize_name(Requirement(line).name) for line in asked_for}
     foreign = {name.partition(".")[0] for name in names_in(PACKAGE)} - sys.stdlib_module_names - {"stream_app"}
     assert OPTIONAL.keys() <= foreign
     assert set(OPTIONAL.values()) <= extras.keys()

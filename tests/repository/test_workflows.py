@@ -22,9 +22,9 @@ MAY_WRITE = {
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    assert found, f"{name} is missing: pip install -e '.[dev]'"
-    return found
+    program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert program, f"{name} is missing: pip install -e '.[dev]'"
+    return program
 
 
 def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -33,13 +33,13 @@ def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def lint(where: Path) -> list[str]:
     """Return what the two linters find in the workflows below a folder."""
-    found = []
+    outputs = []
     files = [str(path) for path in sorted(where.glob(".github/workflows/*.yml"))]
     for argv in ([tool("actionlint"), "-no-color", *files], [tool("zizmor"), "--offline", "--no-progress", *files]):
         ran = run(*argv, cwd=where)
         if ran.returncode:
-            found.append(ran.stdout + ran.stderr)
-    return found
+            outputs.append(ran.stdout + ran.stderr)
+    return outputs
 
 
 def test_the_linters_find_nothing() -> None:
@@ -60,5 +60,5 @@ def test_actions_are_pinned_and_rights_are_least(path: Path) -> None:
                 assert PINNED.fullmatch(step["uses"]), step["uses"]
             if str(step.get("uses", "")).startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False
-                tested = any(str(each.get("run", "")).startswith(".ci/run") for each in job["steps"])
+                tested = any(str(entry.get("run", "")).startswith(".ci/run") for entry in job["steps"])
                 assert (step["with"].get("fetch-depth") == 0) is tested, "tests/upgrade runs an earlier commit"

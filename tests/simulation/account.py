@@ -114,51 +114,51 @@ class Ledger:
 
     def leads(self, records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
         """The record that counts for each lead. A record without a destination stands back for those that have one."""
-        found: dict[tuple[str, str, str], Record] = {}
+        leads: dict[tuple[str, str, str], Record] = {}
         for record in records:
             if record.status in NO_LEADS:
                 continue
-            rival = found.get(record.place)
+            rival = leads.get(record.place)
             if rival is None or _strength(rival) < _strength(record):
-                found[record.place] = record
-        named = {(workspace, lead_id) for workspace, destination, lead_id in found if destination}
-        for workspace, destination, lead_id in list(found):
-            others = named if workspace else {(name, lead) for name, alias, lead in found if name or alias}
+                leads[record.place] = record
+        named = {(workspace, lead_id) for workspace, destination, lead_id in leads if destination}
+        for workspace, destination, lead_id in list(leads):
+            others = named if workspace else {(name, lead) for name, alias, lead in leads if name or alias}
             if not destination and any(lead == lead_id and workspace in ("", name) for name, lead in others):
-                del found[workspace, destination, lead_id]
-        return found
+                del leads[workspace, destination, lead_id]
+        return leads
 
     # ---------------------------------------------------------------------------------------------- what to count
 
     def numbers(self, now_ms: int) -> Numbers:
         """The expected account."""
-        found: Counter[tuple[str, ...]] = Counter()
+        numbers: Counter[tuple[str, ...]] = Counter()
         leads = self.leads(self.records.values())
         for record in leads.values():
             workspace, destination, _ = record.place
-            found["status", workspace, destination, record.status] += 1
+            numbers["status", workspace, destination, record.status] += 1
             if record.status in ("enriched", "partial"):
                 for place in {(workspace, destination), ("", "")}:
-                    found["enriched", _day(record.last["at_ms"]), *place] += 1
+                    numbers["enriched", _day(record.last["at_ms"]), *place] += 1
             at_rest = record.status in _ENDED or (record.status == "accepted" and self.is_final(record))
             if at_rest and record.last["at_ms"] >= (now_ms // QUARTER_MS - 95) * QUARTER_MS:
                 for name in {workspace, ""}:
-                    found["ended", name, record.status] += 1
+                    numbers["ended", name, record.status] += 1
         for record in self.records.values():
             if record.status in NO_LEADS:
-                found["status", record.place[0], record.place[1], record.status] += 1
+                numbers["status", record.place[0], record.place[1], record.status] += 1
             for event in record.events:
                 for key in _money_keys(event):
-                    found["credits", *key] += event.get("credits", 0)
-                    found["saved", *key] += event.get("saved", 0)
-                    found["resent", *key] += event["status"] == "replayed" and event.get("reason") == "resend"
+                    numbers["credits", *key] += event.get("credits", 0)
+                    numbers["saved", *key] += event.get("saved", 0)
+                    numbers["resent", *key] += event["status"] == "replayed" and event.get("reason") == "resend"
             held = (_money_keys(event) for event in record.events if event["status"] == "held_budget")
-            found.update(("refused", *key) for key in set[tuple[str, ...]]().union(*held))
-        self._imports(found)
-        self._dead_letters(found, leads)
-        return {name: value for name, value in found.items() if value}
+            numbers.update(("refused", *key) for key in set[tuple[str, ...]]().union(*held))
+        self._imports(numbers)
+        self._dead_letters(numbers, leads)
+        return {name: value for name, value in numbers.items() if value}
 
-    def _imports(self, found: Counter[tuple[str, ...]]) -> None:
+    def _imports(self, numbers: Counter[tuple[str, ...]]) -> None:
         of_import: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
         for record in self.records.values():
             of_import[record.import_id].append(record)
@@ -166,7 +166,7 @@ class Ledger:
         for name, records in of_import.items():
             for lead in self.leads(records).values():
                 status = "accepted_final" if lead.status == "accepted" and self.is_final(lead) else lead.status
-                found["import", *name, COLUMN_OF.get(status, "under_way")] += 1
+                numbers["import", *name, COLUMN_OF.get(status, "under_way")] += 1
             summaries = [
                 event["import_summary"]
                 for record in records
@@ -175,18 +175,18 @@ class Ledger:
             ]
             if summaries:
                 arrived = sum(not record.copy_of for record in records)
-                found["import", *name, "waiting"] += max(0, summaries[0].get("leads", 0) - arrived)
-            found["import", *name, "credits"] += sum(
+                numbers["import", *name, "waiting"] += max(0, summaries[0].get("leads", 0) - arrived)
+            numbers["import", *name, "credits"] += sum(
                 event.get("credits", 0) for record in records for event in record.events
             )
 
-    def _dead_letters(self, found: Counter[tuple[str, ...]], leads: dict[tuple[str, str, str], Record]) -> None:
+    def _dead_letters(self, numbers: Counter[tuple[str, ...]], leads: dict[tuple[str, str, str], Record]) -> None:
         names = self.plan.topics
         for topic in (names.dlq, names.parked):
             for consumed in self._all(topic):
                 headers = headers_of(consumed)
                 reason, destination = headers.get(f"{_HEADER}reason", ""), headers.get(f"{_HEADER}destination", "")
-                found[topic, destination, reason, self._state(consumed, headers, leads)] += 1
+                numbers[topic, destination, reason, self._state(consumed, headers, leads)] += 1
 
     def _state(
         self, consumed: ConsumedRecord, headers: dict[str, str], leads: dict[tuple[str, str, str], Record]
@@ -250,30 +250,30 @@ def headers_of(consumed: ConsumedRecord) -> dict[str, str]:
 
 def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
     """The values of the read model's account."""
-    found: Counter[tuple[str, ...]] = Counter()
-    for each in account.statuses:
-        found["status", each.workspace, each.destination, each.status] += each.leads
+    numbers: Counter[tuple[str, ...]] = Counter()
+    for count in account.statuses:
+        numbers["status", count.workspace, count.destination, count.status] += count.leads
     for workspace, statuses in account.ended.items():
         for status, leads in statuses.items():
-            found["ended", workspace, status] += leads
+            numbers["ended", workspace, status] += leads
     for imported in account.imports:
         name = imported.workspace, imported.import_id
-        found["import", *name, "credits"] += imported.credits
+        numbers["import", *name, "credits"] += imported.credits
         for column, leads in imported.columns.items():
-            found["import", *name, column] += leads
+            numbers["import", *name, column] += leads
     for day in account.days:
         for kind in ("credits", "saved", "resent", "refused", "enriched"):
-            found[kind, str(day.at_s), day.workspace, day.destination] += getattr(day, kind)
+            numbers[kind, str(day.at_s), day.workspace, day.destination] += getattr(day, kind)
     for topic, letters in ((dlq, account.dlq), (parked, account.parked)):
         for cause in letters.causes:
             for state in ("open", "coming_back", "solved", "given_up"):
-                found[topic, cause.destination, cause.reason, state] += getattr(cause, state)
+                numbers[topic, cause.destination, cause.reason, state] += getattr(cause, state)
         assert _sums(letters.causes) == _sums([letters])
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in numbers.items() if value}
 
 
-def _sums(each: Iterable[ByState]) -> list[int]:
-    rows = [(cause.open, cause.coming_back, cause.solved, cause.given_up) for cause in each]
+def _sums(causes: Iterable[ByState]) -> list[int]:
+    rows = [(cause.open, cause.coming_back, cause.solved, cause.given_up) for cause in causes]
     return [sum(column) for column in zip(*rows, strict=True)] or [0, 0, 0, 0]
 
 

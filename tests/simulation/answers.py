@@ -113,11 +113,11 @@ class Answers:
 
     def check_overdue(self, event: StatusEvent, last: StatusEvent) -> None:
         """A lead without a callback is reported and parked at its deadline, and not sooner."""
-        there = self._plan.destinations[event.destination]
+        destination = self._plan.destinations[event.destination]
         if event.status == "callback_overdue":
-            wait_s = there.callback_deadline_s
+            wait_s = destination.callback_deadline_s
         elif event.status == "parked" and last.status in ("callback_overdue", "credits_exhausted_suspected"):
-            wait_s = there.callback_grace_s
+            wait_s = destination.callback_grace_s
         else:
             return
         waited_ms = event.at_ms - last.at_ms - int(wait_s * 1000)
@@ -183,5 +183,5 @@ class Answers:
             reported[event.workspace, event.day] += event.credits or 0
         for lane in lanes:
             for day in lane.budget.days:
-                if day.credits_spent != (said := reported[lane.workspace, day.id]):
-                    self._problem(f"4: {lane.workspace} spent {day.credits_spent} on {day.id}, its events say {said}")
+                if day.credits_spent != (told := reported[lane.workspace, day.id]):
+                    self._problem(f"4: {lane.workspace} spent {day.credits_spent} on {day.id}, its events say {told}")

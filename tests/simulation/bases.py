@@ -253,7 +253,7 @@ def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[S
 
     They are drawn, one and two for each crash; everywhere: with every single one that is near.
     """
-    found: list[Schedule] = []
+    schedules: list[Schedule] = []
     for step in range(1, turns + 1):
         rng = Random(f"{base.name} {step}")
         near = range(max(1, step - _NEAR_TURNS), step + _NEAR_TURNS)
@@ -261,13 +261,15 @@ def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[S
         for at in [*([turn] for turn in (near if everywhere else one)), two]:
             name = f"{base.name}/crash@{step}, preempted at {' and '.join(map(str, at))}"
             fault = Fault(step, "crash")
-            found.append(replace(base, name=name, faults=(fault,), preempted=tuple(at), drop_in_flight=len(at) == 1))
-    return found
+            schedules.append(
+                replace(base, name=name, faults=(fault,), preempted=tuple(at), drop_in_flight=len(at) == 1)
+            )
+    return schedules
 
 
 def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
     """`base` with one fault at every turn, and one loss at every request to the broker."""
-    found: list[Schedule] = []
+    schedules: list[Schedule] = []
     for step in range(1, turns + 1):
         for fault, changes in (
             (Fault(step, "crash"), {"drop_in_flight": True, "restart_s": 0.2}),
@@ -278,12 +280,12 @@ def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
             (Fault(step, "rebalance"), {}),
         ):
             how = "-dropped" if changes.get("drop_in_flight") else ""
-            found.append(
+            schedules.append(
                 replace(base, name=f"{base.name}/{fault}{how}", faults=(fault,), **changes)  # type: ignore[arg-type]  # mixed values
             )
-    found.extend(
+    schedules.extend(
         replace(base, name=f"{base.name}/{loss}@{number}", losses=(*base.losses, (number, loss)))
         for number in range(requests)
         for loss in LOSSES
     )
-    return found
+    return schedules

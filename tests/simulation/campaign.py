@@ -43,8 +43,8 @@ def named(name: str) -> Schedule:
         return drawn(int(name))
     if name[1:].isdigit() and (draw := _DRAWN.get(name[0])) is not None:
         return draw(int(name[1:]))
-    found = counted(name.partition("/")[0], thorough=True)
-    wanted = next((schedule for schedule in found if schedule.name == name), None)
+    schedules = counted(name.partition("/")[0], thorough=True)
+    wanted = next((schedule for schedule in schedules if schedule.name == name), None)
     if wanted is None:
         raise LookupError(f"no schedule is called {name}: a number, or a base and a fault such as fine/crash@57")
     return wanted

@@ -369,5 +369,5 @@ class Checker:
 def _is_lifted(workspace: str, stop: Suspension, rows: list[ConsumedRecord]) -> bool:
     """Whether the callback of a probe is in the same transaction: it ends the suspension, and then leads are sent."""
     prefix = f"d/{workspace}/".encode()
-    found = (_row.decode(row.value) for row in rows if row.value and (row.key or b"").startswith(prefix))
-    return any(row.probe == stop.since_ms and row.state in ANSWERED for row in found)
+    probes = (_row.decode(row.value) for row in rows if row.value and (row.key or b"").startswith(prefix))
+    return any(row.probe == stop.since_ms and row.state in ANSWERED for row in probes)

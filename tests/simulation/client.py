@@ -136,10 +136,12 @@ class MemoryLedger:
         if log.read(offset) is None:
             return []  # nothing to ask for, so that a run without commands has no request more
         try:
-            found = await self._link.ask("load", lambda: [each for each in log.committed() if each.offset >= offset])
+            records = await self._link.ask(
+                "load", lambda: [record for record in log.committed() if record.offset >= offset]
+            )
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
-        return found[:most]
+        return records[:most]
 
     async def transact(self, records: Sequence[Record]) -> None:
         epoch = self._epoch
@@ -178,14 +180,14 @@ class MemoryLedger:
         if not places:
             return {}
         try:
-            return await self._link.ask("fetch", lambda: dict(self._found(places)))
+            return await self._link.ask("fetch", lambda: dict(self._records_at(places)))
         except NoAnswer:
             raise BrokerUnavailable("records were not read again in time") from None
 
     async def close(self) -> None:
         self._epoch = None
 
-    def _found(self, places: Sequence[str]) -> Iterator[tuple[str, ConsumedRecord]]:
+    def _records_at(self, places: Sequence[str]) -> Iterator[tuple[str, ConsumedRecord]]:
         for place in places:
             topic, partition, offset = place.rsplit("/", 2)
             consumed = self._kafka.log(topic, int(partition)).read(int(offset))

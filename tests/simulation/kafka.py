@@ -282,9 +282,9 @@ class MemoryKafka:
             stretch = log.mark(transactional_id, bool(transaction.decided))
             if stretch is None:
                 continue
-            for each in stretch.transactions:
-                if each.decided is not transaction.decided:
-                    was = "committed" if each.decided else "aborted"
+            for other in stretch.transactions:
+                if other.decided is not transaction.decided:
+                    was = "committed" if other.decided else "aborted"
                     self.on_betrayal(
                         f"a transaction of {transactional_id} that was {was} is {stretch.state} in {log.topic}"
                     )

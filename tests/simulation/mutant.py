@@ -49,8 +49,8 @@ def caught(name: str) -> tuple[str, str] | None:
     mutant = MUTANTS[name]
     hunt = list(mutant.hunt())
     with mutant.make():
-        found = run(hunt, until=lambda problem: problem.partition(":")[0] in mutant.breaks)
-    return found[-1] if found and found[-1][1].partition(":")[0] in mutant.breaks else None
+        problems = run(hunt, until=lambda problem: problem.partition(":")[0] in mutant.breaks)
+    return problems[-1] if problems and problems[-1][1].partition(":")[0] in mutant.breaks else None
 
 
 def mutant(

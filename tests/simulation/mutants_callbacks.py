@@ -84,7 +84,7 @@ def parked_is_paid_twice() -> Patch:
 
 @mutant("4")
 def estimate_booked_for_actual() -> Patch:
-    return patch.object(answer, "_bounded", lambda said, estimated: estimated)
+    return patch.object(answer, "_bounded", lambda callback, estimated: estimated)
 
 
 @mutant("6", hunt=rare)
@@ -112,11 +112,11 @@ def no_worker_there() -> Iterable[Schedule]:
 def callbacks_not_read_at_take_over() -> Patch:
     real = Bootstrap._of_topic
 
-    async def each(self: Bootstrap, topic: str, source: Source) -> None:
+    async def of_topic(self: Bootstrap, topic: str, source: Source) -> None:
         if source == "command":
             await real(self, topic, source)
 
-    return patch.object(Bootstrap, "_each", each)
+    return patch.object(Bootstrap, "_of_topic", of_topic)
 
 
 @mutant("6", hunt=bases)
@@ -139,7 +139,7 @@ def any_callback_ends_a_silence() -> Patch:
 def deadlines_pass_at_once() -> Patch:
     stack = ExitStack()
     for module in (awaiting, overdue):
-        stack.enter_context(patch.object(module, "due_ms", lambda row, there, state: row.at_ms))
+        stack.enter_context(patch.object(module, "due_ms", lambda row, destination, state: row.at_ms))
     return stack
 
 

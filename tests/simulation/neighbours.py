@@ -51,7 +51,9 @@ def crowded(seed: int) -> Schedule:
         burst=rng.choice((1, 2, 10)),
     )
     lanes = ("acme", "gamma", "lane0", "lane1")
-    arrivals = [replace(each, workspace=rng.choice(lanes)) for each in base.arrivals if each.workspace != "beta"]
+    arrivals = [
+        replace(arrival, workspace=rng.choice(lanes)) for arrival in base.arrivals if arrival.workspace != "beta"
+    ]
     at_s, workspace, topic = rng.choice((0.0, 1.0, 3.0)), rng.choice(lanes), rng.choice(("leads", "bulk"))
     burst = [
         Arrival(at_s, workspace, f"more{number}", f"q{number}", topic)  # type: ignore[arg-type]  # of two literals
@@ -74,15 +76,15 @@ def troubled(number: int) -> Schedule:
         max_in_flight=100,
     )
     ill = [
-        Arrival(3.0, "acme", f"a{each}", f"p{each}", rng.choice(("leads", "leads", "bulk")))
-        for each in range(rng.choice((8, 15)))
+        Arrival(3.0, "acme", f"a{nth}", f"p{nth}", rng.choice(("leads", "leads", "bulk")))
+        for nth in range(rng.choice((8, 15)))
     ]
     rest_s = 4 / per_s
     well = [
-        Arrival(at_s, WELL, f"w{batch}-{each}", f"w{batch}-{each}")
+        Arrival(at_s, WELL, f"w{batch}-{nth}", f"w{batch}-{nth}")
         for batch in range(4)
         for at_s in [3.0 + batch * rest_s]
-        for each in range(rng.choice((1, 2, 3)))
+        for nth in range(rng.choice((1, 2, 3)))
     ]
     first = Arrival(1.0, WELL, "w", "w")  # a new lane has an empty bucket, and this one fills it until then
     orders = rng.choice(((), (Order(1.0, "acme", "pause"), Order(8.0, "acme", "resume"))))

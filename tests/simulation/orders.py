@@ -162,7 +162,7 @@ class OrderChecks:
         if lane is not None and lane.forced is not None and lane.forced.mode == "open":
             self._problem(f"8: {event.id} goes out through a breaker that is forced open")
         home = self._plan.pins[event.workspace]
-        keys = {person_row(hash_of(each.rpartition(":")[2])) for each in identifiers if "/e:" in each}
+        keys = {person_row(hash_of(identifier.rpartition(":")[2])) for identifier in identifiers if "/e:" in identifier}
         if any((home, key) in self._unsendable for key in keys):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
 

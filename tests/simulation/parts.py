@@ -17,7 +17,7 @@ each_part = pytest.mark.parametrize("part", [A_TENTH, pytest.param(THE_REST, mar
 
 def of_part(part: str, whole: Iterable[T]) -> list[T]:
     """Return every tenth of them, or all the others."""
-    return [each for number, each in enumerate(whole) if (number % 10 == 0) == (part == A_TENTH)]
+    return [member for number, member in enumerate(whole) if (number % 10 == 0) == (part == A_TENTH)]
 
 
 def assert_whole(schedules: Iterable[Schedule]) -> None:

@@ -60,7 +60,7 @@ class PersonChecks:
 
     def person(self, identifiers: frozenset[str]) -> frozenset[str]:
         """All that is known of who has these."""
-        return identifiers.union(*(self._known.get(each, frozenset()) for each in identifiers))
+        return identifiers.union(*(self._known.get(identifier, frozenset()) for identifier in identifiers))
 
     def on_first(self, event: StatusEvent, what: Input) -> None:
         """Check the first event of a history."""
@@ -70,7 +70,7 @@ class PersonChecks:
             self._check_order(event, what)
         if event.status == "received":
             person = self.person(what.identifiers)
-            others = [origin for origin, each in self._leads.items() if each & person and self._counts(origin)]
+            others = [origin for origin, known in self._leads.items() if known & person and self._counts(origin)]
             if others and event.origin not in self._leads:
                 self._problem(f"3: {event.origin} is taken as new, though its person came as {others[0]}")
             self._leads[event.origin] = what.identifiers

@@ -31,11 +31,11 @@ def missed_once(base: Schedule = COMMITTED) -> list[Schedule]:
 
 def aborted() -> list[Schedule]:
     """A commit does not arrive, and the abort of that transaction by the next fence has no markers."""
-    found: list[Schedule] = []
+    schedules: list[Schedule] = []
     for lost in simulate(COMMITTED).commits:
         base = replace(COMMITTED, name=f"aborted@{lost}", losses=((lost, "lost"),))
-        found += missed_once(base)
-    return found
+        schedules += missed_once(base)
+    return schedules
 
 
 def interrupted(bases: list[Schedule], breaks: tuple[Break, ...] = BREAKS) -> Iterator[Schedule]:

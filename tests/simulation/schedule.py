@@ -278,12 +278,14 @@ def _arrival(rng: Random, setup: Setup) -> Arrival:
 def _with_identifiers(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Arrival, ...]:
     """In half of the schedules, leads of one person name the person in different ways."""
     kinds = rng.choice((("e",), ("e", "l", "el", "em", "fl")))
-    return tuple(replace(each, known_by=rng.choice(kinds)) for each in arrivals)
+    return tuple(replace(arrival, known_by=rng.choice(kinds)) for arrival in arrivals)
 
 
 def _with_headers(rng: Random, arrivals: list[Arrival]) -> tuple[Arrival, ...]:
     """Some records carry headers, as other programs may write them: ours among them, copied from any record."""
-    return tuple(replace(each, headers=foreign_headers(rng)) if rng.random() < 0.3 else each for each in arrivals)
+    return tuple(
+        replace(arrival, headers=foreign_headers(rng)) if rng.random() < 0.3 else arrival for arrival in arrivals
+    )
 
 
 def foreign_headers(rng: Random) -> Headers:

@@ -45,8 +45,8 @@ class Tape:
     def close(self, *, exact: bool = True, limit: int = 20) -> BooksReport:
         plan, names = self.plan, self.plan.topics
         freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
-        budgets = {name: here.budget for name, here in plan.workspaces.items()}
-        final = {alias for alias, there in plan.destinations.items() if not there.callbacks}
+        budgets = {name: workspace.budget for name, workspace in plan.workspaces.items()}
+        final = {alias for alias, destination in plan.destinations.items() if not destination.callbacks}
         books = Books(BooksTerms(budgets, final, freshness_ms, names), limit=limit)
         for number in range(plan.partitions):
             books.partition(number, exact=exact, kept=self.kept)

@@ -49,8 +49,8 @@ def looks() -> list[list[Look]]:
 @pytest.mark.parametrize("name", ACCOUNT_MUTANTS)
 def test_a_wrong_account_is_found_out(name: str, looks: list[list[Look]], tmp_path: Path) -> None:
     with ACCOUNT_MUTANTS[name]():
-        found = (Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED))
-        assert any(found), f"no schedule notices {name}"
+        differences = (Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED))
+        assert any(differences), f"no schedule notices {name}"
 
 
 @contextmanager

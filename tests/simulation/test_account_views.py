@@ -57,11 +57,14 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         for which, topic in (("dlq", "leads.dlq"), ("parked", "leads.parked")):
             states = [sum(n for name, n in expected.items() if name[0] == topic and name[-1] == s) for s in STATES]
             text = (await client.get(f"/board/dead?from={which}")).text
-            shown = [int(found) for found in re.findall(r'<dd id="\w+"><b><span class="total">(\d+)<', text)]
+            shown = [int(number) for number in re.findall(r'<dd id="\w+"><b><span class="total">(\d+)<', text)]
             assert (shown or [0, 0, 0, 0]) == states == [api["/dlq"][which][state] for state in STATES], f"m{seed}"
             met.update(f"{which} {state}" for state, many in zip(STATES, states, strict=True) if many)
         assert _money_rows((await client.get("/board/money.csv")).text) == _money(expected), f"m{seed}"
-        imports = {(each["workspace"], each["import_id"]): each["columns"] for each in api["/imports"]["imports"]}
+        imports = {
+            (publication["workspace"], publication["import_id"]): publication["columns"]
+            for publication in api["/imports"]["imports"]
+        }
         for name, of_import in imports.items():
             wanted = {key[3]: n for key, n in expected.items() if key[0] == "import" and key[1:3] == name}
             wanted.pop("credits", 0)
@@ -75,11 +78,11 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
 
 
 def _columns(expected: Numbers) -> Counter[str]:
-    found: Counter[str] = Counter()
+    columns: Counter[str] = Counter()
     for (kind, *rest), leads in expected.items():
         if kind == "status" and rest[-1] not in NO_LEADS:
-            found[COLUMN_OF.get(rest[-1], "under_way")] += leads
-    return found
+            columns[COLUMN_OF.get(rest[-1], "under_way")] += leads
+    return columns
 
 
 _MONEY: Final = ("credits", "saved", "enriched", "refused", "resent")
@@ -91,15 +94,15 @@ def _money(expected: Numbers) -> Numbers:
 
 
 def _money_rows(text: str) -> Numbers:
-    found: Numbers = {}
+    numbers: Numbers = {}
     for row in csv.DictReader(StringIO(text)):
         place = (
             str(int(datetime.fromisoformat(row["day"] + "+00:00").timestamp())),
             row["workspace"],
             row["destination"],
         )
-        found |= {(name, *place): int(row[name]) for name in _MONEY if int(row[name])}
-    return found
+        numbers |= {(name, *place): int(row[name]) for name in _MONEY if int(row[name])}
+    return numbers
 
 
 async def _books_page(client: Client) -> Counter[str]:

@@ -53,8 +53,8 @@ def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
 
     for broken, says in ((generous, "are allowed"), (wasteful, "were used")):
         with patch.object(budget, "reserve", broken):
-            found = run([budgeted(number) for number in range(200)], until=methodcaller("__contains__", says))
-        assert any(says in problem for _, problem in found), says
+            problems = run([budgeted(number) for number in range(200)], until=methodcaller("__contains__", says))
+        assert any(says in problem for _, problem in problems), says
 
 
 # ------------------------------------------------------------------------------------- several lanes in one partition

@@ -262,7 +262,7 @@ class World:
             "workspace": "nowhere" if arrival.how == "nowhere" else arrival.workspace,
         }
         if arrival.import_id:
-            alike = [each for each in self.schedule.arrivals if self._import_of(each) == self._import_of(arrival)]
+            alike = [other for other in self.schedule.arrivals if self._import_of(other) == self._import_of(arrival)]
             document["import_id"] = arrival.import_id
             document["import_summary"] = {"rows": 99, "leads": len(alike)} if alike[0] is arrival else None
         if not_after_ms is not None:
@@ -318,14 +318,14 @@ class World:
 
     def _call_back(self, post: Post, outcome: str, attempt: int) -> None:
         """What the gateway does with a callback."""
-        there = self.plan.destinations[post.destination]
-        if not there.callbacks:
+        destination = self.plan.destinations[post.destination]
+        if not destination.callbacks:
             return
         origin, what = self.checker.input(post.serial)
         callback = Callback(
             lead_id=post.lead_id,
-            workspace=there.workspace,
-            destination=there.alias,
+            workspace=destination.workspace,
+            destination=destination.alias,
             at_ms=self.now_ms(),
             outcome=outcome,  # type: ignore[arg-type]  # one of the four
             fields={"title": "CTO"} if outcome in ("enriched", "partial") else {},
@@ -333,8 +333,8 @@ class World:
             attempt=attempt,
             forced_origin=origin if what.force else "",
         )
-        record = Record(self.plan.topics.callbacks, there.workspace.encode(), msgspec.json.encode(callback))
-        consumed = self.kafka.produce(self.plan.pins[there.workspace], record)
+        record = Record(self.plan.topics.callbacks, destination.workspace.encode(), msgspec.json.encode(callback))
+        consumed = self.kafka.produce(self.plan.pins[destination.workspace], record)
         self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {consumed.record_id}")
         self.checker.answers.called_back(consumed, origin, post)
 

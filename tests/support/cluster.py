@@ -35,10 +35,10 @@ async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) ->
             await asyncio.sleep(0.5)
             try:
                 left = [
-                    f"{topic['topic']}/{each['partition']}"
+                    f"{topic['topic']}/{partition['partition']}"
                     for topic in await admin.describe_topics(topics)
-                    for each in topic["partitions"]
-                    if each["leader"] < 0 or len(each["isr"]) < len(each["replicas"])
+                    for partition in topic["partitions"]
+                    if partition["leader"] < 0 or len(partition["isr"]) < len(partition["replicas"])
                 ]
             except KafkaError as error:
                 left = [repr(error)]

@@ -24,7 +24,7 @@ def one(tape: Tape) -> str:
 
 
 def of(tape: Tape, origin: str) -> list[tuple[list[ConsumedRecord], int, StatusEvent]]:
-    return [found for found in tape.events() if found[2].origin == origin]
+    return [event for event in tape.events() if event[2].origin == origin]
 
 
 def rows(tape: Tape, number: int) -> list[ConsumedRecord]:
@@ -33,7 +33,7 @@ def rows(tape: Tape, number: int) -> list[ConsumedRecord]:
 
 def row_of(tape: Tape, origin: str) -> tuple[list[ConsumedRecord], int, Delivery]:
     """Return the last row of a history: its log, its index there, and the row."""
-    found = [
+    values = [
         (rows(tape, number), i, row)
         for number in range(tape.plan.partitions)
         for i, consumed in enumerate(rows(tape, number))
@@ -41,7 +41,7 @@ def row_of(tape: Tape, origin: str) -> tuple[list[ConsumedRecord], int, Delivery
         and consumed.value
         and (row := _row.decode(consumed.value)).origin == origin
     ]
-    return found[-1]
+    return values[-1]
 
 
 def with_value(consumed: ConsumedRecord, value: object) -> ConsumedRecord:

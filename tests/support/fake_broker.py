@@ -94,7 +94,9 @@ class FakeBroker:
             case 18:
                 return ApiVersionResponse_v0(0, [(key, version, version) for key, version in _VERSIONS.items()])
             case 3:
-                return MetadataResponse_v1([(each.node, LOOPBACK, each.port, None) for each in cluster.brokers], 0, [])
+                return MetadataResponse_v1(
+                    [(broker.node, LOOPBACK, broker.port, None) for broker in cluster.brokers], 0, []
+                )
             case 10:
                 return FindCoordinatorResponse_v1(0, 0, None, cluster.coordinator, LOOPBACK, 1)
             case 9:

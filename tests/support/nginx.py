@@ -92,7 +92,7 @@ class Nginx:
     def configuration(self, folder: Path) -> str:
         """Return deploy/nginx.conf with the addresses and folders of the test."""
         text = CONFIGURATION.read_text(encoding="utf-8")
-        for name, here in {
+        for name, value in {
             "resolver 127.0.0.11 ": f"resolver {LOOPBACK}:{self.names.port} ",
             "listen 9103 ": f"listen {LOOPBACK}:{self.port} ",
             "listen 9107;": f"listen {LOOPBACK}:{self.board_port};",
@@ -101,7 +101,7 @@ class Nginx:
             "/tmp/nginx": f"{folder}/nginx",
         }.items():
             assert name in text, f"deploy/nginx.conf has no {name!r} any more"
-            text = text.replace(name, here)
+            text = text.replace(name, value)
         return text
 
     def _listens(self) -> bool:

@@ -31,7 +31,7 @@ class WorkerProcess:
         async for line in self.process.stderr:
             self.last = (self.last + line.decode())[-16000:]
 
-    async def said(self, *lines: str, within_s: float = 20) -> None:
+    async def printed(self, *lines: str, within_s: float = 20) -> None:
         await until(lambda: all(self.lines[line] for line in lines), within_s, f"{lines} from a worker ({self.last})")
 
     async def ended(self, within_s: float) -> int:

@@ -12,10 +12,10 @@ NONE = "there is no Prometheus: install it (apt-get install prometheus, brew ins
 
 def promtool() -> Path:
     """Return the path of promtool. Raises LookupError, which says what to install."""
-    found = shutil.which("promtool")
+    program = shutil.which("promtool")
     kept = CACHE / "promtool"
-    if found is not None:
-        return Path(found)
+    if program is not None:
+        return Path(program)
     if kept.exists():
         return kept
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:

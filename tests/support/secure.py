@@ -40,7 +40,7 @@ def _pkcs8(certificate: trustme.LeafCert) -> bytes:
     """Return its key in the one form that Java reads, and its chain."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + b"".join(
-        each.bytes() for each in certificate.cert_chain_pems
+        pem.bytes() for pem in certificate.cert_chain_pems
     )
 
 

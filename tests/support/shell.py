@@ -13,11 +13,11 @@ _ENDS = frozenset({"done", "fi"})
 def lines_of(document: Path) -> list[str]:
     """The lines of all blocks that a shell runs. The text of a here-document is none of them."""
     text = document.read_text(encoding="utf-8")
-    found: list[str] = []
+    lines: list[str] = []
     for _, block in re.findall(r"^( *)```sh\n(.*?)^\1```", text, re.M | re.S):
         without_input = re.sub(r"(<<'?(\w+)'?\n).*?^\2$", r"\1", textwrap.dedent(block), flags=re.M | re.S)
-        found += filter(None, without_input.splitlines())
-    return found
+        lines += filter(None, without_input.splitlines())
+    return lines
 
 
 def commands_of(line: str) -> Iterator[list[str]]:

@@ -29,8 +29,8 @@ def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Dama
             for topic, partitions in answer.topics:
                 for i, (number, *rest, raw) in enumerate(partitions):
                     place = TopicPartition(topic, number)
-                    here = {offset: damage for (where, offset), damage in damages.items() if where == place}
-                    partitions[i] = (number, *rest, damaged(raw or b"", here))
+                    damage_at = {offset: damage for (where, offset), damage in damages.items() if where == place}
+                    partitions[i] = (number, *rest, damaged(raw or b"", damage_at))
         return answer
 
     consumer._guard._send = tampering

@@ -71,13 +71,13 @@ NOT_NOTHING = {
 
 
 def test_a_field_that_is_not_set_says_nothing() -> None:
-    found = defaultdict[str, list[str]](list)
+    fields_of = defaultdict[str, list[str]](list)
     for kind in chain(*map(classes, FOLDERS)):
         if issubclass(kind, msgspec.Struct) and kind.__module__ != policy.__name__ and "Policy" not in repr(kind.mro()):
             for field in msgspec.structs.fields(kind):
                 if field.default and not isinstance(field.default, msgspec.Struct | type(msgspec.NODEFAULT)):
-                    found[kind.__name__] += [field.name]
-    assert {name: " ".join(sorted(fields)) for name, fields in found.items()} == NOT_NOTHING
+                    fields_of[kind.__name__] += [field.name]
+    assert {name: " ".join(sorted(fields)) for name, fields in fields_of.items()} == NOT_NOTHING
 
 
 WRITTEN = (

@@ -171,9 +171,9 @@ def _process_lead(value: bytes) -> None:
         return
     import_of(lead)
     local_facts(lead.fields)
-    found = resolve_lead(PLAN, consumed, Envelope(origin="leads/0/7"), lead)
-    if isinstance(found, ResolvedLead):
-        known = [each for each in lead.fields.values() if isinstance(each, str)]
+    resolved = resolve_lead(PLAN, consumed, Envelope(origin="leads/0/7"), lead)
+    if isinstance(resolved, ResolvedLead):
+        known = [field for field in lead.fields.values() if isinstance(field, str)]
         scrub("limit reached for Ada Lovelace " * 30, known=known)
 
 

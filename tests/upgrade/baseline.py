@@ -83,7 +83,7 @@ def _python(folder: Path) -> Path:
 def other_requirements(pinned: str) -> list[str]:
     """Return the pins of a requirements.txt that this interpreter does not have."""
     pins = [Requirement(line.rstrip("\\ ")) for line in pinned.splitlines() if re.match(r"[A-Za-z0-9]", line)]
-    installed = {canonicalize_name(each.name): each.version for each in distributions()}
+    installed = {canonicalize_name(distribution.name): distribution.version for distribution in distributions()}
     return [
         str(pin)
         for pin in pins

@@ -98,14 +98,14 @@ class Result(msgspec.Struct):
 
     def text(self) -> str:
         """Return all of it, a line each."""
-        said = [
+        lines = [
             f"took {self.seconds:.0f} s, {self.rolled} processes replaced; posts while mixed: {self.posts}",
             f"{self.leads} records: lost {self.lost}, POSTed twice {self.doubles}, over a budget {self.overspend}, "
             f"illegal {self.illegal}, held by a budget {self.held}",
             f"steps: {self.steps}",
         ]
-        said += [f"{finding.promise}: {finding.about}: {finding.what}" for finding in self.findings[:10]]
-        return "\n".join([*said, *self.described, *(f"untidy: {what}" for what in self.untidy)])
+        lines += [f"{finding.promise}: {finding.about}: {finding.what}" for finding in self.findings[:10]]
+        return "\n".join([*lines, *self.described, *(f"untidy: {what}" for what in self.untidy)])
 
 
 class Versions:
@@ -277,8 +277,8 @@ def steps(line: Fleet) -> Counter[str]:
 
 
 async def _cli(line: Fleet, *argv: str) -> None:
-    code, said = await line.run(*argv)
-    assert code in (0, 3), (argv, code, said)  # 3: it waits on Kafka for the end of a rebalance
+    code, output = await line.run(*argv)
+    assert code in (0, 3), (argv, code, output)  # 3: it waits on Kafka for the end of a rebalance
 
 
 def _unwanted() -> range:
@@ -302,10 +302,10 @@ async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy:
     checker = Checker(msgspec.structs.replace(evidence, credits_a_lead=0, suppressed=unwanted))
     verdict = checker.verdict()
     findings = verdict.findings + _overcharged(line) + _sent_unwanted(line)
-    code, said = await line.run("books", "--json")
-    books = json.loads(said[: said.rindex("}") + 1]) if code == 0 else {}
+    code, output = await line.run("books", "--json")
+    books = json.loads(output[: output.rindex("}") + 1]) if code == 0 else {}
     if not books.get("balanced") or sum(books["possible_doubles"].values()):
-        untidy = [*untidy, f"the books do not balance: {said[-800:]}"]
+        untidy = [*untidy, f"the books do not balance: {output[-800:]}"]
     return Result(
         seconds=seconds,
         leads=verdict.leads,

@@ -89,9 +89,9 @@ async def record(bootstrap: str) -> str:
         compacted = {topic.name for topic in line.settings.topic_plan() if topic.config["cleanup.policy"] == "compact"}
         records: list[Any] = []
         for topic in line.settings.topic_plan():
-            found = await line.read(topic.name)
-            records += {each.key: each for each in found}.values() if topic.name in compacted else found
-    text = "".join(_line(each) + "\n" for each in records if each.value is not None)
+            taken = await line.read(topic.name)
+            records += {kept.key: kept for kept in taken}.values() if topic.name in compacted else taken
+    text = "".join(_line(kept) + "\n" for kept in records if kept.value is not None)
     if len(text) > MOST_BYTES:
         raise ValueError(f"the recording has {len(text)} bytes of at most {MOST_BYTES}: let the scenario do less")
     return text
@@ -105,7 +105,7 @@ def read(place: Path, namespace: str = NAMESPACE) -> Release:
 
 def to_publish(records: Iterable[ConsumedRecord]) -> list[Record]:
     """Return the records to write to Kafka again, each to its partition."""
-    return [Record(each.topic, each.key, each.value, each.headers, each.partition) for each in records]
+    return [Record(kept.topic, kept.key, kept.value, kept.headers, kept.partition) for kept in records]
 
 
 # ------------------------------------------------------------------------------------------------------ the scenario
@@ -164,8 +164,8 @@ def _lead(line: Fleet, number: int) -> Record:
 
 
 async def _cli(line: Fleet, *argv: str) -> None:
-    code, said = await line.run(*argv)
-    assert code == 0, (argv, code, said)
+    code, output = await line.run(*argv)
+    assert code == 0, (argv, code, output)
 
 
 def _answered(line: Fleet) -> int:

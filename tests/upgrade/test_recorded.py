@@ -127,7 +127,7 @@ def test_messages_are_read(release: str) -> None:
     made = recording(release)
     for topic, name in MESSAGE_OF.items():
         read_ones = [
-            msgspec.json.decode(each.value or b"", type=MESSAGES[name]) for each in made.of(topic) if _json(each)
+            msgspec.json.decode(stored.value or b"", type=MESSAGES[name]) for stored in made.of(topic) if _json(stored)
         ]
         assert read_ones, topic
     for record in made.of("stream-app-replay-state"):
@@ -144,9 +144,17 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
     model = ReadModel(path, Sources(NAMES, 1, kept, frozenset({"w0", "w1"})))
     for topic in PROJECTED:
         records = [
-            Made(each.topic, each.key, each.value, each.partition, each.offset, each.headers, each.timestamp_ms)
-            for each in made.records
-            if each.topic == topic
+            Made(
+                stored.topic,
+                stored.key,
+                stored.value,
+                stored.partition,
+                stored.offset,
+                stored.headers,
+                stored.timestamp_ms,
+            )
+            for stored in made.records
+            if stored.topic == topic
         ]
         model.apply({topic: records}, {(topic, 0): Position(records[-1].offset + 1)}, None)
     ask = Queries(path, set())
@@ -155,9 +163,9 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
         event = msgspec.json.decode(record.value or b"", type=StatusEvent)
         last[event.origin] = event.lead_id, event.status
     for origin, (lead_id, status) in last.items():
-        found = ask.lead(lead_id)
-        assert found is not None
-        assert status in {history.status for history in found.histories if history.origin == origin}, lead_id
+        lead = ask.lead(lead_id)
+        assert lead is not None
+        assert status in {history.status for history in lead.histories if history.origin == origin}, lead_id
     model.close()
 
 
@@ -166,7 +174,9 @@ def waiting(made: Release) -> list[ConsumedRecord]:
     rows = {record.key: read_delivery(record.key or b"", record.value or b"") for record in _leads(made)}
     waits = {row.origin for row in rows.values() if row.state == "dead_lettered"}
     return [
-        each for each in made.of("leads.dlq") if goes_on(read_envelope(each)) and read_envelope(each).origin in waits
+        record
+        for record in made.of("leads.dlq")
+        if goes_on(read_envelope(record)) and read_envelope(record).origin in waits
     ]
 
 
@@ -200,8 +210,8 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
     forwarding = asyncio.create_task(replay.dead_letters(RecordingStream(letters, topic=NAMES.dlq)))
     await asyncio.sleep(0.1)
     leads = made.of("leads")
-    again = [each for each in leads if b'"lead-1"' in (each.value or b"")]
-    for lead in [*to_publish([*leads, *again]), *(each for _, each in memory.published)]:
+    again = [stored for stored in leads if b'"lead-1"' in (stored.value or b"")]
+    for lead in [*to_publish([*leads, *again]), *(stored for _, stored in memory.published)]:
         kafka.produce(0, lead)
     generation = kafka.next_generation("g")
     serving = [
@@ -210,7 +220,7 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
     ]
     await asyncio.sleep(30)
     events = [
-        msgspec.json.decode(each.value or b"", type=StatusEvent) for each in kafka.log(NAMES.status, 0).committed()
+        msgspec.json.decode(stored.value or b"", type=StatusEvent) for stored in kafka.log(NAMES.status, 0).committed()
     ]
     ended = {event.lead_id: event.status for event in events if event.status in ("accepted", "duplicate")}
     sent = {read_envelope(letter).lead_id for letter in letters}
@@ -248,19 +258,19 @@ async def test_a_replay_is_planned_from_it(release: str, kafka: Broker, namespac
     made = read(RECORDED / f"{release}.jsonl", namespace)
     async with pipeline(kafka.bootstrap, namespace) as line:
         await line.publish(to_publish(made.records))
-        code, said = await line.run("replay", "plan", "--json")
-        assert code == 0, said
-        plan = json.loads(said)
+        code, output = await line.run("replay", "plan", "--json")
+        assert code == 0, output
+        plan = json.loads(output)
         assert plan["go"] == len(waiting(recording(release))), plan
-        code, said = await line.run("dlq", "list", "--json")
-        assert code == 0, said
-        assert json.loads(said)["matching"] == len(recording(release).of("leads.dlq"))
+        code, output = await line.run("dlq", "list", "--json")
+        assert code == 0, output
+        assert json.loads(output)["matching"] == len(recording(release).of("leads.dlq"))
 
 
 async def ends(member: Member) -> str:
     """Return the one line with which a process ends."""
-    assert await member.ended(60) != 0, member.said()
-    assert not [text for text in member.said() if "Traceback" in text], member.said()
+    assert await member.ended(60) != 0, member.output()
+    assert not [text for text in member.output() if "Traceback" in text], member.output()
     (line,) = member.last_words()
     return line
 
@@ -295,8 +305,8 @@ async def test_a_dead_letter_of_0_1_0_is_refused_where_no_row_is_left(kafka: Bro
         text = await ends(line.member(line.start("replay")))
         assert f"{names.dlq}/" in text
         assert "was written by version 0.1.0, whose records this program does not read: drain its dead letters" in text
-        code, said = await line.run("replay", "plan")
-        assert code == 1, said
-        assert "was written by version 0.1.0" in said
-        assert len(said.splitlines()) == 1
+        code, output = await line.run("replay", "plan")
+        assert code == 1, output
+        assert "was written by version 0.1.0" in output
+        assert len(output.splitlines()) == 1
         assert not await line.read(names.retry)

@@ -40,9 +40,9 @@ async def committed_beside_an_event_in_flight(kafka: Broker, namespace: str, bui
         for offset in range(11, 20):
             await acks[offset]()
         await app.consumer.commit()
-        found = await committed(kafka.bootstrap, app.conf.id)
+        offsets = await committed(kafka.bootstrap, app.conf.id)
         await acks[10]()  # so that the app can stop
-    ((where, offset),) = found.items()
+    ((where, offset),) = offsets.items()
     assert where == (namespace + "leads", 0)
     return offset
 
@@ -199,11 +199,11 @@ async def committed_while_rows_are_written(
         async with asyncio.timeout(15 * BUSY):
             await acked.wait()
         await asyncio.sleep(3)
-        found = await committed(kafka.bootstrap, app.conf.id)
+        offsets = await committed(kafka.bootstrap, app.conf.id)
         assert not writing[0].done()
         writing[0].cancel()
         await asyncio.wait(writing)
-    return found.get((namespace + "leads", 0))
+    return offsets.get((namespace + "leads", 0))
 
 
 async def came_again_after_a_commit(kafka: Broker, namespace: str, build: Build) -> set[int]:

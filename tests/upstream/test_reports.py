@@ -38,9 +38,9 @@ def shown_by(program: str, bootstrap: str, directory: Path) -> str:
 @pytest.mark.parametrize("report", sorted(path.stem for path in REPORTS.glob("*.md") if path.stem != "README"))
 def test_a_report_shows_its_fault_on_the_stock_release(kafka: Broker, tmp_path: Path, report: str) -> None:
     page = REPORTS / f"{report}.md"
-    (program,), (said,) = blocks_of(page, "python"), blocks_of(page, "text")
+    (program,), (expected,) = blocks_of(page, "python"), blocks_of(page, "text")
     for _ in range(4 if report in RACES else 1):
-        found = shown_by(program, kafka.bootstrap, tmp_path)
-        if found == said:
+        printed = shown_by(program, kafka.bootstrap, tmp_path)
+        if printed == expected:
             break
-    assert found == said
+    assert printed == expected

@@ -283,19 +283,21 @@ def test_an_unreadable_result_is_an_error_unless_the_caller_takes_it(config: Pat
     with pytest.raises(StreamAppError, match=r"leads\.enriched cannot be read by this version: update"):
         list(read_results_sync(config))
     lines: list[str] = []
-    found = list(read_results_sync(config, on_unreadable=lines.append))
-    assert [result.lead_id for result in found] == ["lead-1", "lead-2"]
+    results = list(read_results_sync(config, on_unreadable=lines.append))
+    assert [result.lead_id for result in results] == ["lead-1", "lead-2"]
     assert lines == ["a result on leads.enriched cannot be read by this version"]
     since = datetime.fromisoformat("1970-01-01T00:00:00.002+00:00")
-    assert [each.lead_id for each in read_results_sync(config, since=since, on_unreadable=lines.append)] == ["lead-2"]
+    assert [result.lead_id for result in read_results_sync(config, since=since, on_unreadable=lines.append)] == [
+        "lead-2"
+    ]
 
 
 @pytest.mark.usefixtures("three_results")
 def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
     async def first() -> str:
-        found: AsyncGenerator[Result] = results_of(load_settings(config), ResultFilter(), lambda _: None)
-        lead_id = (await anext(found)).lead_id
-        await found.aclose()
+        stream: AsyncGenerator[Result] = results_of(load_settings(config), ResultFilter(), lambda _: None)
+        lead_id = (await anext(stream)).lead_id
+        await stream.aclose()
         return lead_id
 
     assert asyncio.run(first()) == "lead-1"
@@ -318,7 +320,7 @@ def test_a_full_disk_names_the_directory_that_the_books_need(config: Path, monke
 
 
 EXAMPLES = ROOT / "examples"
-SCRIPTS = sorted(each.name for each in EXAMPLES.glob("*.py") if each.name != "connect.py")
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "connect.py")
 
 
 def test_the_configuration_has_the_lanes_of_the_compose_file() -> None:

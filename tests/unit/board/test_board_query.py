@@ -60,7 +60,7 @@ def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: st
     wanted = [n for _, n, name, col in known if workspace in (None, name) and chosen in ("", col)]
     assert list(pages(queries, workspace, statuses, final)) == wanted
     sums = queries.status_sums(workspace)
-    assert sum(each.leads for each in sums if chosen in ("", each.column)) == len(wanted)
+    assert sum(count.leads for count in sums if chosen in ("", count.column)) == len(wanted)
 
 
 class Counting(BoardQueries):
@@ -120,7 +120,7 @@ def test_the_person_of_a_lead_is_found_without_reading_all_people(tmp_path: Path
         take(model, person(NAMES, "two", "crm-a", "d/acme/people/crm-b"))
         model.close()
         queries = Counting(path, FINAL)
-        assert [queries.people_of(each) for each in ("crm-7", "crm-b")] == [["hash-7"], ["two"]]
+        assert [queries.people_of(name) for name in ("crm-7", "crm-b")] == [["hash-7"], ["two"]]
         steps.append(queries.steps)
     assert steps[1] <= steps[0] + 1
 
@@ -131,15 +131,15 @@ def take_in_parts(model: ReadModel, records: list[Made]) -> None:
 
 
 def dead_letter_at(number: int, reason: str, at_ms: int) -> Made:
-    found = dead_letter(NAMES.dlq, reason, at_ms, origin=f"{NAMES.leads}/0/{number}")
-    return msgspec.structs.replace(found, offset=number)
+    letter = dead_letter(NAMES.dlq, reason, at_ms, origin=f"{NAMES.leads}/0/{number}")
+    return msgspec.structs.replace(letter, offset=number)
 
 
 def listed(queries: BoardQueries, cause: Cause, since_ms: int = 0) -> list[DeadLetterRow]:
-    found: list[DeadLetterRow] = []
-    while rows := queries.dead_letters_of(NAMES.dlq, cause, since_ms, found[-1].place if found else None, 7):
-        found += rows
-    return found
+    letters: list[DeadLetterRow] = []
+    while rows := queries.dead_letters_of(NAMES.dlq, cause, since_ms, letters[-1].place if letters else None, 7):
+        letters += rows
+    return letters
 
 
 def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
     take_in_parts(model, [*made, *old])
     take(model, event(NAMES, "crm-3", "parked", 1, 3), dead_letter(NAMES.parked, "http_503"))
     queries = BoardQueries(path, FINAL)
-    found, many = queries.causes_after(NAMES.dlq, None, 0, 10)
-    causes = found.causes
-    assert (found.written, many) == (sum(cause.written for cause in causes), 2) == (69, 2)
+    letters, many = queries.causes_after(NAMES.dlq, None, 0, 10)
+    causes = letters.causes
+    assert (letters.written, many) == (sum(cause.written for cause in causes), 2) == (69, 2)
     assert queries.causes_after(NAMES.dlq, None, 1, 10)[0].causes == causes[1:]
     for cause in causes:
         rows = listed(queries, cause)
@@ -180,8 +180,8 @@ def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path:
     take(model, dead_letter_at(2, "http_503", NOW_MS))
     model.close()
     queries = BoardQueries(tmp_path / "model", FINAL)
-    found, many = queries.causes_after(NAMES.dlq, "acme", 0, 10)
-    assert (many, [[row.record for row in listed(queries, cause)] for cause in found.causes]) == (
+    letters, many = queries.causes_after(NAMES.dlq, "acme", 0, 10)
+    assert (many, [[row.record for row in listed(queries, cause)] for cause in letters.causes]) == (
         2,
         [[f"{NAMES.dlq}/0/1"], [f"{NAMES.dlq}/0/2"]],
     )
@@ -237,7 +237,7 @@ def test_queries_of_a_snapshot_see_the_same_state_over_one_connection(
     monkeypatch.setattr(sqlite3, "connect", counted)
 
     def leads() -> int:
-        return sum(each.leads for each in queries.status_sums(None))
+        return sum(count.leads for count in queries.status_sums(None))
 
     with queries.snapshot():
         before = leads()

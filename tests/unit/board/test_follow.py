@@ -66,7 +66,7 @@ class FakeReader:
             for log, begin in self._next.items():
                 entries = self.logs.get(log, [])[begin : begin + most]
                 self._next[log] = begin + len(entries)
-                got[log] = [each for each in entries if each is not None]
+                got[log] = [record for record in entries if record is not None]
             yield got
             await asyncio.sleep(0)
 
@@ -147,12 +147,12 @@ async def test_it_goes_on_behind_the_last_record_which_it_reads_again(
     kafka.logs, kafka.first = {A: made(A, "0", "1", "2")}, {A: first}
     last = kafka.logs[A][max(0, at.last)]
     assert isinstance(last, Made)
-    found, reader = reading({A: msgspec.structs.replace(at, mark=mark(last))})
-    await found.begin(1)
+    follower, reader = reading({A: msgspec.structs.replace(at, mark=mark(last))})
+    await follower.begin(1)
     assert reader.starts[A] == starts
-    batch, _ = await found.more()
+    batch, _ = await follower.more()
     assert [record.offset for record in batch["a"]] == read
-    batch, moved = await found.more()
+    batch, moved = await follower.more()
     assert (batch["a"], moved) == ([], moved)
 
 
@@ -162,23 +162,23 @@ async def test_another_record_at_its_place_shows_that_the_topic_was_created_agai
 ) -> None:
     kafka.logs = {A: made(A, "0", "1")}
     other = msgspec.structs.replace(made(A, "0", "1")[1], **{field: 7 if field == "timestamp" else b"other"})  # type: ignore[type-var]  # a record
-    found, _ = reading({A: Position(2, 1, mark(other))})  # type: ignore[arg-type]  # a record
-    await found.begin(1)
+    follower, _ = reading({A: Position(2, 1, mark(other))})  # type: ignore[arg-type]  # a record
+    await follower.begin(1)
     with pytest.raises(_Replaced, match="a/0 has another record at 1: the topic was created again"):
-        await found.more()
+        await follower.more()
 
 
 async def test_a_log_that_ends_before_its_place_was_created_again(kafka: type[FakeReader]) -> None:
     kafka.logs = {A: made(A, "0", "1")}
     for next_, replaced in ((2, False), (3, True)):
-        found, _ = reading({A: Position(next_)})
+        follower, _ = reading({A: Position(next_)})
         with pytest.raises(_Replaced, match="a/0 was at 3 and ends at 2") if replaced else nullcontext():
-            await found.begin(1)
-    found, _ = reading({})
-    await found.begin(1)
+            await follower.begin(1)
+    follower, _ = reading({})
+    await follower.begin(1)
     kafka.logs[A] = []
     with pytest.raises(_Replaced, match="a/0 was at 2 and ends at 0"):
-        await found.look(2)
+        await follower.look(2)
 
 
 def test_a_model_is_read_for_half_a_minute() -> None:

@@ -26,9 +26,9 @@ def received(number: int, import_id: str = "march", **more: Any) -> Made:
 
 
 def only(ask: Queries, import_id: str = "march") -> FoundImport:
-    (found,), last = ask.imports("", import_id, None, 10)
+    (publication,), last = ask.imports("", import_id, None, 10)
     assert last is None
-    return found
+    return publication
 
 
 def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Queries) -> None:
@@ -36,12 +36,12 @@ def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Que
     take(model, event(NAMES, "crm-0", "sending", 2, 0), event(NAMES, "crm-0", "enriched", 3, 0, credits=6))
     take(model, event(NAMES, "crm-1", "parked", 2, 1, credits=2), event(NAMES, "crm-2", "held_budget", 2, 2))
     take(model, event(NAMES, "crm-9", "received", 1, 9))  # of no import
-    found = only(ask)
-    assert found.columns == {"enriched": 1, "parked": 1, "held": 1, "under_way": 3, "waiting": 4}
-    assert (found.rows, found.refused, found.published, found.credits) == (12, 2, 10, 8)
-    assert (found.file, found.who, found.workspace) == ("leads.csv", "jane", "acme")
-    assert (found.first_ms, found.last_ms) == (NOW_MS + 1, NOW_MS + 3)
-    assert (found.leads, found.moving) == (10, 8)
+    publication = only(ask)
+    assert publication.columns == {"enriched": 1, "parked": 1, "held": 1, "under_way": 3, "waiting": 4}
+    assert (publication.rows, publication.refused, publication.published, publication.credits) == (12, 2, 10, 8)
+    assert (publication.file, publication.who, publication.workspace) == ("leads.csv", "jane", "acme")
+    assert (publication.first_ms, publication.last_ms) == (NOW_MS + 1, NOW_MS + 3)
+    assert (publication.leads, publication.moving) == (10, 8)
 
 
 def test_reading_again_counts_nothing_twice(model: ReadModel, ask: Queries) -> None:
@@ -54,8 +54,8 @@ def test_reading_again_counts_nothing_twice(model: ReadModel, ask: Queries) -> N
 
 def test_an_import_without_a_summary_counts_the_received_leads(model: ReadModel, ask: Queries) -> None:
     take(model, received(0), received(1))
-    found = only(ask)
-    assert (found.rows, found.published, found.columns) == (None, None, {"under_way": 2})
+    publication = only(ask)
+    assert (publication.rows, publication.published, publication.columns) == (None, None, {"under_way": 2})
 
 
 def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
@@ -65,16 +65,16 @@ def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> 
 
 def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries) -> None:
     take(model, received(0), received(1, workspace="globex"))
-    found, _ = ask.imports("", "march", None, 10)
-    assert {each.workspace: each.leads for each in found} == {"acme": 1, "globex": 1}
-    assert [each.workspace for each in ask.imports("globex", "", None, 10)[0]] == ["globex"]
+    publications, _ = ask.imports("", "march", None, 10)
+    assert {publication.workspace: publication.leads for publication in publications} == {"acme": 1, "globex": 1}
+    assert [publication.workspace for publication in ask.imports("globex", "", None, 10)[0]] == ["globex"]
 
 
 def test_the_newest_import_comes_first_and_pages_continue(model: ReadModel, ask: Queries) -> None:
     take(model, *(received(number, f"i{number}", at_ms=NOW_MS + number // 2) for number in range(5)))
     first, last = ask.imports("", "", None, 3)
     rest, end = ask.imports("", "", last, 3)
-    assert [each.import_id for each in (*first, *rest)] == ["i4", "i3", "i2", "i1", "i0"]
+    assert [publication.import_id for publication in (*first, *rest)] == ["i4", "i3", "i2", "i1", "i0"]
     assert end is None
 
 
@@ -87,7 +87,7 @@ def test_a_rerouted_lead_belongs_to_its_import_once(model: ReadModel, ask: Queri
 def test_an_import_goes_with_its_last_record(model: ReadModel, ask: Queries, path: Path) -> None:
     take(model, received(0, at_ms=NOW_MS - 400 * DAY_MS), received(1, "april"))
     model.sweep(NOW_MS)
-    assert [each.import_id for each in ask.imports("", "", None, 10)[0]] == ["april"]
+    assert [publication.import_id for publication in ask.imports("", "", None, 10)[0]] == ["april"]
     take(model, received(2, "march"))
     assert only(ask).columns == {"under_way": 1}
     with sqlite3.connect(path) as db:
@@ -99,7 +99,7 @@ def test_there_are_never_too_many_imports(model: ReadModel, ask: Queries, monkey
     take(model, *(received(number, f"i{number}") for number in range(5)))
     assert len(ask.imports("", "", None, 10)[0]) == 3
     take(model, event(NAMES, "crm-4", "enriched", 2, 4, credits=1))
-    assert sum(each.leads for each in ask.imports("", "", None, 10)[0]) == 3
+    assert sum(publication.leads for publication in ask.imports("", "", None, 10)[0]) == 3
 
 
 def duplicate(number: int, import_id: str, **more: Any) -> Made:
@@ -115,7 +115,7 @@ def test_imports_without_leads_under_way_make_room(
     take(model, received(1, "held", at_ms=NOW_MS - 8), event(NAMES, "crm-1", "deferred", 2, 1))
     for number in range(2, 20):
         take(model, duplicate(number, f"forged-{number}", at_ms=NOW_MS + number))
-    assert [each.import_id for each in ask.imports("", "", None, 10)[0]] == ["forged-19", "held", "paid"]
+    assert [publication.import_id for publication in ask.imports("", "", None, 10)[0]] == ["forged-19", "held", "paid"]
     take(model, *(received(number, "new", at_ms=NOW_MS + 30) for number in range(20, 23)))
     assert only(ask, "new").columns == {"under_way": 3}
     assert only(ask, "paid").columns == {"enriched": 1}
@@ -135,11 +135,13 @@ def test_imports_make_room_for_others_not_for_each_other_at_once(
     """What comes in one batch stays: the leads of a new import are written behind its name."""
     monkeypatch.setattr(history, "MOST_IMPORTS", 2)
     take(model, *(received(number, f"i{number}") for number in range(4)))
-    found, _ = ask.imports("", "", None, 10)
-    assert [(each.import_id, each.columns) for each in found] == [(f"i{n}", {"under_way": 1}) for n in (1, 0)]
+    publications, _ = ask.imports("", "", None, 10)
+    assert [(publication.import_id, publication.columns) for publication in publications] == [
+        (f"i{n}", {"under_way": 1}) for n in (1, 0)
+    ]
     take(model, event(NAMES, "crm-0", "parked", 2, 0))
     take(model, event(NAMES, "crm-0", "replayed", 3, 0), received(5, "next"))
-    assert {each.import_id for each in ask.imports("", "", None, 10)[0]} == {"i0", "i1"}
+    assert {publication.import_id for publication in ask.imports("", "", None, 10)[0]} == {"i0", "i1"}
 
 
 def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -> None:
@@ -147,10 +149,10 @@ def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -
     take(model, received(0, import_summary=SUMMARY), duplicate(1, "march", import_summary=forged))
     take(model, duplicate(2, "march", import_summary=forged))
     take(model, duplicate(3, "march", import_summary=forged, workspace="globex"))
-    found = {each.workspace: each for each in ask.imports("", "march", None, 10)[0]}
-    acme = found["acme"]
+    publications = {publication.workspace: publication for publication in ask.imports("", "march", None, 10)[0]}
+    acme = publications["acme"]
     assert (acme.rows, acme.refused, acme.published, acme.file, acme.who) == (12, 2, 10, "leads.csv", "jane")
-    assert found["globex"].who == "mallory", "of another workspace"
+    assert publications["globex"].who == "mallory", "of another workspace"
 
 
 def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:

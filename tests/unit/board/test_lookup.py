@@ -33,9 +33,9 @@ HASH = "AbCdEfGhIjKlMnOpQrStUv"
 NAMES = sources().names
 
 
-async def fetch_result(found: FoundResultAt) -> FoundResult:
+async def fetch_result(stored: FoundResultAt) -> FoundResult:
     """The result with data that nothing had to fetch."""
-    return msgspec.structs.replace(found.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
+    return msgspec.structs.replace(stored.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
 
 
 class Waiting:
@@ -81,7 +81,7 @@ class Api:
         async def with_hosts(scope: Scope, receive: Receive, send: Send) -> None:
             if hosts is not None:
                 others = [(name, value) for name, value in scope["headers"] if name != b"host"]
-                scope = {**scope, "headers": [*others, *((b"host", each.encode()) for each in hosts)]}
+                scope = {**scope, "headers": [*others, *((b"host", host.encode()) for host in hosts)]}
             await app(scope, receive, send)
 
         transport = httpx.ASGITransport(with_hosts)
@@ -221,9 +221,9 @@ async def test_a_lead(api: Api) -> None:
         "ab" * 16,
     )
     assert [step["status"] for step in reported["events"]] == ["received", "sending", "accepted", "enriched"]
-    (found,) = answer["lead"]["results"]
-    assert found["fields"]["Title"] == "CEO"
-    assert (found["source"], found["version"], found["age_s"], found["problem"]) == ("clay", 1, 3, "")
+    (answered,) = answer["lead"]["results"]
+    assert answered["fields"]["Title"] == "CEO"
+    assert (answered["source"], answered["version"], answered["age_s"], answered["problem"]) == ("clay", 1, 3, "")
 
 
 async def test_a_lead_says_what_it_waited_for_and_what_its_lane_says_it_waits_for_now(
@@ -292,15 +292,17 @@ async def test_the_leads_of_a_person(api: Api) -> None:
 
 async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
     blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
-    here = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
-    api.records.search = Search([here], Group("Empty", 0), {("leads", 0): 1300, ("leads", 1): 5}, 1250, 50, "some text")
+    record = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
+    api.records.search = Search(
+        [record], Group("Empty", 0), {("leads", 0): 1300, ("leads", 1): 5}, 1250, 50, "some text"
+    )
     answer = (await api.get("/waiting?lead_id=crm-9&workspace=acme")).json()
     assert api.records.asked == [("crm-9", "", "acme")]
     assert (answer["searched"], answer["left"], answer["problem"]) == (1250, 50, "some text")
     (lead,) = answer["leads"]
     assert (lead["lead_id"], lead["workspace"], lead["origin"]) == ("crm-9", "acme", "leads/0/1234")
     assert (lead["since_ms"], lead["ahead"]) == (NOW_MS, 1200)
-    findings = [(each["code"], each.get("waiting", 0)) for each in lead["findings"]]
+    findings = [(finding["code"], finding.get("waiting", 0)) for finding in lead["findings"]]
     assert findings == [("no_worker", 1300), ("unreadable", 1300), ("budget", 1300)]
     assert "leads/0 cannot be read at offsets 1 to 2" in lead["findings"][1]["what"]
     assert lead["findings"][2]["what"] == "The day's budget is spent"
@@ -311,7 +313,7 @@ async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
 
 async def test_lanes_books_and_dead_letters(api: Api) -> None:
     lanes = (await api.get("/lanes")).json()
-    assert [(each["workspace"], each["holds"], each["text"]) for each in lanes["lanes"]] == [
+    assert [(row["workspace"], row["holds"], row["text"]) for row in lanes["lanes"]] == [
         ("acme", "budget", "The day's budget is spent")
     ]
     books = (await api.get("/books")).json()
@@ -344,7 +346,7 @@ async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api,
     books = (await api.get("/books")).json()
     assert books["columns"] == before["columns"]
     assert books["not_leads"] == {"callback_duplicate": 2, "callback_unmatched": 1, "erased": 1}
-    assert sum(books["columns"].values()) == sum(each["leads"] for each in books["status_counts"] if each["column"])
+    assert sum(books["columns"].values()) == sum(count["leads"] for count in books["status_counts"] if count["column"])
 
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def test_what_it_says_names_the_workspace_and_the_remedy() -> None:
 
 @pytest.mark.parametrize("code", [code.replace("*", "403") for code in NEEDS_A_PERSON])
 def test_no_text_of_clay_or_of_a_lead_is_in_a_message(code: str) -> None:
-    said = "ada@example.com, Bearer t0p-s3cr3t, https://hooks.example.com/x"
-    made = alert_of(Finding(code, said, "acme"), NOW_MS)
+    text = "ada@example.com, Bearer t0p-s3cr3t, https://hooks.example.com/x"
+    made = alert_of(Finding(code, text, "acme"), NOW_MS)
     assert made is not None
     for form in ("slack", "json"):
         body = body_of(Change([made], [made]), form, NOW_MS).decode()

@@ -69,7 +69,7 @@ class FakeReader:
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
         if self.before is not None:
             on_unreadable(self.before)
-        records = [(log, each) for log, (begin, end) in spans.items() for each in self.logs.get(log, [])[begin:end]]
+        records = [(log, made) for log, (begin, end) in spans.items() for made in self.logs.get(log, [])[begin:end]]
         for done, (log, record) in enumerate(records, 1):
             progress(done, len(records))
             yield {log: [record]}
@@ -124,29 +124,29 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
     kafka: type[FakeReader], lead_id: str, person: str, workspace: str, offset: int | None
 ) -> None:
     kafka.logs = {LOG: LEADS, BULK: [Made("leads.bulk", None, b"{broken"), Made("leads.bulk", None, None)]}
-    found = await search().find(lead_id, person, workspace)
-    assert (found.worker, found.lag, found.problem) == (UP, {("leads", 0): 4, ("leads.bulk", 0): 2}, "")
+    searched = await search().find(lead_id, person, workspace)
+    assert (searched.worker, searched.lag, searched.problem) == (UP, {("leads", 0): 4, ("leads.bulk", 0): 2}, "")
     if offset is None:
-        assert (found.matches, found.searched, found.left) == ([], 6, 0)
+        assert (searched.matches, searched.searched, searched.left) == ([], 6, 0)
         return
     name, home = LEADS[offset].value or b"", "beta" if offset == 6 else "acme"
     expected = json.loads(name)["lead_id"] or f"p-{ADAS}"
-    assert found.matches == [FoundRecord(expected, home, "leads", 0, offset, NOW_MS, offset - 3)]
-    assert (found.searched, found.left) == (offset - 2, 6 - (offset - 2))
+    assert searched.matches == [FoundRecord(expected, home, "leads", 0, offset, NOW_MS, offset - 3)]
+    assert (searched.searched, searched.left) == (offset - 2, 6 - (offset - 2))
 
 
 async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(kafka: type[FakeReader]) -> None:
     kafka.logs, kafka.before = {LOG: LEADS}, UnreadableBatch("leads", 0, 3, 3, "no such codec")
-    found = await search().find("crm-1", "", "")
-    assert found.problem == str(kafka.before)
-    assert [each.blocked for each in found.matches] == [kafka.before]
+    searched = await search().find("crm-1", "", "")
+    assert searched.problem == str(kafka.before)
+    assert [match.blocked for match in searched.matches] == [kafka.before]
 
 
 async def test_a_search_ends_after_so_many_records(kafka: type[FakeReader], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_kafka, "_MOST_RECORDS", 2)
     kafka.logs = {LOG: LEADS}
-    found = await search().find("unheard-of", "", "")
-    assert (found.searched, found.left) == (2, 2)
+    searched = await search().find("unheard-of", "", "")
+    assert (searched.searched, searched.left) == (2, 2)
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("gone"), KafkaRefused("wrong password"), TimeoutError()])
@@ -184,9 +184,9 @@ async def test_a_result_is_read_from_its_place(kafka: type[FakeReader], value: b
     kafka.logs = {TopicPartition("enriched", 1): [result(b"{"), result(value)]}
     fetcher = ResultFetcher(NOWHERE, "enriched", 2)
     for _ in range(2):
-        found = await fetcher.fill(FoundResultAt(1, 1, HERE))
+        filled = await fetcher.fill(FoundResultAt(1, 1, HERE))
         more: dict[str, Any] = {"problem": problem} if problem else {"age_s": 77, "fields": {"title": "CEO"}}
-        assert found == msgspec.structs.replace(HERE, **more)
+        assert filled == msgspec.structs.replace(HERE, **more)
     assert (kafka.opened, kafka.closed) == (1, 0)
     await fetcher.close()
     await fetcher.close()
@@ -199,6 +199,6 @@ async def test_a_result_is_read_from_its_place(kafka: type[FakeReader], value: b
 async def test_a_result_that_cannot_be_read_now_says_why(kafka: type[FakeReader], error: Exception) -> None:
     kafka.error, fetcher = error, ResultFetcher(NOWHERE, "enriched", 2)
     is_batch = isinstance(error, UnreadableBatch)
-    found = await asyncio.wait_for(fetcher.fill(FoundResultAt(1, 0, HERE)), 10)
-    assert found.problem == (str(error) if is_batch else NO_ANSWER)
+    filled = await asyncio.wait_for(fetcher.fill(FoundResultAt(1, 0, HERE)), 10)
+    assert filled.problem == (str(error) if is_batch else NO_ANSWER)
     assert kafka.closed == (0 if is_batch else 1), "a broken connection is not used again"

@@ -36,9 +36,9 @@ NAMES = SOURCES.names
 
 
 def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
-    found = ask.lead(lead_id)
-    assert found is not None
-    return [[step.status for step in each.events] for each in found.histories]
+    lead = ask.lead(lead_id)
+    assert lead is not None
+    return [[step.status for step in of_record.events] for of_record in lead.histories]
 
 
 # ------------------------------------------------------------------------------------------------------ histories
@@ -52,10 +52,10 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
         event(NAMES, "crm-1", "refused", 3, reason="http_503", text="Not now", http_status=503, due_at_ms=NOW_MS + 9),
     )
     take(model, event(NAMES, "crm-1", "sending", 4, attempt=1), event(NAMES, "crm-1", "accepted", 5, credits=6))
-    found = ask.lead("crm-1")
-    assert found is not None
-    assert found.history_count == 1
-    (only,) = found.histories
+    lead = ask.lead("crm-1")
+    assert lead is not None
+    assert lead.history_count == 1
+    (only,) = lead.histories
     assert (only.origin, only.workspace, only.destination) == ("leads/0/0", "acme", "people")
     assert (only.status, only.column, only.at_ms) == ("accepted", "under_way", NOW_MS + 5)
     refused = only.events[2]
@@ -67,7 +67,7 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
 
 def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
     take(model, *history(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
-    assert [(each.column, each.leads) for each in ask.status_counts()] == [("accepted_final", 1)]
+    assert [(count.column, count.leads) for count in ask.status_counts()] == [("accepted_final", 1)]
 
 
 def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
@@ -115,14 +115,18 @@ def test_histories_are_counted_where_they_stand(model: ReadModel, ask: Queries) 
     take(model, *flat(history(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
     take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
     take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
-    assert {each.status: each.leads for each in ask.status_counts()} == {"held_budget": 1, "received": 2, "sending": 2}
+    assert {count.status: count.leads for count in ask.status_counts()} == {
+        "held_budget": 1,
+        "received": 2,
+        "sending": 2,
+    }
 
 
 def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:
     raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"status": "teleported", "new": [1]}
     take(model, Made(NAMES.status, b"crm-1", json.dumps(raw).encode()))
     assert statuses(ask, "crm-1") == [["teleported"]]
-    assert [each.column for each in ask.status_counts()] == ["unknown"]
+    assert [count.column for count in ask.status_counts()] == ["unknown"]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +156,10 @@ def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Pa
 def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
     many = MOST_HISTORIES + 5
     take(model, *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
-    found = ask.lead("test")
-    assert found is not None
-    assert (len(found.histories), found.history_count) == (MOST_HISTORIES, many)
-    assert found.histories[0].origin == f"leads/0/{many - 1}"
+    lead = ask.lead("test")
+    assert lead is not None
+    assert (len(lead.histories), lead.history_count) == (MOST_HISTORIES, many)
+    assert lead.histories[0].origin == f"leads/0/{many - 1}"
 
 
 # --------------------------------------------------------------------------------------------- people, results, lanes
@@ -205,8 +209,8 @@ def test_the_record_id_of_the_last_result_is_kept_and_no_personal_data(
     secret = "very-personal@example.com"
     first, second = result(NAMES, "crm-1", fields={"m": secret}), result(NAMES, "crm-1", 2, fields={"m": secret})
     take(model, first, Made(NAMES.enriched, second.key, second.value, 1, 7))
-    (found,) = ask.results("crm-1")
-    assert (found.partition, found.offset, found.result.version) == (1, 7, 2)
+    (stored,) = ask.results("crm-1")
+    assert (stored.partition, stored.offset, stored.result.version) == (1, 7, 2)
     with_result = ask.lead("crm-1")
     assert with_result is not None
     assert with_result.histories == []
@@ -225,7 +229,7 @@ def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> No
     take(model, lane(NAMES, holds="breaker_open"), lane(NAMES), lane(NAMES, "zeta"), lane(NAMES, "gone"))
     take(model, Made(NAMES.lanes, b"gone", None), Made(NAMES.lanes, b"broken", b"{"))
     lanes, unreadable = ask.lanes()
-    assert [(each.workspace, each.holds) for each in lanes] == [("acme", ""), ("zeta", "")]
+    assert [(view.workspace, view.holds) for view in lanes] == [("acme", ""), ("zeta", "")]
     assert unreadable == ["broken"]
 
 
@@ -243,7 +247,7 @@ def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Quer
     take(model, dead_letter(NAMES.dlq, offset=4), foreign, dead_letter(NAMES.dlq, offset=4))
     dlq = ask.dead_letters(NAMES.dlq)
     assert (dlq.open, dlq.coming_back, dlq.written) == (2, 4, 6)
-    assert [(each.reason, each.kind, each.open, each.coming_back) for each in dlq.causes] == [
+    assert [(cause.reason, cause.kind, cause.open, cause.coming_back) for cause in dlq.causes] == [
         ("", "foreign", 1, 0),
         ("not_json", "poison", 1, 0),
         ("http_503", "failed", 0, 4),
@@ -256,11 +260,11 @@ def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Quer
 def test_a_cause_has_the_time_of_its_first_and_last_dead_letter(
     model: ReadModel, ask: Queries, order: tuple[int, ...], in_one_batch: bool
 ) -> None:
-    found = [dead_letter(NAMES.dlq, timestamp=NOW_MS + number, offset=number) for number in order]
+    letters = [dead_letter(NAMES.dlq, timestamp=NOW_MS + number, offset=number) for number in order]
     if in_one_batch:
-        take(model, *found)
+        take(model, *letters)
     else:
-        for number, record in enumerate(found):
+        for number, record in enumerate(letters):
             take(model, record, at=number)
     (cause,) = ask.dead_letters(NAMES.dlq).causes
     assert (cause.written, cause.first_ms, cause.last_ms) == (3, NOW_MS + 3, NOW_MS + 9)
@@ -268,18 +272,18 @@ def test_a_cause_has_the_time_of_its_first_and_last_dead_letter(
 
 def test_a_dead_letter_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
     take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), dead_letter(NAMES.dlq, offset=1))
-    workspaces = {each.workspace for each in ask.dead_letters(NAMES.dlq).causes}
+    workspaces = {cause.workspace for cause in ask.dead_letters(NAMES.dlq).causes}
     assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
-    assert b"ada@example.com" not in b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+    assert b"ada@example.com" not in b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
 
 
 def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
     for first in range(0, 12_000, 4_000):
         take(model, *(dead_letter(NAMES.dlq, f"r{first + n}", offset=first + n) for n in range(4_000)))
-    found = ask.dead_letters(NAMES.dlq)
-    assert found.written == 12_000
-    assert len(found.causes) == MOST_CAUSES
-    assert found.causes[0].reason == "(others)"
+    letters = ask.dead_letters(NAMES.dlq)
+    assert letters.written == 12_000
+    assert len(letters.causes) == MOST_CAUSES
+    assert letters.causes[0].reason == "(others)"
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM causes").fetchone()[0] <= 10_001
 
@@ -302,7 +306,7 @@ def test_old_histories_and_dead_letters_are_deleted_in_small_steps(model: ReadMo
     assert ask.lead("c1") is None
     assert ask.lead("c11999") is None
     assert ask.lead("c11990") is not None
-    assert [each.leads for each in ask.status_counts()] == [1_200]
+    assert [count.leads for count in ask.status_counts()] == [1_200]
     assert ask.dead_letters(NAMES.dlq).written == ask.dead_letters(NAMES.parked).written == 1
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (1_200,)
@@ -345,9 +349,9 @@ def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
     assert ask.dead_letters(NAMES.dlq).written == 0
     assert model.positions() == {}
     take(model, good)
-    found = ask.lead("crm-1")
-    assert found is not None
-    assert found.histories[0].origin == "other/0/5"
+    lead = ask.lead("crm-1")
+    assert lead is not None
+    assert lead.histories[0].origin == "other/0/5"
 
 
 @pytest.mark.parametrize("other", [sources("other."), sources()])

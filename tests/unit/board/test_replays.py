@@ -28,11 +28,11 @@ def test_the_last_progress_of_each_replay_counts_and_the_newest_replay_comes_fir
 ) -> None:
     take(model, row(replay(1)), row(replay(2)), row(replay(1, sent=7), 2))
     queries = BoardQueries(path, set())
-    assert [(each.id, each.sent) for each in queries.replays(10)] == [("r-2", 0), ("r-1", 7)]
-    assert [each.id for each in queries.replays(1)] == ["r-2"]
-    found = queries.replay("r-1")
-    assert found is not None
-    assert msgspec.structs.replace(found, sent=0) == replay(1)
+    assert [(listed.id, listed.sent) for listed in queries.replays(10)] == [("r-2", 0), ("r-1", 7)]
+    assert [listed.id for listed in queries.replays(1)] == ["r-2"]
+    progress = queries.replay("r-1")
+    assert progress is not None
+    assert msgspec.structs.replace(progress, sent=0) == replay(1)
     assert queries.replay("r-3") is None
 
 
@@ -42,8 +42,8 @@ def test_deleted_replays_go_and_rows_of_other_kinds_are_ignored(model: ReadModel
     others = (Made(NAMES.replay_state, b"dlq/0/1", b'{"offset":9}'), Made(NAMES.replay_state, b"command/r-9", b"{}"))
     take(model, deleted, *others, Made(NAMES.replay_state, b"replay/r-7", b"{"))
     queries = BoardQueries(path, set())
-    assert [each.id for each in queries.replays(10)] == ["r-2"]
-    assert [(each.topic, each.records) for each in queries.unreadable()] == [(NAMES.replay_state, 1)]
+    assert [progress.id for progress in queries.replays(10)] == ["r-2"]
+    assert [(topic.topic, topic.records) for topic in queries.unreadable()] == [(NAMES.replay_state, 1)]
 
 
 def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(model: ReadModel, path: Path) -> None:

@@ -20,9 +20,9 @@ POLICY = CachePolicy(stale_days=180)
 
 
 def made(offset: int, person: str = ADA, *, at_ms: int = NOW_MS, age_s: int = 0, **fields: Any) -> Made:
-    found = Result(person, "acme", "people", "clay", 1, at_ms, age_s, fields or {"title": f"no. {offset}"})
-    found = msgspec.structs.replace(found, person=person, company=FIRM)
-    return Made("t", b"k", msgspec.json.encode(found), 1, offset)
+    result = Result(person, "acme", "people", "clay", 1, at_ms, age_s, fields or {"title": f"no. {offset}"})
+    result = msgspec.structs.replace(result, person=person, company=FIRM)
+    return Made("t", b"k", msgspec.json.encode(result), 1, offset)
 
 
 class Topic:
@@ -39,7 +39,7 @@ class Topic:
     async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> AsyncIterator[list[Made]]:
         self.read_ranges.append(dict(ranges))
         for number, (begin, end) in ranges.items():
-            yield [each for each in self.records if each.partition == number and begin <= each.offset < end]
+            yield [record for record in self.records if record.partition == number and begin <= record.offset < end]
 
 
 class Full(MemoryCache):
@@ -139,7 +139,7 @@ async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_la
         assert len(cache) == 2
         await cache.find(["a"])
         await cache.add([("c", one)])
-        assert [bool(each.fields) for each in await cache.find(["a", "b", "c"])] == [True, False, True]
+        assert [bool(answer.fields) for answer in await cache.find(["a", "b", "c"])] == [True, False, True]
         await cache.forget(["a", "never"])
         await cache.add([("d", one)])
         assert len(cache) == 2, "what is forgotten makes room"

@@ -148,10 +148,10 @@ async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
     await web.TCPSite(runner, "127.0.0.1", port).start()
     check = HostCheck(Egress.of())
     try:
-        found = await asyncio.gather(*(check(f"http://127.0.0.1:{port}{WEBHOOK}") for _ in range(5)))
+        answered = await asyncio.gather(*(check(f"http://127.0.0.1:{port}{WEBHOOK}") for _ in range(5)))
     finally:
         await runner.cleanup()
-    assert set(found) == {answers}
+    assert set(answered) == {answers}
     assert seen == [("HEAD", "/")], "one request, without the webhook's secret path"
 
 

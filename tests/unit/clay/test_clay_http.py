@@ -200,11 +200,11 @@ async def test_no_redirect_cookie_or_proxy_of_the_environment(monkeypatch: pytes
     assert all(b"elsewhere" not in head and b"cookie" not in head.lower() for head, _ in server.requests)
 
 
-@pytest.mark.parametrize(("header", "found"), [(b"7", "7"), (b"7" * 5_000, "7" * 64), (b"", None)])
-async def test_retry_after_is_read_and_bounded(header: bytes, found: str | None) -> None:
+@pytest.mark.parametrize(("header", "retry_after"), [(b"7", "7"), (b"7" * 5_000, "7" * 64), (b"", None)])
+async def test_retry_after_is_read_and_bounded(header: bytes, retry_after: str | None) -> None:
     async with serve(READ, b"HTTP/1.1 429 X\r\nretry-after: %s\r\ncontent-length: 0\r\n\r\n" % header) as server:
         outcome = await send_once(server.url)
-        assert outcome == RateLimited(429, outcome.latency_ms, found)
+        assert outcome == RateLimited(429, outcome.latency_ms, retry_after)
 
 
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda tail: b"HTTP/1.1 2" + tail)))

@@ -41,8 +41,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, *found: FoundImport, more: bool = False) -> None:
-    answer = ImportsAnswer(as_of_ms=FIRST_MS, lag=0, trouble="", imports=list(found), more=more)
+def answers(monkeypatch: pytest.MonkeyPatch, *imports: FoundImport, more: bool = False) -> None:
+    answer = ImportsAnswer(as_of_ms=FIRST_MS, lag=0, trouble="", imports=list(imports), more=more)
     monkeypatch.setattr(command, "find_imports", lambda *_: answer)
 
 
@@ -68,9 +68,9 @@ def test_what_is_not_known_is_not_shown(
 ) -> None:
     answers(monkeypatch, FOREIGN, more=True)
     assert main(["imports"]) == 0
-    said = capsys.readouterr()
-    assert "None" not in said.out
-    assert "there are older imports" in said.err
+    output = capsys.readouterr()
+    assert "None" not in output.out
+    assert "there are older imports" in output.err
     answers(monkeypatch)
     assert main(["imports", "april"]) == 1
     assert "no lead of import april is known" in capsys.readouterr().err
@@ -123,13 +123,13 @@ firms = { workspace = "beta", webhooks_env = ["B"], callbacks = false }
 @pytest.mark.parametrize("command", ["lanes", "explain"])
 def test_one_workspace(command: str, lanes_of_two: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--config", lanes_of_two]) == 0
-    said = capsys.readouterr().out
-    assert "acme" in said
-    assert "beta" in said
+    output = capsys.readouterr().out
+    assert "acme" in output
+    assert "beta" in output
     assert main([command, "--config", lanes_of_two, "--workspace", "beta"]) == 0
-    said = capsys.readouterr().out
-    assert "acme" not in said
-    assert "beta" in said
+    output = capsys.readouterr().out
+    assert "acme" not in output
+    assert "beta" in output
     assert main([command, "--config", lanes_of_two, "--workspace", "betta"]) == 2
     assert "betta" in capsys.readouterr().err
 

@@ -47,9 +47,9 @@ def test_the_table_shows_foreign_text_without_markup(
     """Seen: `[/x]` in a reason ended the command with a traceback, and `[email]` of our own was not shown."""
     monkeypatch.setenv("COLUMNS", "200")
     tally = Tally(2_000)
-    said = b"scrubbed: [email] [/x] :smile: \x1b]0;gone\x07"
+    value = b"scrubbed: [email] [/x] :smile: \x1b]0;gone\x07"
     tally.add(
-        {"stream-app-reason": b"[/x]", "stream-app-disposition": b"failed", "stream-app-reason-text": said},
+        {"stream-app-reason": b"[/x]", "stream-app-disposition": b"failed", "stream-app-reason-text": value},
         b"[red]acme",
         1_000,
     )
@@ -187,7 +187,7 @@ def test_a_linked_lead_stays_with_yes_and_is_named(
     assert sent == [("suppress", None, [MINE]), ("erase", "crm-1", [MINE])]
     report = json.loads(shown)
     assert report["linked"] == [{"workspace": "busy", "lead_id": "crm-2"}]
-    assert [each["lead_id"] for each in report["by_hand"]] == ["crm-1"]
+    assert [lead["lead_id"] for lead in report["by_hand"]] == ["crm-1"]
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_a_resolution_that_says_too_little_is_wrong_usage(typed: str, commands: 
 def test_a_cancellation_names_either_a_lead_or_an_import(typed: str, commands: list[Command]) -> None:
     assert main(["lanes", "cancel", "acme", *typed.split(), "--why", "because"]) == 2
     assert main(["lanes", "cancel", "acme", "--import", "march.csv", "--why", "because"]) == 0
-    assert [(each.kind, each.args) for each in commands] == [("cancel_import", {"import_id": "march.csv"})]
+    assert [(command.kind, command.args) for command in commands] == [("cancel_import", {"import_id": "march.csv"})]
 
 
 def test_the_url_of_a_webhook_is_not_its_id(commands: list[Command], capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,11 +319,11 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
         open_cost_count=2,
     )
     show_report(report)
-    said = capsys.readouterr().out
-    assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in said
-    assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in said
-    assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in said
-    assert "  and 1 more; --limit names more of them" in said
+    output = capsys.readouterr().out
+    assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in output
+    assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in output
+    assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in output
+    assert "  and 1 more; --limit names more of them" in output
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -350,21 +350,21 @@ def test_dlq_says_what_has_become_of_dead_letters(
     monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", ready)
     monkeypatch.setattr("stream_app.cli.dlq.find_dead_letters", ask)
     assert main(["dlq", "--config", config]) == 0
-    said = capsys.readouterr()
-    assert "34 dead letters in dlq" in said.out
-    assert ("of these 0 open, 0 coming back, 34 solved, 0 given up" in said.out) is answers
-    assert ("how many of them are open is not known: the board does not answer" in said.err) is not answers
+    output = capsys.readouterr()
+    assert "34 dead letters in dlq" in output.out
+    assert ("of these 0 open, 0 coming back, 34 solved, 0 given up" in output.out) is answers
+    assert ("how many of them are open is not known: the board does not answer" in output.err) is not answers
 
 
 def test_results_of_an_import_are_joined_in_its_workspace(
     config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The import knows it: without it, 0 of 199 rows had a result, and no word said why."""
-    found = FoundImport("march", "acme", 1, 2, "jane", "leads.csv", 3, 0, 3, {"enriched": 3}, 9)
+    publication = FoundImport("march", "acme", 1, 2, "jane", "leads.csv", 3, 0, 3, {"enriched": 3}, 9)
     wanted: list[ResultFilter] = []
 
     def ask(_: object, import_id: str) -> ImportsAnswer:
-        return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=[found] * (import_id == "march"), more=False)
+        return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=[publication] * (import_id == "march"), more=False)
 
     async def write(_: object, chosen: ResultFilter, *__: object, **___: object) -> Export:
         wanted.append(chosen)
@@ -376,7 +376,7 @@ def test_results_of_an_import_are_joined_in_its_workspace(
     file.write_text("email\nada@example.com\n")
     typed = ["results", "--config", config, "-o", str(tmp_path / "out.csv"), "--import"]
     assert main([*typed, "march", "--join", str(file)]) == 0
-    assert [each.workspace for each in wanted] == ["acme"]
+    assert [only.workspace for only in wanted] == ["acme"]
     assert main([*typed, "march"]) == 2
     assert main([*typed, "april", "--join", str(file)]) == 1
     assert "no lead of import april is known" in capsys.readouterr().err

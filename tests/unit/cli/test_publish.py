@@ -73,10 +73,10 @@ def test_a_dry_run_changes_nothing_and_says_what_it_refuses(folder: Path, publis
 
 
 def test_of_many_refused_rows_it_says_the_first_ones(publish: Publish) -> None:
-    said = publish(b'{"notes":"x"}\n' * 23 + b"{").stderr.decode().splitlines()
+    errors = publish(b'{"notes":"x"}\n' * 23 + b"{").stderr.decode().splitlines()
     lines = ", ".join(map(str, range(1, 21)))
-    assert said[0].startswith(f"lines {lines}: no_identity: No identity"), "one line for what is alike"
-    assert said[1:] == ["and 4 more"]
+    assert errors[0].startswith(f"lines {lines}: no_identity: No identity"), "one line for what is alike"
+    assert errors[1:] == ["and 4 more"]
 
 
 def test_a_csv_whose_rows_cannot_name_their_workspace_is_one_line(folder: Path, publish: Publish) -> None:

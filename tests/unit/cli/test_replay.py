@@ -37,9 +37,12 @@ async def test_ctrl_c_stops_the_replay_and_says_how_to_go_on(
     ordering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ordering
-    assert [(each.kind, each.replay, each.who) for each in got] == [("start", "r-1", "jane"), ("stop", "r-1", "jane")]
-    said = capsys.readouterr().err
-    assert "interrupted after 7: run the same command to continue; nothing is sent twice" in said
+    assert [(command.kind, command.replay, command.who) for command in got] == [
+        ("start", "r-1", "jane"),
+        ("stop", "r-1", "jane"),
+    ]
+    errors = capsys.readouterr().err
+    assert "interrupted after 7: run the same command to continue; nothing is sent twice" in errors
 
 
 async def test_a_replay_that_another_operator_stops_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

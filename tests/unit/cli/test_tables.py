@@ -83,7 +83,7 @@ ANSWERED = "the circuit breaker let a probe through, and Clay answered 503 to it
 
 
 def tally() -> Table:
-    found = Tally(NOW_MS)
+    counted = Tally(NOW_MS)
     for number, reason in enumerate(REASONS):
         headers = {
             "stream-app-reason": reason.encode(),
@@ -92,8 +92,8 @@ def tally() -> Table:
             "stream-app-reason-text": ANSWERED.encode(),
         }
         for _ in range(1_200 >> number):
-            found.add(headers, b"acme", NOW_MS - 1_000)
-    return tally_table(found.sorted())
+            counted.add(headers, b"acme", NOW_MS - 1_000)
+    return tally_table(counted.sorted())
 
 
 def listed() -> Table:

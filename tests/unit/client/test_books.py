@@ -54,8 +54,8 @@ def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
 def test_only_histories_that_begin_with_an_input_record_are_leads() -> None:
     """A callback or a command may begin a history, too, and nothing follows it."""
     of_leads = {after for before, afters in NEXT.items() if before for after in afters}
-    assert {each for each in NEXT[None] if each not in NEXT and each not in of_leads} == NOT_LEADS
-    assert [column(each, final=False) for each in NOT_LEADS] == [""] * len(NOT_LEADS)
+    assert {status for status in NEXT[None] if status not in NEXT and status not in of_leads} == NOT_LEADS
+    assert [column(status, final=False) for status in NOT_LEADS] == [""] * len(NOT_LEADS)
 
 
 # ------------------------------------------------------------------------------------- runs in which all is right
@@ -88,7 +88,7 @@ def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
     report = simulated(CORRECTED).close()
     assert report.not_leads == {"cost_corrected": 1}, "the first resolution of a parked lead ends it"
     assert report.open_costs == []
-    (day,) = [each for each in report.accounts if len(each.period) == 10 and each.meter == "credits"]
+    (day,) = [account for account in report.accounts if len(account.period) == 10 and account.meter == "credits"]
     assert day.spent == day.spent_by_events
     assert (day.spent, day.unknown) == (33, 0), "30 as the operator says, 3 as the late callback says"
 
@@ -214,10 +214,10 @@ def test_a_record_that_only_claims_to_be_a_copy_of_nothing_readable_is_an_input(
 def test_histories_outlive_their_records(tape: Tape) -> None:
     """Retention has removed the first records of a topic, and the first events too: that is no loss."""
     topic, number, offset = one(tape).rsplit("/", 2)
-    here = (topic, int(number))
+    log = (topic, int(number))
     before = tape.close()
-    tape.begins[here] = int(offset) + 1
-    tape.logs[here] = [consumed for consumed in tape.log(*here) if consumed.offset > int(offset)]
+    tape.begins[log] = int(offset) + 1
+    tape.logs[log] = [consumed for consumed in tape.log(*log) if consumed.offset > int(offset)]
     tape.kept = False
     report = tape.close()
     assert report.balanced, wrong(report)
@@ -246,16 +246,16 @@ def gateway_counts(tape: Tape, path: Path, batch: int) -> Totals:
     names, partitions = tape.plan.topics, range(tape.plan.partitions)
     model = ReadModel(path, Sources(names, tape.plan.partitions, Retention(), frozenset(tape.plan.workspaces)))
     events = [
-        [Made(names.status, each.key, each.value, n, each.offset) for each in tape.log(names.status, n)]
+        [Made(names.status, record.key, record.value, n, record.offset) for record in tape.log(names.status, n)]
         for n in partitions
     ]
     for begin in range(0, max(map(len, events)), batch):
-        model.apply({names.status: [each for log in events for each in log[begin : begin + batch]]}, {}, None)
+        model.apply({names.status: [record for log in events for record in log[begin : begin + batch]]}, {}, None)
     model.close()
-    final = {alias for alias, there in tape.plan.destinations.items() if not there.callbacks}
+    final = {alias for alias, destination in tape.plan.destinations.items() if not destination.callbacks}
     totals = Totals()
-    for each in Queries(path, final).status_counts():
-        totals.add(each.status, each.leads, final=each.column == "accepted_final")
+    for count in Queries(path, final).status_counts():
+        totals.add(count.status, count.leads, final=count.column == "accepted_final")
     return totals
 
 
@@ -264,8 +264,8 @@ def gateway_counts(tape: Tape, path: Path, batch: int) -> Totals:
 def test_both_count_each_lead_in_the_same_column(schedule: Schedule, batch: int, tmp_path: Path) -> None:
     tape = simulated(schedule)
     report, gateway = tape.close(), gateway_counts(tape, tmp_path / "model.sqlite", batch)
-    by_gateway = {name: each.leads for name, each in gateway.columns.items()}
-    assert by_gateway == {name: each.leads for name, each in report.columns.items()}
+    by_gateway = {name: column_.leads for name, column_ in gateway.columns.items()}
+    assert by_gateway == {name: column_.leads for name, column_ in report.columns.items()}
     assert gateway.not_leads == report.not_leads
     assert sum(by_gateway.values()) == report.leads > 0
 

@@ -99,7 +99,7 @@ def test_all_rows_are_checked_before_any_is_sent() -> None:
     assert (summary.rows, summary.ready, summary.published, summary.refused, summary.changed) == (3, 2, 0, 1, 1)
     assert summary.going == {("acme", "people"): 2}
     assert list(summary.fields) == ["email"]
-    assert [(each.line, each.row) for each in refused] == [(2, "{}")]
+    assert [(row.line, row.row) for row in refused] == [(2, "{}")]
 
 
 # ---------------------------------------------------------------------------------------------- e-mails and ids
@@ -156,16 +156,16 @@ def summaries(leads: list[Ready]) -> list[ImportSummary | None]:
 def test_the_first_lead_of_each_workspace_has_the_summary() -> None:
     globex = ImportSummary(rows=3, refused=1, leads=1)
     leads = [lead_of("acme"), lead_of("globex"), lead_of("acme"), lead_of("globex")]
-    found = list(announced(leads, {"acme": OF_ACME, "globex": globex}))
-    assert summaries(found) == [OF_ACME, globex, None, None]
-    assert found[2:] == leads[2:], "all others are as they were"
+    marked = list(announced(leads, {"acme": OF_ACME, "globex": globex}))
+    assert summaries(marked) == [OF_ACME, globex, None, None]
+    assert marked[2:] == leads[2:], "all others are as they were"
 
 
 def test_a_lead_without_room_leaves_the_summary_to_the_next() -> None:
     bare = len(lead_of("acme").value)
-    found = list(announced([lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")], {"acme": OF_ACME}))
-    assert summaries(found) == [None, OF_ACME]
-    assert all(isinstance(read_lead(lead.value, None), Lead) for lead in found)
+    marked = list(announced([lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")], {"acme": OF_ACME}))
+    assert summaries(marked) == [None, OF_ACME]
+    assert all(isinstance(read_lead(lead.value, None), Lead) for lead in marked)
 
 
 def test_rows_with_imports_of_their_own_have_no_summary() -> None:

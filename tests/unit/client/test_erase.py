@@ -95,8 +95,8 @@ async def test_a_namesake_is_another_person() -> None:
     await bench.lead("2", "ada.king2@acme.example", fields={**NAME, "email": "ada.king2@acme.example"})
     assert await held(BY_EMAIL) == [ALL]
     await bench.lead("3", "", fields=NAME)
-    found = [(each.lead_id, each.is_named) for each in await held(BY_EMAIL)]
-    assert found == [("1", True), ("3", False)], "of whom nothing better is known"
+    leads = [(lead.lead_id, lead.is_named) for lead in await held(BY_EMAIL)]
+    assert leads == [("1", True), ("3", False)], "of whom nothing better is known"
 
 
 @virtual_time
@@ -110,7 +110,7 @@ async def test_links_between_leads_are_followed_to_the_end() -> None:
             fields["email"] = f"ada{number - 1}@acme.example"
             await bench.lead(f"{number}-too", "", fields=fields, force=True)
     (last,) = people({"email": "ada2@acme.example"})
-    assert [each.lead_id for each in await held(last)] == ["0", "1", "1-too", "2", "2-too"]
+    assert [lead.lead_id for lead in await held(last)] == ["0", "1", "1-too", "2", "2-too"]
 
 
 @virtual_time
@@ -124,7 +124,7 @@ async def test_the_identifiers_of_an_earlier_lead_are_found_from_either_side() -
     (linked,) = people(other)
     everybody = tuple(sorted([*EVERYBODY, linked]))
     for asked in (BY_LINKEDIN, BY_EMAIL, linked):
-        assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
+        assert [(lead.lead_id, lead.people) for lead in await held(asked)] == [("1", everybody)]
 
 
 VICTIM: Final = "victim@acme.example"
@@ -140,14 +140,14 @@ async def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_pers
     await bench.lead("victim", VICTIM)
     first, second = await held(BY_LINKEDIN)
     assert [first, second] == await held(lead_id="two")
-    assert [(each.lead_id, each.is_named) for each in (first, second)] == [("two", True), ("victim", False)]
+    assert [(lead.lead_id, lead.is_named) for lead in (first, second)] == [("two", True), ("victim", False)]
     assert second.own == (BY_VICTIM,)
     (suppressed, erased) = erasure([first], [BY_LINKEDIN], [second])
     assert suppressed == ("suppress", "", {"people": [BY_LINKEDIN]})
     assert (erased[2]["lead_id"], erased[2]["people"]) == ("two", (BY_LINKEDIN,))
     everybody, *both = erasure([first, second], [BY_LINKEDIN])
     assert everybody[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM])
-    assert [each[2]["lead_id"] for each in both] == ["two", "victim"]
+    assert [command[2]["lead_id"] for command in both] == ["two", "victim"]
     (asked_for, _) = erasure([first], [BY_LINKEDIN, BY_VICTIM], [second])
     assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), "it was asked for, whoever has it as well"
 
@@ -158,9 +158,9 @@ async def test_a_lead_that_was_never_sent_leads_to_no_other_person() -> None:
     await bench.lead("victim", VICTIM)
     await bench.lead("two", "", fields=TWO, force=True, not_after_ms=1)
     assert bench.history("two") == ["received", "expired"]
-    (found,) = await held(BY_LINKEDIN)
-    assert (found.lead_id, found.people, found.is_named) == ("two", (BY_LINKEDIN,), True)
-    assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"]
+    (lead,) = await held(BY_LINKEDIN)
+    assert (lead.lead_id, lead.people, lead.is_named) == ("two", (BY_LINKEDIN,), True)
+    assert [stored.lead_id for stored in await held(BY_VICTIM)] == ["two", "victim"]
 
 
 @virtual_time
@@ -172,10 +172,10 @@ async def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_com
     command = Command("e-1", "erase", "acme", now_ms(), "ada", args=args)
     bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
     await asyncio.sleep(5)
-    assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two"]
-    assert [each.lead_id for each in await held(BY_VICTIM)] == ["two", "victim"], "it is named"
+    assert [lead.lead_id for lead in await held(BY_LINKEDIN)] == ["two"]
+    assert [lead.lead_id for lead in await held(BY_VICTIM)] == ["two", "victim"], "it is named"
     await bench.lead("victim", VICTIM, force=True)
-    assert [each.lead_id for each in await held(BY_LINKEDIN)] == ["two", "victim"]
+    assert [lead.lead_id for lead in await held(BY_LINKEDIN)] == ["two", "victim"]
 
 
 def test_spellings_of_a_person_have_one_hash() -> None:

@@ -72,11 +72,11 @@ webhooks_env = ["FIRMS"]
     return load_settings(path, {"KEY": NEW_KEY, **environ}, ())
 
 
-def states(found: list[TableSecret]) -> dict[str, str]:
-    assert {secret.destination for secret in found} == {"people"}, "the other table has none"
-    assert OLD not in str(found)
-    assert NEW not in str(found)
-    return {secret.variable: secret.state for secret in found}
+def states(secrets: list[TableSecret]) -> dict[str, str]:
+    assert {secret.destination for secret in secrets} == {"people"}, "the other table has none"
+    assert OLD not in str(secrets)
+    assert NEW not in str(secrets)
+    return {secret.variable: secret.state for secret in secrets}
 
 
 async def asked(settings: Settings, patience_s: float = 0) -> list[TableSecret]:
@@ -104,9 +104,9 @@ async def test_a_secret_that_the_gateway_lacks_is_named(
 ) -> None:
     gateway = gateway_with(*secrets, keys=keys, alias=alias)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
-        found = await asked(settings)
-    assert {name for name, state in states(found).items() if state == "missing"} == missing
-    (text, *_) = [secret.text for secret in found if secret.state == "missing"]
+        states_ = await asked(settings)
+    assert {name for name, state in states(states_).items() if state == "missing"} == missing
+    (text, *_) = [secret.text for secret in states_ if secret.state == "missing"]
     assert text.startswith(f"people: a gateway lacks {min(missing, key=['OLD', 'NEW'].index)} and refuses")
     assert "(8 of 8 answers at http://127.0.0.1" in text
     assert not gateway.shelf.records
@@ -115,9 +115,9 @@ async def test_a_secret_that_the_gateway_lacks_is_named(
 async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:
     app = in_turn(gateway_with(OLD, NEW), gateway_with(OLD, NEW), gateway_with(OLD), gateway_with(OLD, NEW))
     async with seen_from_outside(tmp_path, app) as settings:
-        found = await asked(settings)
-    assert states(found) == {"OLD": "present", "NEW": "missing"}
-    assert "(2 of 8 answers at" in found[1].text
+        secrets = await asked(settings)
+    assert states(secrets) == {"OLD": "present", "NEW": "missing"}
+    assert "(2 of 8 answers at" in secrets[1].text
 
 
 async def test_a_gateway_that_gets_the_secret_meanwhile_has_it(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ async def test_a_gateway_that_gets_the_secret_meanwhile_has_it(tmp_path: Path) -
 
 async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> None:
     async with seen_from_outside(tmp_path, gateway_with(OLD).app, {"OLD": OLD}) as settings:
-        found = await asked(settings)
-        assert states(found) == {"OLD": "present", "NEW": "unknown"}
-        assert found[1].text == (
+        secrets = await asked(settings)
+        assert states(secrets) == {"OLD": "present", "NEW": "unknown"}
+        assert secrets[1].text == (
             "people: the gateways have a secret of this table; NEW is not set here, so it was not tried"
         )
     async with seen_from_outside(tmp_path, gateway_with().app, {}) as settings:
@@ -150,6 +150,6 @@ async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> Non
     ],
 )
 async def test_gateways_out_of_reach_were_not_asked(proxy: str, says: str, tmp_path: Path) -> None:
-    found = await asked(settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy))
-    assert states(found) == {"OLD": "unknown", "NEW": "unknown"}
-    assert says in found[1].text
+    secrets = await asked(settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy))
+    assert states(secrets) == {"OLD": "unknown", "NEW": "unknown"}
+    assert says in secrets[1].text

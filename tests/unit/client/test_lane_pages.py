@@ -47,8 +47,8 @@ def test_a_lane_names_a_few_of_its_neighbours_and_counts_the_others() -> None:
 def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     facts = _report().facts
     stopped = Facts(0, Group("Empty", 0), facts.replay, facts.lanes, 0, None, [])
-    assert next(found.waiting for found in explain(stopped) if found.code == "no_worker") == 2 * 3 * 7
-    of_lane = next(found for found in explain(facts) if found.workspace == facts.lanes[0].workspace)
+    assert next(finding.waiting for finding in explain(stopped) if finding.code == "no_worker") == 2 * 3 * 7
+    of_lane = next(finding for finding in explain(facts) if finding.workspace == facts.lanes[0].workspace)
     assert (of_lane.waiting, of_lane.in_partition, of_lane.oldest_ms) == (3 * 7, True, 5), "it may be of other lanes"
 
 

@@ -26,12 +26,12 @@ def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:
 def written(form: Format, *lines: tuple[tuple[str, ...], Result | None], titles: list[str] | None = None) -> str:
     out = io.StringIO()
     to = Lines(out, form)
-    for _, each in lines:
-        if each is not None:
-            to.learn(each)
+    for _, of_row in lines:
+        if of_row is not None:
+            to.learn(of_row)
     to.begin(titles or [])
-    for cells, each in lines:
-        to.write(cells, each)
+    for cells, of_row in lines:
+        to.write(cells, of_row)
     return out.getvalue()
 
 
@@ -84,7 +84,9 @@ def test_fields_that_are_no_columns_are_in_the_last_one() -> None:
     """A column for each of millions of names would make every line longer by all of them."""
     many: dict[str, Any] = {f"f{n}": n for n in range(4_999)}
     more = [result("crm-2", last=1, späte='say "hi", ada', z=None, b=True), result("crm-3", f7="=1", y="\x9b")]
-    text = written("csv", *(((str(n),), each) for n, each in enumerate([result(**many), *more, None])), titles=["id"])
+    text = written(
+        "csv", *(((str(n),), of_row) for n, of_row in enumerate([result(**many), *more, None])), titles=["id"]
+    )
     header, first, second, third, fourth = table(text)
     assert (len(header), header[-3:]) == (1 + 7 + 5_000 + 1, ["f4998", "last", OTHERS])
     assert {len(row) for row in table(text)} == {len(header)}
@@ -183,8 +185,8 @@ def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, 
     (by_email,) = people(EMAIL)
     store.put_people([(person_key("busy", "busy", by_email), [b"busy/busy/1"])])
     assert (matcher.match(row) > 0) == ("email" in fields), "the lead that was sent had the e-mail only"
-    for each in people(fields):
-        store.put_people([(person_key("busy", "busy", each), [b"busy/busy/1"])])
+    for person in people(fields):
+        store.put_people([(person_key("busy", "busy", person), [b"busy/busy/1"])])
     assert matcher.match(row) > 0
 
 

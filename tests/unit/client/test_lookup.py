@@ -90,9 +90,9 @@ def test_before_the_board_has_read_kafka_no_lead_is_unknown(
 def test_status_says_where_the_time_went_and_what_holds_the_lead(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = waits(_events("received", "sending", "refused", "sending", "refused", "held_outage"), moves=True)
-    now = msgspec.structs.replace(found[-1], limit="breaker_open", text="5 failures", until_ms=9_000)
-    history = RecordHistory("leads/0/1", "acme", "people", "held_outage", "held", 5, "", [], [*found[:-1], now])
+    timeline = waits(_events("received", "sending", "refused", "sending", "refused", "held_outage"), moves=True)
+    now = msgspec.structs.replace(timeline[-1], limit="breaker_open", text="5 failures", until_ms=9_000)
+    history = RecordHistory("leads/0/1", "acme", "people", "held_outage", "held", 5, "", [], [*timeline[:-1], now])
     lead = msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))
     monkeypatch.setattr(_Server, "status", 200)
     monkeypatch.setattr(_Server, "body", json.dumps({**_LAG, "lead": lead}).encode())

@@ -31,12 +31,12 @@ def printed(config: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, 
 
 def test_topics_are_those_of_the_plan(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = {topic.name: topic for topic in load_settings(config, {}, ()).topic_plan()}
-    found = [each["spec"] for each in printed(config, capsys) if each["kind"] == "KafkaTopic"]
-    assert {each["topicName"] for each in found} == plan.keys()
-    for each in found:
-        topic = plan[each["topicName"]]
-        assert (each["partitions"], each["replicas"]) == (topic.partitions, topic.replication) == (12, 3)
-        assert each["config"] == topic.config
+    topics = [item["spec"] for item in printed(config, capsys) if item["kind"] == "KafkaTopic"]
+    assert {spec["topicName"] for spec in topics} == plan.keys()
+    for topic_spec in topics:
+        topic = plan[topic_spec["topicName"]]
+        assert (topic_spec["partitions"], topic_spec["replicas"]) == (topic.partitions, topic.replication) == (12, 3)
+        assert topic_spec["config"] == topic.config
 
 
 def test_each_process_has_a_user_with_its_rights(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,9 +44,9 @@ def test_each_process_has_a_user_with_its_rights(config: Path, capsys: pytest.Ca
     rights = rights_of(settings.names, settings.replay.tiers_s)
     kinds = {"topic": "Topic", "group": "Group", "transactionalId": "TransactionalId"}
     users = {
-        each["metadata"]["name"].rpartition("-")[2]: each["spec"]["authorization"]["acls"]
-        for each in printed(config, capsys)
-        if each["kind"] == "KafkaUser"
+        item["metadata"]["name"].rpartition("-")[2]: item["spec"]["authorization"]["acls"]
+        for item in printed(config, capsys)
+        if item["kind"] == "KafkaUser"
     }
     assert users.keys() == {"worker", "replay", "gateway", "board", "trace"}
     for process, acls in users.items():
@@ -65,7 +65,7 @@ def test_each_process_has_a_user_with_its_rights(config: Path, capsys: pytest.Ca
 
 def test_names_and_labels_are_those_that_kubernetes_takes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items = printed(config, capsys)
-    names = [(each["kind"], each["metadata"]["name"]) for each in items]
+    names = [(item["kind"], item["metadata"]["name"]) for item in items]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name) for _, name in names)
-    assert all(each["metadata"]["labels"] == {"strimzi.io/cluster": "my-cluster"} for each in items)
+    assert all(item["metadata"]["labels"] == {"strimzi.io/cluster": "my-cluster"} for item in items)

@@ -115,7 +115,7 @@ async def test_half_of_the_rows_are_refused_and_can_be_downloaded(kept: Uploads)
     assert len(rows) == 5_001
     assert (rows[1][:2], rows[1][3]) == (["3", "bad_email"], "'=bad 0,y")
     assert len(upload.rejects) == uploads.SHOWN_REJECTS
-    assert {each.row for each in upload.rejects} == {""}
+    assert {reject.row for reject in upload.rejects} == {""}
 
 
 async def test_the_cost_is_quoted_against_the_budget(kept: Uploads) -> None:

@@ -19,9 +19,9 @@ def event(place: str, status: Status, destination: str = "people") -> StatusEven
 
 
 def published(leads: int = 2) -> PublishedLeads:
-    found = PublishedLeads("leads", {"one-way"})
-    found.add(0, 100, leads)
-    return found
+    leads_of = PublishedLeads("leads", {"one-way"})
+    leads_of.add(0, 100, leads)
+    return leads_of
 
 
 class Fake:

@@ -23,8 +23,8 @@ def test_a_lead_is_parked_while_its_record_is_still_there(tmp_path: Path) -> Non
     kept = "[topics]\nleads_days = {leads}\nbulk_days = {bulk}\n"
     one = "destinations.people.callback_grace_s: with callback_deadline_s it is 7.04 days; topics.{kind}_days must be"
     for days in ({"leads": 7, "bulk": 8}, {"leads": 8, "bulk": 7}):
-        [said] = problems(tmp_path, late + kept.format(**days))
-        assert said.startswith(one.format(kind=min(days, key=lambda kind: days[kind])))
+        [line] = problems(tmp_path, late + kept.format(**days))
+        assert line.startswith(one.format(kind=min(days, key=lambda kind: days[kind])))
     load(tmp_path, late + kept.format(leads=8, bulk=8), {**SECRETS, "CALLBACK_KEY": KEY})
 
 
@@ -40,12 +40,12 @@ def test_callbacks_that_could_never_come_or_never_be_trusted_are_refused(tmp_pat
 def test_processes_that_sign_or_verify_need_the_keys(tmp_path: Path) -> None:
     text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
     missing = {name: value for name, value in SECRETS.items() if name != "CALLBACK_KEY"}
-    said = "environment variable CALLBACK_KEY is not set; gateway.token_keys_env names it"
+    line = "environment variable CALLBACK_KEY is not set; gateway.token_keys_env names it"
     header = "environment variable HEADER is not set; destinations.people.callback_secrets_env names it"
-    assert problems(tmp_path, text, missing) == [said]
+    assert problems(tmp_path, text, missing) == [line]
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text, {}, ("gateway",))
-    assert caught.value.problems == [said, header]
+    assert caught.value.problems == [line, header]
     load(tmp_path, text, {}, ())
 
 

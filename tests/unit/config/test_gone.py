@@ -45,8 +45,8 @@ def test_the_list_is_that_of_0_1_0() -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if not is_known(key)])
 def test_no_key_of_0_1_0_is_only_unknown(tmp_path: Path, key: str) -> None:
     place = re.sub(r"^workspaces\.\*", "workspaces.acme", key)
-    found = problems(tmp_path, f"{place} = 1\n{PEOPLE.replace('[workspaces.acme]', '')}")
-    (line,) = [line for line in found if re.match(rf"(\S*: )?{re.escape(place.rpartition('.')[0])}", line)]
+    lines = problems(tmp_path, f"{place} = 1\n{PEOPLE.replace('[workspaces.acme]', '')}")
+    (line,) = [line for line in lines if re.match(rf"(\S*: )?{re.escape(place.rpartition('.')[0])}", line)]
     assert "gone in 0.2.0; " in line, line
     for old, new in RENAMED.items():
         if place.startswith(old):
@@ -55,6 +55,6 @@ def test_no_key_of_0_1_0_is_only_unknown(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("old", RENAMED)
 def test_each_renamed_table_is_named_once(tmp_path: Path, old: str) -> None:
-    found = problems(tmp_path, f"{old} = {{ a = 1, b = 2 }}\n{PEOPLE.replace('[workspaces.acme]', '')}")
-    (line,) = [line for line in found if f"{old}: " in line]
+    lines = problems(tmp_path, f"{old} = {{ a = 1, b = 2 }}\n{PEOPLE.replace('[workspaces.acme]', '')}")
+    (line,) = [line for line in lines if f"{old}: " in line]
     assert RENAMED[old] in line

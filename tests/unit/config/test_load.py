@@ -54,7 +54,7 @@ def test_no_file_and_no_toml(tmp_path: Path) -> None:
 
 
 def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
-    found = problems(
+    lines = problems(
         tmp_path,
         """
         surprise = 1
@@ -71,13 +71,13 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
         callbacks = false
         """,
     )
-    assert len(found) == 6
-    assert found[0].startswith("surprise: unknown key")
-    assert "kafka.partitions: Expected int, got str" in found
-    assert "delivery.request_timeout_ms: unknown key; did you mean request_timeout_s?" in found
-    assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in found)
-    assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in found
-    assert "destinations.people.webhooks_env: must name at least one environment variable" in found
+    assert len(lines) == 6
+    assert lines[0].startswith("surprise: unknown key")
+    assert "kafka.partitions: Expected int, got str" in lines
+    assert "delivery.request_timeout_ms: unknown key; did you mean request_timeout_s?" in lines
+    assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in lines)
+    assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in lines
+    assert "destinations.people.webhooks_env: must name at least one environment variable" in lines
     (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\nfallback = ["cash"]'))
     assert line == "workspaces.acme.fallback: Invalid enum value 'cash' - at $[0]; there are: cache, stale, local"
 

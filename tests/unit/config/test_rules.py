@@ -112,8 +112,8 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
 def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected: str) -> None:
     table = "[workspaces.acme]"
     whole = PEOPLE.replace(table, text) if table in text else PEOPLE + text
-    found = problems(tmp_path, whole)
-    assert any(line.startswith(expected) for line in found), found
+    lines = problems(tmp_path, whole)
+    assert any(line.startswith(expected) for line in lines), lines
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected:
     ],
 )
 def test_a_destination_that_is_wrong(tmp_path: Path, key: str, expected: str) -> None:
-    found = problems(tmp_path, f'[destinations.people]\nworkspace = "acme"\n{key}')
-    assert any(line.startswith(expected) for line in found), found
+    lines = problems(tmp_path, f'[destinations.people]\nworkspace = "acme"\n{key}')
+    assert any(line.startswith(expected) for line in lines), lines
 
 
 def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
     text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]\ncallbacks = false'
-    found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
-    assert found == ["environment variable OTHER: is the same webhook as CLAY_WEBHOOK_PEOPLE; remove one"]
+    lines = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
+    assert lines == ["environment variable OTHER: is the same webhook as CLAY_WEBHOOK_PEOPLE; remove one"]
 
 
 @pytest.mark.parametrize(

@@ -37,34 +37,34 @@ def test_errors_in_keys_rules_and_secrets_are_reported_together(tmp_path: Path) 
 )
 def test_an_unreadable_value_causes_no_second_error(tmp_path: Path, text: str, expected: str) -> None:
     host = "relay.example" if "relay.example" in text else "api.clay.com"
-    [found] = problems(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": URL.replace("api.clay.com", host)})
-    assert found.startswith(expected)
+    [line] = problems(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": URL.replace("api.clay.com", host)})
+    assert line.startswith(expected)
 
 
 def test_a_secret_in_the_place_of_its_name_is_not_repeated(tmp_path: Path) -> None:
-    [found] = problems(tmp_path, PEOPLE.replace("CLAY_WEBHOOK_PEOPLE", URL), {})
-    assert found.startswith("destinations.people.webhooks_env: must be the name of an environment variable")
+    [line] = problems(tmp_path, PEOPLE.replace("CLAY_WEBHOOK_PEOPLE", URL), {})
+    assert line.startswith("destinations.people.webhooks_env: must be the name of an environment variable")
 
 
 @pytest.mark.parametrize("url", ["s3cret", "https://[s3cret", "https://user:s3cret@api.clay.com/v3/sources/webhook/x"])
 def test_a_webhook_that_is_no_clay_webhook(tmp_path: Path, url: str) -> None:
-    found = problems(tmp_path, PEOPLE, {"CLAY_WEBHOOK_PEOPLE": url})
-    assert len(found) == 1
-    assert found[0].startswith("environment variable CLAY_WEBHOOK_PEOPLE: ")
+    lines = problems(tmp_path, PEOPLE, {"CLAY_WEBHOOK_PEOPLE": url})
+    assert len(lines) == 1
+    assert lines[0].startswith("environment variable CLAY_WEBHOOK_PEOPLE: ")
 
 
 def test_token_and_lead_never_go_through_the_net_in_plain_text(tmp_path: Path) -> None:
     text = PEOPLE + 'allowed_hosts = ["relay.example"]'
     url = "{}://relay.example/v3/sources/webhook/x"
-    [found] = problems(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": url.format("http")})
-    assert found.startswith("environment variable CLAY_WEBHOOK_PEOPLE: the webhook's URL must begin with https://")
+    [line] = problems(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": url.format("http")})
+    assert line.startswith("environment variable CLAY_WEBHOOK_PEOPLE: the webhook's URL must begin with https://")
     load(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": url.format("https")})
 
 
 def test_a_token_that_is_no_header_is_refused(tmp_path: Path) -> None:
     text = PEOPLE + 'token_env = "CLAY_TOKEN_PEOPLE"'
-    [found] = problems(tmp_path, text, {**SECRETS, "CLAY_TOKEN_PEOPLE": "s3cret\u00e9"})
-    assert found.startswith("environment variable CLAY_TOKEN_PEOPLE: the webhook's token must be printable ASCII")
+    [line] = problems(tmp_path, text, {**SECRETS, "CLAY_TOKEN_PEOPLE": "s3cret\u00e9"})
+    assert line.startswith("environment variable CLAY_TOKEN_PEOPLE: the webhook's token must be printable ASCII")
 
 
 EGRESS = (
@@ -110,8 +110,8 @@ def test_a_proxy_url_that_is_wrong_is_not_repeated(tmp_path: Path, url: str, say
 
 
 def test_egress_ranges_and_names(tmp_path: Path) -> None:
-    found = problems(tmp_path, '[egress]\nkeepalive_s = 0\nproxy_env = "http://ada:s3cret@proxy:1"\n')
-    assert found == [
+    lines = problems(tmp_path, '[egress]\nkeepalive_s = 0\nproxy_env = "http://ada:s3cret@proxy:1"\n')
+    assert lines == [
         "egress.keepalive_s = 0.0: must be from 0.1 to 3600",
         "egress.proxy_env: must be the name of an environment variable, never the secret itself",
     ]
@@ -131,9 +131,9 @@ def test_egress_ranges_and_names(tmp_path: Path) -> None:
 def test_a_header_for_traces_that_cannot_be_sent_is_refused_without_its_value(tmp_path: Path, headers: str) -> None:
     """Seen: the HTTP library quoted it in its error, which `doctor` and the trace process print."""
     text = f"{PEOPLE}\n[trace]\nendpoint = 'https://otel.example.com/v1/traces'\nheaders_env = 'HEADERS'"
-    [found] = problems(tmp_path, text, {**SECRETS, "HEADERS": headers})
-    assert found.startswith("environment variable HEADERS: the values must be printable ASCII")
-    assert "s3cret" not in found
+    [line] = problems(tmp_path, text, {**SECRETS, "HEADERS": headers})
+    assert line.startswith("environment variable HEADERS: the values must be printable ASCII")
+    assert "s3cret" not in line
     load(tmp_path, text, {**SECRETS, "HEADERS": "authorization=Basic%20czNjcmV0"})
 
 
@@ -164,10 +164,10 @@ def test_secrets_that_others_can_write_are_refused(tmp_path: Path, place: str, m
     text = f"secrets_dir = '{secrets}'\n{PEOPLE}"
     assert load(tmp_path, text, {}).secrets["CLAY_WEBHOOK_PEOPLE"] == URL
     (secrets / place).chmod(mode)
-    [found] = problems(tmp_path, text, {})
-    assert found.startswith(expected)
-    assert "others can write" in found
-    assert "s3cret" not in found
+    [line] = problems(tmp_path, text, {})
+    assert line.startswith(expected)
+    assert "others can write" in line
+    assert "s3cret" not in line
 
 
 def test_secrets_on_a_read_only_mount_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

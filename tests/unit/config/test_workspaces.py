@@ -54,10 +54,10 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
     ],
 )
 def test_a_contradiction_in_a_lane_is_one_line(tmp_path: Path, lane: str, line: str) -> None:
-    found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
-    assert len(found) == 1
-    assert found[0].startswith("workspaces.acme")
-    assert line in found[0]
+    lines = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
+    assert len(lines) == 1
+    assert lines[0].startswith("workspaces.acme")
+    assert line in lines[0]
 
 
 def test_a_misspelt_workspace_does_not_switch_its_budget_off(tmp_path: Path) -> None:
@@ -104,22 +104,22 @@ def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
 def test_a_mistake_in_the_defaults_is_reported_once(tmp_path: Path) -> None:
     more = '[workspaces.beta]\n[destinations.more]\nworkspace = "beta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
     wrong = "[workspace_defaults]\nrate.rate_per_s = 0\nbugdet = {}\nhold = 'stop'\npartition = 3\n"
-    found = problems(tmp_path, wrong + PEOPLE + more, {**SECRETS, "B": URL + "2"})
-    assert [line.partition(" ")[0].rstrip(":") for line in found] == [
+    lines = problems(tmp_path, wrong + PEOPLE + more, {**SECRETS, "B": URL + "2"})
+    assert [line.partition(" ")[0].rstrip(":") for line in lines] == [
         "workspace_defaults.bugdet",
         "workspace_defaults.partition",
         "workspace_defaults.hold",
         "workspace_defaults.rate.rate_per_s",
     ]
-    assert "did you mean budget?" in found[0]
+    assert "did you mean budget?" in lines[0]
 
 
 def test_workspaces_that_are_no_tables_are_said_so_once(tmp_path: Path) -> None:
     assert problems(tmp_path, "workspaces = 3\n" + PEOPLE.replace("[workspaces.acme]", "")) == [
         "workspaces: must be a table"
     ]
-    found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"))
-    assert found == ["workspaces.acme: must be a table"]
+    lines = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"))
+    assert lines == ["workspaces.acme: must be a table"]
 
 
 MANY = 1_000
@@ -130,16 +130,16 @@ def test_policies_that_no_table_changes_are_one_object_for_all(tmp_path: Path) -
     path.write_text(configuration(MANY))
     settings = load_settings(path, environment(MANY))
     assert len(settings.workspaces) == len(settings.destinations) == MANY
-    assert len({id(here.breaker) for here in settings.workspaces.values()}) == 1
-    assert len({id(here.budget) for here in settings.workspaces.values()}) == MANY
-    assert {here.default_destination for here in settings.workspaces.values()} == settings.destinations.keys()
+    assert len({id(workspace.breaker) for workspace in settings.workspaces.values()}) == 1
+    assert len({id(workspace.budget) for workspace in settings.workspaces.values()}) == MANY
+    assert {workspace.default_destination for workspace in settings.workspaces.values()} == settings.destinations.keys()
 
 
 def test_three_wrong_ones_among_many_are_named(tmp_path: Path) -> None:
     text = configuration(MANY).replace("credits_per_day = 1042", "credits_per_day = -1")
     text = text.replace('workspace = "w00077"', 'workspace = "w7"') + "[workspaces.w00099.rate]\nburst = 0\n"
-    found = problems(tmp_path, text, environment(MANY))
-    assert [line.partition(" ")[0] for line in found] == [
+    lines = problems(tmp_path, text, environment(MANY))
+    assert [line.partition(" ")[0] for line in lines] == [
         "workspaces.w00042.budget.credits_per_day",
         "workspaces.w00099.rate.burst",
         "destinations.d00077.workspace",
@@ -150,6 +150,6 @@ def test_three_wrong_ones_among_many_are_named(tmp_path: Path) -> None:
 def test_near_names_are_looked_for_a_few_times_only(tmp_path: Path) -> None:
     """Each look compares a name with all others."""
     text = configuration(MANY).replace('workspace = "w', 'workspace = "W')
-    found = problems(tmp_path, text, environment(MANY))
-    assert len(found) == 2 * MANY - sum("did you mean" in line for line in found)
-    assert 0 < sum("did you mean" in line for line in found) <= 10
+    lines = problems(tmp_path, text, environment(MANY))
+    assert len(lines) == 2 * MANY - sum("did you mean" in line for line in lines)
+    assert 0 < sum("did you mean" in line for line in lines) <= 10

@@ -27,35 +27,39 @@ def objects(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:
 def _objects(chart: Chart, values: str) -> list[dict[str, Any]]:
     rendered = chart.render(json.loads(values), name="leads", namespace="sales")
     return [
-        each
+        item
         for path, text in rendered.items()
         if not path.endswith("NOTES.txt")
-        for each in yaml.safe_load_all(text)
-        if each
+        for item in yaml.safe_load_all(text)
+        if item
     ]
 
 
-def find(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (each,) = [each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, f"leads-stream-app{name}")]
-    return each
+def find(rendered: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (only,) = [
+        item for item in rendered if (item["kind"], item["metadata"]["name"]) == (kind, f"leads-stream-app{name}")
+    ]
+    return only
 
 
-def processes(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def processes(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The pod template of each process, by its command."""
-    templates = [each["spec"]["template"] for each in found if each["kind"] == "Deployment"]
+    templates = [item["spec"]["template"] for item in rendered if item["kind"] == "Deployment"]
     return {template["spec"]["containers"][0]["args"][0]: template for template in templates}
 
 
-def pods(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def pods(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The spec of each pod: of the processes, and of what Helm runs around them."""
-    specs = [each["spec"] for each in found if "spec" in each]
+    specs = [item["spec"] for item in rendered if "spec" in item]
     inner = [spec["template"]["spec"] if "template" in spec else spec for spec in specs]
     return [spec for spec in inner if "containers" in spec]
 
 
-def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Settings:
+def settings(rendered: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Settings:
     """The settings that a pod loads from its ConfigMap and its Secret."""
-    text = find(found, "ConfigMap", kind)["data"]["stream_app.toml"].replace("/run/secrets/stream-app", str(tmp_path))
+    text = find(rendered, "ConfigMap", kind)["data"]["stream_app.toml"].replace(
+        "/run/secrets/stream-app", str(tmp_path)
+    )
     (tmp_path / "stream_app.toml").write_text(text)
     for name, value in {
         "CALLBACK_KEY": secrets.token_hex(32),

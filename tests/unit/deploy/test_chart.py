@@ -29,11 +29,11 @@ KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read_once = functools.cache(kubernetes_validate.utils.schema_contents)  # 2 MB for each object otherwise
     monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", read_once)
-    found = [each for values in SETS.values() for each in objects(chart, values)]
-    found = [each for each in found if not each["apiVersion"].startswith("monitoring.coreos.com/")]
-    different = {json.dumps(each, sort_keys=True): each for each in found}
-    for each in different.values():
-        kubernetes_validate.validate(each, version, strict=True)
+    rendered = [item for values in SETS.values() for item in objects(chart, values)]
+    rendered = [item for item in rendered if not item["apiVersion"].startswith("monitoring.coreos.com/")]
+    different = {json.dumps(item, sort_keys=True): item for item in rendered}
+    for document in different.values():
+        kubernetes_validate.validate(document, version, strict=True)
     kinds = {
         "ConfigMap",
         "Deployment",
@@ -46,7 +46,7 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
         "Service",
         "ServiceAccount",
     }
-    assert {each["kind"] for each in found} == kinds
+    assert {item["kind"] for item in rendered} == kinds
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_every_value_has_a_place_in_the_schema_and_a_default(chart: Chart) -> No
             if inner := properties[name].get("properties"):
                 yield from differ(inner, values[name], f"{path}{name}.")
 
-    properties = {name: each for name, each in schema["properties"].items() if name != "global"}  # Helm's own
+    properties = {name: schema_of for name, schema_of in schema["properties"].items() if name != "global"}  # Helm's own
     assert not [
         name
         for name in differ(properties, chart.values, "")
@@ -126,51 +126,53 @@ def test_every_value_has_a_place_in_the_schema_and_a_default(chart: Chart) -> No
 
 
 def test_a_pod_loads_its_configuration(chart: Chart, tmp_path: Path) -> None:
-    found = objects(chart, SMALLEST)
-    loaded = settings(found, tmp_path)
+    rendered = objects(chart, SMALLEST)
+    loaded = settings(rendered, tmp_path)
     assert loaded.http.host == "0.0.0.0"
     assert loaded.secrets_dir == str(tmp_path)
-    assert find(found, "ConfigMap", "")["data"] == find(found, "ConfigMap", "-topics")["data"]
-    for pod in pods(found):
+    assert find(rendered, "ConfigMap", "")["data"] == find(rendered, "ConfigMap", "-topics")["data"]
+    for pod in pods(rendered):
         (container,) = pod["containers"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        env = {each["name"]: each["value"] for each in container["env"]}
+        env = {variable["name"]: variable["value"] for variable in container["env"]}
         assert env == {"STREAM_APP_CONFIG": f"{mounts['config']}/stream_app.toml"}
         assert f'secrets_dir = "{mounts["secrets"]}"' in CONFIG
 
 
 def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
-    found = objects(chart, SETS["watched"] | SETS["public"] | {"trace": {"enabled": True}})
-    http = settings(found, tmp_path).http
+    rendered = objects(chart, SETS["watched"] | SETS["public"] | {"trace": {"enabled": True}})
+    http = settings(rendered, tmp_path).http
     served = {"worker": {"ops": http.worker_port}, "replay": {"ops": http.replay_port}}
     served |= {"gateway": {"http": http.gateway_port, "ops": http.gateway_ops_port}, "trace": {"ops": http.trace_port}}
     served |= {"board": {"http": http.board_port, "ops": http.board_ops_port}}
-    assert processes(found).keys() == served.keys()
-    for name, template in processes(found).items():
+    assert processes(rendered).keys() == served.keys()
+    for name, template in processes(rendered).items():
         (container,) = template["spec"]["containers"]
         assert {port["name"]: port["containerPort"] for port in container["ports"]} == served[name]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"]["port"] == "ops"
     for name, number in (("gateway", http.gateway_port), ("board", http.board_port)):
-        (port,) = find(found, "Service", f"-{name}")["spec"]["ports"]
+        (port,) = find(rendered, "Service", f"-{name}")["spec"]["ports"]
         assert (port["port"], port["targetPort"]) == (number, "http")
-    metrics, gateway, board = find(found, "NetworkPolicy", "")["spec"]["ingress"]
+    metrics, gateway, board = find(rendered, "NetworkPolicy", "")["spec"]["ingress"]
     assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
     assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
     assert {port["port"] for port in board["ports"]} == {http.board_port}
 
 
 def test_processes_have_the_time_to_stop_that_compose_gives_them(chart: Chart, tmp_path: Path) -> None:
-    found = objects(chart, SMALLEST)
-    for name, template in processes(found).items():
+    rendered = objects(chart, SMALLEST)
+    for name, template in processes(rendered).items():
         grace_s = int(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s"))
         before = template["spec"]["containers"][0].get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})
         assert template["spec"]["terminationGracePeriodSeconds"] == grace_s + before["preStop"]["sleep"]["seconds"]
 
 
 def test_each_command_is_a_service_of_compose(chart: Chart) -> None:
-    found = [each for each in objects(chart, SMALLEST) if each["kind"] != "Pod"]  # `helm test` is no part of the system
-    commands = [pod["containers"][0]["args"] for pod in pods(found)]
+    rendered = [
+        item for item in objects(chart, SMALLEST) if item["kind"] != "Pod"
+    ]  # `helm test` is no part of the system
+    commands = [pod["containers"][0]["args"] for pod in pods(rendered)]
     assert sorted(commands) == sorted(COMPOSE["services"][name]["command"] for name, *_ in commands)
     assert {name for name, *_ in commands} == {"topics", "worker", "replay", "gateway", "board"}
 
@@ -206,66 +208,66 @@ def test_kafka_being_away_restarts_no_pod(chart: Chart, values: dict[str, Any]) 
 
 
 def test_a_rolling_update_adds_no_worker(chart: Chart) -> None:
-    found = objects(chart, SMALLEST)
+    rendered = objects(chart, SMALLEST)
     for name in ("worker", "replay"):
-        assert find(found, "Deployment", f"-{name}")["spec"]["strategy"] == {
+        assert find(rendered, "Deployment", f"-{name}")["spec"]["strategy"] == {
             "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}
         }
-    strategy = find(found, "Deployment", "-gateway")["spec"]["strategy"]
+    strategy = find(rendered, "Deployment", "-gateway")["spec"]["strategy"]
     assert strategy == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, "Clay always finds a gateway"
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> None:
-    found = objects(chart, values)
-    for name, template in processes(found).items():
+    rendered = objects(chart, values)
+    for name, template in processes(rendered).items():
         labels = template["metadata"]["labels"].items()
-        (owner,) = [each for each in found if each["kind"] == "Deployment" and each["spec"]["template"] is template]
+        (owner,) = [item for item in rendered if item["kind"] == "Deployment" and item["spec"]["template"] is template]
         assert owner["spec"]["selector"]["matchLabels"].items() <= labels
-        assert find(found, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
+        assert find(rendered, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
         if name in ("gateway", "board"):
-            assert find(found, "Service", f"-{name}")["spec"]["selector"].items() <= labels
+            assert find(rendered, "Service", f"-{name}")["spec"]["selector"].items() <= labels
         if name in ("trace", "board"):  # one pod, which may be restarted at any time
             continue
-        budget = find(found, "PodDisruptionBudget", f"-{name}")["spec"]
+        budget = find(rendered, "PodDisruptionBudget", f"-{name}")["spec"]
         assert budget["maxUnavailable"] == 1
         assert budget["selector"]["matchLabels"].items() <= labels
         assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == name
 
 
 def test_clay_reaches_callbacks_and_health_and_nothing_else(chart: Chart) -> None:
-    found = objects(chart, SETS["public"])
-    callbacks, board = find(found, "Ingress", "-callbacks")["spec"], find(found, "Ingress", "-board")["spec"]
+    rendered = objects(chart, SETS["public"])
+    callbacks, board = find(rendered, "Ingress", "-callbacks")["spec"], find(rendered, "Ingress", "-board")["spec"]
     for ingress, paths in ((callbacks, ["/callbacks/", "/healthz"]), (board, ["/"])):
         (rule,) = ingress["rules"]
-        assert [each["path"] for each in rule["http"]["paths"]] == paths
+        assert [path["path"] for path in rule["http"]["paths"]] == paths
         assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "tls"}]
     assert callbacks["rules"][0]["host"] != board["rules"][0]["host"]
-    assert not [each for each in objects(chart, SMALLEST) if each["kind"] == "Ingress"], "nothing is public by default"
+    assert not [item for item in objects(chart, SMALLEST) if item["kind"] == "Ingress"], "nothing is public by default"
 
 
 def test_a_change_of_the_configuration_restarts_the_pods(chart: Chart) -> None:
     now = processes(objects(chart, SMALLEST))
     other = processes(objects(chart, SMALLEST | {"config": CONFIG + "\n[workspaces.globex]\n"}))
     for name in now:
-        sums = [each[name]["metadata"]["annotations"]["checksum/config"] for each in (now, other)]
+        sums = [template[name]["metadata"]["annotations"]["checksum/config"] for template in (now, other)]
         assert sums[0] != sums[1]
 
 
 def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
-    found = objects(chart, SMALLEST)
-    job, config = find(found, "Job", "-topics"), find(found, "ConfigMap", "-topics")
-    for each in (job, config):
-        assert each["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (config, job)]
+    rendered = objects(chart, SMALLEST)
+    job, config = find(rendered, "Job", "-topics"), find(rendered, "ConfigMap", "-topics")
+    for item in (job, config):
+        assert item["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    weights = [int(item["metadata"]["annotations"]["helm.sh/hook-weight"]) for item in (config, job)]
     assert weights == sorted(set(weights)), "the Job mounts the ConfigMap"
     assert job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"] == config["metadata"]["name"]
-    assert not [each for each in objects(chart, SETS["watched"]) if each["kind"] == "Job"]
+    assert not [item for item in objects(chart, SETS["watched"]) if item["kind"] == "Job"]
 
 
 def test_a_process_may_have_a_secret_of_its_own(chart: Chart) -> None:
-    found = processes(objects(chart, SETS["private"]))
-    names = {name: template["spec"]["volumes"][1]["secret"]["secretName"] for name, template in found.items()}
+    templates = processes(objects(chart, SETS["private"]))
+    names = {name: template["spec"]["volumes"][1]["secret"]["secretName"] for name, template in templates.items()}
     assert names == {"worker": "webhooks"} | dict.fromkeys(("replay", "gateway", "board"), "leads")
 
 
@@ -275,19 +277,19 @@ def test_one_board_is_replaced_and_never_doubled(chart: Chart) -> None:
 
 
 def test_a_board_with_a_volume_keeps_its_read_model_and_a_gateway_has_no_disk(chart: Chart) -> None:
-    found = objects(chart, SETS["volumes"])
-    claim = find(found, "PersistentVolumeClaim", "-board")
+    rendered = objects(chart, SETS["volumes"])
+    claim = find(rendered, "PersistentVolumeClaim", "-board")
     assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
-    volumes = {name: template["spec"]["volumes"] for name, template in processes(found).items()}
+    volumes = {name: template["spec"]["volumes"] for name, template in processes(rendered).items()}
     (state,) = [volume for volume in volumes["board"] if volume["name"] == "state"]
     assert state["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
-    (board,) = processes(found)["board"]["spec"]["containers"]
+    (board,) = processes(rendered)["board"]["spec"]["containers"]
     (path,) = [mount["mountPath"] for mount in board["volumeMounts"] if mount["name"] == "state"]
     home = re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
     assert home is not None
     assert path == f"{home[1]}/stream-app", "read model and messages would not be on the volume"
     assert {volume["name"] for volume in volumes["gateway"]} == {"config", "secrets", "tmp"}
-    for template in processes(found).values():
+    for template in processes(rendered).values():
         (container,) = template["spec"]["containers"]
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
@@ -296,12 +298,12 @@ def test_a_board_with_a_volume_keeps_its_read_model_and_a_gateway_has_no_disk(ch
 def test_only_the_ingress_controller_reaches_gateway_and_board_by_default(chart: Chart) -> None:
     _, *served = find(objects(chart, SMALLEST), "NetworkPolicy", "")["spec"]["ingress"]
     names = {"kubernetes.io/metadata.name": "ingress-nginx"}
-    assert [each["from"] for each in served] == [[{"namespaceSelector": {"matchLabels": names}}]] * 2
+    assert [rule["from"] for rule in served] == [[{"namespaceSelector": {"matchLabels": names}}]] * 2
 
 
 def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
-    found = objects(chart, SETS["watched"] | {"trace": {"enabled": True}})
-    rule, monitor = find(found, "PrometheusRule", ""), find(found, "PodMonitor", "")
+    rendered = objects(chart, SETS["watched"] | {"trace": {"enabled": True}})
+    rule, monitor = find(rendered, "PrometheusRule", ""), find(rendered, "PodMonitor", "")
     text = (ROOT / "deploy" / "alerts.yml").read_text()
     of_this = text.replace('release="stream-app"', 'release="sales/leads"').replace(
         "release: stream-app", "release: sales/leads"
@@ -312,13 +314,13 @@ def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     assert (endpoint["port"], endpoint["path"]) == ("ops", "/metrics")
     job, release = endpoint["relabelings"]
     assert (job["targetLabel"], release["targetLabel"], release["separator"]) == ("job", "release", "/")
-    labels = processes(found)["worker"]["metadata"]["labels"]
+    labels = processes(rendered)["worker"]["metadata"]["labels"]
     by_source = {f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z0-9]', '_', label)}": label for label in labels}
     namespace, name = release["sourceLabels"]
     assert (namespace, labels[by_source[name]]) == ("__meta_kubernetes_namespace", "leads")
     jobs = set(re.findall(r'job="(\w+)"', text))
     label = by_source[job["sourceLabels"][0]]
-    assert jobs == {template["metadata"]["labels"][label] for template in processes(found).values()}
+    assert jobs == {template["metadata"]["labels"][label] for template in processes(rendered).values()}
 
 
 def test_no_alert_waits_for_a_gateway_that_is_not_wanted(chart: Chart) -> None:

@@ -22,12 +22,12 @@ PROCESSES = ("worker", "replay", "gateway", "board", "trace")
 PRE_STOP_S = 5
 
 
-def by_command(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {pod["containers"][0]["args"][0]: pod for pod in pods(found)}
+def by_command(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {pod["containers"][0]["args"][0]: pod for pod in pods(rendered)}
 
 
 def secrets_of(pod: dict[str, Any]) -> list[str]:
-    (volume,) = [each for each in pod["volumes"] if each["name"] == "secrets"]
+    (volume,) = [mounted for mounted in pod["volumes"] if mounted["name"] == "secrets"]
     if "secret" in volume:
         return [volume["secret"]["secretName"]]
     return [source["secret"]["name"] for source in volume["projected"]["sources"]]
@@ -37,14 +37,14 @@ def secrets_of(pod: dict[str, Any]) -> list[str]:
 
 
 def test_pods_have_the_role_that_the_account_is_annotated_with(chart: Chart) -> None:
-    found = objects(chart, SETS["cloud"])
-    ours, of_the_job = find(found, "ServiceAccount", ""), find(found, "ServiceAccount", "-topics")
+    rendered = objects(chart, SETS["cloud"])
+    ours, of_the_job = find(rendered, "ServiceAccount", ""), find(rendered, "ServiceAccount", "-topics")
     role = SETS["cloud"]["serviceAccount"]["annotations"]
     assert ours["metadata"]["annotations"] == role
     assert role.items() <= of_the_job["metadata"]["annotations"].items()
-    config = find(found, "ConfigMap", "-topics")["metadata"]["annotations"]
+    config = find(rendered, "ConfigMap", "-topics")["metadata"]["annotations"]
     assert config.items() <= of_the_job["metadata"]["annotations"].items(), "as its ConfigMap"
-    for command, pod in by_command(found).items():
+    for command, pod in by_command(rendered).items():
         account = of_the_job if command == "topics" else ours
         assert pod["serviceAccountName"] == account["metadata"]["name"]
         assert pod["automountServiceAccountToken"] is account["automountServiceAccountToken"] is False
@@ -52,9 +52,9 @@ def test_pods_have_the_role_that_the_account_is_annotated_with(chart: Chart) -> 
 
 @pytest.mark.parametrize(("values", "name"), [({"name": "leads"}, "leads"), ({}, "default")])
 def test_the_account_may_be_one_that_exists(chart: Chart, values: dict[str, Any], name: str) -> None:
-    found = objects(chart, SMALLEST | {"serviceAccount": {"create": False} | values})
-    assert not [each for each in found if each["kind"] == "ServiceAccount"]
-    assert {pod["serviceAccountName"] for pod in pods(found)} == {name}
+    rendered = objects(chart, SMALLEST | {"serviceAccount": {"create": False} | values})
+    assert not [item for item in rendered if item["kind"] == "ServiceAccount"]
+    assert {pod["serviceAccountName"] for pod in pods(rendered)} == {name}
 
 
 def test_the_image_is_the_one_that_the_release_pushes(chart: Chart) -> None:
@@ -83,8 +83,8 @@ def test_python_is_not_process_1(chart: Chart) -> None:
 
 
 def test_each_process_takes_what_a_platform_asks(chart: Chart) -> None:
-    found = objects(chart, SETS["cloud"] | {"trace": SETS["cloud"]["trace"] | {"enabled": True}})
-    templates = processes(found)
+    rendered = objects(chart, SETS["cloud"] | {"trace": SETS["cloud"]["trace"] | {"enabled": True}})
+    templates = processes(rendered)
     assert tuple(sorted(templates)) == tuple(sorted(PROCESSES))
     for template in templates.values():
         (container,) = template["spec"]["containers"]
@@ -118,18 +118,20 @@ def test_the_job_of_the_topics_works_where_each_process_has_its_own_secret(chart
 
 
 def test_helm_test_runs_doctor_with_what_each_process_needs(chart: Chart) -> None:
-    found = objects(chart, SETS["cloud"])
-    pod = find(found, "Pod", "-doctor")
+    rendered = objects(chart, SETS["cloud"])
+    pod = find(rendered, "Pod", "-doctor")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert pod["spec"]["containers"][0]["args"] == ["doctor"]
     assert secrets_of(pod["spec"]) == ["leads-worker", "leads-gateway", "leads-board"]
     assert secrets_of(find(objects(chart, SMALLEST), "Pod", "-doctor")["spec"]) == ["leads"]
     labels = pod["metadata"]["labels"].items()
-    assert find(found, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels, "it reaches Kafka"
-    for each in found:
-        if each["kind"] in ("Service", "Deployment", "PodDisruptionBudget"):
-            selector = each["spec"]["selector"]
-            assert not selector.get("matchLabels", selector).items() <= labels, each["metadata"]["name"]
+    assert find(rendered, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels, (
+        "it reaches Kafka"
+    )
+    for item in rendered:
+        if item["kind"] in ("Service", "Deployment", "PodDisruptionBudget"):
+            selector = item["spec"]["selector"]
+            assert not selector.get("matchLabels", selector).items() <= labels, item["metadata"]["name"]
 
 
 # ------------------------------------------------------------------------------------------------- nodes and updates
@@ -139,21 +141,26 @@ def test_helm_test_runs_doctor_with_what_each_process_needs(chart: Chart) -> Non
 def test_pods_spread_over_zones_and_nodes_if_they_can(chart: Chart, values: dict[str, Any]) -> None:
     for template in processes(objects(chart, values)).values():
         spread = template["spec"]["topologySpreadConstraints"]
-        assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
-        for each in spread:
-            assert (each["whenUnsatisfiable"], each["maxSkew"]) == ("ScheduleAnyway", 1)
-            assert each["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert [constraint["topologyKey"] for constraint in spread] == [
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        ]
+        for constraint in spread:
+            assert (constraint["whenUnsatisfiable"], constraint["maxSkew"]) == ("ScheduleAnyway", 1)
+            assert constraint["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 
 def test_a_pod_that_is_not_ready_does_not_stop_the_drain_of_its_node(chart: Chart) -> None:
-    budgets = [each for each in objects(chart, SMALLEST) if each["kind"] == "PodDisruptionBudget"]
+    budgets = [item for item in objects(chart, SMALLEST) if item["kind"] == "PodDisruptionBudget"]
     assert len(budgets) == 3
     assert {budget["spec"]["unhealthyPodEvictionPolicy"] for budget in budgets} == {"AlwaysAllow"}
 
 
 def test_an_update_waits_until_a_new_pod_has_stayed_ready(chart: Chart) -> None:
-    found = objects(chart, SMALLEST)
-    waits = {name: find(found, "Deployment", f"-{name}")["spec"].get("minReadySeconds", 0) for name in processes(found)}
+    rendered = objects(chart, SMALLEST)
+    waits = {
+        name: find(rendered, "Deployment", f"-{name}")["spec"].get("minReadySeconds", 0) for name in processes(rendered)
+    }
     assert waits == {"worker": 10, "replay": 10, "gateway": 10, "board": 0}, "nothing waits for the board"
 
 
@@ -177,8 +184,8 @@ def test_a_worker_has_the_time_to_stop_that_its_configuration_needs(chart: Chart
     if enough >= SCHEMA["worker"]["properties"]["terminationGracePeriodSeconds"]["minimum"]:
         with pytest.raises(Exception, match=f"must be more than {longest_s:g}|minimum"):
             chart.render(values | {"worker": {"terminationGracePeriodSeconds": enough - 1}})
-    found = objects(chart, values | {"worker": {"terminationGracePeriodSeconds": max(enough, 66)}})
-    assert processes(found)["worker"]["spec"]["terminationGracePeriodSeconds"] == max(enough, 66)
+    rendered = objects(chart, values | {"worker": {"terminationGracePeriodSeconds": max(enough, 66)}})
+    assert processes(rendered)["worker"]["spec"]["terminationGracePeriodSeconds"] == max(enough, 66)
 
 
 def test_the_others_have_the_time_to_stop_that_their_code_takes(chart: Chart) -> None:
@@ -195,17 +202,17 @@ def test_the_others_have_the_time_to_stop_that_their_code_takes(chart: Chart) ->
 def test_what_was_sent_to_people_survives_an_upgrade(chart: Chart, tmp_path: Path) -> None:
     """The file lies on the volume of the claim, which an upgrade leaves alone, under a name that stays the same."""
     notify = CONFIG + '\n[notify]\nurl_env = "NOTIFY_URL"\n'
-    found = objects(chart, SETS["volumes"] | {"config": notify})
-    (pod,) = [pod for pod in pods(found) if pod["containers"][0]["args"] == ["board"]]
+    rendered = objects(chart, SETS["volumes"] | {"config": notify})
+    (pod,) = [pod for pod in pods(rendered) if pod["containers"][0]["args"] == ["board"]]
     home = re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
     assert home is not None
-    assert "STATE_DIRECTORY" not in {each["name"] for each in pod["containers"][0]["env"]}
-    model = board.model_path(settings(found, tmp_path), {"XDG_STATE_HOME": str(tmp_path)})
+    assert "STATE_DIRECTORY" not in {variable["name"] for variable in pod["containers"][0]["env"]}
+    model = board.model_path(settings(rendered, tmp_path), {"XDG_STATE_HOME": str(tmp_path)})
     place = Path(home[1]) / board.messages_path(model).relative_to(tmp_path)
     (mounted,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "state"]
     assert place.is_relative_to(mounted["mountPath"])
     (state,) = [volume for volume in pod["volumes"] if volume["name"] == "state"]
-    claim = find(found, "PersistentVolumeClaim", "-board")
+    claim = find(rendered, "PersistentVolumeClaim", "-board")
     assert state["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "Helm would make it anew"
 
@@ -215,14 +222,14 @@ def test_what_was_sent_to_people_survives_an_upgrade(chart: Chart, tmp_path: Pat
 
 def leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Each value by its path. Tables whose keys are the user's own are values."""
-    found: dict[str, Any] = {}
+    by_path: dict[str, Any] = {}
     for name, value in values.items():
         at = f"{path}{name}"
         if isinstance(value, dict) and value and name not in ("annotations", "labels", "requests", "limits"):
-            found |= leaves(value, f"{at}.")
+            by_path |= leaves(value, f"{at}.")
         else:
-            found[at] = value
-    return found
+            by_path[at] = value
+    return by_path
 
 
 def test_the_readme_has_each_value_and_its_default(chart: Chart) -> None:

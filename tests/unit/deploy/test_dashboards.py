@@ -50,7 +50,7 @@ each_panel = pytest.mark.parametrize(
 def queries(board: dict[str, Any]) -> Iterator[str]:
     for panel in board["panels"]:
         yield from (target["expr"] for target in panel.get("targets", []))
-    yield from (each["expr"] for each in board["annotations"].get("list", []) if each.get("expr"))
+    yield from (annotation["expr"] for annotation in board["annotations"].get("list", []) if annotation.get("expr"))
 
 
 def filled(query: str) -> str:

@@ -440,8 +440,10 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
     for day in (True, False):
         booked = budget.correct(policy, ahead, Cost(3, 1), now_ms, day=day)
         assert isinstance(booked, Budget)
-        assert [(each.credits_elsewhere, each.actions_elsewhere) for each in booked.days] == [(3, 1) if day else (0, 0)]
-        assert [(each.credits_elsewhere, each.actions_elsewhere) for each in booked.months] == [(3, 1)]
+        assert [(of_day.credits_elsewhere, of_day.actions_elsewhere) for of_day in booked.days] == [
+            (3, 1) if day else (0, 0)
+        ]
+        assert [(month.credits_elsewhere, month.actions_elsewhere) for month in booked.months] == [(3, 1)]
 
 
 @pytest.mark.parametrize(
@@ -492,8 +494,8 @@ def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> 
 )
 @pytest.mark.parametrize("tz", ["UTC", "Europe/Berlin", "America/New_York"])
 def test_months_begin_on_the_billing_day(tz: str, billing_day: int, now: str, month: str, begin: str, end: str) -> None:
-    found = periods.at(tz, billing_day, _ms(now, tz))
-    assert (found.month, found.month_start_ms, found.month_end_ms) == (month, _ms(begin, tz), _ms(end, tz))
+    now_is = periods.at(tz, billing_day, _ms(now, tz))
+    assert (now_is.month, now_is.month_start_ms, now_is.month_end_ms) == (month, _ms(begin, tz), _ms(end, tz))
 
 
 @given(
@@ -502,12 +504,12 @@ def test_months_begin_on_the_billing_day(tz: str, billing_day: int, now: str, mo
     st.integers(0, 4_102_444_800_000),
 )
 def test_every_moment_is_inside_its_own_periods(tz: str, billing_day: int, now_ms: int) -> None:
-    found = periods.at(tz, billing_day, now_ms)
-    assert found.day_start_ms <= now_ms < found.day_end_ms
-    assert found.month_start_ms <= found.day_start_ms
-    assert found.day_end_ms <= found.month_end_ms
-    assert periods.at(tz, billing_day, found.day_end_ms).day > found.day
-    assert periods.at(tz, billing_day, found.month_end_ms).month > found.month
+    moment = periods.at(tz, billing_day, now_ms)
+    assert moment.day_start_ms <= now_ms < moment.day_end_ms
+    assert moment.month_start_ms <= moment.day_start_ms
+    assert moment.day_end_ms <= moment.month_end_ms
+    assert periods.at(tz, billing_day, moment.day_end_ms).day > moment.day
+    assert periods.at(tz, billing_day, moment.month_end_ms).month > moment.month
 
 
 def test_clocks_set_back_over_midnight_do_not_bring_the_old_day_back() -> None:
@@ -519,8 +521,8 @@ def test_clocks_set_back_over_midnight_do_not_bring_the_old_day_back() -> None:
 
 @pytest.mark.parametrize("now_ms", [-(10**18), -1, 10**15, 10**30])
 def test_absurd_clocks_do_not_crash(now_ms: int) -> None:
-    found = periods.at("America/New_York", 31, now_ms)
-    assert found.day_start_ms < found.day_end_ms
+    moment = periods.at("America/New_York", 31, now_ms)
+    assert moment.day_start_ms < moment.day_end_ms
 
 
 def test_in_a_quarter_of_an_hour_the_date_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

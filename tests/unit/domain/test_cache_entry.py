@@ -53,9 +53,9 @@ def result(**changes: object) -> Result:
 
 
 def test_a_bought_email_is_served_but_is_in_no_key() -> None:
-    found = answer(POLICY, entry_of(result()), NOTHING, NOW)
-    assert found is not None
-    assert found.fields["email"] == "ada@acme.example"
+    served = answer(POLICY, entry_of(result()), NOTHING, NOW)
+    assert served is not None
+    assert served.fields["email"] == "ada@acme.example"
     persons, firm = slots_of(result(person=people({"email": "ada@acme.example"})[0]))
     assert persons
     assert not any("ada" in slot or "@" in slot or "example" in slot for slot in (*persons, firm or ""))
@@ -70,40 +70,40 @@ def test_entries_merge_in_any_order(a: Entry, b: Entry, c: Entry) -> None:
 
 @given(entries, entries, st.integers(NOW, NOW + 400 * DAY_MS))
 def test_an_answer_contains_no_field_older_than_its_stated_age(person: Entry, firm: Entry, now_ms: int) -> None:
-    found = answer(POLICY, person, firm, now_ms)
+    served = answer(POLICY, person, firm, now_ms)
     own = {name: field for name, field in person.fields.items() if not POLICY.is_of_company(name)}
     youngest_ms = max((field.at_ms for field in own.values()), default=None)
     if youngest_ms is None or now_ms - youngest_ms > 180 * DAY_MS:
-        assert found is None
+        assert served is None
         return
-    assert found is not None
-    assert found.source == ("cache" if now_ms - youngest_ms <= 30 * DAY_MS else "stale")
-    limit_days = 30 if found.source == "cache" else 180
-    assert found.fields.keys() == found.provenance.keys()
-    for name, origin in found.provenance.items():
+    assert served is not None
+    assert served.source == ("cache" if now_ms - youngest_ms <= 30 * DAY_MS else "stale")
+    limit_days = 30 if served.source == "cache" else 180
+    assert served.fields.keys() == served.provenance.keys()
+    for name, origin in served.provenance.items():
         age_ms = now_ms - origin.at_ms
         assert age_ms <= (30 if origin.shared else limit_days) * DAY_MS
-        assert found.fields[name] == (firm if origin.shared else person).fields[name].value
+        assert served.fields[name] == (firm if origin.shared else person).fields[name].value
         assert not origin.shared or POLICY.is_of_company(name)
         if not origin.shared and not POLICY.is_of_company(name):
-            assert age_ms // 1000 <= found.age_s
+            assert age_ms // 1000 <= served.age_s
 
 
 def test_a_fresh_answer_contains_only_fresh_fields() -> None:
     person = Entry({"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")})
-    found = answer(POLICY, person, NOTHING, NOW)
-    assert found is not None
-    assert (found.source, found.fields) == ("cache", {"title": "CEO"})
+    served = answer(POLICY, person, NOTHING, NOW)
+    assert served is not None
+    assert (served.source, served.fields) == ("cache", {"title": "CEO"})
 
 
 def test_a_company_completes_a_person_and_is_marked() -> None:
     person = Entry({"title": Field("CEO", NOW - DAY_MS, "people"), "industry": Field("cars", NOW - DAY_MS, "people")})
     firm = Entry({"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")})
-    found = answer(POLICY, person, firm, NOW)
-    assert found is not None
-    assert found.fields == {"title": "CEO", "industry": "bikes"}
-    assert found.provenance["industry"] == FieldOrigin("crm", NOW, shared=True)
-    assert found.provenance["title"] == FieldOrigin("people", NOW - DAY_MS)
+    served = answer(POLICY, person, firm, NOW)
+    assert served is not None
+    assert served.fields == {"title": "CEO", "industry": "bikes"}
+    assert served.provenance["industry"] == FieldOrigin("crm", NOW, shared=True)
+    assert served.provenance["title"] == FieldOrigin("people", NOW - DAY_MS)
 
 
 def test_an_answer_from_the_cache_keeps_the_age_of_its_fields() -> None:
@@ -132,16 +132,16 @@ def test_a_result_is_stored_by_every_identifier_and_by_the_name_if_there_is_none
     name: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
     sure: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada", "email": "ada@home.example"}
     linkedin, email, by_name = people({**sure, **name})
-    (found,) = people({"email": "ada@acme.example"})
+    (by_email,) = people({"email": "ada@acme.example"})
 
     def slots(person: str, *hashes: str) -> list[str]:
         persons, _ = slots_of(result(person=person, people=hashes, fields={"email": "ada@acme.example", **name}))
         return persons
 
     assert slots(linkedin, linkedin, email, by_name) == [
-        person_slot("acme", "people", each) for each in (linkedin, email, found)
+        person_slot("acme", "people", identifier) for identifier in (linkedin, email, by_email)
     ]
-    assert slots(by_name) == [person_slot("acme", "people", each) for each in (by_name, found)]
+    assert slots(by_name) == [person_slot("acme", "people", identifier) for identifier in (by_name, by_email)]
 
 
 @given(st.emails(), st.sampled_from(["acme", "w-1"]))
@@ -184,13 +184,13 @@ def test_empty_and_oversized_values_are_not_stored() -> None:
 
 
 @given(entries, entries)
-def test_a_write_contains_the_old_fields_and_the_new_ones(there: Entry, new: Entry) -> None:
-    after = merged({"slot": encode(there)}, [("slot", new)])
-    assert decode(after.get("slot")) == merge(there, new)
+def test_a_write_contains_the_old_fields_and_the_new_ones(before: Entry, new: Entry) -> None:
+    after = merged({"slot": encode(before)}, [("slot", new)])
+    assert decode(after.get("slot")) == merge(before, new)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "facts"),
     [
         ({"email": "ada@mail.acme.co.uk"}, {"domain": "acme.co.uk", "company_name": "acme", "country": "GB"}),
         ({"domain": "acme.com"}, {"company_name": "acme"}),
@@ -218,10 +218,10 @@ def test_a_write_contains_the_old_fields_and_the_new_ones(there: Entry, new: Ent
         ({}, {}),
     ],
 )
-def test_which_facts_are_derived(fields: dict[str, Scalar], said: dict[str, Scalar]) -> None:
-    given_domain = {name: value for name, value in said.items() if name not in fields}
-    found = {name: value for name, (value, _) in local_facts(fields).items()}
-    assert found == given_domain
+def test_which_facts_are_derived(fields: dict[str, Scalar], facts: dict[str, Scalar]) -> None:
+    given_domain = {name: value for name, value in facts.items() if name not in fields}
+    derived = {name: value for name, (value, _) in local_facts(fields).items()}
+    assert derived == given_domain
 
 
 @given(st.dictionaries(st.sampled_from(["email", "domain", "phone", "country"]), st.text() | st.integers() | st.none()))

@@ -26,24 +26,24 @@ def callback(document: dict[str, Any] | str | bytes) -> Callback | BadBody:
 
 
 def good(document: dict[str, Any] | str) -> Callback:
-    found = callback(document)
-    assert isinstance(found, Callback), found
-    return found
+    read = callback(document)
+    assert isinstance(read, Callback), read
+    return read
 
 
 def test_a_plain_callback_is_read() -> None:
-    found = good(GOOD | {"title": "CEO", "status": "enriched", "credits": 7, "actions": 2, "attempt": 2})
-    assert found.fields == {"email": "ada@example.com", "title": "CEO"}
-    assert (found.lead_id, found.workspace, found.destination, found.at_ms) == ("crm-17", "acme", "people", AT_MS)
-    assert (found.outcome, found.credits, found.actions, found.attempt) == ("enriched", 7, 2, 2)
-    assert not found.repaired
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Callback) == found
+    read = good(GOOD | {"title": "CEO", "status": "enriched", "credits": 7, "actions": 2, "attempt": 2})
+    assert read.fields == {"email": "ada@example.com", "title": "CEO"}
+    assert (read.lead_id, read.workspace, read.destination, read.at_ms) == ("crm-17", "acme", "people", AT_MS)
+    assert (read.outcome, read.credits, read.actions, read.attempt) == ("enriched", 7, 2, 2)
+    assert not read.repaired
+    assert msgspec.json.decode(msgspec.json.encode(read), type=Callback) == read
 
 
 @pytest.mark.parametrize("name", ["fields", "data"])
 def test_results_may_be_nested_in_an_object(name: str) -> None:
-    found = good(GOOD | {name: {"title": "CEO", "phone": ""}})
-    assert found.fields == {"email": "ada@example.com", "title": "CEO"}
+    read = good(GOOD | {name: {"title": "CEO", "phone": ""}})
+    assert read.fields == {"email": "ada@example.com", "title": "CEO"}
     assert good(GOOD | {name: "a column of that name"}).fields[name] == "a column of that name"
 
 
@@ -56,12 +56,12 @@ def test_echoed_fields_are_not_results() -> None:
 
 
 def test_blank_values_are_dropped_and_text_stays_text() -> None:
-    found = good(GOOD | {"a": "", "b": None, "c": "42", "d": 42, "e": False, "f": " ", "g": 0})
-    assert found.fields == {"email": "ada@example.com", "c": "42", "d": 42, "e": False, "f": " ", "g": 0}
+    read = good(GOOD | {"a": "", "b": None, "c": "42", "d": 42, "e": False, "f": " ", "g": 0})
+    assert read.fields == {"email": "ada@example.com", "c": "42", "d": 42, "e": False, "f": " ", "g": 0}
 
 
 @pytest.mark.parametrize(
-    ("said", "number"),
+    ("value", "number"),
     [
         ("7", 7),
         (" 7 ", 7),
@@ -79,14 +79,14 @@ def test_blank_values_are_dropped_and_text_stays_text() -> None:
         ("9" * 400, None),
     ],
 )
-def test_numbers_may_be_text(said: object, number: int | None) -> None:
-    found = good(GOOD | {"credits": said, "actions": said, "attempt": said})
-    assert (found.credits, found.actions, found.attempt) == (number, number, number or 1)
-    assert good(GOOD | {"credits_used": said}).credits == number
+def test_numbers_may_be_text(value: object, number: int | None) -> None:
+    read = good(GOOD | {"credits": value, "actions": value, "attempt": value})
+    assert (read.credits, read.actions, read.attempt) == (number, number, number or 1)
+    assert good(GOOD | {"credits_used": value}).credits == number
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome"),
+    ("fields", "outcome"),
     [
         ({}, "enriched"),
         ({"email": ""}, "no_data"),
@@ -103,16 +103,16 @@ def test_numbers_may_be_text(said: object, number: int | None) -> None:
         ({"error": " "}, "enriched"),
     ],
 )
-def test_the_outcome_of_a_callback_follows_from_its_fields(said: dict[str, Any], outcome: str) -> None:
-    assert good(GOOD | said).outcome == outcome
+def test_the_outcome_of_a_callback_follows_from_its_fields(fields: dict[str, Any], outcome: str) -> None:
+    assert good(GOOD | fields).outcome == outcome
 
 
 def test_the_reason_of_a_failure_contains_no_personal_data() -> None:
-    found = good(
+    read = good(
         GOOD | {"name": "Ada Lovelace", "status": "error", "error": "ADA LOVELACE <ada@example.com>: limit hit"}
     )
-    assert "limit hit" in found.text
-    assert "ada" not in found.text.lower()
+    assert "limit hit" in read.text
+    assert "ada" not in read.text.lower()
 
 
 def test_the_same_content_has_the_same_id() -> None:
@@ -126,7 +126,7 @@ def test_the_same_content_has_the_same_id() -> None:
         good(GOOD | {"attempt": 2}).id,
         good(GOOD | {"title": "CEO"}).id,
         good(GOOD | {"lead_id": "x"}).id,
-        *(each.id for each in [callback_of(body, "acme", "people", 1, "leads/0/1")] if isinstance(each, Callback)),
+        *(read.id for read in [callback_of(body, "acme", "people", 1, "leads/0/1")] if isinstance(read, Callback)),
     }
     assert len(others) == 5
     later = callback_of(body, "acme", "people", AT_MS + 5)
@@ -138,9 +138,9 @@ def test_the_same_content_has_the_same_id() -> None:
 
 
 def test_broken_json_is_repaired_and_marked() -> None:
-    found = good('{"lead_id": "crm-17", "note": "they said "call me back" twice", "credits": }')
-    assert found.repaired
-    assert found.fields == {"note": 'they said "call me back" twice'}
+    read = good('{"lead_id": "crm-17", "note": "they said "call me back" twice", "credits": }')
+    assert read.repaired
+    assert read.fields == {"note": 'they said "call me back" twice'}
 
 
 def test_a_byte_order_mark_and_an_id_of_digits() -> None:
@@ -184,10 +184,10 @@ def test_a_byte_order_mark_and_an_id_of_digits() -> None:
     ],
 )
 def test_bodies_that_are_refused_name_the_reason(body: str | bytes, code: str, says: str) -> None:
-    found = callback(body)
-    assert isinstance(found, BadBody)
-    assert found.code == code
-    assert says in found.text
+    read = callback(body)
+    assert isinstance(read, BadBody)
+    assert read.code == code
+    assert says in read.text
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -281,12 +281,12 @@ documents = st.recursive(
 def test_any_json_gives_a_callback_or_a_reason(document: object, whole: bool) -> None:
     if isinstance(document, dict) and not whole:
         document["lead_id"] = "crm-17"
-    found = callback(json.dumps(document))
-    if isinstance(found, Callback):
-        assert msgspec.json.decode(msgspec.json.encode(found), type=Callback) == found
+    read = callback(json.dumps(document))
+    if isinstance(read, Callback):
+        assert msgspec.json.decode(msgspec.json.encode(read), type=Callback) == read
     else:
-        assert found.code
-        assert found.text.endswith(".")
+        assert read.code
+        assert read.text.endswith(".")
 
 
 @given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: ('{"lead_id":"a",' + text).encode())))
@@ -349,8 +349,8 @@ words = st.text(st.sampled_from('ab "\\,:{}[]\n1é'), max_size=12)
 
 @given(st.dictionaries(st.sampled_from(["lead_id", "title", "note"]), st.one_of(words, st.integers(), st.none())))
 def test_valid_flat_json_keeps_its_meaning(document: dict[str, object]) -> None:
-    found = repaired(json.dumps(document))
-    assert found == document or not document or found is None, "never something else"
+    read = repaired(json.dumps(document))
+    assert read == document or not document or read is None, "never something else"
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text(st.sampled_from("xy é.!?-("), max_size=8), min_size=1))

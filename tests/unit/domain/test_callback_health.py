@@ -174,8 +174,8 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
     lane, news = overdue_lead(ACME, lane, "firms", 32)
     assert news
     lane = suspend_destination(ACME, lane, OTHER, "both", 40)
-    for there in (THERE, OTHER):
-        _, held = decide(ACME, lane, there, 50, 0)
+    for table in (THERE, OTHER):
+        _, held = decide(ACME, lane, table, 50, 0)
         assert isinstance(held, Held)
         assert held.text == "both"
     lane = lifted(lane)
@@ -189,20 +189,20 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
 def _two_are_silent() -> Lane:
     """people since 10, firms since 40."""
     lane = Lane("acme", 0)
-    for there, now_ms in ((THERE, 10), (OTHER, 40)):
+    for table, now_ms in ((THERE, 10), (OTHER, 40)):
         for accepted_ms in range(now_ms - 3, now_ms):
-            lane, news = overdue_lead(ACME, lane, there.alias, accepted_ms)
+            lane, news = overdue_lead(ACME, lane, table.alias, accepted_ms)
         assert news
-        lane = suspend_destination(ACME, lane, there, "why", now_ms)
+        lane = suspend_destination(ACME, lane, table, "why", now_ms)
     return lane
 
 
-def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
+def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
     """The lane after a probe of this destination, which Clay takes."""
     assert lane.suspension is not None
     now_ms = lane.suspension.probe_at_ms
     before = _goes(lane, now_ms)
-    lane, entry = decide(ACME, lane, there, now_ms, 0)
+    lane, entry = decide(ACME, lane, table, now_ms, 0)
     assert isinstance(entry, Grant)
     assert entry.probe is not None
     lane, _ = settled(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
@@ -214,14 +214,14 @@ def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
         reservation=entry.reservation,
         probe=entry.probe.since_ms,
     )
-    said = Callback("id0", "acme", there.alias, now_ms + 20, "enriched", {})
-    return booked(ACME, lane, row, there, said, now_ms + 20).lane
+    callback = Callback("id0", "acme", table.alias, now_ms + 20, "enriched", {})
+    return booked(ACME, lane, row, table, callback, now_ms + 20).lane
 
 
 def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
     """The destinations of which any number of leads go."""
     tables = (THERE, OTHER, THIRD, MUTE)
-    answers = {there.alias: decide(ACME, lane, there, now_ms, 0)[1] for there in tables}
+    answers = {table.alias: decide(ACME, lane, table, now_ms, 0)[1] for table in tables}
     return {name for name, answer in answers.items() if isinstance(answer, Grant) and answer.probe is None}
 
 

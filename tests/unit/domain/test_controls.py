@@ -165,7 +165,9 @@ def test_credits_spent_elsewhere_count_and_can_be_taken_back() -> None:
         LANE, budget=Budget((Period("2026-11-30", 8, 0, 3),), (Period("2026-11", 8, 0, 3),))
     )
     back = _done(spent, controls.Correct(credits=-(10**6), actions=-(10**6))).budget
-    assert [(each.credits_elsewhere, each.actions_elsewhere) for each in back.days + back.months] == [(-8, -3)] * 2
+    assert [(period.credits_elsewhere, period.actions_elsewhere) for period in back.days + back.months] == [
+        (-8, -3)
+    ] * 2
 
 
 def test_a_rate_changed_live() -> None:

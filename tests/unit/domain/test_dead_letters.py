@@ -124,7 +124,7 @@ def row(state: Status, **changes: Any) -> Delivery:
 
 
 @pytest.mark.parametrize(
-    ("seq", "there", "by_select"),
+    ("seq", "row_now", "by_select"),
     [
         (7, row("dead_lettered"), "goes"),
         (6, row("dead_lettered"), "later_dead_letter"),
@@ -137,9 +137,9 @@ def row(state: Status, **changes: Any) -> Delivery:
         (7, None, "no_row"),
     ],
 )
-def test_the_fate_of_a_dead_letter_follows_from_its_row(seq: int, there: Delivery | None, by_select: Fate) -> None:
-    assert fate("failed", seq, there, uncertain=False) == by_select
-    assert fate("poison", seq, there, uncertain=False) == "as_input"
+def test_the_fate_of_a_dead_letter_follows_from_its_row(seq: int, row_now: Delivery | None, by_select: Fate) -> None:
+    assert fate("failed", seq, row_now, uncertain=False) == by_select
+    assert fate("poison", seq, row_now, uncertain=False) == "as_input"
 
 
 def test_an_uncertain_lead_is_resent_only_on_explicit_request() -> None:
@@ -148,7 +148,7 @@ def test_an_uncertain_lead_is_resent_only_on_explicit_request() -> None:
 
 
 def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
-    for there, end in (
+    for row_now, end in (
         (row("deferred"), "goes"),
         (row("deferred", replay=1), "goes"),
         (row("sending"), "under_way"),
@@ -156,7 +156,7 @@ def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
         (row("expired", final=True), "ended"),
         (None, "no_row"),
     ):
-        assert fate("deferred", 7, there, uncertain=False) == end
+        assert fate("deferred", 7, row_now, uncertain=False) == end
     assert fate("deferred", 6, row("deferred"), uncertain=False) == "under_way", "deferred again since"
 
 
@@ -187,11 +187,11 @@ def test_the_price_uses_the_estimates_of_the_lane() -> None:
     by = Actor("jane", "c1", NOW_MS)
     changes = (Change("budget.credits_per_day", 60, 20, by), Change("rate.rate_per_s", 8, 2, by))
     lane = Lane("acme", 0, changes=changes)
-    assert [pace(policy, each, 0.5, None) for each in (Lane("acme", 0), lane)] == [4.0, 1.0]
+    assert [pace(policy, known, 0.5, None) for known in (Lane("acme", 0), lane)] == [4.0, 1.0]
     assert pace(policy, lane, 0.5, 7.0) == 7.0
     dear = price("people", 3, Estimate(7.4, 1.1, 50), most, policy, lane, 1.0, NOW_MS)
     assert (dear.credits, dear.actions, dear.credits_left, dear.seconds) == (23, 4, 20, 3.0)
-    assert [each.workspace for each in too_dear([dear])] == ["acme"]
+    assert [excess.workspace for excess in too_dear([dear])] == ["acme"]
 
     # However fast they are sent back: the lane takes them at its present rate.
     slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
@@ -205,13 +205,13 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
         price(name, 15, first_estimate(Cost(6, 1)), Cost(), policy, Lane("acme", 0), 4.0, NOW_MS) for name in ("a", "b")
     ]
     other = price("c", 15, first_estimate(Cost(6, 1)), Cost(), Workspace("beta", "c"), Lane("beta", 0), 4.0, NOW_MS)
-    assert [too_dear([each]) for each in both] == [[], []]
+    assert [too_dear([cost]) for cost in both] == [[], []]
     (dear,) = too_dear([*both, other])
     assert (dear.workspace, dear.leads, dear.credits, dear.actions, dear.credits_left) == ("acme", 30, 180, 30, 100)
 
 
 @pytest.mark.parametrize(
-    ("headers", "key", "value", "there"),
+    ("headers", "key", "value", "address"),
     [
         (FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
         ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
@@ -228,13 +228,13 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     ],
 )
 def test_a_dead_letter_goes_to_its_workspace_and_destination(
-    headers: dict[str, bytes], key: bytes | None, value: bytes | None, there: tuple[str, str]
+    headers: dict[str, bytes], key: bytes | None, value: bytes | None, address: tuple[str, str]
 ) -> None:
-    assert addressed_to(headers, key, value) == there
+    assert addressed_to(headers, key, value) == address
 
 
 @pytest.mark.parametrize(
-    ("value", "there"),
+    ("value", "expected"),
     [
         (b'{"fields": {"email": "Ada@Example.com", "linkedin_url": "linkedin.com/in/ada"}}', True),
         (
@@ -250,7 +250,9 @@ def test_a_dead_letter_goes_to_its_workspace_and_destination(
         (None, False),
     ],
 )
-def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(value: bytes | None, there: bool) -> None:
+def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(
+    value: bytes | None, expected: bool
+) -> None:
     (ada,) = people({"email": "ada@example.com"})
     listed = SuppressionList()
     assert not listed
@@ -258,15 +260,15 @@ def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(valu
     for partition in (0, 2, 0, 2):  # a row may be written, and read, again
         listed.apply(person_row(ada), b"{}", partition)
     listed.apply(b"d/acme/people/1", b"{}", 0)
-    assert listed.names({}, None, value, 0) == there
+    assert listed.names({}, None, value, 0) == expected
     listed.apply(person_row(ada), None, 0)
-    assert listed.names({}, None, value, 0) == there, "another partition still knows"
+    assert listed.names({}, None, value, 0) == expected, "another partition still knows"
     listed.apply(person_row(ada), None, 2)
     assert not listed
 
 
 @pytest.mark.parametrize(
-    ("headers", "key", "value", "there"),
+    ("headers", "key", "value", "expected"),
     [
         ({**FAILED, "stream-app-origin-timestamp-ms": b"5000"}, b"acme", b"\xff", True),
         ({**FAILED, "stream-app-origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
@@ -284,13 +286,13 @@ def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(valu
     ],
 )
 def test_an_erased_lead_is_recognised_in_its_dead_letters_by_its_id(
-    headers: dict[str, bytes], key: bytes | None, value: bytes, there: bool
+    headers: dict[str, bytes], key: bytes | None, value: bytes, expected: bool
 ) -> None:
     """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
     listed, row = SuppressionList(), erased_row("acme", "lead-1")
     listed.apply(row, msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane")), 0)
     assert listed
-    assert listed.names(headers, key, value, 4_000) == there
+    assert listed.names(headers, key, value, 4_000) == expected
     listed.apply(row, None, 0)
     assert not listed
 

@@ -90,8 +90,8 @@ def test_headers_of_our_processes_on_retry_are_trusted() -> None:
 @example([(HEADERS["origin"], b"t.leads/0/1"), (HEADERS["dead_letter"], b"t.leads/0/1")])
 def test_on_retry_only_a_record_with_a_way_is_ours(headers: list[tuple[str, bytes]]) -> None:
     ours = (HEADERS["way"], HEADERS["redriven_from"], HEADERS["format"])
-    said = [each for each in headers if each[0] not in ours]
-    consumed = record(NAMES.retry, tuple(said))
+    others = [header for header in headers if header[0] not in ours]
+    consumed = record(NAMES.retry, tuple(others))
     assert lead_envelope(consumed, NAMES.inputs) == input_envelope(msgspec.structs.replace(consumed, headers=()))
 
 
@@ -132,7 +132,7 @@ def test_a_record_of_a_later_format_is_refused_whatever_else_its_headers_say(lat
 @given(foreign, st.one_of(values, st.sampled_from([b"0", b"-1", b"2\n", "٢".encode(), b"9" * 5_000])))
 def test_a_format_that_is_no_later_one_changes_nothing(headers: list[tuple[str, bytes]], value: bytes) -> None:
     assume(not value.isdigit() or len(value) > 15 or int(value) <= FORMAT)
-    others = tuple(each for each in headers if each[0] != FORMAT_HEADER)
+    others = tuple(header for header in headers if header[0] != FORMAT_HEADER)
     dead_letter = record(NAMES.dlq, others)
     assert read_envelope(record(NAMES.dlq, (*others, (FORMAT_HEADER, value)))) == read_envelope(dead_letter)
 
@@ -233,8 +233,8 @@ def test_personal_data_in_hostile_headers_is_dropped(headers: list[tuple[str, by
         redriven(envelope, came.record_id).to_headers(),
         back.to_headers() if (back := returning(envelope, came.record_id, 7)) else (),
     ]
-    said = b" ".join(value for written in onward for _, value in written)
-    assert not any(person in said for person in PEOPLE)
+    written_out = b" ".join(value for written in onward for _, value in written)
+    assert not any(person in written_out for person in PEOPLE)
     [event] = brief(PLAN, came, envelope, "rejected_invalid", 1, NO_REASON, "").events
     assert is_plain_id(event.trace_id)
 

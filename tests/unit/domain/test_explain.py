@@ -34,8 +34,8 @@ def held(reason: str, **changes: Any) -> LaneView:
     return msgspec.structs.replace(view, **{"until_ms": NOW_MS + 60_000, **changes})
 
 
-def only(found: list[Finding]) -> Finding:
-    (finding,) = found
+def only(findings: list[Finding]) -> Finding:
+    (finding,) = findings
     return finding
 
 
@@ -82,19 +82,19 @@ def test_a_moving_lane_states_how_long_its_waiting_leads_take() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.4, "1 s"), (119.4, "119 s"), (120, "2 minutes"), (7_199, "120 minutes"), (7_200, "2 hours"),
      (172_799, "48 hours"), (172_800, "2 days"), (8_640_000, "100 days")],
 )  # fmt: skip
-def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("more", "said"), [(0, "beta, gamma"), (1, "beta, gamma and 1 more"), (1_200, "beta, gamma and 1,200 more")]
+    ("more", "text"), [(0, "beta, gamma"), (1, "beta, gamma and 1 more"), (1_200, "beta, gamma and 1,200 more")]
 )
-def test_neighbours_are_named_and_the_rest_is_counted(more: int, said: str) -> None:
-    assert LaneFacts("acme", 3, None, {}, ("beta", "gamma"), shared_with_more=more).neighbours == said
+def test_neighbours_are_named_and_the_rest_is_counted(more: int, text: str) -> None:
+    assert LaneFacts("acme", 3, None, {}, ("beta", "gamma"), shared_with_more=more).neighbours == text
 
 
 def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> None:
@@ -110,8 +110,8 @@ def test_the_time_left_respects_the_budgets() -> None:
     view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(6.0, 1.0)})
 
     def left(waiting: int, at_ms: int = NOW_MS) -> str:
-        found = only(explain(facts(view, waiting, at_ms=at_ms)))
-        return found.what.partition("; what waits takes about ")[2]
+        finding = only(explain(facts(view, waiting, at_ms=at_ms)))
+        return finding.what.partition("; what waits takes about ")[2]
 
     assert left(50) == "6 s", "the budget has room for all of them"
     assert left(51) == "10 hours: the budget credits_day has room for about 50 more leads now"
@@ -122,18 +122,18 @@ def test_the_time_left_respects_the_budgets() -> None:
 
 
 def test_no_lane_moves_without_a_worker() -> None:
-    found = explain(facts(waiting=7, worker=Group("Empty", 0)))
-    assert "runs at" not in " ".join(finding.what for finding in found)
-    assert found[1].what == "would run at up to 8 a second; what waits takes about 1 s"
+    findings = explain(facts(waiting=7, worker=Group("Empty", 0)))
+    assert "runs at" not in " ".join(finding.what for finding in findings)
+    assert findings[1].what == "would run at up to 8 a second; what waits takes about 1 s"
 
 
 def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
     """A lane after so many calls that failed, a second apart."""
     policy, lane = Workspace("acme", "people"), Lane("acme", 3)
-    there = Destination("people", "acme", ("hook",))
+    destination = Destination("people", "acme", ("hook",))
     for number in range(calls):
         now_ms = NOW_MS + number * 1_000
-        lane, entry = decide(policy, lane, there, now_ms, 0)
+        lane, entry = decide(policy, lane, destination, now_ms, 0)
         assert isinstance(entry, Grant)
         lane, _ = settled(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
     return policy, lane
@@ -208,8 +208,8 @@ def test_what_waits_is_counted_once_for_each_partition() -> None:
     lanes = [
         LaneFacts(name, home, MOVING, {"leads": home + 1, "b": 4}) for name, home in (("a", 1), ("b", 1), ("c", 2))
     ]
-    found = explain(facts(topics=["leads"], lanes=lanes))
-    assert found[0].waiting == 2 + 4 + 3 + 4
+    findings = explain(facts(topics=["leads"], lanes=lanes))
+    assert findings[0].waiting == 2 + 4 + 3 + 4
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_what_waits_is_counted_once_for_each_partition() -> None:
 def test_a_lane_that_never_moved_or_lives_elsewhere_or_waits_for_another(
     view: LaneView | None, lane: dict[str, Any], first: Finding
 ) -> None:
-    found = explain(facts(view, 9, lane=lane))
-    assert found[0] == first
-    assert [each.code for each in found[1:]] == ["moves"] * (view is MOVING)
+    findings = explain(facts(view, 9, lane=lane))
+    assert findings[0] == first
+    assert [finding.code for finding in findings[1:]] == ["moves"] * (view is MOVING)
 
 
 PEOPLE = Destination("people", "acme", ())
@@ -313,21 +313,21 @@ def test_a_budget_without_room_for_the_next_lead_says_so_and_makes_no_forecast()
 
 
 def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
-    there = Destination("people", "acme", ("hook1", "hook2"))
+    destination = Destination("people", "acme", ("hook1", "hook2"))
     policy, lane = Workspace("acme", "people"), Lane("acme", 3)
     for _ in range(2):
         fresh = suspension.begin(
             policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS, "people"
         )
         lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
-    found = explain(facts(view_of(policy, lane, [there], NOW_MS), 12))
-    assert [(finding.code, finding.holds) for finding in found] == [("webhook_gone", False), ("moves", False)]
-    gone = found[0]
+    findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))
+    assert [(finding.code, finding.holds) for finding in findings] == [("webhook_gone", False), ("moves", False)]
+    gone = findings[0]
     assert "hook1 of people is gone" in gone.what
     assert (gone.since_ms, gone.until_ms) == (NOW_MS, NOW_MS + int(policy.suspension.probe_s * 1_000))
     assert "stream-app lanes resume acme" in gone.lifts
 
-    alone = msgspec.structs.replace(there, webhook_ids=("hook1",))
+    alone = msgspec.structs.replace(destination, webhook_ids=("hook1",))
     held_up = only(explain(facts(view_of(policy, lane, [alone], NOW_MS), 12)))
     assert (held_up.code, held_up.holds, held_up.waiting) == ("webhook_gone", True, 12)
 

@@ -10,7 +10,7 @@ Step = tuple[str, int]
 
 
 @pytest.mark.parametrize(
-    ("steps", "kept", "said", "last", "headless", "rerouted"),
+    ("steps", "kept", "problems", "last", "headless", "rerouted"),
     [
         ((("received", 1), ("sending", 2), ("accepted", 3)), True, ("", "", ""), ("accepted", 3), False, False),
         ((("received", 1), ("received", 1)), True, ("", DOUBLE), ("received", 1), False, False),
@@ -30,13 +30,13 @@ Step = tuple[str, int]
     ],
 )
 def test_what_a_history_says(
-    steps: tuple[Step, ...], kept: bool, said: tuple[str, ...], last: Step, headless: bool, rerouted: bool
+    steps: tuple[Step, ...], kept: bool, problems: tuple[str, ...], last: Step, headless: bool, rerouted: bool
 ) -> None:
     history = RecordHistory()
-    for (status, seq), problem in zip(steps, said, strict=True):
+    for (status, seq), problem in zip(steps, problems, strict=True):
         event = Event("crm-1", status, seq, seq * 10, "leads/0/1", "acme")
-        counts, found = advance(history, event, kept=kept)
-        assert (counts, found.endswith(problem), bool(found)) == (problem != DOUBLE, True, bool(problem)), found
+        counts, text = advance(history, event, kept=kept)
+        assert (counts, text.endswith(problem), bool(text)) == (problem != DOUBLE, True, bool(problem)), text
     assert (history.status, history.seq, history.at_ms) == (*last, last[1] * 10)
     assert (history.lead_id, history.headless, history.rerouted) == ("crm-1", headless, rerouted)
 

@@ -86,10 +86,10 @@ def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> No
     state = Window()
     for latency_ms in latencies:
         state = window.record(LAST_MINUTE, state, NOW_MS, True, False, latency_ms)
-    found = window.latency(LAST_MINUTE, state, NOW_MS)
-    assert found is not None
+    latency = window.latency(LAST_MINUTE, state, NOW_MS)
+    assert latency is not None
     ordered = sorted(latencies)
-    for share, estimate in ((0.50, found.p50_ms), (0.95, found.p95_ms), (0.99, found.p99_ms)):
+    for share, estimate in ((0.50, latency.p50_ms), (0.95, latency.p95_ms), (0.99, latency.p99_ms)):
         true = ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
         high = next(bound for bound in window.LATENCY_BOUNDS_MS if true <= bound)
         low = max((bound for bound in window.LATENCY_BOUNDS_MS if bound < high), default=0)

@@ -130,8 +130,8 @@ GONE = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
 )
 def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news: list[tuple[str, str]]) -> None:
     before, after = msgspec.structs.replace(BEFORE, **was), msgspec.structs.replace(BEFORE, **now)
-    found = list(_news(QuotaPolicy(warn_at=3, rotate_at=5), before, after))
-    assert [(each.kind, each.text) for each in found] == news
+    changes = list(_news(QuotaPolicy(warn_at=3, rotate_at=5), before, after))
+    assert [(change.kind, change.text) for change in changes] == news
 
 
 @pytest.mark.parametrize(

@@ -325,10 +325,10 @@ def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(fo
     for fields in ({"email": "other@acme.example"}, {"notes": victim}):
         lead = read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme")
         assert isinstance(lead, Lead)
-        found = identify(lead)
-        assert found is not None
-        made.add(found.lead_id)
-        assert re.fullmatch("h-[A-Za-z0-9_-]{22}", found.lead_id)
+        who = identify(lead)
+        assert who is not None
+        made.add(who.lead_id)
+        assert re.fullmatch("h-[A-Za-z0-9_-]{22}", who.lead_id)
     bad = read_lead(msgspec.json.encode({"lead_id": forged, "fields": {}}), b"acme")
     assert isinstance(bad, Unreadable)
     assert made == {bad.lead_id} != {forged}, (

@@ -24,12 +24,12 @@ def closed(
     for workspace, booked in spent:
         accounts.book(workspace, booked)
     costs = [OpenCost("acme", "people", "crm-1", Reservation(DAY, MONTH, 4, 1))]
-    return accounts.lanes(lanes, held, costs, known_from_ms, lambda *said: problems.append(said)), problems
+    return accounts.lanes(lanes, held, costs, known_from_ms, lambda *text: problems.append(text)), problems
 
 
 def test_a_lane_is_compared_with_its_rows_and_events_in_each_period_and_meter() -> None:
-    found, problems = closed([LANE], [("acme", HELD)], [("acme", SPENT)])
-    assert found == [
+    accounts_, problems = closed([LANE], [("acme", HELD)], [("acme", SPENT)])
+    assert accounts_ == [
         LaneAccount("acme", DAY, "credits", 20, 20, 9, 9, 4, -1),
         LaneAccount("acme", DAY, "actions", 5, 5, 2, 2, 1, 0),
         LaneAccount("acme", MONTH, "credits", 20, 20, 9, 9, 4, 0),
@@ -37,7 +37,7 @@ def test_a_lane_is_compared_with_its_rows_and_events_in_each_period_and_meter() 
     ]
     assert problems == []
     one_more, problems = closed([LANE, Lane("beta", 1)], [("acme", HELD)] * 2, [("acme", SPENT)] * 2)
-    assert [each.reserved_by_rows for each in one_more] == [40, 10, 40, 10]
+    assert [account.reserved_by_rows for account in one_more] == [40, 10, 40, 10]
     assert problems == [
         *((("acme", f"the lane has {held} {meter} reserved in {period}, its rows {held * 2}")) if is_held else
           ("acme", f"the lane has {spent} {meter} spent in {period}, its leads' events {spent * 2}")
@@ -71,6 +71,6 @@ def test_events_say_what_was_spent_only_in_periods_that_they_cover(
     workspace: str, known_from_ms: int | None, day: int | None, month: int | None
 ) -> None:
     lane = Lane(workspace, 0, budget=LANE.budget)
-    found, problems = closed([lane], [(workspace, HELD)], [(workspace, SPENT)], known_from_ms)
-    assert [each.spent_by_events for each in found if each.meter == "credits"] == [day, month]
+    accounts_, problems = closed([lane], [(workspace, HELD)], [(workspace, SPENT)], known_from_ms)
+    assert [account.spent_by_events for account in accounts_ if account.meter == "credits"] == [day, month]
     assert problems == []

@@ -249,7 +249,7 @@ class Replays(RuleBasedStateMachine):
 
     @rule(end=st.integers(0, LEADS), limit=st.integers(1, LEADS), twice=st.booleans())
     def order(self, end: int, limit: int, twice: bool) -> None:
-        going = [each for each in range(end) if not self.sent[each] and each not in self.gone][:limit]
+        going = [number for number in range(end) if not self.sent[number] and number not in self.gone][:limit]
         if not going:
             return
         self.ordered += 1
@@ -306,7 +306,9 @@ class Replays(RuleBasedStateMachine):
 
     def carry_out(self, replay: ReplayProgress, most: int) -> tuple[dict[bytes, bytes | None], list[int]]:
         first, end = replay.next.get(0, 0), replay.plan.ends[0]
-        going = [each for each in range(first, end) if not self.sent[each] and each not in self.gone][: replay.left]
+        going = [number for number in range(first, end) if not self.sent[number] and number not in self.gone][
+            : replay.left
+        ]
         sends: list[int] = []
         if not replay.total:
             replay = begun(replay, priced(len(going)), self.now_ms)
@@ -325,20 +327,20 @@ class Replays(RuleBasedStateMachine):
     @invariant()
     def what_is_sent_is_counted_and_the_cap_is_kept(self) -> None:
         orders = ReplayOrders(self.rows.rows.items())
-        assert sum(each.sent for each in orders.replays.values()) == sum(self.sent.values())
-        assert all(each.sent <= self.limits[each.id] for each in orders.replays.values())
-        assert sum(each.state == "running" for each in orders.replays.values()) <= 1
+        assert sum(replay.sent for replay in orders.replays.values()) == sum(self.sent.values())
+        assert all(replay.sent <= self.limits[replay.id] for replay in orders.replays.values())
+        assert sum(replay.state == "running" for replay in orders.replays.values()) <= 1
 
     def teardown(self) -> None:
         """None is lost: after a last order everything that can be sent is sent."""
         self.order(LEADS, LEADS, False)
         last = f"r-{self.ordered}"
-        going = [each for each in range(LEADS) if not self.sent[each] and each not in self.gone]
+        going = [number for number in range(LEADS) if not self.sent[number] and number not in self.gone]
         self.take_over(0)
         for _ in range(500):
             self.step(0, 7, True, False)
         if going and ReplayOrders(self.rows.rows.items()).replays[last].state == "done":
-            assert all(self.sent[each] == 1 for each in going)
+            assert all(self.sent[number] == 1 for number in going)
         orders = ReplayOrders(self.rows.rows.items())
         assert not orders.pending
         self.each_is_sent_once_at_most()

@@ -73,13 +73,17 @@ def test_a_lead_is_new_exactly_when_no_lead_of_its_person_counts(
 ) -> None:
     """Against sets that are united by hand: `whole` is all that is known of the person of an identifier."""
     rows, whole, bought = Rows(), dict[str, frozenset[str]](), list[tuple[frozenset[str], bool]]()
-    for number, (each, counts, sent) in enumerate(leads):
-        person = frozenset(each).union(*(whole.get(name, frozenset()) for name in each))
+    for number, (identifiers, counts, sent) in enumerate(leads):
+        person = frozenset(identifiers).union(*(whole.get(name, frozenset()) for name in identifiers))
         new = not any(still and not person.isdisjoint(before) for before, still in bought)
-        assert rows.take(str(number), each, counts, sent) == new
+        assert rows.take(str(number), identifiers, counts, sent) == new
         if new:
-            bought.append((frozenset(each), counts))
+            bought.append((frozenset(identifiers), counts))
             whole |= (
-                dict.fromkeys(person, person) if sent else {name: whole.get(name, frozenset(name)) for name in each}
+                dict.fromkeys(person, person)
+                if sent
+                else {name: whole.get(name, frozenset(name)) for name in identifiers}
             )
-    assert {name: found[1] for name, found in rows.persons().items()} == {n: set(all_) for n, all_ in whole.items()}
+    assert {name: leads_of[1] for name, leads_of in rows.persons().items()} == {
+        n: set(all_) for n, all_ in whole.items()
+    }

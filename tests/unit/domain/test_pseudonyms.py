@@ -23,9 +23,9 @@ FIELDS: dict[str, Scalar] = {
 
 
 def identity(fields: dict[str, Scalar] = FIELDS, lead_id: str | None = None) -> Identity:
-    found = identify(Lead(fields, lead_id=lead_id))
-    assert found is not None
-    return found
+    who = identify(Lead(fields, lead_id=lead_id))
+    assert who is not None
+    return who
 
 
 def test_without_a_pepper_hashes_do_not_change() -> None:

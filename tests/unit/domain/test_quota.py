@@ -59,9 +59,9 @@ class QuotaMachine(RuleBasedStateMachine):
         hook = self._next()
         if not isinstance(picked, quota.Picked):
             assert hook is None
-            left = [each for each in self.probe_at_ms if self.counts[each] < 5 and each not in self.dead]
+            left = [webhook for webhook in self.probe_at_ms if self.counts[webhook] < 5 and webhook not in self.dead]
             assert isinstance(picked, Wait) == bool(left)
-            assert picked is None or picked.until_ms == min(self.probe_at_ms[each] for each in left)
+            assert picked is None or picked.until_ms == min(self.probe_at_ms[webhook] for webhook in left)
             return
         assert (picked.webhook_id, picked.probe is not None) == (hook, hook in self.probe_at_ms)
         self.state = quota.count(changed, picked.webhook_id)
@@ -240,7 +240,7 @@ def test_the_refusal_of_another_destination_holds_all(one: bool) -> None:
     assert not suspension.holds(stopped, "firms")
     fresh = suspension.begin(STOPS, "unauthorized", "refused", NOW_MS + 5, "firms", "setup-1", one)
     state = suspension.suspend(STOPS, stopped, fresh)
-    assert all(suspension.holds(state, each) for each in ("people", "firms", "others"))
+    assert all(suspension.holds(state, alias) for alias in ("people", "firms", "others"))
 
 
 @given(st.lists(st.integers(-(10**13), 10**13), max_size=20))

@@ -105,12 +105,14 @@ def test_a_dry_run_shows_the_cost(publish: Publish) -> None:
 def test_unsent_columns_are_listed(publish: Publish) -> None:
     header = "E-Mail,Vorname,Emial,Notes,\n"
     done = publish(header + "a@acme.example,Ada,x,y,z\n", "--dry-run", "--json")
-    said = done.stderr.splitlines()
-    assert said[0] == "columns: E-Mail -> email, Vorname -> first_name"
-    assert said[1] == "left out, since the header has no title there: column 5"
-    assert said[2] == "Emial: no usual name, so it stays a field of its own; is it email? Then name it so, or use --map"
-    assert said[3] == "Notes: no usual name, so it stays a field of its own"
-    assert said[4] == "not sent to Clay, since destinations.people.columns does not name it: first_name, Emial, Notes"
+    lines = done.stderr.splitlines()
+    assert lines[0] == "columns: E-Mail -> email, Vorname -> first_name"
+    assert lines[1] == "left out, since the header has no title there: column 5"
+    assert (
+        lines[2] == "Emial: no usual name, so it stays a field of its own; is it email? Then name it so, or use --map"
+    )
+    assert lines[3] == "Notes: no usual name, so it stays a field of its own"
+    assert lines[4] == "not sent to Clay, since destinations.people.columns does not name it: first_name, Emial, Notes"
     answer = json.loads(done.stdout)
     assert answer["columns"]["Vorname"] == "first_name"
     assert (answer["quotes"][0]["workspace"], answer["quotes"][0]["parts"][0]["credits"]) == ("acme", 6)

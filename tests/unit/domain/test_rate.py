@@ -376,23 +376,23 @@ def test_a_date_without_zone_is_utc_in_every_time_zone(monkeypatch: pytest.Monke
     with monkeypatch.context() as patched:
         patched.setenv("TZ", "EST5")
         time.tzset()
-        found = rate.parse_retry_after("Sun Nov  6 08:49:37 1994", SECOND_BEFORE_MS)
+        wait_ms = rate.parse_retry_after("Sun Nov  6 08:49:37 1994", SECOND_BEFORE_MS)
     time.tzset()
-    assert found == 1_000
+    assert wait_ms == 1_000
 
 
 @given(st.text(max_size=70), st.integers(-(10**14), 10**14))
 @settings(max_examples=300)
 def test_no_text_crashes_the_parser(value: str, now_ms: int) -> None:
-    found = rate.parse_retry_after(value, now_ms)
-    assert found is None or found >= 0
+    wait_ms = rate.parse_retry_after(value, now_ms)
+    assert wait_ms is None or wait_ms >= 0
 
 
 @given(st.decimals(0, 10**6, places=3))
 def test_decimal_seconds_are_never_rounded_down(seconds: object) -> None:
-    found = rate.parse_retry_after(str(seconds), NOW_MS)
-    assert found is not None
-    assert 0 <= found - float(str(seconds)) * 1000 < 1.001 or found == ceil(float(str(seconds)) * 1000)
+    wait_ms = rate.parse_retry_after(str(seconds), NOW_MS)
+    assert wait_ms is not None
+    assert 0 <= wait_ms - float(str(seconds)) * 1000 < 1.001 or wait_ms == ceil(float(str(seconds)) * 1000)
 
 
 def test_a_small_step_back_is_waited_out_and_gives_no_token() -> None:

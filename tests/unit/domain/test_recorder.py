@@ -43,25 +43,27 @@ def event(status: Any, seq: int, **more: Any) -> StatusEvent:
 
 
 def test_an_event_has_each_field_of_its_step() -> None:
-    found = recorder(msgspec.structs.replace(ROW, state="sending"))
+    of_lead = recorder(msgspec.structs.replace(ROW, state="sending"))
     why = failure(Poison(422, 9, "bad column", "said"), due_at_ms=77)
-    found.go("dead_lettered", NOW_MS + 1_500, why, PAID)
+    of_lead.go("dead_lettered", NOW_MS + 1_500, why, PAID)
     expected = event(
         "dead_lettered", 4, reason="http_422", text="bad column", http_status=422, due_at_ms=77, credits=7, actions=2,
         day=PAID.day, month=PAID.month, waited_ms=1_500, waited_as="sending", dead_letter="leads.dlq/0/9",
     )  # fmt: skip
-    batch = found.step()
+    batch = of_lead.step()
     assert batch.events == [msgspec.structs.replace(expected, at_ms=NOW_MS + 1_500)]
     assert batch.workspace == "acme"
     assert [duration.ms for duration in batch.durations] == []
-    assert found.step().events == [], "once"
+    assert of_lead.step().events == [], "once"
 
 
 @pytest.mark.parametrize(("after_ms", "waited"), [(999, {}), (1_000, {"waited_ms": 1_000, "waited_as": "received"})])
 def test_a_wait_of_a_second_is_noted(after_ms: int, waited: dict[str, Any]) -> None:
-    found = recorder(seq=4)
-    found.go("held_budget", NOW_MS + after_ms)
-    assert found.step().events == [msgspec.structs.replace(event("held_budget", 4, **waited), at_ms=NOW_MS + after_ms)]
+    of_lead = recorder(seq=4)
+    of_lead.go("held_budget", NOW_MS + after_ms)
+    assert of_lead.step().events == [
+        msgspec.structs.replace(event("held_budget", 4, **waited), at_ms=NOW_MS + after_ms)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,19 +74,19 @@ def test_the_first_event_says_how_long_the_record_was_on_kafka_and_whose_span_it
 ) -> None:
     for seq in (1, 2):
         row = msgspec.structs.replace(ROW, seq=seq)
-        found = recorder(row, seq=9, origin_ms=origin_ms, parent_id="ab", sampled=True)
-        found.emit()
+        of_lead = recorder(row, seq=9, origin_ms=origin_ms, parent_id="ab", sampled=True)
+        of_lead.emit()
         first: dict[str, Any] = {"parent_id": "ab", "sampled": True}
         first |= {"queued_ms": queued_ms} if queued_ms else {}
-        assert found.step().events == [event("received", seq, **first if seq == 1 else {})]
+        assert of_lead.step().events == [event("received", seq, **first if seq == 1 else {})]
 
 
 @pytest.mark.parametrize("failed_ms", [0, 50])
 @pytest.mark.parametrize("is_dead_letter", [False, True])
 def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: int) -> None:
-    found = recorder(msgspec.structs.replace(ROW, failed_at_ms=failed_ms))
+    of_lead = recorder(msgspec.structs.replace(ROW, failed_at_ms=failed_ms))
     why = Reason("http_503", "busy", 503, 88, excerpt="said")
-    copy = found.copy("t", NOW_MS, why, way="replayed", disposition="failed" if is_dead_letter else "")
+    copy = of_lead.copy("t", NOW_MS, why, way="replayed", disposition="failed" if is_dead_letter else "")
     assert (copy.topic, copy.key, copy.value) == ("t", b"acme", VALUE)
     first_ms = failed_ms or NOW_MS * is_dead_letter
     assert envelope_of(copy) == Envelope(

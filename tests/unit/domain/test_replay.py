@@ -89,7 +89,7 @@ def test_the_envelope_of_a_redriven_dead_letter() -> None:
     assert classify_record(again, dead_letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
     poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
     assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
-    assert [goes_on(each) for each in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))] == [
+    assert [goes_on(envelope) for envelope in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))] == [
         *(True, False, False, True)
     ]
 
@@ -120,10 +120,10 @@ def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when
     assert turns.turn_ms("acme", main, 6_900) == 6_901, "the worker's own probe has a second"
     assert turns.turn_ms("acme", main, 7_000) == 7_000
     others = [msgspec.structs.replace(main, origin=f"leads/0/{number}") for number in (1, 2)]
-    assert [turns.turn_ms("acme", each, 8_500) > 8_500 for each in others] == [True, False], "another lead goes first"
+    assert [turns.turn_ms("acme", lead, 8_500) > 8_500 for lead in others] == [True, False], "another lead goes first"
     assert turns.turn_ms("acme", main, 11_500) == 11_500, "it goes again if no other one comes"
     turns.apply(seen(12_000, main=AS_PROBE))
-    assert [turns.turn_ms("acme", each, 12_600) > 12_600 for each in reversed(others)] == [True, True]
+    assert [turns.turn_ms("acme", lead, 12_600) > 12_600 for lead in reversed(others)] == [True, True]
     turns.apply(seen(13_000))
     assert turns.turn_ms("acme", main, 13_000) == 13_000
 

@@ -39,15 +39,15 @@ def row(state: Status = "accepted", **more: Any) -> Delivery:
 
 
 def settled(rows: dict[bytes, Delivery], **what: Any) -> Settled | str:
-    values = {key: msgspec.json.encode(each) for key, each in rows.items()}
+    values = {key: msgspec.json.encode(delivery) for key, delivery in rows.items()}
     if FORCED in values:
         values[forced_key("acme", "people", "crm-1")] = FORCED
     return settle_lead(PLAN, POLICY, LANE, values.get, COMMAND, Resolve("crm-1", **what), CONSUMED, NOW_MS)
 
 
-def done(found: Settled | str) -> Settled:
-    assert isinstance(found, Settled), found
-    return found
+def done(answer: Settled | str) -> Settled:
+    assert isinstance(answer, Settled), answer
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
     state: Status, what: dict[str, int], credits_: int, actions: int
 ) -> None:
     before = row(state)
-    found = done(settled({PEOPLE: before}, **what))
+    answer = done(settled({PEOPLE: before}, **what))
     known = Reservation(DAY, MONTH, credits_, actions, known=True)
     text = f"20 credits and 5 actions were booked, now it is {credits_} and {actions}, in the budget of {DAY}"
     more: dict[str, Any] = {"credits": credits_ - 20, "actions": actions - 5, "day": DAY, "month": MONTH}
@@ -73,12 +73,12 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
         event = StatusEvent(
             f"{place}#1", "crm-1", "cost_corrected", 1, NOW_MS, place, trace_id=trace_of(place), **about, **more
         )
-    assert (found.event, found.text) == (event, f"crm-1: {text}")
-    assert found.row == (PEOPLE, msgspec.json.encode(after))
-    for period, spent in zip(found.lane.budget.days + found.lane.budget.months, (50, 60), strict=True):
+    assert (answer.event, answer.text) == (event, f"crm-1: {text}")
+    assert answer.row == (PEOPLE, msgspec.json.encode(after))
+    for period, spent in zip(answer.lane.budget.days + answer.lane.budget.months, (50, 60), strict=True):
         assert (period.credits_spent, period.actions_spent) == (spent + credits_ - 20, 9 + actions - 5)
         assert (period.credits_reserved, period.actions_reserved) == (7, 1)
-    assert settled({PEOPLE: msgspec.json.decode(found.row[1], type=Delivery)}, give_up=True) == NOT_PARKED
+    assert settled({PEOPLE: msgspec.json.decode(answer.row[1], type=Delivery)}, give_up=True) == NOT_PARKED
 
 
 NOT_PARKED = "this lead is not parked, so there is nothing to give up"
@@ -89,13 +89,13 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
     command = msgspec.structs.replace(COMMAND, why=why.removeprefix(": "))
     values = {PEOPLE: msgspec.json.encode(row("parked"))}
     what = Resolve("crm-1", give_up=True)
-    found = done(settle_lead(PLAN, POLICY, LANE, values.get, command, what, CONSUMED, NOW_MS))
-    assert (found.event.status, found.event.reason, found.event.text) == (
+    answer = done(settle_lead(PLAN, POLICY, LANE, values.get, command, what, CONSUMED, NOW_MS))
+    assert (answer.event.status, answer.event.reason, answer.event.text) == (
         *("suppressed", "given_up", f"given up by jane{why}"),
     )
-    assert (found.lane, found.event.credits) == (LANE, None)
+    assert (answer.lane, answer.event.credits) == (LANE, None)
     after = msgspec.structs.replace(row("parked"), state="suppressed", seq=5, at_ms=NOW_MS, final=True)
-    assert found.row == (PEOPLE, msgspec.json.encode(after))
+    assert answer.row == (PEOPLE, msgspec.json.encode(after))
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:
     alias = {forced_key("acme", "people", "crm-1"): FORCED}.get
     assert set(resolved_rows(PLAN, alias, COMMAND)) == {PEOPLE, FIRMS, FORCED}
     others: tuple[dict[str, Any], ...] = ({"kind": "pause"}, {"args": {}}, {"args": {"lead_id": 5}})
-    assert [resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **each)) for each in others] == [()] * 3
+    assert [resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **changes)) for changes in others] == [()] * 3

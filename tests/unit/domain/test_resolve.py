@@ -54,9 +54,9 @@ def case(fields: dict[str, Any] = ADA, plan: Plan = PLAN, **lead: Any) -> Resolv
     return resolve_lead(plan, consumed, Envelope(origin=consumed.record_id), read)
 
 
-def sent(found: ResolvedLead | Unreadable) -> dict[str, Any]:
-    assert isinstance(found, ResolvedLead), found
-    body: dict[str, Any] = json.loads(found.body)
+def sent(lead: ResolvedLead | Unreadable) -> dict[str, Any]:
+    assert isinstance(lead, ResolvedLead), lead
+    body: dict[str, Any] = json.loads(lead.body)
     return body
 
 
@@ -65,31 +65,31 @@ def test_without_columns_every_field_is_sent_under_its_own_name() -> None:
 
 
 def test_only_the_fields_of_a_destinations_columns_are_sent() -> None:
-    found = case(destination="mapped")
-    assert sent(found) == {"Work Email": "ada@example.com", "Role": "CEO", "lead_id": "crm-1"}
+    lead = case(destination="mapped")
+    assert sent(lead) == {"Work Email": "ada@example.com", "Role": "CEO", "lead_id": "crm-1"}
 
 
 def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
     plan = msgspec.structs.replace(PLAN, traces=True)
-    found = case(plan=plan)
-    assert isinstance(found, ResolvedLead)
-    assert sent(found)["traceparent"] == f"00-{found.envelope.trace_id}-{span_id('leads/0/7', 0)}-01"
+    lead = case(plan=plan)
+    assert isinstance(lead, ResolvedLead)
+    assert sent(lead)["traceparent"] == f"00-{lead.envelope.trace_id}-{span_id('leads/0/7', 0)}-01"
     assert "traceparent" not in sent(case())
 
 
 @pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])
 def test_a_lead_names_its_destination_or_gets_the_default_of_its_workspace(asked: str | None, goes_to: str) -> None:
-    found = case(destination=asked)
-    assert isinstance(found, ResolvedLead)
-    assert found.destination.alias == goes_to
-    assert found.key == delivery_key("acme", goes_to, "crm-1")
+    lead = case(destination=asked)
+    assert isinstance(lead, ResolvedLead)
+    assert lead.destination.alias == goes_to
+    assert lead.key == delivery_key("acme", goes_to, "crm-1")
 
 
 @pytest.mark.parametrize("asked", ["nowhere", "beta-people"])
 def test_a_destination_of_another_workspace_is_refused(asked: str) -> None:
-    found = case(destination=asked)
-    assert isinstance(found, Unreadable)
-    assert found.reason == "unknown_destination"
+    lead = case(destination=asked)
+    assert isinstance(lead, Unreadable)
+    assert lead.reason == "unknown_destination"
 
 
 def test_a_body_contains_the_callback_url_and_token() -> None:
@@ -113,9 +113,9 @@ def test_a_row_is_never_sent_in_part() -> None:
         ({"phone": "1"}, "nothing_to_send"),
         ({"title": "x" * (MAX_CELL_BYTES + 1)}, "cell_oversize"),
     ):
-        found = case(fields, destination="mapped")
-        assert isinstance(found, Unreadable)
-        assert found.reason == reason
+        lead = case(fields, destination="mapped")
+        assert isinstance(lead, Unreadable)
+        assert lead.reason == reason
 
 
 LINE = plan_of(Setup())
@@ -129,14 +129,14 @@ def published(published_ms: int, way: Way = "", came_ms: int = 0, **changes: obj
     envelope = msgspec.structs.replace(read_envelope(consumed), origin_ms=published_ms, way=way)
     lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    found = resolve_lead(LINE, consumed, envelope, lead)
-    assert isinstance(found, ResolvedLead)
-    return found
+    resolved = resolve_lead(LINE, consumed, envelope, lead)
+    assert isinstance(resolved, ResolvedLead)
+    return resolved
 
 
 def reason(published: ResolvedLead, row: bytes, suppressed: bool = False) -> str:
-    found = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
-    why = suppression_reason(published, {row: found}.get)
+    suppression = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
+    why = suppression_reason(published, {row: suppression}.get)
     assert why is None or "command c1" in why.text
     return why.reason if why is not None else ""
 
@@ -182,14 +182,14 @@ _BY_A_HUMAN_OR_POLICY = {("parked", "replayed"), ("send_uncertain", "replayed")}
 
 
 def _reachable(start: Status) -> set[Status]:
-    found: set[Status] = set()
+    reached: set[Status] = set()
     todo: list[Status] = [start]
     while todo:
         at = todo.pop()
         after = {status for status in NEXT.get(at, ()) if (at, status) not in _BY_A_HUMAN_OR_POLICY}
-        todo += after - found
-        found |= after
-    return found
+        todo += after - reached
+        reached |= after
+    return reached
 
 
 def test_the_state_machine_allows_the_expected_steps() -> None:

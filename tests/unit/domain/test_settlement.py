@@ -92,20 +92,20 @@ SLOW = Totals(1, 0, 1)
 def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     outcome: Outcome | None, after: After, settlement: Settlement, callbacks: bool
 ) -> None:
-    there = Destination("people", "acme", ("hook1",), callbacks=callbacks)
-    lane, grant = decide(POLICY, LANE, there, NOW_MS, 0)
+    destination = Destination("people", "acme", ("hook1",), callbacks=callbacks)
+    lane, grant = decide(POLICY, LANE, destination, NOW_MS, 0)
     assert isinstance(grant, Grant)
     assert lane.breaker.lease is not None
     assert grant.probe is not None
-    lane, found = settled(POLICY, lane, grant, outcome, END_MS, 0.5, in_flight=1)
+    lane, settling = settled(POLICY, lane, grant, outcome, END_MS, 0.5, in_flight=1)
     stopped, day = lane.suspension, lane.budget.days[-1]
     assert lane.breaker.lease is None
     assert stopped is None or stopped.lease_until_ms == 0
     if isinstance(outcome, Accepted):
         spent, reserved = (0, 20) if callbacks else (6, 0)
         after = after._replace(credits=(spent, reserved))
-        assert (found.spent is None) is callbacks
-        assert found.spent is None or (found.spent.credits, found.spent.actions) == (6, 1)
+        assert (settling.spent is None) is callbacks
+        assert settling.spent is None or (settling.spent.credits, settling.spent.actions) == (6, 1)
     assert (
         After(
             lane.breaker.phase,
@@ -122,7 +122,7 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
         )
         == after
     )
-    assert (found.counts, found.wait_until_ms, found.text, found.run, found.alone) == (
+    assert (settling.counts, settling.wait_until_ms, settling.text, settling.run, settling.alone) == (
         *(settlement.counts, settlement.wait_until_ms, settlement.text, settlement.run, settlement.alone),
     )
 
@@ -144,8 +144,8 @@ def test_a_failure_counts_for_the_lead_unless_others_fail_as_well(
 def test_a_refusal_says_whether_another_lead_could_show_the_difference(
     in_flight: int, others_wait: bool, alone: bool
 ) -> None:
-    there, lane = Destination("people", "acme", ("hook1",)), Lane("acme", 0, rate=Rate(10.0, NOW_MS))
-    lane, grant = decide(POLICY, lane, there, NOW_MS, 0)
+    destination, lane = Destination("people", "acme", ("hook1",)), Lane("acme", 0, rate=Rate(10.0, NOW_MS))
+    lane, grant = decide(POLICY, lane, destination, NOW_MS, 0)
     assert isinstance(grant, Grant)
-    _, found = settled(POLICY, lane, grant, Refused("http_503", 5, 503), END_MS, 0.5, in_flight, others_wait)
-    assert found == Settlement(True, END_MS, run=1, alone=alone)
+    _, settlement = settled(POLICY, lane, grant, Refused("http_503", 5, 503), END_MS, 0.5, in_flight, others_wait)
+    assert settlement == Settlement(True, END_MS, run=1, alone=alone)

@@ -115,10 +115,10 @@ def test_the_reported_skew_never_exceeds_the_real_one(ahead_ms: int, there_ms: i
     kafka_ms = 1_790_000_000_000
     sent_ms = kafka_ms - there_ms + ahead_ms
     heard_ms = kafka_ms + back_ms + ahead_ms
-    found = skew_ms(kafka_ms, sent_ms, heard_ms)
-    assert found == 0 or (found > 0) == (ahead_ms > 0)
-    assert abs(found) <= abs(ahead_ms)
-    assert abs(found) >= abs(ahead_ms) - max(there_ms, back_ms)
+    skew = skew_ms(kafka_ms, sent_ms, heard_ms)
+    assert skew == 0 or (skew > 0) == (ahead_ms > 0)
+    assert abs(skew) <= abs(ahead_ms)
+    assert abs(skew) >= abs(ahead_ms) - max(there_ms, back_ms)
 
 
 @pytest.mark.parametrize(

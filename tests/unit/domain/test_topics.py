@@ -131,7 +131,7 @@ def test_destinations_keep_the_order_of_the_configuration() -> None:
     plan = _plan(2)
     plan.put_destination(Destination("a-second", "w0", ()))
     plan.put_destination(Destination("w0-people", "w0", ("hook",)))
-    assert [(there.alias, there.webhook_ids) for there in plan.destinations_of("w0")] == [
+    assert [(destination.alias, destination.webhook_ids) for destination in plan.destinations_of("w0")] == [
         ("w0-people", ("hook",)),
         ("a-second", ()),
     ]
@@ -187,7 +187,7 @@ def rows() -> list[str]:
     """The page's table, a row for each process and command; those with the same rights share one."""
     rights = rights_of(TopicNames(), DELAYS_S)
     every = rights["topics"].create
-    found: dict[str, list[str]] = defaultdict(list)
+    programs_of: dict[str, list[str]] = defaultdict(list)
     for program, its in rights.items():
         by_kind: dict[tuple[str, str], set[str]] = defaultdict(set)
         for acl in its.acls:
@@ -196,8 +196,8 @@ def rows() -> list[str]:
             f"{operation}: {in_words(resource, names, every)}"
             for (resource, operation), names in sorted(by_kind.items(), reverse=True)
         ]
-        found["<br>".join(cells)].append(f"`{program}`")
-    return [f"| {', '.join(programs)} | {cells} |" for cells, programs in found.items()]
+        programs_of["<br>".join(cells)].append(f"`{program}`")
+    return [f"| {', '.join(programs)} | {cells} |" for cells, programs in programs_of.items()]
 
 
 def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
@@ -255,8 +255,8 @@ def test_a_topic_may_have_more_than_planned_and_not_less(
     (topic,) = [topic for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S) if topic.name == name]
 
     def lines(value: str | None) -> tuple[list[str], list[str]]:
-        there = {name: ExistingTopic(2, 3, {**topic.config, key: value})}
-        return differences([topic], there), more_than_planned([topic], there)
+        existing = {name: ExistingTopic(2, 3, {**topic.config, key: value})}
+        return differences([topic], existing), more_than_planned([topic], existing)
 
     text = f"{name}: {key} is {less}, the plan says {topic.config[key]}"
     assert lines(less) == ([f"{text}; set it with: stream-app topics --apply"], [])
@@ -268,11 +268,11 @@ def test_a_topic_may_have_more_than_planned_and_not_less(
 
 def test_all_that_a_topic_lacks_is_one_line_and_topics_alike_share_it() -> None:
     topics = plan(TopicNames(), 2, 1, Retention(), TIERS_S)[:2]
-    there = {
+    existing = {
         topic.name: ExistingTopic(2, 1, {**topic.config, "retention.ms": "1", "segment.ms": "604800000"})
         for topic in topics
     }
-    assert differences(topics, there) == [
+    assert differences(topics, existing) == [
         "2 topics, each: retention.ms is 1, the plan says 604800000, segment.ms is 604800000, the plan says 86400000; "
         "set it with: stream-app topics --apply (leads, leads.retry)"
     ]
@@ -290,10 +290,10 @@ COMPACTED = {"leads.enriched": (30, "86400000"), **dict.fromkeys(("leads.lanes",
 @pytest.mark.parametrize(("replication", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "4")])
 def test_each_topic_keeps_what_it_must_for_its_time(replication: int, in_sync: str) -> None:
     day_ms, both = 86_400_000, {"min.insync.replicas": in_sync}
-    found = {topic.name: topic.config for topic in plan(TopicNames(), 2, replication, Retention(), TIERS_S)}
-    assert found.pop("stream-app-replay-state") == found["stream-app-state"]
+    configs = {topic.name: topic.config for topic in plan(TopicNames(), 2, replication, Retention(), TIERS_S)}
+    assert configs.pop("stream-app-replay-state") == configs["stream-app-state"]
     for name, days in DAYS.items():
-        assert found.pop(name) == both | {
+        assert configs.pop(name) == both | {
             "cleanup.policy": "delete",
             "max.message.bytes": "1114124" if name in CARRIED else "1048588",
             "message.timestamp.type": "LogAppendTime",
@@ -302,11 +302,11 @@ def test_each_topic_keeps_what_it_must_for_its_time(replication: int, in_sync: s
             "segment.ms": "86400000",
         }
     for name, (days, lag) in COMPACTED.items():
-        assert found.pop(name) == both | ({"max.compaction.lag.ms": lag} if lag else {}) | {
+        assert configs.pop(name) == both | ({"max.compaction.lag.ms": lag} if lag else {}) | {
             "cleanup.policy": "compact",
             "max.message.bytes": "1048588",
             "min.cleanable.dirty.ratio": "0.1",
             "segment.ms": "21600000",
             "delete.retention.ms": str(days * day_ms),
         }
-    assert found == {}
+    assert configs == {}

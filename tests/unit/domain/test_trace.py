@@ -119,8 +119,8 @@ def test_a_post_has_the_address_of_clay_without_the_secret_path(
 ) -> None:
     for span in spans_of(REPLAYED, {"people": clay_of(hosts)}):
         address = (server_attributes.SERVER_ADDRESS, server_attributes.SERVER_PORT, url_attributes.URL_FULL)
-        found = tuple(span.attributes.get(name) for name in address)
-        assert found == (expected if span.name == "POST" else (None, None, None))
+        values = tuple(span.attributes.get(name) for name in address)
+        assert values == (expected if span.name == "POST" else (None, None, None))
 
 
 def test_attributes_are_those_of_the_conventions_or_ours() -> None:
@@ -131,7 +131,7 @@ def test_attributes_are_those_of_the_conventions_or_ours() -> None:
     known = {value for module in modules for name, value in vars(module).items() if name.isupper()}
     used = {name for span in spans_of(REPLAYED, CLAY) for name in span.attributes}
     body = OtlpClient("http://127.0.0.1/", {}, "1", "host").encoded([])
-    used |= {each["key"] for each in msgspec.json.decode(body)["resourceSpans"][0]["resource"]["attributes"]}
+    used |= {attribute["key"] for attribute in msgspec.json.decode(body)["resourceSpans"][0]["resource"]["attributes"]}
     assert {name for name in used if not name.startswith("stream_app.")} <= known
     assert {"http.request.method", "server.address", "url.full", "messaging.destination.name", "service.name"} <= used
 
@@ -213,7 +213,7 @@ def test_which_traces_are_sampled(sampling: Sampling, first: Any, last: Any, sam
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("a=b", {"a": "b"}),
         (" X-Key = s%20 3cret , b=c=d ", {"x-key": "s  3cret", "b": "c=d"}),
@@ -223,10 +223,10 @@ def test_which_traces_are_sampled(sampling: Sampling, first: Any, last: Any, sam
     ],
 )
 def test_headers_for_the_exporter_are_read_or_refused_without_being_repeated(
-    text: str, found: dict[str, str] | str
+    text: str, expected: dict[str, str] | str
 ) -> None:
-    if isinstance(found, dict):
-        assert headers_of(text) == found
+    if isinstance(expected, dict):
+        assert headers_of(text) == expected
         return
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=expected):
         headers_of(text)

@@ -49,7 +49,7 @@ def test_a_run_is_counted_in_the_decomposed_text(text: str) -> None:
 def test_no_character_escapes_the_count() -> None:
     """Each character of Unicode is counted as its decomposition, whatever version of Unicode Python has."""
     characters = set(map(chr, range(sys.maxunicode + 1)))
-    composed = {each for each in characters if unicodedata.combining(each) or unicodedata.decomposition(each)}
+    composed = {char for char in characters if unicodedata.combining(char) or unicodedata.decomposition(char)}
     letters = "".join(characters - composed)
     assert longest_run(letters) == 0
     assert is_stream_safe(letters)

@@ -32,8 +32,8 @@ EXAMPLES: dict[Kind, list[tuple[Status, str]]] = {
 
 
 def test_each_kind_has_its_statuses_and_a_name() -> None:
-    found = {kind: [kind_of(status, reason) for status, reason in steps] for kind, steps in EXAMPLES.items()}
-    assert found == {kind: [kind] * len(steps) for kind, steps in EXAMPLES.items()}
+    kinds = {kind: [kind_of(status, reason) for status, reason in steps] for kind, steps in EXAMPLES.items()}
+    assert kinds == {kind: [kind] * len(steps) for kind, steps in EXAMPLES.items()}
     assert EXAMPLES.keys() == NAMES.keys()
     assert kind_of("of_a_newer_worker", "") == "rest"
 
@@ -41,31 +41,33 @@ def test_each_kind_has_its_statuses_and_a_name() -> None:
 @st.composite
 def histories(draw: st.DrawFn) -> list[StatusEvent]:
     """A legal path of any length, with any reasons. The clock of a worker may be behind that of the one before."""
-    at_ms, found = 1_000_000, list[StatusEvent]()
+    at_ms, events = 1_000_000, list[StatusEvent]()
     for _ in range(draw(st.integers(1, 40))):
-        before = found[-1].status if found else None
+        before = events[-1].status if events else None
         if not (after := sorted(LEGAL.get(before, ()))):
             break
         at_ms += draw(st.integers(-5_000 if before == "rerouted" else 0, 100_000))
         reason = draw(st.sampled_from(["", "http_429", "budget_credits_day"]))
-        found.append(event(draw(st.sampled_from(after)), at_ms, reason))
-    return found
+        events.append(event(draw(st.sampled_from(after)), at_ms, reason))
+    return events
 
 
 @given(histories(), st.booleans(), st.integers(0, 10_000))
 def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
     events: list[StatusEvent], moves: bool, queued_ms: int
 ) -> None:
-    found = waits(events, moves=moves, queued_ms=queued_ms)
-    now_ms = last_ms = max(each.at_ms for each in events)
+    timeline = waits(events, moves=moves, queued_ms=queued_ms)
+    now_ms = last_ms = max(step.at_ms for step in events)
     if moves:
         now_ms += 7
     first_ms = events[0].at_ms - queued_ms
-    assert sum(wait.length_ms(now_ms) for wait in found) == now_ms - first_ms
-    assert sum(length_ms for _, length_ms, _ in sums(found, now_ms)) == now_ms - first_ms
-    assert all(wait.end_ms is None or wait.end_ms > wait.begin_ms for wait in found)
-    assert [wait.begin_ms for wait in found[1:]] == [wait.end_ms for wait in found[:-1]], "one begins as another ends"
-    assert [wait.end_ms for wait in found[-1:]] == ([None] if moves else [last_ms] * bool(found))
+    assert sum(wait.length_ms(now_ms) for wait in timeline) == now_ms - first_ms
+    assert sum(length_ms for _, length_ms, _ in sums(timeline, now_ms)) == now_ms - first_ms
+    assert all(wait.end_ms is None or wait.end_ms > wait.begin_ms for wait in timeline)
+    assert [wait.begin_ms for wait in timeline[1:]] == [wait.end_ms for wait in timeline[:-1]], (
+        "one begins as another ends"
+    )
+    assert [wait.end_ms for wait in timeline[-1:]] == ([None] if moves else [last_ms] * bool(timeline))
 
 
 def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:

@@ -325,7 +325,7 @@ async def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns()
     bench.publish("id0", "p0")
     serving = asyncio.create_task(bench.partition.serve(bench.inlet, "hot"))
     await asyncio.sleep(60)
-    committed = {each.key: each.value for each in bench.kafka.log(bench.plan.topics.state, 0).committed()}
+    committed = {record.key: record.value for record in bench.kafka.log(bench.plan.topics.state, 0).committed()}
     assert {b"d/", b"l/"} <= {key[:2] for key in table}
     assert committed.pop(SYSTEM_KEY), "every partition has it, so that it is no row of the table"
     assert dict(table.items()) == {key: value for key, value in committed.items() if value is not None}

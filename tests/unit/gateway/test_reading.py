@@ -111,7 +111,7 @@ async def test_without_keys_a_wrong_secret_is_answered_before_the_body_is_read(
 
 async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[object] = []
-    monkeypatch.setattr(module, "callback_of", lambda *said: decoded.append(said))
+    monkeypatch.setattr(module, "callback_of", lambda *args: decoded.append(args))
     gateway = small()
     fields = {f"f{number}": number for number in range(200)}
     broken = BODY[:-1].replace(b"crm-17", b"crm-18") + b', "note": "a "b" c"}'
@@ -136,9 +136,9 @@ async def test_slow_decoding_runs_in_a_thread(
 ) -> None:
     threads: list[int] = []
 
-    def seen(*said: Any) -> Any:
+    def seen(*args: Any) -> Any:
         threads.append(threading.get_ident())
-        return callback_of(*said)
+        return callback_of(*args)
 
     monkeypatch.setattr(module, "callback_of", seen)
     gateway = Gateway(keys=KEYS)

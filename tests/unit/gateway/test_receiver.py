@@ -163,7 +163,7 @@ async def test_every_secret_is_compared_in_constant_time(given: str, monkeypatch
     compared = Mock(wraps=hmac.compare_digest)
     monkeypatch.setattr(hmac, "compare_digest", compared)
     await Gateway().post({"lead_id": "crm-17", "title": "CEO"}, STATIC, {"x-callback-secret": given})
-    assert compared.mock_calls == [call(given.encode(), each) for each in (SECRET.encode(), b"the one before")]
+    assert compared.mock_calls == [call(given.encode(), secret) for secret in (SECRET.encode(), b"the one before")]
 
 
 async def test_a_token_that_comes_to_such_a_table_must_be_right() -> None:

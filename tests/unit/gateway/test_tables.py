@@ -74,7 +74,7 @@ def test_a_new_table_is_adopted_with_its_partition(watched: Watched) -> None:
     with watched.file.open("a") as file:
         file.write(MORE)
     watched.watch.look()
-    assert [len(each) for each in watched.tables] == [1, 2]
+    assert [len(known) for known in watched.tables] == [1, 2]
     table = watched.tables[-1].at("/callbacks/globex/firms", b"")
     assert table is not None
     assert (table.partition, table.is_configured) == (3, True)
@@ -83,7 +83,7 @@ def test_a_new_table_is_adopted_with_its_partition(watched: Watched) -> None:
 def test_a_secret_is_adopted_from_its_file(watched: Watched) -> None:
     watched.write(SECRET=LATER_SECRET)
     watched.watch.look()
-    assert [secrets_at(each, "/callbacks/acme/people") for each in watched.tables] == [
+    assert [secrets_at(table, "/callbacks/acme/people") for table in watched.tables] == [
         (SECRET.encode(),),
         (LATER_SECRET.encode(),),
     ]
@@ -100,7 +100,7 @@ def test_a_configuration_that_is_invalid_changes_nothing_and_is_reported_once(wa
     assert not any(secret in report for secret in (KEY, SECRET))
     watched.file.write_text(text + MORE)
     watched.watch.look()
-    assert [len(each) for each in watched.tables] == [1, 2]
+    assert [len(known) for known in watched.tables] == [1, 2]
 
 
 def test_equal_fingerprints_mean_the_same_tables_secrets_and_keys(watched: Watched) -> None:
@@ -109,18 +109,18 @@ def test_equal_fingerprints_mean_the_same_tables_secrets_and_keys(watched: Watch
 
     before = digest()
     assert before == digest() == watched.tables[0].digest
-    found = {before}
+    digests = {before}
     watched.write(SECRET=LATER_SECRET)
-    found.add(digest())
+    digests.add(digest())
     watched.write(KEY=OTHER_KEY)
-    found.add(digest())
+    digests.add(digest())
     with watched.file.open("a") as file:
         file.write(MORE)
-    found.add(digest())
+    digests.add(digest())
     watched.file.write_text(watched.file.read_text().replace("partition = 3", "partition = 4"))
-    found.add(digest())
-    assert len(found) == 5
-    assert all(len(each) == 12 for each in found)
+    digests.add(digest())
+    assert len(digests) == 5
+    assert all(len(digest_) == 12 for digest_ in digests)
 
 
 def test_a_command_reads_the_files_at_once_and_says_what_was_adopted(watched: Watched) -> None:

@@ -225,12 +225,12 @@ def test_every_client_of_kafka_is_bounded() -> None:
     """aiokafka's own classes are used where they are bounded, and by what only developers run."""
     package = Path(stream_app.__file__).parent
     made = re.compile(r"\bAIOKafka(Consumer|Producer|AdminClient|Client)\(\*?\*?\w")
-    found = {
+    files = {
         str(file.relative_to(package))
         for file in package.rglob("*.py")
         if made.search(file.read_text()) and "dev" not in file.relative_to(package).parts
     }
-    assert found == {"kafka/connection.py"}
+    assert files == {"kafka/connection.py"}
 
 
 PLACE = TopicPartition("leads", 0)

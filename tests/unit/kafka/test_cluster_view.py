@@ -247,7 +247,7 @@ class Service:
             "leads.dlq": (PolicyViolationError.errno, None),
         }
         of_limit["leads"] = (TopicAlreadyExistsError.errno, "there")
-        return SimpleNamespace(topic_errors=[(each.name, *of_limit.get(each.name, (0, None))) for each in wanted])
+        return SimpleNamespace(topic_errors=[(topic.name, *of_limit.get(topic.name, (0, None))) for topic in wanted])
 
 
 async def test_a_limit_of_the_service_is_reported_in_its_words() -> None:

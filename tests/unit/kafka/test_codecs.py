@@ -83,8 +83,8 @@ def test_a_gigabyte_of_zstd_does_not_reach_the_memory_of_the_process() -> None:
         "try:\n    zstd_decode(bomb)\nexcept ValueError as error:\n    print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert said.stdout == "it has more than 16 MiB once it is decompressed\nTrue\n"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == "it has more than 16 MiB once it is decompressed\nTrue\n"
 
 
 @pytest.mark.parametrize("what", ODD)

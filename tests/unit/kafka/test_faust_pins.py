@@ -54,11 +54,11 @@ WRITTEN_ANEW = {
 
 
 def digest(name: str) -> str:
-    found: Any = locate(name)
-    if isinstance(found, property):
-        found = found.fget
-    found = inspect.unwrap(getattr(found, "fun", found))
-    return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()[:16]
+    function: Any = locate(name)
+    if isinstance(function, property):
+        function = function.fget
+    function = inspect.unwrap(getattr(function, "fun", function))
+    return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("package", PINNED)

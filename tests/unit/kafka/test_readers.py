@@ -45,7 +45,7 @@ class ScriptedConsumer:
         return dict.fromkeys(partitions, 0)
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        return {each: len(self.log.entries[each]) for each in partitions}
+        return {partition: len(self.log.entries[partition]) for partition in partitions}
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         self.at, self.paused = dict.fromkeys(partitions, 0), set()
@@ -67,20 +67,22 @@ class ScriptedConsumer:
             raise self.log.error
         if self.log.silent:
             return {}
-        for each in partitions or tuple(self.at):
-            entries = self.log.entries[each]
+        for place in partitions or tuple(self.at):
+            entries = self.log.entries[place]
             records: list[Any] = []
-            while self.at[each] < len(entries) and len(records) < max_records:
-                offset, entry = self.at[each], entries[self.at[each]]
+            while self.at[place] < len(entries) and len(records) < max_records:
+                offset, entry = self.at[place], entries[self.at[place]]
                 if entry == DAMAGED:
                     break
-                self.at[each] += 1
+                self.at[place] += 1
                 if entry != MARKER:
-                    records.append(SimpleNamespace(topic=each.topic, partition=each.partition, offset=offset, v=entry))
+                    records.append(
+                        SimpleNamespace(topic=place.topic, partition=place.partition, offset=offset, v=entry)
+                    )
             if records:
-                return {each: records}
-            if self.at[each] < len(entries):
-                raise UnreadableBatch(each.topic, each.partition, self.at[each], self.at[each], "damaged")
+                return {place: records}
+            if self.at[place] < len(entries):
+                raise UnreadableBatch(place.topic, place.partition, self.at[place], self.at[place], "damaged")
         return {}
 
 

@@ -142,7 +142,7 @@ async def test_256_are_served_at_once_and_more_get_503() -> None:
         await until(lambda: held.arrived == len(asking))
         assert (await say(port, GET)).startswith(b"HTTP/1.1 503")
         held.go_on.set()
-        assert all([(await each).endswith(b"ok") for each in asking])
+        assert all([(await pending).endswith(b"ok") for pending in asking])
         assert (await say(port, GET)).endswith(b"ok")
 
 

@@ -35,32 +35,32 @@ def written(form: log.Format, event: str, *more: str) -> str:
     "event", ["by_structlog", "by_the_standard_library", "by_a_task_without_an_awaiter", "by_the_end_of_the_process"]
 )
 def test_an_exception_is_logged_with_its_place_and_type_and_without_its_data(form: log.Format, event: str) -> None:
-    said = written(form, event)
-    assert "example.com" not in said
+    text = written(form, event)
+    assert "example.com" not in text
     for reported in ("ExceptionGroup", "KeyError", "ValueError", "log_lines.py", "in bug"):
-        assert reported in said, said
+        assert reported in text, text
     if form == "json":
-        [line] = said.splitlines()
+        [line] = text.splitlines()
         assert json.loads(line)["level"] in ("error", "critical")
 
 
 def test_all_fields_of_our_own_log_lines_are_kept() -> None:
-    said = written("json", "two_lines")
-    one, two = (json.loads(line) for line in said.splitlines())
+    text = written("json", "two_lines")
+    one, two = (json.loads(line) for line in text.splitlines())
     assert (one["event"], one["process"], one["lead_id"]) == ("sent", "worker", "crm-17")
     assert two["event"] == "no Kafka at 127.0.0.1:9092 yet"
 
 
 def test_sessions_that_aiokafka_leaves_open_are_not_logged() -> None:
-    said = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
-    assert [line["event"] for line in said] == ["Unclosed client session", "Task exception was never retrieved"]
-    assert "ValueError: ours" in said[1]["exception"]
+    lines = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
+    assert [line["event"] for line in lines] == ["Unclosed client session", "Task exception was never retrieved"]
+    assert "ValueError: ours" in lines[1]["exception"]
 
 
 def test_a_level_leaves_out_the_lines_below_it(form: log.Format) -> None:
-    said = {level: written(form, "two_lines", level) for level in ("debug", "info", "warning", "error")}
-    assert [level for level, text in said.items() if "crm-17" in text] == ["debug", "info"]
-    assert [level for level, text in said.items() if "no Kafka" in text] == ["debug", "info", "warning"]
+    by_level = {level: written(form, "two_lines", level) for level in ("debug", "info", "warning", "error")}
+    assert [level for level, text in by_level.items() if "crm-17" in text] == ["debug", "info"]
+    assert [level for level, text in by_level.items() if "no Kafka" in text] == ["debug", "info", "warning"]
 
 
 def test_a_problem_with_a_changing_number_is_one_problem_and_keeps_its_fields() -> None:

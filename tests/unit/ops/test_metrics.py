@@ -72,7 +72,7 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
     emit(metrics, *(msgspec.structs.replace(event, status=status, credits=credits) for status, credits in steps))
     emit(metrics, msgspec.structs.replace(event, status="enriched", saved=6))
     emit(metrics, msgspec.structs.replace(event, status="dead_lettered", reason="http_503"))
-    found = {
+    values = {
         (name, label): registry.get_sample_value(f"stream_app_{name}_total", {"destination": "people"} | labels)
         for name, label, labels in (
             ("credits_booked", "accepted", {"status": "accepted"}),
@@ -82,7 +82,7 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
             ("dead_letters", "http_503", {"reason": "http_503"}),
         )
     }
-    assert list(found.values()) == [12, 1, 2, 6, 1]
+    assert list(values.values()) == [12, 1, 2, 6, 1]
     labels = {"workspace": "acme", "destination": "people"}
     statuses = ("accepted", "enriched", "retrying", "dead_lettered")
     assert [

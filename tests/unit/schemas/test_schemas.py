@@ -80,14 +80,14 @@ def broken(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _object(document: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = document["$defs"][document["$ref"].rpartition("/")[2]]
-    return found
+    definition: dict[str, Any] = document["$defs"][document["$ref"].rpartition("/")[2]]
+    return definition
 
 
 def _kinds(field: dict[str, Any]) -> set[str]:
     """The types a field may have; each allowed word of an enumeration counts as one."""
     if "anyOf" in field:
-        return {kind for each in field["anyOf"] for kind in _kinds(each)}
+        return {kind for option in field["anyOf"] for kind in _kinds(option)}
     if "enum" in field:
         return {f"={word}" for word in field["enum"]}
     if "$ref" in field:

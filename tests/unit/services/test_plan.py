@@ -31,15 +31,15 @@ async def test_every_allowed_pair_of_timeouts_makes_a_client(
 
 def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
     config = tmp_path / "stream_app.toml"
-    there = 'workspace = "acme"\ncallbacks = false\nwebhooks_env = ["{0}"]\n'
-    people, firms = there.format("A"), there.format("B")
+    table = 'workspace = "acme"\ncallbacks = false\nwebhooks_env = ["{0}"]\n'
+    people, firms = table.format("A"), table.format("B")
     config.write_text(
         f"[delivery]\nuncertain_grace_s = 300\n[workspaces.acme]\ndefault_destination = 'people'\n"
         f"[destinations.people]\n{people}[destinations.firms]\n{firms}uncertain_grace_s = 60"
     )
     hooks = {name: f"https://api.clay.com/v3/sources/webhook/{name}" for name in "AB"}
     plan = load_settings(config, hooks).plan
-    assert {alias: there.uncertain_grace_s for alias, there in plan.destinations.items()} == {
+    assert {alias: destination.uncertain_grace_s for alias, destination in plan.destinations.items()} == {
         "people": 300,
         "firms": 60,
     }

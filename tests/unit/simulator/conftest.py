@@ -60,15 +60,15 @@ class Bench:
 
     async def of_kind(self, kind: str, count: int) -> list[dict[str, Any]]:
         """The ledger's lines of a kind, as soon as there are that many."""
-        found: list[dict[str, Any]] = []
+        lines: list[dict[str, Any]] = []
 
         async def enough() -> bool:
-            found[:] = await self.lines(f"kind={kind}")
-            return len(found) >= count
+            lines[:] = await self.lines(f"kind={kind}")
+            return len(lines) >= count
 
         await wait_until(enough)
-        assert len(found) == count
-        return found
+        assert len(lines) == count
+        return lines
 
     async def settled(self) -> None:
         """Waits until no row runs and no callback is under way."""

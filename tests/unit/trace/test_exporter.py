@@ -172,10 +172,10 @@ async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pyte
     monkeypatch.setattr("stream_app.trace.asyncio.sleep", sleep)
     collector = Collector(*(ReceiverUnavailable("away") for _ in range(66)))
     bench = Bench(collector)
-    with capture_logs() as said:
+    with capture_logs() as lines:
         await bench.exporter.run(fed())
     assert pauses == [1, 2, 4, 8, 16, 32, *[60] * 60]
-    assert {line["event"] for line in said} == {"traces_wait"}
+    assert {line["event"] for line in lines} == {"traces_wait"}
     assert set(read_while_away) == {1}
     assert len({span.span_id for span in collector.spans}) == 3 * len(spans_of(REPLAYED, CLAY))
     assert bench.committed[-1] == {0: 27}
@@ -184,10 +184,10 @@ async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pyte
 async def test_spans_that_are_refused_are_counted_and_do_not_stop_the_others() -> None:
     collector = Collector(SpansRefused("HTTP 400"))
     bench = Bench(collector)
-    with capture_logs() as said:
+    with capture_logs() as lines:
         await bench.run(placed(REPLAYED))
     assert (bench.counts, bench.committed) == ({"refused": 9}, [{0: 9}])
-    assert said[0]["event"] == "traces_refused"
+    assert lines[0]["event"] == "traces_refused"
 
 
 def test_the_body_is_otlp() -> None:
@@ -204,7 +204,7 @@ def test_the_body_is_otlp() -> None:
     assert [span.kind for span in scope.spans][:3] == [1, 5, 3]
     assert scope.spans[2].status.message == "http_503"
     assert len(scope.spans[6].links) == 1
-    assert {each.key for each in request.resource_spans[0].resource.attributes} == {
+    assert {attribute.key for attribute in request.resource_spans[0].resource.attributes} == {
         *("service.name", "service.version", "service.instance.id")
     }
 
