@@ -197,7 +197,7 @@ class Views:
         page, places = await self._maker.threads.run(partial(lead_and_places, self._site, moment, lead_id))
         self._log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
         results = [await self._fetch_result(place) for place in places]
-        page = msgspec.structs.replace(page, results=results, shown=True)
+        page = {**page, "results": results, "shown": True}
         return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads", live=False)
 
     async def _still_waiting(self, request: Request, moment: Moment) -> Response:

@@ -31,7 +31,7 @@ from starlette.responses import RedirectResponse, Response
 from stream_app.board.access import Refused
 from stream_app.board.page import HEADERS, Handler, PageMaker
 from stream_app.board.requests import read_form
-from stream_app.board.site import Moment
+from stream_app.board.site import Moment, PageData
 from stream_app.domain.commands import MAX_TEXT
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 
@@ -90,7 +90,7 @@ class Form(msgspec.Struct, frozen=True):
     asks_why: bool = True
     typed: str = ""
     is_final: bool = False
-    more: msgspec.Struct | None = None
+    more: PageData = {}
 
 
 class FormRequest(msgspec.Struct, frozen=True):

@@ -39,14 +39,6 @@ FIELDS: Final = (*dict.fromkeys(USUAL_FIELDS.values()), *_OF_THE_LEAD)
 _STEP: Final[dict[State, int]] = {"columns": 1, "checking": 1, "checked": 2}
 
 
-class ColumnRow(msgspec.Struct, frozen=True):
-    """A column of the file. `chosen`: one of `FIELDS`, `KEEP`, or '' if it is left out; `samples`: its first cells."""
-
-    title: str
-    chosen: str
-    samples: list[str]
-
-
 def upload_page(site: Site, upload: Upload) -> PageData:
     """Return the page of a file. Only who uploaded it sees it, as it has cells of the first rows beside each column."""
     settings, summary, state = site.settings, upload.summary, upload.state
@@ -62,7 +54,8 @@ def upload_page(site: Site, upload: Upload) -> PageData:
         "step": _STEP.get(state, 3),
         "problem": upload.problem,
         "columns": [
-            ColumnRow(title, name if name in FIELDS or not name else KEEP, samples)
+            # a chosen name is one of `FIELDS`, `KEEP`, or '' if the column is left out
+            {"title": title, "chosen": name if name in FIELDS or not name else KEEP, "samples": samples}
             for title, name, samples in zip(upload.titles, upload.names, upload.samples, strict=True)
         ],
         "fields": FIELDS,  # what a column may be called

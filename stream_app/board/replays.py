@@ -15,12 +15,12 @@ from stream_app.board.formats import amount, replay_path
 from stream_app.board.forms import Action, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.pages.dead import options_of
 from stream_app.board.requests import LONGEST_WORD
-from stream_app.board.site import Site
+from stream_app.board.site import PageData, Site
 from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
-from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, too_dear, too_dear_text
+from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan, too_dear, too_dear_text
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.kafka.readers import Progress
@@ -216,28 +216,6 @@ _MEANING: Final = MEANING | {
 _OVER_BUDGET: Final = (("", "refuse"), ("yes", "send all: what the budget does not cover waits for the next one"))
 
 
-class PlanView(msgspec.Struct, frozen=True):
-    """What the page of a plan shows beside its form.
-
-    Attributes:
-        under_way: As of the plan; `share`: percent of the offsets that were read.
-        command: The command line that does the same.
-        expires_ms: When it can no longer be sent, epoch ms.
-        left_out: Those that are not sent: how many, and why.
-        dear: Why the budget does not cover it, by workspace.
-    """
-
-    plan: Plan
-    under_way: bool
-    share: float
-    command: str
-    expires_ms: int
-    prices: Sequence[Price] = ()
-    left_out: Sequence[tuple[int, str]] = ()
-    causes: Sequence[tuple[str, int]] = ()
-    dear: Sequence[str] = ()
-
-
 def replay_actions(site: Site, planner: Planner) -> list[Action]:
     """Return the actions of the pages Dead letters, Plan and Replay."""
     changes: tuple[Literal["stop", "resume"], ...] = ("stop", "resume")
@@ -322,23 +300,28 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     plan = _found(planner, opened)
     wanted, priced = plan.wanted, plan.priced
     options = options_of(wanted.source, wanted.filter, uncertain=wanted.uncertain, limit=wanted.limit)
-    share = round(plan.done / plan.total * 100, 1) if plan.total else 0.0
-    view = PlanView(plan, plan.under_way, share, f"stream-app replay select {options}", plan.expires_ms)
+    view: PageData = {
+        "plan": plan,
+        "under_way": plan.under_way,
+        "share": round(plan.done / plan.total * 100, 1) if plan.total else 0.0,  # percent of the offsets that were read
+        "command": f"stream-app replay select {options}",  # the command line that does the same
+        "expires_ms": plan.expires_ms,
+    }
     if plan.under_way:
         text = "Reads the dead letters and what became of their leads. Nothing is sent."
         return Form("Planning a replay", text, "Cancel", _DEAD, asks_why=False, more=view)
     if priced is None:
         text = f"There is no plan: {plan.problem}"
         return Form("No plan", text, "Plan again", _DEAD, asks_why=False, more=view)
-    view = msgspec.structs.replace(
-        view,
-        prices=priced.prices,
-        left_out=[
-            (many, _MEANING[fate]) for fate, many in priced.fates.most_common() if fate not in ("goes", "as_input")
-        ],
-        causes=priced.causes.most_common(20),
-        dear=[too_dear_text(price) for price in too_dear(priced.prices)],
-    )
+    dear = [too_dear_text(price) for price in too_dear(priced.prices)]
+    left_out = [(many, _MEANING[end]) for end, many in priced.fates.most_common() if end not in ("goes", "as_input")]
+    view = {
+        **view,
+        "prices": priced.prices,
+        "left_out": left_out,
+        "causes": priced.causes.most_common(20),
+        "dear": dear,
+    }
     matching = count(priced.dead_letters, "dead letter matches", "dead letters match")
     if not priced.go:
         text = f"{matching}, and none can be sent."
@@ -350,21 +333,21 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         f"{matching}. {priced.go:,} can be sent back, each once.",
         f"Send {leads} for up to {amount(priced.credits_at_most)} credits",
         _DEAD,
-        fields=over if view.dear else (),
+        fields=over if dear else (),
         more=view,
     )
 
 
 async def _send(planner: Planner, sent: Submission) -> str:
-    plan, view = _found(planner, sent.opened), cast(PlanView, sent.form.more)
-    if view.under_way:
+    plan, view = _found(planner, sent.opened), sent.form.more
+    if view["under_way"]:
         await planner.give_up(plan)
         return _DEAD
     if plan.priced is None or not plan.priced.go:
         return _began(planner, plan.wanted, sent.who)
     over_budget = sent.values.get("over_budget") == "yes"
-    if view.dear and not over_budget:
-        raise Invalid({"over_budget": "; ".join(view.dear)})
+    if not over_budget and (dear := too_dear(plan.priced.prices)):
+        raise Invalid({"over_budget": "; ".join(map(too_dear_text, dear))})
     return replay_path(await planner.send(plan, sent.who, sent.why, over_budget=over_budget))
 
 

@@ -13,7 +13,7 @@ import pytest
 from stream_app.board.access import STRANGER
 from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, nice, spark, stack, trend
 from stream_app.board.formats import words
-from stream_app.board.pages.lanes import Burn, lane_page
+from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel, Sources
@@ -49,7 +49,7 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
         Site(settings, BoardQueries(path, set())), Moment(NOW_MS, ProjectionLag(), None, STRANGER), "acme", None
     )
     assert page is not None
-    day, month = (burn.line for burn in cast("list[Burn]", page["burns"]))
+    day, month = (line for _, line in cast("list[tuple[object, Line]]", page["burns"]))
     assert [value for _, value in day.rows] == [0, 20, 30, 30]
     assert day.limit_y is None, "no cap, no limit"
     assert day.rows[-1] == (NOW_MS, 30)

@@ -52,7 +52,11 @@ MEASURES = {
         *("each.credits_at_most", "each.credits_left", "each.actions_at_most", "each.actions_left"),
     },
     "replay": {"page.share", "r.credits", "r.plan.credits"},
-    "system": {"page.size_bytes / 1000000", "row.wanted", "row.existing"},  # partitions, which have no page
+    "system": {
+        "page.size_bytes / 1000000",
+        "topic.partitions",
+        "existing.partitions",
+    },  # partitions, which have no page
     # rows of a file, which the board keeps only until it has published them
     "upload": {
         *("page.rows", "page.ready", "page.refused", "rows", "page.published"),

@@ -12,7 +12,7 @@ from stream_app.board.access import STRANGER
 from stream_app.board.charts import Band, Stack, trend
 from stream_app.board.pages import leads
 from stream_app.board.pages.dead import dead_page, replay_page, share_of
-from stream_app.board.pages.flow import BacklogRow, audit_page, backlog_page
+from stream_app.board.pages.flow import audit_page, backlog_page
 from stream_app.board.pages.lanes import _bands, _credits, _heading, _hours_known, lane_page, throughput
 from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Mark, Slot
 from stream_app.board.read_model.follow import ProjectionLag
@@ -204,11 +204,11 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
 
     first, last = page(), page(after=100)
     assert (first["records"], first["back"], first["after"], last["after"]) == (150 * 151 // 2, 11, 100, 0)
-    assert [row.partition for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
+    assert [row["partition"] for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
     assert first["rows"][8:11] == [
-        BacklogRow("leads", 9, 9, names[9], False),
-        BacklogRow("leads", 10, 10, names[10], False),
-        BacklogRow("leads", 11, 11, names[11][:10], True),
+        {"topic": "leads", "partition": 9, "records": 9, "workspaces": names[9], "more": False},
+        {"topic": "leads", "partition": 10, "records": 10, "workspaces": names[10], "more": False},
+        {"topic": "leads", "partition": 11, "records": 11, "workspaces": names[11][:10], "more": True},
     ]
     assert page("", 1)["records"] == 1_001
     assert page("leads.bulk", 2)["rows"] == []
@@ -259,7 +259,7 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
         ("rarer causes", 3 + 4 + 5 + 6),
     ]  # fmt: skip
     assert (chart.rows[0], len(chart.rows)) == ((begin_s * 1_000, [1, 1, 1, 1, 3]), 24)
-    assert [(row.share, row.last_day) for row in page["rows"]] == [
+    assert [(row["share"], row["last_day"]) for row in page["rows"]] == [
         (round((7 - n) / 28 * 100, 1), 1 + n) for n in range(7)
     ]
     assert (page["after"], page["deferred"], page["others"], page["kept_days"]) == (50, 4, 3, 14)
@@ -344,5 +344,5 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     slots = [begin_s // 300 * 300 + n * 300 for n in range(3 * HOUR_S // 300 + 1)]
     assert page["health"] == trend({mark.at_s: mark.score for mark in marks}, slots)
     assert page["latency"] == trend({mark.at_s: mark.p95_ms for mark in marks}, slots)
-    (burn,) = page["burns"]
-    assert burn.line.rows == [((NOW_S - 600) * 1_000, 12), (NOW_MS, 20)], "12 are older than the history"
+    ((_, line),) = page["burns"]
+    assert line.rows == [((NOW_S - 600) * 1_000, 12), (NOW_MS, 20)], "12 are older than the history"

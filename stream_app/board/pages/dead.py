@@ -8,8 +8,6 @@ from collections import defaultdict
 from typing import Final, Literal
 from urllib.parse import urlencode
 
-import msgspec
-
 from stream_app.board.charts import spark, stack
 from stream_app.board.formats import CAUSE_WORDS
 from stream_app.board.read_model.query import Place
@@ -80,30 +78,6 @@ _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
 
 
-class CauseRow(msgspec.Struct, frozen=True):
-    """A cause. `share`: percent of all open ones; `spark`: how many came in each hour of the last day, as a polyline.
-
-    Attributes:
-        last_day: Dead letters of the last day.
-        command: The command that shows what sending them back costs.
-        plan: The query of the page that plans to send them back.
-    """
-
-    cause: Cause
-    share: float
-    spark: str
-    last_day: int
-    command: str
-    plan: str
-
-
-class ReplayRow(msgspec.Struct, frozen=True):
-    """A replay in the list, with the colour and shape of its state."""
-
-    replay: ReplayProgress
-    tone: Tone
-
-
 def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> PageData:
     """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
     queries, names = site.queries, site.settings.names
@@ -111,7 +85,7 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
     letters, causes = queries.causes_after(topic, workspace or None, after, ROWS)
     shown = letters.causes
     begin_s = day_begin_s(moment.now_ms)
-    rows: list[CauseRow] = []
+    rows: list[PageData] = []
     by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for cause, hours in zip(shown, queries.dead_letter_hours(topic, shown, begin_s), strict=True):
         by_hour = dict(hours)
@@ -121,15 +95,22 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
             by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
         share = round(cause.open / letters.open * 100, 1) if letters.open else 0.0
         rows.append(
-            CauseRow(cause, share, spark(last), sum(last), price_command(cause, which), plan_query(site, cause, which))
+            {
+                "cause": cause,
+                "share": share,  # percent of all open ones
+                "spark": spark(last),  # how many came in each hour of the last day
+                "last_day": sum(last),
+                "command": price_command(cause, which),
+                "plan": plan_query(site, cause, which),
+            }
         )
-    named = [(key, _label(row.cause)) for key, row in zip(_COLOURS[:-1], rows, strict=False)]
+    named = [(key, _label(cause)) for key, cause in zip(_COLOURS[:-1], shown, strict=False)]
     hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
     deferred = sum(
         status_sum.leads for status_sum in queries.status_sums(workspace or None) if status_sum.status == "deferred"
     )
     others = queries.dead_letters(other, workspace or None).open
-    replays = [ReplayRow(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
+    replays = [(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
     kept = site.settings.topics
     return {
         "which": which,

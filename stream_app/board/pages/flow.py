@@ -7,8 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter, Order
@@ -34,30 +32,6 @@ _COLOURS: Final = {
     "waiting": "track",
 }
 """CSS class of each column."""
-
-
-class Part(msgspec.Struct, frozen=True):
-    """The leads of an import in one column. `x` and `width`: of its part of the bar, in percent."""
-
-    column: str
-    meaning: str
-    colour: str
-    leads: int
-    x: float
-    width: float
-
-
-class ImportRow(msgspec.Struct, frozen=True):
-    """An import. `at_rest`: leads that have ended or are parked; `share`: they in percent.
-
-    `groups`: the title, the id on the page, the number of leads and the parts of those at rest, and of the others.
-    """
-
-    publication: FoundImport
-    parts: list[Part]
-    at_rest: int
-    share: int
-    groups: list[tuple[str, str, int, list[Part]]]
 
 
 def imports_of(
@@ -87,37 +61,26 @@ def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> P
     }
 
 
-def row_of(publication: FoundImport) -> ImportRow:
-    """Return an import with its bar."""
-    parts: list[Part] = []
+def row_of(publication: FoundImport) -> PageData:
+    """Return an import with its bar, whose parts are in percent, and with the parts by whether leads are at rest."""
+    parts: list[dict[str, object]] = []
     x = 0.0
     for name in (*COLUMNS, *sorted(set(publication.columns) - set(COLUMNS))):
         if leads := publication.columns.get(name, 0):
             width = leads / publication.leads * 100
-            meaning = meaning_of(name)
-            parts.append(Part(name, meaning, _COLOURS.get(name, "nodata"), leads, round(x, 2), round(width, 2)))
+            part = {"column": name, "meaning": meaning_of(name), "colour": _COLOURS.get(name, "nodata"), "leads": leads}
+            parts.append({**part, "x": round(x, 2), "width": round(width, 2)})
             x += width
     at_rest = publication.leads - publication.moving
-    resting = [part for part in parts if part.column not in MOVING]
-    moving = [part for part in parts if part.column in MOVING]
+    resting = [part for part in parts if part["column"] not in MOVING]
+    moving = [part for part in parts if part["column"] in MOVING]
     groups = [("At rest", "at-rest", at_rest, resting), ("Not at rest", "moving", publication.moving, moving)]
-    return ImportRow(
-        publication, parts, at_rest, at_rest * 100 // publication.leads if publication.leads else 0, groups
-    )
+    share = at_rest * 100 // publication.leads if publication.leads else 0
+    return {"publication": publication, "parts": parts, "at_rest": at_rest, "share": share, "groups": groups}
 
 
 BACKLOG_ROWS: Final = 100
 _MOST_NAMES: Final = 10
-
-
-class BacklogRow(msgspec.Struct, frozen=True):
-    """The records that wait in one partition of a topic. `workspaces`: the first in it; `more`: there are others."""
-
-    topic: str
-    partition: int
-    records: int
-    workspaces: list[str]
-    more: bool
 
 
 def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> PageData:
@@ -131,10 +94,11 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
     ]
     retry = site.settings.names.retry
     back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == retry)
-    rows: list[BacklogRow] = []
+    rows: list[PageData] = []
     for (name, number), left in backlog[after : after + BACKLOG_ROWS]:
         names = list(site.settings.plan.residents(number))
-        rows.append(BacklogRow(name, number, left, names[:_MOST_NAMES], len(names) > _MOST_NAMES))
+        some = {"workspaces": names[:_MOST_NAMES], "more": len(names) > _MOST_NAMES}
+        rows.append({"topic": name, "partition": number, "records": left, **some})
     more = after + BACKLOG_ROWS if len(backlog) > after + BACKLOG_ROWS else 0
     records = sum(left for _, left in backlog)
     return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more, "back": back}
@@ -147,14 +111,6 @@ def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     }
     leads = [waiting_lead(search, record, views[record.workspace], moment.now_ms) for record in search.matches]
     return {"leads": leads, "searched": search.searched, "left": search.left, "problem": search.problem}
-
-
-class BookRow(msgspec.Struct, frozen=True):
-    """A workspace: leads by column."""
-
-    workspace: str
-    columns: dict[str, int]
-    total: int
 
 
 def books_page(site: Site, moment: Moment, after: str) -> PageData:
@@ -180,13 +136,12 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     if sums["unknown"]:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
-    page = [BookRow(name, dict(rows[name]), rows[name].total()) for name in names[:ROWS]]
     return {
         "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
         "says": None if on_kafka is None else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
         "waiting": waiting,  # by topic; None if unknown
-        "rows": page,
-        "after": page[-1].workspace if len(names) > ROWS else "",
+        "rows": [(name, rows[name]) for name in names[:ROWS]],
+        "after": names[ROWS - 1] if len(names) > ROWS else "",
         "not_leads": not_leads.most_common(),  # records that begin with a callback or a command, by status
         "unreadable": site.queries.unreadable(),
     }

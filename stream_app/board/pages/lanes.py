@@ -7,8 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Literal
 
-import msgspec
-
 from stream_app.board.charts import Band, Line, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
@@ -203,13 +201,6 @@ _HOURS: Final = 24
 _BREAKER: Final[dict[str, Tone]] = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
 
 
-class Burn(msgspec.Struct, frozen=True):
-    """The credits of a day or month so far, with the cap and the forecast."""
-
-    bar: Bar
-    line: Line
-
-
 def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> PageData | None:
     """Return the page; None if there is no such workspace."""
     lane = one_lane(site, moment, workspace)
@@ -222,7 +213,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     quarters = queries.credits([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
     days = queries.credits([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
     bars: list[Bar] = []
-    burns: list[Burn] = []
+    burns: list[tuple[Bar, Line]] = []
     if lane.view is not None:
         bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms)
         periods: tuple[tuple[MeterName, list[Slot], int], ...] = (
@@ -233,7 +224,7 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
             meter = lane.view.meters.get(name)
             bar = next((bar for bar in bars if bar.name == name), None)
             if meter is not None and bar is not None and now_ms < meter.ends_ms:
-                burns.append(Burn(bar, _burn(slots, step_s, meter, bar, now_ms)))
+                burns.append((bar, _burn(slots, step_s, meter, bar, now_ms)))
     changes = queries.lane_changes(workspace)
     marks = queries.marks(workspace)
     hours_n = _hours_known([*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)], now_s)

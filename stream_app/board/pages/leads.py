@@ -12,7 +12,7 @@ from stream_app.board.formats import day_of, duration, lead_path, leads_path
 from stream_app.board.read_model.board_query import RecordRow
 from stream_app.board.read_model.query import FoundResultAt, Place
 from stream_app.board.site import Moment, PageData, Site
-from stream_app.client.answers import FoundLead, FoundResult, RecordHistory, StatusCount, Step, steps
+from stream_app.client.answers import RecordHistory, StatusCount, steps
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.waits import NAMES, Kind, Wait, sums
@@ -140,106 +140,55 @@ _TONES: Final[dict[Kind, str]] = {
 }
 
 
-class WaitRow(msgspec.Struct, frozen=True):
-    """What a record waited for, in one row. `bands`: when; `end_ms` is None if it waits now."""
-
-    name: str
-    bands: list[Band]
-    begin_ms: int
-    end_ms: int | None
-    length_ms: int
-    times: int
-
-
-class Timeline(msgspec.Struct, frozen=True):
-    """One record of the lead.
-
-    Attributes:
-        meaning: Of its column in the books.
-        credits: What was booked in all.
-        length_ms: How long it took, until now if it waits now.
-        waits: Where its time went, by kind.
-        now: What it waits for now; None if it is at rest.
-    """
-
-    history: RecordHistory
-    steps: list[Step]
-    meaning: str
-    credits: int
-    length_ms: int
-    waits: list[WaitRow]
-    now: Wait | None
-
-
-class SamePerson(msgspec.Struct, frozen=True):
-    """The other leads of the lead's person, each with its newest record.
-
-    Attributes:
-        person: The hash that leads to them.
-        leads: How many leads it leads to, with this one.
-        others: The newest ones.
-    """
-
-    person: str
-    leads: int
-    others: list[RecordRow]
-
-
-class LeadPage(msgspec.Struct, frozen=True):
-    """What the page shows.
-
-    Attributes:
-        lead: The lead; None if the model does not know it.
-        histories: Newest first.
-        same_person: The other leads of its person; None if there are none, and if the person was erased.
-        results: Its results; without their data unless `shown`.
-        shown: True if the personal data is on the page.
-        trace_url: Where traces are, with `{trace_id}`; '' if it is not configured.
-    """
-
-    lead_id: str
-    lead: FoundLead | None
-    histories: list[Timeline]
-    same_person: SamePerson | None
-    results: list[FoundResult]
-    shown: bool
-    trace_url: str
-
-
-def lead_page(site: Site, moment: Moment, lead_id: str) -> LeadPage:
+def lead_page(site: Site, moment: Moment, lead_id: str) -> PageData:
     """Return the page without personal data."""
     return lead_and_places(site, moment, lead_id)[0]
 
 
-def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[LeadPage, list[FoundResultAt]]:
+def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[PageData, list[FoundResultAt]]:
     """Return the page without personal data, and where the results are on Kafka."""
     lead = site.queries.lead(lead_id)
     places = site.queries.results(lead_id) if lead is not None else []
-    url = site.settings.board.trace_url or ""
-    histories = [_timeline(history, moment.now_ms) for history in lead.histories] if lead else []
-    same_person = _same_person(site, lead_id) if lead else None
-    results = [place.result for place in places]
-    return LeadPage(lead_id, lead, histories, same_person, results, shown=False, trace_url=url), places
+    page: PageData = {
+        "lead_id": lead_id,
+        "lead": lead,
+        "histories": [_timeline(history, moment.now_ms) for history in lead.histories] if lead else [],
+        # the other leads of its person; None if there are none, and if the person was erased
+        "same_person": _same_person(site, lead_id) if lead else None,
+        "results": [place.result for place in places],
+        "shown": False,  # the personal data is on the page
+        "trace_url": site.settings.board.trace_url or "",
+    }
+    return page, places
 
 
-def _same_person(site: Site, lead_id: str) -> SamePerson | None:
+def _same_person(site: Site, lead_id: str) -> PageData | None:
     """Return what the person's identifier that leads to the most leads leads to."""
     records = {person: site.queries.records_of_person(person) for person in site.queries.people_of(lead_id)}
     person = max(records, key=lambda name: len(records[name]), default="")
     others = [row for row in records.get(person, ()) if row.lead_id != lead_id]
-    return SamePerson(person, len(records[person]), others[:_MOST_OTHERS]) if others else None
+    return {"person": person, "leads": len(records[person]), "others": others[:_MOST_OTHERS]} if others else None
 
 
-def _timeline(history: RecordHistory, now_ms: int) -> Timeline:
+def _timeline(history: RecordHistory, now_ms: int) -> PageData:
+    """Return one record of the lead: its steps, and where its time went, by kind."""
     booked, waits = sum(event.credits or 0 for event in history.events), history.waits
     length_ms = sum(wait.length_ms(now_ms) for wait in waits)
     rows = []
     for kind, took_ms, times in sums(waits, now_ms):
         mine = [wait for wait in waits if wait.kind == kind]
         bands = _bands(mine, _TONES.get(kind, "moving"), waits[0].begin_ms, max(1, length_ms), now_ms)
-        rows.append(WaitRow(NAMES[kind], bands, mine[0].begin_ms, mine[-1].end_ms, took_ms, times))
-    now = waits[-1] if waits and waits[-1].end_ms is None else None
-    return Timeline(history, steps(history.events), meaning_of(history.column), booked, length_ms, rows, now)
+        span = {"begin_ms": mine[0].begin_ms, "end_ms": mine[-1].end_ms, "length_ms": took_ms}  # no end: it waits now
+        rows.append({"name": NAMES[kind], "bands": bands, "times": times, **span})
+    return {
+        "history": history,
+        "steps": steps(history.events),
+        "meaning": meaning_of(history.column),
+        "credits": booked,
+        "length_ms": length_ms,  # until now if it waits now
+        "waits": rows,
+        "now": waits[-1] if waits and waits[-1].end_ms is None else None,
+    }
 
 
 def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: int) -> list[Band]:

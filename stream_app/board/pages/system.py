@@ -15,30 +15,6 @@ from stream_app.domain.model.topics import ExistingTopic, TopicPlan, differences
 from stream_app.version import __version__
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One line: what, in which state, and what to do."""
-
-    name: str
-    tone: Tone
-    state: str
-    says: str
-
-
-class TopicRow(msgspec.Struct, frozen=True):
-    """A planned topic and how many partitions it has.
-
-    Attributes:
-        wanted: The partitions of the configuration.
-        existing: Those on Kafka; None if the topic does not exist.
-        differs: What `stream-app topics` says of the topic.
-    """
-
-    name: str
-    wanted: int
-    existing: int | None
-    differs: list[str]
-
-
 def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> PageData:
     """Return the page. `topics`: the planned topics that exist; None if Kafka does not answer."""
     versions = [("stream-app", __version__), ("Python", platform.python_version()), ("SQLite", sqlite3.sqlite_version)]
@@ -59,23 +35,24 @@ def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] 
     }
 
 
-def _topics(plan: list[TopicPlan], existing: Mapping[str, ExistingTopic]) -> list[TopicRow]:
-    """Return the planned topics, those that differ first."""
+def _topics(plan: list[TopicPlan], existing: Mapping[str, ExistingTopic]) -> list[tuple[TopicPlan, object, list[str]]]:
+    """Return the planned topics as they exist, and what differs; those that differ first."""
     rows = []
     for topic in plan:
         present = existing.get(topic.name)
         differs = [line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)]
-        rows.append(TopicRow(topic.name, topic.partitions, present.partitions if present else None, differs))
-    return sorted(rows, key=lambda row: not row.differs)
+        rows.append((topic, present, differs))
+    return sorted(rows, key=lambda row: not row[2])
 
 
-def _checks(moment: Moment) -> Iterator[Check]:
+def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
+    """Yield what, in which state, and what to do."""
     kafka = moment.kafka
     if kafka is None:
         says = "is asked" if moment.is_asking else "does not answer"
-        yield Check("Kafka", "idle" if moment.is_asking else "bad", says, "What waits and who consumes is not known.")
+        yield ("Kafka", "idle" if moment.is_asking else "bad", says, "What waits and who consumes is not known.")
     else:
-        yield Check("Kafka", "ok", "answers", "")
+        yield ("Kafka", "ok", "answers", "")
         for name, group, without in (
             ("workers", kafka.worker, "Nothing is sent until one runs. Start it: stream-app worker"),
             (
@@ -85,18 +62,18 @@ def _checks(moment: Moment) -> Iterator[Check]:
             ),
         ):
             if not group.members:
-                yield Check(name, "bad", "none runs", without)
+                yield (name, "bad", "none runs", without)
             elif group.state != "Stable":
-                yield Check(name, "warn", group.state, "Partitions are being handed over.")
+                yield (name, "warn", group.state, "Partitions are being handed over.")
             else:
-                yield Check(name, "ok", count(group.members, "member"), "/readyz of each says whether it is ready.")
+                yield (name, "ok", count(group.members, "member"), "/readyz of each says whether it is ready.")
     lag, left = moment.lag, f"{count(moment.lag.lag, 'record is', 'records are')} still to be read."
     if lag.trouble:
-        yield Check("read model", "bad", "does not progress", lag.trouble)
+        yield ("read model", "bad", "does not progress", lag.trouble)
     elif lag.as_of_ms is None:
-        yield Check("read model", "warn", "reads Kafka", left)
+        yield ("read model", "warn", "reads Kafka", left)
     else:
-        yield Check("read model", "ok", "complete", left)
+        yield ("read model", "ok", "complete", left)
 
 
 def _config(settings: msgspec.Struct) -> Iterator[tuple[str, list[tuple[str, str]]]]:
