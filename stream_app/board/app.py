@@ -250,8 +250,8 @@ class Views:
         return Response(text, headers=headers, media_type="text/csv")
 
     async def _audit(self, request: Request, moment: Moment) -> Response:
-        asked = CommandFilter(**{name: word(request, name) for name in CommandFilter.__struct_fields__})
-        make = partial(audit_page, self._site, asked, word(request, "id"), word(request, "after"))
+        wanted = CommandFilter(**{name: word(request, name) for name in CommandFilter.__struct_fields__})
+        make = partial(audit_page, self._site, wanted, word(request, "id"), word(request, "after"))
         return await self._maker.page(request, moment, "audit", "Audit", make)
 
     async def _system(self, request: Request, moment: Moment) -> Response:

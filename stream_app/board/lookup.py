@@ -256,10 +256,10 @@ class Lookup:
         return msgspec.structs.replace(lead, results=[await self.fetch_result(place) for place in places])
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> WaitingAnswer:
-        asked = request.query_params
-        lead_id = _id(asked.get("lead_id", ""))
-        person = "" if lead_id else _person(asked.get("person", ""))
-        search = await self.find_waiting(lead_id, person, asked.get("workspace", ""))
+        query = request.query_params
+        lead_id = _id(query.get("lead_id", ""))
+        person = "" if lead_id else _person(query.get("person", ""))
+        search = await self.find_waiting(lead_id, person, query.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self.queries.lanes)
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
         return WaitingAnswer(
@@ -275,8 +275,8 @@ class Lookup:
         return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=len(unreadable))
 
     async def _imports(self, request: Request, lag: ProjectionLag) -> ImportsAnswer:
-        asked = request.query_params
-        workspace, import_id = asked.get("workspace", ""), asked.get("import_id", "")
+        query = request.query_params
+        workspace, import_id = query.get("workspace", ""), query.get("import_id", "")
         imports, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
         return ImportsAnswer(**msgspec.structs.asdict(lag), imports=imports, more=last is not None)
 

@@ -82,7 +82,7 @@ class RedisLink:
             return None
         try:
             async with asyncio.timeout(within_s):
-                got = await ask()
+                answer = await ask()
         except (redis.RedisError, OSError, TimeoutError):
             # otherwise the call started before the pause, and its failure is not new
             if now_s() >= self._paused_until_s:
@@ -94,7 +94,7 @@ class RedisLink:
             return None
         self._failures = 0
         self._observe("ok")
-        return got
+        return answer
 
 
 def tls_options(url: str, ca_file: str | None) -> dict[str, str]:

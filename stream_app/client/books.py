@@ -517,8 +517,8 @@ class _BooksReader:
             self._progress(before + done, self._to_read)
 
         before = self._read
-        async for got in reader.scan({tp: (begin, end)}, on_unreadable=unreadable, progress=progress):
-            for record in got[tp]:
+        async for polled in reader.scan({tp: (begin, end)}, on_unreadable=unreadable, progress=progress):
+            for record in polled[tp]:
                 yield record
         self._read = before + max(0, end - begin)
 

@@ -266,9 +266,9 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         yield await message_check(settings, egress)
 
 
-async def _probe(name: str, asked: Awaitable[str]) -> Check:
+async def _probe(name: str, outcome: Awaitable[str]) -> Check:
     try:
-        return Check(name, "ok", await asked)
+        return Check(name, "ok", await outcome)
     except ProbeFailed as error:
         return Check(name, "failed", str(error))
 

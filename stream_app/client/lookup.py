@@ -97,8 +97,8 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
     if import_id and not is_shown(import_id):
         text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
         raise SettingsError([f"{text}; use `stream-app status LEAD`"])
-    asked = {"import_id": import_id, "workspace": workspace or ""}
-    path = f"/imports?{urlencode({name: value for name, value in asked.items() if value})}"
+    query = {"import_id": import_id, "workspace": workspace or ""}
+    path = f"/imports?{urlencode({name: value for name, value in query.items() if value})}"
     with _client(settings) as client:
         return _answer(client, path, ImportsAnswer)
 
@@ -217,10 +217,10 @@ def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAn
     if text.startswith(_RECORD):
         return None
     person, lead_ids = names_of(text)
-    asked = {"lead_id": lead_ids[0]} if person is None else {"person": person}
+    query = {"lead_id": lead_ids[0]} if person is None else {"person": person}
     if workspace is not None:
-        asked["workspace"] = workspace
-    return _answer(client, f"/waiting?{urlencode(asked)}", WaitingAnswer)
+        query["workspace"] = workspace
+    return _answer(client, f"/waiting?{urlencode(query)}", WaitingAnswer)
 
 
 def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:

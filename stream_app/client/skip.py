@@ -83,8 +83,8 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
 async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:
     """Return the offset of the first record from there on, or None. Raises UnreadableBatch, BrokerUnavailable."""
     async with Reader(connection) as reader:
-        async for got in reader.scan({place: (offset, (await reader.ends([place]))[place])}, most=1):
-            return int(got[place][0].offset)
+        async for polled in reader.scan({place: (offset, (await reader.ends([place]))[place])}, most=1):
+            return int(polled[place][0].offset)
     return None
 
 

@@ -262,16 +262,16 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
 
     async def _coordinated(self, node_id: int, conn: Any, request: Any) -> Any:
         """Return the answer of a coordinator. Raises TimeoutError when the broker no longer is the coordinator."""
-        asked = asyncio.ensure_future(conn.send(request))
+        pending = asyncio.ensure_future(conn.send(request))
         try:
             while True:
-                done, _ = await asyncio.wait({asked}, timeout=_LOOK_EVERY_S)
+                done, _ = await asyncio.wait({pending}, timeout=_LOOK_EVERY_S)
                 if done:
-                    return asked.result()
-                if not await self._coordinates(node_id, request._group) and not asked.done():
+                    return pending.result()
+                if not await self._coordinates(node_id, request._group) and not pending.done():
                     raise TimeoutError
         finally:
-            asked.cancel()
+            pending.cancel()
 
     async def _coordinates(self, node_id: int, group: str) -> bool:
         try:

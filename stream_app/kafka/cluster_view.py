@@ -197,8 +197,8 @@ class ClusterView:
         client = await self._connected()
         answers: dict[TopicPartition, PartitionProducers | Exception] = {}
 
-        async def ask(node: int, asked: list[TopicPartition]) -> None:
-            request = DescribeProducers(None, asked)
+        async def ask(node: int, led: list[TopicPartition]) -> None:
+            request = DescribeProducers(None, led)
             for place, code, producers in request.read(await client.send(node, request)):
                 answers[place] = PartitionProducers(node, code, producers)
 
@@ -213,9 +213,9 @@ class ClusterView:
         client = await self._connected()
         answers: dict[TopicPartition, tuple[int, int, int] | Exception] = {}
 
-        async def ask(node: int, asked: list[TopicPartition]) -> None:
-            begins, ends = [await _offsets(client, node, asked, when) for when in (_EARLIEST, _LATEST)]
-            for place in asked:
+        async def ask(node: int, led: list[TopicPartition]) -> None:
+            begins, ends = [await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)]
+            for place in led:
                 begin, end = begins[place], ends[place]
                 if isinstance(begin, Exception):
                     answers[place] = begin
@@ -238,9 +238,9 @@ async def _ask_leaders(
         if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):
             by_node[leader].append(place)
     answers = await asyncio.gather(*(ask(*question) for question in by_node.items()), return_exceptions=True)
-    for asked, error in zip(by_node.values(), answers, strict=True):
+    for led, error in zip(by_node.values(), answers, strict=True):
         if isinstance(error, KafkaError | OSError):
-            results.update(dict.fromkeys(asked, error))
+            results.update(dict.fromkeys(led, error))
         elif error is not None:
             raise error
 
@@ -285,15 +285,15 @@ class NewestLeaders(NamedTuple):
 async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
     """Ask all brokers of a BoundedClient. Those that do not answer within a second are left out."""
     request = Metadata(sorted(topics))
-    asked = {
+    requests = {
         broker.nodeId: asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()
     }
     try:
-        if asked:
-            await asyncio.wait(asked.values(), timeout=_WITHIN_S)
-        answered = {node: task for node, task in asked.items() if task.done() and task.exception() is None}
+        if requests:
+            await asyncio.wait(requests.values(), timeout=_WITHIN_S)
+        answered = {node: task for node, task in requests.items() if task.done() and task.exception() is None}
     finally:
-        for task in asked.values():
+        for task in requests.values():
             task.cancel()
     described = {node: task.result().to_object()["topics"] for node, task in answered.items()}
     known: dict[TopicPartition, tuple[int, int]] = {}

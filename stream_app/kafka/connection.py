@@ -232,11 +232,11 @@ async def _closed(closing: Awaitable[None], client: Any) -> None:
     """
     task = asyncio.current_task()
     assert task is not None
-    asked = task.cancelling()
+    cancels = task.cancelling()
     forget_dead(client)
     try:
         await closing
     except asyncio.CancelledError:
         await client.close()
-    if task.cancelling() > asked:
+    if task.cancelling() > cancels:
         raise asyncio.CancelledError

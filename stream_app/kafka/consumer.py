@@ -119,12 +119,12 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
     async def getmany(self, *partitions: TopicPartition, **options: Any) -> dict[TopicPartition, list[Any]]:
         """See aiokafka. Raises UnreadableBatch where no more can be read of one of these partitions."""
-        got: dict[TopicPartition, list[Any]] = await super().getmany(*partitions, **options)
-        if not got:
+        polled: dict[TopicPartition, list[Any]] = await super().getmany(*partitions, **options)
+        if not polled:
             for tp, batch in self.unreadable.items():
                 if not partitions or tp in partitions:
                     raise batch
-        return got
+        return polled
 
     def skip(self, batch: UnreadableBatch) -> None:
         """Continue after this batch."""

@@ -66,16 +66,16 @@ async def diagnose(
 
 async def _first(security: Mapping[str, Any], addresses: list[Address], within_s: float) -> set[Address] | Diagnosis:
     """Return the first answer. All addresses are tried at once, so a broker that hangs delays no other."""
-    asked = [asyncio.create_task(_try(security, host, port, within_s)) for host, port in addresses]
+    attempts = [asyncio.create_task(_try(security, host, port, within_s)) for host, port in addresses]
     failures: list[Diagnosis] = []
     try:
-        for coming in asyncio.as_completed(asked):
+        for coming in asyncio.as_completed(attempts):
             answer = await coming
             if not isinstance(answer, Diagnosis):
                 return answer
             failures.append(answer)
     finally:
-        for task in asked:
+        for task in attempts:
             task.cancel()
     return next((failure for failure in failures if failure.refused), failures[-1])
 

@@ -164,11 +164,11 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
 async def _is_open(client: Any, producer_id: int, places: Collection[TopicPartition]) -> bool:
     if lost := without_leader(client, places):
         raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
-    asked: dict[int, list[TopicPartition]] = defaultdict(list)
+    by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
     for place in places:
-        asked[client.cluster.leader_for_partition(place)].append(place)
+        by_leader[client.cluster.leader_for_partition(place)].append(place)
     is_open = False
-    for node, led in asked.items():
+    for node, led in by_leader.items():
         request = DescribeProducers(producer_id, led)
         for place, code, producers in request.read(await client.send(node, request)):
             if code:

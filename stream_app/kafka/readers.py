@@ -143,14 +143,14 @@ class Reader:
         while left:
             batches: Records = {}
             try:
-                got = await self._poll(left, 500, most)
+                polled = await self._poll(left, 500, most)
             except UnreadableBatch as batch:
                 if on_unreadable is None:
                     raise
                 on_unreadable(batch)
                 self._consumer.skip(batch)
-                got = {}
-            for tp, records in got.items():
+                polled = {}
+            for tp, records in polled.items():
                 end = left[tp][1]
                 if (
                     wanted := records
@@ -219,8 +219,8 @@ class Reader:
         for tp in existing:
             wanted = {offset for offset in offsets[tp] if begins[tp] <= offset < ends[tp]}
             for span in _runs(sorted(wanted)):
-                async for got in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):
-                    records += [record for record in got[tp] if record.offset in wanted]
+                async for polled in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):
+                    records += [record for record in polled[tp] if record.offset in wanted]
         return records
 
     async def firsts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Any]:
@@ -259,8 +259,8 @@ class Reader:
 
         with suppress(TimeoutError):
             async with asyncio.timeout(_COUNT_WITHIN_S):
-                async for got in self.scan(short, on_unreadable=note):
-                    for tp, records in got.items():
+                async for polled in self.scan(short, on_unreadable=note):
+                    for tp, records in polled.items():
                         read[tp] += len(records)
         for tp, (_, end) in short.items():
             if tp not in unsure and await self.position(tp) >= end:
@@ -329,8 +329,8 @@ class TopicReader(Reader):
             TopicPartition(topic, number): (max(begin, bounds[number][0]), min(end, bounds[number][1]))
             for number, (begin, end) in (bounds if ranges is None else ranges).items()
         }
-        async for got in self.scan(spans, progress=self._progress):
-            for records in got.values():
+        async for polled in self.scan(spans, progress=self._progress):
+            for records in polled.values():
                 yield records
 
 
@@ -413,8 +413,8 @@ async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int,
         # A topic that ends before `offset` was created again.
         begin = (await reader.begins([tp]))[tp] if offset > end else offset
         try:
-            async for got in reader.scan({tp: (begin, end)}, most=most):
-                records += map(consumed, got[tp])
+            async for polled in reader.scan({tp: (begin, end)}, most=most):
+                records += map(consumed, polled[tp])
                 if len(records) >= most:
                     break
         except UnreadableBatch:  # the group stops there too, and reports it
@@ -462,8 +462,8 @@ class StatusFollower(Reader):
         """
         keys = None if lead_ids is None else {lead_id.encode() for lead_id in lead_ids}
         last_s = time.monotonic()
-        async for got in self.follow(self._starts):
-            for record in chain.from_iterable(got.values()):
+        async for polled in self.follow(self._starts):
+            for record in chain.from_iterable(polled.values()):
                 if keys is not None and record.key not in keys:
                     continue
                 event = _decoded(record)
@@ -478,8 +478,8 @@ class StatusFollower(Reader):
 
         It does not end by itself.
         """
-        async for got in self.follow(self._starts):
-            yield [_decoded(record) for record in chain.from_iterable(got.values())]
+        async for polled in self.follow(self._starts):
+            yield [_decoded(record) for record in chain.from_iterable(polled.values())]
 
 
 def _decoded(record: Any) -> StatusEvent:

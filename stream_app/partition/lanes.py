@@ -255,9 +255,9 @@ class HostWatch:
             if not self._held:
                 self._any_held.clear()
                 continue
-            asked = dict(self._held)
-            answers = await asyncio.gather(*(self._host_answers(alias) for alias in asked.values()))
-            for name, answer in zip(asked, answers, strict=True):
+            held = dict(self._held)
+            answers = await asyncio.gather(*(self._host_answers(alias) for alias in held.values()))
+            for name, answer in zip(held, answers, strict=True):
                 if (policy := self._plan.workspaces.get(name)) is not None:  # else a reload has removed it
                     self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
                     pump(name)

@@ -174,8 +174,8 @@ class ReplayState:
 
     async def _follow(self, starts: Mapping[TopicPartition, int]) -> None:
         try:
-            async for got in self._reader.follow(starts, wait_ms=200):
-                for record in chain.from_iterable(got.values()):
+            async for polled in self._reader.follow(starts, wait_ms=200):
+                for record in chain.from_iterable(polled.values()):
                     if record.topic == self._names.lanes:
                         self._apply_view(record.value)
                     else:

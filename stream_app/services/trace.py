@@ -93,9 +93,9 @@ async def _export(
 async def _batches(
     reader: Reader, starts: dict[TopicPartition, int], logger: FilteringBoundLogger
 ) -> AsyncIterator[Sequence[Placed]]:
-    async for got in reader.follow(starts, pass_unreadable=True):
+    async for polled in reader.follow(starts, pass_unreadable=True):
         batch: list[Placed] = []
-        for place, records in got.items():
+        for place, records in polled.items():
             for record in records:
                 try:
                     batch.append((place.partition, record.offset, _events.decode(record.value)))

@@ -147,18 +147,18 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     }
 
 
-def audit_page(site: Site, asked: CommandFilter, command: str, after: str) -> PageData:
+def audit_page(site: Site, wanted: CommandFilter, command: str, after: str) -> PageData:
     """Return the page: the commands that match, after one of them (time and id), or all answers to one command."""
     queries = site.queries
     if command:
         return {"orders": queries.answers(command), "id": command}
     at_ms, _, last = after.partition(".")
     begins = (int(at_ms), last) if at_ms.isdecimal() and len(at_ms) < 16 else (1 << 62, "")
-    commands = queries.commands(asked, begins, ROWS + 1)
+    commands = queries.commands(wanted, begins, ROWS + 1)
     answers = {name: queries.answers(name) for _, name in commands[:ROWS]}
     return {
         "id": "",
-        "filter": asked,
+        "filter": wanted,
         "kinds": queries.words_of_commands("kind"),
         "people": queries.words_of_commands("who"),
         "rows": [(_last(orders), outcome_of(site, name, orders)) for name, orders in answers.items()],

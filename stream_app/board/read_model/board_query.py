@@ -388,12 +388,12 @@ class BoardQueries(Queries):
                 for alias, status, leads in rows
             ]
 
-    def commands(self, asked: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+    def commands(self, wanted: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""
-        begin_ms = asked.begin_ms or 0
+        begin_ms = wanted.begin_ms or 0
         where, values = "at_ms >= ? AND at_ms < ?", [begin_ms, (begin_ms + DAY_S * 1000) if begin_ms else 1 << 62]
         for name in ("workspace", "who", "kind"):
-            if word := getattr(asked, name):
+            if word := getattr(wanted, name):
                 where, values = f"{where} AND {name} = ?", [*values, word]
         sql = f"""SELECT at_ms, id FROM audit AS last WHERE {where} AND (at_ms, id) < (?, ?) AND NOT EXISTS (
                       SELECT 1 FROM audit WHERE id = last.id AND {where}

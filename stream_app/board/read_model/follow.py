@@ -199,8 +199,8 @@ class _Reading:
         batch: dict[str, list[KafkaRecord]] = {}
         moved: dict[Any, Position] = {}
         for _ in range(_MOST_AT_ONCE):
-            got = await anext(self._records)
-            for log, records in got.items():
+            polled = await anext(self._records)
+            for log, records in polled.items():
                 at = self._at[log]
                 if records and log in self._unproven:
                     self._prove(log, at, records)
@@ -208,7 +208,7 @@ class _Reading:
                 if records:
                     last = records[-1]
                     moved[log] = Position(at.next, last.offset, mark(last))
-            if sum(map(len, got.values())) < _MOST_RECORDS:
+            if sum(map(len, polled.values())) < _MOST_RECORDS:
                 break  # it has caught up, or waits for Kafka
             await asyncio.sleep(0)
         for log in self._logs:

@@ -151,8 +151,8 @@ class WaitingLeads:
             spans = {log: (starts[log], ends[log]) for log in self._logs}
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SEARCH_WITHIN_S):
-                    async for got in reader.scan(spans, most=_MOST_AT_ONCE, on_unreadable=note, progress=progress):
-                        for log, records in got.items():
+                    async for polled in reader.scan(spans, most=_MOST_AT_ONCE, on_unreadable=note, progress=progress):
+                        for log, records in polled.items():
                             search.searched += len(records)
                             for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
                                 where = (log.topic, log.partition, record.offset, record.timestamp)

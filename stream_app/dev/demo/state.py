@@ -99,8 +99,8 @@ async def followed(settings: Settings) -> AsyncIterator[DemoState]:
 
 
 async def _follow(reader: Reader, starts: Mapping[TopicPartition, int], state: DemoState, status: str) -> None:
-    async for got in reader.follow(starts, wait_ms=200):
-        for tp, records in got.items():
+    async for polled in reader.follow(starts, wait_ms=200):
+        for tp, records in polled.items():
             for record in records:
                 if tp.topic == status:
                     state.on_event(_event.decode(record.value))

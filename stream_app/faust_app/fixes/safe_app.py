@@ -118,9 +118,9 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
             The seconds for which the membership is certain.
         """
         while not self.should_stop:
-            asked = self.loop.time()
+            began_s = self.loop.time()
             if await self._thread.call_thread(self._thread.heartbeat):
-                left_s: float = self.app.conf.broker_session_timeout - (self.loop.time() - asked)
+                left_s: float = self.app.conf.broker_session_timeout - (self.loop.time() - began_s)
                 return left_s
             await asyncio.sleep(_HEARTBEAT_PAUSE_S)
         forever: asyncio.Future[float] = self.loop.create_future()
