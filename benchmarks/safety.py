@@ -45,7 +45,7 @@ from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
 from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import run_app
-from stream_app.faust_app.stream import PartitionStream, serve
+from stream_app.faust_app.stream import Generations
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.services import worker as product
@@ -116,22 +116,20 @@ def _forget(_: WriteBatch) -> asyncio.Future[None]:
 
 
 async def _agent(settings: Settings, counter: _Counter) -> None:
-    async def handle(inlet: PartitionStream) -> None:
-        begun_s, taken_here = time.monotonic(), 0
-        async for consumed in inlet:
-            taken_here += 1
-            if (early_s := begun_s + taken_here / LANE_PER_S - time.monotonic()) > _NAP_S:
-                await asyncio.sleep(early_s)
-            read_lead(consumed.value, consumed.key)
-            counter.add()
-            await inlet.ack(consumed)
-
     options = faust_options(settings, connection_of(settings), settings.names.worker_app, None)
     app = build_app(options)
 
     @app.agent(settings.names.leads)
-    async def leads(stream: Any) -> None:
-        await serve(app, stream, handle)
+    async def leads(generations: Generations) -> None:
+        async for records in generations:
+            begun_s, taken = time.monotonic(), 0
+            async for consumed in records:
+                taken += 1
+                if (early_s := begun_s + taken / LANE_PER_S - time.monotonic()) > _NAP_S:
+                    await asyncio.sleep(early_s)
+                read_lead(consumed.value, consumed.key)
+                counter.add()
+                await records.ack(consumed)
 
     await run_app(app)
 

@@ -15,13 +15,10 @@ from faust.stores import memory
 
 from stream_app.config import Settings
 from stream_app.faust_app.fixes.safe_app import SafeApp
-from stream_app.faust_app.stream import GapCheck
+from stream_app.faust_app.stream import Agent, GapCheck, run_agent
 from stream_app.kafka.connection import KafkaConnection
 
 _HEARTBEAT_S: Final = 0.5  # by its next one, a member learns that it has to join again after another one died
-
-AgentFunction = Callable[[Any], Awaitable[None]]
-"""An `async def` that is given the Faust stream of one partition."""
 
 
 class Owner(Protocol):
@@ -121,17 +118,20 @@ class App(SafeApp):
         super().__init__(app_id, connection=connection, **options)
         self.gaps = GapCheck(connection)
 
-    def agent(self, topic: str) -> Callable[[AgentFunction], Any]:
-        """As `faust.App.agent`, for a topic by its name.
+    def agent(self, topic: str) -> Callable[[Agent], Any]:
+        """As `faust.App.agent`, for a topic by its name and an `async def` that is given `Generations`.
 
         Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a full partition does
         not block another one. The agent has the name of its topic. It is not registered for Faust's autodiscovery,
         which this app does not use: that takes 45 ms of a start.
         """
 
-        def add(function: AgentFunction) -> Any:
+        def add(function: Agent) -> Any:
+            async def run(stream: Any) -> None:
+                await run_agent(self, stream, function)
+
             agent = self.conf.Agent(
-                function,
+                run,
                 name=topic,
                 app=self,
                 channel=self.topic(topic, schema=RawBytes()),

@@ -28,17 +28,17 @@ class PartitionStream:
     """The records of one topic-partition from one rebalance to the next.
 
     Each step of `async for consumed in stream` waits for the next record. To hold back, do not take the next one. The
-    iteration ends with the generation. The handler is then called with a new stream if the partition is still assigned.
+    iteration ends with the generation. `Generations` then has a new stream if the partition is still assigned.
 
     Attributes:
         topic: the topic.
         partition: the partition.
-        suspended: set for good when the group rebalances or the worker stops. The handler must then give up records
+        suspended: set for good when the group rebalances or the worker stops. The agent must then give up records
             that only wait, and finish and ack those in flight: the rebalance waits for them.
         ended: True when the generation has ended.
     """
 
-    def __init__(self, source: _Source, first: Any) -> None:
+    def __init__(self, source: Generations, first: Any) -> None:
         message = first.message
         self.topic: str = message.topic
         self.partition: int = message.partition
@@ -122,14 +122,15 @@ class PartitionStream:
             suspended.cancel()
 
 
-Handler = Callable[[PartitionStream], Awaitable[None]]
-"""Processes the records of one topic-partition in one generation."""
+class Generations:
+    """The streams of one topic-partition, one for each generation of the group, until the partition is revoked.
 
+    A step of `async for records in generations` waits for the first record of the next generation. The stream before it
+    must have ended by then. Faust counts a record that was taken for the next stream as in flight, so it is given up
+    when the flow is suspended.
 
-class _Source:
-    """Takes events from a Faust stream one at a time, and keeps an event of the next generation for its stream.
-
-    Faust counts the kept event as in flight, so it is given up when the flow is suspended.
+    Attributes:
+        over: True if the partition was revoked, and its last stream has ended.
     """
 
     def __init__(self, app: Any, stream: Any) -> None:
@@ -137,19 +138,28 @@ class _Source:
         self.stream = stream
         self.consumer = app.consumer
         self.suspended = asyncio.Event()
+        self.over = False
         self._values = aiter(stream)
         self._ahead: Any = None
+        self._latest: PartitionStream | None = None
         self.consumer.on_suspend.add(self._suspend)
 
-    async def first(self) -> Any | None:
-        """Return the first event of the next generation, None if the partition was revoked."""
-        if self._ahead is None:
-            self._ahead = await self._next()
-        return self._ahead
+    def __aiter__(self) -> AsyncIterator[PartitionStream]:
+        return self
+
+    async def __anext__(self) -> PartitionStream:
+        latest = self._latest
+        if latest is not None and not (latest.ended or latest.suspended.is_set()):
+            raise RuntimeError(f"the agent left the records of {latest.topic}/{latest.partition} before their end")
+        if (first := await self._first()) is None:
+            self.over = True
+            raise StopAsyncIteration
+        self._latest = PartitionStream(self, first)
+        return self._latest
 
     async def take(self, generation: int) -> Any | None:
         """Return the next event of `generation`, None at its end."""
-        event = await self.first()
+        event = await self._first()
         if event is None or event.message.generation_id != generation:
             return None
         self._ahead = None
@@ -160,6 +170,12 @@ class _Source:
         self.consumer.on_suspend.discard(self._suspend)
         self._suspend()
         await self._values.aclose()
+
+    async def _first(self) -> Any | None:
+        """Return the first event that no stream has taken, None if the partition was revoked."""
+        if self._ahead is None:
+            self._ahead = await self._next()
+        return self._ahead
 
     def _suspend(self) -> None:
         self.suspended.set()
@@ -178,29 +194,23 @@ class _Source:
                 return self.stream.current_event
 
 
-async def serve(app: Any, stream: Any, handler: Handler) -> None:
-    """Run an agent for one partition: call `handler` once in each generation until the partition is revoked.
+Agent = Callable[[Generations], Awaitable[None]]
+"""Reads the records of one topic-partition: `async for records in generations`. It reads each stream to its end."""
 
-    The handler must not return before its stream of records ends. An exception that it raises ends the app without an
-    ack.
-    """
-    source = _Source(app, stream.noack())
+
+async def run_agent(app: Any, stream: Any, agent: Agent) -> None:
+    """Run an agent on the Faust stream of one partition. An exception that it raises ends the app without an ack."""
+    generations = Generations(app, stream.noack())
     try:
-        await _serve_generations(source, handler)
+        await agent(generations)
+        if not generations.over:
+            await app.crash(RuntimeError(f"the agent {agent.__name__} returned before its partition was revoked"))
     except asyncio.CancelledError:
         pass  # Faust stops the actor. If this were raised, Faust would start another one for the revoked partition
-    except Exception as error:  # noqa: BLE001  # any exception of a handler stops the app without an ack
+    except Exception as error:  # noqa: BLE001  # any exception of an agent stops the app without an ack
         await app.crash(error)
     finally:
-        await source.close()
-
-
-async def _serve_generations(source: _Source, handler: Handler) -> None:
-    while (first := await source.first()) is not None:
-        stream = PartitionStream(source, first)
-        await handler(stream)
-        if not (stream.ended or stream.suspended.is_set()):
-            raise RuntimeError(f"the handler of {stream.topic}/{stream.partition} returned before its stream ended")
+        await generations.close()
 
 
 def _log_expired(topic: str, partition: int, first: int, end: int) -> None:

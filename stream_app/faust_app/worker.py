@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
 from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app.app import App
-from stream_app.faust_app.stream import serve
+from stream_app.faust_app.stream import Generations
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import PartitionStream
@@ -84,46 +84,49 @@ class Worker:
             seen |= partition.under_way()
         return seen
 
-    def handler(self, source: Source) -> Callable[[PartitionStream], Awaitable[None]]:
-        """Return the handler that an agent runs for each partition of its topic."""
-
-        async def handle(stream: PartitionStream) -> None:
-            await self.partitions[stream.partition].serve(stream, source)
-
-        return handle
+    async def serve(self, records: PartitionStream, source: Source) -> None:
+        """Process the records of one topic-partition in one generation of the group."""
+        await self.partitions[records.partition].serve(records, source)
 
 
 def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
     """Add the worker's agents to the app.
 
     Faust starts each agent once for every assigned partition of its topic. The agent passes the records to the owner of
-    that partition, and the pipeline for that kind of record processes them.
+    that partition, and the pipeline for that kind of record processes them. An importable app for `faust worker` does
+    not exist, because that program has no place to open transactions, Clay and metrics before the process joins its
+    group, and to close them after it has left.
     """
 
     @app.agent(topics.leads)
-    async def leads(stream: Any) -> None:
+    async def leads(generations: Generations) -> None:
         """New leads at hot priority."""
-        await serve(app, stream, worker.handler("hot"))
+        async for records in generations:
+            await worker.serve(records, "hot")
 
     @app.agent(topics.retry)
-    async def retry(stream: Any) -> None:
+    async def retry(generations: Generations) -> None:
         """Dead-lettered and deferred leads that the replay app has brought back."""
-        await serve(app, stream, worker.handler("retry"))
+        async for records in generations:
+            await worker.serve(records, "retry")
 
     @app.agent(topics.bulk)
-    async def bulk(stream: Any) -> None:
+    async def bulk(generations: Generations) -> None:
         """New leads at bulk priority."""
-        await serve(app, stream, worker.handler("bulk"))
+        async for records in generations:
+            await worker.serve(records, "bulk")
 
     @app.agent(topics.callbacks)
-    async def callbacks(stream: Any) -> None:
+    async def callbacks(generations: Generations) -> None:
         """Results that Clay posted to the gateway."""
-        await serve(app, stream, worker.handler("callback"))
+        async for records in generations:
+            await worker.serve(records, "callback")
 
     @app.agent(topics.commands)
-    async def commands(stream: Any) -> None:
+    async def commands(generations: Generations) -> None:
         """Operators' commands."""
-        await serve(app, stream, worker.handler("command"))
+        async for records in generations:
+            await worker.serve(records, "command")
 
 
 def sources_of(topics: TopicNames) -> dict[str, Source]:

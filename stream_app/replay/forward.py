@@ -15,7 +15,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -26,7 +26,7 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
 from stream_app.faust_app.app import App
-from stream_app.faust_app.stream import serve
+from stream_app.faust_app.stream import Generations
 from stream_app.partition.ports import PartitionStream
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
@@ -104,20 +104,16 @@ class Replay:
                 ):
                     return
 
-    def wait(self, tier: int) -> Callable[[PartitionStream], Awaitable[None]]:
-        """Return the handler of a delay tier. The head of a tier is always due first."""
-
-        async def serve(stream: PartitionStream) -> None:
-            async with self._forwarder(stream) as forwarder:
-                async for consumed in stream:
-                    due_ms = consumed.timestamp_ms + tier * 1000
-                    if not await self._until(due_ms, stream):
-                        stream.give_up(consumed)
-                        return
-                    if not await self._forward(forwarder, stream, consumed, read_envelope(consumed)):
-                        return
-
-        return serve
+    async def wait(self, stream: PartitionStream, tier: int) -> None:
+        """Forward the records of a delay tier (s). Its head is always due first."""
+        async with self._forwarder(stream) as forwarder:
+            async for consumed in stream:
+                due_ms = consumed.timestamp_ms + tier * 1000
+                if not await self._until(due_ms, stream):
+                    stream.give_up(consumed)
+                    return
+                if not await self._forward(forwarder, stream, consumed, read_envelope(consumed)):
+                    return
 
     async def _forward(
         self, forwarder: _Forwarder, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope | None
@@ -245,20 +241,23 @@ def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: 
     """Add the replay app's agents to the app."""
 
     @app.agent(topics.dlq)
-    async def dead_letters(stream: Any) -> None:
+    async def dead_letters(generations: Generations) -> None:
         """Dead letters: into the delay tier of their due time."""
-        await serve(app, stream, replay.dead_letters)
+        async for records in generations:
+            await replay.dead_letters(records)
 
     @app.agent(topics.deferred)
-    async def deferred(stream: Any) -> None:
+    async def deferred(generations: Generations) -> None:
         """Deferred leads: into the delay tier of their due time."""
-        await serve(app, stream, replay.deferred)
+        async for records in generations:
+            await replay.deferred(records)
 
     def define_delay_tier(tier_s: int) -> None:
         @app.agent(topics.wait(tier_s))
-        async def wait(stream: Any) -> None:
+        async def wait(generations: Generations) -> None:
             """Records that wait in a delay tier: to the next tier, or back to the worker when they are due."""
-            await serve(app, stream, replay.wait(tier_s))
+            async for records in generations:
+                await replay.wait(records, tier_s)
 
     for tier in tiers_s:
         define_delay_tier(tier)

@@ -13,7 +13,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.faust_app.run import run_app
-from stream_app.faust_app.stream import LostRecords, PartitionStream
+from stream_app.faust_app.stream import Generations, LostRecords, PartitionStream
 from stream_app.kafka.bounded_client import BoundedClient
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
@@ -208,14 +208,22 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 2
 
 
-async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
-    async def hasty(inlet: PartitionStream) -> None:
-        await inlet.ack(await anext(inlet))
+@pytest.mark.parametrize("leaves", ["its stream", "its partition"])
+async def test_an_agent_that_reads_no_further_ends_the_app(bench: Bench, leaves: str) -> None:
+    app = bench.app({})
+
+    @app.agent(bench.leads)  # type: ignore[untyped-decorator]
+    async def hasty(generations: Generations) -> None:
+        async for records in generations:
+            await records.ack(await anext(records))
+            if leaves == "its partition":
+                return
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
+    says = f"left the records of {bench.leads}/0 before their end|hasty returned before its partition was revoked"
     async with asyncio.timeout(20 * BUSY):
-        with pytest.raises(RuntimeError, match="returned before its stream ended"):
-            await run_app(bench.app({bench.leads: hasty}))
+        with pytest.raises(RuntimeError, match=says.split("|")[leaves == "its partition"]):
+            await run_app(app)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any, Final, TypeVar, cast
 
@@ -73,7 +74,7 @@ class ReplayProcess:
             plan.topics.dlq: replay.dead_letters,
             plan.topics.deferred: replay.deferred,
         }
-        handlers |= {plan.topics.wait(tier_s): replay.wait(tier_s) for tier_s in policy.tiers_s}
+        handlers |= {plan.topics.wait(tier_s): partial(replay.wait, tier=tier_s) for tier_s in policy.tiers_s}
         self._serving = [
             asyncio.ensure_future(serve(MemoryInlet(kafka, "replay", 0, topic, 0))) for topic, serve in handlers.items()
         ]

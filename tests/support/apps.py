@@ -1,10 +1,12 @@
 """Faust apps whose agents run a handler."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 from stream_app.faust_app.app import App, FaustOptions, Owner, build_app
-from stream_app.faust_app.stream import Handler, serve
+from stream_app.faust_app.stream import Generations, PartitionStream
+
+Handler = Callable[[PartitionStream], Awaitable[None]]
+"""Processes the records of one topic-partition in one generation."""
 
 
 def app_with(options: FaustOptions, handlers: Mapping[str, Handler], owner: Owner | None = None) -> App:
@@ -17,5 +19,6 @@ def app_with(options: FaustOptions, handlers: Mapping[str, Handler], owner: Owne
 
 def add_agent(app: App, topic: str, handler: Handler) -> None:
     @app.agent(topic)
-    async def agent(stream: Any) -> None:
-        await serve(app, stream, handler)
+    async def agent(generations: Generations) -> None:
+        async for records in generations:
+            await handler(records)

@@ -8,9 +8,9 @@ from typing import Any
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.faust_app.app import FaustOptions
-from stream_app.faust_app.stream import Handler, PartitionStream
+from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
-from tests.support.apps import app_with
+from tests.support.apps import Handler, app_with
 from tests.support.kafka import committed, create_topics
 from tests.support.pace import BUSY
 

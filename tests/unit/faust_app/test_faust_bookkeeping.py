@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.system import SYSTEM_KEY
 from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app import fixes
+from stream_app.faust_app import stream as stream_module
 from stream_app.faust_app import worker as worker_agents
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
@@ -245,38 +246,65 @@ TOPICS = TopicNames("app.")
 OPTIONS = FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1, "app.leads.state")
 
 
-async def handlers_of(app: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """The handler that each agent runs, by topic."""
-    ran: list[object] = []
+class Bags:
+    """The streams of one partition: one for each of two generations."""
 
-    async def serve(app: Any, stream: Any, handler: object) -> None:
-        ran.append(handler)
+    def __init__(self, app: Any, stream: Any) -> None:
+        self.over = True
 
-    monkeypatch.setattr(module, "serve", serve)
-    for agent in app.agents.values():
-        await agent.fun(None)
-    return dict(zip(app.agents, ran, strict=True))
+    async def __aiter__(self) -> AsyncIterator[str]:
+        yield "a generation"
+        yield "the next one"
+
+    async def close(self) -> None: ...
+
+
+class Calls:
+    """Records how each agent passes its streams on."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[object, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
+        async def call(*arguments: object) -> None:
+            self.made.append((name, *arguments))
+
+        return call
+
+
+async def calls_of(app: Any, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[object, ...]]:
+    """What each agent calls for each of its streams, by topic."""
+    monkeypatch.setattr(stream_module, "Generations", Bags)
+    made: dict[str, tuple[object, ...]] = {}
+    for topic, agent in app.agents.items():
+        await agent.fun(SimpleNamespace(noack=lambda: None))
+        (name, first, *rest), (same, second, *_) = calls.made
+        assert (name, first, second) == (same, "a generation", "the next one")
+        made[topic] = (name, *rest)
+        calls.made.clear()
+    return made
 
 
 async def test_each_topic_of_the_worker_has_an_agent_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    app: Any = build_app(OPTIONS)
-    worker: Any = SimpleNamespace(handler=lambda source: source)
+    app, calls = build_app(OPTIONS), Calls()
+    worker: Any = calls
     worker_agents.define_agents(app, TOPICS, worker)
-    assert await handlers_of(app, worker_agents, monkeypatch) == worker_agents.sources_of(TOPICS)
+    expected = {topic: ("serve", source) for topic, source in worker_agents.sources_of(TOPICS).items()}
+    assert await calls_of(app, calls, monkeypatch) == expected
     for topic, agent in app.agents.items():
         assert tuple(agent.channel.topics) == (topic,)
         assert (agent.concurrency, agent.isolated_partitions) == (1, True)
 
 
 async def test_each_topic_of_the_replay_app_has_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    app: Any = build_app(OPTIONS)
-    replay: Any = SimpleNamespace(dead_letters="dead letters", deferred="deferred", wait=lambda tier_s: tier_s)
+    app, calls = build_app(OPTIONS), Calls()
+    replay: Any = calls
     replay_agents.define_agents(app, TOPICS, (2, 60), replay)
-    assert await handlers_of(app, replay_agents, monkeypatch) == {
-        TOPICS.dlq: "dead letters",
-        TOPICS.deferred: "deferred",
-        TOPICS.wait(2): 2,
-        TOPICS.wait(60): 60,
+    assert await calls_of(app, calls, monkeypatch) == {
+        TOPICS.dlq: ("dead_letters",),
+        TOPICS.deferred: ("deferred",),
+        TOPICS.wait(2): ("wait", 2),
+        TOPICS.wait(60): ("wait", 60),
     }
 
 

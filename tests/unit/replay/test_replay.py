@@ -1,7 +1,8 @@
 """The handlers of the replay process over an in-memory stream: where each record goes, when, and what is given up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -11,6 +12,7 @@ from stream_app.domain.model.errors import UnknownFormat
 from stream_app.domain.model.records import ConsumedRecord, Headers, Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
+from stream_app.partition.ports import PartitionStream
 from stream_app.replay.forward import Publish, Replay
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 
@@ -200,7 +202,10 @@ class Tiers(Memory):
         rates, clock = {"acme": 1000.0}, VirtualClock()
         about = NAMES, policy, rates, self.publish, self.begin, self.moving, clock, Turns(rates)
         replay = Replay(*about, lambda *_: None, lambda *_: None)
-        handlers = {NAMES.deferred: replay.deferred} | {NAMES.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
+        handlers: dict[str, Callable[[PartitionStream], Awaitable[None]]] = {
+            NAMES.deferred: replay.deferred,
+            **{NAMES.wait(tier): partial(replay.wait, tier=tier) for tier in policy.tiers_s},
+        }
         self.inlets = {topic: Topic(topic) for topic in handlers}
         self._serving = [asyncio.ensure_future(handler(self.inlets[topic])) for topic, handler in handlers.items()]
 
@@ -263,7 +268,7 @@ async def test_a_justified_wait_is_not_under_way() -> None:
     assert bench.stream.acked == [0], "a pause ends"
     tier = NAMES.wait(60)
     stream = RecordingStream([waits(tier, 0, now_ms())], topic=tier)
-    waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
+    waiting = asyncio.ensure_future(bench.replay.wait(stream, 60))
     await asyncio.sleep(30)
     assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
     await asyncio.sleep(31)
@@ -281,7 +286,7 @@ async def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_
     bench = Bench([], publish=publish)  # Kafka, when it is silent
     tier = NAMES.wait(60)
     stream = RecordingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
-    waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
+    waiting = asyncio.ensure_future(bench.replay.wait(stream, 60))
     await asyncio.sleep(10)
     assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
     silent.set_result(None)
