@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -22,15 +21,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stream_app.domain.model.addresses import is_loopback
+from stream_app.ops.http import is_direct
 from stream_app.tasks import cancel
-
-_HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
-_FORWARDED: Final = (
-    *("forwarded", "via", "x-forwarded", "x-real-ip", "x-original", "x-client-ip", "x-cluster-client-ip"),
-    *("true-client-ip", "cf-", "fastly-", "x-envoy", "x-appengine", "x-azure", "x-amzn", "x-vercel", "fly-"),
-)
-"""Prefixes of the headers that proxies and tunnels add."""
 
 
 class Refused(Exception):
@@ -66,33 +58,13 @@ class Access:
 
 
 def check_is_direct(request: Request) -> None:
-    """Raise Refused unless a program of this machine made the request, and no proxy.
-
-    A web page whose own host name resolves to this machine names that host. A proxy shows itself by headers that it
-    adds. One with stock settings, such as `proxy_pass http://127.0.0.1:9107` of nginx, adds none and names our own
-    address as the host; but `Connection` is of one hop only, so that a proxy never passes it on from its client, and
-    these send HTTP/1.0, `Connection: close` or no such header, where every browser and HTTP library asks us to keep the
-    connection.
-    """
-    keeps = [value.strip().lower() for name, value in request.scope["headers"] if name == b"connection"]
-    direct = request.scope["http_version"] == "1.1" and keeps == [b"keep-alive"] and not _is_forwarded(request)
-    if not direct or not is_loopback(host_of(request)):
+    """Raise Refused unless a program of this machine made the request, and no proxy."""
+    if not is_direct(request):
         text = (
             "Without board.token_env only this machine is answered, directly, at http://127.0.0.1, and with the header "
             "Connection: keep-alive that browsers send: set a token for all others"
         )
         raise Refused(403, "not_loopback", text)
-
-
-def host_of(request: Request) -> str:
-    """The host that the request names, without port; "" unless there is exactly one valid Host header."""
-    hosts = [value for name, value in request.scope["headers"] if name == b"host"]
-    match = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-    return (match[1] or match[2]) if match else ""
-
-
-def _is_forwarded(request: Request) -> bool:
-    return any(name.startswith(_FORWARDED) for name in request.headers)
 
 
 COOKIE: Final = "stream_app_board"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -55,16 +55,20 @@ def waiting_for_kafka(logger: log.Logger) -> Say:
 
 @asynccontextmanager
 async def serve_ops(
-    host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]
+    host: str,
+    port: int,
+    registry: CollectorRegistry,
+    not_ready: Callable[[], Awaitable[str | None]],
+    more: Sequence[Route] = (),
 ) -> AsyncIterator[int]:
     """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any free one).
 
-    `not_ready` returns why the process cannot work now, or None.
+    `not_ready` returns why the process cannot work now, or None. `more`: routes of this process alone.
 
     Raises:
         StreamAppError: The port is taken.
     """
-    app = ops_app(registry, not_ready)
+    app = ops_app(registry, not_ready, more)
     async with serve_http(app, host, port, grace_s=_OPS_GRACE_S) as bound:
         yield bound
 
@@ -99,7 +103,9 @@ def longest_step_s(settings: Settings) -> float:
     return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
 
 
-def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:
+def ops_app(
+    registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]], more: Sequence[Route] = ()
+) -> Starlette:
     """Build the ASGI app."""
 
     async def metrics(request: Request) -> Response:
@@ -114,7 +120,8 @@ def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str |
         reason = await not_ready()
         return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    return Starlette(routes=[*routes, *more])
 
 
 class Watchdog:

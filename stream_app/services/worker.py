@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
@@ -18,6 +21,7 @@ from stream_app.config import Settings
 from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
+from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.result import DAY_MS
@@ -29,7 +33,7 @@ from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
-from stream_app.ops.http import process_registry
+from stream_app.ops.http import is_direct, process_registry
 from stream_app.ops.lane_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.partition.owner import PartitionOwner
@@ -165,7 +169,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
 
         http = settings.http
-        port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))
+        lanes = lane_route(app.tables[names.state])
+        port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready, [lanes]))
         filler = CacheFiller(
             connection, names.enriched, plan.partitions, cache, settings.cache, lambda: list(owned), clock.now_ms
         )
@@ -181,6 +186,25 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         logger.info("worker_started", version=__version__, metrics_port=port, group=names.worker_app)
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
+
+
+def lane_route(table: Mapping[bytes, bytes]) -> Route:
+    """Return what answers with the lane of a workspace as its owner has it now: its row in the state table.
+
+    A row is at most one transaction ahead of Kafka. Only this machine is answered, because a lane shows money.
+    """
+
+    async def lane(request: Request) -> Response:
+        workspace = request.path_params["workspace"]
+        if not is_direct(request):
+            return PlainTextResponse("Only programs of this machine are answered, at http://127.0.0.1.\n", 403)
+        try:
+            return Response(table[lane_key(workspace)], media_type="application/json")
+        except KeyError:
+            text = f"This worker does not own a lane {workspace}: `stream-app lanes` shows its partition.\n"
+            return PlainTextResponse(text, 404)
+
+    return Route("/lanes/{workspace}", lane)
 
 
 def clay_client(settings: Settings, egress: Egress) -> ClayClient:

@@ -20,9 +20,11 @@ from stream_app.board.access import Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import Queries
+from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import board_app
 from stream_app.services.process import ops_app
+from stream_app.services.worker import lane_route
 from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, fill, settings_of
@@ -61,6 +63,8 @@ def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -
     reads = asked.method in ("GET", "HEAD")
     if kind == "open":  # says nothing but that the process lives, or is for operators on a port of its own
         return OK if reads else frozenset({405})
+    if kind == "own machine":  # it shows money
+        return (READ if asked.host == "loopback" else frozenset({403})) if reads else frozenset({405})
     if kind == "callback":  # without a lead's own token, nothing is taken
         return frozenset({401}) if asked.method == "POST" else frozenset({405})
     if kind == "look-up":
@@ -101,14 +105,16 @@ async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
     assert not gateway.shelf.records, "no callback was taken"
 
 
-async def test_the_operations_port_of_each_process_only_reads() -> None:
-    """`serve_ops` is the same for worker, replay, gateway, trace and board."""
+@pytest.mark.parametrize("more", [{}, {"/lanes/{workspace}": "own machine"}], ids=["all", "worker"])
+async def test_the_operations_port_of_each_process_only_reads(more: Mapping[str, str]) -> None:
+    """`serve_ops` is the same for worker, replay, gateway, trace and board; the worker shows its lanes besides."""
 
     async def not_ready() -> str | None:
         return None
 
-    app = ops_app(CollectorRegistry(), not_ready)
-    await ask_all(port_of(app, dict.fromkeys(("/metrics", "/healthz", "/readyz"), "open")), has_token=False)
+    app = ops_app(CollectorRegistry(), not_ready, [lane_route({lane_key("x"): b"{}"})] if more else [])
+    kinds = {"/metrics": "open", "/healthz": "open", "/readyz": "open", **more}
+    await ask_all(port_of(app, kinds), has_token=False)
 
 
 @pytest.mark.parametrize("has_token", [True, False])
