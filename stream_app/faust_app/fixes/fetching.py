@@ -6,7 +6,7 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
 from stream_app.kafka.consumer import Consumer as KafkaConsumer
 
@@ -33,24 +33,6 @@ class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no
             if tp in waiting:
                 waiting.move_to_end(tp)
         return records
-
-
-class UnusedProducer(Producer):  # type: ignore[misc]  # faust ships no types
-    """Fix: Faust's own producer never connects.
-
-    Upstream: Faust connects its producer at the start, ends the app if no broker answers at once, and delays commits of
-    offsets while the producer's buffer is not empty. Nothing here writes with it.
-
-    Reports: docs/reference/upstream/commits-starve.md, docs/reference/upstream/ends-without-a-broker.md.
-
-    Tests: tests/upstream/test_stock_faust.py (test_commits_starve_while_rows_are_written), tests/upstream/test_fixes.py
-    (test_commits_do_not_wait_for_rows).
-
-    Remove it when upstream can run an app without a producer.
-    """
-
-    async def on_start(self) -> None:
-        pass
 
 
 class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types

@@ -7,10 +7,11 @@ import contextlib
 from typing import Any
 
 import faust
+from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Transport
 
 from stream_app.domain.model.errors import UnreadableBatch
-from stream_app.faust_app.fixes.fetching import DirectHandover, FairFetch, UnusedProducer
+from stream_app.faust_app.fixes.fetching import DirectHandover, FairFetch
 from stream_app.faust_app.fixes.membership import BoundedLifecycle, SubscribeOnce
 from stream_app.faust_app.fixes.offsets import CommitBeforeRevoke, ExactOffsets, SeekToFirst
 from stream_app.faust_app.fixes.recovery import IdleFetcher, SafeTableManager
@@ -135,11 +136,20 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
 
 
 class SafeTransport(Transport):  # type: ignore[misc]  # faust ships no types
-    """Creates the fixed consumer, producer and conductor."""
+    """Creates the fixed consumer and conductor."""
 
     Consumer = SafeConsumer
-    Producer = UnusedProducer
     Conductor = SubscribeOnce
+
+
+class WithoutProducer(BootStrategy):  # type: ignore[misc]  # faust ships no types
+    """Starts no producer of Faust's, because nothing here writes with it.
+
+    It would end the app if no broker answers at once, and delay commits of offsets while its buffer is not empty
+    (docs/reference/upstream/ends-without-a-broker.md, commits-starve.md).
+    """
+
+    enable_kafka_producer = False
 
 
 class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
@@ -148,6 +158,8 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
     Args:
         connection: how its clients connect to Kafka.
     """
+
+    BootStrategy = WithoutProducer
 
     def __init__(self, *args: Any, connection: KafkaConnection, **options: Any) -> None:
         self.connection = connection
@@ -170,9 +182,6 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
 
     def _new_transport(self) -> SafeTransport:
         return SafeTransport(self.conf.broker_consumer, self)
-
-    def _new_producer_transport(self) -> SafeTransport:
-        return SafeTransport(self.conf.broker_producer, self)
 
     def _create_directories(self) -> None:
         """Create none: the app keeps no files."""
