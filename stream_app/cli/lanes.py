@@ -298,7 +298,7 @@ def _option(entry: Entry) -> Any:
         yes, no = entry.words
         return Annotated[bool | None, Parameter(name=f"--{yes}", negative=f"--{no}", allow_repeating=False), help_]
     if entry.words and not entry.number:
-        return Annotated[Literal[tuple(entry.words)], help_]
+        return Annotated[Literal[tuple(entry.words)] | None, help_]
 
     def check(_: Any, tokens: Sequence[Token]) -> str:
         try:
@@ -308,7 +308,7 @@ def _option(entry: Entry) -> Any:
         return tokens[0].value
 
     metavar = "|".join(["N" if entry.number else "ID", *entry.words])
-    return Annotated[str, Parameter(metavar=metavar, converter=check), help_]
+    return Annotated[str | None, Parameter(metavar=metavar, converter=check), help_]
 
 
 for _number, _kind in enumerate(ORDERS):

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
+import pydantic  # noqa: F401 - where a process has imported it, cyclopts checks values against it, too
 import pytest
 
 from stream_app.cli.base import confirm
