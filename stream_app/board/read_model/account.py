@@ -37,6 +37,9 @@ COLUMNS: Final = ", ".join(_FIELDS)
 _PLACE: Final = f"((rank > {NO_LEAD}) * (counts * 2 + of_import))"
 """The index `records_of_lead` has it: 2 or 3 if a record counts for its lead, 1 if only for its import, else 0."""
 
+_OF_IMPORTS: Final = f"{_PLACE} IN (0, 1, 2, 3) AND imported IN (SELECT value FROM json_each(?))"
+_DELETED_AT_ONCE: Final = 5_000
+
 Share = tuple[str, tuple[object, ...]]
 """A table of sums, and the key of one of its rows."""
 
@@ -210,21 +213,59 @@ class Account:
                 changes,
             )
 
-    def forget(self, numbers: Collection[int]) -> None:
-        """Delete records with their events. Another record of the lead counts then, if there is one."""
-        before = self._load("id IN (SELECT value FROM json_each(?))", numbers)
-        self._db.executemany("DELETE FROM events WHERE record = ?", [(number,) for number in before])
-        self._db.executemany("DELETE FROM records WHERE id = ?", [(number,) for number in before])
-        self._add(before.values(), ())
-        lost = {kept.lead_id for kept in before.values() if kept.counts or kept.of_import}
-        left = self._load("lead_id IN (SELECT value FROM json_each(?))", lost)
-        after = {number: msgspec.structs.replace(kept) for number, kept in left.items()}
+    def forget(self, numbers: Collection[int], before_ms: int) -> None:
+        """Delete records with their events. If one of them counts, all records of its lead that are as old go with it.
+
+        So none of those is elected only to go next, and a lead that came any number of times is looked through once.
+        `before_ms`: these records had their last event before that time.
+        """
+        gone = self._delete(numbers)
+        leads, imports = _lost(gone)
+        old = [*self._old(before_ms, "TRUE", leads), *self._old(before_ms, _OF_IMPORTS, imports, _all(imports))]
+        for first in range(0, len(old), _DELETED_AT_ONCE):
+            gone += self._delete(old[first : first + _DELETED_AT_ONCE])
+        self._replace(*_lost(gone))
+
+    def _old(self, before_ms: int, where: str, leads: Collection[str], *values: Collection[object]) -> Iterator[int]:
+        rows = self._db.execute(
+            f"SELECT id FROM records WHERE lead_id IN (SELECT value FROM json_each(?)) AND {where} AND at_ms < ?",
+            [_json(leads), *map(_json, values), before_ms],
+        )
+        return (number for (number,) in rows)
+
+    def _delete(self, numbers: Collection[int]) -> list[Kept]:
+        """Delete records with their events and what they contribute. Returns those that counted."""
+        gone = self._load("id IN (SELECT value FROM json_each(?))", numbers)
+        self._db.executemany("DELETE FROM events WHERE record = ?", [(number,) for number in gone])
+        self._db.executemany("DELETE FROM records WHERE id = ?", [(number,) for number in gone])
+        self._add(gone.values(), ())
+        return [kept for kept in gone.values() if kept.rank != NO_LEAD and (kept.counts or kept.of_import)]
+
+    def _replace(self, leads: Set[str], imports: Mapping[str, Set[int]]) -> None:
+        """Elect records for leads whose record is gone, and for leads of these imports."""
+        best = self._best("workspace, destination", "TRUE", leads)
+        of_imports = _all(imports) | {kept.imported for kept in best.values()} - {0}
+        best |= self._best("imported, workspace, destination", _OF_IMPORTS, leads | imports.keys(), of_imports)
+        before = best | self._champions(imports.keys() - leads)
+        after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
         by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
         for number, kept in after.items():
             by_lead[kept.lead_id].append((number, kept))
-        for members in by_lead.values():
+        for lead_id, members in by_lead.items():
             self._elect(members)
-        self._write(left, after)
+            for _, kept in members:
+                kept.follows |= kept.counts and lead_id in leads  # those that it follows were not loaded
+        self._write(before, after)
+
+    def _best(self, group: str, where: str, leads: Set[str], *values: Collection[object]) -> dict[int, Kept]:
+        """Return the record of each group of these leads that comes first in an election (domain/books/account.py)."""
+        rows = self._db.execute(
+            f"""SELECT id, {COLUMNS}, max(printf('%d %015d %020d', rank, took, id)) FROM records
+                WHERE lead_id IN (SELECT value FROM json_each(?)) AND rank > {NO_LEAD} AND {where}
+                GROUP BY lead_id, {group}""",
+            [_json(leads), *map(_json, values)],
+        )
+        return {number: Kept(*row) for number, *row, _ in rows}
 
     # ----------------------------------------------------------------------------------------------- dead letters
 
@@ -325,6 +366,22 @@ _contributing: Final = attrgetter("rank", "imported", "of_import", "counts", "wo
 """What decides with the minute how a record is counted."""
 _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")
 """What decides whether a record counts."""
+
+
+def _lost(gone: Iterable[Kept]) -> tuple[set[str], dict[str, set[int]]]:
+    """Return the leads that these records counted for, and those that they counted for only in imports, with these."""
+    leads: set[str] = set()
+    imports: defaultdict[str, set[int]] = defaultdict(set)
+    for kept in gone:
+        if kept.counts:
+            leads.add(kept.lead_id)
+        if kept.of_import:
+            imports[kept.lead_id].add(kept.imported)
+    return leads, imports
+
+
+def _all(imports: Mapping[str, Set[int]]) -> set[int]:
+    return set[int]().union(*imports.values())
 
 
 def _restated(before: Mapping[int, Kept], after: Mapping[int, Kept]) -> set[str]:

@@ -7,7 +7,7 @@ from Kafka:
 
 records   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event. A lead may
           have several; `counts` marks the one that counts for it (domain/books/account.py).
-events    The events of a record, in order.
+events    The events of a record, packed: one row for those that were read together.
 people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
 results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
 records_in  Number of records of leads: copies of a lead are counted, too.
@@ -281,7 +281,7 @@ class ReadModel:
             rows = db.execute(
                 "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?", (self._swept, _LOOKED_AT)
             ).fetchall()
-            self._projector.account.forget([number for number, at_ms in rows if at_ms < oldest_ms])
+            self._projector.account.forget([number for number, at_ms in rows if at_ms < oldest_ms], oldest_ms)
             self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
                 self._projector.account.forget_letters(topic, (now_ms // DAY_MS - days) * DAY_MS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.board.read_model import history
+from stream_app.board.read_model import history, store
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundImport
@@ -186,9 +186,13 @@ def _rejected(number: int) -> list[Made]:
     ids=["imported", "suppressed in imports", "suppressed", "called back", "rejected"],
 )
 def test_a_lead_that_comes_thousands_of_times_costs_no_more_than_as_many_leads(
-    copy: Callable[[int], list[Made]], tmp_path: Path
+    copy: Callable[[int], list[Made]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A producer may publish one lead any number of times, under any import ids, and each of its batches is small."""
+    """A producer may publish one lead any number of times, under any import ids, and each of its batches is small.
+
+    So is each piece in which they are forgotten.
+    """
+    monkeypatch.setattr(store, "_LOOKED_AT", 50)
 
     def copies(n: int) -> list[list[Made]]:
         return [flat(copy(number) for number in range(first, first + 50)) for first in range(1, n, 50)]
@@ -198,6 +202,9 @@ def test_a_lead_that_comes_thousands_of_times_costs_no_more_than_as_many_leads(
         take(model, *_rejected(0))
         for number, batch in enumerate(batches, 1):
             take(model, *batch, at=50 * number)
+        for _ in range(len(batches) + 2):
+            model.sweep(NOW_MS + 60 * DAY_MS)
+        assert model._db.execute("SELECT count(*) FROM records").fetchone() == (0,)
         model.close()
 
     grows, took_s = exponent(apply, copies, 4_000, 1.3)
