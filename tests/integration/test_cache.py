@@ -63,23 +63,6 @@ async def test_the_filled_offset_is_kept(cache: Cache) -> None:
     assert (await cache.filled_to(3), await cache.filled_to(2)) == (77, 0)
 
 
-async def test_memory_keeps_the_last_used_entries() -> None:
-    cache = MemoryCache(most_entries=2)
-    await cache.add([("1", OLD), ("2", OLD)])
-    await cache.find(["1"])
-    await cache.add([("3", OLD)])
-    assert await cache.find(["1", "2", "3"]) == [OLD, NOTHING, OLD]
-    assert len(cache) == 2
-
-
-async def test_memory_is_bounded_by_bytes_too() -> None:
-    cache = MemoryCache(most_bytes=1_000)
-    big = Entry({"a": Field("x" * 400, 1, "people")})
-    for number in range(50):
-        await cache.add([(str(number), big)])
-    assert len(cache) == 2
-
-
 # ------------------------------------------------------------------------------------------------------ Redis trouble
 
 

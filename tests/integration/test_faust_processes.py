@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import random
 import signal
-from collections import Counter
 
 import pytest
 
@@ -72,60 +70,6 @@ async def test_sigterm_waits_for_events_in_flight_and_commits_them(kafka: Broker
     }
 
 
-@pytest.mark.long
-async def test_kills_freezes_leaves_and_joins_lose_and_repeat_no_lead(kafka: Broker, namespace: str) -> None:
-    """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
-    await make_topics(kafka, namespace)
-    leads = [b"%d" % number for number in range(3000)]
-    fate = random.Random(1)
-    async with workers(kafka, namespace, PARTITIONS) as group:
-        alive = [await group.start() for _ in range(3)]
-        publishing = asyncio.create_task(publish_slowly(kafka, namespace, leads))
-        for fault in ("kill", "term", "freeze"):
-            await asyncio.sleep(1.5 + fate.random())
-            victim = alive.pop(fate.randrange(len(alive)))
-            await inflict(fault, victim)
-            alive.append(await group.start())
-        await publishing
-        await all_concluded(kafka, namespace, len(leads))
-    events = await concluded(kafka, namespace)
-    assert set(events) == set(leads)
-    assert [lead for lead, times in events.items() if times > 1] == []
-
-
-async def publish_slowly(kafka: Broker, namespace: str, leads: list[bytes]) -> None:
-    for start in range(0, len(leads), 400):
-        await publish(kafka.bootstrap, namespace + "leads", leads[start : start + 400], PARTITIONS)
-        await asyncio.sleep(0.5)
-
-
-async def inflict(fault: str, victim: WorkerProcess) -> None:
-    if fault == "kill":
-        victim.process.kill()
-        await victim.ended(10)
-    elif fault == "term":
-        victim.process.send_signal(signal.SIGTERM)
-        assert await victim.ended(20) in (0, -signal.SIGTERM), victim.last  # the latter when it had hardly begun
-    else:
-        victim.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(8)  # the session is 6 s
-        victim.process.send_signal(signal.SIGCONT)
-
-
-async def concluded(kafka: Broker, namespace: str) -> Counter[bytes]:
-    seen: Counter[bytes] = Counter()
-    for partition in range(PARTITIONS):
-        seen.update(key or b"" for key, _ in await read_committed(kafka.bootstrap, namespace + "events", partition))
-    return seen
-
-
-async def all_concluded(kafka: Broker, namespace: str, number: int) -> None:
-    for _ in range(60):
-        if len(await concluded(kafka, namespace)) == number:
-            return
-        await asyncio.sleep(1)
-
-
 async def test_a_missing_broker_is_reported_with_its_address(namespace: str) -> None:
     nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
     async with asyncio.timeout(10 * BUSY):
@@ -157,21 +101,6 @@ async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(5 * BUSY):
             await runs
-
-
-@pytest.mark.long
-async def test_a_broker_that_restarts_loses_nothing(broker: ProxiedKafka, namespace: str) -> None:
-    seen = Recorder(owner := Owner())
-    bench = await make_bench(broker, namespace)
-    await publish(bench.bootstrap, bench.leads, [b"before"])
-    async with running(bench.app({bench.leads: seen}, owner)) as app:
-        await until(lambda: seen.consumed)
-        await asyncio.to_thread(broker.kill)
-        await asyncio.to_thread(broker.restart)
-        await publish(bench.bootstrap, bench.leads, [b"after"])
-        await until(lambda: seen.values[-1] == b"after", 30)
-        await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
-        assert app.crash_reason is None
 
 
 @pytest.mark.slow
