@@ -20,11 +20,12 @@ from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.commands import CommandSender
-from stream_app.client.publish import PublishOptions, column_lines, no_workspace, quote_lines
+from stream_app.client.publish import PublishOptions, column_lines, no_workspace
 from stream_app.client.results import Export, Joined, ResultFilter, export, no_stage
 from stream_app.client.rows import USUAL_FIELDS
 from stream_app.client.uploads import MOST_COLUMNS, CostChanged, State, TooManyUploads, Upload, Uploads
 from stream_app.config import Settings
+from stream_app.domain.lane.price import quote_lines
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count

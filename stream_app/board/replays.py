@@ -20,7 +20,8 @@ from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
-from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan, too_dear, too_dear_text
+from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
+from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.kafka.readers import Progress
@@ -313,14 +314,13 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     if priced is None:
         text = f"There is no plan: {plan.problem}"
         return Form("No plan", text, "Plan again", _DEAD, asks_why=False, more=view)
-    dear = [too_dear_text(price) for price in too_dear(priced.prices)]
+    dear = too_dear(priced.quotes)
     left_out = [(many, _MEANING[end]) for end, many in priced.fates.most_common() if end not in ("goes", "as_input")]
     view = {
         **view,
-        "prices": priced.prices,
+        "lines": list(quote_lines(priced.quotes, "send fewer, or say below to send all", "the rate of replays")),
         "left_out": left_out,
         "causes": priced.causes.most_common(20),
-        "dear": dear,
     }
     matching = count(priced.dead_letters, "dead letter matches", "dead letters match")
     if not priced.go:
@@ -346,8 +346,8 @@ async def _send(planner: Planner, sent: Submission) -> str:
     if plan.priced is None or not plan.priced.go:
         return _began(planner, plan.wanted, sent.who)
     over_budget = sent.values.get("over_budget") == "yes"
-    if not over_budget and (dear := too_dear(plan.priced.prices)):
-        raise Invalid({"over_budget": "; ".join(map(too_dear_text, dear))})
+    if not over_budget and (dear := too_dear(plan.priced.quotes)):
+        raise Invalid({"over_budget": "; ".join(dear)})
     return replay_path(await planner.send(plan, sent.who, sent.why, over_budget=over_budget))
 
 

@@ -28,7 +28,6 @@ from stream_app.client.publish import (
     check_rows,
     column_lines,
     no_workspace,
-    quote_lines,
     quotes_of,
     send_batch,
     topic_of,
@@ -38,7 +37,7 @@ from stream_app.client.send import PublishedLeads, wait_for_rest
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.lane.price import Quote
+from stream_app.domain.lane.price import Quote, quote_lines
 from stream_app.domain.lead.read import is_shown
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import ImportSummary

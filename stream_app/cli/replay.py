@@ -32,19 +32,18 @@ from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPlan, ReplayProgress
-from stream_app.domain.dead_letter.pricing import MEANING, Price, PricedPlan, price_text, too_dear, too_dear_text
+from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
+from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.replay.orders import change_command, ordered_replays, start_command, submit_and_follow
 from stream_app.replay.plan import spans_of, survey
 from stream_app.replay.state import set_replay_pause
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
-
-
 PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
 
 _REPEAT: Final = "run the same command to continue; nothing is sent twice"
+_SEND_FEWER: Final = "send fewer, or use --over-budget to let the rest wait for the next budget"
 _ANSWER_WITHIN_S: Final = 15.0
 
 
@@ -100,7 +99,11 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
         else:
             show("nothing to send back")
         return NO
-    if not _affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
+    if not sending.over_budget and (dear := too_dear(priced.quotes)):
+        for line in dear:
+            say(f"{line}: {_SEND_FEWER}")
+        if sending.json:
+            show_json({"sent": 0, "refused": {}, "too_dear": dear})
         return NO
     confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
     plan = ReplayPlan(
@@ -161,16 +164,6 @@ async def survey_selected(
     return priced
 
 
-def _affordable(prices: Sequence[Price], *, over_budget: bool, as_json: bool) -> bool:
-    """Return True if each workspace's budget covers its price, or if `over_budget` is set; else print why not."""
-    dear = [] if over_budget else too_dear(prices)
-    for price in dear:
-        say(f"{too_dear_text(price)}: send fewer, or use --over-budget to let the rest wait for the next budget")
-    if dear and as_json:
-        show_json({"sent": 0, "refused": {}, "too_dear": dear})
-    return not dear
-
-
 def show_plan(priced: PricedPlan) -> None:
     """Print how many dead letters a replay would send, by cause, and its price."""
     show(count(priced.dead_letters, "dead letter matches", "dead letters match"))
@@ -178,8 +171,8 @@ def show_plan(priced: PricedPlan) -> None:
         show(f"  {number:,} {MEANING[end]}")
     for cause, number in priced.causes.most_common(20):
         show(f"  to be sent, {number:,}: {cause}")
-    for price in priced.prices:
-        show(price_text(price))
+    for line in quote_lines(priced.quotes, _SEND_FEWER, "the rate of replays"):
+        show(line)
 
 
 def plan_document(priced: PricedPlan) -> dict[str, Any]:
@@ -239,9 +232,6 @@ async def _stop(settings: Settings, command: ReplayCommand) -> None:
     with suppress(TimeoutError, StreamAppError):
         async with asyncio.timeout(_ANSWER_WITHIN_S):
             await order_change(settings, stop)
-
-
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
 
 
 app = with_actions("replay")

@@ -29,10 +29,8 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead
-from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import ImportSummary, Lead
-from stream_app.domain.model.text import count
 from stream_app.kafka.connection import silent
 
 
@@ -396,40 +394,15 @@ def topic_of(settings: Settings, options: PublishOptions) -> str:
     return settings.names.bulk if options.bulk else settings.names.leads
 
 
-_METERS: Final[dict[MeterName, str]] = {
-    "credits_day": "credits of today",
-    "credits_month": "credits of this month",
-    "actions_day": "actions of today",
-    "actions_month": "actions of this month",
-}
-
-
 def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
     """Quote the leads of each workspace."""
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
         destination = settings.destinations[alias]
-        own = part(alias, leads, destination.estimate, destination.ceiling, views.get(workspace))
+        learned = views[workspace].estimates if workspace in views else {}
+        own = part(alias, leads, destination.estimate, destination.ceiling, learned)
         parts.setdefault(workspace, []).append(own)
     return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
-
-
-def quote_lines(quotes: Sequence[Quote]) -> Iterator[str]:
-    """Yield one line for each destination, then those for its workspace."""
-    for quoted in quotes:
-        for some in quoted.parts:
-            yield (
-                f"{quoted.workspace}/{some.destination}: {count(some.leads, 'lead')} at about {some.credits_each:g} "
-                f"credits each: about {count(some.credits, 'credit')} and {count(some.actions, 'action')}, at most "
-                f"{some.credits_at_most:,} and {some.actions_at_most:,}"
-            )
-        left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in quoted.left.items())
-        budget = "no budget limits it" if not left else f"{left} are left" if quoted.known else f"the budget is {left}"
-        yield f"{quoted.workspace}: {budget}; {_time(quoted.seconds)} at the lane's rate"
-        for name in quoted.short:
-            yield f"{quoted.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka"
-        if quoted.holds:
-            yield f"{quoted.workspace}: its lane is held now: {quoted.holds}"
 
 
 def _named_addresses(draft: Draft) -> list[str]:
@@ -480,9 +453,3 @@ def column_lines(
         unsent = [name for name in summary.fields if name not in columns] if columns else []
         if unsent:
             yield f"not sent to Clay, since destinations.{alias}.columns does not name it: {', '.join(unsent)}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5_400 else f"about {seconds / 3_600:.1f} h"

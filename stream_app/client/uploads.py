@@ -31,14 +31,13 @@ from stream_app.client.publish import (
     Refusal,
     check_rows,
     no_room,
-    quote_lines,
     quotes_of,
     send_batch,
 )
 from stream_app.client.rows import first_cells, guess_columns, open_named_csv, read_titles
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
-from stream_app.domain.lane.price import Quote
+from stream_app.domain.lane.price import Quote, quote_lines
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.read import label, new_import_id
 from stream_app.domain.model.errors import StreamAppError

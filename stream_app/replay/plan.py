@@ -17,16 +17,16 @@ from stream_app.clock import Clock
 from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
-from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
+from stream_app.domain.dead_letter.pricing import Fate, PricedPlan, fate, pace
 from stream_app.domain.dead_letter.redrive_guard import RedriveDedup, SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_format
 from stream_app.domain.delivery.resolve import body_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.price import Part, Quote, part, quote_of_replay
 from stream_app.domain.lead.identity import identify_cleaned
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
-from stream_app.domain.limits.meters import first_estimate
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Workspace
@@ -320,18 +320,23 @@ def _decode(decoder: Any, value: bytes) -> Any:
 
 def _priced(
     settings: Settings, going: Mapping[tuple[str, str], int], lanes: Mapping[str, Lane], rate_per_s: float | None
-) -> tuple[list[Price], dict[str, float]]:
-    """Price the leads by workspace and destination, and return the rates of all workspaces."""
-    now_ms, paces, prices = Clock().now_ms(), dict[str, float](), list[Price]()
-    policies = settings.workspaces
-    for name, policy in policies.items():
-        paces[name] = pace(policy, lanes.get(name) or Lane(name, 0), settings.replay.rate_share, rate_per_s)
+) -> tuple[list[Quote], dict[str, float]]:
+    """Price the leads by workspace, and return the rates of all workspaces."""
+    now_ms, policies, parts = Clock().now_ms(), settings.workspaces, defaultdict[str, list[Part]](list)
+    at_home = {name: lanes.get(name) or Lane(name, 0) for name in {*policies, *(name for name, _ in going)}}
+    paces = {
+        name: pace(policy, at_home[name], settings.replay.rate_share, rate_per_s) for name, policy in policies.items()
+    }
     for (name, alias), leads in sorted(going.items()):
-        destination, lane = settings.destinations.get(alias), lanes.get(name) or Lane(name, 0)
-        usual = most = Cost()  # an unknown destination is rejected by the lead pipeline and costs nothing
-        if destination is not None and destination.workspace == name:
+        destination, usual, most = settings.destinations.get(alias), Cost(), Cost()
+        if destination is not None and destination.workspace == name:  # else the lead pipeline rejects it: no cost
             usual, most = destination.estimate, destination.ceiling
-        learned = lane.estimates.get(alias) or first_estimate(usual)
-        policy, at_per_s = policies.get(name) or Workspace(name), paces.get(name) or max(paces.values(), default=10)
-        prices.append(price(alias, leads, learned, most, policy, lane, at_per_s, now_ms))
-    return prices, paces
+        parts[name].append(part(alias, leads, usual, most, at_home[name].estimates))
+    at_most_per_s = max(paces.values(), default=10.0)
+    quotes = [
+        quote_of_replay(
+            policies.get(name) or Workspace(name), at_home[name], its, paces.get(name, at_most_per_s), now_ms
+        )
+        for name, its in parts.items()
+    ]
+    return quotes, paces

@@ -8,7 +8,8 @@ from stream_app.board.replays import Wanted
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, ReplayState, progress_row
-from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan
+from stream_app.domain.dead_letter.pricing import Fate, PricedPlan
+from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
 from stream_app.kafka.readers import Progress
@@ -22,7 +23,8 @@ async def priced(settings: Settings, wanted: Wanted, progress: Progress) -> tupl
     """A plan of 167 of 231 dead letters, for the budget of acme."""
     progress(4_000, 4_000)
     fates = Counter[Fate]({"goes": 167, "delivered": 41, "suppressed": 2, "may_be_at_clay": 6, "sent_back": 15})
-    price = Price("acme", "acme-people", 167, 334, 167, 1_002, 167, 1_140, None, 84.0)
+    part = Part("acme-people", 167, 2.0, 334, 1_002, 167, 167)
+    price = Quote("acme", [part], {"credits_day": 1_140}, True, 84.0)
     return {0: 231}, PricedPlan(231, fates, Counter({"http_503": 160, "connect_timeout": 7}), [price], {"acme": 2.0})
 
 
@@ -33,7 +35,7 @@ def replays(now_ms: int, hostile: str) -> Iterator[Made]:
         ("running", 96, ""),
         ("stopped", 40, "stopped after 40 of 167 dead letters by joe"),
         ("done", 165, "165 dead letters were sent back, 2 refused"),
-        ("refused", 0, "acme: 167 leads cost about 334 credits and 167 actions, there are 120 left and no limit"),
+        ("refused", 0, "acme: 167 leads cost about 334 credits and 167 actions, and 120 credits of today are left"),
     )
     for number, (state, sent, text) in enumerate(states):
         refusals = {"leads.dlq/0/17": "it no longer holds its lead: publish the lead again", "leads.dlq/0/19": hostile}

@@ -47,10 +47,7 @@ MEASURES = {
         *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.publication.leads"),
     },
     # a plan is not stored: the page has the command that lists what it would send
-    "plan": {
-        *("more.share", "more.plan.done", "more.plan.total", "each.leads", "many", "each.credits", "each.actions"),
-        *("each.credits_at_most", "each.credits_left", "each.actions_at_most", "each.actions_left"),
-    },
+    "plan": {"more.share", "more.plan.done", "more.plan.total", "many"},
     "replay": {"page.share", "r.credits", "r.plan.credits"},
     "system": {
         "page.size_bytes / 1000000",

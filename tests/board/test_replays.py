@@ -55,8 +55,8 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(operator
     text = (await operator.get(path)).text
     for words in (
         "Send 167 dead letters for up to 1,002 credits",
-        "about 334",
-        "at most 1,002 of 1,140 left",
+        "acme/acme-people: 167 leads at about 2 credits each: about 334 credits and 167 actions, at most 1,002 and 167",
+        "acme: 1,140 credits of today are left; about 84 s at the rate of replays",
         "41 were delivered since",
         "160: <code>http_503</code>",
         "stream-app replay select --from dlq --disposition failed --reason http_503 --workspace acme",
@@ -107,11 +107,13 @@ async def surveyed(folder: Path, survey: Any, outbox: Outbox) -> Client:
 async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so(folder: Path, outbox: Outbox) -> None:
     async def dear(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
         ends, plan = await priced(settings, wanted, progress)
-        return ends, msgspec.structs.replace(plan, prices=[msgspec.structs.replace(plan.prices[0], credits_left=100)])
+        return ends, msgspec.structs.replace(
+            plan, quotes=[msgspec.structs.replace(plan.quotes[0], left={"credits_day": 100})]
+        )
 
     client = await surveyed(folder, dear, outbox)
     path = await planned(client)
-    figures = "acme: 167 leads cost about 334 credits and 167 actions, there are 100 left and no limit"
+    figures = "acme: 167 leads cost about 334 credits and 167 actions, and 100 credits of today are left"
     answer = await send(client, path, over_budget="", **WHY)
     assert (answer.status_code, figures in answer.text, len(outbox.records)) == (422, True, 0)
     assert (await send(client, path, over_budget="yes", **WHY)).status_code == 303

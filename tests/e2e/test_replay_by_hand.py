@@ -38,9 +38,8 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         # What parked leads would cost, and sending some of them back: each once, whatever is run again.
         code, plan = await line.ask("replay", "plan", "--from", "parked", "--status", "503")
         assert (code, plan["dead_letters"], plan["go"], plan["causes"]) == (0, 30, 30, {"http_503": 30})
-        assert [(price["leads"], price["credits"], price["credits_left"]) for price in plan["prices"]] == [
-            (30, 180, None)
-        ]
+        ((part,),) = (quoted["parts"] for quoted in plan["quotes"])
+        assert (part["leads"], part["credits"], plan["quotes"][0]["left"]) == (30, 180, {})
         code, plan = await line.ask("replay", "plan", "--reason", "http_503")
         assert (code, plan["fates"]) == (1, {"later_dead_letter": 60}), "their last word is in leads.parked"
         code, output = await line.run("replay", "plan", "--destination", "nowhere")

@@ -162,8 +162,8 @@ def test_a_dead_letter_that_cannot_be_sent_has_no_price(
     plan = json.loads(capsys.readouterr().out)
     assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
     assert sum(plan["fates"].values()) == plan["dead_letters"]
-    (price,) = plan["prices"]
-    assert (price["destination"], price["leads"]) == ("people", 2)
+    ((part,),) = (quoted["parts"] for quoted in plan["quotes"])
+    assert (part["destination"], part["leads"]) == ("people", 2)
 
 
 def test_the_newest_dead_letters_are_listed_each_with_the_id_that_show_takes(

@@ -16,7 +16,8 @@ import msgspec
 
 from stream_app.domain.commands import MAX_TEXT, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.pricing import PricedPlan, too_dear, too_dear_text
+from stream_app.domain.dead_letter.pricing import PricedPlan
+from stream_app.domain.lane.price import too_dear
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import decode
@@ -304,7 +305,7 @@ def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProg
     if text:
         return given_up(replay, text, now_ms)
     total = replay.sent + replay.refused + priced.go
-    credits = replay.credits or sum(price.credits for price in priced.prices)
+    credits = replay.credits or sum(quoted.credits for quoted in priced.quotes)
     if not priced.go:
         return finished(_changed(replay, now_ms, total=total), now_ms)
     return _changed(replay, now_ms, total=total, credits=credits)
@@ -347,9 +348,8 @@ def _not_to_be_sent(replay: ReplayProgress, priced: PricedPlan) -> str:
     plan = replay.plan
     if not priced.go and not (replay.sent or replay.refused):
         return "nothing to send back: no dead letter matches, or all were sent or delivered meanwhile"
-    dear = [] if plan.over_budget else too_dear(priced.prices)
-    if dear:
-        return "; ".join(map(too_dear_text, dear))
+    if not plan.over_budget and (dear := too_dear(priced.quotes)):
+        return "; ".join(dear)
     credits, actions = priced.credits_at_most, priced.actions_at_most
     if credits > plan.credits or actions > plan.actions:
         return (

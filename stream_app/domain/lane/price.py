@@ -1,16 +1,27 @@
-"""Quotes the cost of leads before they are published, against the remaining budget, and the time that they take."""
+"""Quotes the cost of leads before they are published or sent back, against the remaining budget, and their time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 import msgspec
 
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.view import LaneView
+from stream_app.domain.limits import rate
 from stream_app.domain.limits.budget import Budget, Cost, MeterName
-from stream_app.domain.limits.meters import Meter, first_estimate, meters
+from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import Workspace, in_force
+
+_METERS: Final[dict[MeterName, str]] = {
+    "credits_day": "credits of today",
+    "credits_month": "credits of this month",
+    "actions_day": "actions of today",
+    "actions_month": "actions of this month",
+}
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -32,7 +43,7 @@ class Quote(msgspec.Struct, frozen=True):
         parts: One entry per destination.
         left: What is left of each capped budget. A budget that is absent has no limit.
         known: True if `left` and the rate come from the lane itself, False if they come from the configuration.
-        seconds: How long the leads take at the lane's rate.
+        seconds: How long the leads take at the lane's rate, or at that of replays.
         holds: What holds the lane now, in words; '' if it moves.
     """
 
@@ -64,40 +75,98 @@ class Quote(msgspec.Struct, frozen=True):
         costs = {"credits": self.credits, "actions": self.actions}
         return [name for name, left in self.left.items() if costs[name.partition("_")[0]] > left]
 
+    @property
+    def left_text(self) -> str:
+        """What is left of the budgets, in words."""
+        return ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in self.left.items())
 
-def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView | None) -> Part:
-    """Return the cost of a number of leads of one destination. `usual` and `most` are as configured."""
-    learned = view.estimates.get(destination) if view is not None else None
-    estimate = learned or first_estimate(usual)
+
+def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping[str, Estimate]) -> Part:
+    """Return the cost of a number of leads of one destination.
+
+    `usual` and `most` are as configured, `learned` is what the lane knows by destination.
+    """
+    each = learned.get(destination) or first_estimate(usual)
     return Part(
         destination,
         leads,
-        round(estimate.credits, 1),
-        math.ceil(leads * estimate.credits),
+        round(each.credits, 1),
+        math.ceil(leads * each.credits),
         leads * most.credits,
-        math.ceil(leads * estimate.actions),
+        math.ceil(leads * each.actions),
         leads * most.actions,
     )
 
 
 def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_ms: int) -> Quote:
     """Return the quote for one workspace. Without a `view` it is made from the configuration."""
-    priced = list(parts)
-    policy = in_force(policy, view.changes if view is not None else ())
-    leads, rate_per_s = sum(price.leads for price in priced), policy.rate.rate_per_s
-    if view is not None and view.rate_per_s > 0:
-        rate_per_s = min(rate_per_s, view.rate_per_s)
-    holds = view.text or view.holds if view is not None and view.holds else ""
-    return Quote(policy.name, priced, _left(policy, view, now_ms), view is not None, leads / rate_per_s, holds)
+    policy, rate_per_s = in_force(policy, view.changes if view is not None else ()), math.inf
+    if view is None:
+        return _quote(policy, parts, {}, rate_per_s, now_ms, known=False)
+    holds = (view.text or view.holds) if view.holds else ""
+    return _quote(policy, parts, view.meters, view.rate_per_s or rate_per_s, now_ms, holds=holds)
 
 
-def _left(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[MeterName, int]:
-    shown: Mapping[MeterName, Meter] = view.meters if view is not None else {}
-    left: dict[MeterName, int] = {}
+def quote_of_replay(policy: Workspace, lane: Lane, parts: Iterable[Part], pace_per_s: float, now_ms: int) -> Quote:
+    """Return the quote for leads of one workspace that are sent back, at most `pace_per_s` of them per second."""
+    policy = in_force(policy, lane.changes)
+    pace_per_s = min(pace_per_s, rate.current(policy.rate, lane.rate))
+    return _quote(policy, parts, meters(policy.budget, lane.budget, now_ms), pace_per_s, now_ms)
+
+
+def quote_lines(
+    quotes: Iterable[Quote], rest: str = "the rest of the leads waits in Kafka", at: str = "the lane's rate"
+) -> Iterator[str]:
+    """Yield one line for each destination, then those for its workspace. `rest`: what becomes of leads beyond it."""
+    for quoted in quotes:
+        name = quoted.workspace or "no workspace"
+        for some in quoted.parts:
+            yield (
+                f"{name}/{some.destination or 'no destination'}: {count(some.leads, 'lead')} at about "
+                f"{some.credits_each:g} credits each: about {count(some.credits, 'credit')} and "
+                f"{count(some.actions, 'action')}, at most {some.credits_at_most:,} and {some.actions_at_most:,}"
+            )
+        left = quoted.left_text
+        budget = "no budget limits it" if not left else f"{left} are left" if quoted.known else f"the budget is {left}"
+        yield f"{name}: {budget}; {_time(quoted.seconds)} at {at}"
+        for meter in quoted.short:
+            yield f"{name}: the {_METERS[meter]} do not suffice: {rest}"
+        if quoted.holds:
+            yield f"{name}: its lane is held now: {quoted.holds}"
+
+
+def too_dear(quotes: Iterable[Quote]) -> list[str]:
+    """Say of each workspace whose budget does not suffice what its leads cost and what is left."""
+    return [
+        f"{quoted.workspace}: {count(quoted.leads, 'lead costs', 'leads cost')} about "
+        f"{count(quoted.credits, 'credit')} and {count(quoted.actions, 'action')}, and {quoted.left_text} are left"
+        for quoted in quotes
+        if quoted.short
+    ]
+
+
+def _quote(
+    policy: Workspace,
+    parts: Iterable[Part],
+    shown: Mapping[MeterName, Meter],
+    most_per_s: float,
+    now_ms: int,
+    *,
+    known: bool = True,
+    holds: str = "",
+) -> Quote:
+    priced, left = list(parts), dict[MeterName, int]()
     for name, fresh in meters(policy.budget, Budget(), now_ms).items():
         meter = shown.get(name, fresh)
         if now_ms >= meter.ends_ms:  # the lane published its state in an earlier day or month
             meter = fresh
         if fresh.cap is not None:
             left[name] = max(0, fresh.cap - meter.used)
-    return left
+    seconds = sum(price.leads for price in priced) / min(policy.rate.rate_per_s, most_per_s)
+    return Quote(policy.name, priced, left, known, seconds, holds)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5_400 else f"about {seconds / 3_600:.1f} h"

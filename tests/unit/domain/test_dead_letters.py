@@ -6,15 +6,13 @@ import msgspec
 import pytest
 
 from stream_app.domain.dead_letter.causes import Filter, Tally, addressed_to, headers_of, kind_of
-from stream_app.domain.dead_letter.pricing import Fate, fate, left, pace, price, too_dear
+from stream_app.domain.dead_letter.pricing import Fate, fate, pace
 from stream_app.domain.dead_letter.redrive_guard import SuppressionList
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import people
-from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
-from stream_app.domain.limits.meters import Estimate, first_estimate
-from stream_app.domain.limits.rate import Rate, RatePolicy
+from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.messages import Status
 from stream_app.domain.plan import Actor, Change, Workspace
 
@@ -160,54 +158,11 @@ def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
     assert fate("deferred", 6, row("deferred"), uncertain=False) == "under_way", "deferred again since"
 
 
-def test_the_budget_left_is_the_lesser_of_day_and_month() -> None:
-    policy = BudgetPolicy(credits_per_day=100, credits_per_month=1000, actions_per_day=None)
-    state = Budget(
-        days=(Period("2023-11-14", credits_spent=40, credits_reserved=20),),
-        months=(Period("2023-11", credits_spent=990),),
-    )
-    assert left(policy, state, NOW_MS) == (10, None)
-    assert left(BudgetPolicy(credits_per_day=100), state, NOW_MS) == (40, None)
-    assert left(BudgetPolicy(), Budget(), NOW_MS) == (None, None)
-
-
-def test_the_price_uses_the_estimates_of_the_lane() -> None:
-    policy = Workspace(
-        "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
-    )
-    usual, most = first_estimate(Cost(6, 1)), Cost(20, 5)
-    fits = price("people", 9, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
-    assert (fits.credits, fits.credits_at_most, fits.credits_left) == (54, 180, 60)
-    assert (fits.actions, fits.actions_at_most, fits.actions_left) == (9, 45, 9)
-    assert (fits.seconds, too_dear([fits])) == (2.25, [])
-    ten = price("people", 10, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
-    assert too_dear([ten]), "there are 9 actions left"
-
-    # An operator's live budget and rate count, and so does what leads turned out to cost.
-    by = Actor("jane", "c1", NOW_MS)
-    changes = (Change("budget.credits_per_day", 60, 20, by), Change("rate.rate_per_s", 8, 2, by))
-    lane = Lane("acme", 0, changes=changes)
+def test_the_rate_of_replays_is_a_share_of_the_lanes_rate_now() -> None:
+    policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8))
+    lane = Lane("acme", 0, changes=(Change("rate.rate_per_s", 8, 2, Actor("jane", "c1", NOW_MS)),))
     assert [pace(policy, known, 0.5, None) for known in (Lane("acme", 0), lane)] == [4.0, 1.0]
     assert pace(policy, lane, 0.5, 7.0) == 7.0
-    dear = price("people", 3, Estimate(7.4, 1.1, 50), most, policy, lane, 1.0, NOW_MS)
-    assert (dear.credits, dear.actions, dear.credits_left, dear.seconds) == (23, 4, 20, 3.0)
-    assert [excess.workspace for excess in too_dear([dear])] == ["acme"]
-
-    # However fast they are sent back: the lane takes them at its present rate.
-    slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
-    assert price("people", 3, usual, most, policy, slow, 4.0, NOW_MS).seconds == 6.0
-
-
-def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
-    """Seen: 90 and 90 of 100 credits were taken for affordable."""
-    policy = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
-    both = [
-        price(name, 15, first_estimate(Cost(6, 1)), Cost(), policy, Lane("acme", 0), 4.0, NOW_MS) for name in ("a", "b")
-    ]
-    other = price("c", 15, first_estimate(Cost(6, 1)), Cost(), Workspace("beta", "c"), Lane("beta", 0), 4.0, NOW_MS)
-    assert [too_dear([cost]) for cost in both] == [[], []]
-    (dear,) = too_dear([*both, other])
-    assert (dear.workspace, dear.leads, dear.credits, dear.actions, dear.credits_left) == ("acme", 30, 180, 30, 100)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan
+from stream_app.domain.dead_letter.pricing import Fate, PricedPlan
+from stream_app.domain.lane.price import Part, Quote
 
 NOW_MS = 1_800_000_000_000
 COST = 6
@@ -46,18 +47,9 @@ def change(kind: Any, replay: str = "r-1", command: str = "c-1") -> ReplayComman
 
 def priced(dead_letters: int, left: int | None = None, cost: int = COST) -> PricedPlan:
     fates = Counter[Fate]({"goes": dead_letters})
-    price = Price(
-        "acme",
-        "people",
-        dead_letters,
-        dead_letters * cost,
-        dead_letters,
-        dead_letters * cost,
-        dead_letters,
-        left,
-        None,
-        1.0,
-    )
+    credits = dead_letters * cost
+    part = Part("people", dead_letters, cost, credits, credits, dead_letters, dead_letters)
+    price = Quote("acme", [part], {} if left is None else {"credits_day": left}, True, 1.0)
     return PricedPlan(dead_letters, fates, Counter(), [price] if dead_letters else [], {"acme": 4.0})
 
 
@@ -174,7 +166,7 @@ def ordered(its: ReplayPlan, sent: int = 0) -> ReplayProgress:
 
 def test_what_costs_more_than_is_left_is_refused_with_figures_unless_it_is_wanted() -> None:
     dear = begun(ordered(plan()), priced(10, left=59), NOW_MS)
-    words = "acme: 10 leads cost about 60 credits and 10 actions, there are 59 left and no limit"
+    words = "acme: 10 leads cost about 60 credits and 10 actions, and 59 credits of today are left"
     assert (dear.state, dear.text) == ("refused", words)
     assert begun(ordered(plan(over_budget=True)), priced(10, left=59), NOW_MS).state == "running"
     assert begun(ordered(plan(), sent=3), priced(7, left=1), NOW_MS).state == "stopped", "it was resumed"

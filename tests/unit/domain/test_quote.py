@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.domain.lane.price import Part, part, quote
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.price import Part, part, quote, quote_of_replay, too_dear
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.limits.budget import BudgetPolicy, Cost
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, Meter
+from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.plan import Actor, Change, Workspace
 
 NOW_MS = 1_790_000_000_000
@@ -38,14 +40,14 @@ def acme(**budget: int) -> Workspace:
 
 def test_a_quote_uses_the_learned_cost_of_leads() -> None:
     usual, most = Cost(6, 1), Cost(20, 5)
-    assert part("people", 100, usual, most, None) == Part("people", 100, 6.0, 600, 2_000, 100, 500)
-    learned = part("people", 100, usual, most, lane(estimates={"people": Estimate(7.31, 1.905, 40)}))
+    assert part("people", 100, usual, most, {}) == Part("people", 100, 6.0, 600, 2_000, 100, 500)
+    learned = part("people", 100, usual, most, {"people": Estimate(7.31, 1.905, 40)})
     assert learned == Part("people", 100, 7.3, 731, 2_000, 191, 500)
 
 
 def test_a_quote_is_compared_with_the_budget_left() -> None:
     policy = acme(credits_per_day=1_000, credits_per_month=9_000)
-    leads = part("people", 100, Cost(6, 1), Cost(20, 5), None)
+    leads = part("people", 100, Cost(6, 1), Cost(20, 5), {})
     unknown = quote(policy, None, [leads], NOW_MS)
     assert (unknown.left, unknown.known, unknown.short) == ({"credits_day": 1_000, "credits_month": 9_000}, False, [])
     spent = {
@@ -55,7 +57,7 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
     known = quote(policy, lane(meters=spent, rate_per_s=2.0, holds="paused", text="paused by eve"), [leads], NOW_MS)
     assert (known.left, known.short) == ({"credits_day": 250, "credits_month": 5_000}, ["credits_day"])
     assert (known.seconds, known.holds) == (50.0, "paused by eve")
-    two = [leads, part("firms", 1, Cost(0, 2), Cost(0, 2), None)]
+    two = [leads, part("firms", 1, Cost(0, 2), Cost(0, 2), {})]
     both = quote(acme(credits_per_day=600, actions_per_day=101), None, two, NOW_MS)
     assert (both.leads, both.credits, both.actions, both.short) == (101, 600, 102, ["actions_day"])
 
@@ -65,6 +67,49 @@ def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
     spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
     live = Change("budget.credits_per_day", 1_000, 400, Actor("eve", "test", NOW_MS))
     assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {"credits_day": 400}
+
+
+def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
+    spent = Budget(
+        days=(Period("2026-09-21", credits_spent=40, credits_reserved=20),),
+        months=(Period("2026-09", credits_spent=990),),
+    )
+    capped = acme(credits_per_day=100, credits_per_month=1_000)
+    assert quote_of_replay(capped, Lane("acme", 0, budget=spent), [], 4.0, NOW_MS).left == {
+        "credits_day": 40, "credits_month": 10,
+    }  # fmt: skip
+    assert quote_of_replay(acme(), Lane("acme", 0, budget=spent), [], 4.0, NOW_MS).left == {}
+    policy = Workspace(
+        "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
+    )
+    nine, ten = (part("people", leads, Cost(6, 1), Cost(20, 5), {}) for leads in (9, 10))
+    fits = quote_of_replay(policy, Lane("acme", 0), [nine], 4.0, NOW_MS)
+    assert (fits.credits, fits.actions, fits.left) == (54, 9, {"credits_day": 60, "actions_day": 9})
+    assert (fits.seconds, too_dear([fits])) == (2.25, [])
+    assert quote_of_replay(policy, Lane("acme", 0), [ten], 4.0, NOW_MS).short == ["actions_day"]
+
+    # An operator's live budget counts, and so does what leads turned out to cost.
+    by = Actor("jane", "c1", NOW_MS)
+    live = Lane("acme", 0, changes=(Change("budget.credits_per_day", 60, 20, by),))
+    three = part("people", 3, Cost(6, 1), Cost(20, 5), {"people": Estimate(7.4, 1.1, 50)})
+    dear = quote_of_replay(policy, live, [three], 1.0, NOW_MS)
+    assert (dear.credits, dear.actions, dear.left["credits_day"], dear.seconds) == (23, 4, 20, 3.0)
+    assert too_dear([dear]) == [
+        "acme: 3 leads cost about 23 credits and 4 actions, and 20 credits of today, 9 actions of today are left"
+    ]
+
+    # However fast they are sent back: the lane takes them at its present rate.
+    slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
+    assert quote_of_replay(policy, slow, [three], 4.0, NOW_MS).seconds == 6.0
+
+
+def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
+    """Seen: 90 and 90 of 100 credits were taken for affordable."""
+    policy, lane_ = acme(credits_per_day=100), Lane("acme", 0)
+    both = [part(name, 15, Cost(6, 1), Cost(), {}) for name in ("a", "b")]
+    assert [quote_of_replay(policy, lane_, [each], 4.0, NOW_MS).short for each in both] == [[], []]
+    dear = quote_of_replay(policy, lane_, both, 4.0, NOW_MS)
+    assert (dear.leads, dear.credits, dear.actions, dear.short) == (30, 180, 30, ["credits_day"])
 
 
 class Done(NamedTuple):
