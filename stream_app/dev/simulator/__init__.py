@@ -5,8 +5,7 @@ API, `script` the script, and `lines` the ledger.
 """
 
 from stream_app.dev.simulator.command import HELP, run
-from stream_app.dev.simulator.parsing import ScriptError, load_script, parse_script
-from stream_app.dev.simulator.script import Script
+from stream_app.dev.simulator.script import Script, ScriptError, load_script, parse_script
 from stream_app.dev.simulator.server import Simulator
 
 __all__ = ["HELP", "Script", "ScriptError", "Simulator", "load_script", "parse_script", "run"]

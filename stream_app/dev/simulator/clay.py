@@ -14,8 +14,7 @@ from stream_app.dev.simulator.chance import Chance
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
 from stream_app.dev.simulator.ledger import Ledger
-from stream_app.dev.simulator.parsing import ScriptError
-from stream_app.dev.simulator.script import Fault, Limits, Plan, Script, Webhook
+from stream_app.dev.simulator.script import Fault, Limits, Plan, Script, ScriptError, Webhook
 from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import WebhookState, WorkspaceState, World
 

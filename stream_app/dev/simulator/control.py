@@ -31,8 +31,7 @@ import msgspec
 from aiohttp import web
 
 from stream_app.dev.simulator.clay import Which
-from stream_app.dev.simulator.parsing import ScriptError, checked, over
-from stream_app.dev.simulator.script import Fault, Limits, Plan, Settings, Webhook
+from stream_app.dev.simulator.script import Fault, Limits, Plan, ScriptError, Settings, Webhook, checked, over
 from stream_app.dev.simulator.tally import Leads
 
 if TYPE_CHECKING:
