@@ -31,8 +31,8 @@ import msgspec
 from aiohttp import web
 
 from stream_app.dev.simulator.clay import Which
+from stream_app.dev.simulator.ledger import Leads
 from stream_app.dev.simulator.script import Fault, Limits, Plan, ScriptError, Settings, Webhook, checked, over
-from stream_app.dev.simulator.tally import Leads
 
 if TYPE_CHECKING:
     from stream_app.dev.simulator.server import Simulator

@@ -14,9 +14,8 @@ from stream_app.dev.simulator import lines
 from stream_app.dev.simulator.clay import Clay
 from stream_app.dev.simulator.control import ControlApi
 from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_PATH
-from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.ledger import Ledger, Tally
 from stream_app.dev.simulator.script import Script
-from stream_app.dev.simulator.tally import Tally
 
 _BACKLOG = 1024
 
