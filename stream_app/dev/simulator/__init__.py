@@ -4,8 +4,7 @@ It imports no other part of stream_app, because tests compare the rest with its 
 API, `script` the script, and `lines` the ledger.
 """
 
-from stream_app.dev.simulator.command import HELP, run
 from stream_app.dev.simulator.script import Script, ScriptError, load_script, parse_script
-from stream_app.dev.simulator.server import Simulator
+from stream_app.dev.simulator.server import HELP, Simulator, run
 
 __all__ = ["HELP", "Script", "ScriptError", "Simulator", "load_script", "parse_script", "run"]

@@ -1,6 +1,7 @@
 """The ledger: appends, counts and reads lines in a file, with running totals of them for `/ledger/summary`.
 
-Memory is one small entry per lead and a few numbers per workspace."""
+Memory is one small entry per lead and a few numbers per workspace.
+"""
 
 from __future__ import annotations
 
