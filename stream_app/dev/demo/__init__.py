@@ -4,8 +4,7 @@
 the books with the ledger of the simulated Clay. Output goes through `Display`.
 """
 
-from stream_app.dev.demo.comparison import Comparison
+from stream_app.dev.demo.comparison import Comparison, DemoState
 from stream_app.dev.demo.scenario import Display, Outcome, run_scenario
-from stream_app.dev.demo.state import DemoState
 
 __all__ = ["Comparison", "DemoState", "Display", "Outcome", "run_scenario"]

@@ -18,9 +18,8 @@ from stream_app.client.commands import submit
 from stream_app.client.publish import PublishOptions, publish_rows
 from stream_app.client.rows import open_csv
 from stream_app.config.kafka_access import connection_of
-from stream_app.dev.demo.comparison import Comparison, compare
+from stream_app.dev.demo.comparison import Comparison, DemoState, compare, followed
 from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, running
-from stream_app.dev.demo.state import DemoState, followed
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.model.errors import StreamAppError
 
