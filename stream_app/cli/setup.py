@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, answered_yes, confirm, on_kafka, say, show, show_json
-from stream_app.client import clay_setup as plan
+from stream_app.client import setup as plan
 from stream_app.client import skip as unreadable
-from stream_app.client.strimzi import resources
+from stream_app.client.setup import resources
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.topics import alter_topics, create_topics
