@@ -21,7 +21,7 @@ from stream_app.clay.client import UNCERTAIN_TEXT, UNSENT_TEXT
 from stream_app.cli.base import EXIT_CODES, NO
 from stream_app.cli.main import EXIT_CODE_OF
 from stream_app.config import Settings
-from stream_app.config.tables import keys_of
+from stream_app.config.load import keys_of
 from stream_app.domain.delivery.envelope import HEADERS, Envelope
 from stream_app.domain.delivery.recorder import rejected
 from stream_app.domain.delivery.state_machine import NEXT

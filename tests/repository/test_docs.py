@@ -19,7 +19,7 @@ from cyclopts import CycloptsError, MissingArgumentError
 from stream_app.cli.main import COMMANDS, build_app, in_order, usage_problem
 from stream_app.cli.main import parse as command_line
 from stream_app.config import Settings, load_settings
-from stream_app.config.tables import NOT_IN_THE_FILE
+from stream_app.config.load import NOT_IN_THE_FILE
 from stream_app.domain.model import errors as error_classes
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import UncertainReason, UnsentReason

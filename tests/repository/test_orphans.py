@@ -17,7 +17,7 @@ from helm_python import Chart
 
 from stream_app.config import Settings
 from stream_app.config.gone import GONE
-from stream_app.config.tables import keys_of
+from stream_app.config.load import keys_of
 from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.rights import rights_of

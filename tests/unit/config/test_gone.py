@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.config.load import keys_of
 from stream_app.config.model import Settings
-from stream_app.config.tables import keys_of
 from stream_app.domain.plan import Destination, Workspace
 from tests.unit.config.files import PEOPLE, problems
 
