@@ -33,6 +33,7 @@ from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.board.site import Site
+from stream_app.cli.main import collect_rarely
 from stream_app.client.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
@@ -43,7 +44,6 @@ from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic
 from stream_app.kafka.background import Background
 from stream_app.kafka.groups import Consumption
-from stream_app.ops.process import collect_rarely
 
 PARTITIONS: Final = 64
 MAX_P95_MS: Final = 100.0

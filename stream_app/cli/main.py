@@ -5,7 +5,9 @@ Help pages are plain text: no boxes, nothing that a pipe cannot show.
 
 from __future__ import annotations
 
+import atexit
 import difflib
+import gc
 import logging
 import os
 import shutil
@@ -43,7 +45,6 @@ from stream_app.domain.model.errors import (
     StreamAppError,
 )
 from stream_app.domain.model.text import wrapped
-from stream_app.ops.process import collect_rarely
 from stream_app.version import __version__
 
 if TYPE_CHECKING:
@@ -234,6 +235,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
     return code or OK  # None: a help page
+
+
+def collect_rarely() -> None:
+    """Collect with high thresholds, and not when the process ends.
+
+    Python's own thresholds cost a fifth of a lead's CPU and a tenth of a start's, and find little. Its last collection
+    takes a worker 0.25 s of CPU, in which no lead is sent. `benchmarks/line.py` and `benchmarks/start.py` measure it.
+    """
+    gc.set_threshold(200_000, 20, 50)
+    atexit.register(gc.freeze)
 
 
 def parse(words: Sequence[str]) -> tuple[Callable[..., int | None], BoundArguments]:

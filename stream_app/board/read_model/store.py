@@ -32,21 +32,22 @@ unreadable  Records that this version cannot read, by topic: how many, and the p
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
 from stream_app.board.read_model.events import COLUMNS as EVENT_COLUMNS
 from stream_app.board.read_model.project import DAY_MS, Projector
 from stream_app.domain.delivery.envelope import WorkspaceKeys
+from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import Retention, TopicNames
-from stream_app.ops.process import lock_for_writing
 
 TABLES: Final = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -204,7 +205,7 @@ class ReadModel:
         self._made_of = msgspec.json.encode(made_of).decode()
         self._swept = -1
         self._swept_minute = -1
-        self._own = lock_for_writing(
+        self._own = _lock_for_writing(
             path,
             "the read model",
             "board.read_model_path",
@@ -346,3 +347,26 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _lock_for_writing(path: Path, what: str, setting: str, if_locked: str) -> IO[bytes]:
+    """Lock a file until the returned file, which is beside it, is closed.
+
+    The errors say `what` is in the file and which key (`setting`) has its path, or `if_locked`.
+
+    Raises:
+        StreamAppError: Another process has the lock, or the folder is not writable.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("wb")
+    except OSError as error:
+        raise StreamAppError(
+            f"{path}: cannot write {what} ({error.strerror}): set {setting} to a writable file"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StreamAppError(f"{path}: {if_locked}") from None
+    return lock
