@@ -1,4 +1,4 @@
-"""Each cause that keeps Kafka or Redis from starting is reported in one line that says what to do."""
+"""A Kafka that cannot start says in one line why and what to do; where the user has a broker, none is started."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.dev.java import class_path, find_java
-from stream_app.dev.kafka import LocalKafka, _main
+from stream_app.dev.kafka import Broker, LocalKafka, _main, bootstrap_from_environment, kafka_for
 from stream_app.dev.process import StartError
 
 SMALL = "org.slf4j:slf4j-simple:1.7.36"
@@ -112,3 +112,27 @@ def test_a_broker_that_exits_is_reported_with_the_end_of_its_log() -> None:
     error = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
     assert error.startswith("Kafka exited during its start (code 1): ")
     assert "no.such.Reporter" in error
+
+
+def nothing_of_ours(*_: object, **__: object) -> object:
+    raise AssertionError("a broker is started although there is one")
+
+
+def test_the_users_broker_is_used(kafka: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", f" {kafka.bootstrap} ")
+    monkeypatch.setattr("stream_app.dev.kafka.LocalKafka", nothing_of_ours)
+    with kafka_for(print) as broker:
+        assert broker.bootstrap == kafka.bootstrap
+
+
+def test_the_users_broker_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "127.0.0.1:1,nonsense")
+    says = r"^KAFKA_BOOTSTRAP=127.0.0.1:1,nonsense does not answer"
+    with pytest.raises(StartError, match=says), kafka_for(print):
+        pass
+
+
+@pytest.mark.parametrize("unset", ["", "  "])
+def test_an_empty_bootstrap_counts_as_unset(monkeypatch: pytest.MonkeyPatch, unset: str) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", unset)
+    assert bootstrap_from_environment() is None
