@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.envelope import pseudonymous_key
-from stream_app.domain.model.messages import Lead, StatusEvent
+from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import Pipeline
 
@@ -159,17 +159,3 @@ async def _publish_nothing(bootstrap: str, topic: str, partition: int) -> None:
         await (await producer.send_batch(batch, topic, partition=partition))
     finally:
         await producer.stop()
-
-
-@pytest.mark.slow
-async def test_force_sends_a_lead_exactly_once_more(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 1) as line:
-        first = line.lead(1, "w0")
-        forced = line.lead(1, "w0", force=True)
-        assert msgspec.json.decode(forced.value or b"", type=Lead).force
-        await line.publish([first, first, forced, first])
-        worker = line.start("worker")
-        await line.until_over(4, 30)
-        await line.stop(worker)
-        assert line.last() == {"accepted": 2, "duplicate": 2}
-        assert line.summary()["leads"] == {"lead-1": 2}

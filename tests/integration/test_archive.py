@@ -1,13 +1,10 @@
 """Single records read again on real Kafka."""
 
-import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.producer import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
-from stream_app.dev.process import free_port
-from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import fetch
 
@@ -45,9 +42,3 @@ async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str
     assert (one.key, one.headers, one.record_id) == (b"k", (("h", b"1"),), f"{topic}/1/10")
     assert one.timestamp_ms > 1_600_000_000_000
     assert await fetch(connection, []) == {}
-
-
-async def test_an_unavailable_broker_is_reported() -> None:
-    connection = KafkaConnection(f"127.0.0.1:{free_port()}")
-    with pytest.raises(BrokerUnavailable, match="did not give 1 record again"):
-        await fetch(connection, ["leads/0/1"])

@@ -16,7 +16,6 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.board.read_model.events import events_of
-from stream_app.board.read_model.store import ReadModel
 from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
 from tests.board.model_records import dead_letter, event, flat, history, lane, person, result, sources
@@ -118,29 +117,6 @@ async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
         assert [(cause.reason, cause.written) for cause in it.ask.dead_letters(names.dlq).causes] == [("http_503", 2)]
 
 
-async def test_topics_recreated_while_it_runs_are_read_from_the_beginning(
-    kafka: Broker, namespace: str, path: Path
-) -> None:
-    names = sources(namespace).names
-    await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, history(names, "old", "received", "sending", "accepted"))
-    async with fed(kafka.bootstrap, namespace, path) as it:
-        await it.up_to_date()
-        await recreate(kafka, namespace)
-        await write(kafka.bootstrap, history(names, "new", "received"))
-        await until(lambda: it.ask.lead("new") and not it.ask.lead("old"), 60, "the new topics")
-
-
-async def test_another_namespace_is_another_model(kafka: Broker, namespace: str, path: Path) -> None:
-    for name, lead_id in ((namespace, "one"), (f"{namespace}b.", "two")):
-        await make_topics(kafka.bootstrap, name)
-        await write(kafka.bootstrap, history(sources(name).names, lead_id, "received"))
-        async with fed(kafka.bootstrap, name, path) as it:
-            await it.up_to_date()
-            assert it.ask.lead(lead_id) is not None
-    assert it.ask.lead("one") is None
-
-
 async def test_a_removed_or_damaged_file_is_rebuilt(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
@@ -175,20 +151,6 @@ async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: s
         ]
 
 
-async def test_old_histories_are_forgotten(kafka: Broker, namespace: str, path: Path) -> None:
-    names = sources(namespace).names
-    await make_topics(kafka.bootstrap, namespace)
-    long_ago_ms = time.time_ns() // 1_000_000 - 40 * 86_400_000
-    old = history(names, "old", "received", at_ms=long_ago_ms)
-    await write(
-        kafka.bootstrap, [*old, *history(names, "new", "received", offset=1, at_ms=long_ago_ms + 39 * 86_400_000)]
-    )
-    async with fed(kafka.bootstrap, namespace, path, status_days=30) as it:
-        await it.up_to_date()
-        await until(lambda: it.ask.lead("old") is None, 10, "forgetting")
-        assert it.ask.lead("new") is not None
-
-
 @pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: str, path: Path) -> None:
@@ -206,15 +168,6 @@ async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: 
         assert it.feed.lag.trouble == ""
         assert it.ask.status_counts()[0].status == "sending"
         assert it.ask.dead_letters(names.dlq).written == 2
-
-
-async def test_errors_are_reported_and_not_raised(namespace: str, path: Path) -> None:
-    async with fed("127.0.0.1:1", namespace, path) as it:
-        await until(lambda: "does not answer" in it.feed.lag.trouble, 20, "its being said")
-    kept = ReadModel(path, sources(namespace))
-    async with fed("127.0.0.1:1", namespace, path) as it:
-        await until(lambda: "another process" in it.feed.lag.trouble, 20, "its being said")
-    kept.close()
 
 
 @contextmanager

@@ -13,14 +13,11 @@ from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.dev.process import free_port
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.model.errors import TopicsError
-from stream_app.domain.model.topics import differences
 from stream_app.domain.plan import Actor
-from stream_app.kafka.topics import TopicsThere, check_topics, create_topics
+from stream_app.kafka.topics import create_topics
 
 MINUTE_MS = 60_000
 
@@ -129,18 +126,3 @@ async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(
     ]
     assert len((await shown("--limit", "4")).splitlines()) == 4
     assert len((await shown("--limit", "1")).splitlines()) == 1
-
-
-async def test_the_board_sees_the_topics_as_the_commands_do(kafka: Broker, namespace: str, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    connection, plan = connection_of(settings), settings.topic_plan()
-    await create_topics(connection, plan[1:], 30, lambda _: None)
-    existing = await TopicsThere(connection, plan).look(60)
-    assert existing is not None
-    missing, *others = differences(plan, existing)
-    assert missing == f"{plan[0].name}: there is no such topic; create it with: stream-app topics"
-    with pytest.raises(TopicsError) as refused:
-        await check_topics(connection, plan, 30)
-    assert refused.value.problems == [missing, *others]
-    away = TopicsThere(connection_of(settings_of(tmp_path, f"127.0.0.1:{free_port()}", namespace)), plan)
-    assert await away.look(60) is None

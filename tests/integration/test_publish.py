@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.main import main
-from stream_app.cli.options import login_name
 from stream_app.client import send
 from stream_app.client.publish import PublishOptions, Ready, Refusal, publish, send_batch
-from stream_app.client.uploads import Upload, Uploads
 from stream_app.config import Kafka, Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
@@ -28,7 +25,6 @@ from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
-from tests.support.kafka import until
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 
@@ -251,77 +247,3 @@ async def tell_lane(settings: Settings, view: LaneView) -> None:
         home = settings.home(view.workspace)
         value = msgspec.json.encode(view)
         await producer.send_and_wait(settings.names.lanes, value, view.workspace.encode(), partition=home)
-
-
-CSV = (
-    "\ufeffE-Mail;Vorname;Notiz;Workspace\r\n"
-    "ada@example.com;Ada;<b>bold</b>;acme\r\n"
-    "not one;;;acme\r\n"
-    "bo@example.com;Bo;=1+1;beta\r\n"
-    'c@example.com;"C ""x""";"two\r\nlines";acme\r\n'
-).encode()
-
-
-def settings_in(folder: Path, kafka: Broker, namespace: str) -> Settings:
-    (folder / "stream_app.toml").write_text(
-        f"""
-        [kafka]
-        bootstrap = "{kafka.bootstrap}"
-        namespace = "{namespace}"
-        partitions = 2
-        replication = 1
-        [workspaces.acme]
-        [workspaces.beta]
-        [destinations.people]
-        workspace = "acme"
-        webhooks_env = ["NOT_SET"]
-        callbacks = false
-        [destinations.firms]
-        workspace = "beta"
-        webhooks_env = ["NOT_SET"]
-        callbacks = false
-        """
-    )
-    return load_settings(folder / "stream_app.toml", {}, ())
-
-
-async def uploaded(uploads: Uploads, raw: bytes, workspace: str | None) -> Upload:
-    source = tempfile.TemporaryFile()  # noqa: SIM115 (its upload closes it)
-    source.write(raw)
-    upload = await uploads.add(source, "leads.csv", len(raw), "kfdwzp", login_name())
-    uploads.check(upload, upload.names, PublishOptions(workspace, import_id=upload.import_id))
-    await until(lambda: upload.state != "checking", 60)
-    assert upload.state == "checked", upload.problem
-    return upload
-
-
-def by_partition(published: list[Any]) -> dict[int, list[tuple[bytes, bytes]]]:
-    return {
-        number: [(record.key, record.value) for record in published if record.partition == number] for number in (0, 1)
-    }
-
-
-def test_the_leads_are_identical_to_those_of_the_command(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = settings_in(tmp_path, kafka, namespace)
-    assert main(["topics"]) == 0
-
-    async def from_the_page() -> str:
-        uploads = Uploads(settings, lambda _: {}, lambda: 1_790_000_000_000)
-        upload = await uploaded(uploads, CSV, None)
-        assert uploads.send(upload, upload.digest)
-        await until(lambda: upload.state != "sending", 60)
-        assert (upload.state, upload.published, upload.problem) == ("published", 3, "")
-        uploads.close()
-        return upload.import_id
-
-    import_id = asyncio.run(from_the_page())
-    of_the_page = asyncio.run(records(settings, settings.names.leads))
-    Path("leads.csv").write_bytes(CSV)
-    assert main(["publish", "leads.csv", "--import-id", import_id]) == 1
-    both = by_partition(asyncio.run(records(settings, settings.names.leads)))
-    assert sum(map(len, both.values())) == 6
-    for number, leads in by_partition(of_the_page).items():
-        assert both[number] == [*leads, *leads]

@@ -1,16 +1,12 @@
 """Topics that are missing or have other partitions: each command reports it at once and blames nothing else."""
 
-import asyncio
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from stream_app.cli.main import main
 from stream_app.config import Settings, load_settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.kafka.topics import create_topics
 from tests.support.every import COMMANDS, on_its_own, typed
 
 CONFIG = """
@@ -63,16 +59,3 @@ def test_a_missing_topic_is_reported_at_once(
     lines = capsys.readouterr().err.splitlines()
     assert lines, program
     assert all("there is no such topic; create it with: stream-app topics" in line for line in lines)
-
-
-def test_another_number_of_partitions_is_reported_at_once(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, settings = configured(tmp_path, kafka, namespace)
-    other = [msgspec.structs.replace(topic, partitions=3) for topic in settings.topic_plan()]
-    asyncio.run(create_topics(connection_of(settings), other, 20, lambda _: None))
-    for program in COMMANDS:
-        assert main(on_its_own(typed(program, tmp_path, namespace), config)) == 1, program
-        lines = capsys.readouterr().err.splitlines()
-        assert lines, program
-        assert all("3 partitions, the config says 2" in line for line in lines), program

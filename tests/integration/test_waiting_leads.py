@@ -1,19 +1,15 @@
 """The search among records that no worker has taken yet, on real Kafka."""
 
-import asyncio
 import json
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.board.read_model import on_kafka
 from stream_app.board.read_model.on_kafka import WaitingLeads
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lead.identity import hashes
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.kafka import create_topics
-from tests.support.pace import BUSY
-from tests.support.tampering import bad_checksum, tampered
 
 PARTITIONS = 2
 
@@ -74,34 +70,3 @@ async def test_a_lead_is_found_by_its_id_and_by_its_person(leads: Leads) -> None
     await leads.pass_to(hot, 1, 3)
     search = await leads.search.find("crm-1", "", "")
     assert (search.matches, search.searched, search.left, search.problem) == ([], 3, 0, "")
-
-
-async def test_the_search_is_bounded_and_says_so(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_kafka, "_MOST_RECORDS", 10)
-    monkeypatch.setattr(on_kafka, "_MOST_AT_ONCE", 5)
-    hot, _ = leads.topics
-    await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(30)))
-    search = await leads.search.find("crm-29", "", "")
-    assert (search.matches, search.searched, search.left, search.problem) == ([], 10, 20, "")
-
-
-async def test_unreadable_records_before_the_lead_are_reported(leads: Leads) -> None:
-    hot, _ = leads.topics
-    await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(3)))
-    with tampered({(TopicPartition(hot, 0), 1): bad_checksum}):
-        search = await leads.search.find("crm-2", "", "")
-    (match,) = search.matches
-    assert match.blocked is not None
-    assert str(match.blocked) == search.problem
-    assert f"{hot}/0 cannot be read at offset 1" in search.problem
-
-
-async def test_it_never_raises_and_only_one_runs_at_a_time(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = WaitingLeads(KafkaConnection("127.0.0.1:1"), leads.group, leads.topics, PARTITIONS)
-    assert (await nowhere.find("crm-1", "", "")).problem == "Kafka did not respond: try again"
-    monkeypatch.setattr(on_kafka, "_BUSY_S", 0.05)
-    await leads.search._turn.acquire()
-    async with asyncio.timeout(5 * BUSY):
-        assert (await leads.search.find("crm-1", "", "")).problem == "another search is running: try again"
-    leads.search._turn.release()
-    assert (await leads.search.find("crm-1", "", "")).problem == ""

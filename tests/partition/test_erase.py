@@ -51,22 +51,6 @@ async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_pers
     assert [record.value is None for record in enriched(bench)].count(True) == 1
 
 
-@virtual_time
-async def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once_it_is_erased() -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
-    fields = {"email": ADA, "linkedin_url": "https://www.linkedin.com/in/ada"}
-    linkedin, email = people(fields)
-    keys = [f"p/acme/acme-main/{identifier}".encode() for identifier in (linkedin, email)]
-    await bench.lead("1", ADA, fields=fields)
-    others = [f"d/acme/acme-main/1 {identifier}".encode() for identifier in (email, linkedin)]
-    assert [bench.partition.state.rows.get(key) for key in keys] == others
-    await bench.lead("2", ADA)
-    assert bench.clay.sent == ["1"], "the e-mail alone is of the same person"
-    assert (await erase(bench, "1", persons=[linkedin, email])).applied
-    assert [bench.partition.state.rows.get(key) for key in keys] == [None, None]
-
-
 @pytest.mark.parametrize("fields", [{"title": "CEO"}, {}], ids=["as_it_came", "without_its_fields"])
 @virtual_time
 async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fields: dict[str, str]) -> None:
