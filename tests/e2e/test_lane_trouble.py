@@ -36,21 +36,3 @@ async def test_an_outage_costs_few_calls_and_no_lead(kafka: Broker, namespace: s
         assert not await line.read(line.settings.names.dlq), "an outage is no poison"
         assert not line.posted_again()
         line.check_histories()
-
-
-@pytest.mark.long
-async def test_a_kill_leaves_only_the_requests_in_flight_uncertain(kafka: Broker, namespace: str) -> None:
-    """Ten a second and 200 ms a POST are two in flight; the limit is five, also after a start with a full bucket."""
-    kills, leads = 5, 300
-    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, rate_per_s=10, burst=20) as line:
-        line.control("POST", "/control/faults", {"kind": "slow", "delay_s": 0.2})
-        await line.publish(line.leads(leads))
-        for kill in range(1, kills + 1):
-            member = line.join()
-            await line.until(lambda: line.last()["accepted"] + line.last()["parked"] >= 50 * kill, 60, f"kill {kill}")  # noqa: B023
-            member.kill()
-        line.join()
-        await line.until_over(leads, 90)
-        assert line.last()["parked"] <= 5 * kills
-        assert line.last()["accepted"] == leads - line.last()["parked"]
-        assert not line.posted_again()

@@ -76,16 +76,6 @@ def test_commands_log_in_with_one_token(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_wrong_secret_is_reported_at_once(
-    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("KAFKA_SECRET", "wrong-wrong-wrong")
-    assert main(["topics", "--config", config]) == 6
-    text = capsys.readouterr().err
-    assert f"refuses the client {CLIENT} (HTTP 401, invalid_client): check kafka.security.oauth" in text
-    assert "wrong-wrong-wrong" not in text
-
-
 def test_a_token_for_something_else_is_reported_at_once(
     broker: tuple[str, TokenEndpoint], config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

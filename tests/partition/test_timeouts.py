@@ -200,16 +200,6 @@ async def test_a_lead_of_a_workspace_that_was_renamed_waits_for_the_name_it_had(
 
 
 @virtual_time
-async def test_a_destination_without_callbacks_waits_for_nothing() -> None:
-    bench = Bench(Setup(callbacks=False))
-    bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(1_000.0)
-    assert bench.states() == ["received", "sending", "accepted"]
-    assert len(bench.partition.state.deadlines) == 0
-
-
-@virtual_time
 async def test_a_forced_lead_waits_under_its_own_key() -> None:
     bench = Bench()
     key = delivery_key("acme", "acme-main", "id0", "leads/0/5")

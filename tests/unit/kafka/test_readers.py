@@ -152,6 +152,9 @@ async def test_records_are_fetched_by_their_offsets_and_those_that_are_gone_are_
     wanted = {A: [0, 1, 2, 3, 2_003, 2_004], TopicPartition("deleted", 0): [7]}
     async with reader() as it:
         assert [record.offset for record in await it.fetch(wanted)] == [0, 3, 2_003]
+    log.error = KafkaConnectionError("x")
+    with pytest.raises(BrokerUnavailable, match=r"Kafka at nowhere:9092 did not give 1 record again: Kafka at nowhere"):
+        await readers.fetch(KafkaConnection("nowhere:9092"), ["leads/0/1"])
 
 
 async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bound(log: Log) -> None:
