@@ -1,8 +1,10 @@
-"""The HTTP column: sends a row to the callback URL, with Clay's quirks and the script's faults."""
+"""The HTTP column: fills its templates as Clay does, sends the row, with Clay's quirks and the faults of the script."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,6 @@ import aiohttp
 from stream_app.dev.simulator import lines
 from stream_app.dev.simulator.ledger import Ledger
 from stream_app.dev.simulator.script import Callback, Fault, Script
-from stream_app.dev.simulator.templates import body_text, fill
 from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import Row
 
@@ -196,3 +197,45 @@ def _body(job: Job, cells: dict[str, Any]) -> str:
 
 def _wrong(value: object) -> str:
     return f"{value}-of-another-table"
+
+
+_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the names of a template's placeholders."""
+    return _PLACEHOLDER.findall(template)
+
+
+def fill(template: str, cells: dict[str, Any]) -> str:
+    """Fill the template with each cell as text. An empty or unknown cell becomes ""."""
+    return _PLACEHOLDER.sub(lambda match: as_text(cells.get(match[1])), template)
+
+
+def as_text(value: object) -> str:
+    """Return a cell as Clay's text in a body: null is "", numbers lose their type."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def body_text(template: dict[str, Any], cells: dict[str, Any], *, typed: bool, escape: bool) -> str:
+    """Return a JSON body. With `escape` off, quotes and newlines in a cell stay unescaped, which may break it."""
+    if not escape:
+        return fill(json.dumps(template, ensure_ascii=False), cells)
+    return json.dumps(_filled(template, cells, typed), ensure_ascii=False)
+
+
+def _filled(template: Any, cells: dict[str, Any], typed: bool) -> Any:
+    if isinstance(template, dict):
+        return {key: _filled(value, cells, typed) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, cells, typed) for value in template]
+    if not isinstance(template, str):
+        return template
+    whole = _PLACEHOLDER.fullmatch(template)
+    if typed and whole:
+        return cells.get(whole[1])
+    return fill(template, cells)

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from stream_app.dev.simulator import lines
+from stream_app.dev.simulator.callbacks import fill, placeholders
 from stream_app.dev.simulator.chance import Chance
 from stream_app.dev.simulator.ledger import Ledger
 from stream_app.dev.simulator.script import Column
-from stream_app.dev.simulator.templates import fill, placeholders
 from stream_app.dev.simulator.world import Row, World
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.dev.simulator.templates import body_text, fill
+from stream_app.dev.simulator.callbacks import body_text, fill
 from stream_app.domain.model.tokens import sign
 from tests.gateway.support import KEYS, SECRET, Gateway
 
