@@ -6,7 +6,7 @@ import pytest
 
 from stream_app.client.lanes import LanesReport, _lane, page
 from stream_app.config import Kafka, Settings
-from stream_app.config.workspace_rules import check_known
+from stream_app.config.rules import check_known
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Workspace
