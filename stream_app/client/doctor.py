@@ -26,7 +26,6 @@ from stream_app.client.lookup import check_board
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.clock import Clock
 from stream_app.config import Settings
-from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.model.addresses import is_loopback_url
@@ -215,8 +214,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
-    """Yield each check when it is done. `notify`: send a test message, too. Raises SettingsError as `egress_of`."""
-    egress = egress_of(settings)
+    """Yield each check when it is done. `notify`: send a test message, too. Raises as `make_egress`."""
+    egress = settings.make_egress()
     connection, names = connection_of(settings), settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka

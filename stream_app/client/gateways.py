@@ -16,7 +16,6 @@ import msgspec
 
 from stream_app.clay.egress import Egress
 from stream_app.config import Settings
-from stream_app.config.egress import egress_of
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.tokens import sign
@@ -136,7 +135,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
     secret there.
 
     Raises:
-        SettingsError: As `egress_of`.
+        SettingsError: As `Settings.make_egress`.
     """
     wanted = [
         (alias, variable)
@@ -151,7 +150,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
         return []
     states: dict[tuple[str, str], TableSecret] = {}
     ends_s = time.monotonic() + patience_s
-    async with _client(egress_of(settings), _WITHIN_S) as client:
+    async with _client(settings.make_egress(), _WITHIN_S) as client:
         while wanted:
             try:
                 for alias, variable in wanted:

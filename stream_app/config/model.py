@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from stream_app.clay import egress as clay_egress
 from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.tokens import Keys
@@ -361,6 +362,10 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         """The headers of the OTLP receiver, if the configuration was read with them."""
         headers = self.secrets.get(self.trace.headers_env)
         return {} if headers is None else headers_of(headers)
+
+    def make_egress(self) -> clay_egress.Egress:
+        """How a program that needs the proxy's URL reaches hosts outside. Raises SettingsError."""
+        return clay_egress.Egress.of(self.egress.ca_file, self.secrets.get(self.egress.proxy_env))
 
     def home(self, workspace: str) -> int:
         """The home partition of a workspace."""

@@ -42,7 +42,6 @@ from stream_app.client.messages import Receiver
 from stream_app.client.uploads import Uploads
 from stream_app.clock import Clock
 from stream_app.config import Settings
-from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.books.account import STATES
 from stream_app.domain.lane.explain import Finding
@@ -221,7 +220,7 @@ async def messages(settings: Settings, findings: Findings, registry: CollectorRe
     if notify.url_env is None:
         yield
         return
-    egress = egress_of(settings)
+    egress = settings.make_egress()
     async with (
         Receiver(settings.secrets[notify.url_env], egress) as receiver,
         httpx.AsyncClient(verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False) as http,

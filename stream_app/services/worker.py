@@ -18,7 +18,6 @@ from stream_app.clay.client import ClayClient, HostCheck, Webhooks
 from stream_app.clay.egress import Egress
 from stream_app.clock import Clock
 from stream_app.config import Settings
-from stream_app.config.egress import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.delivery.state_machine import lane_key
@@ -94,7 +93,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     logger = log.get("worker")
     configuration = Configuration(settings, read)
     plan, connection = configuration.plan, connection_of(settings)
-    egress = egress_of(settings)
+    egress = settings.make_egress()
     names = plan.topics
     sources = sources_of(names)
     registry = process_registry()

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from stream_app.client.gateways import gateway_answers
-from stream_app.config.egress import egress_of
 from stream_app.dev.process import free_port
 from stream_app.gateway.receiver import Limits
 from stream_app.ops.http import serve_http
@@ -165,7 +164,7 @@ async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(ports:
 async def test_doctor_knows_whether_a_proxy_answers(behind: Behind, ports: tuple[int, Nginx], tmp_path: Path) -> None:
     async def is_proxied(port: int) -> bool:
         settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
-        return await gateway_answers(settings, egress_of(settings), 10 * BUSY)
+        return await gateway_answers(settings, settings.make_egress(), 10 * BUSY)
 
     assert await is_proxied(behind.nginx.port)
     assert not await is_proxied(ports[0])

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from stream_app.config import load_settings
-from stream_app.config.egress import egress_of
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.model.errors import SettingsError
 from stream_app.replay import state as replay
@@ -26,7 +25,7 @@ async def test_every_allowed_pair_of_timeouts_makes_a_client(
     line = f"connect_timeout_s = {connect_s}\nrequest_timeout_s = {request_s}\nuncertain_grace_s = 3000"
     config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[delivery]\n{line}")
     settings = load_settings(config, {})
-    clay_client(settings, egress_of(settings))
+    clay_client(settings, settings.make_egress())
 
 
 def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
@@ -60,7 +59,7 @@ def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) 
         if text is not None:
             pem.write_text(text)
         with pytest.raises(SettingsError, match=r"^egress\.ca_file = '.*company\.pem': cannot read it as a PEM file: "):
-            egress_of(settings)
+            settings.make_egress()
 
 
 async def test_the_reason_of_a_pause_has_no_personal_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
