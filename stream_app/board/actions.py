@@ -55,31 +55,46 @@ _MODE_WORDS: Final = {
 }
 
 
-class _Lane(msgspec.Struct, frozen=True):
-    """What the forms show of a lane. `policy`: in force now."""
-
-    name: str
-    view: LaneView | None
-    policy: Workspace
+Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
+"""Finds what is stored of a lead and its person, by lead id and workspace."""
+Read = Callable[[Submission], tuple[str, dict[str, Any]]]
+"""Returns the workspace and the arguments of the command of a form."""
 
 
-def lane_actions(site: Site, sender: CommandSender) -> list[Action]:
-    """Return the actions of the page Lane, and the reload of the page System."""
+def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find | None = None) -> list[Action]:
+    """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
+    lane, lead = "/lanes/{workspace}/act/", "/leads/{lead_id:path}/act/"
+    erased = partial(_send_erasure, site, sender, find or partial(_find_on_kafka, site.settings))
+
+    def sent(kind: CommandKind, read: Read) -> Callable[[Submission], Awaitable[str]]:
+        return partial(_send, sender, kind, read)
+
     return [
         *(
-            Action(
-                f"/lanes/{{workspace}}/act/{kind}", partial(_show, site, kind), partial(_send, sender, kind), "lanes"
-            )
+            Action(f"{lane}{kind}", partial(_show, site, kind), sent(kind, partial(_order, kind)), "lanes")
             for kind in _BUTTONS
         ),
-        Action("/act/reload", _reload, partial(_send_reload, sender), "system"),
+        Action("/act/reload", _reload, sent("reload", lambda _: ("", {})), "system"),
+        Action(f"{lead}cancel", partial(_cancel_lead, site), sent("cancel_lead", _cancelled_lead), "leads"),
+        Action(f"{lead}resolve", partial(_resolve_lead, site), sent("resolve", _resolution), "leads"),
+        Action(f"{lead}erase", partial(_erase, site), erased, "leads"),
+        Action("/act/suppress", _suppress, sent("suppress", _suppressed), "leads"),
+        Action(
+            "/imports/act/cancel", partial(_cancel_import, site), sent("cancel_import", _cancelled_import), "imports"
+        ),
+        *replay_actions(site, planner),
     ]
 
 
-async def _send(sender: CommandSender, kind: OrderKind, submission: Submission) -> str:
-    workspace, args = submission.opened.path["workspace"], _args(kind, submission.values)
-    await sender.send(submission.id, kind, workspace, args, submission.who, submission.why)
-    return followed_at(lane_path(workspace), [submission.id])
+async def _send(sender: CommandSender, kind: CommandKind, read: Read, submission: Submission) -> str:
+    workspace, args = read(submission)
+    known = [submission.values["person"]] if "person" in submission.values else []
+    await sender.send(submission.id, kind, workspace, args, submission.who, submission.why, known)
+    return followed_at(submission.form.back, [submission.id])
+
+
+def _order(kind: OrderKind, submission: Submission) -> tuple[str, dict[str, Any]]:
+    return submission.opened.path["workspace"], _args(kind, submission.values)
 
 
 def _args(kind: CommandKind, entered: Mapping[str, str | bool]) -> dict[str, Any]:
@@ -90,33 +105,23 @@ def _args(kind: CommandKind, entered: Mapping[str, str | bool]) -> dict[str, Any
     return args
 
 
-async def _send_reload(sender: CommandSender, submission: Submission) -> str:
-    await sender.send(submission.id, "reload", "", {}, submission.who, submission.why)
-    return followed_at(f"{PATH}/system", [submission.id])
-
-
-def _lane(site: Site, opened: FormRequest) -> _Lane:
+def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     name = opened.path["workspace"]
     policy = site.settings.workspaces.get(name)
     if policy is None:
         raise Refused(404, "unknown_workspace", "No workspace with this name is configured")
     view = site.queries.lane(name)
-    return _Lane(name, view, in_force(policy, view.changes if view else ()))
-
-
-def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
-    lane = _lane(site, opened)
-    in_force = _in_force(lane, opened.moment.now_ms)
-    fields = [_field(entry, opened.query.get(entry.name, ""), in_force.get(entry.name, "")) for entry in entries(kind)]
+    was = _in_force(policy, view, opened.moment.now_ms)
+    fields = [_field(entry, opened.query.get(entry.name, ""), was.get(entry.name, "")) for entry in entries(kind)]
     if kind == "quota":
-        choices = [("", "choose one"), *_webhooks(site, lane)]
+        choices = [("", "choose one"), *_webhooks(site, name, view)]
         fields[0] = msgspec.structs.replace(fields[0], hint="", kind="choice", choices=choices)
     return Form(
-        title=f"{kind.capitalize()}: {lane.name}",
+        title=f"{kind.capitalize()}: {name}",
         text=_words(kind),
         button=_BUTTONS[kind],
-        back=lane_path(lane.name),
-        facts=() if fields else _facts(kind, lane.view),
+        back=lane_path(name),
+        facts=() if fields else _facts(kind, view),
         fields=fields,
     )
 
@@ -140,9 +145,10 @@ def _words(kind: CommandKind) -> str:
     return " ".join(help_text(kind).replace("`", "").split())
 
 
-def _in_force(lane: _Lane, now_ms: int) -> dict[str, str]:
+def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str, str]:
     """Return what is in force, or booked, by entry."""
-    budget, rate, meters = lane.policy.budget, lane.policy.rate, lane.view.meters if lane.view else {}
+    policy, meters = in_force(policy, view.changes if view else ()), view.meters if view else {}
+    budget, rate = policy.budget, policy.rate
     caps = {
         cap: meters[name].cap if name in meters else getattr(budget, cap)
         for cap, name in zip(CAPS, METERS, strict=True)
@@ -159,9 +165,9 @@ def _in_force(lane: _Lane, now_ms: int) -> dict[str, str]:
     }
 
 
-def _webhooks(site: Site, lane: _Lane) -> list[tuple[str, str]]:
-    known = dict(lane.view.webhooks) if lane.view else {}
-    for destination in site.settings.plan.destinations_of(lane.name):
+def _webhooks(site: Site, workspace: str, view: LaneView | None) -> list[tuple[str, str]]:
+    known = dict(view.webhooks) if view else {}
+    for destination in site.settings.plan.destinations_of(workspace):
         known |= {webhook_id: Webhook() for webhook_id in destination.webhook_ids if webhook_id not in known}
     return [(name, f"{name}: {_webhook(webhook)}") for name, webhook in known.items()]
 
@@ -192,27 +198,12 @@ def _reload(opened: FormRequest) -> Form:
     return Form("Reload the configuration", _words("reload"), "Reload", f"{PATH}/system")
 
 
-Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
-"""Finds what is stored of a lead and its person, by lead id and workspace."""
-
 _FIND_WITHIN_S: Final = 60.0
 _NONE: Final = "none"
 _AT_CLAY: Final = "at_clay"
 _GIVE_UP: Final = "give_up"
 _COSTS: Final = ("credits", "actions")
 _finding: Final = asyncio.Semaphore(1)
-
-
-def lead_actions(site: Site, sender: CommandSender, find: Find | None = None) -> list[Action]:
-    """Return the actions of leads and people. `find`: default: reads Kafka."""
-    search = find or partial(_find_on_kafka, site.settings)
-    lead, current = "/leads/{lead_id:path}/act/", "leads"
-    return [
-        Action(f"{lead}cancel", partial(_cancel_lead, site), partial(_send_cancel, sender), current),
-        Action(f"{lead}resolve", partial(_resolve_lead, site), partial(_send_resolution, sender), current),
-        Action(f"{lead}erase", partial(_erase, site), partial(_send_erasure, site, sender, search), current),
-        Action("/act/suppress", _suppress, partial(_send_suppression, sender), current),
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- leads
@@ -230,13 +221,11 @@ def _resolve_lead(site: Site, opened: FormRequest) -> Form:
     return msgspec.structs.replace(form, fields=[*form.fields, decision, *costs])
 
 
-async def _send_resolution(sender: CommandSender, submission: Submission) -> str:
-    lead_id, values = submission.opened.path["lead_id"], submission.values
-    entered: dict[str, str | bool] = {"lead_id": plain_id(lead_id), "give_up": values["how"] == _GIVE_UP}
+def _resolution(submission: Submission) -> tuple[str, dict[str, Any]]:
+    _, lead = _cancelled_lead(submission)
+    values = submission.values
     costs = {name: values.get(name, "") for name in _COSTS if values["how"] == _AT_CLAY}
-    args = _args("resolve", {**entered, **costs})
-    await sender.send(submission.id, "resolve", values["workspace"], args, submission.who, submission.why)
-    return followed_at(lead_path(lead_id), [submission.id])
+    return values["workspace"], _args("resolve", {**lead, **costs, "give_up": values["how"] == _GIVE_UP})
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:
@@ -271,11 +260,8 @@ def _lead_form(site: Site, opened: FormRequest, verb: str, text: str, button: st
     )
 
 
-async def _send_cancel(sender: CommandSender, submission: Submission) -> str:
-    lead_id, workspace = submission.opened.path["lead_id"], submission.values["workspace"]
-    args = {"lead_id": plain_id(lead_id)}
-    await sender.send(submission.id, "cancel_lead", workspace, args, submission.who, submission.why)
-    return followed_at(lead_path(lead_id), [submission.id])
+def _cancelled_lead(submission: Submission) -> tuple[str, dict[str, Any]]:
+    return submission.values["workspace"], {"lead_id": plain_id(submission.opened.path["lead_id"])}
 
 
 async def _send_erasure(site: Site, sender: CommandSender, find: Find, submission: Submission) -> str:
@@ -342,18 +328,8 @@ def _suppress(opened: FormRequest) -> Form:
     )
 
 
-async def _send_suppression(sender: CommandSender, submission: Submission) -> str:
-    person = submission.values["person"]
-    people: dict[str, Any] = {"people": hashes_of([person])}
-    await sender.send(submission.id, "suppress", "", people, submission.who, submission.why, [person])
-    return followed_at(f"{PATH}/leads", [submission.id])
-
-
-def import_actions(site: Site, sender: CommandSender) -> list[Action]:
-    """Return the actions of the page of an import."""
-    return [
-        Action("/imports/act/cancel", partial(_cancel_import, site), partial(_send_cancel_import, sender), "imports")
-    ]
+def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
+    return "", {"people": hashes_of([submission.values["person"]])}
 
 
 def _cancel_import(site: Site, opened: FormRequest) -> Form:
@@ -374,22 +350,10 @@ def _cancel_import(site: Site, opened: FormRequest) -> Form:
     )
 
 
-async def _send_cancel_import(sender: CommandSender, submission: Submission) -> str:
+def _cancelled_import(submission: Submission) -> tuple[str, dict[str, Any]]:
     workspace, import_id = _import_of(submission.opened)
-    args = {"import_id": import_id}
-    await sender.send(submission.id, "cancel_import", workspace, args, submission.who, submission.why)
-    return followed_at(imports_path(workspace=workspace, id=import_id), [submission.id])
+    return workspace, {"import_id": import_id}
 
 
 def _import_of(opened: FormRequest) -> tuple[str, str]:
     return opened.query.get("workspace", ""), opened.query.get("id", "")
-
-
-def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find | None = None) -> list[Action]:
-    """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
-    return [
-        *lane_actions(site, sender),
-        *lead_actions(site, sender, find),
-        *import_actions(site, sender),
-        *replay_actions(site, planner),
-    ]

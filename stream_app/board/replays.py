@@ -19,14 +19,14 @@ from stream_app.board.site import PageData, Site
 from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand, ReplayPlan
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand
 from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
-from stream_app.replay.orders import command_record, start_command
+from stream_app.replay.orders import command_record, ordered_plan, start_command
 from stream_app.replay.plan import check_filter, spans_of, survey_in_thread
 from stream_app.tasks import cancel
 
@@ -141,17 +141,8 @@ class Planner:
         """
         priced = plan.priced
         assert priced is not None, "a form sends only a plan that is made"
-        order = ReplayPlan(
-            plan.began_ms,
-            plan.wanted.source,
-            plan.wanted.filter,
-            plan.ends,
-            priced.go,
-            priced.credits_at_most,
-            priced.actions_at_most,
-            uncertain=plan.wanted.uncertain,
-            over_budget=over_budget,
-        )
+        source, wanted, how = plan.wanted.source, plan.wanted.filter, {"uncertain": plan.wanted.uncertain}
+        order = ordered_plan(plan.began_ms, source, wanted, plan.ends, priced, over_budget=over_budget, **how)
         await self.command(start_command(order, who, why, replay=f"r-{plan.id}"))
         return f"r-{plan.id}"
 

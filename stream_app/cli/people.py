@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,12 +28,13 @@ from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of, on_the_list, persons_in, remains
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import MOST_PEOPLE, CommandKind
+from stream_app.domain.commands import MOST_PEOPLE, CommandKind, help_text
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 
 _Kind = Literal["suppress", "unsuppress"]
 
+_NAMES: Final[dict[_Kind, str]] = {"suppress": "add", "unsuppress": "remove"}
 _PEOPLE: Final = ("person is", "people are")
 
 app = with_actions("suppress")
@@ -48,36 +50,27 @@ def suppress(*, common: Common = COMMON) -> int:
     return list_people(common=common)
 
 
-@app.command(name="add")
-def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
-    """Add people to the list. Their leads then end as suppressed, in every workspace.
+def _changing(kind: _Kind) -> Callable[..., int]:
+    """Return the command that adds people to the list, or removes them."""
+
+    def change(*person: str, file: Path | None = None, audit: Audit) -> int:
+        settings = audit.settings()
+        return _change(settings, kind, hashes_of([*person, *_lines(file)], hashed=True), audit)
+
+    change.__doc__ = f"""{help_text(kind)}
 
     example:
-      stream-app suppress add ada@example.com --why "..."
+      stream-app suppress {_NAMES[kind]} ada@example.com --why "..."
 
     Args:
         person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
         file: one person per line, or what `suppress list --json` wrote; - is stdin
     """
-    settings = audit.settings()
-    people = hashes_of([*person, *_lines(file)], hashed=True)
-    return _change(settings, "suppress", people, audit)
+    return change
 
 
-@app.command(name="remove")
-def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
-    """Remove people from the list. Leads that ended as suppressed can be published again.
-
-    example:
-      stream-app suppress remove ada@example.com --why "..."
-
-    Args:
-        person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
-        file: one person per line, or what `suppress list --json` wrote; - is stdin
-    """
-    settings = audit.settings()
-    people = hashes_of([*person, *_lines(file)], hashed=True)
-    return _change(settings, "unsuppress", people, audit)
+for _kind, _name in _NAMES.items():
+    app.command(_changing(_kind), name=_name)
 
 
 @app.command(name="list")

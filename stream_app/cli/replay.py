@@ -31,12 +31,12 @@ from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPlan, ReplayProgress
+from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
-from stream_app.replay.orders import change_command, ordered_replays, start_command, submit_and_follow
+from stream_app.replay.orders import change_command, ordered_plan, ordered_replays, start_command, submit_and_follow
 from stream_app.replay.plan import spans_of, survey
 from stream_app.replay.state import set_replay_pause
 
@@ -106,18 +106,9 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
             show_json({"sent": 0, "refused": {}, "too_dear": dear})
         return NO
     confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
-    plan = ReplayPlan(
-        planned_at_ms,
-        sending.source,
-        wanted,
-        {number: end for number, (_, end) in ends.items()},
-        priced.go,
-        priced.credits_at_most,
-        priced.actions_at_most,
-        uncertain=sending.uncertain,
-        rate_per_s=sending.rate,
-        over_budget=sending.over_budget,
-    )
+    how = {"uncertain": sending.uncertain, "rate_per_s": sending.rate, "over_budget": sending.over_budget}
+    until = {number: end for number, (_, end) in ends.items()}
+    plan = ordered_plan(planned_at_ms, sending.source, wanted, until, priced, **how)
     command = start_command(plan, sending.who or login_name(), sending.why)
     sent = await order_and_follow(settings, command)
     if sent is None:

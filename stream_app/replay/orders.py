@@ -23,7 +23,7 @@ from aiokafka import TopicPartition
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
-from stream_app.domain.dead_letter.causes import addressed_to
+from stream_app.domain.dead_letter.causes import Filter, Source, addressed_to
 from stream_app.domain.dead_letter.orders import (
     ReplayCommand,
     ReplayOrders,
@@ -37,6 +37,7 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
+from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.dead_letter.redrive_guard import outlived, sent_row
 from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
 from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope
@@ -53,6 +54,14 @@ from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
 
 _MOST_BYTES: Final = 900_000
+
+
+def ordered_plan(
+    planned_at_ms: int, source: Source, wanted: Filter, ends: Mapping[int, int], priced: PricedPlan, **how: Any
+) -> ReplayPlan:
+    """Return the order to send what a plan has found: no more dead letters, and for no more than it may cost."""
+    most = priced.go, priced.credits_at_most, priced.actions_at_most
+    return ReplayPlan(planned_at_ms, source, wanted, dict(ends), *most, **how)
 
 
 def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = None) -> ReplayCommand:
