@@ -218,20 +218,20 @@ def _form_request(request: Request, moment: Moment) -> FormRequest:
 
 
 def _problems(form: Form, values: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for field in form.fields:
         value = values.get(field.name, "")
         if field.required and not value:
-            found[field.name] = f"Enter {field.label[0].lower()}{field.label[1:]}"
+            problems[field.name] = f"Enter {field.label[0].lower()}{field.label[1:]}"
         elif len(value) > field.most:
-            found[field.name] = f"At most {field.most:,} characters"
+            problems[field.name] = f"At most {field.most:,} characters"
         elif value and field.kind == "choice" and value not in dict(field.choices):
-            found[field.name] = "Choose one of these"
+            problems[field.name] = "Choose one of these"
     if form.asks_why and not values.get("why"):
-        found["why"] = "Enter the reason: the audit log keeps it"
+        problems["why"] = "Enter the reason: the audit log keeps it"
     if form.typed and values.get("typed", "") != form.typed:
-        found["typed"] = f"Type {form.typed} to confirm"
-    return found
+        problems["typed"] = f"Type {form.typed} to confirm"
+    return problems
 
 
 def _command_id(request: Request, nonce: str, values: Mapping[str, str]) -> str:

@@ -73,8 +73,8 @@ def word(request: Request, name: str) -> str:
 
 def one_of(request: Request, name: str, allowed: tuple[str, ...]) -> str:
     """Return a word of the address if it is allowed, else ''."""
-    found = word(request, name)
-    return found if found in allowed else ""
+    value = word(request, name)
+    return value if value in allowed else ""
 
 
 def span_of(request: Request) -> Span | None:
@@ -89,9 +89,9 @@ def number(request: Request, name: str) -> int | None:
 
 def numbers(request: Request, many: int) -> tuple[int, ...] | None:
     """Return the numbers of `after`, the last row of the page before; None if there are not `many`."""
-    found = [_number(part) for part in word(request, "after").split("-")]
-    known = [each for each in found if each is not None]
-    return tuple(known) if len(found) == len(known) == many else None
+    parts = [_number(part) for part in word(request, "after").split("-")]
+    known = [part for part in parts if part is not None]
+    return tuple(known) if len(parts) == len(known) == many else None
 
 
 def _number(text: str) -> int | None:
@@ -100,8 +100,8 @@ def _number(text: str) -> int | None:
 
 def after_of(request: Request) -> Place | None:
     """Return the place after which the page of a list begins."""
-    found = numbers(request, 2)
-    return Place(*found) if found else None
+    place = numbers(request, 2)
+    return Place(*place) if place else None
 
 
 def lead_id_of(path: Mapping[str, Any]) -> str:

@@ -202,11 +202,11 @@ def _show_sent(settings: Settings, audit: Audit, command: SentCommand, more: Map
         say(QUEUED_TEXT)
 
 
-def exit_code(command: list[SentCommand]) -> int:
+def exit_code(commands: list[SentCommand]) -> int:
     """Return the exit code of some commands."""
-    if any(not answer.applied for each in command for answer in each.received):
+    if any(not answer.applied for command in commands for answer in command.received):
         return NO
-    return QUEUED if any(each.is_queued for each in command) else OK
+    return QUEUED if any(command.is_queued for command in commands) else OK
 
 
 def result_text(answer: CommandAnswer) -> str:
@@ -387,20 +387,20 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
     """
     settings = common.settings()
     check_known(settings, workspace=workspace)
-    found = on_kafka(settings, "lanes log", reader.command_log(settings, workspace, limit))
+    commands = on_kafka(settings, "lanes log", reader.command_log(settings, workspace, limit))
     if common.json:
-        show_json([answer for alike in found for answer in alike])
+        show_json([answer for alike in commands for answer in alike])
         return OK
-    for alike in found:
+    for alike in commands:
         answer = alike[0]
         why = f" ({answer.why})" if answer.why else ""
-        number, all_of_them = len({each.partition for each in alike}), settings.kafka.partitions
+        number, all_of_them = len({answered.partition for answered in alike}), settings.kafka.partitions
         where = (
             f" (by {number} of {all_of_them} partitions)"
             if answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < all_of_them
             else ""
         )
         show(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {result_text(answer)}{where}")
-    if not found:
+    if not commands:
         show("no commands in the kept audit log")
     return OK

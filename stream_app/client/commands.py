@@ -134,7 +134,9 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
     Raises:
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
     """
-    problems = [each for each in await asyncio.gather(*map(put, records), return_exceptions=True) if each is not None]
+    problems = [
+        problem for problem in await asyncio.gather(*map(put, records), return_exceptions=True) if problem is not None
+    ]
     if not problems:
         return
     if not isinstance(problems[0], BrokerUnavailable):

@@ -64,7 +64,7 @@ def only_workspace(report: LanesReport, workspace: str | None) -> LanesReport:
     if workspace is None:
         return report
     lanes = [lane for lane in report.facts.lanes if lane.workspace == workspace]
-    forecasts = {name: each for name, each in report.forecasts.items() if name == workspace}
+    forecasts = {name: foreseen for name, foreseen in report.forecasts.items() if name == workspace}
     return LanesReport(msgspec.structs.replace(report.facts, lanes=lanes), forecasts)
 
 
@@ -79,8 +79,8 @@ def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
 async def last_views(settings: Settings) -> dict[str, LaneView]:
     """Return the last published view of each lane that has one, by workspace. Raises BrokerUnavailable."""
     async with topic_reader(settings) as reader:
-        found = await _views(reader, settings, Clock().now_ms())
-    return {name: views[-1] for name, views in found.items()}
+        by_name = await _views(reader, settings, Clock().now_ms())
+    return {name: views[-1] for name, views in by_name.items()}
 
 
 async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
@@ -88,12 +88,12 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
 
     Equal answers of several partitions are one entry.
     """
-    found: list[CommandAnswer] = []
+    answers: list[CommandAnswer] = []
     async with topic_reader(settings) as reader:
         async for records in reader.read(settings.names.audit):
-            found += [_answer.decode(record.value) for record in records]
+            answers += [_answer.decode(record.value) for record in records]
     alike: dict[tuple[str, bool, str], list[CommandAnswer]] = {}
-    for answer in sorted(found, key=lambda answer: answer.at_ms):
+    for answer in sorted(answers, key=lambda answer: answer.at_ms):
         if workspace in (None, answer.workspace):
             alike.setdefault((answer.id, answer.applied, answer.text), []).append(answer)
     return list(alike.values())[-limit:]
@@ -114,35 +114,35 @@ async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[s
     lately = await reader.offsets_at(topic, now_ms - _SAMPLED_MS)
     begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
     ranges = {number: (begins[number], end) for number, (_, end) in bounds.items()}
-    found = await _read_views(reader, topic, ranges)
-    missing = {settings.home(name) for name in settings.workspaces if name not in found}
+    by_name = await _read_views(reader, topic, ranges)
+    missing = {settings.home(name) for name in settings.workspaces if name not in by_name}
     if missing:  # their last views are older, in the compacted part
         earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in missing})
-        found = {name: views[-1:] for name, views in earlier.items()} | found
-    return found
+        by_name = {name: views[-1:] for name, views in earlier.items()} | by_name
+    return by_name
 
 
 async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[int, int]]) -> dict[str, list[LaneView]]:
-    found: dict[str, list[LaneView]] = {}
+    by_name: dict[str, list[LaneView]] = {}
     async for records in reader.read(topic, ranges):
         for record in records:
             if record.value:
                 view = _view.decode(record.value)
-                found.setdefault(view.workspace, []).append(view)
-    return found
+                by_name.setdefault(view.workspace, []).append(view)
+    return by_name
 
 
 async def _first_of(
     reader: TopicReader, waiting: Mapping[tuple[str, int], int], committed: Offsets
 ) -> tuple[dict[int, str], dict[int, int]]:
     """Return, by partition, the unreadable batch at the group's offset, and when the oldest waiting record came."""
-    found: dict[int, str] = {}
+    unreadable: dict[int, str] = {}
     oldest: dict[int, int] = {}
     for topic in {topic for topic, _ in waiting}:
         positions = {
             number: committed.get((topic, number), 0)
-            for (each, number), left in waiting.items()
-            if each == topic and left
+            for (name, number), left in waiting.items()
+            if name == topic and left
         }
         while positions:
             try:
@@ -152,20 +152,20 @@ async def _first_of(
                         oldest[record.partition] = min(known, record.timestamp)
                 break
             except UnreadableBatch as batch:
-                found[batch.partition] = str(batch)
+                unreadable[batch.partition] = str(batch)
                 del positions[batch.partition]
-    return found, oldest
+    return unreadable, oldest
 
 
 async def _pause(reader: TopicReader, topic: str) -> Actor | None:
-    found: Any = None
+    value: Any = None
     async for records in reader.read(topic):
         for record in records:
             if record.key == PAUSE:
-                found = record.value
-    if not found:
+                value = record.value
+    if not value:
         return None
-    return msgspec.json.decode(found, type=Pause).actor
+    return msgspec.json.decode(value, type=Pause).actor
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:
@@ -211,9 +211,9 @@ def _lane(
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:
-    found: dict[str, Forecast] = {}
+    forecasts: dict[str, Forecast] = {}
     for name in views[-1].meters:
         samples = [Sample(view.at_ms, view.meters[name]) for view in views if name in view.meters]
         if (foreseen := forecast(samples, now_ms)) is not None:
-            found[name] = foreseen
-    return found
+            forecasts[name] = foreseen
+    return forecasts

@@ -109,14 +109,14 @@ def _entry(entry: Entry, kind: inspect.Type) -> Entry:
     words, number, limits, about, yes_no = dict(entry.words), "", "", dict[str, Any](), ("on", "off")
     if isinstance(kind, inspect.Metadata):
         about, yes_no, kind = kind.extra_json_schema or {}, (kind.extra or {}).get("words", yes_no), kind.type
-    for each in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
-        match each:
+    for part in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
+        match part:
             case inspect.LiteralType():
-                words |= {str(word): str(word) for word in each.values}
+                words |= {str(word): str(word) for word in part.values}
             case inspect.BoolType():
                 words |= dict(zip(yes_no, (True, False), strict=True))
             case inspect.IntType() | inspect.FloatType():
-                number = "whole number" if isinstance(each, inspect.IntType) else "number"
-                limits = f", from {each.ge:,} to {each.le:,}"
+                number = "whole number" if isinstance(part, inspect.IntType) else "number"
+                limits = f", from {part.ge:,} to {part.le:,}"
     title, says = about.get("title", ""), about.get("description", "")
     return msgspec.structs.replace(entry, title=title, says=says, number=number, limits=limits, words=words)

@@ -175,9 +175,9 @@ class CommandPipeline:
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]
         if command.kind == "unsuppress":
-            found = [row for row in rows if self._rows.get(row) is not None]
-            text = f"{count(len(found), 'person is', 'people are')} off the suppression list"
-            return CommandResult(text, rows=[(row, None) for row in found], people=len(found))
+            listed = [row for row in rows if self._rows.get(row) is not None]
+            text = f"{count(len(listed), 'person is', 'people are')} off the suppression list"
+            return CommandResult(text, rows=[(row, None) for row in listed], people=len(listed))
         new = [row for row in rows if self._rows.get(row) is None]
         value = _json.encode(Suppression("suppressed", now_ms, command.id, command.who))
         text = f"{count(len(new), 'person is', 'people are')} on the suppression list now"
@@ -193,11 +193,11 @@ class CommandPipeline:
         until_ms = consumed.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
         rows: Rows = [(erased_row(name, lead_id), value)]
-        mine = [each.alias for each in self._plan.destinations_of(name)]
+        mine = [destination.alias for destination in self._plan.destinations_of(name)]
         destinations = sorted({*mine, *erasure.destinations})
         gone: list[Record] = []
         for alias in destinations:
-            own = tuple(person_key(name, alias, each) for each in erasure.people)
+            own = tuple(person_key(name, alias, person) for person in erasure.people)
             lead = delivery_key(name, alias, lead_id)
             for key in person_of(own, self._rows.get).aliases:
                 if (linked := self._rows.get(key)) is not None:  # what the command does not name may be another's
@@ -232,10 +232,10 @@ class CommandPipeline:
             if row is not None and row.state == "parked" and self._locks.is_free((key,)):
                 text = f"it was parked, and an operator has {reason} it"
                 settled.append(given_up(self._plan, self._lanes[name], key, row, reason, text, now_ms))
-        events = [each.event for each in settled]
+        events = [settlement.event for settlement in settled]
         return msgspec.structs.replace(
             result,
-            rows=[*result.rows, *(each.row for each in settled)],
+            rows=[*result.rows, *(settlement.row for settlement in settled)],
             records=[*result.records, *(event_record(self._plan, event) for event in events)],
             events=[*result.events, *events],
         )

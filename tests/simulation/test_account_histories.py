@@ -182,11 +182,11 @@ def counted(world: SmallWorld, path: Path) -> Numbers:
     return numbers_of(account, names.dlq, names.parked)
 
 
-def differences(expected: Numbers, found: Numbers) -> dict[tuple[str, ...], tuple[int, int]]:
+def differences(expected: Numbers, counts: Numbers) -> dict[tuple[str, ...], tuple[int, int]]:
     return {
-        name: (expected.get(name, 0), found.get(name, 0))
-        for name in sorted(expected | found)
-        if expected.get(name, 0) != found.get(name, 0)
+        name: (expected.get(name, 0), counts.get(name, 0))
+        for name in sorted(expected | counts)
+        if expected.get(name, 0) != counts.get(name, 0)
     }
 
 
@@ -228,11 +228,11 @@ def test_what_retention_forgets_counts_no_more(before: list[Step], after: list[S
         read_into(model, ledger, Random(seed), {})
         model.sweep(world.now_ms)
         model.close()
-        found = counted(world, path)
+        counts = counted(world, path)
     oldest_ms = world.now_ms - 2 * DAY_MS
     ledger.records = {origin: record for origin, record in ledger.records.items() if record.last["at_ms"] >= oldest_ms}
     expected = ledger.numbers(world.now_ms)
-    assert not differences(_of_records(expected), _of_records(found))
+    assert not differences(_of_records(expected), _of_records(counts))
 
 
 def _of_records(numbers: Numbers) -> Numbers:

@@ -228,9 +228,9 @@ class ReplayOrders:
 
     def _applied(self, key: bytes, command: ReplayCommand | None, now_ms: int) -> Effect:
         if command is None:
-            found = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
+            name = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
             text = "this is no command that this version knows"
-            answer = CommandAnswer(found, False, now_ms, 0, "replay", reason="unreadable", text=text)
+            answer = CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text)
             return Effect({key: None}, answer)
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)

@@ -227,9 +227,9 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
             kept[key] = Change(key, was, value, by)  # type: ignore[arg-type]  # an order's values are numbers or None
     changed = msgspec.structs.replace(lane, changes=tuple(kept.values()))
     after = in_force(policy, changed.changes)
-    found = after.budget.problems() + after.rate.problems()
-    if found:
-        return Answer(lane, f"refused: {'; '.join(found)}", done=False)
+    problems = after.budget.problems() + after.rate.problems()
+    if problems:
+        return Answer(lane, f"refused: {'; '.join(problems)}", done=False)
     before = in_force(policy, lane.changes)
     changed = msgspec.structs.replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
     return Answer(changed, ", ".join(f"{key}: {_plain(before, key)} -> {_plain(after, key)}" for key in values))

@@ -86,14 +86,14 @@ def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping
 
     `usual` and `most` are as configured, `learned` is what the lane knows by destination.
     """
-    each = learned.get(destination) or first_estimate(usual)
+    estimate = learned.get(destination) or first_estimate(usual)
     return Part(
         destination,
         leads,
-        round(each.credits, 1),
-        math.ceil(leads * each.credits),
+        round(estimate.credits, 1),
+        math.ceil(leads * estimate.credits),
         leads * most.credits,
-        math.ceil(leads * each.actions),
+        math.ceil(leads * estimate.actions),
         leads * most.actions,
     )
 

@@ -107,7 +107,7 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     """Seen: 90 and 90 of 100 credits were taken for affordable."""
     policy, lane_ = acme(credits_per_day=100), Lane("acme", 0)
     both = [part(name, 15, Cost(6, 1), Cost(), {}) for name in ("a", "b")]
-    assert [quote_of_replay(policy, lane_, [each], 4.0, NOW_MS).short for each in both] == [[], []]
+    assert [quote_of_replay(policy, lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
     dear = quote_of_replay(policy, lane_, both, 4.0, NOW_MS)
     assert (dear.leads, dear.credits, dear.actions, dear.short) == (30, 180, 30, ["credits_day"])
 
