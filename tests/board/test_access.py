@@ -96,27 +96,6 @@ async def test_a_login_gives_a_session_that_outlives_the_process(with_token: Cli
     other.board.close()
 
 
-async def test_a_cookie_of_a_board_with_https_is_secure_whatever_host_the_proxy_names(folder: Path) -> None:
-    client = Client(board_of(settings_of(folder, token=True, url="https://board.example.com"), folder / "model.sqlite"))
-    for base_url in (HERE, "http://board.example.com"):
-        assert "Secure" in (await client.login(base_url=base_url)).headers["set-cookie"]
-    client.board.close()
-
-
-async def test_the_origin_is_that_of_the_boards_url_although_a_proxy_names_another_host(folder: Path) -> None:
-    """For browsers that do not send Sec-Fetch-Site."""
-    client = Client(board_of(settings_of(folder, token=True, url="https://board.example.com"), folder / "model.sqlite"))
-    form = {"token": TOKEN, "who": "jane"}
-    for origin, status in (
-        ("https://board.example.com", 303),
-        ("https://evil.example", 403),
-        ("https://board.example.com.evil.example", 403),
-    ):
-        answer = await client.ask("POST", "/board/login", data=form, headers={"origin": origin})
-        assert answer.status_code == status, origin
-    client.board.close()
-
-
 async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Client) -> None:
     await with_token.login()
     now_s = NOW_MS // 1000

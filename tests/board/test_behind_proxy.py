@@ -99,7 +99,8 @@ def test_people_log_in_act_and_publish_through_the_products_proxy(folder: Path) 
         form = {"token": OPERATOR_TOKEN, "who": "jane", "next": "/board/lanes"}
         with httpx.Client(base_url=f"http://{LOOPBACK}:{nginx.board_port}", timeout=60 * BUSY) as client:
             assert client.get("/board").status_code == 303
-            for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}, {}):
+            origins = [{"origin": "https://evil.example"}, {"origin": f"{URL}.evil.example"}]
+            for headers in ({"sec-fetch-site": "cross-site"}, *origins, {}):
                 assert client.post("/board/login", data=form, headers=headers).status_code == 403
             answer = client.post("/board/login", data=form, headers={"origin": URL})
             assert (answer.status_code, answer.headers["location"]) == (303, "/board/lanes")

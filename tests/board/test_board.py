@@ -2,7 +2,6 @@
 
 import re
 from contextlib import closing
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream_app.board.pages import flow
 from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
@@ -195,25 +193,6 @@ async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: 
         board.close()
     capped = ["300</a> <small>of 1,000", "300 used, 100 reserved of 1,000"]
     assert shown == [capped, [*capped, "50,000</a> without a limit"]]
-
-
-@pytest.mark.parametrize("rows", [1, 2, 50])
-async def test_the_pages_of_the_books_have_every_workspace_once(
-    local: Client, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flow, "ROWS", rows)
-    counts = local.board._maker.site.queries.status_counts()
-    names = sorted({count.workspace for count in counts if count.column})
-    url, pages = "/board/books", list[list[str]]()
-    while url:
-        text = (await local.get(url)).text
-        cells = text[text.index("By workspace") :]
-        pages.append([unescape(name) for name in re.findall(r'<tr><th scope="row">(?:<a [^>]+>)?([^<]+)<', cells)])
-        more = re.search(r'rel="next" href="([^"]+)"', cells)
-        url = unescape(more[1]) if more else ""
-    assert [name for page in pages for name in page] == [name or "none named" for name in names]
-    assert [len(page) for page in pages[:-1]] == [rows] * (len(pages) - 1)
-    assert len(pages) == -(-len(names) // rows)
 
 
 async def test_a_search_puts_no_personal_data_into_an_address(local: Client) -> None:

@@ -20,7 +20,7 @@ from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.site import Moment, Site
 from stream_app.domain.limits.meters import Meter
 from tests.board.client import OWN, Client, plain
-from tests.board.clock import HOUR_MS, MINUTE_MS, NOW_MS
+from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import Made, event, lane, take
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
 
@@ -108,18 +108,6 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
     assert line(rows, 0, 100, None, (90_000, 12)).forecast == "100.00,50.00 90.00,0.00"
     assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])
     assert line([(-5_000, 1)], 0, 100, 0, None) == Line("0.00,66.67", "", 100.0, [3, 2, 1, 0], times_ms, [(-5_000, 1)])
-
-
-def test_a_young_lane_shows_the_span_it_has(tmp_path: Path) -> None:
-    settings, names = settings_of(tmp_path), settings_of(tmp_path).names
-    where = {"workspace": "acme", "destination": "acme-people"}
-    old = event(names, "crm-1", "enriched", 1, 1, at_ms=NOW_MS - 150 * MINUTE_MS, **where)
-    path = model(tmp_path, lane(names, "acme", at_ms=NOW_MS - 150 * MINUTE_MS, calls=60, score=90), old)
-    moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
-    page = lane_page(Site(settings, BoardQueries(path, set())), moment, "acme", "day")
-    assert page is not None
-    assert page["hours_n"] == 3
-    assert len(cast("Stack", page["chart"]).rows) == 12, "quarters of an hour"
 
 
 @pytest.mark.parametrize(

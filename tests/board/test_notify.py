@@ -17,8 +17,7 @@ from stream_app.board.notify import alert_of, board_findings
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.site import Moment, Site, overview
-from stream_app.domain.lane.explain import Finding, Group
-from stream_app.kafka.groups import Consumption
+from stream_app.domain.lane.explain import Finding
 from tests.board.client import Client
 from tests.board.clock import NOW_MS
 from tests.board.scene import Consumers, settings_of
@@ -41,13 +40,6 @@ async def test_they_are_those_of_the_page_now(site: Site) -> None:
     assert findings == [*shown.everywhere, *(finding for lane in shown.lanes for finding in lane.findings)]
     alerts = [alert.key for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None]
     assert alerts == [("webhook_gone", "acme")]
-
-
-async def test_no_worker_is_one_of_them(site: Site) -> None:
-    consumers = Consumers()
-    consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
-    findings, _ = await board_findings(site, FOLLOWS, consumers, NOW_MS)
-    assert "no_worker" in [finding.code for finding in findings]
 
 
 async def test_nothing_is_known_of_lanes_while_kafka_is_away_or_the_model_is_behind(site: Site, tmp_path: Path) -> None:

@@ -75,29 +75,20 @@ def test_the_largest_of_each_is_read_and_one_more_is_not(
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, "tombstone"),
-        (b"", "empty"),
-        (b"\xff\xfe", "not_json"),
-        (b'{"fields":{"email":"\xff"}}', "not_utf8"),
-        (b'{"fields":{"a":1}', "not_json"),
-        (b'{"fields":{"a":NaN},"lead_id":"x"}', "not_json"),
-        (b'{"fields":{"a":1e999},"lead_id":"x"}', "not_json"),
-        (b'{"fields":{"a":"\\ud800"},"lead_id":"x"}', "not_json"),
-        (b'[{"fields":{}}]', "not_an_object"),
-        (b'"text"', "not_an_object"),
-        (b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested_too_deep"),
-        (b"x" * 1_000_000, "oversize"),
-    ],
-)
-def test_unreadable_bytes_are_poison(value: bytes | None, expected: str) -> None:
-    assert reason(value) == expected
-
-
-@pytest.mark.parametrize(
     ("value", "key", "expected"),
     [
+        (None, b"acme", "tombstone"),
+        (b"", b"acme", "empty"),
+        (b"\xff\xfe", b"acme", "not_json"),
+        (b'{"fields":{"email":"\xff"}}', b"acme", "not_utf8"),
+        (b'{"fields":{"a":1}', b"acme", "not_json"),
+        (b'{"fields":{"a":NaN},"lead_id":"x"}', b"acme", "not_json"),
+        (b'{"fields":{"a":1e999},"lead_id":"x"}', b"acme", "not_json"),
+        (b'{"fields":{"a":"\\ud800"},"lead_id":"x"}', b"acme", "not_json"),
+        (b'[{"fields":{}}]', b"acme", "not_an_object"),
+        (b'"text"', b"acme", "not_an_object"),
+        (b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", b"acme", "nested_too_deep"),
+        (b"x" * 1_000_000, b"acme", "oversize"),
         (b"{}", b"acme", "invalid_lead"),
         (b'{"fields":[]}', b"acme", "invalid_lead"),
         (b'{"fields":{"a":{"b":1}},"lead_id":"x"}', b"acme", "invalid_lead"),
@@ -119,7 +110,7 @@ def test_unreadable_bytes_are_poison(value: bytes | None, expected: str) -> None
         (b'{"fields":{"domain":"gmail.com","first_name":"J","last_name":"D"}}', b"acme", "no_identity"),
     ],
 )
-def test_readable_bytes_that_are_no_lead_are_invalid(value: bytes, key: bytes | None, expected: str) -> None:
+def test_bytes_that_are_no_lead_have_a_reason(value: bytes | None, key: bytes | None, expected: str) -> None:
     assert reason(value, key) == expected
 
 
