@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from stream_app.client.commands import submit
-from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
@@ -15,6 +14,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from stream_app.kafka.topics import create_topics
+from tests.support.config import one_way, settings_in
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka, Proxy
 
@@ -50,27 +50,12 @@ async def test_a_broker_that_stops_between_two_checks_is_waited_for(
     await back
 
 
-CONFIG = """
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 1
-replication = 1
-broker_wait_s = 20
-[workspaces.acme]
-[destinations]
-people = {{ workspace = "acme", webhooks_env = ["A"], callbacks = false }}
-"""
-
-
 @pytest.mark.slow
 async def test_an_order_to_a_kafka_that_hangs_ends(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
-    path = tmp_path / "stream_app.toml"
-    path.write_text(CONFIG.format(bootstrap=broker.bootstrap, namespace=namespace))
-    settings = load_settings(path, {}, ())
+    settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=20)
     await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
 
     connect = producers.kafka_publisher

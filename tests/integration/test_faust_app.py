@@ -45,15 +45,6 @@ async def test_events_arrive_unchanged_and_a_restart_continues_after_them(bench:
     assert second.values == [b"next"]
 
 
-async def test_no_topic_is_created(bench: Bench, namespace: str) -> None:
-    before = await topic_names(bench.bootstrap, namespace)
-    seen = Recorder()
-    await publish(bench.bootstrap, bench.leads, [b"1"])
-    async with running(bench.app({bench.leads: seen, bench.bulk: Recorder()}, Owner())):
-        await until(lambda: seen.consumed)
-    assert await topic_names(bench.bootstrap, namespace) == before
-
-
 class HoldsOne(Recorder):
     """Finishes all events but `held`, in any order. That one waits until it is suspended."""
 
@@ -95,8 +86,11 @@ async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Benc
     assert await bench.committed() == {(bench.leads, 0): 20}
 
 
-async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_together(bench: Bench) -> None:
+async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_together(
+    bench: Bench, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Three apps join and one leaves: a partition has the same owner in all topics and in the state."""
+    before = await topic_names(bench.bootstrap, namespace)
     names = [bench.leads, bench.bulk]
     owners = [Owner() for _ in range(3)]
     handlers = [Recorder(owner) for owner in owners]
@@ -128,6 +122,9 @@ async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_tog
             async with running(apps[2]):
                 await check(2, 0, 1, 2)
         await check(3, 0)
+    assert await topic_names(bench.bootstrap, namespace) == before, "no topic is created"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert not [text for text in warnings if "rebalance" in text]
     # What was kept was not taken over again.
     for owner in owners:
         owned: set[int] = set()
@@ -152,15 +149,6 @@ async def test_nothing_is_fetched_during_a_takeover(bench: Bench, monkeypatch: p
     async with running(bench.app({bench.leads: seen}, owner)):
         await until(lambda: seen.consumed)
     assert set(owned) == {True}
-
-
-async def test_a_rebalance_logs_no_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    seen = Recorder()
-    await publish(bench.bootstrap, bench.leads, [b"0"])
-    async with running(bench.app({bench.leads: seen})):
-        await until(lambda: seen.consumed)
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert not [text for text in warnings if "rebalance" in text]
 
 
 async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
@@ -15,6 +14,7 @@ from stream_app.domain.model.system import SYSTEM_KEY, system_problem, system_ro
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import create_topics as make_topics
+from tests.support.config import settings_in
 from tests.support.kafka import create_topics
 
 COMPACTED = {
@@ -83,22 +83,11 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
     assert offsets[1] > 1, "a later row is compacted away"
 
 
-CONFIG = """
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 1
-replication = 1
-"""
-
-
 async def test_a_state_is_lost_if_its_log_is_empty_and_not_if_it_is_only_not_readable_yet(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     """A first transaction that committed the lanes may have to be ended in the state: the take-over does that."""
-    config = tmp_path / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    settings = load_settings(config, {}, ())
+    settings = settings_in(tmp_path, kafka.bootstrap, namespace)
     connection, names = connection_of(settings), settings.names
     await make_topics(connection, settings.topic_plan(), 30, lambda _: None)
     await kafka_ready(settings, "worker")  # nothing was sent: it may begin

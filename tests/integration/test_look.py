@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.cli.main import main
 from stream_app.client.lanes import read_lanes
-from stream_app.config import Settings, load_settings
+from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
@@ -18,33 +18,17 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.plan import Actor
 from stream_app.kafka.topics import create_topics
+from tests.support.config import one_way, settings_in
 
 MINUTE_MS = 60_000
+LANES = {"busy": 0, "quiet": 1, "beside": 1}
+"""Workspace -> its partition."""
 
 
 def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:
-    config = path / "stream_app.toml"
-    config.write_text(
-        f"""
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 2
-replication = 1
-broker_wait_s = 5
-[workspaces.busy]
-partition = 0
-[workspaces.quiet]
-partition = 1
-[workspaces.beside]
-partition = 1
-[destinations]
-busy = {{ workspace = "busy", webhooks_env = ["A"], callbacks = false }}
-quiet = {{ workspace = "quiet", webhooks_env = ["B"], callbacks = false }}
-beside = {{ workspace = "beside", webhooks_env = ["C"], callbacks = false }}
-"""
-    )
-    return load_settings(config, {}, ())
+    pins = "".join(f"[workspaces.{name}]\npartition = {number}\n" for name, number in LANES.items())
+    lanes = one_way(**{name: name for name in LANES})
+    return settings_in(path, bootstrap, namespace, pins + lanes[lanes.index("[dest") :], partitions=2, broker_wait_s=5)
 
 
 def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.board.replays import Busy, Plan, Planner, Wanted
 from stream_app.cli.main import main
-from stream_app.config import Settings, load_settings
+from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
@@ -20,6 +20,7 @@ from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import Record
 from stream_app.kafka.topics import create_topics
+from tests.support.config import one_way, settings_in
 from tests.support.pace import BUSY
 
 NOW_MS = 1_800_000_000_000
@@ -43,11 +44,14 @@ class Bench:
         return plan
 
 
+def planned(folder: Path, kafka: Broker, namespace: str) -> Settings:
+    lanes = one_way(people="w0", firms="w0").replace("[workspaces.w0]\n", f"[workspaces.w0]{LANE}")
+    return settings_in(folder, kafka.bootstrap, namespace, lanes, broker_wait_s=5)
+
+
 @pytest.fixture
 async def bench(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[Bench]:
-    config = tmp_path / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    settings = load_settings(config, {}, ())
+    settings = planned(tmp_path, kafka, namespace)
     await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for value in foreign(12):
@@ -101,27 +105,12 @@ async def test_a_wrong_filter_is_refused_and_what_matches_nothing_is_an_empty_pl
     assert (empty.priced.dead_letters, empty.priced.go) == (0, 0)
 
 
-CONFIG = """
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 1
-replication = 1
-broker_wait_s = 5
-[workspaces.w0]
+LANE = """
 default_destination = "people"
 [workspaces.w0.rate]
 rate_per_s = 8
 [workspaces.w0.budget]
 credits_per_day = 100
-[destinations.people]
-workspace = "w0"
-webhooks_env = ["NOT_NEEDED"]
-callbacks = false
-[destinations.firms]
-workspace = "w0"
-webhooks_env = ["NOT_NEEDED"]
-callbacks = false
 """
 Written = list[tuple[str, bytes | None, bytes]]
 
@@ -129,11 +118,9 @@ Written = list[tuple[str, bytes | None, bytes]]
 @pytest.fixture
 def configured(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
     """A configuration in a file, and its topics."""
-    config = tmp_path / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    settings = load_settings(config, {}, ())
+    settings = planned(tmp_path, kafka, namespace)
     asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None))
-    return str(config), settings
+    return str(tmp_path / "stream_app.toml"), settings
 
 
 def write(settings: Settings, records: Written) -> None:

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from stream_app.cli.main import main
 from stream_app.client import send
 from stream_app.client.publish import PublishOptions, Ready, Refusal, publish, send_batch
-from stream_app.config import Kafka, Settings, load_settings
+from stream_app.config import Kafka, Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lane.view import LaneView
@@ -25,6 +25,7 @@ from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
+from tests.support.config import one_way, settings_in
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 
@@ -138,20 +139,7 @@ def test_the_command_reports_every_error_in_a_csv(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("stream_app.toml").write_text(
-        f"""
-        [kafka]
-        bootstrap = "{kafka.bootstrap}"
-        namespace = "{namespace}"
-        partitions = 2
-        replication = 1
-        [workspaces.acme]
-        [destinations.people]
-        workspace = "acme"
-        webhooks_env = ["NOT_SET"]
-        callbacks = false
-        """
-    )
+    settings = settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="acme"), partitions=2)
     assert main(["topics"]) == 0
     Path("leads.csv").write_bytes(
         b"E-Mail,notes\n"
@@ -167,7 +155,6 @@ def test_the_command_reports_every_error_in_a_csv(
     answer = json.loads(capsys.readouterr().out)
     assert (answer["rows"], answer["published"], answer["refused"]) == (6, 2, 4)
     assert answer["rejected_file"] == "leads.csv.rejected.jsonl"
-    settings = load_settings(Path("stream_app.toml"), {}, ())
     published = asyncio.run(records(settings, settings.names.bulk))
     assert [(record.key, json.loads(record.value)["fields"]["email"]) for record in published] == [
         (b"acme", "a@acme.example"),
@@ -197,23 +184,9 @@ def test_many_credits_need_a_confirmation_that_shows_the_rest(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("stream_app.toml").write_text(
-        f"""
-        [kafka]
-        bootstrap = "{kafka.bootstrap}"
-        namespace = "{namespace}"
-        partitions = 2
-        replication = 1
-        [workspaces.acme.budget]
-        credits_per_day = 6000
-        [destinations.people]
-        workspace = "acme"
-        webhooks_env = ["NOT_SET"]
-        callbacks = false
-        """
-    )
+    budget = "[workspaces.acme.budget]\ncredits_per_day = 6000\n"
+    settings = settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="acme") + budget, partitions=2)
     assert main(["topics"]) == 0
-    settings = load_settings(Path("stream_app.toml"), {}, ())
     meter = Meter("2026-11-26", 4_000_000_000_000, 6_000, 4_880)
     view = LaneView("acme", 0, 1, "closed", "healthy", 100.0, 4.0, meters={"credits_day": meter})
     asyncio.run(tell_lane(settings, view))

@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
@@ -15,31 +14,16 @@ from stream_app.kafka import connection
 from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics
 from tests.support.commands import run_command
+from tests.support.config import settings_in
 from tests.support.pace import BUSY
-
-CONFIG = """
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 2
-replication = 1
-broker_wait_s = 20
-[http]
-worker_port = {}
-replay_port = {}
-gateway_port = {}
-board_port = {}
-gateway_ops_port = 0
-board_ops_port = 0
-"""
 
 
 async def test_each_process_refuses_unplanned_topics_with_the_same_text(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
-    config = tmp_path / "stream_app.toml"
-    config.write_text(CONFIG.format(*(free_port() for _ in range(4)), bootstrap=kafka.bootstrap, namespace=namespace))
-    settings = load_settings(config, {})
+    ports = "".join(f"{name}_port = {free_port()}\n" for name in ("worker", "replay", "gateway", "board"))
+    http = f"[http]\n{ports}gateway_ops_port = 0\nboard_ops_port = 0\n"
+    settings = settings_in(tmp_path, kafka.bootstrap, namespace, http, partitions=2, broker_wait_s=20)
     plan = settings.topic_plan()
     differing = msgspec.structs.replace(plan[0], partitions=3)
     await create_topics(connection_of(settings), [differing, *plan[2:]], 20, lambda _: None)
@@ -50,7 +34,7 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
     assert missing == f"{plan[1].name}: there is no such topic; create it with: stream-app topics"
 
     def start(name: str) -> tuple[int, str]:
-        return run_command([name, "--config", str(config)], tmp_path, 60 * BUSY)
+        return run_command([name, "--config", str(tmp_path / "stream_app.toml")], tmp_path, 60 * BUSY)
 
     for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "board"))):
         assert ran == (1, f"{refused.value}\n")

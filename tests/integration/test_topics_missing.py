@@ -5,28 +5,9 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker
+from tests.support.config import one_way, settings_in
 from tests.support.every import COMMANDS, on_its_own, typed
-
-CONFIG = """
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 2
-replication = 1
-[workspaces.w0]
-[destinations.people]
-workspace = "w0"
-webhooks_env = ["WEBHOOK"]
-callbacks = false
-"""
-
-
-def configured(folder: Path, kafka: Broker, namespace: str) -> tuple[Path, Settings]:
-    config = folder / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
-    return config, load_settings(config, {}, ())
 
 
 def test_every_command_is_covered() -> None:
@@ -54,8 +35,8 @@ def test_every_command_is_covered() -> None:
 def test_a_missing_topic_is_reported_at_once(
     program: str, kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, _ = configured(tmp_path, kafka, namespace)
-    assert main(on_its_own(typed(program, tmp_path, namespace), config)) == 1
+    settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="w0"), partitions=2)
+    assert main(on_its_own(typed(program, tmp_path, namespace), tmp_path / "stream_app.toml")) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines, program
     assert all("there is no such topic; create it with: stream-app topics" in line for line in lines)

@@ -1,0 +1,25 @@
+"""The configuration of a test that needs a Kafka and some lanes, in a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stream_app.config import Settings, load_settings
+
+
+def one_way(**destinations: str) -> str:
+    """Return destinations and the workspace of each. None is called back, and no URL is set."""
+    lines = [f"[workspaces.{workspace}]\n" for workspace in dict.fromkeys(destinations.values())]
+    lines += [
+        f'[destinations.{alias}]\nworkspace = "{workspace}"\nwebhooks_env = ["NOT_SET"]\ncallbacks = false\n'
+        for alias, workspace in destinations.items()
+    ]
+    return "".join(lines)
+
+
+def settings_in(folder: Path, bootstrap: str, namespace: str, more: str = "", **kafka: Any) -> Settings:
+    """Write `stream_app.toml` into a folder, and load it. `kafka`: further keys of its table."""
+    table = {"bootstrap": bootstrap, "namespace": namespace, "partitions": 1, "replication": 1, **kafka}
+    path = folder / "stream_app.toml"
+    path.write_text("[kafka]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()) + more)
+    return load_settings(path, {}, ())
