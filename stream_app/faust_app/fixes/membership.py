@@ -81,13 +81,13 @@ class SubscribeOnce(Conductor):  # type: ignore[misc]  # faust ships no types
 
     Subscribes when all agents and tables are registered, and never again.
 
-    Upstream: the conductor subscribes again 45 s after its topics changed, which causes one more rebalance. If the app
-    stops during that wait, the conductor calls a thread that has ended, and the stop hangs.
+    Upstream: the conductor subscribes again 45 s after the stream of a revoked partition has ended, which causes one
+    more rebalance. If the app stops during that wait, the conductor calls a thread that has ended, and the stop hangs.
 
-    Report: none, because no small program shows it (docs/reference/upstream/README.md).
+    Report: docs/reference/upstream/subscribes-again.md.
 
-    Tests: tests/integration/test_faust_processes.py stops processes after rebalances; `Conductor._subscriber` is pinned
-    in tests/unit/kafka/test_faust_pins.py.
+    Tests: tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stream_that_ends_subscribes_to_nothing_again),
+    tests/integration/test_faust_processes.py stops processes after rebalances.
 
     Remove it when upstream subscribes again only if its topics have changed. Ours never change.
     """

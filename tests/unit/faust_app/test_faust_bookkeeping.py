@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -306,6 +306,29 @@ async def test_each_topic_of_the_replay_app_has_an_agent(monkeypatch: pytest.Mon
         TOPICS.wait(2): ("wait", 2),
         TOPICS.wait(60): ("wait", 60),
     }
+
+
+async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the program of docs/reference/upstream/subscribes-again.md, which shows that stock Faust does."""
+    app: Any = build_app(OPTIONS)
+    subscribed: list[list[str]] = []
+
+    async def subscribe(topics: Iterable[str]) -> None:
+        subscribed.append(sorted(topics))
+
+    app.consumer, conductor = SimpleNamespace(subscribe=subscribe), app.topics
+    monkeypatch.setattr(conductor, "_resubscribe_sleep_lock_seconds", 0.1)
+    channels = [app.topic(TOPICS.leads).clone(active_partitions={TP(TOPICS.leads, number)}) for number in range(2)]
+    for channel in channels:
+        conductor.add(channel)
+    app.agents._agents_started.set()
+    app.tables._tables_registered.set()
+    await conductor.start()
+    await asyncio.sleep(0.1)
+    channels[1].on_stop_iteration()
+    await asyncio.sleep(0.3)
+    await conductor.stop()
+    assert subscribed == [[TOPICS.leads]]
 
 
 class Owner:
