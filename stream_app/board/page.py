@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -22,7 +22,7 @@ from stream_app.board.formats import FOR_TEMPLATES, Assets, behind_path, clock
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of
-from stream_app.board.site import Moment, PageData, Shared, Site, Tone
+from stream_app.board.site import Moment, PageData, Shared, Site
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
 from stream_app.version import __version__
@@ -99,26 +99,6 @@ def html(body: bytes, status: int = 200) -> HTMLResponse:
 _ID: Final = re.compile(r"c-[0-9a-f]{32}")
 _MOST: Final = 20
 
-State = Literal["queued", "applied", "refused"]
-
-
-class Followed(msgspec.Struct, frozen=True):
-    """A command and what became of it.
-
-    Attributes:
-        kind: '' until it is answered.
-        where: The workspace, or `all`.
-        partly: How many partitions answered, if others have not.
-    """
-
-    id: str
-    state: State
-    tone: Tone
-    kind: str
-    where: str
-    text: str
-    partly: str = ""
-
 
 def followed_at(path: str, ids: Iterable[str]) -> str:
     """Return the address of a page that follows these commands."""
@@ -131,84 +111,38 @@ def command_ids(request: Request) -> list[str]:
     return [name for name in named if _ID.fullmatch(name)][:_MOST]
 
 
-def follow(site: Site, ids: Iterable[str]) -> list[Followed]:
+def follow(site: Site, ids: Iterable[str]) -> list[PageData]:
     """Return what is known of these commands."""
     return [outcome_of(site, name, site.queries.answers(name)) for name in ids]
 
 
-def outcome_of(site: Site, command: str, answers: list[Order]) -> Followed:
+def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
     """Return what became of a command: a command to every partition is refused if one of them refused it."""
     first = [answer for answer in answers if answer.reason != "repeated"] or answers
     workers = [answer for answer in first if answer.kind != REPLAY_RELOAD]
     if not workers:
-        return Followed(command, "queued", "idle", "", "", QUEUED_TEXT)
+        queued = {"state": "queued", "tone": "idle", "text": QUEUED_TEXT}
+        return {"id": command, "kind": "", "where": "", "partly": "", **queued}
     worst = min(first, key=lambda answer: answer.applied)
-    text = outcome_text(worst.text or worst.reason, worst.under_way)
-    outcome = Followed(
-        command,
-        "applied" if worst.applied else "refused",
-        "ok" if worst.applied else "bad",
-        worst.kind,
-        worst.workspace or "all",
-        text,
-    )
     answered, every = len({answer.place[1] for answer in workers}), site.settings.kafka.partitions
-    if workers[0].kind in TO_ALL and answered < every:
-        return msgspec.structs.replace(outcome, partly=f"by {answered} of {every} partitions")
-    return outcome
+    is_partial = workers[0].kind in TO_ALL and answered < every
+    return {
+        "id": command,
+        "state": "applied" if worst.applied else "refused",
+        "tone": "ok" if worst.applied else "bad",
+        "kind": worst.kind,
+        "where": worst.workspace or "all",
+        "text": outcome_text(worst.text or worst.reason, worst.under_way),
+        "partly": f"by {answered} of {every} partitions" if is_partial else "",
+    }
 
 
-class Frame(msgspec.Struct, frozen=True):
-    """What every page shows around its content.
-
-    Attributes:
-        url: The address of the page, without the host.
-        age_ms: None if the model was never complete.
-        is_asking: Kafka was asked for the first time, and may still answer.
-        is_read: The model holds what is on Kafka now.
-        live: The page refreshes itself.
-        operator: The page is shown to an operator.
-        may_log_in: A login would allow more.
-        commands: The ids of commands whose answers the page shows.
-        banner: The name of the installation; '' for none.
-    """
-
-    title: str
-    current: str
-    nav: tuple[tuple[str, str, str], ...]
-    url: str
-    now_ms: int
-    age_ms: int | None
-    lag: int
-    trouble: str
-    stale: bool
-    kafka_known: bool
-    is_asking: bool
-    is_read: bool
-    who: str
-    live: bool
-    operator: bool
-    has_session: bool
-    may_log_in: bool
-    commands: list[str]
-    banner: str
-
-
+Frame = Mapping[str, Any]
+"""What every page shows around its content, by name."""
+_FOR_ALL: Final = ("operator", "url", "now_ms", "lag", "kafka_known", "is_asking", "is_read")
+"""What the content sees of its frame."""
 Make = Callable[[], PageData | msgspec.Struct | None]
 """Returns what a template shows; None if the workspace is unknown."""
-
-
-class Job(msgspec.Struct, frozen=True):
-    """A page to make.
-
-    Attributes:
-        shared: Keeps the content for others; None: no one else asks for it.
-    """
-
-    frame: Frame
-    template: str
-    make: Make
-    shared: Shared | None
 
 
 class Pages:
@@ -218,34 +152,27 @@ class Pages:
         self._site = site
         self._renderer = renderer
 
-    def html_of(self, job: Job) -> bytes | None:
-        """Return the page; None if `make` returned None."""
-        content = partial(self._content, job)
-        made = content() if job.shared is None else job.shared.once((job.frame.url, job.frame.operator), content)
-        return None if made is None else self.framed(job.frame, made, follow(self._site, job.frame.commands))
+    def html_of(self, frame: Frame, template: str, make: Make, shared: Shared | None) -> bytes | None:
+        """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
+        content = partial(self._content, frame, template, make)
+        made = content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
+        return None if made is None else self.framed(frame, made, follow(self._site, frame["commands"]))
 
-    def _content(self, job: Job) -> str | None:
+    def _content(self, frame: Frame, template: str, make: Make) -> str | None:
         """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
-        frame = job.frame
         with self._site.queries.snapshot():
-            page = job.make()
+            page = make()
         if page is None:
             return None
         context = {
+            **{name: frame[name] for name in _FOR_ALL},
             "page": page,
-            "operator": frame.operator,
-            "url": frame.url,
-            "now_ms": frame.now_ms,
-            "lag": frame.lag,
-            "kafka_known": frame.kafka_known,
-            "is_asking": frame.is_asking,
-            "is_read": frame.is_read,
-            "clock": partial(clock, now_ms=frame.now_ms),
+            "clock": partial(clock, now_ms=frame["now_ms"]),
             "behind_path": partial(behind_path, self._site.settings.names.bulk),
         }
-        return self._renderer.render(f"{job.template}.html", context)
+        return self._renderer.render(f"{template}.html", context)
 
-    def framed(self, frame: Frame, content: str, answers: list[Followed]) -> bytes:
+    def framed(self, frame: Frame, content: str, answers: list[PageData]) -> bytes:
         """Return a page with this content."""
         return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
 
@@ -309,8 +236,8 @@ class PageMaker:
             Refused: `make` returned None.
         """
         frame = self._frame(request, moment, title, current or name, live=live)
-        job = Job(frame, name, make, moment.shared if live and shared else None)
-        body = await self.threads.run(partial(self._pages.html_of, job))
+        kept = moment.shared if live and shared else None
+        body = await self.threads.run(partial(self._pages.html_of, frame, name, make, kept))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body, status)
@@ -333,24 +260,24 @@ class PageMaker:
         lag, visitor = moment.lag, moment.visitor
         age_ms = None if lag.as_of_ms is None else max(0, moment.now_ms - lag.as_of_ms)
         is_operator = visitor.role == "operator"
-        return Frame(
-            title=title,
-            current=current,
-            nav=(*NAV, PUBLISH) if is_operator else NAV,
-            url=address_of(request),
-            now_ms=moment.now_ms,
-            age_ms=age_ms,
-            lag=lag.lag,
-            trouble=lag.trouble,
-            stale=not lag.is_read(moment.now_ms) or bool(lag.trouble),
-            kafka_known=moment.kafka is not None,
-            is_asking=moment.is_asking,
-            is_read=lag.is_read(moment.now_ms),
-            who=visitor.who,
-            live=live,
-            operator=is_operator,
-            has_session=visitor.has_session,
-            may_log_in=bool(visitor.who) and not is_operator and "operator" in self._access.roles,
-            commands=command_ids(request),
-            banner=self.site.settings.board.banner,
-        )
+        return {
+            "title": title,
+            "current": current,
+            "nav": (*NAV, PUBLISH) if is_operator else NAV,
+            "url": address_of(request),  # without the host
+            "now_ms": moment.now_ms,
+            "age_ms": age_ms,  # None if the model was never complete
+            "lag": lag.lag,
+            "trouble": lag.trouble,
+            "stale": not lag.is_read(moment.now_ms) or bool(lag.trouble),
+            "kafka_known": moment.kafka is not None,
+            "is_asking": moment.is_asking,  # Kafka was asked for the first time, and may still answer
+            "is_read": lag.is_read(moment.now_ms),  # the model holds what is on Kafka now
+            "who": visitor.who,
+            "live": live,  # the page refreshes itself
+            "operator": is_operator,  # the page is shown to an operator
+            "has_session": visitor.has_session,
+            "may_log_in": bool(visitor.who) and not is_operator and "operator" in self._access.roles,
+            "commands": command_ids(request),  # whose answers the page shows
+            "banner": self.site.settings.board.banner,  # the name of the installation; '' for none
+        }
