@@ -241,14 +241,35 @@ def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 
 
+def refusal(command: Command, consumed: ConsumedRecord, now_ms: int, *, is_answered: bool) -> CommandResult | None:
+    """Return why a command is not applied whatever it says: it was answered before, or is more than a day old."""
+    if is_answered:
+        return CommandResult("command was answered before: nothing was done again", False, "repeated")
+    # by its own time or by the broker's
+    if now_ms - min(command.at_ms, consumed.timestamp_ms or command.at_ms) > _MAX_AGE_MS:
+        return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
+    return None
+
+
+def answer_to(
+    command: Command, result: CommandResult, partition: int, now_ms: int, kind: str = "", **more: Any
+) -> CommandAnswer:
+    """Return the answer to a command. `kind`: default: that of the command."""
+    return CommandAnswer(
+        *(command.id, result.applied, now_ms, partition, kind or command.kind, command.workspace),
+        who=command.who,
+        why=command.why,
+        asked_at_ms=command.at_ms,
+        reason=result.reason,
+        text=result.text,
+        people=result.people,
+        **more,
+    )
+
+
 def outcome_text(text: str, under_way: int) -> str:
     """Describe the outcome of a command. `under_way`: requests to Clay that started before it."""
     return f"{text}; {count(under_way, 'request')} in progress will finish" if under_way else text
-
-
-def is_stale(command: Command, consumed: ConsumedRecord, now_ms: int) -> bool:
-    """Return True if it was submitted more than a day ago, by its own time or by the broker's."""
-    return now_ms - min(command.at_ms, consumed.timestamp_ms or command.at_ms) > _MAX_AGE_MS
 
 
 def command_id(value: bytes | None) -> str:

@@ -23,11 +23,12 @@ from stream_app.domain.commands import (
     Reload,
     Resolve,
     Suppress,
+    answer_to,
     command_row,
     encode_answered,
-    is_stale,
     read_arguments,
     read_command,
+    refusal,
 )
 from stream_app.domain.delivery.parked import Settled, given_up, resolved_rows, rows_of_lead, settle_lead
 from stream_app.domain.delivery.recorder import WriteBatch, event_record
@@ -95,33 +96,18 @@ class CommandPipeline:
             rows: Rows = [*result.rows, (row, encode_answered(result.applied, now_ms))]
             result = msgspec.structs.replace(result, rows=rows)
         has_lane = command.workspace in self._plan.workspaces and self._lanes.is_home(command.workspace)
-        answer = CommandAnswer(
-            id=command.id,
-            applied=result.applied,
-            at_ms=now_ms,
-            partition=consumed.partition,
-            kind=command.kind,
-            workspace=command.workspace,
-            who=command.who,
-            why=command.why,
-            asked_at_ms=command.at_ms,
-            reason=result.reason,
-            text=result.text,
-            under_way=self._admission.in_flight_of(command.workspace),
-            lane=self._lanes.view(command.workspace) if has_lane else None,
-            people=result.people,
-        )
+        lane = self._lanes.view(command.workspace) if has_lane else None
+        under_way = self._admission.in_flight_of(command.workspace)
+        answer = answer_to(command, result, consumed.partition, now_ms, under_way=under_way, lane=lane)
         return answer, result
 
     # ------------------------------------------------------------------------------ refuse
 
     def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
-        if self._rows.get(command_row(command.id)) is not None:
-            return CommandResult("command was answered before: nothing was done again", False, "repeated")
-        if is_stale(command, consumed, now_ms):
-            return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
-        if command.kind in TO_ALL:
-            return None
+        is_answered = self._rows.get(command_row(command.id)) is not None
+        refused = refusal(command, consumed, now_ms, is_answered=is_answered)
+        if refused is not None or command.kind in TO_ALL:
+            return refused
         if command.workspace not in self._plan.workspaces:
             text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")

@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.clock import Clock
-from stream_app.domain.commands import REPLAY_RELOAD, Command, CommandAnswer, CommandResult, is_stale, read_command
+from stream_app.domain.commands import REPLAY_RELOAD, Command, CommandResult, answer_to, read_command, refusal
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
@@ -74,28 +74,14 @@ class Reloads:
     async def _process(self, record: Any) -> None:
         now_ms, order = self._clock.now_ms(), consumed(record)
         command = read_command(order)
-        if not isinstance(command, Command) or command.kind != "reload" or command.id == self._last:
+        if not isinstance(command, Command) or command.kind != "reload":
             return
-        if is_stale(command, order, now_ms):
+        if refusal(command, order, now_ms, is_answered=command.id == self._last):
             return
         result = self._reload()
         log.info("command", id=command.id, kind=REPLAY_RELOAD, who=command.who, text=result.text)
-        answers = [self._answer(command, result, number, now_ms) for number in self._served()]
+        served = {number: answer_to(command, result, number, now_ms, REPLAY_RELOAD) for number in self._served()}
+        answers = [Record(self._audit, b"", _json.encode(answer), (), number) for number, answer in served.items()]
         for written in [await self._publish(answer) for answer in answers]:
             await written
         self._last = command.id
-
-    def _answer(self, command: Command, result: CommandResult, partition: int, now_ms: int) -> Record:
-        answer = CommandAnswer(
-            id=command.id,
-            applied=result.applied,
-            at_ms=now_ms,
-            partition=partition,
-            kind=REPLAY_RELOAD,
-            who=command.who,
-            why=command.why,
-            asked_at_ms=command.at_ms,
-            reason=result.reason,
-            text=result.text,
-        )
-        return Record(self._audit, b"", _json.encode(answer), (), partition)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from stream_app.domain.commands import Command, CommandAnswer, command_id, is_stale, outcome_text, read_command
+from stream_app.domain.commands import Command, CommandAnswer, command_id, outcome_text, read_command, refusal
 from stream_app.domain.model.records import ConsumedRecord
 
 DAY_MS = 86_400_000
@@ -39,7 +39,8 @@ def test_names_are_cut_to_what_a_row_may_hold() -> None:
 )
 def test_a_command_is_stale_a_day_after_its_own_time_or_the_brokers(at_ms: int, timestamp_ms: int, stale: bool) -> None:
     command = Command("c-1", "pause", "acme", NOW_MS + at_ms, "jane")
-    assert is_stale(command, consumed(NOW_MS + timestamp_ms), NOW_MS) is stale
+    refused = refusal(command, consumed(NOW_MS + timestamp_ms), NOW_MS, is_answered=False)
+    assert (refused is not None) is stale
 
 
 def test_what_is_under_way_is_said_with_the_outcome() -> None:
