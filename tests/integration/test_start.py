@@ -1,4 +1,4 @@
-"""Processes that refuse to start: topics that differ from the plan, and a missing Kafka."""
+"""Processes and commands that refuse to start: topics that differ from the plan, and a missing Kafka."""
 
 import asyncio
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_app.cli.main import main
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
@@ -14,7 +15,8 @@ from stream_app.kafka import connection
 from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics
 from tests.support.commands import run_command
-from tests.support.config import settings_in
+from tests.support.config import one_way, settings_in
+from tests.support.every import COMMANDS, on_its_own, typed
 from tests.support.pace import BUSY
 
 
@@ -61,3 +63,35 @@ async def test_a_missing_kafka_is_retried_less_and_less_often_and_then_given_up(
     )
     assert pauses == [0.5, 1, 2, 4, 5, 5]
     assert lines == [f"Kafka at {where} does not answer ({refused}); trying again in {pause:g} s" for pause in pauses]
+
+
+def test_every_command_is_covered() -> None:
+    """The programs of `domain.rights` without the processes, `topics` and `doctor`, which have tests of their own."""
+    from stream_app.domain.model.topics import TopicNames
+    from stream_app.kafka.rights import rights_of
+
+    own = {
+        "worker",
+        "replay",
+        "gateway",
+        "board",
+        "board with operator_token_env",
+        "trace",
+        "topics",
+        "topics --apply",
+        "doctor",
+        "doctor --round-trip",
+    }
+    own |= {"publish()", "publish() bulk", "follow_status()"}  # functions of the Python API
+    assert set(COMMANDS) == set(rights_of(TopicNames(), (2,))) - own
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_a_missing_topic_is_reported_at_once(
+    program: str, kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="w0"), partitions=2)
+    assert main(on_its_own(typed(program, tmp_path, namespace), tmp_path / "stream_app.toml")) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines, program
+    assert all("there is no such topic; create it with: stream-app topics" in line for line in lines)
