@@ -1,11 +1,11 @@
-"""Both caches, in memory and in a real Redis: what a slow, missing, secured or clustered Redis costs."""
+"""The cache in a real Redis: what a slow, missing, secured or clustered one costs."""
 
 import asyncio
 import os
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,6 @@ import redis
 import trustme
 from redis.crc import key_slot
 
-from stream_app.cache.filler import MemoryCache
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.client.doctor import redis_answers
 from stream_app.client.gateways import ProbeFailed
@@ -27,43 +26,7 @@ from tests.support.pace import BUSY, slowness
 from tests.support.proxy import Proxy
 
 PATIENT_S = 5.0  # the machine that tests run on may be busy
-OLD, NEW = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")}), Entry({"a": Field("new", 2, "people")})
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def cache(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Cache]:
-    if request.param == "memory":
-        yield MemoryCache()
-        return
-    async with redis_link(request.getfixturevalue("redis_url"), PATIENT_S) as link:
-        yield RedisCache(link, namespace, 60)
-
-
-async def test_added_entries_are_found_and_others_are_empty(cache: Cache) -> None:
-    assert await cache.add([("{w}:1", OLD), ("{w}:2", NEW)])
-    assert await cache.find(["{w}:2", "{w}:3", "{w}:1"]) == [NEW, NOTHING, OLD]
-
-
-async def test_entries_merge_in_any_order(cache: Cache) -> None:
-    whole = Entry({"a": Field("new", 2, "people"), "b": Field(1, 1, "people")})
-    assert await cache.add([("{w}:1", NEW)])
-    assert await cache.add([("{w}:1", OLD), ("{w}:2", OLD), ("{w}:2", NEW)])
-    assert await cache.find(["{w}:1", "{w}:2"]) == [whole, whole]
-
-
-async def test_a_removed_entry_is_empty(cache: Cache) -> None:
-    assert await cache.add([("{w}:1", OLD)])
-    assert await cache.forget(["{w}:1", "{w}:never"])
-    assert await cache.find(["{w}:1"]) == [NOTHING]
-
-
-async def test_the_filled_offset_is_kept(cache: Cache) -> None:
-    assert await cache.filled_to(3) == 0
-    assert await cache.set_filled_to(3, 77)
-    assert (await cache.filled_to(3), await cache.filled_to(2)) == (77, 0)
-
-
-# ------------------------------------------------------------------------------------------------------ Redis trouble
+OLD = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")})
 
 
 async def test_an_unavailable_redis_costs_time_only_once() -> None:

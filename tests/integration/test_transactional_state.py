@@ -54,10 +54,6 @@ def harness(request: pytest.FixtureRequest) -> Harness:
     return made
 
 
-async def test_a_new_partition_is_empty(harness: Harness) -> None:
-    assert await harness.ledger().take_over() == {}
-
-
 async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(harness: Harness) -> None:
     first = harness.ledger()
     await first.take_over()
@@ -115,15 +111,6 @@ async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
     await zero.take_over()
     await one.take_over()
     await zero.transact([Record(harness.rows, b"a", b"1")])
-
-
-async def test_the_same_owner_can_take_over_again(harness: Harness) -> None:
-    ledger = harness.ledger()
-    await ledger.take_over()
-    await ledger.transact([Record(harness.rows, b"a", b"1")])
-    assert await ledger.take_over() == {b"a": b"1"}
-    await ledger.transact([Record(harness.rows, b"b", b"2")])
-    assert await ledger.take_over() == {b"a": b"1", b"b": b"2"}
 
 
 async def test_a_transaction_needs_a_takeover(harness: Harness) -> None:

@@ -161,18 +161,6 @@ async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
     assert await on_kafka.ledger().take_over() == {b"a": b"2"}
 
 
-async def test_a_partition_without_a_leader_is_reported(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
-    await ledger.take_over()
-    with monkeypatch.context() as away:
-        away.setattr(ClusterMetadata, "leader_for_partition", lambda *_: -1)
-        with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at"):
-            await ledger.transact([Record(on_kafka.events, b"a", b"2")])
-    assert await ledger.take_over() == {}
-
-
 async def test_a_refusal_before_a_timeout_is_not_reported(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,7 +157,7 @@ async def test_requests_under_way_end_before_the_server_does() -> None:
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_the_end_of_a_process_is_bounded() -> None:
+async def the_end_is_bounded() -> None:
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         await (large if scope["path"] == "/large" else Held())(scope, receive, send)
 
@@ -176,8 +176,10 @@ async def test_the_end_of_a_process_is_bounded() -> None:
         writer.close()
 
 
-async def test_one_line_says_how_many_requests_were_cancelled(caplog: pytest.LogCaptureFixture) -> None:
-    await test_the_end_of_a_process_is_bounded()
+async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_requests_were_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await the_end_is_bounded()
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in errors] == [
         "Cancel 3 running task(s), timeout graceful shutdown exceeded"
@@ -191,7 +193,7 @@ async def test_one_line_says_how_many_requests_were_cancelled(caplog: pytest.Log
         test_an_answer_before_the_body_is_seen,
         test_256_are_served_at_once_and_more_get_503,
         test_requests_under_way_end_before_the_server_does,
-        test_the_end_of_a_process_is_bounded,
+        the_end_is_bounded,
     ],
 )
 def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
