@@ -22,7 +22,6 @@ OptionalPositive = Annotated[OptionalWhole, Parameter(validator=validators.Numbe
 Workspace = Annotated[str | None, Parameter(metavar="NAME")]
 Map = Annotated[tuple[str, ...], Parameter(metavar="FIELD=COLUMN")]
 
-SOURCES: Final[tuple[Source, ...]] = ("dlq", "parked", "deferred")
 _WATCH_EVERY_S: Final = 5.0
 _OLDEST: Final = timedelta(days=100_000)
 
