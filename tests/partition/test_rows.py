@@ -69,6 +69,8 @@ def test_a_step_reads_only_a_few_rows() -> None:
     held = Rows(0, FRESH_MS)
     held.load({key(f"{number}"): row("enriched", 0) for number in range(10_000)})
     assert [len(held.expire(NOW_MS + 50 * step)) for step in range(2_500)] == [4] * 2_500
+    held.load({STRAY: key("never")})
+    assert held.expire(0) == [(STRAY, None)]
 
 
 def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,12 +101,14 @@ def test_suppressions_are_counted_and_erasures_listed() -> None:
     person, lead, erased = person_row("x" * 22), lead_row("acme", "a"), erased_row("acme", "crm/1")
     held = Rows(0, FRESH_MS)
     held.load({person: value, lead: value, erased: value})
-    held.apply([(person, value), (person_row("y" * 22), None)])
-    assert (held.suppressing, list(held.erasures())) == (3, [("acme", 7)])
+    held.apply([(person, value), (person_row("y" * 22), None), (other := erased_row("acme", "crm/2"), value)])
+    assert (held.suppressing, list(held.erasures())) == (4, [("acme", 7)] * 2)
     assert held.suppression(person) == Suppression("suppressed", 7, "c-1", "jane")
     assert held.expire(NOW_MS) == [(lead, None)], "a person stays on the list"
-    held.apply([(person, None), (erased, None)])
+    assert (person in held, lead in held) == (True, False)
+    held.apply([(person, None), (erased, None), (other, None)])
     assert (held.suppressing, list(held.erasures())) == (0, [])
+    assert rows((person, value)).suppressing == 1
     assert held.suppression(person) is None
 
 
